@@ -1,0 +1,57 @@
+"""Where files lie: runs, cache, logs and the window's settings. `QLORA_STUDIO_HOME` moves all of them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import platformdirs
+
+_APP = "qlora-studio"
+
+
+def runs_folder() -> Path:
+    """Where run folders are made unless the person chose another place."""
+    return _home("runs") or Path(platformdirs.user_data_dir(_APP, appauthor=False)) / "runs"
+
+
+def models_folder() -> Path:
+    """Where models that were added or downloaded lie."""
+    return _home("models") or Path(platformdirs.user_data_dir(_APP, appauthor=False)) / "models"
+
+
+def cache_folder() -> Path:
+    """What can be made again: imported rows, tokens, the sample model, quantized weights."""
+    return _home("cache") or Path(platformdirs.user_cache_dir(_APP, appauthor=False))
+
+
+def settings_folder() -> Path:
+    """The window's own settings, and what was measured on this machine."""
+    return _home("settings") or Path(platformdirs.user_config_dir(_APP, appauthor=False))
+
+
+def log_folder() -> Path:
+    """Logs of children that belong to no run."""
+    return _home("logs") or Path(platformdirs.user_log_dir(_APP, appauthor=False))
+
+
+def sample_model_folder() -> Path:
+    """The bundled model, once it has been turned into an ordinary folder."""
+    return cache_folder() / "models" / "SmolLM2-135M-Instruct"
+
+
+def resources_folder() -> Path:
+    """Icons, fonts, presets and the sample data that come with the application."""
+    frozen = getattr(sys, "_MEIPASS", None)
+    return (Path(frozen) if frozen else Path(__file__).parents[2]) / "resources"
+
+
+def sample_data_file() -> Path:
+    """The bundled data."""
+    return resources_folder() / "sample" / "gsm8k-sample.jsonl"
+
+
+def _home(name: str) -> Path | None:
+    home = os.environ.get("QLORA_STUDIO_HOME")
+    return Path(home).absolute() / name if home else None

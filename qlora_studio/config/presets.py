@@ -1,0 +1,52 @@
+"""Named sets of settings: files in `resources/presets`, and the person's own beside the window's settings."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qlora_studio.config.places import resources_folder, settings_folder
+from qlora_studio.config.run_config import RunConfig
+from qlora_studio.config.toml_file import run_config_from
+from qlora_studio.errors import StudioError
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A name, a line that says what it does and costs, and the keys that differ from the defaults."""
+
+    name: str
+    summary: str
+    config: RunConfig
+    path: Path
+
+
+def presets() -> list[Preset]:
+    """The bundled ones in their order, then the person's own. Files that can't be read are left out."""
+    folders = (resources_folder() / "presets", settings_folder() / "presets")
+    files = [file for folder in folders if folder.is_dir() for file in sorted(folder.glob("*.toml"))]
+    found = []
+    for file in files:
+        try:
+            found.append(read_preset(file))
+        except StudioError:
+            continue
+    return found
+
+
+def sample_preset() -> Preset:
+    """The sample run's settings: short rows, a small rank, few updates."""
+    return read_preset(resources_folder() / "presets" / "sample.toml")
+
+
+def read_preset(path: Path) -> Preset:
+    """Raises: StudioError naming the file."""
+    try:
+        values: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise StudioError(f"{path} can't be read as a preset: {error}") from error
+    name = str(values.pop("name", path.stem))
+    summary = str(values.pop("summary", ""))
+    return Preset(name, summary, run_config_from(values, str(path)), path)

@@ -1,0 +1,416 @@
+"""Every setting of a run, with its default, its limits and its words."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from qlora_studio.config.setting import Setting
+
+SCHEMA_VERSION = 1
+SAMPLE = "sample"  # stands for the bundled model or the bundled data, in place of a path
+SHAPE_PREFIX = "shape:"  # a known model's shapes with random weights, in place of a folder
+
+_NOT_BUILT = "it isn't built yet in this version."
+
+
+class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which model is finetuned, and how its frozen weights are stored."""
+
+    path: Annotated[
+        str,
+        Setting(
+            label="Model",
+            help="A folder with safetensors weights. 'sample' is the bundled SmolLM2-135M-Instruct.",
+            simple=True,
+        ),
+    ] = SAMPLE
+    quantization: Annotated[
+        Literal["nf4", "fp4", "int8", "none"],
+        Setting(
+            label="Base weights",
+            help="How the frozen weights are stored. NF4 takes a quarter of 16 bit and was made for "
+            "weights that are spread like a bell curve, as those of language models are.",
+            choices={"nf4": "NF4, 4 bit", "fp4": "FP4, 4 bit", "int8": "int8, 8 bit", "none": "16 bit"},
+        ),
+    ] = "nf4"
+    double_quant: Annotated[
+        bool,
+        Setting(
+            label="Double quantization",
+            help="Quantizes the scales of the 4-bit blocks again: 0.37 bit less for each weight.",
+        ),
+    ] = True
+    compute_dtype: Annotated[
+        Literal["auto", "bfloat16", "float16", "float32"],
+        Setting(
+            label="Compute in",
+            help="The number format of the arithmetic. Auto measures what the device does fastest.",
+            choices={
+                "auto": "Auto",
+                "bfloat16": "bfloat16",
+                "float16": "float16",
+                "float32": "float32",
+            },
+        ),
+    ] = "auto"
+
+
+class MixPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One file of a mixture."""
+
+    path: str
+    weight: float = 1.0
+    format: str = "auto"
+    map: dict[str, str] = {}
+    recipe: str = ""
+
+
+class DataConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is learned from, and which part of it."""
+
+    path: Annotated[
+        str,
+        Setting(
+            label="Data",
+            help="A file with conversations or text. 'sample' is the bundled data.",
+            simple=True,
+        ),
+    ] = SAMPLE
+    format: Annotated[
+        str,
+        Setting(label="Format", help="Found from the content; set it where the guess is wrong."),
+    ] = "auto"
+    seq_len: Annotated[
+        int,
+        Setting(
+            label="Sequence length",
+            help="The longest row in tokens, and the size of a packed row. Memory grows with it.",
+            minimum=16,
+            maximum=131072,
+            unit="tokens",
+            simple=True,
+        ),
+    ] = 2048
+    packing: Annotated[
+        bool,
+        Setting(
+            label="Pack short chats together",
+            help="Fills each row of the batch with several chats that don't see each other: "
+            "nothing is computed for padding.",
+        ),
+    ] = True
+    train_on: Annotated[
+        Literal["answers", "last_answer", "everything"],
+        Setting(
+            label="Learn from",
+            help="Which tokens the loss counts. A message's own loss_weight wins.",
+            choices={
+                "answers": "Answers only",
+                "last_answer": "The last answer only",
+                "everything": "Every token",
+            },
+        ),
+    ] = "answers"
+    too_long: Annotated[
+        Literal["drop", "truncate", "stop"],
+        Setting(
+            label="Longer chats",
+            help="What happens to a chat that is longer than the sequence length.",
+            choices={"drop": "Drop longer", "truncate": "Cut longer", "stop": "Stop if any is longer"},
+        ),
+    ] = "drop"
+    validation: Annotated[
+        float | str,
+        Setting(
+            label="Held out",
+            help="The share of chats kept for evaluation, or the path of a file with them. 0: none.",
+            minimum=0.0,
+            maximum=0.5,
+        ),
+    ] = 0.05
+    map: dict[str, str] = {}
+    mix: tuple[MixPart, ...] = ()
+
+
+class LoraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which adapter is trained, and how large it is."""
+
+    r: Annotated[
+        int,
+        Setting(
+            label="Rank",
+            help="Width of the adapter. A higher rank can hold more new behaviour; memory and file "
+            "size grow with it. 16 is enough for tone and format, 64 for new skills.",
+            minimum=1,
+            maximum=512,
+            simple=True,
+        ),
+    ] = 64
+    alpha: Annotated[
+        int,
+        Setting(
+            label="Alpha",
+            help="The adapter's output is scaled by alpha / rank.",
+            minimum=1,
+            maximum=1024,
+        ),
+    ] = 16
+    dropout: Annotated[
+        float,
+        Setting(
+            label="Dropout",
+            help="The share of the adapter's inputs that is zeroed at random while training.",
+            minimum=0.0,
+            maximum=0.9,
+        ),
+    ] = 0.0
+    target_modules: Annotated[
+        str | tuple[str, ...],
+        Setting(
+            label="Target layers",
+            help="Which layers get an adapter. All linear layers is what the QLoRA paper found "
+            "necessary to match 16-bit finetuning.",
+            choices={"all-linear": "All linear layers"},
+        ),
+    ] = "all-linear"
+    use_rslora: Annotated[
+        bool,
+        Setting(label="rsLoRA", help="Scales by alpha / sqrt(rank): steadier at high ranks."),
+    ] = False
+    use_dora: Annotated[
+        bool,
+        Setting(
+            label="DoRA",
+            help="Learns each weight column's length apart from its direction. Slower, sometimes better.",
+        ),
+    ] = False
+
+
+class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the adapter learns."""
+
+    method: Annotated[
+        Literal["sft", "dpo", "orpo", "kto", "pretrain"],
+        Setting(
+            label="Method",
+            help="Chats: learn to answer as the chats do. Text: go on with raw text.",
+            choices={"sft": "Chats (SFT)", "pretrain": "Text (pretraining)"},
+            missing={
+                "dpo": f"preference training with DPO needs pairs of answers; {_NOT_BUILT}",
+                "orpo": f"preference training with ORPO needs pairs of answers; {_NOT_BUILT}",
+                "kto": f"preference training with KTO needs rated answers; {_NOT_BUILT}",
+            },
+        ),
+    ] = "sft"
+    steps: Annotated[
+        int,
+        Setting(
+            label="Updates",
+            help="Stops after this many updates. 0: by epochs.",
+            minimum=0,
+            maximum=10_000_000,
+        ),
+    ] = 0
+    epochs: Annotated[
+        float,
+        Setting(
+            label="Epochs",
+            help="How often each chat is seen.",
+            minimum=0.01,
+            maximum=1000,
+            simple=True,
+        ),
+    ] = 1.0
+    batch_size: Annotated[
+        int,
+        Setting(
+            label="Rows per step",
+            help="Rows on the device at once. Memory grows with it.",
+            minimum=1,
+            maximum=1024,
+        ),
+    ] = 4
+    gradient_accumulation: Annotated[
+        int,
+        Setting(
+            label="Accumulate",
+            help="Steps whose gradients are summed for one update: a larger batch for no more memory.",
+            minimum=1,
+            maximum=4096,
+        ),
+    ] = 4
+    learning_rate: Annotated[
+        float,
+        Setting(
+            label="Learning rate",
+            help="The size of an update. 2e-4 up to 13 B parameters, 1e-4 above (QLoRA paper).",
+            minimum=0.0,
+            maximum=1e9,
+            simple=True,
+        ),
+    ] = 2e-4
+    schedule: Annotated[
+        Literal["constant", "linear", "cosine"],
+        Setting(
+            label="Schedule",
+            help="How the learning rate moves over the run, after the warm-up.",
+            choices={"constant": "Constant", "linear": "Linear to 0", "cosine": "Cosine to 0"},
+        ),
+    ] = "constant"
+    warmup_steps: Annotated[
+        int,
+        Setting(
+            label="Warm-up",
+            help="Updates over which the learning rate rises from 0.",
+            minimum=0,
+            maximum=1_000_000,
+            unit="steps",
+        ),
+    ] = 0
+    optimizer: Annotated[
+        Literal["paged_adamw_32bit", "paged_adamw_8bit", "adamw_32bit"],
+        Setting(
+            label="Optimizer",
+            help="Paged: its state may spill to RAM in a spike. On a CPU all run as AdamW in 32 bit.",
+            choices={
+                "paged_adamw_32bit": "Paged AdamW 32-bit",
+                "paged_adamw_8bit": "Paged AdamW 8-bit",
+                "adamw_32bit": "AdamW 32-bit",
+            },
+        ),
+    ] = "paged_adamw_32bit"
+    max_grad_norm: Annotated[
+        float,
+        Setting(
+            label="Max gradient norm",
+            help="Longer gradients are shortened to this. 0: never.",
+            minimum=0.0,
+            maximum=1e6,
+        ),
+    ] = 0.3
+    weight_decay: Annotated[
+        float,
+        Setting(
+            label="Weight decay",
+            help="The share by which each update shrinks the adapter, times the learning rate.",
+            minimum=0.0,
+            maximum=1.0,
+        ),
+    ] = 0.0
+    neftune_alpha: Annotated[
+        float,
+        Setting(
+            label="NEFTune",
+            help="Noise on the embeddings while training; 5 is usual. 0: none.",
+            minimum=0.0,
+            maximum=100.0,
+        ),
+    ] = 0.0
+    recompute: Annotated[
+        int | str,
+        Setting(
+            label="Recompute",
+            help="Layers whose activations are computed again in the backward pass: less memory, "
+            "more time. Auto: as many as it takes to fit.",
+            choices={"auto": "Auto", "none": "None", "all": "All layers"},
+            minimum=0,
+            maximum=1000,
+        ),
+    ] = "auto"
+    devices: Annotated[
+        str | tuple[int, ...],
+        Setting(
+            label="Devices",
+            help="Auto: one card, or the processor where there is none.",
+            choices={"auto": "One card"},
+            missing={"all": f"training on several cards: {_NOT_BUILT}"},
+        ),
+    ] = "auto"
+    seed: Annotated[
+        int,
+        Setting(
+            label="Seed",
+            help="The same seed gives the same rows, order and noise.",
+            minimum=0,
+            maximum=2**32 - 1,
+        ),
+    ] = 0
+
+
+class PreferenceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """For dpo, orpo and kto only; kept so that such files are read, and refused with their reason."""
+
+    beta: float = 0.1
+    label_smoothing: float = 0.0
+
+
+class EarlyStoppingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When a run ends before its last step."""
+
+    patience: Annotated[
+        int,
+        Setting(
+            label="Stop early",
+            help="Ends the run after this many evaluations without a better loss. 0: never.",
+            minimum=0,
+            maximum=1000,
+            unit="evaluations",
+        ),
+    ] = 0
+
+
+class CheckpointsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is saved and measured on the way."""
+
+    every_steps: Annotated[
+        int,
+        Setting(
+            label="Save every",
+            help="A checkpoint each so many updates: what a power cut can cost.",
+            minimum=1,
+            maximum=1_000_000,
+            unit="steps",
+        ),
+    ] = 100
+    keep: Annotated[
+        int,
+        Setting(
+            label="Keep checkpoints",
+            help="The newest that are kept, beside the best one.",
+            minimum=2,
+            maximum=1000,
+        ),
+    ] = 2
+    evaluate_every_steps: Annotated[
+        int,
+        Setting(
+            label="Evaluate every",
+            help="Measures the loss on the chats held out, each so many updates. 0: at the end only.",
+            minimum=0,
+            maximum=1_000_000,
+            unit="steps",
+        ),
+    ] = 100
+
+
+class SamplePrompt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A question answered at each checkpoint."""
+
+    prompt: str
+    max_tokens: int = 64
+
+
+class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A run's settings: the TOML file of DESIGN section 5."""
+
+    schema_version: int = SCHEMA_VERSION
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    lora: LoraConfig = LoraConfig()
+    training: TrainingConfig = TrainingConfig()
+    preference: PreferenceConfig = PreferenceConfig()
+    early_stopping: EarlyStoppingConfig = EarlyStoppingConfig()
+    checkpoints: CheckpointsConfig = CheckpointsConfig()
+    samples: tuple[SamplePrompt, ...] = ()

@@ -1,0 +1,118 @@
+"""A setting said once: its default, its limits and the words that form, checks and help share."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import msgspec
+
+from qlora_studio.errors import StudioError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What a person is told about one key, and which values it takes. Stands in the key's `Annotated` type.
+
+    choices: value -> label, in the order of the form
+    missing: value -> why it is refused; values whose method isn't built yet
+    unit:    written after the number, such as "tokens"
+    simple:  also shown in the form's Simple mode
+    """
+
+    label: str
+    help: str
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: Mapping[str, str] = field(default_factory=dict)
+    missing: Mapping[str, str] = field(default_factory=dict)
+    unit: str = ""
+    simple: bool = False
+
+
+@dataclass(frozen=True)
+class Field:
+    """One key of a run's settings as the form, the checks and the help see it.
+
+    key:  dotted, as in the TOML file: "lora.r"
+    kind: bool | int | float | str, or the annotation itself where it is none of these
+    """
+
+    key: str
+    kind: Any
+    default: Any
+    setting: Setting
+
+
+def fields_of(struct: type[msgspec.Struct], prefix: str = "") -> Iterator[Field]:
+    """Every key of `struct` that carries a `Setting`, depth first, in the order of the source."""
+    hints = typing.get_type_hints(struct, include_extras=True)
+    for info in msgspec.structs.fields(struct):
+        hint = hints[info.name]
+        key = f"{prefix}{info.name}"
+        base, setting = _split(hint)
+        if setting is not None:
+            yield Field(key, _kind(base), _default(info), setting)
+        elif isinstance(base, type) and issubclass(base, msgspec.Struct):
+            yield from fields_of(base, f"{key}.")
+
+
+def check_limits(struct: msgspec.Struct, where: str) -> None:
+    """Raises: StudioError naming the first key of `struct` that lies outside its limits."""
+    for item in fields_of(type(struct)):
+        problem = problem_with(item, value_of(struct, item.key))
+        if problem:
+            raise StudioError(f"{where}: {problem}", hint=f"{item.setting.label}: {item.setting.help}")
+
+
+def problem_with(item: Field, value: Any) -> str:
+    """Why `value` can't stand under this key, as one sentence; empty where it can."""
+    setting = item.setting
+    if isinstance(value, str):
+        if value in setting.missing:
+            return f"{item.key} = {value!r} is refused: {setting.missing[value]}"
+        if setting.choices and value not in setting.choices:
+            return f"{item.key} is {value!r}; it must be one of {', '.join(setting.choices)}."
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        low, high = setting.minimum, setting.maximum
+        inside = (low is None or value >= low) and (high is None or value <= high)
+        if not inside:  # also where value is NaN
+            return f"{item.key} is {value:g}; it must be {_range_in_words(low, high)}."
+    return ""
+
+
+def value_of(struct: msgspec.Struct, key: str) -> Any:
+    """The value under a dotted key."""
+    value: Any = struct
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def _range_in_words(low: float | None, high: float | None) -> str:
+    if low is None:
+        return f"at most {high:g}"
+    if high is None:
+        return f"at least {low:g}"
+    return f"between {low:g} and {high:g}"
+
+
+def _split(hint: Any) -> tuple[Any, Setting | None]:
+    if typing.get_origin(hint) is typing.Annotated:
+        base, *extras = typing.get_args(hint)
+        return base, next((extra for extra in extras if isinstance(extra, Setting)), None)
+    return hint, None
+
+
+def _kind(base: Any) -> Any:
+    if typing.get_origin(base) is Literal:
+        return str
+    return base
+
+
+def _default(info: msgspec.structs.FieldInfo) -> Any:
+    if info.default_factory is not msgspec.NODEFAULT:
+        return info.default_factory()
+    return info.default

@@ -1,0 +1,92 @@
+"""Settings as a TOML file, and changes to single keys: `lora.r=16`."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from qlora_studio.config.run_config import SCHEMA_VERSION, RunConfig
+from qlora_studio.config.setting import check_limits, fields_of
+from qlora_studio.errors import StudioError
+
+_LARGEST_FILE = 1_000_000  # bytes; a settings file has a few thousand
+
+
+def read_run_config(path: Path) -> RunConfig:
+    """Raises: StudioError naming the file, the key and what is wrong with it."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(_LARGEST_FILE + 1)
+    except OSError as error:
+        raise StudioError(f"{path} can't be read: {error.strerror}.") from error
+    if len(text) > _LARGEST_FILE:
+        raise StudioError(f"{path} is no settings file: it is larger than 1 MB.")
+    try:
+        values = tomllib.loads(text.decode("utf-8"))
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise StudioError(f"{path} is not valid TOML: {error}") from error
+    return run_config_from(values, str(path))
+
+
+def run_config_from(values: Mapping[str, Any], where: str) -> RunConfig:
+    """Plain values to checked settings. Raises: StudioError naming `where` and the key."""
+    version = values.get("schema_version", SCHEMA_VERSION)
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise StudioError(
+            f"{where} was written by a newer version (schema {version}).",
+            hint="Update QLoRA Studio to use it.",
+        )
+    try:
+        config = msgspec.convert(values, RunConfig)
+    except msgspec.ValidationError as error:
+        raise StudioError(f"{where}: {_in_plain_words(error)}") from error
+    check_limits(config, where)
+    return config
+
+
+def run_config_text(config: RunConfig) -> str:
+    """The whole file; reading it back gives an equal config."""
+    import tomli_w
+
+    return tomli_w.dumps(msgspec.to_builtins(config))
+
+
+def with_changes(config: RunConfig, changes: Mapping[str, Any], where: str = "the settings") -> RunConfig:
+    """`config` with dotted keys replaced and everything checked again. Raises: StudioError."""
+    values = msgspec.to_builtins(config)
+    for key, value in changes.items():
+        *parents, name = key.split(".")
+        section = values
+        for parent in parents:
+            section = section.setdefault(parent, {}) if isinstance(section, dict) else None
+        if not isinstance(section, dict):
+            raise StudioError(f"There is no setting {key!r}.")
+        section[name] = value
+    return run_config_from(values, where)
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """`lora.r=16` to ("lora.r", 16); a value that is no TOML is text. Raises: StudioError."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise StudioError(
+            f"{text!r} is no setting.", hint="Write it as section.key=value, such as lora.r=16."
+        )
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value
+
+
+def _in_plain_words(error: msgspec.ValidationError) -> str:
+    message, _, place = str(error).partition(" - at `$.")
+    key = place.rstrip("`")
+    message = message.replace("Object contains unknown field", "There is no setting")
+    choices = next((item.setting.choices for item in fields_of(RunConfig) if item.key == key), {})
+    if choices and message.startswith("Invalid enum value"):
+        message += f"; it must be one of {', '.join(choices)}"
+    return f"{key}: {message}." if key else f"{message}."
