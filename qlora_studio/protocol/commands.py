@@ -1,0 +1,135 @@
+"""What the engine is asked to do."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Command(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
+    """Anything the engine is told."""
+
+
+class Train(Command, frozen=True, tag="train"):
+    """Run the folder from its newest sound checkpoint, or from the start where it has none."""
+
+    run: str
+
+
+class StopTraining(Command, frozen=True, tag="stop_training"):
+    """End after the update in hand: save, evaluate, write the adapter."""
+
+
+class PauseTraining(Command, frozen=True, tag="pause_training"):
+    """End after the update in hand and save; the run goes on later as if nothing had happened."""
+
+
+class SaveNow(Command, frozen=True, tag="save_now"):
+    """A checkpoint after the update in hand; training goes on."""
+
+
+class Sampling(msgspec.Struct, frozen=True, kw_only=True):
+    """How the next token is chosen."""
+
+    greedy: bool = False
+    temperature: float = 0.7
+    top_p: float = 0.9
+    top_k: int = 40
+    repeat_penalty: float = 1.0
+    max_tokens: int = 512
+    seed: int = 0
+
+
+class LoadModel(Command, frozen=True, tag="load_model"):
+    """The base for chat. `adapters`: name -> folder; they are switched without loading the base again."""
+
+    id: int
+    model: str
+    quantization: str = "nf4"
+    double_quant: bool = True
+    compute_dtype: str = "auto"
+    adapters: dict[str, str] = {}
+
+
+class Generate(Command, frozen=True, tag="generate"):
+    """Answer `prompt_ids` with the base, or with the adapter named. Loads an adapter not seen before."""
+
+    id: int
+    prompt_ids: tuple[int, ...]
+    adapter: str | None = None  # folder of a finished adapter or checkpoint; None: the base
+    sampling: Sampling = Sampling()
+
+
+class StopGenerating(Command, frozen=True, tag="stop_generating"):
+    """End reply `id` where it is."""
+
+    id: int
+
+
+class Evaluate(Command, frozen=True, tag="evaluate"):
+    """Loss of a run's adapter on rows that the reader prepared."""
+
+    id: int
+    run: str
+    prepared: str
+    adapter: str | None = None
+
+
+class Export(Command, frozen=True, tag="export"):
+    """Write a run's adapter, or the model with it merged in, and compare it with the adapter as trained."""
+
+    id: int
+    run: str
+    to: str  # adapter | merged
+    out: str
+    checkpoint: int | None = None  # a step; None: the finished adapter
+    prompts: tuple[tuple[int, ...], ...] = ()  # token ids, from the reader
+
+
+class StopExport(Command, frozen=True, tag="stop_export"):
+    """Drop what export `id` has written."""
+
+    id: int
+
+
+class ScanWeights(Command, frozen=True, tag="scan_weights"):
+    """Look at every number of a model's weights."""
+
+    id: int
+    model: str
+
+
+class MakeSampleModel(Command, frozen=True, tag="make_sample_model"):
+    """Turn the bundled GGUF into an ordinary model folder, once."""
+
+    id: int
+
+
+class UnloadModel(Command, frozen=True, tag="unload_model"):
+    """Free the device."""
+
+
+class Heartbeat(Command, frozen=True, tag="heartbeat"):
+    """The window is alive; 30 s without one mean save and exit."""
+
+
+class Quit(Command, frozen=True, tag="quit"):
+    """Save and exit; the same as the end of input."""
+
+
+EngineCommand = (
+    Train
+    | StopTraining
+    | PauseTraining
+    | SaveNow
+    | LoadModel
+    | Generate
+    | StopGenerating
+    | Evaluate
+    | Export
+    | StopExport
+    | ScanWeights
+    | MakeSampleModel
+    | UnloadModel
+    | Heartbeat
+    | Quit
+)

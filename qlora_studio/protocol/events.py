@@ -1,0 +1,253 @@
+"""What the engine tells: each step, each evaluation, each word of a chat, each end.
+
+Scripts rely on these names; `metrics.jsonl` holds the same objects.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """A StudioError on the wire."""
+
+    message: str
+    hint: str = ""
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=False):
+    """Anything the engine says."""
+
+
+class EngineReady(Event, frozen=True, tag="engine_ready"):
+    """The engine listens. `memory_bytes` is the card's, or the machine's where there is no card."""
+
+    device: str  # "cuda" | "cpu"
+    device_name: str
+    memory_bytes: int
+    free_bytes: int
+    versions: dict[str, str]
+
+
+class LoadingProgress(Event, frozen=True, tag="loading_progress"):
+    """`done` of `total` tensors; `words` say what is going on, for a person."""
+
+    done: int
+    total: int
+    words: str
+
+
+class ModelLoaded(Event, frozen=True, tag="model_loaded"):
+    """The base model is on the device."""
+
+    model: str
+    parameters: int
+    trainable_parameters: int
+    seconds: float
+    device_name: str
+    compute_dtype: str
+    notes: tuple[str, ...] = ()  # what runs otherwise than asked, such as an optimizer that isn't paged here
+
+
+class RunStarted(Event, frozen=True, tag="run_started"):
+    """Training begins, or goes on, after `step`."""
+
+    run: str
+    step: int
+    total_steps: int
+    resumed: bool
+    time: float
+
+
+class StepFinished(Event, frozen=True, tag="step_finished"):
+    """One update of the adapter."""
+
+    step: int
+    loss: float | None  # nats per learned token; None where it isn't finite
+    learning_rate: float
+    grad_norm: float | None
+    tokens: int  # without padding
+    learned_tokens: int
+    tokens_per_second: float
+    learned_tokens_per_second: float
+    rows: tuple[int, ...]  # ids of the rows of the update
+    memory: dict[str, int]  # peak bytes of the step by part
+    epoch: float
+    elapsed_s: float  # of training, over all sittings
+    time: float  # unix seconds, for display
+    non_finite: str | None = None  # "nan" | "inf"
+
+
+class EvaluationProgress(Event, frozen=True, tag="evaluation_progress"):
+    """Rows measured so far."""
+
+    step: int
+    done: int
+    total: int
+
+
+class EvaluationFinished(Event, frozen=True, tag="evaluation_finished"):
+    """Loss on the rows held out."""
+
+    step: int
+    loss: float | None
+    perplexity: float | None
+    rows: int
+    learned_tokens: int
+    best: bool
+    seconds: float
+    time: float
+    non_finite: str | None = None
+
+
+class Saving(Event, frozen=True, tag="saving"):
+    """A checkpoint is being written."""
+
+    step: int
+
+
+class CheckpointSaved(Event, frozen=True, tag="checkpoint_saved"):
+    """A checkpoint that verifies lies at `path`."""
+
+    step: int
+    path: str
+    time: float
+
+
+class SampleReady(Event, frozen=True, tag="sample_ready"):
+    """A prompt of the user's, answered at a checkpoint."""
+
+    step: int
+    index: int
+    prompt: str
+    reply: str
+    tokens: int
+    time: float
+
+
+class RunFinished(Event, frozen=True, tag="run_finished"):
+    """The run ended and is saved. `state`: finished | stopped | paused. `adapter`: its folder, if written."""
+
+    run: str
+    step: int
+    adapter: str | None
+    state: str
+    loss: float | None = None
+    evaluation_loss: float | None = None
+    first_evaluation_loss: float | None = None
+
+
+class RunFailed(Event, frozen=True, tag="run_failed"):
+    """The run ended by an error. `cause`: error | out_of_memory | non_finite | disk | died."""
+
+    error: Problem
+    run: str | None = None
+    step: int = 0
+    cause: str = "error"
+
+
+class TextGenerated(Event, frozen=True, tag="text_generated"):
+    """More text of reply `id`."""
+
+    id: int
+    text: str
+    tokens: int  # so far
+
+
+class GenerationFinished(Event, frozen=True, tag="generation_finished"):
+    """Reply `id` is complete. `ended`: end | length | stopped | context."""
+
+    id: int
+    reply: str
+    tokens: int
+    tokens_per_second: float
+    first_token_seconds: float
+    ended: str
+
+
+class EvaluationReport(Event, frozen=True, tag="evaluation_report"):
+    """What `evaluate` measured. `accuracy` where the rows have answers that can be compared."""
+
+    id: int
+    loss: float | None
+    perplexity: float | None
+    accuracy: float | None
+    rows: int
+    learned_tokens: int
+
+
+class ExportProgress(Event, frozen=True, tag="export_progress"):
+    """Bytes written so far."""
+
+    id: int
+    words: str
+    done: int
+    total: int
+
+
+class Verification(msgspec.Struct, frozen=True, kw_only=True):
+    """The written file against the adapter as trained, on the same prompts."""
+
+    with_: str = msgspec.field(name="with")  # what read the file again
+    prompts: int
+    token_agreement: float  # share of equal greedy tokens, 0 to 1
+    mean_kl: float | None  # nats per token
+    max_logprob_drift: float  # nats
+    passed: bool
+    merge_base: str | None = None  # which weights were merged into, and why
+
+
+class ExportFinished(Event, frozen=True, tag="export_finished"):
+    """All files are written and were read again."""
+
+    id: int
+    folder: str
+    files: tuple[str, ...]  # relative to `folder`
+    bytes: int
+    verified: Verification
+
+
+class WeightsScanned(Event, frozen=True, tag="weights_scanned"):
+    """Every number of the weights was looked at. `bad`: the tensors with NaN or Inf."""
+
+    id: int
+    tensors: int
+    bad: tuple[str, ...]
+
+
+class SampleModelReady(Event, frozen=True, tag="sample_model_ready"):
+    """The bundled model is an ordinary folder now."""
+
+    id: int
+    folder: str
+
+
+class CommandFailed(Event, frozen=True, tag="command_failed"):
+    """A command other than a run was refused, or failed."""
+
+    id: int
+    error: Problem
+
+
+EngineEvent = (
+    EngineReady
+    | LoadingProgress
+    | ModelLoaded
+    | RunStarted
+    | StepFinished
+    | EvaluationProgress
+    | EvaluationFinished
+    | Saving
+    | CheckpointSaved
+    | SampleReady
+    | RunFinished
+    | RunFailed
+    | TextGenerated
+    | GenerationFinished
+    | EvaluationReport
+    | ExportProgress
+    | ExportFinished
+    | WeightsScanned
+    | SampleModelReady
+    | CommandFailed
+)

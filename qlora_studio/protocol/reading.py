@@ -1,0 +1,330 @@
+"""What the reader is asked, and what it answers: foreign data, models and templates, opened there only."""
+
+from __future__ import annotations
+
+import msgspec
+
+from qlora_studio.config.model_shape import ModelShape
+from qlora_studio.config.run_config import DataConfig, RunConfig
+from qlora_studio.protocol.events import Problem
+
+# Requests -----------------------------------------------------------------------------------------------------
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
+    """Anything the reader is asked; its answers carry the same `id`."""
+
+    id: int
+
+
+class ImportData(Request, frozen=True, tag="import_data"):
+    """Read a file into conversations. Cached by the file's hash and the mapping."""
+
+    data: DataConfig
+
+
+class ShowRows(Request, frozen=True, tag="show_rows"):
+    """`count` rows from `start` of an imported data set; `search` keeps those that hold the text."""
+
+    dataset: str
+    start: int
+    count: int
+    search: str = ""
+
+
+class CountTokens(Request, frozen=True, tag="count_tokens"):
+    """Lengths of all rows in tokens of this model, with this model's template."""
+
+    dataset: str
+    model: str
+    data: DataConfig
+    method: str = "sft"
+
+
+class ShowTokens(Request, frozen=True, tag="show_tokens"):
+    """One row as the trainer will see it."""
+
+    dataset: str
+    model: str
+    data: DataConfig
+    row: int
+    method: str = "sft"
+
+
+class CheckModel(Request, frozen=True, tag="check_model"):
+    """A model folder: sound? which family, how large, which template?"""
+
+    folder: str
+
+
+class CheckAdapter(Request, frozen=True, tag="check_adapter"):
+    """An adapter folder against the base the user chose."""
+
+    folder: str
+    base: str
+
+
+class Message(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One turn of a chat."""
+
+    role: str  # system | user | assistant | tool
+    content: str
+    loss_weight: float | None = None
+
+
+class EncodeChat(Request, frozen=True, tag="encode_chat"):
+    """A chat rendered with the model's template, ready for an answer."""
+
+    model: str
+    messages: tuple[Message, ...]
+
+
+class PrepareRun(Request, frozen=True, tag="prepare_run"):
+    """Check model and data, tokenize, promise the memory, and make the run folder."""
+
+    config: RunConfig
+    name: str
+    runs_dir: str
+    accept_skipped: bool = False
+    device: str = "cpu"  # "cuda" | "cpu"
+    device_memory_bytes: int = 0
+
+
+class CheckResume(Request, frozen=True, tag="check_resume"):
+    """May this run go on? Its data, model and template must be as they were."""
+
+    run: str
+
+
+class PrepareEvaluation(Request, frozen=True, tag="prepare_evaluation"):
+    """Tokenize a file as a run's own data was."""
+
+    run: str
+    path: str
+
+
+# Answers ------------------------------------------------------------------------------------------------------
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
+    """Anything the reader says about request `id`."""
+
+    id: int
+
+
+class ReaderReady(msgspec.Struct, frozen=True, tag_field="type", tag="reader_ready"):
+    """The reader listens."""
+
+
+class Progress(Answer, frozen=True, tag="progress"):
+    """`done` of `total` (0: unknown); `words` for a person."""
+
+    done: int
+    total: int
+    words: str
+
+
+class SkipReason(msgspec.Struct, frozen=True):
+    """Why `count` records were skipped; `line` is the first of them."""
+
+    line: int
+    reason: str
+    count: int
+    lines: tuple[int, ...] = ()  # the first thousand
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """What the doctor sees. `tone`: bad | warn | info | ok."""
+
+    kind: str
+    tone: str
+    count: int
+    words: str
+    why: str
+    rows: tuple[int, ...] = ()  # the first thousand
+
+
+class ImportReport(msgspec.Struct, frozen=True, kw_only=True):
+    """rows_in = imported + skipped + merged, always."""
+
+    path: str
+    rows_in: int
+    imported: int
+    skipped: int
+    merged: int
+    conversations: int
+    format: str
+    encoding: str
+    sha256: str
+    problems: tuple[SkipReason, ...]
+    findings: tuple[Finding, ...]
+    columns: tuple[str, ...] = ()
+    map: dict[str, str] = {}
+    guess: str = ""  # the reason for format and map
+
+
+class DataImported(Answer, frozen=True, tag="data_imported"):
+    """The rows lie in `dataset`, a folder of the cache."""
+
+    dataset: str
+    report: ImportReport
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One imported row: a chat, a text, or a pair of answers."""
+
+    row: int  # index in the data set
+    line: int  # of the file, from 1
+    messages: tuple[Message, ...] = ()
+    text: str | None = None
+    source: str | None = None  # the line as it stands in the file, at most 10,000 characters
+
+
+class RowsShown(Answer, frozen=True, tag="rows_shown"):
+    """`total`: how many rows the search leaves."""
+
+    rows: tuple[Row, ...]
+    total: int
+
+
+class Lengths(msgspec.Struct, frozen=True, kw_only=True):
+    """How long the rows are in tokens. `rows[i]`, `learned[i]`: of row i, saved at `file` as int32 pairs."""
+
+    file: str  # .npy, int32 [rows, 2]: tokens, learned tokens; before any cut
+    rows: int
+    tokens: int
+    learned_tokens: int
+    longest: int
+    median: int
+    nothing_to_learn: int
+    template_sha256: str
+
+
+class TokensCounted(Answer, frozen=True, tag="tokens_counted"):
+    """For the histogram, and what the length limit costs."""
+
+    lengths: Lengths
+    too_long: int  # rows over seq_len
+    bins: tuple[int, ...]  # rows with length in [i * bin_width, (i + 1) * bin_width)
+    bin_width: int
+
+
+class Token(msgspec.Struct, frozen=True):
+    """One token as the trainer sees it. `fate`: learned | context | cut."""
+
+    text: str
+    id: int
+    fate: str
+    role: str = ""
+    special: bool = False
+
+
+class TokensShown(Answer, frozen=True, tag="tokens_shown"):
+    """The row's tokens, in order."""
+
+    row: int
+    tokens: tuple[Token, ...]
+    text: str  # as rendered
+
+
+class ModelReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that can be finetuned."""
+
+    folder: str
+    name: str
+    family: str
+    parameters: int
+    tensors: int
+    bytes: int
+    shape: ModelShape
+    has_template: bool
+    template_sha256: str | None
+    licence: str | None
+    max_position_embeddings: int
+    warnings: tuple[str, ...]
+    target_modules: tuple[str, ...]  # names of the linear layers, last part
+
+
+class ModelChecked(Answer, frozen=True, tag="model_checked"):
+    """The folder holds a sound model."""
+
+    report: ModelReport
+
+
+class AdapterChecked(Answer, frozen=True, tag="adapter_checked"):
+    """The adapter fits its base."""
+
+    r: int
+    target_modules: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+class ChatEncoded(Answer, frozen=True, tag="chat_encoded"):
+    """`text` is the exact string, `ids` its tokens."""
+
+    ids: tuple[int, ...]
+    text: str
+    template_sha256: str
+    context: int  # tokens the model can hold
+
+
+class RunPrepared(Answer, frozen=True, tag="run_prepared"):
+    """The run folder is made; the engine may start."""
+
+    run: str
+    steps: int
+    train_rows: int
+    validation_rows: int
+    learned_tokens: int
+    report: ImportReport
+    promise_bytes: dict[str, int]
+    notes: tuple[str, ...] = ()
+
+
+class ResumeReady(Answer, frozen=True, tag="resume_ready"):
+    """Nothing that changes the mathematics has changed."""
+
+    run: str
+    step: int  # of the newest sound checkpoint, 0 without one
+
+
+class EvaluationPrepared(Answer, frozen=True, tag="evaluation_prepared"):
+    """The file's rows, tokenized as the run's own."""
+
+    prepared: str
+    rows: int
+
+
+class Refused(Answer, frozen=True, tag="refused"):
+    """The request can't be done; what a person should know."""
+
+    error: Problem
+
+
+ReaderRequest = (
+    ImportData
+    | ShowRows
+    | CountTokens
+    | ShowTokens
+    | CheckModel
+    | CheckAdapter
+    | EncodeChat
+    | PrepareRun
+    | CheckResume
+    | PrepareEvaluation
+)
+ReaderAnswer = (
+    ReaderReady
+    | Progress
+    | DataImported
+    | RowsShown
+    | TokensCounted
+    | TokensShown
+    | ModelChecked
+    | AdapterChecked
+    | ChatEncoded
+    | RunPrepared
+    | ResumeReady
+    | EvaluationPrepared
+    | Refused
+)
