@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import msgspec
 
-from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import DataConfig, RunConfig
+from qlora_studio.data.conversation import Message, Row
+from qlora_studio.data.report import ImportReport
+from qlora_studio.data.token_view import Lengths, Token
+from qlora_studio.models.report import ModelReport
 from qlora_studio.protocol.events import Problem
 
-# Requests -----------------------------------------------------------------------------------------------------
+# Requests
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
@@ -64,14 +67,6 @@ class CheckAdapter(Request, frozen=True, tag="check_adapter"):
     base: str
 
 
-class Message(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One turn of a chat."""
-
-    role: str  # system | user | assistant | tool
-    content: str
-    loss_weight: float | None = None
-
-
 class EncodeChat(Request, frozen=True, tag="encode_chat"):
     """A chat rendered with the model's template, ready for an answer."""
 
@@ -103,7 +98,7 @@ class PrepareEvaluation(Request, frozen=True, tag="prepare_evaluation"):
     path: str
 
 
-# Answers ------------------------------------------------------------------------------------------------------
+# Answers
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
@@ -124,45 +119,6 @@ class Progress(Answer, frozen=True, tag="progress"):
     words: str
 
 
-class SkipReason(msgspec.Struct, frozen=True):
-    """Why `count` records were skipped; `line` is the first of them."""
-
-    line: int
-    reason: str
-    count: int
-    lines: tuple[int, ...] = ()  # the first thousand
-
-
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """What the doctor sees. `tone`: bad | warn | info | ok."""
-
-    kind: str
-    tone: str
-    count: int
-    words: str
-    why: str
-    rows: tuple[int, ...] = ()  # the first thousand
-
-
-class ImportReport(msgspec.Struct, frozen=True, kw_only=True):
-    """rows_in = imported + skipped + merged, always."""
-
-    path: str
-    rows_in: int
-    imported: int
-    skipped: int
-    merged: int
-    conversations: int
-    format: str
-    encoding: str
-    sha256: str
-    problems: tuple[SkipReason, ...]
-    findings: tuple[Finding, ...]
-    columns: tuple[str, ...] = ()
-    map: dict[str, str] = {}
-    guess: str = ""  # the reason for format and map
-
-
 class DataImported(Answer, frozen=True, tag="data_imported"):
     """The rows lie in `dataset`, a folder of the cache."""
 
@@ -170,34 +126,11 @@ class DataImported(Answer, frozen=True, tag="data_imported"):
     report: ImportReport
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One imported row: a chat, a text, or a pair of answers."""
-
-    row: int  # index in the data set
-    line: int  # of the file, from 1
-    messages: tuple[Message, ...] = ()
-    text: str | None = None
-    source: str | None = None  # the line as it stands in the file, at most 10,000 characters
-
-
 class RowsShown(Answer, frozen=True, tag="rows_shown"):
     """`total`: how many rows the search leaves."""
 
     rows: tuple[Row, ...]
     total: int
-
-
-class Lengths(msgspec.Struct, frozen=True, kw_only=True):
-    """How long the rows are in tokens. `rows[i]`, `learned[i]`: of row i, saved at `file` as int32 pairs."""
-
-    file: str  # .npy, int32 [rows, 2]: tokens, learned tokens; before any cut
-    rows: int
-    tokens: int
-    learned_tokens: int
-    longest: int
-    median: int
-    nothing_to_learn: int
-    template_sha256: str
 
 
 class TokensCounted(Answer, frozen=True, tag="tokens_counted"):
@@ -209,40 +142,12 @@ class TokensCounted(Answer, frozen=True, tag="tokens_counted"):
     bin_width: int
 
 
-class Token(msgspec.Struct, frozen=True):
-    """One token as the trainer sees it. `fate`: learned | context | cut."""
-
-    text: str
-    id: int
-    fate: str
-    role: str = ""
-    special: bool = False
-
-
 class TokensShown(Answer, frozen=True, tag="tokens_shown"):
     """The row's tokens, in order."""
 
     row: int
     tokens: tuple[Token, ...]
     text: str  # as rendered
-
-
-class ModelReport(msgspec.Struct, frozen=True, kw_only=True):
-    """A model that can be finetuned."""
-
-    folder: str
-    name: str
-    family: str
-    parameters: int
-    tensors: int
-    bytes: int
-    shape: ModelShape
-    has_template: bool
-    template_sha256: str | None
-    licence: str | None
-    max_position_embeddings: int
-    warnings: tuple[str, ...]
-    target_modules: tuple[str, ...]  # names of the linear layers, last part
 
 
 class ModelChecked(Answer, frozen=True, tag="model_checked"):

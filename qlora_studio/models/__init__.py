@@ -1,0 +1,1 @@
+"""Foreign models and adapters: what is checked before anything of theirs is used."""
