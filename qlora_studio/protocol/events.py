@@ -29,6 +29,10 @@ class EngineReady(Event, frozen=True, tag="engine_ready"):
     versions: dict[str, str]
 
 
+class Alive(Event, frozen=True, tag="alive"):
+    """Said every 5 s, whatever the engine does: who hears nothing for 30 s knows that it hangs."""
+
+
 class LoadingProgress(Event, frozen=True, tag="loading_progress"):
     """`done` of `total` tensors; `words` say what is going on, for a person."""
 
@@ -231,6 +235,7 @@ class CommandFailed(Event, frozen=True, tag="command_failed"):
 
 EngineEvent = (
     EngineReady
+    | Alive
     | LoadingProgress
     | ModelLoaded
     | RunStarted

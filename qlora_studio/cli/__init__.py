@@ -1,0 +1,1 @@
+"""The window's jobs in a terminal."""

@@ -1,0 +1,42 @@
+"""Everything the window shows, in one place: pages are given this and nothing else."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import QObject, Signal
+
+from qlora_studio.state.draft import RunDraft
+from qlora_studio.state.engine import EngineState
+from qlora_studio.state.machine import MachineState
+from qlora_studio.state.notices import Notices
+from qlora_studio.state.preferences import PreferencesState
+from qlora_studio.state.reader import Reader
+
+
+class AppState(QObject):
+    """The rooms of the window's memory.
+
+    page_asked: (page name, what it should show): "monitor" with a run folder, "data" with a path, ...
+    """
+
+    page_asked = Signal(str, object)
+
+    def __init__(self, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self.preferences = PreferencesState(self)
+        self.notices = Notices(self)
+        self.machine = MachineState(self)
+        self.engine = EngineState(self)
+        self.reader = Reader(self)  # imports, checks, token counts: may take minutes
+        self.chat_reader = Reader(self)  # renders and encodes chats: must answer at once
+        self.draft = RunDraft(self)
+
+    def show_page(self, name: str, what: object = None) -> None:
+        """Asks the shell for a page."""
+        self.page_asked.emit(name, what)
+
+    def close(self) -> None:
+        """Ends the children; a run in training is saved first."""
+        self.machine.close()
+        self.engine.close()
+        self.reader.close()
+        self.chat_reader.close()

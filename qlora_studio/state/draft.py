@@ -1,0 +1,107 @@
+"""The settings of the run that is being put together: shared by Models, Data and Train."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from PySide6.QtCore import QObject, Signal
+
+from qlora_studio.config.presets import Preset, presets
+from qlora_studio.config.run_config import RunConfig
+from qlora_studio.config.setting import Field, fields_of, problem_with, value_of
+from qlora_studio.config.toml_file import with_changes
+from qlora_studio.errors import StudioError
+
+
+class RunDraft(QObject):
+    """One RunConfig that is always valid, with undo.
+
+    changed: the config is another one
+    refused: (key, reason): a value could not stand; the config is as before
+    """
+
+    changed = Signal()
+    refused = Signal(str, str)
+
+    def __init__(self, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self.presets: list[Preset] = presets()
+        self.preset: Preset | None = None
+        self.fields: dict[str, Field] = {field.key: field for field in fields_of(RunConfig)}
+        self._config = RunConfig()
+        self._undo: list[RunConfig] = []
+        self._redo: list[RunConfig] = []
+
+    @property
+    def config(self) -> RunConfig:
+        """As it stands."""
+        return self._config
+
+    def value(self, key: str) -> Any:
+        """`draft.value("lora.r")`."""
+        return value_of(self._config, key)
+
+    def set(self, key: str, value: Any) -> bool:
+        """False where the value is refused; `refused` then says why."""
+        if self.value(key) == value:
+            return True
+        problem = problem_with(self.fields[key], value) if key in self.fields else ""
+        if problem:
+            self.refused.emit(key, problem)
+            return False
+        return self.set_many({key: value})
+
+    def set_many(self, changes: dict[str, Any]) -> bool:
+        """Several keys in one undo step."""
+        try:
+            config = with_changes(self._config, changes)
+        except StudioError as error:
+            self.refused.emit(next(iter(changes)), str(error))
+            return False
+        self.replace(config)
+        return True
+
+    def replace(self, config: RunConfig) -> None:
+        """Another whole config, as from a preset, a file or an earlier run."""
+        if config == self._config:
+            return
+        self._undo.append(self._config)
+        self._redo.clear()
+        self._config = config
+        self.changed.emit()
+
+    def use_preset(self, preset: Preset) -> None:
+        """Everything from the preset but model and data, which the person chose."""
+        self.preset = preset
+        kept = {"model.path": self._config.model.path}
+        kept |= {
+            f"data.{name}": getattr(self._config.data, name) for name in ("path", "format", "map", "mix")
+        }
+        self.replace(with_changes(preset.config, kept))
+
+    def reset(self, key: str) -> None:
+        """Back to the value of the preset, or to the default."""
+        self.set(key, self.default(key))
+
+    def default(self, key: str) -> Any:
+        """Of the preset where one was chosen."""
+        return value_of(self.preset.config if self.preset else RunConfig(), key)
+
+    def changed_keys(self) -> list[str]:
+        """Those that differ from the preset or the default; model and data aside."""
+        aside = ("model.path", "data.path", "data.format")
+        return [key for key in self.fields if key not in aside and self.value(key) != self.default(key)]
+
+    def undo(self) -> None:
+        """One step back."""
+        self._step(self._undo, self._redo)
+
+    def redo(self) -> None:
+        """One step forward again."""
+        self._step(self._redo, self._undo)
+
+    def _step(self, source: list[RunConfig], target: list[RunConfig]) -> None:
+        if source:
+            target.append(self._config)
+            self._config = source.pop()
+            self.changed.emit()

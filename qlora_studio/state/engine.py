@@ -1,0 +1,258 @@
+"""The one engine and what it is doing, in words; who holds the device."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from PySide6.QtCore import QObject, QTimer, Signal
+
+from qlora_studio.client.engine_thread import EngineThread
+from qlora_studio.protocol import commands, events
+
+HEARTBEAT_MS = 5_000
+SILENCE_S = 30.0
+
+
+class Doing(Enum):
+    """What the engine does. The value is the word of the run chip and of the state chip."""
+
+    NOTHING = "Ready"
+    STARTING = "Starting"
+    LOADING = "Loading"
+    TRAINING = "Training"
+    EVALUATING = "Evaluating"
+    SAMPLING = "Answering"
+    SAVING = "Saving"
+    STOPPING = "Stopping"
+    PAUSING = "Pausing"
+    CHATTING = "Chat"
+    EXPORTING = "Exporting"
+
+
+class EngineState(QObject):
+    """Owns the engine's thread. One engine at a time; it is started when something is asked of it.
+
+    heard:   every EngineEvent, for whoever follows a run, a chat or an export
+    changed: `doing`, `words`, `tone`, `run` or `silent` changed
+    ended:   the engine is gone by itself; why, in words
+    """
+
+    heard = Signal(object)
+    changed = Signal()
+    ended = Signal(str)
+
+    def __init__(self, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._thread: EngineThread | None = None
+        self._ids = itertools.count(1)
+        self._last_word = time.monotonic()
+        self._last_checkpoint: tuple[int, float] | None = None  # step, monotonic seconds
+        self._stopping = False
+        self._ending = False
+        self._waiting: list[commands.EngineCommand] = []  # for the engine after the one that is ending
+        self.doing = Doing.NOTHING
+        self.words = "Ready, nothing is training"
+        self.tone = "ok"
+        self.run: Path | None = None  # that trains now
+        self.step = 0
+        self.total_steps = 0
+        self.silent_s = 0.0
+        self.device: events.EngineReady | None = None
+        self._heart = QTimer(self, interval=HEARTBEAT_MS)
+        self._heart.timeout.connect(self._on_heartbeat)
+
+    # What can be asked ------------------------------------------------------------------------------
+
+    @property
+    def training(self) -> bool:
+        """Whether a run holds the device."""
+        return self.run is not None
+
+    def train(self, run: Path) -> None:
+        """From the newest sound checkpoint, or from the start. The device must be free."""
+        assert self.run is None, "one device, one run"
+        self.run, self.step, self.total_steps, self._last_checkpoint = run, 0, 0, None
+        self.say(commands.Train(run=str(run)))
+        self._now(Doing.STARTING, f"Starting {run.name}", "accent")
+
+    def stop_training(self) -> None:
+        """Saves first; `RunFinished` says when it is done."""
+        self._stopping = True
+        self.say(commands.StopTraining())
+        self._now(Doing.STOPPING, "Stopping after this step, then saving", "accent")
+
+    def pause_training(self) -> None:
+        """Saves, then the engine ends and the device is free."""
+        self._stopping = True
+        self.say(commands.PauseTraining())
+        self._now(Doing.PAUSING, "Pausing after this step, then saving", "accent")
+
+    def save_now(self) -> None:
+        """A checkpoint after the step in hand."""
+        self.say(commands.SaveNow())
+
+    def command(self, kind: type[commands.Command], **fields: Any) -> int:
+        """Says a command that has an id, and gives the id back."""
+        command_id = next(self._ids)
+        self.say(kind(id=command_id, **fields))  # type: ignore[arg-type]  # one of EngineCommand
+        if kind is commands.Generate:
+            self._now(Doing.CHATTING, "Chat, writing", "accent")
+        elif kind is commands.Export:
+            self._now(Doing.EXPORTING, "Exporting", "accent")
+        elif kind in (commands.LoadModel, commands.MakeSampleModel):
+            self._now(Doing.LOADING, "Loading", "accent")
+        return command_id
+
+    def say(self, command: commands.EngineCommand) -> None:
+        """Starts the engine where there is none; where the last one is just ending, a new one after it."""
+        if self._ending:
+            self._waiting.append(command)
+            return
+        if self._thread is None:
+            self._start()
+        assert self._thread is not None
+        self._thread.say(command)
+
+    def kill(self) -> None:
+        """For an engine that doesn't answer; the run stays resumable."""
+        if self._thread is not None:
+            self._thread.kill()
+
+    def release(self) -> None:
+        """Ends the engine so that the device is free; a run in training is saved first."""
+        if self._thread is not None and not self._ending:
+            self._ending = True
+            self._thread.hang_up()
+
+    def close(self, wait_ms: int = 120_000) -> None:
+        """Ends the engine and waits for it: at most one step and one save (R7)."""
+        if self._thread is not None:
+            self._thread.hang_up()
+            if not self._thread.wait(wait_ms):
+                self._thread.kill()
+                self._thread.wait()
+
+    # What is heard ----------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        self._thread = EngineThread(self)
+        self._thread.heard.connect(self._on_heard)
+        self._thread.ended.connect(self._on_ended)
+        self._last_word = time.monotonic()
+        self._thread.start()
+        self._heart.start()
+        self._now(Doing.STARTING, "Starting the engine", "accent")
+
+    def _on_heard(self, event: events.EngineEvent) -> None:
+        self._last_word = time.monotonic()
+        self.silent_s = 0.0
+        self._follow(event)
+        self.heard.emit(event)
+
+    def _follow(self, event: events.EngineEvent) -> None:
+        match event:
+            case events.EngineReady():
+                self.device = event
+            case events.LoadingProgress():
+                count = f": {event.done:,} of {event.total:,}" if event.total else ""
+                self._now(Doing.LOADING, f"{event.words}{count}", "accent")
+            case events.RunStarted():
+                self.step, self.total_steps = event.step, event.total_steps
+                self._now_training()
+            case events.StepFinished():
+                self.step = event.step
+                self._now_training()
+            case events.EvaluationProgress():
+                self._now(Doing.EVALUATING, f"Evaluating {event.done:,} of {event.total:,}", "accent")
+            case events.SampleReady():
+                self._now(Doing.SAMPLING, "Answering sample prompts", "accent")
+            case events.Saving():
+                self._now(Doing.SAVING, f"Saving step {event.step:,}", "accent")
+            case events.CheckpointSaved():
+                self._last_checkpoint = (event.step, time.monotonic())
+                self._now_training()
+            case events.RunFinished():
+                self._run_ended(event)
+            case events.RunFailed():
+                self.run = None
+                self._stopping = False
+                self._now(Doing.NOTHING, event.error.message, "bad")
+            case events.ExportProgress():
+                self._now(Doing.EXPORTING, event.words, "accent")
+            case (
+                events.GenerationFinished()
+                | events.ExportFinished()
+                | events.EvaluationReport()
+                | events.SampleModelReady()
+                | events.WeightsScanned()
+                | events.CommandFailed()
+            ):
+                self._now_idle()
+            case events.ModelLoaded() if self.run is None:
+                self._now_idle()
+
+    def _run_ended(self, event: events.RunFinished) -> None:
+        self.run = None
+        self._stopping = False
+        if event.state == "paused":
+            self._now(Doing.NOTHING, f"Paused at step {event.step:,}, the device is free", "warn")
+            self.release()
+        else:
+            self._now_idle()
+
+    def _now_training(self) -> None:
+        if self._stopping:
+            return
+        words = "Training"
+        if self._last_checkpoint is not None:
+            step, when = self._last_checkpoint
+            words += f" · last checkpoint step {step:,}, {_ago(time.monotonic() - when)}, verified"
+        self._now(Doing.TRAINING, words, "accent")
+
+    def _now_idle(self) -> None:
+        if self.run is None:
+            self._now(Doing.NOTHING, "Ready, nothing is training", "ok")
+
+    def _now(self, doing: Doing, words: str, tone: str) -> None:
+        if (doing, words, tone) != (self.doing, self.words, self.tone):
+            self.doing, self.words, self.tone = doing, words, tone
+            self.changed.emit()
+
+    def _on_heartbeat(self) -> None:
+        if self._thread is None or self._ending:
+            return
+        self._thread.say(commands.Heartbeat())
+        silent_s = time.monotonic() - self._last_word
+        if silent_s > SILENCE_S:
+            self.silent_s = silent_s
+            self._now(self.doing, f"The engine has not answered for {silent_s:.0f} s.", "warn")
+
+    def _on_ended(self, reason: str) -> None:
+        thread, self._thread = self._thread, None
+        self._heart.stop()
+        self.silent_s = 0.0
+        if thread is not None:
+            thread.wait()
+            thread.deleteLater()
+        self._stopping = self._ending = False
+        waiting, self._waiting = self._waiting, []
+        if waiting and not reason:
+            for command in waiting:
+                self.say(command)
+            return
+        lost, self.run = self.run, None
+        if reason or lost is not None:
+            self._now(Doing.NOTHING, f"The engine ended ({reason or 'asked to'}).", "bad")
+            self.ended.emit(reason or "asked to")
+        elif self.tone != "warn":
+            self._now_idle()
+        self.changed.emit()
+
+
+def _ago(seconds: float) -> str:
+    minutes = int(seconds // 60)
+    return "just now" if minutes == 0 else f"{minutes} min ago"
