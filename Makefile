@@ -1,0 +1,58 @@
+# Two commands do it all: `make run` opens the window, `make test` runs every check.
+# The first use of either makes .venv and installs what the locks in packaging/ name.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# The first Python of 3.11 to 3.14 that runs; PYTHON=... on the command line chooses another.
+PYTHON := $(shell for python in python3 python3.13 python3.12 python3.11 python3.14 /usr/bin/python3; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null \
+	&& { echo $$python; break; }; done)
+TOOL := .venv/bin
+
+# Two tests at a time, a thread each: real models learn in them, and more threads than cores slow all of them down.
+export OMP_NUM_THREADS ?= 1
+TEST_JOBS ?= 2
+
+.PHONY: help run test lint format set-up set-up-checks
+
+help:
+	@echo "make run     open the window (without a display: train the sample model in the terminal)"
+	@echo "make test    every check: format, lint, types, import contracts, tests"
+	@echo "make lint    the same without the tests"
+	@echo "make format  put the source into its format"
+
+run: set-up
+	@$(TOOL)/qlora-studio
+
+test: lint
+	@echo "Tests"
+	@QT_QPA_PLATFORM=offscreen $(TOOL)/pytest -q -n $(TEST_JOBS)
+
+lint: set-up-checks
+	@echo "Format"
+	@$(TOOL)/ruff format --check --quiet .
+	@echo "Lint"
+	@$(TOOL)/ruff check --quiet .
+	@echo "Types"
+	@$(TOOL)/mypy --strict qlora_studio kernels/qlora_kernels packaging tests
+	@echo "Import contracts"
+	@$(TOOL)/lint-imports
+
+format: set-up-checks
+	@$(TOOL)/ruff check --quiet --fix .
+	@$(TOOL)/ruff format --quiet .
+
+set-up: python
+	@$(PYTHON) packaging/set_up.py
+
+set-up-checks: python
+	@$(PYTHON) packaging/set_up.py --checks
+
+.PHONY: python
+python:
+ifeq ($(PYTHON),)
+	@echo "QLoRA Studio needs Python 3.11, 3.12, 3.13 or 3.14, and found none. Install one (on Debian and Ubuntu:" >&2
+	@echo "apt-get install python3 python3-venv), or name it: make run PYTHON=/path/to/python3.12" >&2
+	@exit 2
+endif
