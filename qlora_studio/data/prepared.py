@@ -1,0 +1,181 @@
+"""Rows ready to be trained on: token ids and weights in memory-mapped files, and what they came from."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from qlora_studio.data.tokenized_row import TokenizedRow
+from qlora_studio.errors import StudioError
+
+SCHEMA_VERSION = 1
+TRAIN, VALIDATION = "train.arrow", "validation.arrow"
+_INFO = "prepared.json"
+_ROWS_A_BATCH = 4096  # written at once; a few MB
+
+_SCHEMA = pa.schema(
+    [("row", pa.int64()), ("input_ids", pa.list_(pa.int32())), ("weights", pa.list_(pa.float32()))]
+)
+
+
+class EncodedSample(msgspec.Struct, frozen=True, kw_only=True):
+    """A prompt answered at each checkpoint, rendered and encoded."""
+
+    prompt: str
+    ids: tuple[int, ...]
+    max_tokens: int
+
+
+class PreparedInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What the rows were made from, and what was left out. Rows that teach nothing aren't in the files."""
+
+    schema_version: int = SCHEMA_VERSION
+    content_sha256: str  # of every id and weight, training and validation, in order (R3)
+    data_sha256: str
+    tokenizer_sha256: str
+    template_sha256: str
+    seq_len: int
+    pad_id: int
+    eos_id: int
+    stop_ids: tuple[int, ...]  # any of them ends an answer
+    vocab_size: int  # one more than the largest id the tokenizer can give
+    train_rows: int
+    validation_rows: int
+    train_tokens: int
+    train_learned_tokens: int
+    validation_learned_tokens: int
+    longest: int  # tokens of the longest row
+    too_long_dropped: int
+    too_long_cut: int
+    nothing_to_learn: int
+    special_in_text: int  # special tokens' names inside foreign text, encoded as text (D9)
+    rows_on_both_sides: int  # equal rows that stayed in training and validation
+    samples: tuple[EncodedSample, ...]
+    notes: tuple[str, ...] = ()
+
+
+class MappedRows:
+    """Tokenized rows in an Arrow file; reading one copies nothing."""
+
+    def __init__(self, file: Path) -> None:
+        with pa.memory_map(os.fspath(file)) as source:
+            batches = pa.ipc.open_file(source)
+            parts = [_Part(batches.get_batch(i)) for i in range(batches.num_record_batches)]
+        self._parts = parts
+        self._starts = np.cumsum([0, *(len(part.rows) for part in parts)])
+        lengths = [np.diff(part.offsets) for part in parts]
+        self.lengths: NDArray[np.int32] = np.concatenate([*lengths, np.array([], np.int32)]).astype(np.int32)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: int) -> TokenizedRow:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        at = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return self._parts[at].row(index - int(self._starts[at]))
+
+
+class _Part:
+    """One record batch as arrays."""
+
+    def __init__(self, batch: Any) -> None:
+        ids, weights = batch.column("input_ids"), batch.column("weights")
+        self.rows: NDArray[np.int64] = batch.column("row").to_numpy()
+        self.offsets: NDArray[np.int32] = ids.offsets.to_numpy()
+        self._ids: NDArray[np.int32] = ids.values.to_numpy()
+        self._weights: NDArray[np.float32] = weights.values.to_numpy()
+
+    def row(self, index: int) -> TokenizedRow:
+        span = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+        return TokenizedRow(int(self.rows[index]), self._ids[span], self._weights[span])
+
+
+class PreparedRows:
+    """An opened folder of prepared rows."""
+
+    def __init__(self, folder: Path, info: PreparedInfo) -> None:
+        self.folder = folder
+        self.info = info
+        self.train = MappedRows(folder / TRAIN)
+        self.validation = MappedRows(folder / VALIDATION)
+
+
+def open_prepared(folder: Path) -> PreparedRows:
+    """Raises: StudioError naming the file that is missing or broken."""
+    file = folder / _INFO
+    try:
+        info = msgspec.json.decode(file.read_bytes(), type=PreparedInfo)
+        return PreparedRows(folder, info)
+    except (OSError, pa.ArrowException, msgspec.MsgspecError, ValueError) as error:
+        raise StudioError(
+            f"The prepared rows in {folder} can't be read: {error}",
+            hint="Start the run again; they are made anew from the data.",
+        ) from error
+
+
+def content_sha256(parts: Iterable[Iterable[TokenizedRow]]) -> str:
+    """Of every row's number, ids and weights; equal exactly where training would see the same (R3)."""
+    digest = hashlib.sha256()
+    for rows in parts:
+        for row in rows:
+            digest.update(np.array([row.row, len(row.ids)], dtype="<i8").tobytes())
+            digest.update(row.ids.astype("<i4", copy=False).tobytes())
+            digest.update(row.weights.astype("<f4", copy=False).tobytes())
+        digest.update(b"end")
+    return digest.hexdigest()
+
+
+def check_content(prepared: PreparedRows) -> None:
+    """Raises: StudioError where the files no longer hold what was prepared (R3)."""
+    found = content_sha256(
+        (rows[i] for i in range(len(rows))) for rows in (prepared.train, prepared.validation)
+    )
+    if found != prepared.info.content_sha256:
+        raise StudioError(
+            f"The prepared rows in {prepared.folder} have changed since the run was prepared.",
+            hint="Start a new run from the data.",
+        )
+
+
+def write_prepared(
+    folder: Path, info: PreparedInfo, train: list[TokenizedRow], validation: list[TokenizedRow]
+) -> None:
+    """All files whole, in a `folder` that doesn't exist yet: staged beside it, then renamed."""
+    staging = folder.with_name(f".staging-{folder.name}-{os.getpid()}")
+    staging.mkdir(parents=True)
+    _write_rows(staging / TRAIN, train)
+    _write_rows(staging / VALIDATION, validation)
+    (staging / _INFO).write_bytes(msgspec.json.format(msgspec.json.encode(info)))
+    for file in staging.iterdir():
+        with file.open("rb") as written:
+            os.fsync(written.fileno())
+    staging.rename(folder)
+
+
+def _write_rows(file: Path, rows: list[TokenizedRow]) -> None:
+    with pa.OSFile(os.fspath(file), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
+        for start in range(0, len(rows), _ROWS_A_BATCH):
+            writer.write_batch(_record_batch(rows[start : start + _ROWS_A_BATCH]))
+
+
+def _record_batch(rows: list[TokenizedRow]) -> Any:
+    offsets = pa.array(np.cumsum([0, *(len(row.ids) for row in rows)]), pa.int32())
+    ids = np.concatenate([row.ids for row in rows])
+    weights = np.concatenate([row.weights for row in rows])
+    return pa.record_batch(
+        [
+            pa.array([row.row for row in rows], pa.int64()),
+            pa.ListArray.from_arrays(offsets, pa.array(ids, pa.int32())),
+            pa.ListArray.from_arrays(offsets, pa.array(weights, pa.float32())),
+        ],
+        schema=_SCHEMA,
+    )

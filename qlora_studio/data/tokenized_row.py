@@ -1,0 +1,53 @@
+"""One row as the trainer sees it: token ids, and how much each of them counts in the loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class TokenizedRow:
+    """Token ids with their loss weights.
+
+    row:     index in the imported data set
+    ids:     int32 [tokens]
+    weights: float32 [tokens]; how much predicting this token counts, 0: it is context.
+             The first is always 0: nothing stands before it that could predict it.
+    """
+
+    row: int
+    ids: NDArray[np.int32]
+    weights: NDArray[np.float32]
+
+    @property
+    def learned_tokens(self) -> int:
+        """How many tokens the loss counts."""
+        return int(np.count_nonzero(self.weights))
+
+
+class TokenizedRows(Protocol):
+    """Many of them, by index; whether they lie in memory or in a mapped file is their own affair."""
+
+    lengths: NDArray[np.int32]  # tokens of each row
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> TokenizedRow: ...
+
+
+class RowsInMemory:
+    """A list of tokenized rows."""
+
+    def __init__(self, rows: list[TokenizedRow]) -> None:
+        self._rows = rows
+        self.lengths = np.array([len(row.ids) for row in rows], dtype=np.int32)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> TokenizedRow:
+        return self._rows[index]
