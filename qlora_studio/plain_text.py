@@ -9,8 +9,7 @@ LONGEST = 10_000  # characters that one widget, or one line in a terminal, is gi
 _KEPT = frozenset("\n\t")
 # What turns the direction of text around, or hides: it can make a name read as another one.
 _HIDDEN = frozenset(
-    "\u200b\u200c\u200d\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e"
-    "\u2060\u2066\u2067\u2068\u2069\ufeff"
+    "\u200b\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"
 )
 
 

@@ -17,6 +17,7 @@ from qlora_studio.protocol.child import Child, start_engine, start_reader
 from qlora_studio.protocol.lines import BrokenLineError
 
 A = TypeVar("A", bound=reading.Answer)
+E = TypeVar("E", bound=events.Event)
 Told = Callable[[str, int, int], None]  # words, done, total (0: unknown)
 
 
@@ -139,6 +140,3 @@ class Engine:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-E = TypeVar("E", bound=events.Event)

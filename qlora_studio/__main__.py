@@ -1,0 +1,41 @@
+"""Opens the window, or does one job in the terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def main() -> int:
+    """The exit status."""
+    from qlora_studio.cli.main import build_parser, run_command
+
+    arguments = build_parser().parse_args()
+    if hasattr(arguments, "run"):
+        return run_command(arguments)
+    if not _display():
+        arguments.run = _first_run
+        return run_command(arguments)
+    from qlora_studio.ui.window import open_window
+
+    return open_window(page=arguments.page, run=arguments.open_run)
+
+
+def _first_run(_: object) -> int:
+    from qlora_studio.cli.first_run import first_run
+
+    sys.stdout.write(
+        "No display here, so no window: the sample run, in the terminal. Other jobs: qlora-studio --help.\n"
+    )
+    sys.stdout.flush()
+    return first_run()
+
+
+def _display() -> bool:
+    if sys.platform in ("win32", "darwin"):
+        return True
+    return any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+"""`chat`: talk to a model, or to what a run made of it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from qlora_studio.cli.children import Engine, Reader
+from qlora_studio.cli.output import Told, print_json, print_text
+from qlora_studio.config import places
+from qlora_studio.config.run_config import SAMPLE, ModelConfig
+from qlora_studio.data.conversation import Message
+from qlora_studio.errors import StudioError
+from qlora_studio.plain_text import visible_text
+from qlora_studio.protocol import commands, events, reading
+from qlora_studio.runs.folder import open_run
+
+
+def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """`qlora-studio chat`."""
+    chat = subparsers.add_parser("chat", help="talk to a run's adapter, or to a model")
+    chat.add_argument("target", metavar="RUN-OR-MODEL", help="a run, a model folder, or 'sample'")
+    chat.add_argument("--adapter", type=Path, metavar="A", help="an adapter folder of that model")
+    chat.add_argument("--prompt", metavar="P", help="answer this once and end")
+    chat.add_argument("--greedy", action="store_true", help="always the likeliest token")
+    chat.add_argument("--max-tokens", type=int, default=512, metavar="N")
+    chat.add_argument("--json", action="store_true")
+    chat.set_defaults(run=chat_command)
+
+
+def chat_command(arguments: argparse.Namespace) -> int:
+    """Raises: StudioError."""
+    model, adapter = what_to_chat_with(arguments.target, arguments.adapter)
+    sampling = commands.Sampling(greedy=arguments.greedy, max_tokens=_at_least_one(arguments.max_tokens))
+    with Told(quiet=arguments.json) as told, Engine(told) as engine, Reader(told) as reader:
+        talk = Talk(engine, reader, model)
+        if adapter:
+            talk.check_adapter(adapter)
+        talk.load()
+        if arguments.prompt is not None:
+            _answer(talk, [Message("user", arguments.prompt)], adapter, sampling, arguments.json)
+            return 0
+        return _converse(talk, adapter, sampling, arguments.json)
+
+
+def what_to_chat_with(target: str, adapter: Path | None) -> tuple[ModelConfig, str | None]:
+    """The base as it was trained on, and the adapter's folder if there is one. Raises: StudioError."""
+    folder = Path(target)
+    if target != SAMPLE and (folder / "run.json").exists():
+        run = open_run(folder.absolute())
+        own = folder.absolute() / "adapter"
+        if adapter is None and not own.is_dir():
+            raise StudioError(
+                f"{folder} has no adapter yet.", hint="It is written when the run finishes or is stopped."
+            )
+        return run.record.config.model, str((adapter or own).absolute())
+    path = SAMPLE if target == SAMPLE else str(folder.absolute())
+    return ModelConfig(path=path), str(adapter.absolute()) if adapter else None
+
+
+class Talk:
+    """One base on the device, a reader that renders for it."""
+
+    def __init__(self, engine: Engine, reader: Reader, model: ModelConfig) -> None:
+        self._engine = engine
+        self._reader = reader
+        self._model = model
+        engine.need_model(model.path)
+        self._folder = str(places.sample_model_folder()) if model.path == SAMPLE else model.path
+
+    def check_adapter(self, adapter: str) -> None:
+        """Raises: StudioError where it doesn't fit the base."""
+        self._reader.ask(reading.AdapterChecked, reading.CheckAdapter, folder=adapter, base=self._folder)
+
+    def load(self) -> None:
+        """Checks the model in the reader, then puts it on the device. Raises: StudioError."""
+        self._reader.ask(reading.ModelChecked, reading.CheckModel, folder=self._folder)
+        self._engine.command(
+            commands.LoadModel,
+            model=self._folder,
+            quantization=self._model.quantization,
+            double_quant=self._model.double_quant,
+            compute_dtype=self._model.compute_dtype,
+        )
+        self._engine.wait_for(events.ModelLoaded)
+
+    def answer(
+        self,
+        messages: list[Message],
+        adapter: str | None,
+        sampling: commands.Sampling,
+        on_text: bool = False,
+    ) -> events.GenerationFinished:
+        """Streams to stdout where `on_text`. Raises: StudioError."""
+        encoded = self._reader.ask(
+            reading.ChatEncoded, reading.EncodeChat, model=self._folder, messages=tuple(messages)
+        )
+        reply_id = self._engine.command(
+            commands.Generate, prompt_ids=encoded.ids, adapter=adapter, sampling=sampling
+        )
+        stop = commands.StopGenerating(id=reply_id)
+        with self._engine.stopped_by_ctrl_c(lambda: self._engine.say(stop)):
+            for event in self._engine.events():
+                if isinstance(event, events.TextGenerated) and on_text:
+                    sys.stdout.write(visible_text(event.text))
+                    sys.stdout.flush()
+                elif isinstance(event, events.GenerationFinished):
+                    return event
+                elif isinstance(event, events.CommandFailed):
+                    raise StudioError(event.error.message, event.error.hint)
+        raise AssertionError("events() ends by raising")
+
+
+def _answer(
+    talk: Talk, messages: list[Message], adapter: str | None, sampling: commands.Sampling, as_json: bool
+) -> str:
+    reply = talk.answer(messages, adapter, sampling, on_text=not as_json)
+    if as_json:
+        print_json(
+            {"reply": reply.reply, "tokens": reply.tokens, "tokens_per_second": reply.tokens_per_second}
+        )
+    else:
+        print_text(f"\n({reply.tokens:,} tokens, {reply.tokens_per_second:.1f} tokens/s)")
+    return reply.reply
+
+
+def _converse(talk: Talk, adapter: str | None, sampling: commands.Sampling, as_json: bool) -> int:
+    messages: list[Message] = []
+    while True:
+        if not as_json and sys.stdin.isatty():
+            sys.stdout.write("you> ")
+            sys.stdout.flush()
+        line = sys.stdin.readline()
+        if not line:
+            return 0
+        if line.strip():
+            messages.append(Message("user", line.strip()))
+            reply = _answer(talk, messages, adapter, sampling, as_json)
+            messages.append(Message("assistant", reply))
+
+
+def _at_least_one(count: int) -> int:
+    if count < 1:
+        raise StudioError(f"--max-tokens is {count}; it must be at least 1.")
+    return count

@@ -1,0 +1,76 @@
+"""`estimate`: the memory that a run would need, before anything starts."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from qlora_studio.cli.children import Reader
+from qlora_studio.cli.output import print_json, print_text
+from qlora_studio.cli.training import settings_from
+from qlora_studio.config.model_shape import ModelShape
+from qlora_studio.config.run_config import SAMPLE, SHAPE_PREFIX
+from qlora_studio.memory.devices import card_reading, ram_reading
+from qlora_studio.memory.promise import promise
+from qlora_studio.memory.shapes import known_shape
+from qlora_studio.protocol import reading
+
+SAMPLE_SHAPE = "smollm2-135m"
+
+
+def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """`qlora-studio estimate`."""
+    estimate = subparsers.add_parser("estimate", help="the memory a run needs, by part")
+    estimate.add_argument("file", type=Path, metavar="FILE.toml", help="the settings, or 'sample'")
+    estimate.add_argument("--card", type=float, metavar="GIB", help="for a card of this size")
+    estimate.add_argument("--set", action="append", default=[], metavar="a.b=v", dest="changes")
+    estimate.add_argument("--json", action="store_true")
+    estimate.set_defaults(run=estimate_command)
+
+
+def estimate_command(arguments: argparse.Namespace) -> int:
+    """Raises: StudioError."""
+    config = settings_from(arguments.file, arguments.changes)
+    device, room = _device(arguments.card)
+    promised = promise(_shape(config.model.path), config, device=device, free_bytes=room)
+    parts = {name: count / 2**30 for name, count in promised.parts.items()}
+    if arguments.json:
+        print_json(
+            {
+                "parts": parts,
+                "total_gib": sum(parts.values()),
+                "fits": promised.fits,
+                "recompute_layers": promised.recompute_layers,
+            }
+        )
+        return 0
+    for name, gib in parts.items():
+        print_text(f"{name:<12} {gib:8.2f} GiB")
+    print_text(f"{'total':<12} {sum(parts.values()):8.2f} GiB of {room / 2**30:.1f} {_what(device)}")
+    print_text(promised.words)
+    for suggestion in promised.suggestions:
+        print_text(f"or: {suggestion.words}")
+    return 0
+
+
+def _device(card_gib: float | None) -> tuple[str, int]:
+    if card_gib is not None:
+        return "cuda", int(card_gib * 2**30)
+    card = card_reading()
+    if card is not None:
+        return "cuda", card.total_bytes - card.used_bytes
+    return "cpu", ram_reading().free_bytes
+
+
+def _what(device: str) -> str:
+    return "on the card" if device == "cuda" else "of RAM"
+
+
+def _shape(model: str) -> ModelShape:
+    if model == SAMPLE:
+        return known_shape(SAMPLE_SHAPE)
+    if model.startswith(SHAPE_PREFIX):
+        return known_shape(model.removeprefix(SHAPE_PREFIX))
+    with Reader() as reader:
+        folder = str(Path(model).absolute())
+        return reader.ask(reading.ModelChecked, reading.CheckModel, folder=folder).report.shape

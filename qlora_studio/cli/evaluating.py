@@ -1,0 +1,54 @@
+"""`evaluate`: how a run's adapter does on a file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from qlora_studio.cli.children import Engine, Reader
+from qlora_studio.cli.output import Told, print_json, print_text
+from qlora_studio.protocol import commands, events, reading
+from qlora_studio.runs.folder import open_run
+
+
+def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """`qlora-studio evaluate`."""
+    evaluate = subparsers.add_parser("evaluate", help="loss, perplexity and exact match of a run on a file")
+    evaluate.add_argument("folder", type=Path, metavar="RUN")
+    evaluate.add_argument("--on", required=True, metavar="FILE", help="rows as in the run's own data")
+    evaluate.add_argument("--json", action="store_true")
+    evaluate.set_defaults(run=evaluate_command)
+
+
+def evaluate_command(arguments: argparse.Namespace) -> int:
+    """Raises: StudioError."""
+    run = open_run(arguments.folder.absolute())
+    with Told(quiet=arguments.json) as told, Engine(told) as engine:
+        with Reader(told) as reader:
+            prepared = reader.ask(
+                reading.EvaluationPrepared,
+                reading.PrepareEvaluation,
+                run=str(run.folder),
+                path=str(Path(arguments.on).absolute()),
+            )
+        engine.command(commands.Evaluate, run=str(run.folder), prepared=prepared.prepared)
+        report = engine.wait_for(events.EvaluationReport)
+    if arguments.json:
+        print_json(
+            {
+                "loss": report.loss,
+                "perplexity": report.perplexity,
+                "accuracy": report.accuracy,
+                "rows": report.rows,
+            }
+        )
+        return 0
+    print_text(f"{report.rows:,} rows, {report.learned_tokens:,} tokens")
+    print_text(f"loss {_number(report.loss)}, perplexity {_number(report.perplexity)}")
+    if report.accuracy is not None:
+        print_text(f"exact match {report.accuracy:.1%}")
+    return 0
+
+
+def _number(value: float | None) -> str:
+    return "not a number" if value is None else f"{value:.3f}"

@@ -1,0 +1,95 @@
+"""`export`: a run's adapter, or the model with it merged in, compared with the adapter as trained."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from qlora_studio.cli.children import Engine, Reader
+from qlora_studio.cli.output import Told, print_json, print_text
+from qlora_studio.config import places
+from qlora_studio.config.run_config import SAMPLE
+from qlora_studio.data.conversation import Message
+from qlora_studio.errors import StudioError
+from qlora_studio.protocol import commands, events, reading
+from qlora_studio.runs.folder import open_run
+
+KINDS = ("adapter", "merged")
+# Asked of both where the run has no prompts of its own.
+PROMPTS = (
+    "What is 12 times 7?",
+    "Write one sentence about the sea.",
+    "Name three colours.",
+    "Why is the sky blue?",
+)
+
+
+def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """`qlora-studio export`."""
+    export = subparsers.add_parser("export", help="write the adapter or the merged model, and verify it")
+    export.add_argument("folder", type=Path, metavar="RUN")
+    export.add_argument("--to", required=True, choices=KINDS)
+    export.add_argument("--out", type=Path, required=True, metavar="D", help="a new folder")
+    export.add_argument("--json", action="store_true")
+    export.set_defaults(run=export_command)
+
+
+def export_command(arguments: argparse.Namespace) -> int:
+    """Raises: StudioError."""
+    run = open_run(arguments.folder.absolute())
+    out = arguments.out.absolute()
+    if out.exists() or out.is_symlink():
+        raise StudioError(f"{out} exists already.", hint="Choose a folder that doesn't; nothing was changed.")
+    config = run.record.config
+    with Told(quiet=arguments.json) as told, Engine(told) as engine:
+        engine.need_model(config.model.path)
+        prompts = [sample.prompt for sample in config.samples] or list(PROMPTS)
+        model = str(places.sample_model_folder()) if config.model.path == SAMPLE else config.model.path
+        with Reader(told) as reader:
+            encoded = [
+                reader.ask(
+                    reading.ChatEncoded,
+                    reading.EncodeChat,
+                    model=model,
+                    messages=(Message("user", prompt),),
+                )
+                for prompt in prompts
+            ]
+        export_id = engine.command(
+            commands.Export,
+            run=str(run.folder),
+            to=arguments.to,
+            out=str(out),
+            prompts=tuple(item.ids for item in encoded),
+        )
+        stop = commands.StopExport(id=export_id)
+        with engine.stopped_by_ctrl_c(lambda: engine.say(stop)):
+            finished = _follow(engine, told)
+    if arguments.json:
+        print_json({"files": finished.files, "verified": finished.verified})
+        return 0
+    for file in finished.files:
+        print_text(file)
+    _tell_verification(finished.verified)
+    return 0
+
+
+def _follow(engine: Engine, told: Told) -> events.ExportFinished:
+    for event in engine.events():
+        if isinstance(event, events.ExportProgress):
+            told(event.words, event.done, event.total)
+        elif isinstance(event, events.ExportFinished):
+            return event
+        elif isinstance(event, events.CommandFailed):
+            raise StudioError(event.error.message, event.error.hint)
+    raise AssertionError("events() ends by raising")
+
+
+def _tell_verification(verified: events.Verification) -> None:
+    word = "Verified" if verified.passed else "Written, but it differs"
+    print_text(
+        f"{word}: {verified.token_agreement:.1%} of tokens agree on {verified.prompts} prompts "
+        f"(read again with {verified.with_}), largest log-probability drift {verified.max_logprob_drift:.4f}"
+    )
+    if verified.merge_base:
+        print_text(verified.merge_base)

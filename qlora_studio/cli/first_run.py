@@ -1,0 +1,46 @@
+"""What a newcomer sees without a display: the sample model trained on the sample data, before and after."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from qlora_studio.cli.chatting import Talk
+from qlora_studio.cli.children import Engine, Reader
+from qlora_studio.cli.output import Told, print_text
+from qlora_studio.cli.training import follow_run, prepare_run
+from qlora_studio.config import places
+from qlora_studio.config.presets import sample_preset
+from qlora_studio.data.conversation import Message
+from qlora_studio.protocol import commands
+
+QUESTION = "Tom has 3 boxes with 12 pencils each. He gives away 8 pencils. How many pencils are left?"
+REPLY_TOKENS = 96
+
+
+def first_run() -> int:
+    """Trains, then asks base and tuned model the same. Raises: StudioError."""
+    config = sample_preset().config
+    print_text("Training the bundled sample model on the bundled sample data.")
+    with Told() as told, Engine(told) as engine:
+        prepared = prepare_run(engine, told, config, "first-run", places.runs_folder(), accept_skipped=False)
+        status, finished = follow_run(engine, Path(prepared.run), told, as_json=False)
+        before, after = finished.first_evaluation_loss, finished.evaluation_loss
+        print_text(f"loss before {_loss(before)}, after {_loss(after)}")
+        print_text(f"adapter: {finished.adapter}")
+        if status == 0 and finished.adapter:
+            with Reader(told) as reader:
+                talk = Talk(engine, reader, config.model)
+                talk.load()
+                for name, adapter in (("base", None), ("tuned", finished.adapter)):
+                    print_text(f"{name}: {_reply(talk, adapter)}")
+    return status
+
+
+def _reply(talk: Talk, adapter: str | None) -> str:
+    sampling = commands.Sampling(greedy=True, max_tokens=REPLY_TOKENS)
+    reply = talk.answer([Message("user", QUESTION)], adapter, sampling).reply
+    return " ".join(reply.split())
+
+
+def _loss(loss: float | None) -> str:
+    return "unknown" if loss is None else f"{loss:.3f}"

@@ -1,0 +1,77 @@
+"""What a command prints: JSON for scripts, plain text for people; nothing from outside unescaped."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from qlora_studio.plain_text import visible_text
+
+
+def print_json(value: Any) -> None:
+    """One object on one line, ASCII only: whatever is in it can't steer a terminal."""
+    print(json.dumps(msgspec.to_builtins(value), ensure_ascii=True), flush=True)
+
+
+def print_text(text: str) -> None:
+    """A line or more for a person."""
+    print(visible_text(text, longest=1_000_000), flush=True)
+
+
+def print_error(text: str) -> None:
+    """To stderr."""
+    print(visible_text(text), file=sys.stderr, flush=True)
+
+
+def in_gib(count: int) -> str:
+    """Memory, as the driver counts it."""
+    return f"{count / 2**30:.1f} GiB"
+
+
+def duration(seconds: float) -> str:
+    """ "1 h 33 min", "12 min", "40 s"."""
+    whole = round(seconds)
+    if whole < 100:
+        return f"{whole} s"
+    hours, minutes = divmod(round(whole / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+class Told:
+    """Progress on stderr in words: a bar in a terminal, nothing where stderr is no terminal."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[count]}", markup=False),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+            disable=quiet or not self._console.is_terminal,
+        )
+        self._task = self._progress.add_task("", total=None, count="", visible=False)
+
+    def __enter__(self) -> Told:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, words: str, done: int, total: int) -> None:
+        count = f"{done:,} of {total:,}" if total else (f"{done:,}" if done else "")
+        self._progress.update(
+            self._task,
+            description=visible_text(words, 120),
+            completed=done,
+            total=total or None,
+            count=count,
+            visible=True,
+        )

@@ -1,0 +1,265 @@
+"""`data`, `model`, `adapter` and `estimate`: what would be trained, on what, and at what cost."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from qlora_studio.cli.children import Engine, Reader
+from qlora_studio.cli.output import Told, print_json, print_text
+from qlora_studio.config import places
+from qlora_studio.config.model_shape import ModelShape
+from qlora_studio.config.run_config import SAMPLE, DataConfig
+from qlora_studio.data.conversation import Row
+from qlora_studio.data.report import ImportReport
+from qlora_studio.errors import StudioError
+from qlora_studio.plain_text import visible_line
+from qlora_studio.protocol import reading
+
+Subparsers = argparse._SubParsersAction  # the type argparse gives back, without a public name
+
+
+def add_commands(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+    """`qlora-studio data`, `model` and `adapter`."""
+    data = subparsers.add_parser("data", help="import a file and say what was counted")
+    data.add_argument("file", metavar="FILE", help="the data, or 'sample'")
+    data.add_argument("--format", default="auto", metavar="F", help="where the guess is wrong")
+    data.add_argument(
+        "--map", action="append", default=[], metavar="FIELD=COLUMN", help="name a column's role"
+    )
+    data.add_argument("--model", metavar="M", help="also count tokens: a model folder, or 'sample'")
+    data.add_argument("--seq-len", type=int, default=2048, metavar="N")
+    data.add_argument("--show", type=int, default=0, metavar="N", help="show the first N rows")
+    data.add_argument("--json", action="store_true")
+    data.set_defaults(run=data_command)
+
+    model = subparsers.add_parser("model", help="check a model folder")
+    model.add_argument("folder", metavar="FOLDER", help="a model folder, or 'sample'")
+    model.add_argument("--json", action="store_true")
+    model.set_defaults(run=model_command)
+
+    adapter = subparsers.add_parser("adapter", help="check an adapter against its base model")
+    adapter.add_argument("folder", type=Path, metavar="FOLDER")
+    adapter.add_argument("--base", required=True, metavar="MODEL")
+    adapter.add_argument("--json", action="store_true")
+    adapter.set_defaults(run=adapter_command)
+
+
+def data_command(arguments: argparse.Namespace) -> int:
+    """Raises: StudioError."""
+    data = DataConfig(
+        path=arguments.file if arguments.file == SAMPLE else str(Path(arguments.file).absolute()),
+        format=arguments.format,
+        map=_mapping(arguments.map),
+        seq_len=arguments.seq_len,
+    )
+    with Told(quiet=arguments.json) as told:
+        model = _model_folder(arguments.model, told) if arguments.model else None
+        with Reader(told) as reader:
+            imported = reader.ask(reading.DataImported, reading.ImportData, data=data)
+            counted = _count(reader, imported.dataset, model, data) if model else None
+            rows = _rows(reader, imported, model, data, arguments.show)
+    if arguments.json:
+        print_json(_data_object(imported.report, counted, rows, shown=arguments.show > 0))
+        return 0
+    _tell_report(imported.report)
+    if counted:
+        _tell_lengths(counted, data.seq_len)
+    for row, tokens in rows:
+        _tell_row(row, tokens)
+    return 0
+
+
+def model_command(arguments: argparse.Namespace) -> int:
+    """Raises: StudioError."""
+    with Told(quiet=arguments.json) as told:
+        folder = _model_folder(arguments.folder, told)
+        with Reader(told) as reader:
+            report = reader.ask(reading.ModelChecked, reading.CheckModel, folder=folder).report
+    needs = _needs_gib(report.shape)
+    if arguments.json:
+        print_json(
+            {
+                "family": report.family,
+                "parameters": report.parameters,
+                "tensors": report.tensors,
+                "template_sha256": report.template_sha256,
+                "warnings": list(report.warnings),
+                "needs_gib": needs,
+            }
+        )
+        return 0
+    print_text(
+        f"{report.name}: {report.family}, {report.parameters:,} parameters, {report.tensors:,} tensors"
+    )
+    print_text(f"template: {report.template_sha256 or 'none'}")
+    for preset, gib in needs.items():
+        print_text(f"to train with {preset!r}: {gib:.1f} GiB")
+    for warning in report.warnings:
+        print_text(f"warning: {warning}")
+    return 0
+
+
+def adapter_command(arguments: argparse.Namespace) -> int:
+    """Raises: StudioError."""
+    with Told(quiet=arguments.json) as told:
+        base = _model_folder(arguments.base, told)
+        with Reader(told) as reader:
+            checked = reader.ask(
+                reading.AdapterChecked,
+                reading.CheckAdapter,
+                folder=str(arguments.folder.absolute()),
+                base=base,
+            )
+    if arguments.json:
+        print_json(
+            {
+                "r": checked.r,
+                "target_modules": list(checked.target_modules),
+                "warnings": list(checked.warnings),
+            }
+        )
+        return 0
+    print_text(f"rank {checked.r} on {len(checked.target_modules):,} layers")
+    for warning in checked.warnings:
+        print_text(f"warning: {warning}")
+    return 0
+
+
+def _mapping(pairs: list[str]) -> dict[str, str]:
+    mapping = {}
+    for pair in pairs:
+        name, equals, column = pair.partition("=")
+        if not equals or not name or not column:
+            raise StudioError(
+                f"{pair!r} is no mapping.", hint="Write it as field=column, such as answer=reply."
+            )
+        mapping[name] = column
+    return mapping
+
+
+def _model_folder(model: str, told: Told) -> str:
+    """The folder itself; the bundled model is made where it isn't there yet."""
+    if model != SAMPLE:
+        return str(Path(model).absolute())
+    if not (places.sample_model_folder() / "config.json").exists():
+        with Engine(told) as engine:
+            engine.make_sample_model()
+    return str(places.sample_model_folder())
+
+
+def _count(reader: Reader, dataset: str, model: str, data: DataConfig) -> reading.TokensCounted:
+    return reader.ask(reading.TokensCounted, reading.CountTokens, dataset=dataset, model=model, data=data)
+
+
+def _rows(
+    reader: Reader, imported: reading.DataImported, model: str | None, data: DataConfig, count: int
+) -> list[tuple[Row, reading.TokensShown | None]]:
+    if count <= 0:
+        return []
+    shown = reader.ask(reading.RowsShown, reading.ShowRows, dataset=imported.dataset, start=0, count=count)
+    return [
+        (row, _tokens(reader, imported.dataset, model, data, row) if model else None) for row in shown.rows
+    ]
+
+
+def _tokens(reader: Reader, dataset: str, model: str, data: DataConfig, row: Row) -> reading.TokensShown:
+    return reader.ask(
+        reading.TokensShown, reading.ShowTokens, dataset=dataset, model=model, data=data, row=row.row
+    )
+
+
+def _data_object(
+    report: ImportReport,
+    counted: reading.TokensCounted | None,
+    rows: list[tuple[Row, reading.TokensShown | None]],
+    shown: bool,
+) -> dict[str, Any]:
+    value: dict[str, Any] = msgspec.to_builtins(report)
+    value["lengths"] = _lengths_object(counted) if counted else {}
+    if shown:
+        value["rows"] = [_row_object(row, tokens) for row, tokens in rows]
+    return value
+
+
+def _lengths_object(counted: reading.TokensCounted) -> dict[str, Any]:
+    lengths = msgspec.to_builtins(counted.lengths)
+    del lengths["file"]
+    return lengths | {
+        "too_long": counted.too_long,
+        "bins": list(counted.bins),
+        "bin_width": counted.bin_width,
+    }
+
+
+def _row_object(row: Row, tokens: reading.TokensShown | None) -> dict[str, Any]:
+    value: dict[str, Any] = msgspec.to_builtins(row)
+    if tokens is not None:
+        value["tokens"] = [
+            {"text": token.text, "id": token.id, "fate": token.fate} for token in tokens.tokens
+        ]
+    return value
+
+
+def _tell_report(report: ImportReport) -> None:
+    print_text(
+        f"{report.rows_in:,} rows in the file = {report.imported:,} imported + "
+        f"{report.skipped:,} skipped + {report.merged:,} merged"
+    )
+    print_text(f"format {report.format}, {report.encoding}; {report.conversations:,} conversations")
+    if report.guess:
+        print_text(report.guess)
+    for problem in report.problems:
+        print_text(f"skipped {problem.count:,}: {problem.reason} (first: line {problem.line:,})")
+    for finding in report.findings:
+        print_text(f"{finding.tone}: {finding.words}")
+
+
+def _tell_lengths(counted: reading.TokensCounted, seq_len: int) -> None:
+    lengths = counted.lengths
+    print_text(
+        f"{lengths.tokens:,} tokens, {lengths.learned_tokens:,} learned; "
+        f"median {lengths.median:,}, longest {lengths.longest:,}"
+    )
+    print_text(f"{counted.too_long:,} rows are longer than {seq_len:,} tokens")
+    if lengths.nothing_to_learn:
+        print_text(f"{lengths.nothing_to_learn:,} rows have no token to learn")
+
+
+_STYLES = {"learned": "\033[42;30m", "context": "\033[100;37m", "cut": "\033[9;41;37m"}
+
+
+def _tell_row(row: Row, tokens: reading.TokensShown | None) -> None:
+    print_text(f"\nrow {row.row:,} (line {row.line:,})")
+    if tokens is None:
+        for message in row.messages:
+            print_text(f"{message.role}: {message.content}")
+        if row.text is not None:
+            print_text(row.text)
+        return
+    coloured = sys.stdout.isatty()
+    pieces = []
+    for token in tokens.tokens:
+        text = visible_line(token.text)
+        pieces.append(f"{_STYLES[token.fate]}{text}\033[0m" if coloured else _marked(text, token.fate))
+    print("".join(pieces), flush=True)
+
+
+def _marked(text: str, fate: str) -> str:
+    """Learned in [brackets], cut in ~waves~: without colour too."""
+    return {"learned": f"[{text}]", "cut": f"~{text}~"}.get(fate, text)
+
+
+def _needs_gib(shape: ModelShape) -> dict[str, float]:
+    """Preset -> GiB at the peak on a card."""
+    from qlora_studio.config.presets import presets
+    from qlora_studio.memory.promise import promise
+
+    return {
+        preset.name: round(promise(shape, preset.config, device="cuda").total / 2**30, 2)
+        for preset in presets()
+    }

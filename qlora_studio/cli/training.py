@@ -1,0 +1,161 @@
+"""`train` and `resume`: a run in the terminal."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+
+from qlora_studio.cli.children import Engine, Reader
+from qlora_studio.cli.output import Told, in_gib, print_json, print_text
+from qlora_studio.config import places
+from qlora_studio.config.presets import sample_preset
+from qlora_studio.config.run_config import RunConfig
+from qlora_studio.config.toml_file import parse_assignment, read_run_config, with_changes
+from qlora_studio.errors import StudioError
+from qlora_studio.protocol import commands, events, reading
+
+STOPPED = 130  # exit status of a run that the user stopped; it was saved
+
+
+def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """`qlora-studio train` and `qlora-studio resume`."""
+    train = subparsers.add_parser("train", help="run the settings of a TOML file")
+    train.add_argument("file", type=Path, metavar="FILE.toml", help="the settings, or 'sample'")
+    train.add_argument(
+        "--runs-dir", type=Path, default=None, metavar="D", help="where the run's folder is made"
+    )
+    train.add_argument("--name", default="", help="what the run is called")
+    train.add_argument(
+        "--set", action="append", default=[], metavar="a.b=v", dest="changes", help="replace one setting"
+    )
+    train.add_argument(
+        "--accept-skipped", action="store_true", help="train although over 1 %% of the data was skipped"
+    )
+    train.add_argument("--json", action="store_true", help="print the engine's events, one a line")
+    train.set_defaults(run=train_command)
+
+    resume = subparsers.add_parser("resume", help="continue a run from its newest sound checkpoint")
+    resume.add_argument("folder", type=Path, metavar="RUN")
+    resume.add_argument("--json", action="store_true", help="print the engine's events, one a line")
+    resume.set_defaults(run=resume_command)
+
+
+def train_command(arguments: argparse.Namespace) -> int:
+    """Raises: StudioError."""
+    config = settings_from(arguments.file, arguments.changes)
+    runs_dir = arguments.runs_dir or places.runs_folder()
+    with Told(quiet=arguments.json) as told, Engine(told) as engine:
+        run = prepare_run(engine, told, config, arguments.name, runs_dir, arguments.accept_skipped)
+        if not arguments.json:
+            _say_what_starts(run)
+        return follow_run(engine, Path(run.run), told, as_json=arguments.json)[0]
+
+
+def resume_command(arguments: argparse.Namespace) -> int:
+    """Raises: StudioError."""
+    folder = arguments.folder.absolute()
+    with Told(quiet=arguments.json) as told, Engine(told) as engine:
+        with Reader(told) as reader:
+            ready = reader.ask(reading.ResumeReady, reading.CheckResume, run=str(folder))
+        if not arguments.json:
+            print_text(f"{folder.name} goes on after step {ready.step:,}.")
+        return follow_run(engine, folder, told, as_json=arguments.json)[0]
+
+
+def settings_from(file: Path, changes: Iterable[str]) -> RunConfig:
+    """The file's settings, or the sample preset's, with `--set` applied. Raises: StudioError."""
+    config = sample_preset().config if str(file) == "sample" else read_run_config(file)
+    return with_changes(config, dict(parse_assignment(change) for change in changes), "--set")
+
+
+def prepare_run(
+    engine: Engine, told: Told, config: RunConfig, name: str, runs_dir: Path, accept_skipped: bool
+) -> reading.RunPrepared:
+    """Everything up to the run's folder. Raises: StudioError."""
+    engine.need_model(config.model.path)
+    with Reader(told) as reader:
+        return reader.ask(
+            reading.RunPrepared,
+            reading.PrepareRun,
+            config=config,
+            name=name,
+            runs_dir=str(runs_dir.absolute()),
+            accept_skipped=accept_skipped,
+            device=engine.ready.device,
+            device_memory_bytes=engine.ready.free_bytes,
+        )
+
+
+def follow_run(engine: Engine, folder: Path, told: Told, as_json: bool) -> tuple[int, events.RunFinished]:
+    """Trains and tells. Gives the exit status. Raises: StudioError where the run fails."""
+    engine.say(commands.Train(run=str(folder)))
+    lines = _Lines(told)
+    with engine.stopped_by_ctrl_c(lambda: engine.say(commands.StopTraining())) as stopped:
+        for event in engine.events():
+            if as_json and not isinstance(event, events.LoadingProgress):
+                print_json(event)
+            elif not as_json:
+                lines.tell(event)
+            if isinstance(event, events.RunFinished):
+                return (STOPPED if stopped() else 0), event
+            if isinstance(event, events.RunFailed):
+                raise ToldError(event.error.message, event.error.hint, told=as_json)
+    raise AssertionError("events() ends by raising")
+
+
+class ToldError(StudioError):
+    """A failure that the event stream has already told: with `--json` it isn't printed again."""
+
+    def __init__(self, message: str, hint: str, told: bool) -> None:
+        super().__init__(message, hint)
+        self.told = told
+
+
+class _Lines:
+    """A run as a progress bar, with a line for what stays."""
+
+    def __init__(self, told: Told) -> None:
+        self._told = told
+        self._total_steps = 0
+
+    def tell(self, event: events.EngineEvent) -> None:
+        match event:
+            case events.RunStarted():
+                self._total_steps = event.total_steps
+            case events.StepFinished():
+                self._told(_step_in_words(event), event.step, self._total_steps)
+            case events.ModelLoaded():
+                for note in event.notes:
+                    print_text(f"note: {note}")
+            case events.EvaluationFinished():
+                loss = "not a number" if event.loss is None else f"{event.loss:.3f}"
+                best = " (best so far)" if event.best else ""
+                print_text(f"step {event.step:,}: evaluation loss {loss}{best}")
+            case events.CheckpointSaved():
+                print_text(f"step {event.step:,}: saved {Path(event.path).name}")
+            case events.RunFinished():
+                print_text(f"{event.state} at step {event.step:,}: {event.run}")
+                if event.adapter:
+                    print_text(f"adapter: {event.adapter}")
+
+
+def _step_in_words(event: events.StepFinished) -> str:
+    loss = event.non_finite or f"{event.loss:.3f}"
+    memory = in_gib(sum(event.memory.values()))
+    return f"loss {loss} · {event.tokens_per_second:,.0f} tokens/s · {memory}"
+
+
+def _say_what_starts(run: reading.RunPrepared) -> None:
+    report = run.report
+    print_text(
+        f"{report.rows_in:,} rows in the file = {report.imported:,} imported + "
+        f"{report.skipped:,} skipped + {report.merged:,} merged"
+    )
+    print_text(
+        f"{run.train_rows:,} rows to learn from, {run.validation_rows:,} held out; {run.steps:,} updates"
+    )
+    promised = sum(run.promise_bytes.values())
+    print_text(f"memory promised: {in_gib(promised)}")
+    for note in run.notes:
+        print_text(f"note: {note}")

@@ -1,0 +1,91 @@
+"""A run's settings: what is read, what is refused, and in which words."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qlora_studio.config.run_config import RunConfig
+from qlora_studio.config.setting import fields_of, problem_with
+from qlora_studio.config.toml_file import parse_assignment, read_run_config, run_config_text, with_changes
+from qlora_studio.errors import StudioError
+
+
+def test_a_file_written_is_read_back_as_the_same_settings(tmp_path: Path):
+    config = with_changes(RunConfig(), {"lora.r": 16, "data.validation": "held-out.jsonl"})
+    file = tmp_path / "run.toml"
+    file.write_text(run_config_text(config), "utf-8")
+
+    assert read_run_config(file) == config
+
+
+def test_the_design_documents_example_is_read(tmp_path: Path):
+    file = tmp_path / "run.toml"
+    file.write_text(
+        'schema_version = 1\n[model]\npath = "m"\nquantization = "nf4"\n'
+        '[data]\npath = "d.jsonl"\nseq_len = 2048\n'
+        '[data.map]\nanswer = "reply"\n[[data.mix]]\npath = "e.jsonl"\nweight = 2.0\n[lora]\nr = 64\n'
+        "[training]\nlearning_rate = 2e-4\nrecompute = 12\n[preference]\nbeta = 0.1\n"
+        '[[samples]]\nprompt = "Hi"\nmax_tokens = 64\n',
+        "utf-8",
+    )
+
+    config = read_run_config(file)
+
+    assert (config.training.recompute, config.data.map, config.samples[0].prompt) == (
+        12,
+        {"answer": "reply"},
+        "Hi",
+    )
+
+
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        ("lora.r=0", "lora.r is 0; it must be between 1 and 512"),
+        ("lora.rank=8", "no setting `rank`"),
+        ("training.method=dpo", "isn't built yet"),
+        ("training.devices=all", "isn't built yet"),
+        ("model.quantization=nf5", "one of nf4, fp4, int8, none"),
+        ("training.recompute=most", "one of auto, none, all"),
+        ("training.learning_rate=nan", "must be between"),
+        ("lora.r=many", "Expected `int`, got `str`"),
+        ("schema_version=2", "newer version"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_key_and_reason(assignment: str, words: str):
+    key, value = parse_assignment(assignment)
+
+    with pytest.raises(StudioError, match=words):
+        with_changes(RunConfig(), {key: value})
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"= 1", b"[model", b"a = " + b"[" * 5000, b"model = 3"])
+def test_a_file_that_is_no_settings_file_is_refused_by_name(tmp_path: Path, content: bytes):
+    file = tmp_path / "broken.toml"
+    file.write_bytes(content)
+
+    with pytest.raises(StudioError, match=r"broken\.toml"):
+        read_run_config(file)
+
+
+def test_every_default_stands_within_its_own_limits():
+    assert [problem_with(field, field.default) for field in fields_of(RunConfig)] == [""] * 36
+
+
+def test_every_setting_has_a_label_and_a_help():
+    assert all(field.setting.label and field.setting.help for field in fields_of(RunConfig))
+
+
+@given(
+    st.text(),
+    st.one_of(st.text(), st.integers(), st.floats(), st.booleans(), st.none(), st.lists(st.integers())),
+)
+def test_any_change_gives_settings_or_a_reason(key: str, value: object):
+    try:
+        changed = with_changes(RunConfig(), {key: value})
+    except StudioError:
+        return
+    assert msgspec.convert(msgspec.to_builtins(changed), RunConfig) == changed

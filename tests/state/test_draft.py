@@ -1,0 +1,51 @@
+"""The run that is being put together is always one that could start."""
+
+import pytest
+
+from qlora_studio.config.run_config import RunConfig
+from qlora_studio.state.draft import RunDraft
+
+
+@pytest.fixture
+def draft(qapp):
+    return RunDraft()
+
+
+def test_a_value_within_its_limits_stands(draft, qtbot):
+    with qtbot.waitSignal(draft.changed):
+        assert draft.set("lora.r", 16)
+
+    assert draft.config.lora.r == 16
+
+
+def test_a_value_outside_its_limits_is_refused_with_the_reason(draft, qtbot):
+    with qtbot.waitSignal(draft.refused) as refused:
+        assert not draft.set("lora.r", 0)
+
+    assert refused.args == ["lora.r", "lora.r is 0; it must be between 1 and 512."]
+    assert draft.config == RunConfig()
+
+
+def test_a_change_is_undone_and_redone(draft):
+    draft.set("lora.r", 16)
+    draft.set("lora.r", 32)
+
+    draft.undo()
+    assert draft.config.lora.r == 16
+    draft.redo()
+    assert draft.config.lora.r == 32
+
+
+def test_what_differs_from_the_default_is_named(draft):
+    draft.set_many({"lora.r": 16, "training.epochs": 3.0, "model.path": "some/model"})
+
+    assert draft.changed_keys() == ["lora.r", "training.epochs"]
+
+
+def test_a_preset_leaves_model_and_data_as_chosen(draft):
+    draft.set_many({"model.path": "some/model", "data.path": "chats.jsonl"})
+
+    draft.use_preset(draft.presets[-1])
+
+    assert (draft.config.model.path, draft.config.data.path) == ("some/model", "chats.jsonl")
+    assert draft.changed_keys() == []
