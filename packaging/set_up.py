@@ -166,7 +166,8 @@ def _tell(line: str) -> None:
         if unit == "G" or float(size) >= _WORTH_A_LINE:
             print(f"  downloading {name} {version}, {size} {unit}B", flush=True)
     elif line.startswith("Installing collected packages:"):
-        print(f"  unpacking {line.count(',') + 1} packages", flush=True)
+        count = line.count(",") + 1
+        print(f"  unpacking {count} package{'s' if count > 1 else ''}", flush=True)
 
 
 if __name__ == "__main__":
