@@ -1,0 +1,208 @@
+"""The frame that every page shares: title line, banner, scrolled columns, and an action bar where it acts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from PySide6.QtCore import Qt
+from PySide6.QtGui import QResizeEvent
+from PySide6.QtWidgets import (
+    QBoxLayout,
+    QFrame,
+    QHBoxLayout,
+    QLineEdit,
+    QMenu,
+    QScrollArea,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
+
+from qlora_studio.ui.theme import Tone, theme
+from qlora_studio.ui.widgets import Banner, ElidedLabel, IconButton, IconLabel, LinkButton
+
+if TYPE_CHECKING:
+    from qlora_studio.state.app import AppState
+
+SIDE_BELOW = 1280  # px of the window: narrower, and the side column moves under the main one
+
+
+class Page(QWidget):
+    """Fill `main` and `side` (QVBoxLayouts); put buttons into the title line with `add_header`.
+
+    app:    what the window shows; a page goes elsewhere by `app.show_page(name, what)` and tells small news
+            by `app.notices.say(text)`
+    menu:   the page's own entries of its menu; the shell adds the global ones below
+    search: the field that Ctrl+F goes to, or None
+    """
+
+    def __init__(
+        self,
+        app: AppState,
+        name: str,
+        title: str,
+        *,
+        side: bool = True,
+        action_bar: bool = False,
+        parent: QWidget | None = None,
+    ) -> None:
+        super().__init__(parent)
+        self.setObjectName(f"page_{name}")
+        self.setAccessibleName(title)
+        self.setAttribute(Qt.WidgetAttribute.WA_StyledBackground)
+        self.app = app
+        self.name = name
+        self.search: QLineEdit | None = None
+        self.menu = QMenu(self)
+        self.main = QVBoxLayout()
+        self.side = QVBoxLayout()
+        self.action_bar = QHBoxLayout()
+        self.banner = Banner()
+        self._build(title, side, action_bar)
+
+    # What a page calls
+
+    def set_title(self, title: str, crumb: str = "", crumb_page: str = "") -> None:
+        """crumb: the words before the title, `Runs`; crumb_page: the page a click on them opens."""
+        self._title.setText(title)
+        self._crumb.setText(crumb)
+        for widget in (self._crumb, self._crumb_arrow):
+            widget.setVisible(bool(crumb))
+        self._crumb.page = crumb_page
+
+    def add_chip(self, chip: QWidget) -> None:
+        """Beside the title."""
+        self._chips.addWidget(chip)
+
+    def add_header(self, widget: QWidget) -> None:
+        """At the right of the title line, before the menu; the title gives way, not the button."""
+        widget.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
+        self._buttons.addWidget(widget)
+
+    def show_error(self, text: str, *buttons: QWidget) -> None:
+        self.banner.show_text(text, Tone.BAD, *buttons)
+
+    # What the shell calls; override where the page has something to do
+
+    def opened(self, what: object) -> None:
+        """The page came to the front. what: what it should show, a run folder or a data file, or None."""
+
+    def rescan(self) -> None:
+        """F5: look again at what lies on disk."""
+
+    def escape(self) -> bool:
+        """Esc: close what is open; the search is emptied by default. Returns whether anything was done."""
+        if self.search is not None and self.search.text():
+            self.search.clear()
+            return True
+        return False
+
+    # Layout
+
+    def _build(self, title: str, side: bool, action_bar: bool) -> None:
+        across, down = (theme().px(margin) for margin in theme().size.page_margin)
+        grid = theme().px(theme().size.grid)
+        content = QWidget()
+        content.setObjectName("page_content")
+        self._columns = QBoxLayout(QBoxLayout.Direction.LeftToRight, content)
+        self._columns.setSpacing(theme().px(16))
+        for column in (self.main, self.side):
+            column.setContentsMargins(0, 0, 0, 0)
+            column.setSpacing(grid)
+        main_area = QWidget()
+        main_area.setLayout(self.main)
+        self._columns.addWidget(main_area, 1)
+        self._side_area = QWidget()
+        self._side_area.setLayout(self.side)
+        self._columns.addWidget(self._side_area)
+        self._side_area.setVisible(side)
+        self._scroll = QScrollArea(widgetResizable=True)
+        self._scroll.setFrameShape(QFrame.Shape.NoFrame)
+        self._scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self._scroll.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self._scroll.setWidget(content)
+        self._scroll.verticalScrollBar().rangeChanged.connect(self._keep_edge)
+        self._keep_edge()
+        banner_slot = QHBoxLayout()
+        banner_slot.setContentsMargins(across, 0, across, 0)
+        banner_slot.addWidget(self.banner)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, down, 0, 0)
+        layout.setSpacing(grid)
+        layout.addWidget(self._build_header(title, across))
+        layout.addLayout(banner_slot)
+        layout.addWidget(self._scroll, 1)
+        if action_bar:
+            layout.addWidget(self._build_action_bar(across))
+
+    def _build_header(self, title: str, across: int) -> QWidget:
+        bar = QWidget()
+        bar.setFixedHeight(theme().px(36))
+        self._crumb = CrumbButton(name=f"{self.name}_crumb")
+        self._crumb.clicked.connect(self._on_crumb_clicked)
+        self._crumb_arrow = IconLabel("chevron-right", "muted", 18)
+        self._title = ElidedLabel(title, "title", name=f"{self.name}_title")
+        self._chips = QHBoxLayout()
+        self._chips.setSpacing(theme().px(8))
+        self._buttons = QHBoxLayout()
+        self._buttons.setSpacing(theme().px(8))
+        self._menu_button = IconButton("ellipsis-vertical", "More", name=f"{self.name}_menu")
+        self._menu_button.setMenu(self.menu)
+        layout = QHBoxLayout(bar)
+        layout.setContentsMargins(across, 0, across, 0)
+        layout.setSpacing(theme().px(8))
+        layout.addWidget(self._crumb)
+        layout.addWidget(self._crumb_arrow)
+        layout.addWidget(self._title)
+        layout.addLayout(self._chips)
+        layout.addStretch(1)
+        layout.addLayout(self._buttons)
+        layout.addWidget(self._menu_button)
+        self.set_title(title)
+        return bar
+
+    def _build_action_bar(self, across: int) -> QWidget:
+        bar = QFrame()
+        bar.setObjectName("action_bar")
+        bar.setFixedHeight(theme().px(theme().size.action_bar_height))
+        bar.setLayout(self.action_bar)
+        self.action_bar.setContentsMargins(across, 0, across, 0)
+        self.action_bar.setSpacing(theme().px(10))
+        return bar
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self._place_side()
+
+    def _place_side(self) -> None:
+        beside = self.window().width() >= SIDE_BELOW
+        across = QBoxLayout.Direction.LeftToRight
+        self._columns.setDirection(across if beside else QBoxLayout.Direction.TopToBottom)
+        if beside:
+            self._side_area.setFixedWidth(theme().px(theme().size.side_width))
+        else:
+            self._side_area.setMinimumWidth(0)
+            self._side_area.setMaximumWidth(16_777_215)
+        self._side_area.setSizePolicy(
+            QSizePolicy.Policy.Preferred,
+            QSizePolicy.Policy.Preferred if beside else QSizePolicy.Policy.Maximum,
+        )
+
+    def _keep_edge(self) -> None:
+        """The right edge stays where it is when the scroll bar comes."""
+        across, down = (theme().px(margin) for margin in theme().size.page_margin)
+        bar = self._scroll.verticalScrollBar()
+        taken = bar.sizeHint().width() if bar.maximum() > 0 else 0
+        self._columns.setContentsMargins(across, 0, max(across - taken, 0), down)
+
+    def _on_crumb_clicked(self) -> None:
+        if self._crumb.page:
+            self.app.show_page(self._crumb.page)
+
+
+class CrumbButton(LinkButton):
+    """The page above this one, written like a title."""
+
+    def __init__(self, *, name: str) -> None:
+        super().__init__("", name=name)
+        self.page = ""

@@ -1,0 +1,129 @@
+"""Widgets that every page is built from, in the look of `resources/theme.toml`.
+
+All take `name` (object name `<page>_<thing>`) and `parent`. Text is shown plain, control characters visible.
+A colour is always a token's name ("muted", "vram_weights"), an icon a file's name in resources/icons, a tone
+one of ok warn bad accent neutral.
+
+Words (text.py)
+    visible_text(text, limit=10_000), visible_line(text)  text from outside, made safe to show (S8)
+    plain_tooltip(text)                                  a tooltip that never becomes rich text
+    PlainLabel(text, role, wrap=)                        .set_tone("ok"); role: title card_title number
+                                                         number_large strong label muted note chat mono ""
+    ElidedLabel(text, role)                              one line, middle elision, tooltip; .full_text()
+    set_property(widget, name, value)                    property and re-polish
+Buttons (buttons.py): .setText .set_icon(icon) .become(text, icon)
+    PrimaryButton | SecondaryButton | DangerButton | LinkButton(text, icon_name="", small=False, tip="")
+    IconButton(icon_name, label, small=False, color="muted")
+    Segmented([(value, words)], label=)                  .changed(str) .value() .set_value(v) .button(v)
+    ChoiceChip(text)                                     checkable filter chip
+Areas (cards.py)
+    Card(title="", note="", icon_name="")                .body .head .add_to_head(w) .set_note(text)
+    Tile(icon_name, title, note)                         .add(widget) .set_words(title, note) .set_tone(t)
+    NumberCard(title, large=False)                       .set_value(number, unit="", note="", tone="")
+    EmptyState(icon_name, title, text, *buttons)         .set_words(title, text)
+    IconLabel(icon_name, color="muted", size=16, label="")  .set_icon(icon_name, color)
+    Separator(upright=False)
+States and notices (chips.py, notices.py, popover.py)
+    Chip(text, tone, icon_name="")                       .set(text, tone, icon_name)
+    Banner()                                             .show_text(text, tone, *buttons) .clear(); each page
+                                                         has one: page.banner
+    Toast, ToastCorner(window, bottom=)                  pages say `app.notices.say(text, undo=...)` instead
+    Popover(anchor, text, yes, no, danger=False)         .open() .confirmed; buttons <name>_yes, <name>_no
+Bars (meters.py)
+    Meter(label=, height=8)                              .set_share(0..1, color="accent")
+    StackedBar(label=, height=26)                        .set_parts([Part(label, amount, color)], limit=,
+                                                         total=, ghost=) .x_of(amount)
+    Swatch(color)                                        the square in a legend
+Fields (fields.py); the wheel never changes them
+    NumberBox(low, high, value, label=, unit="")         QSpinBox, thousands commas
+    DecimalBox(low, high, value, label=, step=, places=, unit="")
+    ChoiceBox([(value, words)], label=)                  .chosen(str) .value() .set_value(v) .set_choices(...)
+    TextBox(text, label=, placeholder=), SearchBox(placeholder)
+    Switch(label=), SwitchRow(label, note)               .toggled(bool) .is_on() .set_on(bool)
+    FormRow(label, field, key_name=)                     .reset .set_changed("0.0" | None) .set_problem(text)
+Tables (tables.py)
+    TableView(label=)                                    .opened(QModelIndex) .set_widths(...)
+Charts (chart.py, import it from there: it loads pyqtgraph and numpy)
+    ChartView(label=)                                    .add_line(token | series, width, symbol) .recolor()
+    series_pen(series), MARKERS, ThousandsAxis
+Wheel (wheel.py)
+    WheelFilter                                          installed once by the application
+
+The page around them is `ui.page.Page`; colours and sizes are `theme()` of `ui.theme`.
+"""
+
+from qlora_studio.ui.widgets.buttons import (
+    ChoiceChip,
+    DangerButton,
+    IconButton,
+    LinkButton,
+    PrimaryButton,
+    SecondaryButton,
+    Segmented,
+)
+from qlora_studio.ui.widgets.cards import Card, EmptyState, IconLabel, NumberCard, Separator, Tile
+from qlora_studio.ui.widgets.chips import Chip
+from qlora_studio.ui.widgets.fields import (
+    ChoiceBox,
+    DecimalBox,
+    FormRow,
+    NumberBox,
+    SearchBox,
+    Switch,
+    SwitchRow,
+    TextBox,
+)
+from qlora_studio.ui.widgets.meters import Meter, Part, StackedBar, Swatch
+from qlora_studio.ui.widgets.notices import Banner, Toast, ToastCorner
+from qlora_studio.ui.widgets.popover import Popover
+from qlora_studio.ui.widgets.tables import TableView
+from qlora_studio.ui.widgets.text import (
+    ElidedLabel,
+    PlainLabel,
+    plain_tooltip,
+    set_property,
+    visible_line,
+    visible_text,
+)
+from qlora_studio.ui.widgets.wheel import WheelFilter
+
+__all__ = [
+    "Banner",
+    "Card",
+    "Chip",
+    "ChoiceBox",
+    "ChoiceChip",
+    "DangerButton",
+    "DecimalBox",
+    "ElidedLabel",
+    "EmptyState",
+    "FormRow",
+    "IconButton",
+    "IconLabel",
+    "LinkButton",
+    "Meter",
+    "NumberBox",
+    "NumberCard",
+    "Part",
+    "PlainLabel",
+    "Popover",
+    "PrimaryButton",
+    "SearchBox",
+    "SecondaryButton",
+    "Segmented",
+    "Separator",
+    "StackedBar",
+    "Swatch",
+    "Switch",
+    "SwitchRow",
+    "TableView",
+    "TextBox",
+    "Tile",
+    "Toast",
+    "ToastCorner",
+    "WheelFilter",
+    "plain_tooltip",
+    "set_property",
+    "visible_line",
+    "visible_text",
+]

@@ -1,0 +1,273 @@
+"""Fields of a form: label with the way back to the default, number boxes, choices, switches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PySide6.QtCore import QRectF, QSize, Qt, Signal
+from PySide6.QtGui import QPainter, QPaintEvent, QPen
+from PySide6.QtWidgets import (
+    QAbstractButton,
+    QAbstractSpinBox,
+    QComboBox,
+    QDoubleSpinBox,
+    QHBoxLayout,
+    QLineEdit,
+    QSizePolicy,
+    QSpinBox,
+    QVBoxLayout,
+    QWidget,
+)
+
+from qlora_studio.ui.icons import icon
+from qlora_studio.ui.theme import theme
+from qlora_studio.ui.widgets.buttons import LinkButton
+from qlora_studio.ui.widgets.text import PlainLabel, set_property, visible_line
+
+
+class NumberBox(QSpinBox):
+    """A whole number with thousands commas; the wheel scrolls the page instead."""
+
+    def __init__(
+        self,
+        low: int,
+        high: int,
+        value: int,
+        *,
+        name: str,
+        label: str,
+        unit: str = "",
+        parent: QWidget | None = None,
+    ) -> None:
+        super().__init__(parent)
+        _prepare_spin(self, name, label)
+        self.setRange(low, high)
+        self.setGroupSeparatorShown(True)
+        self.setSuffix(f" {unit}" if unit else "")
+        self.setValue(value)
+
+
+class DecimalBox(QDoubleSpinBox):
+    """A number with a point, as many places as are needed to write it."""
+
+    def __init__(
+        self,
+        low: float,
+        high: float,
+        value: float,
+        *,
+        name: str,
+        label: str,
+        step: float = 0.1,
+        places: int = 4,
+        unit: str = "",
+        parent: QWidget | None = None,
+    ) -> None:
+        super().__init__(parent)
+        _prepare_spin(self, name, label)
+        self.setDecimals(places)
+        self.setRange(low, high)
+        self.setSingleStep(step)
+        self.setSuffix(f" {unit}" if unit else "")
+        self.setValue(value)
+
+    def textFromValue(self, value: float) -> str:
+        text = f"{value:.{self.decimals()}f}".rstrip("0")
+        return f"{text}0" if text.endswith(".") else text
+
+
+class ChoiceBox(QComboBox):
+    """A choice by value; `chosen` tells the value when a person picks one."""
+
+    chosen = Signal(str)
+
+    def __init__(
+        self, choices: Sequence[tuple[str, str]], *, name: str, label: str, parent: QWidget | None = None
+    ) -> None:
+        """choices: value and words, in order."""
+        super().__init__(parent)
+        self.setObjectName(name)
+        self.setAccessibleName(label)
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToContents)
+        self.setMinimumContentsLength(6)
+        self.set_choices(choices)
+        self.activated.connect(self._on_activated)
+
+    def set_choices(self, choices: Sequence[tuple[str, str]]) -> None:
+        """Keeps the chosen value if it is still there."""
+        kept = self.value()
+        self.blockSignals(True)
+        self.clear()
+        for value, words in choices:
+            self.addItem(visible_line(words, 300), value)
+        self.blockSignals(False)
+        self.set_value(kept)
+
+    def value(self) -> str:
+        value = self.currentData()
+        return value if isinstance(value, str) else ""
+
+    def set_value(self, value: str) -> None:
+        """Shows a choice without telling it again."""
+        at = self.findData(value)
+        if at >= 0:
+            self.setCurrentIndex(at)
+
+    def _on_activated(self) -> None:
+        self.chosen.emit(self.value())
+
+
+class TextBox(QLineEdit):
+    """One line of text."""
+
+    def __init__(
+        self, text: str = "", *, name: str, label: str, placeholder: str = "", parent: QWidget | None = None
+    ) -> None:
+        super().__init__(text, parent)
+        self.setObjectName(name)
+        self.setAccessibleName(label)
+        self.setPlaceholderText(placeholder)
+
+
+class SearchBox(TextBox):
+    """A line with a magnifying glass and a cross that empties it. Ctrl+F of the page comes here."""
+
+    def __init__(self, placeholder: str, *, name: str, parent: QWidget | None = None) -> None:
+        super().__init__(name=name, label=placeholder, placeholder=placeholder, parent=parent)
+        self.addAction(icon("search", "muted"), QLineEdit.ActionPosition.LeadingPosition)
+        self.setClearButtonEnabled(True)
+
+
+class FormRow(QWidget):
+    """A label above its field. `set_changed` shows "default x" and a reset arrow beside the label.
+
+    reset:   the person wants the default back
+    problem: what is wrong with the value stands under the field
+    """
+
+    reset = Signal()
+
+    def __init__(self, label: str, field: QWidget, *, key_name: str, parent: QWidget | None = None) -> None:
+        """key_name: object name of the arrow, such as `train_reset_lora_r`."""
+        super().__init__(parent)
+        self.field = field
+        self.label = PlainLabel(label, "label")
+        self.label.setBuddy(field)
+        self._reset = ResetButton("", "rotate-ccw", name=key_name, small=True)
+        self._reset.setLayoutDirection(Qt.LayoutDirection.RightToLeft)
+        self._reset.clicked.connect(self.reset)
+        keep = self._reset.sizePolicy()
+        keep.setRetainSizeWhenHidden(True)
+        self._reset.setSizePolicy(keep)
+        self._reset.hide()
+        self._problem = PlainLabel("", "note", wrap=True, name=f"{field.objectName()}_problem")
+        self._problem.set_tone("bad")
+        self._problem.hide()
+        head = QHBoxLayout()
+        head.setSpacing(theme().px(6))
+        head.addWidget(self.label)
+        head.addStretch()
+        head.addWidget(self._reset)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(theme().px(2))
+        layout.addLayout(head)
+        layout.addWidget(field)
+        layout.addWidget(self._problem)
+        layout.addStretch()
+
+    def set_changed(self, default: str | None) -> None:
+        """default: in words, shown while the value differs from it; None: the value is the default."""
+        self._reset.setVisible(default is not None)
+        if default is not None:
+            self._reset.setText(f"default {default}")
+            self._reset.setAccessibleName(f"{self.label.text()}: back to {default}")
+            self._reset.setToolTip(f"Back to {default}")
+
+    def set_problem(self, text: str) -> None:
+        """Under the field, with its edge in red; "" takes it away."""
+        self._problem.setText(text)
+        self._problem.setVisible(bool(text))
+        set_property(self.field, "problem", bool(text))
+
+
+class ResetButton(LinkButton):
+    """ "default 0.0" and an arrow back to it."""
+
+
+class Switch(QAbstractButton):
+    """On or off, at once."""
+
+    def __init__(self, *, name: str, label: str, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setObjectName(name)
+        self.setAccessibleName(label)
+        self.setCheckable(True)
+        self.setCursor(Qt.CursorShape.PointingHandCursor)
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
+        theme().changed.connect(self.updateGeometry)
+
+    def sizeHint(self) -> QSize:
+        return QSize(theme().px(40), theme().px(28))
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        height = theme().px(18)
+        track = QRectF(3, (self.height() - height) / 2, self.width() - 6, height)
+        on = self.isChecked()
+        edge = "disabled" if not self.isEnabled() else "accent" if on else "border_strong"
+        painter.setPen(QPen(theme().color(edge), 1))
+        painter.setBrush(theme().color(edge if on else "surface"))
+        painter.drawRoundedRect(track, height / 2, height / 2)
+        knob = height - 6
+        x = track.right() - knob - 3 if on else track.left() + 3
+        painter.setPen(Qt.PenStyle.NoPen)
+        painter.setBrush(theme().color("on_accent" if on else edge))
+        painter.drawEllipse(QRectF(x, track.top() + 3, knob, knob))
+        if self.hasFocus():
+            painter.setPen(QPen(theme().color("focus"), 2))
+            painter.setBrush(Qt.BrushStyle.NoBrush)
+            painter.drawRoundedRect(track.adjusted(-2, -2, 2, 2), height / 2 + 2, height / 2 + 2)
+
+
+class SwitchRow(QWidget):
+    """A switch with its words before it and a note below; a click on the words counts too."""
+
+    toggled = Signal(bool)
+
+    def __init__(self, label: str, note: str = "", *, name: str, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.switch = Switch(name=name, label=label)
+        self.label = PlainLabel(label)
+        self.label.setBuddy(self.switch)
+        self.note = PlainLabel(note, "note", wrap=True)
+        self.note.setVisible(bool(note))
+        words = QVBoxLayout()
+        words.setSpacing(theme().px(1))
+        words.addWidget(self.label)
+        words.addWidget(self.note)
+        layout = QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(theme().px(12))
+        layout.addLayout(words, 1)
+        layout.addWidget(self.switch, 0, Qt.AlignmentFlag.AlignVCenter)
+        self.switch.toggled.connect(self.toggled)
+
+    def is_on(self) -> bool:
+        return self.switch.isChecked()
+
+    def set_on(self, on: bool) -> None:
+        self.switch.setChecked(on)
+
+
+def _prepare_spin(box: QAbstractSpinBox, name: str, label: str) -> None:
+    box.setObjectName(name)
+    box.setAccessibleName(label)
+    box.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+    box.setKeyboardTracking(False)
+    line = box.findChild(QLineEdit)
+    if line is not None:
+        line.setTextMargins(theme().px(8), 0, 0, 0)  # a spin box ignores the padding of a style sheet

@@ -1,0 +1,76 @@
+"""A question asked at the button that raised it, in place of a dialog."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import QPoint, Qt, Signal
+from PySide6.QtGui import QKeyEvent
+from PySide6.QtWidgets import QFrame, QHBoxLayout, QPushButton, QVBoxLayout, QWidget
+
+from qlora_studio.ui.theme import theme
+from qlora_studio.ui.widgets.buttons import DangerButton, PrimaryButton, SecondaryButton
+from qlora_studio.ui.widgets.text import PlainLabel
+
+
+class Popover(QFrame):
+    """Opens under (or above) `anchor`: words, a yes and a no, both verbs. Esc or a click elsewhere means no.
+
+    confirmed: the yes was pressed
+    body:      takes further widgets between words and buttons
+    """
+
+    confirmed = Signal()
+
+    def __init__(
+        self, anchor: QWidget, text: str, yes: str, no: str, *, name: str, danger: bool = False
+    ) -> None:
+        super().__init__(anchor.window(), Qt.WindowType.Popup | Qt.WindowType.FramelessWindowHint)
+        self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        self.setAttribute(Qt.WidgetAttribute.WA_TranslucentBackground)
+        self.setObjectName(name)
+        self.setAccessibleName(text)
+        self._anchor = anchor
+        self.body = QVBoxLayout()
+        make = DangerButton if danger else PrimaryButton
+        self.yes: QPushButton = make(yes, name=f"{name}_yes", small=True)
+        self.no: QPushButton = SecondaryButton(no, name=f"{name}_no", small=True)
+        self.yes.clicked.connect(self._on_yes)
+        self.no.clicked.connect(self.close)
+        words = PlainLabel(text, wrap=True)
+        words.setMinimumWidth(theme().px(260))
+        words.setMaximumWidth(theme().px(360))
+        row = QHBoxLayout()
+        row.setSpacing(theme().px(8))
+        row.addStretch()
+        row.addWidget(self.no)
+        row.addWidget(self.yes)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(theme().px(14), theme().px(12), theme().px(14), theme().px(12))
+        layout.setSpacing(theme().px(10))
+        layout.addWidget(words)
+        layout.addLayout(self.body)
+        layout.addLayout(row)
+
+    def open(self) -> None:
+        """Shows it where it fits, with the no in focus: Enter by mistake changes nothing."""
+        self.adjustSize()
+        self.move(self._place())
+        self.show()
+        self.no.setFocus(Qt.FocusReason.PopupFocusReason)
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        if event.key() == Qt.Key.Key_Escape:
+            self.close()
+        else:
+            super().keyPressEvent(event)
+
+    def _place(self) -> QPoint:
+        right = self._anchor.mapToGlobal(QPoint(self._anchor.width(), 0)).x()
+        below = self._anchor.mapToGlobal(QPoint(0, self._anchor.height() + 6)).y()
+        above = self._anchor.mapToGlobal(QPoint(0, -6)).y() - self.height()
+        screen = self._anchor.screen().availableGeometry()
+        x = min(max(screen.left() + 8, right - self.width()), screen.right() - self.width() - 8)
+        return QPoint(x, below if below + self.height() <= screen.bottom() else above)
+
+    def _on_yes(self) -> None:
+        self.close()
+        self.confirmed.emit()
