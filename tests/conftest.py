@@ -1,0 +1,26 @@
+"""What every test has: folders of its own, no network in any process, no screen."""
+
+from __future__ import annotations
+
+import os
+import runpy
+from pathlib import Path
+
+import pytest
+
+_NO_NETWORK = Path(__file__).parent / "no_network"
+
+os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+os.environ["PYTHON_KEYRING_BACKEND"] = "keyring.backends.null.Keyring"
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(_NO_NETWORK), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+)  # children load its sitecustomize
+runpy.run_path(str(_NO_NETWORK / "sitecustomize.py"))
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Runs, models, cache, settings and logs of this test alone, in its children too."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv("QLORA_STUDIO_HOME", str(folder))
+    return folder
