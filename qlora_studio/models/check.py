@@ -1,0 +1,89 @@
+"""Is this folder a model that can be finetuned? What it is, and what a person should know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from qlora_studio.config.places import sample_model_folder
+from qlora_studio.config.run_config import SAMPLE
+from qlora_studio.errors import StudioError
+from qlora_studio.models.clean_config import CleanConfig, clean_config
+from qlora_studio.models.licence import read_licence
+from qlora_studio.models.model_folder import ModelFolder, open_folder
+from qlora_studio.models.report import ModelReport
+from qlora_studio.models.shapes import folder_plan
+from qlora_studio.models.stored_weights import stored_weights
+from qlora_studio.models.template import read_template, template_sha256, tokenizer_config
+from qlora_studio.models.tokenizer_files import check_tokenizer
+from qlora_studio.models.weights_index import read_weights_index
+
+Told = Callable[[int, int, str], None]  # done, of total, in words
+
+
+def model_folder(path: str) -> Path:
+    """The folder that a model setting means. Raises: StudioError where the sample isn't prepared yet."""
+    if path != SAMPLE:
+        return Path(path).expanduser()
+    folder = sample_model_folder()
+    if not folder.is_dir():
+        raise StudioError(
+            f"The sample model is not in {folder} yet.",
+            hint="It is prepared on first use: open Home, or run `qlora-studio doctor`.",
+        )
+    return folder
+
+
+def check_model(path: str, told: Told = lambda done, total, words: None) -> ModelReport:
+    """Everything but the numbers themselves. Raises: StudioError naming the file and what is wrong."""
+    folder = model_folder(path)
+    source = open_folder(folder)
+    told(0, 4, "Reading the headers of the weights")
+    read_weights_index(folder)  # first: a folder without weights is told as that, not as one without a config
+    told(1, 4, "Reading config.json")
+    config = clean_config(folder)
+    plan = folder_plan(folder)
+    told(2, 4, "Comparing every tensor with config.json")
+    tensors = stored_weights(folder, plan)
+    told(3, 4, "Reading tokenizer and template")
+    check_tokenizer(source, plan.sizes.vocab)
+    template = read_template(source)
+    warnings = [*config.warnings, *_warnings(source, config, template)]
+    told(4, 4, "Checked")
+    shape = plan.shape()
+    return ModelReport(
+        folder=str(folder),
+        name=model_name(folder),
+        family=config.model_type,
+        parameters=sum(tensor.elements for tensor in tensors.values()),
+        tensors=len(tensors),
+        bytes=sum(tensor.bytes for tensor in tensors.values()),
+        shape=shape,
+        has_template=template is not None,
+        template_sha256=template_sha256(template) if template is not None else None,
+        licence=read_licence(source),
+        max_position_embeddings=shape.max_position_embeddings,
+        warnings=tuple(warnings),
+        target_modules=tuple(dict.fromkeys(linear.name.rpartition(".")[2] for linear in plan.layer.linears)),
+    )
+
+
+def model_name(folder: Path) -> str:
+    """What a person calls it: the folder's name, or the repository's where it lies in a hub cache."""
+    real = folder.absolute()
+    entry = real.parent.parent.name
+    if real.parent.name == "snapshots" and entry.startswith("models--"):
+        return entry.rpartition("--")[2]
+    return real.name
+
+
+def _warnings(source: ModelFolder, config: CleanConfig, template: str | None) -> list[str]:
+    found = []
+    if template is None:
+        found.append("It has no chat template; a plain one is used for chats.")
+    if not config.stop_ids and not tokenizer_config(source).get("eos_token"):
+        raise StudioError(
+            f"{source.path / 'config.json'} names no end token (eos_token_id), so a reply would never end.",
+            hint="Add eos_token_id to config.json, or eos_token to tokenizer_config.json.",
+        )
+    return found
