@@ -5,7 +5,7 @@ A colour is always a token's name ("muted", "vram_weights"), an icon a file's na
 one of ok warn bad accent neutral.
 
 Words (text.py)
-    visible_text(text, limit=10_000), visible_line(text)  text from outside, made safe to show (S8)
+    visible_text, visible_line                           of qlora_studio.plain_text: safe to show (S8)
     plain_tooltip(text)                                  a tooltip that never becomes rich text
     PlainLabel(text, role, wrap=)                        .set_tone("ok"); role: title card_title number
                                                          number_large strong label muted note chat mono ""
@@ -82,8 +82,6 @@ from qlora_studio.ui.widgets.text import (
     PlainLabel,
     plain_tooltip,
     set_property,
-    visible_line,
-    visible_text,
 )
 from qlora_studio.ui.widgets.wheel import WheelFilter
 
@@ -124,6 +122,4 @@ __all__ = [
     "WheelFilter",
     "plain_tooltip",
     "set_property",
-    "visible_line",
-    "visible_text",
 ]

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from PySide6.QtCore import QSize, Qt, Signal
 from PySide6.QtWidgets import QButtonGroup, QHBoxLayout, QPushButton, QSizePolicy, QWidget
 
+from qlora_studio.plain_text import visible_line
 from qlora_studio.ui.icons import icon
 from qlora_studio.ui.theme import theme
-from qlora_studio.ui.widgets.text import visible_line
 
 
 class SecondaryButton(QPushButton):

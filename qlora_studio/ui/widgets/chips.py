@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QSizePolicy, QWidget
 
+from qlora_studio.plain_text import visible_line
 from qlora_studio.ui.icons import TONE_ICONS, tone_color
 from qlora_studio.ui.theme import Tone, theme
 from qlora_studio.ui.widgets.cards import IconLabel
-from qlora_studio.ui.widgets.text import PlainLabel, set_property, visible_line
+from qlora_studio.ui.widgets.text import PlainLabel, set_property
 
 
 class Chip(QFrame):

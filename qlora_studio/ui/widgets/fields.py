@@ -19,10 +19,11 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
+from qlora_studio.plain_text import visible_line
 from qlora_studio.ui.icons import icon
 from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets.buttons import LinkButton
-from qlora_studio.ui.widgets.text import PlainLabel, set_property, visible_line
+from qlora_studio.ui.widgets.text import PlainLabel, set_property
 
 
 class NumberBox(QSpinBox):

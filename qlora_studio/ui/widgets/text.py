@@ -3,45 +3,14 @@
 from __future__ import annotations
 
 import html
-import unicodedata
 
 from PySide6.QtCore import QSize, Qt
-from PySide6.QtGui import QPaintEvent, QResizeEvent
+from PySide6.QtGui import QPainter, QPaintEvent, QResizeEvent
 from PySide6.QtWidgets import QLabel, QSizePolicy, QWidget
 
-LONGEST_TEXT = 10_000  # characters in one widget (S8)
+from qlora_studio.plain_text import LONGEST, visible_line, visible_text
 
-_PICTURES = 0x2400  # Unicode's pictures of the control characters begin here
-_KEPT = {"\n", "\t"}
-_HIDDEN_CATEGORIES = {"Cc", "Cf", "Co", "Cs", "Zl", "Zp"}
-_JOINERS = {"\u200c", "\u200d"}  # scripts and emoji need them; they turn nothing around
-
-
-def visible_text(text: str, limit: int = LONGEST_TEXT) -> str:
-    """Text from outside as it may be shown: control and bidi characters as code, cut at `limit` (S8)."""
-    cut = text[:limit]
-    shown = cut if cut.isascii() and cut.isprintable() else "".join(map(_visible, cut))
-    if len(text) > limit or len(shown) > limit:
-        return shown[: limit - 1] + "…"
-    return shown
-
-
-def visible_line(text: str, limit: int = LONGEST_TEXT) -> str:
-    """The same on one line: line ends as `↵`, tabs as `⇥`."""
-    return visible_text(text[: limit + 1].replace("\n", "↵").replace("\t", "⇥"), limit)
-
-
-def _visible(character: str) -> str:
-    if character in _KEPT or character in _JOINERS:
-        return character
-    code = ord(character)
-    if code < 0x20:
-        return chr(_PICTURES + code)
-    if code == 0x7F:
-        return "␡"
-    if unicodedata.category(character) in _HIDDEN_CATEGORIES:
-        return f"[U+{code:04X}]"
-    return character
+_LONGEST_SHOWN = LONGEST - 60  # room for the words that say how much was cut
 
 
 def set_property(widget: QWidget, name: str, value: str | bool) -> None:
@@ -76,7 +45,7 @@ class PlainLabel(QLabel):
         self.setText(text)
 
     def setText(self, text: str) -> None:
-        super().setText(visible_text(text))
+        super().setText(visible_text(text, _LONGEST_SHOWN))
 
     def set_tone(self, tone: str) -> None:
         """ok, warn, bad, accent; "" for the role's own colour."""
@@ -97,7 +66,7 @@ class ElidedLabel(PlainLabel):
         return self._full
 
     def setText(self, text: str) -> None:
-        self._full = visible_line(text)
+        self._full = visible_line(text, _LONGEST_SHOWN)
         super().setText(self._full)
         self.setAccessibleName(self._full)
         self._mark_elided()
@@ -115,8 +84,6 @@ class ElidedLabel(PlainLabel):
         if self._fits():
             super().paintEvent(event)
             return
-        from PySide6.QtGui import QPainter
-
         painter = QPainter(self)
         shown = self.fontMetrics().elidedText(
             self._full, Qt.TextElideMode.ElideMiddle, self.contentsRect().width()
@@ -135,7 +102,7 @@ class ElidedLabel(PlainLabel):
 
 def plain_tooltip(text: str) -> str:
     """A tooltip that shows markup as written: Qt would guess that it is rich text (S8)."""
-    shown = visible_text(text)
+    shown = visible_text(text, _LONGEST_SHOWN)
     if "<" not in shown and "&" not in shown:
         return shown
     return f"<p style='white-space: pre-wrap'>{html.escape(shown)}</p>"
