@@ -1,0 +1,19 @@
+"""QLoRA's weights, products and loss: plain torch that runs anywhere, faster twins where there is a card."""
+
+from qlora_kernels.cross_entropy import learned_cross_entropy
+from qlora_kernels.dequantize import dequantize_4bit
+from qlora_kernels.linear import linear_4bit
+from qlora_kernels.quantized import NestedAbsmax, Quantized4bit, quantize_4bit
+from qlora_kernels.replacement import ReplacedReport, disable_cpu_repacking, replace_forwards
+
+__all__ = [
+    "NestedAbsmax",
+    "Quantized4bit",
+    "ReplacedReport",
+    "dequantize_4bit",
+    "disable_cpu_repacking",
+    "learned_cross_entropy",
+    "linear_4bit",
+    "quantize_4bit",
+    "replace_forwards",
+]

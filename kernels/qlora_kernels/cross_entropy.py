@@ -1,0 +1,115 @@
+"""The loss at the positions where something is learned, without ever holding all their logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, linear
+from torch.utils.checkpoint import checkpoint
+
+_CHUNK_LOGITS = 2**25  # logits that exist at one time: 128 MiB in float32
+
+
+def learned_cross_entropy(
+    hidden: Tensor,
+    head_weight: Tensor,
+    targets: Tensor,
+    *,
+    head_bias: Tensor | None = None,
+    weights: Tensor | None = None,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    chunk: int | None = None,
+) -> Tensor:
+    """Cross-entropy of softmax(head(hidden)), summed over the positions.
+
+    hidden:      dtype [n, hidden_size]: the last hidden states of the learned positions alone
+    head_weight: dtype [vocabulary, hidden_size]
+    targets:     int64 [n]: the id to be learned at each
+    head_bias:   dtype [vocabulary]
+    weights:     float [n]: what each position counts; gets no gradient
+    logit_scale: the logits are multiplied by it, and then
+    softcap:     squeezed to softcap * tanh(logits / softcap)
+    chunk:       positions whose logits exist at one time
+    returns:     float32 []: nats. The products are made in dtype, everything after them in float32
+    source:      Liger Kernel, arXiv:2410.10989: the gradient is made in the forward pass. A head that is
+                 trained goes autograd's way instead, and each chunk's logits are made twice
+    """
+    head = _Head(head_weight, head_bias, logit_scale, softcap)
+    chunk = chunk or max(1, _CHUNK_LOGITS // head_weight.shape[0])
+    weights = torch.ones_like(targets, dtype=torch.float32) if weights is None else weights.detach().float()
+    hidden = hidden.to(head_weight.dtype)
+    if head.is_trained or not torch.is_grad_enabled():
+        return _summed_by_autograd(hidden, head, targets, weights, chunk)
+    total: Tensor = _FrozenHeadLoss.apply(hidden, head, targets, weights, chunk)  # type: ignore[no-untyped-call]
+    return total
+
+
+@dataclass(frozen=True)
+class _Head:
+    """What turns hidden states into logits."""
+
+    weight: Tensor
+    bias: Tensor | None
+    logit_scale: float
+    softcap: float | None
+
+    @property
+    def is_trained(self) -> bool:
+        return self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """float32 [positions, vocabulary]."""
+        logits = linear(hidden, self.weight, self.bias).float() * self.logit_scale
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+    def grad_hidden(self, grad_logits: Tensor, logits: Tensor) -> Tensor:
+        """Overwrites `grad_logits`."""
+        grad_product = grad_logits.mul_(self.logit_scale)
+        if self.softcap is not None:
+            grad_product *= 1 - (logits / self.softcap).square()
+        return grad_product.to(self.weight.dtype) @ self.weight
+
+
+def _summed_by_autograd(hidden: Tensor, head: _Head, targets: Tensor, weights: Tensor, chunk: int) -> Tensor:
+    def chunk_loss(hidden: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        return (cross_entropy(head.logits(hidden), targets, reduction="none") * weights).sum()
+
+    total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+    for part in _parts(len(targets), chunk):
+        inputs = hidden[part], targets[part], weights[part]
+        total = total + checkpoint(chunk_loss, *inputs, use_reentrant=False, preserve_rng_state=False)
+    return total
+
+
+class _FrozenHeadLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, head: _Head, targets: Tensor, weights: Tensor, chunk: int
+    ) -> Tensor:
+        grad_hidden = torch.empty_like(hidden)
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        for part in _parts(len(targets), chunk):
+            logits = head.logits(hidden[part])
+            target = targets[part, None]
+            log_probabilities = logits.log_softmax(dim=-1)
+            total -= (log_probabilities.gather(-1, target)[:, 0] * weights[part]).sum()
+            # d loss / d logits = weight * (softmax - 1 at the target)
+            grad_logits = log_probabilities.exp_()
+            grad_logits.scatter_add_(-1, target, -torch.ones_like(target, dtype=torch.float32))
+            grad_logits *= weights[part, None]
+            grad_hidden[part] = head.grad_hidden(grad_logits, logits)
+        ctx.save_for_backward(grad_hidden)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grad_total: Tensor) -> Any:
+        (grad_hidden,) = ctx.saved_tensors
+        return (grad_hidden * grad_total[0]).to(grad_hidden.dtype), None, None, None, None
+
+
+def _parts(n: int, chunk: int) -> list[slice]:
+    return [slice(start, start + chunk) for start in range(0, n, chunk)]

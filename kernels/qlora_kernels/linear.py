@@ -1,0 +1,111 @@
+"""The product of a frozen 4-bit weight and its adapter, with a backward that never keeps the weight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from qlora_kernels.dequantize import dequantize_4bit
+
+
+@torch.library.custom_op("qlora::linear_4bit", mutates_args=())
+def linear_4bit(
+    x: Tensor,
+    weight: Sequence[Tensor],
+    block_size: int,
+    quant_type: str,
+    shape: Sequence[int],
+    bias: Tensor | None = None,
+    low_rank: Tensor | None = None,
+    lora_b: Tensor | None = None,
+) -> Tensor:
+    """x W^T + bias + low_rank B^T, W frozen.
+
+    One opaque operation: what lies between W's codes and the product is never saved, neither by autograd nor
+    by a compiler's partitioner. low_rank = scaling * dropout(x) A^T is made outside, so that checkpointing
+    recomputes it alone and not the whole product.
+
+    x:        dtype [..., in_features]; its dtype is the one computed in
+    weight:   codes and scales as `Quantized4bit.tensors` gives them; or W alone, dequantized, dtype [*shape]
+    shape:    out_features, in_features
+    bias:     dtype [out_features]; gets no gradient
+    low_rank: dtype [..., r]
+    lora_b:   any float dtype [out_features, r]
+    returns:  dtype [..., out_features]; the adapter's part is added to the rounded rest, as peft does it
+    """
+    rows = x.reshape(-1, x.shape[-1])
+    product = linear(rows, _dequantized(weight, block_size, quant_type, shape, x.dtype), bias)
+    if low_rank is not None and lora_b is not None:
+        product.addmm_(low_rank.reshape(-1, low_rank.shape[-1]), lora_b.to(x.dtype).t())
+    return product.view(*x.shape[:-1], shape[0])
+
+
+@linear_4bit.register_fake
+def _(
+    x: Tensor,
+    weight: Sequence[Tensor],
+    block_size: int,
+    quant_type: str,
+    shape: Sequence[int],
+    bias: Tensor | None = None,
+    low_rank: Tensor | None = None,
+    lora_b: Tensor | None = None,
+) -> Tensor:
+    return x.new_empty([*x.shape[:-1], shape[0]])
+
+
+@torch.library.custom_op("qlora::linear_4bit_grad_input", mutates_args=())
+def linear_4bit_grad_input(
+    grad: Tensor, weight: Sequence[Tensor], block_size: int, quant_type: str, shape: Sequence[int]
+) -> Tensor:
+    """grad W. Opaque too: a compiler that saw W here might make it in the forward pass and save it.
+
+    grad:    dtype [..., out_features]
+    returns: dtype [..., in_features]
+    """
+    rows = grad.reshape(-1, grad.shape[-1])
+    product = rows @ _dequantized(weight, block_size, quant_type, shape, grad.dtype)
+    return product.view(*grad.shape[:-1], shape[1])
+
+
+@linear_4bit_grad_input.register_fake
+def _(
+    grad: Tensor, weight: Sequence[Tensor], block_size: int, quant_type: str, shape: Sequence[int]
+) -> Tensor:
+    return grad.new_empty([*grad.shape[:-1], shape[1]])
+
+
+def _dequantized(
+    weight: Sequence[Tensor], block_size: int, quant_type: str, shape: Sequence[int], dtype: torch.dtype
+) -> Tensor:
+    if len(weight) == 1:
+        return weight[0]
+    packed, absmax, *nested = weight
+    dequantized: Tensor = dequantize_4bit(packed, absmax, block_size, quant_type, shape, dtype, *nested)
+    return dequantized
+
+
+def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, weight, ctx.block_size, ctx.quant_type, ctx.shape, _, low_rank, lora_b = inputs
+    ctx.save_for_backward(low_rank, lora_b, *weight)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    low_rank, lora_b, *weight = ctx.saved_tensors
+    x_wanted, *_, low_rank_wanted, lora_b_wanted = ctx.needs_input_grad
+    grad_x = grad_low_rank = grad_lora_b = None
+    if x_wanted:
+        grad_x = linear_4bit_grad_input(grad, weight, ctx.block_size, ctx.quant_type, ctx.shape)
+    if low_rank_wanted:
+        grad_low_rank = grad @ lora_b.to(grad.dtype)
+    if lora_b_wanted:
+        rows = grad.reshape(-1, grad.shape[-1])
+        grad_lora_b = (rows.t() @ low_rank.reshape(-1, low_rank.shape[-1])).to(lora_b.dtype)
+    return grad_x, [None] * len(weight), None, None, None, None, grad_low_rank, grad_lora_b
+
+
+linear_4bit.register_autograd(_backward, setup_context=_save_inputs)

@@ -1,0 +1,110 @@
+"""peft's and bitsandbytes' own 4-bit layers with one thing changed: how they multiply."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import bitsandbytes as bnb
+import torch
+from peft.tuners.lora.bnb import Linear4bit as PeftLinear4bit
+from torch import Tensor
+from torch.nn.functional import linear
+
+from qlora_kernels.linear import linear_4bit
+from qlora_kernels.quantized import Quantized4bit
+
+# A layer becomes one of these by its `__class__`: module, parameters, names and state_dict stay as they are,
+# a copy of the model stays whole, and one compiled graph serves all layers (closures would each be compiled).
+
+
+class FrozenLinear4bit(bnb.nn.Linear4bit):  # type: ignore[misc]
+    """A 4-bit linear layer that only reads its packed weight, in training and in evaluation."""
+
+    keep_dequantized: bool
+    _read_from: Tensor | None
+    _quantized: Quantized4bit
+    _kept: Tensor | None
+
+    @classmethod
+    def take_over(cls, layer: bnb.nn.Linear4bit, keep_dequantized: bool) -> None:
+        layer.__class__ = cls
+        layer.keep_dequantized = keep_dequantized
+        layer._forget_weight()
+
+    def forward(self, x: Tensor, low_rank: Tensor | None = None, lora_b: Tensor | None = None) -> Tensor:
+        """See `linear_4bit`. Computes in the layer's compute dtype and returns the input's."""
+        dtype = self.product_dtype(x)
+        quantized, weight = self._weight(dtype)
+        bias_is_trained = self.bias is not None and self.bias.requires_grad
+        product: Tensor = linear_4bit(
+            x.to(dtype),
+            weight,
+            quantized.block_size,
+            quantized.quant_type,
+            quantized.shape,
+            None if self.bias is None or bias_is_trained else self.bias.to(dtype),
+            low_rank,
+            lora_b,
+        )
+        if bias_is_trained:
+            product = product + self.bias.to(dtype)
+        return product.to(x.dtype)
+
+    def product_dtype(self, x: Tensor) -> torch.dtype:
+        return self.compute_dtype or x.dtype
+
+    def _weight(self, dtype: torch.dtype) -> tuple[Quantized4bit, list[Tensor]]:
+        if self._read_from is not self.weight:  # merging puts a new parameter in its place
+            self._forget_weight()
+            self._quantized = Quantized4bit.from_bitsandbytes(self.weight, self.weight.quant_state)
+            self._read_from = self.weight
+        if not self.keep_dequantized:
+            return self._quantized, self._quantized.tensors
+        if self._kept is None or self._kept.dtype != dtype:
+            self._kept = self._quantized.dequantize(dtype)
+        return self._quantized, [self._kept]
+
+    def _forget_weight(self) -> None:
+        self._read_from = None
+        self._kept = None
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        self._forget_weight()  # moving a module may put other memory under the same parameter
+        return super()._apply(fn, recurse)
+
+
+class FusedLoraLinear4bit(PeftLinear4bit):  # type: ignore[misc]
+    """peft's LoRA layer over a FrozenLinear4bit: base and adapter in one product where that is the same."""
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if args or kwargs or plain_reason(self) is not None:
+            return super().forward(x, *args, **kwargs)  # type: ignore[no-any-return]
+        adapters = active_adapters(self)
+        if not adapters:
+            return self.base_layer(x)  # type: ignore[no-any-return]
+        (adapter,) = adapters
+        dtype = self.base_layer.product_dtype(x)
+        dropped = self.lora_dropout[adapter](x.to(dtype))
+        low_rank = linear(dropped, self.lora_A[adapter].weight.to(dtype)) * self.scaling[adapter]
+        return self.base_layer(x, low_rank, self.lora_B[adapter].weight)  # type: ignore[no-any-return]
+
+
+def plain_reason(layer: PeftLinear4bit) -> str | None:
+    """Why peft's own forward has to run as things stand; None where the fused one gives the same."""
+    if layer.merged:
+        return "its adapter is merged into the weight"
+    adapters = active_adapters(layer)
+    if len(adapters) > 1:
+        return f"several adapters are mixed: {', '.join(adapters)}"
+    for adapter in adapters:
+        if adapter in layer.lora_variant:
+            return f"adapter {adapter} is no plain LoRA: {type(layer.lora_variant[adapter]).__name__}"
+        if layer.lora_bias[adapter]:
+            return f"adapter {adapter} has a bias of its own (lora_bias)"
+    return None
+
+
+def active_adapters(layer: PeftLinear4bit) -> list[str]:
+    if layer.disable_adapters:
+        return []
+    return [name for name in layer.active_adapters if name in layer.lora_A]
