@@ -1,0 +1,1 @@
+"""The run folder: durable writes, lock, checkpoints, metrics, history. The truth about a run."""

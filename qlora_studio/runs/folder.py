@@ -1,0 +1,129 @@
+"""A run folder as a whole: made once, and opened to look at."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+import time
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+
+from qlora_studio.errors import StudioError
+from qlora_studio.runs.durable import FOLDER_MODE, is_real_folder, make_folder, remove_folder, rename_durably
+from qlora_studio.runs.lock import is_locked
+from qlora_studio.runs.metrics import METRICS_FILE
+from qlora_studio.runs.notes import Notes, read_notes
+from qlora_studio.runs.run_record import RunRecord, read_record, write_record
+from qlora_studio.runs.run_state import RunState
+from qlora_studio.runs.samples import SAMPLES_FILE
+from qlora_studio.runs.space import saving
+from qlora_studio.runs.standing import ADAPTER_FOLDER, standing_of
+
+LOG_FILE = "engine.log"
+
+_LONGEST_NAME = 60  # characters, after the date
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that can be read.
+
+    state:        as last known; "running" only while its engine lives
+    locked:       an engine writes to it, this window's or another's (R8)
+    newer:        written by a newer version: it can be looked at, not continued (R15)
+    unknown_keys: settings that only a newer version knows
+    """
+
+    folder: Path
+    record: RunRecord
+    state: RunState
+    notes: Notes
+    locked: bool
+    newer: bool
+    unknown_keys: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """As the person calls it."""
+        return self.notes.name or self.record.name
+
+    @property
+    def metrics_file(self) -> Path:
+        """For `MetricsTail` and `read_metrics`."""
+        return self.folder / METRICS_FILE
+
+    @property
+    def samples_file(self) -> Path:
+        """For `read_samples`."""
+        return self.folder / SAMPLES_FILE
+
+    @property
+    def log_file(self) -> Path:
+        """What the engine and its libraries said."""
+        return self.folder / LOG_FILE
+
+    @property
+    def adapter(self) -> Path | None:
+        """The folder of the finished adapter, once it is there."""
+        folder = self.folder / ADAPTER_FOLDER
+        return folder if is_real_folder(folder) else None
+
+
+def create_run(runs_dir: Path, record: RunRecord) -> Path:
+    """A new folder with `run.json` in it: whole, or not there. Raises: StudioError."""
+    with saving("the new run", runs_dir / "run"):
+        runs_dir.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+        staging = runs_dir / f".staging-run-{secrets.token_hex(4)}"
+        try:
+            make_folder(staging)
+            write_record(staging, record)
+            return _renamed_to_a_free_name(staging, _folder_name(record))
+        except BaseException:
+            with contextlib.suppress(OSError):
+                remove_folder(staging)
+            raise
+
+
+def open_run(folder: Path) -> Run:
+    """Raises: StudioError naming `run.json` where it can't be read."""
+    if not is_real_folder(folder):
+        raise StudioError(f"{folder} is no run folder, or a link.")
+    read = read_record(folder)
+    state, warnings = standing_of(folder, read.record)
+    return Run(
+        folder=folder,
+        record=read.record,
+        state=state,
+        notes=read_notes(folder),
+        locked=is_locked(folder),
+        newer=read.newer,
+        unknown_keys=read.unknown_keys,
+        warnings=warnings,
+    )
+
+
+def _renamed_to_a_free_name(staging: Path, name: str) -> Path:
+    for number in range(1, 1000):
+        target = staging.with_name(name if number == 1 else f"{name}-{number}")
+        if os.path.lexists(target):
+            continue
+        try:
+            rename_durably(staging, target)
+        except OSError as error:
+            if error.errno in (errno.EEXIST, errno.ENOTEMPTY):  # taken just now, by another window
+                continue
+            raise
+        return target
+    raise StudioError(f"{staging.parent} has too many runs named {name}.")
+
+
+def _folder_name(record: RunRecord) -> str:
+    """Such as 2026-11-24-153012-gsm8k-smollm2; bare and plain whatever the run is called."""
+    plain = unicodedata.normalize("NFKD", record.name).encode("ascii", "ignore").decode().lower()
+    words = re.sub(r"[^a-z0-9]+", "-", plain)[:_LONGEST_NAME].strip("-") or "run"
+    return f"{time.strftime('%Y-%m-%d-%H%M%S', time.localtime(record.created))}-{words}"

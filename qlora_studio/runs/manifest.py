@@ -1,0 +1,178 @@
+"""What a checkpoint must hold, to the byte: a list of its files, written last and verified before use."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from qlora_studio.runs.durable import (
+    is_bare_name,
+    is_real_folder,
+    open_to_read,
+    open_to_sync,
+    read_file,
+    synced_and_closed,
+    write_new_file,
+)
+
+MANIFEST_FILE = "manifest.json"
+SCHEMA_VERSION = 1
+
+_LARGEST_MANIFEST = 1_000_000  # bytes; ours has about 600
+_BLOCK = 1 << 20
+
+
+class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One file of a checkpoint."""
+
+    name: str
+    size: int  # bytes
+    sha256: str
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """All files of a checkpoint but the manifest itself."""
+
+    schema_version: int = SCHEMA_VERSION
+    step: int
+    files: tuple[FileEntry, ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a checkpoint is whole and unchanged; if not, the reason names the file."""
+
+    sound: bool
+    reason: str = ""
+
+
+class _Unsound(Exception):
+    """Carries the reason out of a check."""
+
+
+def step_name(step: int) -> str:
+    """The folder name of a checkpoint."""
+    return f"step-{step:06d}"
+
+
+def write_manifest(folder: Path, step: int) -> Manifest:
+    """Puts every file of `folder` on the disk, then the list of them. Raises: OSError."""
+    manifest = Manifest(step=step, files=sync_files(folder))
+    write_new_file(folder / MANIFEST_FILE, msgspec.json.format(msgspec.json.encode(manifest)))
+    return manifest
+
+
+def sync_files(folder: Path) -> tuple[FileEntry, ...]:
+    """Puts every file of a flat folder on the disk, makes it private, and measures it. Raises: OSError."""
+    return tuple(_sync_and_measure(path) for path in sorted(folder.iterdir()))
+
+
+def verify_checkpoint(folder: Path) -> Verdict:
+    """Reads every byte that the manifest lists, and opens nothing else (R2)."""
+    return _verdict(folder, contents=True)
+
+
+def verify_sizes(folder: Path) -> Verdict:
+    """As `verify_checkpoint`, by names and sizes alone: quick, and blind to changed bytes."""
+    return _verdict(folder, contents=False)
+
+
+def _verdict(folder: Path, *, contents: bool) -> Verdict:
+    try:
+        manifest = _read_manifest(folder)
+        _compare_names(folder, manifest)
+        for entry in manifest.files:
+            _compare_size(folder, entry)
+        if contents:
+            for entry in manifest.files:
+                _compare_contents(folder, entry)
+    except _Unsound as reason:
+        return Verdict(False, str(reason))
+    return Verdict(True)
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    if not is_real_folder(folder):
+        raise _Unsound(f"{folder.name} is no folder, or a link")
+    try:
+        data = read_file(folder / MANIFEST_FILE, _LARGEST_MANIFEST)
+    except FileNotFoundError:
+        raise _Unsound(f"{MANIFEST_FILE} is missing") from None
+    except OSError as error:
+        raise _Unsound(f"{MANIFEST_FILE} can't be read: {error.strerror}") from None
+    try:
+        version = msgspec.json.decode(data, type=_Version).schema_version
+        if version > SCHEMA_VERSION:
+            raise _Unsound(f"{MANIFEST_FILE} was written by a newer version (schema {version})")
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise _Unsound(f"{MANIFEST_FILE} is damaged") from None
+    if step_name(manifest.step) != folder.name:
+        raise _Unsound(f"{MANIFEST_FILE} is that of step {manifest.step:,}")
+    if not manifest.files:
+        raise _Unsound(f"{MANIFEST_FILE} lists no files")
+    return manifest
+
+
+class _Version(msgspec.Struct):
+    schema_version: int
+
+
+def _compare_names(folder: Path, manifest: Manifest) -> None:
+    listed = [entry.name for entry in manifest.files]
+    for name in listed:
+        if not is_bare_name(name) or name == MANIFEST_FILE or listed.count(name) > 1:
+            raise _Unsound(f"{MANIFEST_FILE} lists {name!r}")
+    try:
+        found = {entry.name for entry in os.scandir(folder)} - {MANIFEST_FILE}
+    except OSError as error:
+        raise _Unsound(f"{folder.name} can't be read: {error.strerror}") from None
+    for name in sorted(set(listed) - found):
+        raise _Unsound(f"{name} is missing")
+    for name in sorted(found - set(listed)):
+        raise _Unsound(f"{name!r} does not belong here")
+
+
+def _compare_size(folder: Path, entry: FileEntry) -> None:
+    try:
+        found = os.lstat(folder / entry.name)
+    except OSError as error:
+        raise _Unsound(f"{entry.name} can't be read: {error.strerror}") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise _Unsound(f"{entry.name} is no regular file")
+    if found.st_size != entry.size:
+        raise _Unsound(f"{entry.name} has {found.st_size:,} bytes, not {entry.size:,}")
+
+
+def _compare_contents(folder: Path, entry: FileEntry) -> None:
+    try:
+        descriptor = open_to_read(folder / entry.name)
+        try:
+            size, sha256 = _measure(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise _Unsound(f"{entry.name} can't be read: {error.strerror}") from None
+    if (size, sha256) != (entry.size, entry.sha256):
+        raise _Unsound(f"{entry.name} has changed since it was saved")
+
+
+def _sync_and_measure(path: Path) -> FileEntry:
+    descriptor = open_to_sync(path)  # hashed as it will be read again, whatever wrote it
+    with synced_and_closed(descriptor):
+        size, sha256 = _measure(descriptor)
+    return FileEntry(name=path.name, size=size, sha256=sha256)
+
+
+def _measure(descriptor: int) -> tuple[int, str]:
+    digest = hashlib.sha256()
+    size = 0
+    while block := os.read(descriptor, _BLOCK):
+        digest.update(block)
+        size += len(block)
+    return size, digest.hexdigest()

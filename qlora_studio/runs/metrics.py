@@ -1,0 +1,317 @@
+"""What a run has measured, read from `metrics.jsonl`: one value per step, broken lines skipped and counted.
+
+A run that resumed from step k measures k + 1 and later steps again. The older lines stay in the file and are
+superseded: a step counts if every step after it in the file is larger (R5).
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qlora_studio.errors import StudioError
+from qlora_studio.runs.durable import LONGEST_LINE, open_to_read
+from qlora_studio.runs.metric_lines import (
+    CheckpointLine,
+    EvaluationLine,
+    FailedLine,
+    FinishedLine,
+    Line,
+    LineDecoder,
+    StartLine,
+    StepLine,
+    between_steps,
+    memory_of,
+    steps_among,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+METRICS_FILE = "metrics.jsonl"
+
+_LARGEST_FILE = 8 << 30  # bytes: some 20 million steps
+_BLOCK = 1 << 20  # bytes decoded in one go, 3 ms of holding the interpreter; more than the longest line
+
+
+@dataclass(frozen=True)
+class NonFinite:
+    """A step whose loss was no number."""
+
+    step: int
+    kind: str  # "nan" | "inf"
+
+
+def read_metrics(path: Path) -> Metrics:
+    """All of a file that nobody is writing to. Raises: StudioError."""
+    tail = MetricsTail(path)
+    tail.read()
+    tail.read_torn_end()
+    return tail.metrics
+
+
+class MetricsTail:
+    """Follows a metrics file that grows: each `read` decodes only what is new."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.metrics = Metrics()
+        self._decoder = LineDecoder()
+        self._offset = 0
+        self._in_long_line = False
+
+    def read(self) -> bool:
+        """Takes in the whole lines written since; whether there were any. A missing file has none yet.
+
+        Raises: StudioError.
+        """
+        try:
+            descriptor = open_to_read(self.path)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise StudioError(f"{self.path} can't be read: {error.strerror}.") from error
+        try:
+            return self._read_from(descriptor)
+        except OSError as error:
+            raise StudioError(f"{self.path} can't be read: {error.strerror}.") from error
+        finally:
+            os.close(descriptor)
+
+    def read_torn_end(self) -> None:
+        """Takes in what stands after the last line end. Only once nobody writes any more."""
+        try:
+            descriptor = open_to_read(self.path)
+        except OSError:
+            return
+        with os.fdopen(descriptor, "rb") as file:
+            file.seek(self._offset)
+            rest = file.read(_BLOCK)
+        self._offset += len(rest)
+        if not self._in_long_line:
+            self._take(rest)
+
+    def _read_from(self, descriptor: int) -> bool:
+        size = os.fstat(descriptor).st_size
+        if size > _LARGEST_FILE:
+            raise StudioError(f"{self.path} is too large to be shown: {size / 1e9:.0f} GB.")
+        if size < self._offset:  # another file now
+            self.metrics, self._decoder, self._offset, self._in_long_line = Metrics(), LineDecoder(), 0, False
+        before = self._offset
+        while block := self._block_at(descriptor, self._offset):
+            end = block.rfind(b"\n") + 1
+            if end:
+                start = block.index(b"\n") + 1 if self._in_long_line else 0
+                self._in_long_line = False
+                self._take(block[start:end])
+            elif len(block) > LONGEST_LINE:
+                self.metrics.skipped_lines += not self._in_long_line
+                self._in_long_line = True
+                end = len(block)
+            else:
+                break  # a line that is still being written, or was torn
+            self._offset += end
+        return self._offset > before
+
+    def _block_at(self, descriptor: int, offset: int) -> bytes:
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        return os.read(descriptor, _BLOCK)
+
+    def _take(self, block: bytes) -> None:
+        lines, broken = self._decoder.decode(block)
+        self.metrics.skipped_lines += broken
+        self.metrics.add(lines, self._decoder.memory_parts)
+
+
+class Metrics:
+    """Columns with one value per step, as views of growing numpy arrays, and what happened between the steps.
+
+    A view stays as it is while steps are added; a resume seen by a later `read` may overwrite its end.
+    """
+
+    def __init__(self) -> None:
+        self.evaluations: list[EvaluationLine] = []
+        self.checkpoints: list[CheckpointLine] = []
+        self.non_finite: list[NonFinite] = []
+        self.skipped_lines = 0
+        self.total_steps = 0
+        self.ended: FinishedLine | FailedLine | None = (
+            None  # None while it runs, and where it was interrupted
+        )
+        self._steps = _Column("int64")
+        self._numbers = defaultdict[str, _Column](lambda: _Column("float64"))
+        self._memory: dict[str, _Column] = {}
+
+    def __len__(self) -> int:
+        return self._steps.size
+
+    @property
+    def steps(self) -> NDArray[Any]:
+        """int64, increasing."""
+        return self._steps.values
+
+    @property
+    def loss(self) -> NDArray[Any]:
+        """Nats per learned token; NaN where it wasn't finite."""
+        return self._numbers["loss"].values
+
+    @property
+    def learning_rate(self) -> NDArray[Any]:
+        """As it was used for the update."""
+        return self._numbers["learning_rate"].values
+
+    @property
+    def grad_norm(self) -> NDArray[Any]:
+        """Before clipping; NaN where it wasn't finite."""
+        return self._numbers["grad_norm"].values
+
+    @property
+    def tokens(self) -> NDArray[Any]:
+        """Of the update, without padding."""
+        return self._numbers["tokens"].values
+
+    @property
+    def learned_tokens(self) -> NDArray[Any]:
+        """Of the update."""
+        return self._numbers["learned_tokens"].values
+
+    @property
+    def tokens_per_second(self) -> NDArray[Any]:
+        """Without padding."""
+        return self._numbers["tokens_per_second"].values
+
+    @property
+    def learned_tokens_per_second(self) -> NDArray[Any]:
+        """Those the loss counts."""
+        return self._numbers["learned_tokens_per_second"].values
+
+    @property
+    def elapsed_s(self) -> NDArray[Any]:
+        """Of training, over all sittings."""
+        return self._numbers["elapsed_s"].values
+
+    @property
+    def memory(self) -> dict[str, NDArray[Any]]:
+        """Peak bytes of each step by part."""
+        return {part: column.values for part, column in self._memory.items()}
+
+    @property
+    def memory_total(self) -> NDArray[Any]:
+        """Peak bytes of each step, all parts together."""
+        import numpy as np
+
+        total = np.zeros(len(self), "int64")
+        for column in self._memory.values():
+            total += column.values
+        return total
+
+    def add(self, lines: Sequence[Line], memory_parts: tuple[str, ...]) -> None:
+        """In the order of the file."""
+        for part in memory_parts[len(self._memory) :]:
+            self._memory[part] = _Column("int64", filled=len(self))
+        start = 0
+        for index, line in between_steps(lines):
+            if isinstance(line, StartLine):
+                self._add_sitting(lines[start:index])
+                self._supersede_from(line.step + 1)
+                self.total_steps = line.total_steps or self.total_steps
+                self.ended = None
+                start = index + 1
+        self._add_sitting(lines[start:])
+
+    def _add_sitting(self, lines: Sequence[Line]) -> None:
+        """Lines without a start among them; steps may still go back, where the start line was torn."""
+        import numpy as np
+
+        steps = steps_among(lines)
+        numbers = np.array([line.step for line in steps], "int64")
+        lowest = np.minimum.accumulate(numbers[::-1])[::-1]  # of the steps from here on
+        if steps:
+            self._supersede_from(int(lowest[0]))
+            self.ended = None
+        if len(steps) < len(lines):
+            self._add_between_steps(lines, lowest.tolist())
+        stays = numbers[:-1] < lowest[1:]
+        if not stays.all():
+            steps = [*(line for line, good in zip(steps, stays.tolist(), strict=False) if good), steps[-1]]
+        self._add_steps(steps)
+
+    def _add_between_steps(self, lines: Iterable[Line], lowest: Sequence[int]) -> None:
+        position = 0  # how many steps stand before the line
+        for line in lines:
+            if isinstance(line, StepLine):
+                position += 1
+            elif isinstance(line, FinishedLine | FailedLine):
+                self.ended = line if position == len(lowest) else None
+            elif position < len(lowest) and line.step >= lowest[position]:
+                continue
+            elif isinstance(line, EvaluationLine):
+                _cut(self.evaluations, line.step)
+                self.evaluations.append(line)
+            elif isinstance(line, CheckpointLine):
+                _cut(self.checkpoints, line.step)
+                self.checkpoints.append(line)
+
+    def _add_steps(self, steps: Sequence[StepLine]) -> None:
+        import numpy as np
+
+        numbers = self._numbers
+        self._steps.extend([line.step for line in steps])
+        numbers["loss"].extend([line.loss for line in steps])
+        numbers["learning_rate"].extend([line.learning_rate for line in steps])
+        numbers["grad_norm"].extend([line.grad_norm for line in steps])
+        numbers["tokens"].extend([line.tokens for line in steps])
+        numbers["learned_tokens"].extend([line.learned_tokens for line in steps])
+        numbers["tokens_per_second"].extend([line.tokens_per_second for line in steps])
+        numbers["learned_tokens_per_second"].extend([line.learned_tokens_per_second for line in steps])
+        numbers["elapsed_s"].extend([line.elapsed_s for line in steps])
+        memory = np.fromiter(memory_of(steps), "int64").reshape(len(steps), len(self._memory))
+        for index, column in enumerate(self._memory.values()):
+            column.extend(memory[:, index])
+        self.non_finite += [
+            NonFinite(line.step, line.non_finite or "nan") for line in steps if line.loss is None
+        ]
+
+    def _supersede_from(self, step: int) -> None:
+        size = int(self.steps.searchsorted(step))
+        for column in (self._steps, *self._numbers.values(), *self._memory.values()):
+            column.size = size
+        _cut(self.evaluations, step)
+        _cut(self.checkpoints, step)
+        _cut(self.non_finite, step)
+
+
+class _Column:
+    """A numpy array that grows."""
+
+    def __init__(self, dtype: str, filled: int = 0) -> None:
+        import numpy as np
+
+        self.size = filled
+        self._cells = np.zeros(max(1024, filled), dtype)
+
+    @property
+    def values(self) -> NDArray[Any]:
+        return self._cells[: self.size]
+
+    def extend(self, values: list[Any] | NDArray[Any]) -> None:
+        """None becomes NaN."""
+        import numpy as np
+
+        end = self.size + len(values)
+        if end > len(self._cells):
+            grown = np.empty(max(end, 4 * len(self._cells)), self._cells.dtype)  # unused pages take no memory
+            grown[: self.size] = self.values
+            self._cells = grown
+        self._cells[self.size : end] = np.asarray(values, self._cells.dtype)
+        self.size = end
+
+
+def _cut(items: list[Any], step: int) -> None:
+    """Drops the items from `step` on; they stand in the order of their steps."""
+    while items and items[-1].step >= step:
+        items.pop()

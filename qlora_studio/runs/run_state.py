@@ -1,0 +1,83 @@
+"""Where a run stands: `state.json`, a cache of what checkpoints and metrics tell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from qlora_studio.runs.durable import read_file, write_file_durably
+from qlora_studio.runs.space import saving
+
+STATE_FILE = "state.json"
+SCHEMA_VERSION = 1
+
+_LARGEST_STATE = 1_000_000  # bytes
+
+State = Literal["running", "paused", "stopped", "finished", "failed", "interrupted"]
+
+
+class RunState(msgspec.Struct, frozen=True, kw_only=True):
+    """The last known state of a run. The engine writes all but "interrupted": nobody is left to do that.
+
+    cause:   why it failed or paused: "" | error | out_of_memory | non_finite | disk | died
+    adapter: folder of the finished adapter, relative to the run folder; None where there is none yet
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    state: State
+    step: int
+    total_steps: int = 0
+    updated: float = 0.0  # unix seconds, for display
+    elapsed_s: float = 0.0  # of training, over all sittings
+    loss: float | None = None
+    evaluation_loss: float | None = None
+    first_evaluation_loss: float | None = None
+    best_evaluation_loss: float | None = None
+    best_step: int | None = None
+    peak_bytes: int = 0
+    tokens_per_second: float = 0.0
+    adapter: str | None = None
+    cause: str = ""
+    message: str = ""
+    hint: str = ""
+
+
+class ReadState(msgspec.Struct, frozen=True, kw_only=True):
+    """`state.json`, or why it says nothing."""
+
+    state: RunState | None
+    warning: str = ""
+
+
+def write_state(folder: Path, state: RunState) -> None:
+    """Replaces the file in one step. Raises: StudioError."""
+    path = folder / STATE_FILE
+    with saving("the run's state", path):
+        write_file_durably(path, msgspec.json.encode(state))
+
+
+def read_state(folder: Path) -> ReadState:
+    """Never raises: without this file the run is rebuilt."""
+    try:
+        data = read_file(folder / STATE_FILE, _LARGEST_STATE)
+        if msgspec.json.decode(data, type=_Version).schema_version > SCHEMA_VERSION:
+            return ReadState(state=None, warning=f"{STATE_FILE} is of a newer version; it was not used")
+        return ReadState(state=msgspec.json.decode(data, type=RunState))
+    except FileNotFoundError:
+        return ReadState(state=None)
+    except OSError as error:
+        return ReadState(state=None, warning=f"{STATE_FILE} can't be read: {error.strerror}")
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return ReadState(state=None, warning=f"{STATE_FILE} is damaged; it was not used")
+
+
+def drop_torn_states(folder: Path) -> None:
+    """Temporary files of a writer that was killed. Raises: OSError."""
+    for path in folder.glob(f".{STATE_FILE}.*.tmp"):
+        path.unlink()
+
+
+class _Version(msgspec.Struct):
+    schema_version: int
