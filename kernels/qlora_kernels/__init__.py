@@ -1,5 +1,6 @@
 """QLoRA's weights, products and loss: plain torch that runs anywhere, faster twins where there is a card."""
 
+import qlora_kernels.triton  # noqa: F401  (registers what runs on a card)
 from qlora_kernels.cross_entropy import learned_cross_entropy
 from qlora_kernels.dequantize import dequantize_4bit
 from qlora_kernels.linear import linear_4bit

@@ -19,9 +19,9 @@ def linear_4bit(
     block_size: int,
     quant_type: str,
     shape: Sequence[int],
-    bias: Tensor | None = None,
-    low_rank: Tensor | None = None,
-    lora_b: Tensor | None = None,
+    bias: Tensor | None,
+    low_rank: Tensor | None,
+    lora_b: Tensor | None,
 ) -> Tensor:
     """x W^T + bias + low_rank B^T, W frozen.
 
@@ -51,9 +51,9 @@ def _(
     block_size: int,
     quant_type: str,
     shape: Sequence[int],
-    bias: Tensor | None = None,
-    low_rank: Tensor | None = None,
-    lora_b: Tensor | None = None,
+    bias: Tensor | None,
+    low_rank: Tensor | None,
+    lora_b: Tensor | None,
 ) -> Tensor:
     return x.new_empty([*x.shape[:-1], shape[0]])
 

@@ -57,7 +57,7 @@ def test_in_bfloat16_only_the_gradients_last_rounding_differs():
 
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, expected)  # both start from logits rounded to bfloat16
-    # The logits' gradient, the product and the scaled result are each rounded: 3 x 2^-9 of the size of the sum
+    # The logits' gradient, the product and the scaled result are each rounded: 3 x 2^-9 of the largest
     assert (grad - expected_grad).abs().max() < 3 * 2**-9 * expected_grad.abs().max()
 
 

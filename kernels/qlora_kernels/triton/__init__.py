@@ -1,0 +1,56 @@
+"""What runs on a card in place of the plain torch, loaded at the first call there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from qlora_kernels.dequantize import NESTED_BLOCK_SIZE, dequantize_4bit
+
+
+@dequantize_4bit.register_kernel("cuda")
+def _dequantize_on_card(
+    packed: Tensor,
+    absmax: Tensor,
+    block_size: int,
+    quant_type: str,
+    shape: Sequence[int],
+    dtype: torch.dtype,
+    absmax_scale: Tensor | None = None,
+    absmax_code: Tensor | None = None,
+    absmax_offset: Tensor | None = None,
+) -> Tensor:
+    nested = (absmax_scale, absmax_code, absmax_offset)
+    if find_spec("triton") is None:  # as on Windows
+        return _dequantize_by_bitsandbytes(packed, absmax, block_size, quant_type, shape, dtype, *nested)
+    from qlora_kernels.triton.dequantize import dequantize_4bit_triton
+
+    return dequantize_4bit_triton(packed, absmax, block_size, quant_type, shape, dtype, *nested)
+
+
+def _dequantize_by_bitsandbytes(
+    packed: Tensor,
+    absmax: Tensor,
+    block_size: int,
+    quant_type: str,
+    shape: Sequence[int],
+    dtype: torch.dtype,
+    absmax_scale: Tensor | None,
+    absmax_code: Tensor | None,
+    absmax_offset: Tensor | None,
+) -> Tensor:
+    import bitsandbytes  # noqa: F401  (registers its operations)
+
+    operations = torch.ops.bitsandbytes
+    if absmax_scale is not None and absmax_offset is not None:
+        absmax = operations.dequantize_blockwise(
+            absmax, absmax_scale, absmax_code, NESTED_BLOCK_SIZE, torch.float32
+        )
+        absmax = absmax + absmax_offset
+    weights: Tensor = operations.dequantize_4bit(
+        packed.view(-1, 1), absmax, block_size, quant_type, list(shape), dtype
+    )
+    return weights
