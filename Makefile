@@ -35,7 +35,7 @@ lint: set-up-checks
 	@echo "Lint"
 	@$(TOOL)/ruff check --quiet .
 	@echo "Types"
-	@$(TOOL)/mypy --strict qlora_studio kernels/qlora_kernels packaging tests
+	@$(TOOL)/mypy --strict qlora_studio kernels/qlora_kernels packaging
 	@echo "Import contracts"
 	@$(TOOL)/lint-imports
 

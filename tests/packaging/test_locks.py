@@ -24,7 +24,7 @@ SYSTEMS = {
 }
 
 
-@pytest.fixture(params=SYSTEMS.values(), ids=SYSTEMS.keys())
+@pytest.fixture(params=list(SYSTEMS.values()), ids=list(SYSTEMS))
 def system(request: pytest.FixtureRequest) -> dict[str, str]:
     python = request.param["python_version"]
     return {"extra": "", "python_full_version": f"{python}.0", **request.param}
