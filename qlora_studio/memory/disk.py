@@ -1,0 +1,34 @@
+"""The bytes of what a run writes: checkpoints, the adapter, a merged model (R9)."""
+
+from __future__ import annotations
+
+from qlora_studio.config.model_shape import ModelShape
+from qlora_studio.config.run_config import RunConfig
+from qlora_studio.memory.parts import adapter_parameters, optimizer_bytes
+
+_FP32 = 4
+_SMALL_FILES = 1024**2  # of a checkpoint: trainer state, configs, manifest
+_TOKENIZER = 40 * 1024**2  # the largest in use, Gemma's, beside an adapter
+_SPARE = 2 * 10**9  # R9
+
+
+def adapter_bytes(shape: ModelShape, config: RunConfig) -> int:
+    """The finished adapter: its weights in fp32, with the tokenizer."""
+    return _FP32 * adapter_parameters(shape, config.lora) + _TOKENIZER
+
+
+def checkpoint_bytes(shape: ModelShape, config: RunConfig, device: str) -> int:
+    """One checkpoint: adapter and optimizer state."""
+    trained = adapter_parameters(shape, config.lora)
+    return _FP32 * trained + optimizer_bytes(config, trained, device) + _SMALL_FILES
+
+
+def merged_bytes(shape: ModelShape, number_bytes: int = 2) -> int:
+    """The model with the adapter merged in, in 16 bit unless said otherwise."""
+    return shape.parameters * number_bytes + _TOKENIZER
+
+
+def run_bytes(shape: ModelShape, config: RunConfig, device: str) -> int:
+    """Room to have before a run starts: checkpoints kept, the best, one in writing, the adapter, 2 GB."""
+    checkpoints = config.checkpoints.keep + 2
+    return checkpoints * checkpoint_bytes(shape, config, device) + adapter_bytes(shape, config) + _SPARE

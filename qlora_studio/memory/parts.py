@@ -1,0 +1,191 @@
+"""The bytes of a run by part, computed from the model's sizes and the run's settings."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import msgspec
+
+from qlora_studio.config.model_shape import ModelShape
+from qlora_studio.config.run_config import LoraConfig, RunConfig
+
+_BLOCK = 64  # weights that share a scale
+_NESTED_BLOCK = 256  # scales that share a scale, with double quantization
+_FP32 = 4  # bytes
+_LOGITS_AT_ONCE = 2**25  # as qlora_kernels.cross_entropy makes them
+_BYTES_A_LOGIT = 12  # the product in 16 bit, fp32 logits, their log-softmax, the gradient in 16 bit
+_CUDA_CONTEXT = 512 * 1024**2  # bytes; driver, kernels and cuBLAS workspace of one process
+_CPU_PROCESS = 900_000_000  # bytes; torch, transformers, peft and bitsandbytes imported, nothing loaded
+_CPU_SLACK = 0.15  # share of what the C allocator holds beyond what is asked of it, in a training step
+
+
+class Parts(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes at the peak of a training step, in the order of the promise's bar.
+
+    weights:     the frozen base as it is stored, and dequantized copies where they are kept
+    adapter:     its weights and gradients, fp32
+    activations: what the backward pass needs of each layer, and the gradients that flow through one
+    other:       one dequantized weight, the device's context or the process itself
+    """
+
+    weights: int
+    adapter: int
+    optimizer: int
+    activations: int
+    logits: int
+    other: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.weights + self.adapter + self.optimizer + self.activations + self.logits + self.other
+
+
+@dataclass(frozen=True)
+class Setting:
+    """All that the bytes depend on.
+
+    compiled: whether the engine's layers run as compiled graphs, which keep less
+    tokens:   computed at once: rows times their length
+    room:     bytes free, where known
+    """
+
+    shape: ModelShape
+    config: RunConfig
+    device: str  # "cuda" | "cpu"
+    compiled: bool
+    tokens: int
+    room: int | None
+
+    @property
+    def dtype_bytes(self) -> int:
+        """Of a number in the compute dtype. `auto` on a CPU may become float32, the larger."""
+        auto = 2 if self.device == "cuda" else _FP32
+        return {"auto": auto, "bfloat16": 2, "float16": 2, "float32": _FP32}[self.config.model.compute_dtype]
+
+    @property
+    def fused(self) -> bool:
+        """Whether base and adapter of a linear layer are one product; else peft's own forward runs."""
+        return self.config.model.quantization in ("nf4", "fp4") and not self.config.lora.use_dora
+
+
+def parts(setting: Setting, recomputed_layers: int) -> Parts:
+    """With this many layers keeping only their input."""
+    trained = adapter_parameters(setting.shape, setting.config.lora)
+    return Parts(
+        weights=_weights(setting),
+        adapter=2 * _FP32 * trained,
+        optimizer=optimizer_bytes(setting.config, trained, setting.device),
+        activations=_activations(setting, recomputed_layers),
+        logits=_BYTES_A_LOGIT * min(setting.tokens * setting.shape.vocab_size, _LOGITS_AT_ONCE),
+        other=_other(setting, recomputed_layers),
+    )
+
+
+def adapter_parameters(shape: ModelShape, lora: LoraConfig) -> int:
+    """A and B of every layer that is adapted, and DoRA's lengths."""
+    adapted = [(out, inner) for name, out, inner in shape.linears if _is_adapted(name, lora)]
+    low_rank = sum(lora.r * (out + inner) for out, inner in adapted)
+    lengths = sum(out for out, _ in adapted) if lora.use_dora else 0
+    return shape.layers * (low_rank + lengths)
+
+
+def optimizer_bytes(config: RunConfig, trained: int, device: str) -> int:
+    """Two moments for each trained number: fp32, or 8 bit with a scale for every 256."""
+    if config.training.optimizer == "paged_adamw_8bit" and device == "cuda":
+        return 2 * trained + 2 * _FP32 * math.ceil(trained / 256)
+    return 2 * _FP32 * trained
+
+
+def _is_adapted(name: str, lora: LoraConfig) -> bool:
+    targets = lora.target_modules
+    return targets == "all-linear" or name in targets or name.rpartition(".")[2] in targets
+
+
+def _weights(setting: Setting) -> int:
+    shape = setting.shape
+    sizes = [out * inner for _, out, inner in shape.linears]
+    linear = shape.layers * sum(sizes)
+    rest = (shape.parameters - linear) * setting.dtype_bytes
+    stored = shape.layers * sum(_stored_bytes(size, setting) for size in sizes)
+    return stored + rest + _kept_dequantized(setting, linear)
+
+
+def _stored_bytes(size: int, setting: Setting) -> int:
+    """Of a linear weight of `size` numbers."""
+    model = setting.config.model
+    if model.quantization == "none":
+        return size * setting.dtype_bytes
+    if model.quantization == "int8":
+        return size + _FP32 * math.isqrt(size)  # a scale for each row
+    scales = math.ceil(size / _BLOCK)
+    if not model.double_quant:
+        return size // 2 + _FP32 * scales
+    return size // 2 + scales + _FP32 * math.ceil(scales / _NESTED_BLOCK)
+
+
+def _kept_dequantized(setting: Setting, linear: int) -> int:
+    """On a CPU each weight stays dequantized, where that takes at most half of what is free."""
+    if setting.device != "cpu" or not setting.fused:
+        return 0
+    copies = linear * setting.dtype_bytes
+    return copies if setting.room is None or copies <= setting.room // 2 else 0
+
+
+def _activations(setting: Setting, recomputed_layers: int) -> int:
+    """Kept layers whole, recomputed ones by their input, one of these whole while its turn is."""
+    shape, tokens = setting.shape, setting.tokens
+    kept_layers = shape.layers - recomputed_layers
+    whole = _bytes_a_layer(setting)
+    layer_input = tokens * shape.hidden_size * setting.dtype_bytes
+    in_turn = 1 if recomputed_layers else 0
+    flowing = tokens * 3 * (shape.hidden_size + shape.intermediate_size) * setting.dtype_bytes
+    return (kept_layers + in_turn) * whole + recomputed_layers * layer_input + flowing
+
+
+def _bytes_a_layer(setting: Setting) -> int:
+    """What one layer keeps for the backward pass.
+
+    Eager: counted with saved_tensors_hooks on SmolLM2, fp32 and bf16; for 8B at 4 x 2048 it gives the 53 GiB
+    that were measured without torch.compile. Compiled: one of two norms is computed again, silu too.
+    """
+    shape, size = setting.shape, setting.dtype_bytes
+    hidden, inner = shape.hidden_size, shape.intermediate_size
+    query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    low_rank = setting.config.lora.r * len(shape.linears)
+    if setting.compiled:
+        numbers = 3 * hidden + 2 * query + 2 * key + 2 * inner + low_rank
+        return setting.tokens * (numbers * size + _extra_bytes_a_token(setting))
+    norms = min(4, max(2, round(shape.other_parameters_a_layer / hidden)))
+    attention_out = (
+        2 * query if setting.device == "cpu" else query
+    )  # a CPU takes packed rows apart and joins them
+    numbers = norms * hidden + query + attention_out + 2 * key + 4 * inner + low_rank
+    raised = norms * hidden * _FP32  # the norms' inputs in fp32
+    return setting.tokens * (numbers * size + raised + _extra_bytes_a_token(setting))
+
+
+def _extra_bytes_a_token(setting: Setting) -> int:
+    """What special settings and architectures keep beside the usual."""
+    shape, config, size = setting.shape, setting.config, setting.dtype_bytes
+    inputs = sum(inner for name, _, inner in shape.linears if _is_adapted(name, config.lora))
+    extra = 0
+    if config.lora.dropout:
+        extra += inputs * (size + 1)  # what is left of the input, and the mask
+    if not setting.fused:
+        extra += inputs * _FP32  # peft's own forward raises each input to the adapter's fp32
+    if shape.family == "gemma2":  # softcap: no fused attention keeps the scores away
+        extra += shape.heads * config.data.seq_len * (2 * size + _FP32)
+    return extra
+
+
+def _other(setting: Setting, recomputed_layers: int) -> int:
+    largest = max((out * inner for _, out, inner in setting.shape.linears), default=0)
+    if setting.device == "cuda":
+        copies = 3 if setting.config.lora.use_dora else 1  # DoRA measures the merged weight's columns
+        return _CUDA_CONTEXT + copies * largest * setting.dtype_bytes
+    moving = _activations(setting, recomputed_layers) + _kept_dequantized(
+        setting, setting.shape.layers * sum(out * inner for _, out, inner in setting.shape.linears)
+    )
+    return _CPU_PROCESS + int(_CPU_SLACK * moving)

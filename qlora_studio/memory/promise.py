@@ -1,0 +1,163 @@
+"""The promise: the memory a run will take at its peak, by part, and whether it fits."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from qlora_studio.config.model_shape import ModelShape
+from qlora_studio.config.run_config import RunConfig
+from qlora_studio.memory.parts import Parts, Setting, parts
+from qlora_studio.memory.suggestions import ways_to_fit
+
+GIB = 1024**3
+_SAFE_SHARE = 0.92  # of the free memory; the rest is for fragments and for what other programs take
+_TIGHT_SHARE = 0.97
+
+Verdict = Literal["fits", "tight", "too large", "unknown"]
+
+
+class Suggestion(msgspec.Struct, frozen=True, kw_only=True):
+    """A change of settings that fits. `changes`: dotted key -> value."""
+
+    words: str
+    changes: dict[str, Any]
+    saved_bytes: int
+
+
+class Promise(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes at the peak.
+
+    parts:             weights, adapter, optimizer, activations, logits, other; they add up to `total`
+    paged:             of these, what the driver may move to RAM: the paged optimizer's state
+    recompute_layers:  layers whose activations are computed again
+    verdict:           tight: it goes, but some of the optimizer may move to RAM, which is slower
+    """
+
+    parts: dict[str, int]
+    total: int
+    paged: int
+    free_bytes: int | None
+    recompute_layers: int
+    verdict: Verdict
+    words: str
+    suggestions: tuple[Suggestion, ...] = ()
+
+    @property
+    def fits(self) -> bool:
+        """False only where it is known not to."""
+        return self.verdict != "too large"
+
+    @property
+    def allocated(self) -> int:
+        """What torch should count as allocated on a card at the peak: without context and paged state."""
+        return self.total - self.paged - self.parts["other"]
+
+
+def promise(
+    shape: ModelShape,
+    config: RunConfig,
+    *,
+    device: str,
+    device_bytes: int | None = None,
+    free_bytes: int | None = None,
+    longest_row: int | None = None,
+    compiled: bool = False,
+) -> Promise:
+    """What this run needs, and what would fit where it doesn't.
+
+    device:       "cuda" | "cpu"
+    device_bytes: the card's memory, or the machine's
+    free_bytes:   what is free of it; where not known, all of `device_bytes`
+    longest_row:  tokens; without packing no row is computed longer than this
+    compiled:     whether the engine compiles the layers
+    """
+    room = free_bytes if free_bytes is not None else device_bytes
+    found = _promise(shape, config, device, room, longest_row, compiled)
+    if found.verdict not in ("tight", "too large"):
+        return found
+
+    def needs(changed: RunConfig) -> Promise:
+        return _promise(shape, changed, device, room, longest_row, compiled)
+
+    ways = ways_to_fit(config, lambda changed: needs(changed).verdict == "fits", on_card=device == "cuda")
+    suggestions = []
+    for way in ways:
+        total = needs(way.config).total
+        words = f"With {way.words} it needs {_gib(total)} GiB."
+        suggestions.append(Suggestion(words=words, changes=way.changes, saved_bytes=found.total - total))
+    return msgspec.structs.replace(found, suggestions=tuple(suggestions))
+
+
+def _promise(
+    shape: ModelShape,
+    config: RunConfig,
+    device: str,
+    room: int | None,
+    longest_row: int | None,
+    compiled: bool,
+) -> Promise:
+    row = config.data.seq_len
+    if longest_row is not None and not config.data.packing:
+        row = min(row, longest_row)
+    setting = Setting(shape, config, device, compiled, config.training.batch_size * row, room)
+    recomputed = _recomputed_layers(setting)
+    needed = parts(setting, recomputed)
+    paged = needed.optimizer if device == "cuda" and config.training.optimizer.startswith("paged") else 0
+    verdict = _verdict(needed.total, paged, room)
+    return Promise(
+        parts=msgspec.structs.asdict(needed),
+        total=needed.total,
+        paged=paged,
+        free_bytes=room,
+        recompute_layers=recomputed,
+        verdict=verdict,
+        words=_words(verdict, needed, paged, room, device),
+    )
+
+
+def _recomputed_layers(setting: Setting) -> int:
+    """As set; for auto the fewest that fit, and all of them where nothing fits or the room isn't known."""
+    layers, asked = setting.shape.layers, setting.config.training.recompute
+    if asked == "none":
+        return 0
+    if asked == "all":
+        return layers
+    if isinstance(asked, int):
+        return min(asked, layers)
+    if setting.room is None:
+        return layers
+    for recomputed in range(layers + 1):
+        if parts(setting, recomputed).total <= _SAFE_SHARE * setting.room:
+            return recomputed
+    return layers
+
+
+def _verdict(total: int, paged: int, room: int | None) -> Verdict:
+    if room is None:
+        return "unknown"
+    if total <= _SAFE_SHARE * room:
+        return "fits"
+    return "tight" if total - paged <= _TIGHT_SHARE * room else "too large"
+
+
+def _words(verdict: Verdict, needed: Parts, paged: int, room: int | None, device: str) -> str:
+    total = needed.total
+    if room is None:
+        return f"Needs at least {_gib(total)} GiB."
+    if verdict == "fits":
+        return f"Fits, {_gib(room - total)} GiB to spare."
+    if verdict == "too large":
+        return f"This needs {_gib(total)} GiB; {_gib(room)} are free."
+    spilled = total - int(_SAFE_SHARE * room)
+    if device == "cuda" and paged:
+        return (
+            f"Tight: {_gib(total)} of {_gib(room)} GiB. Up to {_gib(min(paged, spilled))} GiB of the "
+            "optimizer may move to RAM, which is slower."
+        )
+    return f"Tight: {_gib(total)} of {_gib(room)} GiB. Another program's need may end it."
+
+
+def _gib(count: int) -> str:
+    return f"{count / GIB:.1f}"
