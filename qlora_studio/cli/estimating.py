@@ -12,7 +12,7 @@ from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import SAMPLE, SHAPE_PREFIX
 from qlora_studio.memory.devices import card_reading, ram_reading
 from qlora_studio.memory.promise import promise
-from qlora_studio.memory.shapes import known_shape
+from qlora_studio.models.shapes import known_shape
 from qlora_studio.protocol import reading
 
 SAMPLE_SHAPE = "smollm2-135m"

@@ -19,11 +19,16 @@ _SAMPLE_SHAPE = "smollm2-135m"
 def model_shape(path: str) -> ModelShape:
     """Of a folder, "shape:NAME" or "sample"; weights aren't looked at, the sample may be missing yet."""
     if path.startswith(SHAPE_PREFIX):
-        return known_plan(path.removeprefix(SHAPE_PREFIX)).shape()
+        return known_shape(path.removeprefix(SHAPE_PREFIX))
     if path == SAMPLE:
         folder = sample_model_folder()
-        return folder_plan(folder).shape() if folder.is_dir() else known_plan(_SAMPLE_SHAPE).shape()
+        return folder_plan(folder).shape() if folder.is_dir() else known_shape(_SAMPLE_SHAPE)
     return folder_plan(Path(path).expanduser()).shape()
+
+
+def known_shape(name: str) -> ModelShape:
+    """Of a model in `resources/shapes`. Raises: StudioError naming those that are there."""
+    return known_plan(name).shape()
 
 
 def folder_plan(folder: Path) -> TensorPlan:
