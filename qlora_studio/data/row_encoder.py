@@ -1,0 +1,176 @@
+"""Rows to token ids with loss weights: the one way that preview, histogram and training share (D4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qlora_studio.data.conversation import Message, Row
+from qlora_studio.data.masking import Rendered, Turn, render_chat, render_prompt, turns_of
+from qlora_studio.data.template import ChatTemplate
+from qlora_studio.data.token_view import Token
+from qlora_studio.data.tokenized_row import TokenizedRow
+from qlora_studio.data.tokenizer import Encoded, ModelTokenizer
+from qlora_studio.errors import StudioError
+
+ROWS_AT_ONCE = 512  # enough for all cores; little memory
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedRow:
+    """A whole row in tokens, before any limit on its length."""
+
+    row: Row
+    text: str
+    ids: NDArray[np.int32]
+    weights: NDArray[np.float32]
+    special_in_text: int  # names of special tokens in the data, encoded as text
+    encoded: Encoded
+
+    @property
+    def learned_tokens(self) -> int:
+        """How many tokens the loss counts."""
+        return int(np.count_nonzero(self.weights))
+
+
+@dataclass(frozen=True)
+class UnusableRow:
+    """A row that the template can't render."""
+
+    row: Row
+    reason: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class FittedRow:
+    """What is left of a row within the length limit. `fate`: whole | cut | dropped | split."""
+
+    pieces: tuple[TokenizedRow, ...]
+    fate: str
+
+
+class RowEncoder:
+    """One model's tokenizer and template, and the settings that decide what is learned."""
+
+    def __init__(
+        self, tokenizer: ModelTokenizer, template: ChatTemplate, *, train_on: str, method: str = "sft"
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.template = template
+        self._train_on = "everything" if method == "pretrain" else train_on
+
+    def encode(self, rows: Sequence[Row]) -> list[EncodedRow | UnusableRow]:
+        """All of them, in their order."""
+        done: list[EncodedRow | UnusableRow | None] = [None] * len(rows)
+        chats: list[tuple[int, Rendered]] = []
+        texts: list[tuple[int, str]] = []
+        for i, row in enumerate(rows):
+            if row.text is not None:
+                texts.append((i, row.text))
+                continue
+            try:
+                chats.append((i, self._render(row)))
+            except StudioError as error:
+                done[i] = UnusableRow(row, error.message, error.hint)
+        rendered = [chat for _, chat in chats]
+        encodings = self.tokenizer.encode_rendered(
+            [chat.text for chat in rendered], [chat.foreign for chat in rendered]
+        )
+        for (i, chat), encoded in zip(chats, encodings, strict=True):
+            done[i] = _chat(rows[i], chat, encoded)
+        for (i, text), encoded in zip(
+            texts, self.tokenizer.encode_texts([text for _, text in texts]), strict=True
+        ):
+            done[i] = self._text(rows[i], text, encoded)
+        return [item for item in done if item is not None]
+
+    def encode_prompt(self, messages: Sequence[Message]) -> tuple[str, tuple[int, ...]]:
+        """A chat that waits for an answer. Raises: StudioError where the template fails."""
+        prompt = render_prompt(messages, self.template, self.tokenizer.special_in)
+        (encoded,) = self.tokenizer.encode_rendered([prompt.text], [prompt.foreign])
+        return prompt.text, tuple(encoded.ids.tolist())
+
+    def tokens_of(self, encoded: EncodedRow, seq_len: int, too_long: str) -> tuple[Token, ...]:
+        """The row as a person sees it."""
+        kept = _tokens_kept(encoded, seq_len, too_long)
+        turns: tuple[Turn, ...] = ()
+        if encoded.row.text is None:
+            turns = turns_of(encoded.row, self.template, self.tokenizer.special_in)
+        tokens, shown_to, turn = [], 0, 0
+        spans = encoded.encoded.spans()
+        spans += [(len(encoded.text), len(encoded.text))] * (len(encoded.ids) - len(spans))  # EOS at the end
+        for i, (id, (start, end)) in enumerate(zip(encoded.ids.tolist(), spans, strict=True)):
+            while turn < len(turns) and turns[turn].end <= start:
+                turn += 1
+            special = self.tokenizer.is_special(id)
+            text = encoded.text[max(start, shown_to) : end]  # a character of several tokens stands once
+            if special and start == end:
+                text = self.tokenizer.name_of(id)  # put there by the tokenizer, not written in the text
+            fate = "cut" if i >= kept else "learned" if encoded.weights[i] else "context"
+            role = turns[turn].role if turn < len(turns) else ""
+            tokens.append(Token(text, id, fate, role, special))
+            shown_to = max(shown_to, end)
+        return tuple(tokens)
+
+    def _render(self, row: Row) -> Rendered:
+        return render_chat(row, self.template, self._train_on, self.tokenizer.special_in)
+
+    def _text(self, row: Row, text: str, encoded: Encoded) -> EncodedRow:
+        """A text is learned whole, with the token that ends it."""
+        ids, eos = encoded.ids, self.tokenizer.special.eos_id
+        if not len(ids) or ids[-1] != eos:
+            ids = np.append(ids, np.int32(eos))
+        weights = np.ones(len(ids), dtype=np.float32)
+        weights[0] = 0  # nothing stands before it
+        return EncodedRow(row, text, ids, weights, len(self.tokenizer.special_in(text)), encoded)
+
+
+def fit(encoded: EncodedRow, seq_len: int, too_long: str) -> FittedRow:
+    """Within `seq_len` tokens. A longer text becomes several pieces, a longer chat what `too_long` says.
+
+    Raises: StudioError where `too_long` is "stop" and the chat is longer.
+    """
+    number, ids, weights = encoded.row.row, encoded.ids, encoded.weights
+    if len(ids) <= seq_len:
+        return FittedRow((TokenizedRow(number, ids, weights),), "whole")
+    if encoded.row.text is not None:
+        return FittedRow(tuple(_pieces(number, ids, weights, seq_len)), "split")
+    if too_long == "stop":
+        raise StudioError(
+            f"The chat in line {encoded.row.line:,} has {len(ids):,} tokens; "
+            f"the sequence length is {seq_len:,}.",
+            hint="Raise the sequence length, or choose to drop or to cut longer chats.",
+        )
+    if too_long == "truncate":
+        return FittedRow((TokenizedRow(number, ids[:seq_len], weights[:seq_len]),), "cut")
+    return FittedRow((), "dropped")
+
+
+def _pieces(
+    number: int, ids: NDArray[np.int32], weights: NDArray[np.float32], seq_len: int
+) -> list[TokenizedRow]:
+    """Each piece opens with the last token of the one before it, so that every token is learned once."""
+    pieces = []
+    for start in range(0, len(ids) - 1, seq_len - 1):
+        piece = weights[start : start + seq_len].copy()
+        piece[0] = 0
+        pieces.append(TokenizedRow(number, ids[start : start + seq_len], piece))
+    return pieces
+
+
+def _tokens_kept(encoded: EncodedRow, seq_len: int, too_long: str) -> int:
+    if encoded.row.text is not None or len(encoded.ids) <= seq_len:
+        return len(encoded.ids)
+    return seq_len if too_long == "truncate" else 0
+
+
+def _chat(row: Row, chat: Rendered, encoded: Encoded) -> EncodedRow:
+    weights = np.zeros(len(encoded.ids), dtype=np.float32)
+    for span in chat.learned:
+        weights[encoded.tokens_of(span.start, span.end)] = span.weight
+    weights[:1] = 0  # nothing stands before the first token that could predict it
+    return EncodedRow(row, chat.text, encoded.ids, weights, len(chat.foreign), encoded)

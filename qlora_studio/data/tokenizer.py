@@ -1,0 +1,305 @@
+"""A model's tokenizer: text to ids without torch, where the names of special tokens inside data stay text."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import AddedToken, Tokenizer
+
+from qlora_studio.data.model_files import object_from, read_if_there, read_object
+from qlora_studio.data.slow_tokenizer import definition_from_parts
+from qlora_studio.errors import StudioError
+
+_LARGEST_TOKENIZER = 100_000_000  # bytes; those of 256,000 entries have 35 MB
+_NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+Span = tuple[int, int]  # characters of a text, the second one not included
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpecialTokens:
+    """Which tokens mean something else than their text.
+
+    names:    "eos_token" -> "<|im_end|>", as a chat template asks for them
+    stop_ids: any of them ends an answer
+    """
+
+    names: dict[str, str]
+    bos_id: int | None
+    eos_id: int
+    pad_id: int
+    stop_ids: tuple[int, ...]
+
+
+def load_tokenizer(folder: Path) -> ModelTokenizer:
+    """Raises: StudioError naming the file and what is wrong with it."""
+    file = folder / "tokenizer.json"
+    data = read_if_there(file, _LARGEST_TOKENIZER)
+    if data is None:
+        data = definition_from_parts(folder)
+    definition = object_from(data, file)
+    definition["truncation"] = definition["padding"] = None
+    _keep_spaces_in_offsets(definition.get("post_processor"))
+    try:
+        tokenizer = Tokenizer.from_str(json.dumps(definition))
+    except Exception as error:  # the library raises nothing narrower
+        raise StudioError(f"{file} is no tokenizer that can be used: {error}") from error
+    config = read_object(folder / "special_tokens_map.json") | read_object(folder / "tokenizer_config.json")
+    _add_missing(tokenizer, config, folder)
+    special = _special_tokens(tokenizer, config, folder)
+    digest = hashlib.sha256(data)
+    digest.update(json.dumps([special.names, special.stop_ids], sort_keys=True).encode())
+    return ModelTokenizer(tokenizer, special, digest.hexdigest())
+
+
+class ModelTokenizer:
+    """Encodes rendered chats and plain texts, many at once, on all cores."""
+
+    def __init__(self, tokenizer: Tokenizer, special: SpecialTokens, sha256: str) -> None:
+        self._tokenizer = tokenizer
+        self.special = special
+        self.sha256 = sha256
+        added = tokenizer.get_added_tokens_decoder()
+        self._special_of = {token.content: (id, token) for id, token in added.items() if token.special}
+        self._special_ids = frozenset(id for id, token in added.items() if token.special)
+        longest_first = sorted(self._special_of, key=len, reverse=True)
+        self._special_names = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """One more than the largest id."""
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+    def special_in(self, text: str) -> list[Span]:
+        """Where names of special tokens stand in `text`."""
+        return [match.span() for match in self._special_names.finditer(text)]
+
+    def is_special(self, id: int) -> bool:
+        """Whether `id` means something else than its text."""
+        return id in self._special_ids
+
+    def id_of(self, token: str) -> int | None:
+        """The id of a token by its name."""
+        id: int | None = self._tokenizer.token_to_id(token)
+        return id
+
+    def name_of(self, id: int) -> str:
+        """The token's own name."""
+        return self._tokenizer.id_to_token(id) or ""
+
+    def encode_rendered(
+        self, texts: Sequence[str], foreign: Sequence[Sequence[Span]] | None = None
+    ) -> list[Encoded]:
+        """Rendered chats to tokens. The name of a special token is that token, but for those at `foreign[i]`:
+        they came with the data and are encoded as the text that they are (D9).
+        """
+        guarded = [i for i, spans in enumerate(foreign or ()) if spans]
+        if not guarded:
+            encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+            return [Encoded(encoding) for encoding in encodings]
+        encoded: list[Encoded | None] = [None] * len(texts)
+        plain = [i for i in range(len(texts)) if i not in set(guarded)]
+        for i, encoding in zip(plain, self.encode_rendered([texts[i] for i in plain]), strict=True):
+            encoded[i] = encoding
+        assert foreign is not None
+        for i in guarded:
+            encoded[i] = self._encode_guarded(texts[i], foreign[i])
+        return [item for item in encoded if item is not None]
+
+    def encode_texts(self, texts: Sequence[str]) -> list[Encoded]:
+        """Texts that are all foreign to tokens, with what the tokenizer puts around a text (often BOS)."""
+        return [Encoded(item) for item in self._as_text.tokenizer.encode_batch(list(texts))]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text, without special tokens."""
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def _encode_guarded(self, text: str, foreign: Sequence[Span]) -> Encoded:
+        """Special tokens of the template go under other names into a tokenizer that knows no special tokens.
+
+        So everything else is treated exactly as always: the text is split at the template's tokens only.
+        """
+        view = self._as_text
+        starts = {start for start, _ in foreign}
+        pieces: list[str] = []
+        places = [(0, 0)]  # (in text, in the renamed text) where a piece begins
+        at = length = 0
+        for match in self._special_names.finditer(text):
+            if match.start() in starts:
+                continue
+            alias = view.alias_of[match.group()]
+            for piece, end in ((text[at : match.start()], match.start()), (alias, match.end())):
+                pieces.append(piece)
+                length += len(piece)
+                places.append((end, length))
+            at = match.end()
+        pieces.append(text[at:])
+        encoding = view.tokenizer.encode("".join(pieces), add_special_tokens=False)
+        return Encoded(encoding, ids_of=view.id_of_alias, places=places)
+
+    @cached_property
+    def _as_text(self) -> _TextView:
+        tokenizer = Tokenizer.from_str(self._tokenizer.to_str())
+        tokenizer.encode_special_tokens = True
+        nonce = secrets.token_hex(8)  # no data can hold an alias by design; none influences any id
+        alias_of = {name: f"\U000f0000{nonce}.{id}\U000f0001" for name, (id, _) in self._special_of.items()}
+        tokenizer.add_tokens(
+            [
+                AddedToken(
+                    alias_of[name],
+                    normalized=False,
+                    lstrip=token.lstrip,
+                    rstrip=token.rstrip,
+                    single_word=token.single_word,
+                )
+                for name, (_, token) in self._special_of.items()
+            ]
+        )
+        aliases = {name: tokenizer.token_to_id(alias) for name, alias in alias_of.items()}
+        ids = {alias: self._special_of[name][0] for name, alias in aliases.items() if alias is not None}
+        return _TextView(tokenizer, alias_of, ids)
+
+
+@dataclass(frozen=True)
+class _TextView:
+    """The same tokenizer, but special tokens are text, and each can still be written by an alias."""
+
+    tokenizer: Tokenizer
+    alias_of: dict[str, str]
+    id_of_alias: dict[int, int]
+
+
+class Encoded:
+    """The tokens of one text, and which characters they stand for."""
+
+    def __init__(
+        self, encoding: Any, ids_of: dict[int, int] | None = None, places: list[Span] | None = None
+    ) -> None:
+        self._encoding = encoding
+        ids = encoding.ids
+        if ids_of:
+            ids = [ids_of.get(id, id) for id in ids]
+        self.ids: NDArray[np.int32] = np.array(ids, dtype=np.int32)
+        self._places = places
+
+    def tokens_of(self, start: int, end: int) -> slice:
+        """The tokens that stand for any of the characters from `start` to before `end`."""
+        if start >= end:
+            return slice(0, 0)
+        first = self._first_token(self._renamed(start), self._renamed(end))
+        if first is None:
+            return slice(0, 0)
+        after = self._first_token(self._renamed(end), None)
+        if after is None:
+            return slice(first, len(self.ids))
+        straddles = self._encoding.token_to_chars(after)[0] < self._renamed(end)
+        return slice(first, after + 1 if straddles else after)
+
+    def spans(self) -> list[Span]:
+        """The characters of the text that each token stands for."""
+        return [(self._original(start), self._original(end)) for start, end in self._encoding.offsets]
+
+    def _first_token(self, start: int, end: int | None) -> int | None:
+        """Of a character at or after `start`: normalizers may leave characters without a token."""
+        if end is None:
+            end = self._encoding.token_to_chars(len(self.ids) - 1)[1] if len(self.ids) else 0
+        for character in range(start, end):
+            token: int | None = self._encoding.char_to_token(character)
+            if token is not None:
+                return token
+        return None
+
+    def _renamed(self, position: int) -> int:
+        return position if self._places is None else _moved(position, self._places, 0, 1)
+
+    def _original(self, position: int) -> int:
+        return position if self._places is None else _moved(position, self._places, 1, 0)
+
+
+def _moved(position: int, places: list[Span], source: int, target: int) -> int:
+    """`position` in one text to the position in the other; inside a renamed token to its begin."""
+    at = max(i for i, place in enumerate(places) if place[source] <= position)
+    moved = places[at][target] + position - places[at][source]
+    return min(moved, places[at + 1][target]) if at + 1 < len(places) else moved
+
+
+def _keep_spaces_in_offsets(processor: Any) -> None:
+    """A token's characters include its leading space: a run of spaces at a border has a place then too."""
+    if isinstance(processor, dict):
+        if "trim_offsets" in processor:
+            processor["trim_offsets"] = False
+        for part in processor.get("processors") or ():
+            _keep_spaces_in_offsets(part)
+
+
+def _add_missing(tokenizer: Tokenizer, config: dict[str, Any], folder: Path) -> None:
+    """Tokens that older folders list beside the tokenizer, where their ids are the next free ones."""
+    listed = config.get("added_tokens_decoder")
+    for number, entry in sorted(listed.items(), key=_by_id) if isinstance(listed, dict) else ():
+        content = entry.get("content") if isinstance(entry, dict) else None
+        if not isinstance(content, str) or not content or tokenizer.token_to_id(content) is not None:
+            continue
+        flags = {name: bool(entry.get(name)) for name in ("lstrip", "rstrip", "single_word", "normalized")}
+        token = AddedToken(content, special=bool(entry.get("special")), **flags)
+        added = tokenizer.add_special_tokens([token]) if token.special else tokenizer.add_tokens([token])
+        if added and tokenizer.token_to_id(content) != int(number):
+            raise StudioError(
+                f"{folder / 'tokenizer_config.json'} gives token {content!r} the id {number}, "
+                f"but tokenizer.json has {tokenizer.token_to_id(content)} entries before it.",
+                hint="The two files don't belong together: get the model again.",
+            )
+
+
+def _by_id(item: tuple[str, Any]) -> int:
+    return int(item[0]) if item[0].isdecimal() else -1
+
+
+def _special_tokens(tokenizer: Tokenizer, config: dict[str, Any], folder: Path) -> SpecialTokens:
+    names = {key: name for key in _NAMED if (name := _content(config.get(key)))}
+    ids = {key: id for key, name in names.items() if (id := tokenizer.token_to_id(name)) is not None}
+    names = {key: name for key, name in names.items() if key in ids}
+    generation = read_object(folder / "generation_config.json")
+    stops = [
+        *_ids(generation.get("eos_token_id")),
+        *_ids(read_object(folder / "config.json").get("eos_token_id")),
+    ]
+    known = [id for id in stops if tokenizer.id_to_token(id) is not None]
+    if "eos_token" not in ids:
+        if not known:
+            raise StudioError(
+                f"{folder} names no token that ends a text: tokenizer_config.json has no eos_token, "
+                "generation_config.json and config.json no eos_token_id.",
+                hint="A model that was never told to stop can't be finetuned to answer.",
+            )
+        ids["eos_token"] = known[0]
+        names["eos_token"] = str(tokenizer.id_to_token(known[0]))
+    eos = ids["eos_token"]
+    return SpecialTokens(
+        names=names,
+        bos_id=ids.get("bos_token"),
+        eos_id=eos,
+        pad_id=ids.get("pad_token", eos),  # where padding stands nothing is learned, nothing looks at it
+        stop_ids=tuple(sorted({eos, *known})),
+    )
+
+
+def _content(value: Any) -> str:
+    if isinstance(value, dict):
+        value = value.get("content")
+    return value if isinstance(value, str) else ""
+
+
+def _ids(value: Any) -> list[int]:
+    values = value if isinstance(value, list) else [value]
+    return [id for id in values if isinstance(id, int) and not isinstance(id, bool) and 0 <= id < 2**31]
