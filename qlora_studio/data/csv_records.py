@@ -1,0 +1,123 @@
+"""The records of a CSV file. A cell is text and stays as it is: 00123, NA, 1e5, spaces (D4)."""
+
+from __future__ import annotations
+
+import csv
+from collections import deque
+from collections.abc import Iterator
+
+from qlora_studio.data.limits import MAX_COLUMNS, MAX_ROW_BYTES
+from qlora_studio.data.lines import LineChunk, line_chunks
+from qlora_studio.data.record import Place, Record, RecordError
+from qlora_studio.data.source_file import TextFile
+from qlora_studio.data.text_records import decoded
+from qlora_studio.errors import StudioError
+
+_MOST_READ_AGAIN = 8 * MAX_ROW_BYTES
+
+
+def csv_records(text: TextFile, delimiter: str) -> Iterator[Record]:
+    """A record a row below the header. Raises: StudioError where there is no usable header."""
+    rows = _Rows(text, delimiter)
+    header: list[str] | None = None
+    for cells, place in rows:
+        if header is None:
+            header = _header(cells, text)
+        elif isinstance(cells, RecordError):
+            yield Record(cells, place)
+        elif place.size > MAX_ROW_BYTES:
+            yield Record(RecordError(f"longer than {MAX_ROW_BYTES / 1e6:.0f} MB"), place)
+        elif len(cells) != len(header):
+            yield Record(RecordError(f"{_cells(len(cells))}, where the header has {len(header)}"), place)
+        else:
+            yield Record(dict(zip(header, cells, strict=True)), place)
+
+
+def _header(cells: list[str] | RecordError, text: TextFile) -> list[str]:
+    if isinstance(cells, RecordError):
+        raise StudioError(f"{text.path}: the header can't be read: {cells}.")
+    names = [cell.strip() for cell in cells]
+    if len(names) > MAX_COLUMNS:
+        raise StudioError(f"{text.path} has {len(names):,} columns; at most {MAX_COLUMNS} are read.")
+    doubled = {name for name in names if names.count(name) > 1}
+    if doubled:
+        raise StudioError(
+            f"{text.path}: the column {min(doubled)!r} stands twice in the header.",
+            hint="The first row names the columns, each once.",
+        )
+    return names
+
+
+def _cells(count: int) -> str:
+    return "1 cell" if count == 1 else f"{count} cells"
+
+
+class _Rows:
+    """The csv module over our own lines: each row has its place, and a lost quote costs one line only."""
+
+    def __init__(self, text: TextFile, delimiter: str) -> None:
+        csv.field_size_limit(MAX_ROW_BYTES)
+        self._text = text
+        self._delimiter = delimiter
+        self._raw = (line for chunk in line_chunks(text) for line in _with_places(chunk))
+        self._again: deque[tuple[bytes, int, int]] = deque()
+        self._taken: list[tuple[bytes, int, int]] = []  # lines of the row in hand
+        self._read_again = 0
+
+    def __iter__(self) -> Iterator[tuple[list[str] | RecordError, Place]]:
+        reader = self._reader()
+        while True:
+            self._taken.clear()
+            try:
+                cells = next(reader, None)
+            except csv.Error as error:
+                yield RecordError(_in_words(error)), self._place(lines=1)
+                self._go_back()
+                reader = self._reader()
+                continue
+            if cells is None:
+                return
+            if cells:
+                yield cells, self._place(lines=len(self._taken))
+
+    def _reader(self) -> Iterator[list[str]]:
+        return csv.reader(self._lines(), delimiter=self._delimiter, strict=True)
+
+    def _lines(self) -> Iterator[str]:
+        while taken := self._again.popleft() if self._again else next(self._raw, None):
+            self._taken.append(taken)
+            yield decoded(taken[0], self._text, taken[1])
+
+    def _place(self, lines: int) -> Place:
+        _, number, offset = self._taken[0]
+        last, _, last_offset = self._taken[lines - 1]
+        return Place(number, offset, last_offset + len(last) - offset)
+
+    def _go_back(self) -> None:
+        """The broken row was one line; what it swallowed behind it is read anew."""
+        swallowed = self._taken[1:]
+        self._again.extendleft(reversed(swallowed))
+        self._read_again += sum(len(raw) for raw, _, _ in swallowed)
+        if self._read_again > _MOST_READ_AGAIN:
+            raise StudioError(
+                f"{self._text.path}: the quotes don't match from line {self._taken[0][1]:,} on.",
+                hint="A quote inside of a cell is written twice.",
+            )
+
+
+def _with_places(chunk: LineChunk) -> Iterator[tuple[bytes, int, int]]:
+    offset = chunk.offset
+    for number, raw in enumerate(chunk.lines, start=chunk.first_line):
+        yield raw, number, offset
+        offset += len(raw)
+
+
+def _in_words(error: csv.Error) -> str:
+    words = str(error)
+    if "unexpected end" in words:
+        return "a quote is never closed"
+    if "expected after" in words:
+        return "text follows a closing quote"
+    if "field limit" in words:
+        return f"a cell is longer than {MAX_ROW_BYTES / 1e6:.0f} MB"
+    return words

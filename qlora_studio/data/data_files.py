@@ -1,0 +1,86 @@
+"""Which files an import reads: the one that was named, or the data files of a folder."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from qlora_studio.config.places import sample_data_file
+from qlora_studio.config.run_config import SAMPLE
+from qlora_studio.data.container import DATA_SUFFIXES
+from qlora_studio.errors import StudioError
+
+_NOT_DATA = re.compile(
+    r"(readme|license|licence|notice|citation|changelog|requirements|dataset_infos?|state|config|package)(\.|$)",
+    re.I,
+)
+_HELD_OUT = re.compile(r"(^|[^a-z])(test|valid|validation|val|dev|eval)([^a-z]|$)", re.I)
+_TRAIN = re.compile(r"(^|[^a-z])train(ing)?([^a-z]|$)", re.I)
+_MOST_FILES = 10_000
+
+
+@dataclass(frozen=True)
+class DataFiles:
+    """Files in the order they are read, and those of the folder that are held out by their names."""
+
+    files: tuple[Path, ...]
+    folder: Path | None = None
+    held_out: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """What of the names bears on how files are read: of one file its ending, of a folder all of them."""
+        if self.folder is None:
+            return [path.suffix.lower() for path in self.files]
+        return [path.relative_to(self.folder).as_posix() for path in self.files] + list(self.held_out)
+
+
+def data_files(path: str) -> DataFiles:
+    """`path` may be "sample". Raises: StudioError where there is nothing to read."""
+    if path == SAMPLE:
+        return DataFiles((sample_data_file(),))
+    if not path:
+        raise StudioError("No data is chosen.", hint="Choose a file with rows.")
+    chosen = Path(path).expanduser().absolute()
+    try:
+        is_folder = chosen.is_dir()
+    except (OSError, ValueError) as error:
+        raise StudioError(f"{path!r} can't be opened.") from error
+    if not is_folder:
+        return DataFiles((chosen,))
+    files = _files_below(chosen)
+    if not files:
+        raise StudioError(
+            f"{chosen} holds no data file.",
+            hint=f"Files that end in {', '.join(sorted(DATA_SUFFIXES))} are read.",
+        )
+    return _without_held_out(files, chosen)
+
+
+def _files_below(folder: Path) -> list[Path]:
+    try:
+        found = sorted(
+            path
+            for path in folder.rglob("*")
+            if path.suffix.lower() in DATA_SUFFIXES
+            and not _NOT_DATA.match(path.name)
+            and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+            and path.is_file()
+        )
+    except OSError as error:
+        raise StudioError(f"{folder} can't be read: {error.strerror}.") from error
+    if len(found) > _MOST_FILES:
+        raise StudioError(f"{folder} holds {len(found):,} data files; at most {_MOST_FILES:,} are read.")
+    return found
+
+
+def _without_held_out(files: list[Path], folder: Path) -> DataFiles:
+    """Where some names say train and others test, only the first are taken: test rows must not be learned."""
+    names = {path: path.relative_to(folder).as_posix() for path in files}
+    held_out = [path for path in files if _HELD_OUT.search(names[path]) and not _TRAIN.search(names[path])]
+    if not held_out or not any(_TRAIN.search(name) for name in names.values()):
+        return DataFiles(tuple(files), folder)
+    return DataFiles(
+        tuple(path for path in files if path not in held_out), folder, tuple(names[path] for path in held_out)
+    )

@@ -1,0 +1,95 @@
+"""A file of any kind as one stream of records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from qlora_studio.data.container import Container, container_of, is_parquet, mismatch
+from qlora_studio.data.csv_records import csv_records
+from qlora_studio.data.json_records import JsonBatch, json_elements, json_lines
+from qlora_studio.data.limits import MAX_ROW_BYTES
+from qlora_studio.data.lines import count_line_ends
+from qlora_studio.data.record import Place, Record, RecordError
+from qlora_studio.data.source_file import SourceFile, TextFile, as_text
+from qlora_studio.data.strict_json import JsonError, parse_json
+from qlora_studio.data.text_records import not_utf_8, text_records
+
+SAMPLED_RECORDS = 200
+
+
+class FileRecords:
+    """What a file is, and its records, as often as they are asked for.
+
+    kind:     JSON lines | a JSON list | CSV | Parquet | text
+    encoding: "utf-8", "utf-8-sig", "utf-16-le", "utf-16-be"; "binary" of Parquet
+    mismatch: what to say where the name promises something else
+    """
+
+    def __init__(self, source: SourceFile, copy: Path) -> None:
+        """Text in UTF-16 is written to `copy` as UTF-8. Raises: StudioError where the file can't be read."""
+        self.source = source
+        self.copied = False
+        if is_parquet(source):
+            self.kind, self.encoding = "Parquet", "binary"
+        else:
+            self._text = as_text(source, copy)
+            self.copied = self._text.source is not source
+            self._container = container_of(self._text)
+            self.kind, self.encoding = self._container.kind, self._text.encoding
+        self.mismatch = mismatch(source.path, self.kind)
+
+    def sample(self) -> list[Any]:
+        """The values of the first records that have one."""
+        sound = (record.value for record in self.records() if not isinstance(record.value, RecordError))
+        return list(islice(sound, SAMPLED_RECORDS))
+
+    def records(self) -> Iterator[Record]:
+        """All of them, in the order of the file. Raises: StudioError where the file as a whole is broken."""
+        if self.kind == "Parquet":
+            from qlora_studio.data.parquet_records import ParquetRows
+
+            return ParquetRows(self.source).records()
+        return _text_records(self._text, self._container)
+
+
+def _text_records(text: TextFile, container: Container) -> Iterator[Record]:
+    if container.kind == "JSON lines":
+        return _parsed(json_lines(text), text, skip_blank=True)
+    if container.kind == "a JSON list":
+        return _parsed(json_elements(text, container.array_at), text, skip_blank=False)
+    if container.kind == "CSV":
+        return csv_records(text, container.delimiter)
+    return text_records(text, paragraphs=container.paragraphs)
+
+
+def _parsed(batches: Iterator[JsonBatch], text: TextFile, *, skip_blank: bool) -> Iterator[Record]:
+    for batch in batches:
+        for raw, line, offset in zip(batch.texts, batch.lines, batch.offsets, strict=True):
+            if skip_blank and not raw.strip():
+                continue
+            yield Record(_value(raw, text, line), Place(line, offset, len(raw)), raw)
+
+
+def _value(raw: bytes, text: TextFile, line: int) -> Any:
+    """The record's value, or the RecordError that stands for it."""
+    if len(raw) > MAX_ROW_BYTES:
+        return RecordError(f"longer than {MAX_ROW_BYTES / 1e6:.0f} MB")
+    if not raw.strip():
+        return RecordError("not valid JSON: a comma too many")
+    try:
+        return parse_json(raw)
+    except JsonError as error:
+        return RecordError(str(error))
+    except UnicodeDecodeError as error:
+        raise not_utf_8(text, line + _line_of_the_fault(raw)) from error
+
+
+def _line_of_the_fault(raw: bytes) -> int:
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return count_line_ends(raw[: error.start])
+    return 0

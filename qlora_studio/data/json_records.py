@@ -1,0 +1,155 @@
+"""The records of a JSON file: its lines, or the elements of its array, one after the other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from qlora_studio.data.limits import MAX_ROW_BYTES
+from qlora_studio.data.lines import count_line_ends, line_chunks
+from qlora_studio.data.source_file import TextFile
+from qlora_studio.errors import StudioError
+
+
+@dataclass(frozen=True)
+class JsonBatch:
+    """Records as they stand in the file: text, number of the line they begin in, offset in bytes."""
+
+    texts: Sequence[bytes]
+    lines: Sequence[int]
+    offsets: Sequence[int]
+
+
+def json_lines(text: TextFile) -> Iterator[JsonBatch]:
+    """A record a line."""
+    for chunk in line_chunks(text):
+        offsets = []
+        at = chunk.offset
+        for line in chunk.lines:
+            offsets.append(at)
+            at += len(line)
+        yield JsonBatch(chunk.lines, range(chunk.first_line, chunk.first_line + len(chunk.lines)), offsets)
+
+
+def json_elements(text: TextFile, array_at: int) -> Iterator[JsonBatch]:
+    """A record an element of the array at this offset; a record a value, where no array begins there.
+
+    Raises: StudioError where the file ends before the array does.
+    """
+    return _ElementScanner(text, array_at).batches()
+
+
+# A whole string | a mark | the beginning of a string that goes on in the next chunk
+_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|([\[\]{},])|(")', re.DOTALL)
+_SPACE = re.compile(rb"[ \t\r\n]*+")
+_LONGEST_ELEMENT = 8 * MAX_ROW_BYTES  # behind it a quote was surely never closed
+
+
+class _ElementScanner:
+    """Finds where elements begin and end; whether they are valid is the parser's affair."""
+
+    def __init__(self, text: TextFile, array_at: int) -> None:
+        head = text.source.read(text.start, array_at - text.start)
+        self._text = text
+        self._chunks = text.source.chunks(array_at)
+        self._nested = bool(head.strip())  # the array stands inside of an object
+        self._buffer = b""
+        self._offset = array_at  # of the buffer's first byte
+        self._start = 0  # in the buffer: where the element in hand begins
+        self._scanned = 0  # in the buffer: what was looked at
+        self._counted = 0  # in the buffer: what of its lines is in `_line`
+        self._line = 1 + count_line_ends(head)
+        self._depth = 0
+        self._in_array = False
+        self._any = False  # whether there was an element
+        self._closed = False
+        self._texts: list[bytes] = []
+        self._lines: list[int] = []
+        self._offsets: list[int] = []
+
+    def batches(self) -> Iterator[JsonBatch]:
+        self._read_on()
+        self._in_array = self._buffer[:1] == b"["
+        self._start = self._scanned = int(self._in_array)
+        while True:
+            self._scan()
+            yield self._batch()
+            if self._closed or not self._read_on():
+                break
+        self._end()
+        yield self._batch()
+
+    def _read_on(self) -> bool:
+        chunk = next(self._chunks, b"")
+        self._line += count_line_ends(self._buffer[self._counted : self._start])
+        self._counted = 0
+        self._offset += self._start
+        self._buffer = self._buffer[self._start :] + chunk
+        self._scanned -= self._start
+        self._start = 0
+        if len(self._buffer) > _LONGEST_ELEMENT:
+            raise StudioError(
+                f"{self._text.path}: the row that begins in line {self._line:,} is longer than "
+                f"{_LONGEST_ELEMENT / 1e6:.0f} MB, or one of its quotes is never closed."
+            )
+        return bool(chunk)
+
+    def _scan(self) -> None:
+        for token in _TOKEN.finditer(self._buffer, self._scanned):
+            self._scanned = token.end()
+            if token.lastindex is None:
+                continue
+            at = token.start()
+            mark = self._buffer[at : at + 1]
+            if mark == b'"':
+                self._scanned = at
+                return
+            if mark in b"[{":
+                self._depth += 1
+            elif self._depth and mark != b",":
+                self._depth -= 1
+                if not self._depth and not self._in_array:
+                    self._take(at + 1, at + 1)
+            elif not self._depth and self._in_array and mark == b",":
+                self._take(at, at + 1)
+            elif not self._depth and self._in_array and mark == b"]":
+                if self._any or self._buffer[self._start : at].strip():
+                    self._take(at, at + 1)
+                self._closed = True
+                self._start = at + 1
+                return
+        self._scanned = len(self._buffer)
+
+    def _take(self, end: int, following: int) -> None:
+        space = _SPACE.match(self._buffer, self._start, end)
+        start = space.end() if space else self._start
+        self._line += count_line_ends(self._buffer[self._counted : start])
+        self._counted = start
+        self._texts.append(self._buffer[start:end])
+        self._lines.append(self._line)
+        self._offsets.append(self._offset + start)
+        self._start = following
+        self._any = True
+
+    def _batch(self) -> JsonBatch:
+        batch = JsonBatch(self._texts, self._lines, self._offsets)
+        self._texts, self._lines, self._offsets = [], [], []
+        return batch
+
+    def _end(self) -> None:
+        rest = self._buffer[self._start :] + next(self._chunks, b"")
+        if self._in_array and not self._closed:
+            raise StudioError(
+                f"{self._text.path} ends in the middle: the list that it holds is not closed after line "
+                f"{self._line:,}. It seems cut off.",
+                hint="Copy or download it again.",
+            )
+        if self._in_array and not self._nested and rest.strip():
+            line = self._line + count_line_ends(self._buffer[self._counted : self._start])
+            raise StudioError(
+                f"{self._text.path}: something follows the end of the list in line {line:,}.",
+                hint="A JSON file holds one list, or one object a line.",
+            )
+        if not self._in_array and rest.strip():
+            self._take(len(self._buffer), len(self._buffer))

@@ -1,0 +1,12 @@
+"""How much an import takes from a file (D6). Each limit has a message of its own where it is met."""
+
+MAX_ROW_BYTES = 8_000_000
+MAX_DEPTH = 64  # of nested lists and objects
+MAX_COLUMNS = 512
+MAX_ROWS = 5_000_000
+MAX_TEXT_BYTES = 20_000_000_000  # of all files of an import together
+MAX_EXPANSION = 200  # bytes out for each byte in, where something is stored compressed
+
+SHOWN_CHARACTERS = 10_000  # a widget gets no more of one text (S8)
+LISTED_LINES = 1_000  # line numbers kept of each reason to skip, and rows of each finding
+LISTED_REASONS = 50

@@ -1,0 +1,78 @@
+"""The lines of a text file: they end at LF, CRLF or CR, and at nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from qlora_studio.data.limits import MAX_ROW_BYTES
+from qlora_studio.data.source_file import TextFile
+
+_LINE_END = re.compile(rb"\r\n|\n|\r(?!\n|\Z)")  # a CR at the very end may be half of a CRLF
+
+
+@dataclass(frozen=True)
+class LineChunk:
+    """Whole lines that follow each other, with their ends.
+
+    first_line: number of the first one, from 1
+    offset:     where it begins, in bytes
+    A line longer than a row may be can be cut off behind that limit; then it stands alone.
+    """
+
+    lines: list[bytes]
+    first_line: int
+    offset: int
+
+
+def line_chunks(text: TextFile) -> Iterator[LineChunk]:
+    """All lines, some megabytes at a time."""
+    offset, line = text.start, 1
+    rest = b""
+    chunks = text.source.chunks(text.start)
+    for chunk in chunks:
+        buffer = rest + chunk if rest else chunk
+        end = _end_of_whole_lines(buffer)
+        if end:
+            lines = buffer[:end].splitlines(keepends=True)  # of bytes: LF, CRLF, CR only
+            yield LineChunk(lines, line, offset)
+            line += len(lines)
+            offset += end
+        rest = buffer[end:]
+        if len(rest) > MAX_ROW_BYTES:
+            yield LineChunk([rest[: MAX_ROW_BYTES + 1]], line, offset)
+            skipped, rest = _skip_line(rest, chunks)
+            line += 1
+            offset += skipped
+    if rest:
+        lines = rest.splitlines(keepends=True)
+        yield LineChunk(lines, line, offset)
+
+
+def count_line_ends(text: bytes) -> int:
+    """How many lines end in `text`."""
+    ends = text.count(b"\n")
+    if b"\r" in text:
+        ends += text.count(b"\r") - text.count(b"\r\n")
+    return ends
+
+
+def _end_of_whole_lines(buffer: bytes) -> int:
+    end = buffer.rfind(b"\n") + 1
+    if end:
+        return end
+    return buffer.rfind(b"\r", 0, max(0, len(buffer) - 1)) + 1
+
+
+def _skip_line(rest: bytes, chunks: Iterator[bytes]) -> tuple[int, bytes]:
+    """Bytes of the line that `rest` begins and the chunks go on with, and what follows it."""
+    skipped = 0
+    while not (end := _LINE_END.search(rest)):
+        following = next(chunks, None)
+        if following is None:
+            return skipped + len(rest), b""
+        held = len(rest) - rest.endswith(b"\r")
+        skipped += held
+        rest = rest[held:] + following
+    return skipped + end.end(), rest[end.end() :]

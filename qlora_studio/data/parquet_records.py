@@ -1,0 +1,73 @@
+"""The records of a Parquet file: strings, numbers, lists and structs of them, nothing else (D10)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from qlora_studio.data.limits import MAX_COLUMNS
+from qlora_studio.data.record import Place, Record
+from qlora_studio.data.source_file import SourceFile
+from qlora_studio.errors import StudioError
+
+_BATCH_ROWS = 512  # a dictionary can make rows far larger than their file: few at a time
+
+
+class ParquetRows:
+    """An open Parquet file. Raises: StudioError where it is broken."""
+
+    def __init__(self, source: SourceFile) -> None:
+        self._source = source
+        try:
+            self._file = pq.ParquetFile(source.as_stream())
+            schema = self._file.schema_arrow
+        except (pa.ArrowException, OSError) as error:
+            raise self._broken(error) from error
+        if len(schema) > MAX_COLUMNS:
+            raise StudioError(f"{source.path} has {len(schema):,} columns; at most {MAX_COLUMNS} are read.")
+        self.rows: int = self._file.metadata.num_rows
+        self.columns = tuple(field.name for field in schema if _readable(field.type))
+        if not self.columns:
+            raise StudioError(f"{source.path} has no column with text, numbers, lists or structs.")
+
+    def records(self) -> Iterator[Record]:
+        """A record a row; its line is its number from 1."""
+        line = 0
+        try:
+            for batch in self._file.iter_batches(_BATCH_ROWS, columns=list(self.columns), use_threads=False):
+                for value in batch.to_pylist():
+                    line += 1
+                    yield Record(value, Place(line))
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise self._broken(error) from error
+
+    def _broken(self, error: Exception) -> StudioError:
+        return StudioError(
+            f"{self._source.path} is broken Parquet: {str(error).splitlines()[0][:200]}",
+            hint="Copy or download it again.",
+        )
+
+
+def _readable(kind: Any) -> bool:
+    types = pa.types
+    if types.is_struct(kind):
+        return all(_readable(field.type) for field in kind)
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return _readable(kind.value_type)
+    if types.is_dictionary(kind):
+        return _readable(kind.value_type)
+    return any(
+        of(kind)
+        for of in (
+            types.is_string,
+            types.is_large_string,
+            types.is_string_view,
+            types.is_integer,
+            types.is_floating,
+            types.is_boolean,
+            types.is_null,
+        )
+    )
