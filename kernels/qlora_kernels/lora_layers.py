@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import bitsandbytes as bnb
@@ -21,15 +22,13 @@ class FrozenLinear4bit(bnb.nn.Linear4bit):  # type: ignore[misc]
     """A 4-bit linear layer that only reads its packed weight, in training and in evaluation."""
 
     keep_dequantized: bool
-    _read_from: Tensor | None
-    _quantized: Quantized4bit
-    _kept: Tensor | None
+    _weight_in_use: _WeightInUse | None
 
     @classmethod
     def take_over(cls, layer: bnb.nn.Linear4bit, keep_dequantized: bool) -> None:
         layer.__class__ = cls
         layer.keep_dequantized = keep_dequantized
-        layer._forget_weight()
+        layer._weight_in_use = None
 
     def forward(self, x: Tensor, low_rank: Tensor | None = None, lora_b: Tensor | None = None) -> Tensor:
         """See `linear_4bit`. Computes in the layer's compute dtype and returns the input's."""
@@ -54,23 +53,28 @@ class FrozenLinear4bit(bnb.nn.Linear4bit):  # type: ignore[misc]
         return self.compute_dtype or x.dtype
 
     def _weight(self, dtype: torch.dtype) -> tuple[Quantized4bit, list[Tensor]]:
-        if self._read_from is not self.weight:  # merging puts a new parameter in its place
-            self._forget_weight()
-            self._quantized = Quantized4bit.from_bitsandbytes(self.weight, self.weight.quant_state)
-            self._read_from = self.weight
+        used = self._weight_in_use
+        if used is None or used.parameter is not self.weight:  # merging puts a new parameter in its place
+            quantized = Quantized4bit.from_bitsandbytes(self.weight, self.weight.quant_state)
+            used = self._weight_in_use = _WeightInUse(self.weight, quantized)
         if not self.keep_dequantized:
-            return self._quantized, self._quantized.tensors
-        if self._kept is None or self._kept.dtype != dtype:
-            self._kept = self._quantized.dequantize(dtype)
-        return self._quantized, [self._kept]
-
-    def _forget_weight(self) -> None:
-        self._read_from = None
-        self._kept = None
+            return used.quantized, used.quantized.tensors
+        if used.dequantized is None or used.dequantized.dtype != dtype:
+            used.dequantized = used.quantized.dequantize(dtype)
+        return used.quantized, [used.dequantized]
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        self._forget_weight()  # moving a module may put other memory under the same parameter
+        self._weight_in_use = None  # moving a module may put other memory under the same parameter
         return super()._apply(fn, recurse)
+
+
+@dataclass
+class _WeightInUse:
+    """Held in an object, because a module would list a parameter or tensor of its own in its state_dict."""
+
+    parameter: Tensor
+    quantized: Quantized4bit
+    dequantized: Tensor | None = None
 
 
 class FusedLoraLinear4bit(PeftLinear4bit):  # type: ignore[misc]
