@@ -33,15 +33,6 @@ def in_gib(count: int) -> str:
     return f"{count / 2**30:.1f} GiB"
 
 
-def duration(seconds: float) -> str:
-    """ "1 h 33 min", "12 min", "40 s"."""
-    whole = round(seconds)
-    if whole < 100:
-        return f"{whole} s"
-    hours, minutes = divmod(round(whole / 60), 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
-
-
 class Told:
     """Progress on stderr in words: a bar in a terminal, nothing where stderr is no terminal."""
 

@@ -187,7 +187,7 @@ def _data_object(
 
 
 def _lengths_object(counted: reading.TokensCounted) -> dict[str, Any]:
-    lengths = msgspec.to_builtins(counted.lengths)
+    lengths: dict[str, Any] = msgspec.to_builtins(counted.lengths)
     del lengths["file"]
     return lengths | {
         "too_long": counted.too_long,

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+from typing import TYPE_CHECKING
+
 from PySide6.QtCore import QObject, Signal
 
 from qlora_studio.state.draft import RunDraft
 from qlora_studio.state.engine import EngineState
+from qlora_studio.state.launch import Launcher
 from qlora_studio.state.machine import MachineState
 from qlora_studio.state.notices import Notices
 from qlora_studio.state.preferences import PreferencesState
 from qlora_studio.state.reader import Reader
+from qlora_studio.state.sample_model import SampleModel
+
+if TYPE_CHECKING:
+    from qlora_studio.state.train import TrainState
 
 
 class AppState(QObject):
@@ -29,6 +37,17 @@ class AppState(QObject):
         self.reader = Reader(self)  # imports, checks, token counts: may take minutes
         self.chat_reader = Reader(self)  # renders and encodes chats: must answer at once
         self.draft = RunDraft(self)
+        self.sample_model = SampleModel(self.engine, self)
+        self.launcher = Launcher(self.engine, self.reader, self.sample_model, self.preferences, self)
+
+    @cached_property
+    def train(self) -> TrainState:
+        """Of the Train page; built with it, as it loads numpy."""
+        from qlora_studio.state.train import TrainState
+
+        return TrainState(
+            self.draft, self.reader, self.sample_model, self.engine, self.machine, self.preferences, self
+        )
 
     def show_page(self, name: str, what: object = None) -> None:
         """Asks the shell for a page."""

@@ -1,0 +1,115 @@
+"""`runs`: what was trained, and whether its checkpoints are sound."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+from qlora_studio.cli.output import in_gib, print_json, print_text
+from qlora_studio.config import places
+from qlora_studio.errors import StudioError
+from qlora_studio.runs.check import check_run
+from qlora_studio.runs.folder import Run, open_run
+from qlora_studio.runs.history import RunSummary, list_runs
+
+CHECK = "check"
+
+
+def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """`qlora-studio runs`, `runs RUN` and `runs check RUN`."""
+    runs = subparsers.add_parser(
+        "runs", help="history; 'runs RUN' shows one, 'runs check RUN' verifies its checkpoints"
+    )
+    runs.add_argument("words", nargs="*", metavar="[check] RUN")
+    runs.add_argument("--runs-dir", type=Path, metavar="D", help="where the runs lie")
+    runs.add_argument("--json", action="store_true")
+    runs.set_defaults(run=runs_command)
+
+
+def runs_command(arguments: argparse.Namespace) -> int:
+    """Raises: StudioError."""
+    match arguments.words:
+        case []:
+            return _history(arguments.runs_dir or places.runs_folder(), arguments.json)
+        case ["check", folder]:
+            return _check(Path(folder).absolute(), arguments.json)
+        case [folder]:
+            return _one(Path(folder).absolute(), arguments.json)
+        case _:
+            raise StudioError("runs takes one run.", hint="qlora-studio runs check RUN")
+
+
+def _history(runs_dir: Path, as_json: bool) -> int:
+    summaries = list_runs(runs_dir)
+    if as_json:
+        print_json({"runs_dir": str(runs_dir), "runs": [_summary_object(item) for item in summaries]})
+        return 0
+    if not summaries:
+        print_text(f"No run yet in {runs_dir}.")
+    for item in summaries:
+        state = item.run.state if item.run else None
+        loss = state.evaluation_loss if state else None
+        words = "" if loss is None else f"evaluation loss {loss:.3f}"
+        step = state.step if state else 0
+        print_text(f"{item.state:<12} step {step:>7,}  {item.folder.name}  {words}".rstrip())
+        if item.reason:
+            print_text(f"             {item.reason}")
+    return 0
+
+
+def _one(folder: Path, as_json: bool) -> int:
+    run = open_run(folder)
+    if as_json:
+        print_json(_run_object(run))
+        return 0
+    state = run.state
+    print_text(f"{run.name}: {state.state} at step {state.step:,}")
+    print_text(f"model {run.record.model_name or run.record.config.model.path}")
+    print_text(f"data {run.record.config.data.path}, {run.record.prepared.train_rows:,} rows")
+    print_text(f"made {time.strftime('%Y-%m-%d %H:%M', time.localtime(run.record.created))}")
+    if state.peak_bytes:
+        print_text(f"peak {in_gib(state.peak_bytes)}")
+    if run.adapter:
+        print_text(f"adapter: {run.adapter}")
+    for warning in run.warnings:
+        print_text(f"warning: {warning}")
+    return 0
+
+
+def _check(folder: Path, as_json: bool) -> int:
+    checked = check_run(folder)
+    if as_json:
+        print_json(checked)
+        return 0
+    print_text(f"{checked.run}: {checked.state} at step {checked.step:,}")
+    for checkpoint in checked.checkpoints:
+        verdict = "sound" if checkpoint.sound else f"damaged: {checkpoint.reason}"
+        print_text(f"step {checkpoint.step:,}: {verdict}")
+    for warning in checked.warnings:
+        print_text(f"warning: {warning}")
+    return 0
+
+
+def _summary_object(item: RunSummary) -> dict[str, Any]:
+    return {
+        "run": str(item.folder),
+        "name": item.name,
+        "state": item.state,
+        "step": item.run.state.step if item.run else 0,
+        "evaluation_loss": item.run.state.evaluation_loss if item.run else None,
+        "reason": item.reason,
+    }
+
+
+def _run_object(run: Run) -> dict[str, Any]:
+    return {
+        "run": str(run.folder),
+        "name": run.name,
+        "state": run.state.state,
+        "step": run.state.step,
+        "adapter": str(run.adapter) if run.adapter else None,
+        "record": run.record,
+        "warnings": list(run.warnings),
+    }

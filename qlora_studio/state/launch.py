@@ -1,0 +1,147 @@
+"""From settings to a run in training: the sample model if it is wanted, the run's folder, the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from PySide6.QtCore import QObject, Signal
+
+from qlora_studio.config.run_config import SAMPLE, RunConfig
+from qlora_studio.memory.devices import card_reading, ram_reading
+from qlora_studio.protocol import reading
+from qlora_studio.protocol.events import Problem
+from qlora_studio.state.engine import EngineState
+from qlora_studio.state.preferences import PreferencesState
+from qlora_studio.state.reader import Job, Reader
+from qlora_studio.state.sample_model import SampleModel
+
+
+class Launcher(QObject):
+    """One run at a time is made ready.
+
+    changed:  `words` is other words; empty: nothing is being made ready
+    prepared: RunPrepared: the folder is there, the engine trains
+    resumed:  the folder of a run that goes on
+    failed:   Problem(message, hint)
+    """
+
+    changed = Signal()
+    prepared = Signal(object)
+    resumed = Signal(object)
+    failed = Signal(object)
+
+    def __init__(
+        self,
+        engine: EngineState,
+        reader: Reader,
+        sample_model: SampleModel,
+        preferences: PreferencesState,
+        parent: QObject | None = None,
+    ) -> None:
+        super().__init__(parent)
+        self._engine = engine
+        self._reader = reader
+        self._sample_model = sample_model
+        self._preferences = preferences
+        self._job: Job | None = None
+        self._next: Callable[[], None] | None = None  # once the sample model is there
+        self.words = ""
+        self.name = ""
+        sample_model.made.connect(self._on_sample_model_made)
+        sample_model.failed.connect(self._fail)
+        engine.changed.connect(self._on_engine_changed)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a run is being made ready."""
+        return bool(self.words)
+
+    def start(self, config: RunConfig, name: str, accept_skipped: bool = False) -> None:
+        """Ends in `prepared` or `failed`."""
+        self.name = name
+
+        def prepare() -> None:
+            self._now("Reading the data")
+            device, free_bytes = device_and_room(self._engine)
+            self._watch(
+                self._reader.ask(
+                    reading.PrepareRun,
+                    config=config,
+                    name=name,
+                    runs_dir=str(self._preferences.runs_folder),
+                    accept_skipped=accept_skipped,
+                    device=device,
+                    device_memory_bytes=free_bytes,
+                )
+            )
+
+        if config.model.path == SAMPLE and not self._sample_model.ready:
+            self._now("Unpacking the sample model, once")
+            self._next = prepare
+            self._sample_model.make()
+        else:
+            prepare()
+
+    def resume(self, run: Path) -> None:
+        """Checks that nothing changed, then trains on. Ends in `resumed` or `failed`."""
+        self.name = run.name
+        self._now("Checking the run's files")
+        self._watch(self._reader.ask(reading.CheckResume, run=str(run)))
+
+    def cancel(self) -> None:
+        """Nothing has been started yet; nothing is left behind."""
+        self._next = None
+        if self._job is not None:
+            self._job.cancel()
+            self._job = None
+        self._now("")
+
+    def _watch(self, job: Job) -> None:
+        self._job = job
+        job.progress.connect(self._on_progress)
+        job.answered.connect(self._on_answered)
+        job.refused.connect(self._fail)
+
+    def _on_progress(self, progress: reading.Progress) -> None:
+        count = f" {progress.done:,} of {progress.total:,}" if progress.total else ""
+        self._now(f"{progress.words}{count}")
+
+    def _on_answered(self, answer: reading.Answer) -> None:
+        self._job = None
+        self._now("")
+        if isinstance(answer, reading.RunPrepared):
+            self._engine.train(Path(answer.run))
+            self.prepared.emit(answer)
+        elif isinstance(answer, reading.ResumeReady):
+            self._engine.train(Path(answer.run))
+            self.resumed.emit(Path(answer.run))
+
+    def _on_sample_model_made(self) -> None:
+        following, self._next = self._next, None
+        if following is not None:
+            following()
+
+    def _on_engine_changed(self) -> None:
+        if self._next is not None and self._sample_model.making:
+            self._now(self._engine.words)
+
+    def _fail(self, problem: Problem) -> None:
+        if self.busy:
+            self._job = self._next = None
+            self._now("")
+            self.failed.emit(problem)
+
+    def _now(self, words: str) -> None:
+        if words != self.words:
+            self.words = words
+            self.changed.emit()
+
+
+def device_and_room(engine: EngineState) -> tuple[str, int]:
+    """ "cuda" | "cpu", and its free bytes. What the engine said counts; without it, what the driver says."""
+    card = card_reading()
+    on_cpu = engine.device is not None and engine.device.device == "cpu"  # a torch without CUDA
+    if card is not None and not on_cpu:
+        return "cuda", card.total_bytes - card.used_bytes
+    return "cpu", ram_reading().free_bytes

@@ -1,0 +1,220 @@
+"""The side of the Train page: what the run needs, what stands in its way, help, the command."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import Qt, Signal
+from PySide6.QtWidgets import QGridLayout, QHBoxLayout, QVBoxLayout, QWidget
+
+from qlora_studio.config.setting import Field
+from qlora_studio.memory.promise import Promise
+from qlora_studio.state.train import Mend, TrainProblem
+from qlora_studio.ui.pages.train_fields import in_words
+from qlora_studio.ui.theme import theme
+from qlora_studio.ui.widgets import (
+    Card,
+    Chip,
+    IconLabel,
+    LinkButton,
+    Part,
+    PlainLabel,
+    SecondaryButton,
+    Separator,
+    StackedBar,
+    Swatch,
+)
+
+# The order of the Monitor's chart, from below.
+PARTS = {
+    "weights": "Base weights",
+    "adapter": "Adapter + gradients",
+    "optimizer": "Optimizer",
+    "activations": "Activations",
+    "logits": "Logits",
+    "other": "Workspace + driver",
+}
+TIGHT = 0.92  # of what is free
+
+
+class PromiseCard(Card):
+    """The memory of the run that is being put together, by part, against what is free."""
+
+    def __init__(self) -> None:
+        super().__init__("Memory promise", name="train_promise")
+        self._state = Chip("", "neutral", name="train_promise_state")
+        self._number = PlainLabel("–", "number_large")
+        self._unit = PlainLabel("GiB at the peak", "muted")
+        self._bar = StackedBar(name="train_promise_bar", label="Memory promise")
+        self._free = PlainLabel("", "note")
+        self._free.set_tone("bad")
+        self._amounts: dict[str, PlainLabel] = {}
+        self._note = PlainLabel("", "note", wrap=True)
+        self._build()
+
+    def show_promise(self, promised: Promise | None, on_card: bool, free_bytes: int, layers: int) -> None:
+        """promised: None while no model is chosen."""
+        self.title.setText("VRAM promise" if on_card else "Memory promise")
+        if promised is None:
+            self._state.set("waits for a model", "neutral", "")
+            self._number.setText("–")
+            return
+        free = free_bytes / 2**30
+        total = promised.total / 2**30
+        self._state.set(*_fit(total, free))
+        self._number.setText(f"{total:.1f}")
+        self._bar.set_parts(
+            [
+                Part(words, promised.parts.get(part, 0) / 2**30, f"vram_{part}")
+                for part, words in PARTS.items()
+            ],
+            limit=free,
+            total=free * 1.04,
+        )
+        where = "free now" if on_card else "of RAM free now"
+        self._free.setText(f"{free:.1f} {where}")
+        for part, label in self._amounts.items():
+            label.setText(f"{promised.parts.get(part, 0) / 2**30:.2f}")
+        recomputed = promised.recompute_layers
+        self._note.setText(
+            f"{recomputed} of {layers} layers are computed again to save memory." if recomputed else ""
+        )
+        self._note.setVisible(bool(recomputed))
+
+    def _build(self) -> None:
+        self.add_to_head(self._state)
+        line = QHBoxLayout()
+        line.setSpacing(theme().px(6))
+        line.addWidget(self._number)
+        line.addWidget(self._unit, 1, Qt.AlignmentFlag.AlignBottom)
+        self._unit.setContentsMargins(0, 0, 0, theme().px(5))
+        self.body.addLayout(line)
+        self.body.addWidget(self._bar)
+        self.body.addWidget(self._free, 0, Qt.AlignmentFlag.AlignRight)
+        legend = QGridLayout()
+        legend.setVerticalSpacing(theme().px(6))
+        legend.setHorizontalSpacing(theme().px(8))
+        legend.setColumnStretch(1, 1)
+        for row, (part, words) in enumerate(PARTS.items()):
+            amount = PlainLabel("–", "strong")
+            self._amounts[part] = amount
+            legend.addWidget(Swatch(f"vram_{part}"), row, 0)
+            legend.addWidget(PlainLabel(words), row, 1)
+            legend.addWidget(amount, row, 2, Qt.AlignmentFlag.AlignRight)
+        self.body.addLayout(legend)
+        self.body.addWidget(self._note)
+
+
+class ProblemsCard(Card):
+    """What to look at before the start, each with the buttons that mend it. chosen: a Mend."""
+
+    chosen = Signal(object)
+
+    def __init__(self) -> None:
+        super().__init__("Before you start", name="train_problems")
+        self._count = Chip("", "neutral", name="train_problems_count")
+        self.add_to_head(self._count)
+        self._rows = QVBoxLayout()
+        self._rows.setSpacing(theme().px(10))
+        self.body.addLayout(self._rows)
+        self._shown: list[TrainProblem] | None = None
+
+    def show_problems(self, problems: list[TrainProblem]) -> None:
+        """Drawn anew only where they changed: a button must not go away under the pointer."""
+        if problems == self._shown:
+            return
+        self._shown = list(problems)
+        _empty(self._rows)
+        blocking = sum(problem.blocks for problem in problems)
+        if blocking:
+            self._count.set(f"{blocking} to mend", "bad", "circle-alert")
+        elif problems:
+            self._count.set(f"{len(problems)} to look at", "warn", "triangle-alert")
+        else:
+            self._count.set("All well", "ok", "check")
+            self._rows.addWidget(PlainLabel("Nothing stands in the way.", "muted"))
+        for number, problem in enumerate(problems):
+            if number:
+                self._rows.addWidget(Separator())
+            self._rows.addWidget(self._row(number, problem))
+
+    def _row(self, number: int, problem: TrainProblem) -> QWidget:
+        row = QWidget()
+        layout = QVBoxLayout(row)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(theme().px(8))
+        head = QHBoxLayout()
+        head.setSpacing(theme().px(8))
+        icon, color = ("circle-alert", "bad") if problem.blocks else ("triangle-alert", "warn")
+        mark = IconLabel(icon, color, label="Blocks the start" if problem.blocks else "Warning")
+        head.addWidget(mark, 0, Qt.AlignmentFlag.AlignTop)
+        head.addWidget(PlainLabel(problem.words, wrap=True), 1)
+        layout.addLayout(head)
+        for place, mend in enumerate(problem.mends):
+            button = SecondaryButton(mend.words, small=True, name=f"train_mend_{number}_{place}")
+            button.clicked.connect(lambda _=False, mend=mend: self._on_clicked(mend))
+            layout.addWidget(button, 0, Qt.AlignmentFlag.AlignLeft)
+        return row
+
+    def _on_clicked(self, mend: Mend) -> None:
+        self.chosen.emit(mend)
+
+
+class HelpCard(Card):
+    """What the setting under the pointer, or with the focus, does."""
+
+    def __init__(self) -> None:
+        super().__init__("Help", name="train_help", icon_name="circle-question-mark")
+        self._text = PlainLabel("Point at a setting to read what it does.", "muted", wrap=True)
+        self._key = PlainLabel("", "note", wrap=True)
+        self.body.addWidget(self._text)
+        self.body.addWidget(self._key)
+        self._key.hide()
+
+    def show_field(self, item: Field) -> None:
+        setting = item.setting
+        self.title.setText(setting.label)
+        self._text.setText(setting.help)
+        limits = ""
+        if setting.minimum is not None and setting.maximum is not None:
+            limits = f" · {setting.minimum:,g} to {setting.maximum:,g}"
+        self._key.setText(f"{item.key}{limits} · default {in_words(item, item.default)}")
+        self._key.show()
+
+
+class CommandCard(Card):
+    """The same run without the window. copied: the command's text."""
+
+    copied = Signal(str)
+
+    def __init__(self) -> None:
+        super().__init__("Same run without the window", name="train_command_card")
+        self._copy = LinkButton("Copy", "copy", name="train_copy_command")
+        self._copy.clicked.connect(self._on_copy)
+        self.add_to_head(self._copy)
+        self._text: PlainLabel = PlainLabel("", "mono", wrap=True, name="train_command")
+        self.body.addWidget(self._text)
+
+    def show_command(self, text: str) -> None:
+        """text: as it would be typed."""
+        self._text.setText(text)
+
+    def text(self) -> str:
+        """As shown."""
+        return self._text.text()
+
+    def _on_copy(self) -> None:
+        self.copied.emit(self._text.text())
+
+
+def _fit(total: float, free: float) -> tuple[str, str, str]:
+    if total > free:
+        return f"Does not fit, {total - free:.1f} GiB over", "bad", "circle-alert"
+    if total > TIGHT * free:
+        return f"Tight, {free - total:.1f} GiB spare", "warn", "triangle-alert"
+    return f"Fits, {free - total:.1f} GiB spare", "ok", "check"
+
+
+def _empty(layout: QVBoxLayout) -> None:
+    while item := layout.takeAt(0):
+        if widget := item.widget():
+            widget.hide()
+            widget.deleteLater()
