@@ -14,13 +14,16 @@ TOOL := .venv/bin
 export OMP_NUM_THREADS ?= 1
 TEST_JOBS ?= 2
 
-.PHONY: help run test lint format set-up set-up-checks
+APPLICATIONS := $(or $(XDG_DATA_HOME),$(HOME)/.local/share)/applications
+
+.PHONY: help run test lint format desktop-entry set-up set-up-checks
 
 help:
-	@echo "make run     open the window (without a display: train the sample model in the terminal)"
-	@echo "make test    every check: format, lint, types, import contracts, tests"
-	@echo "make lint    the same without the tests"
-	@echo "make format  put the source into its format"
+	@echo "make run            open the window (without a display: train the sample model in the terminal)"
+	@echo "make test           every check: format, lint, types, import contracts, tests"
+	@echo "make lint           the same without the tests"
+	@echo "make format         put the source into its format"
+	@echo "make desktop-entry  put QLoRA Studio into this user's application menu"
 
 run: set-up
 	@$(TOOL)/qlora-studio
@@ -42,6 +45,14 @@ lint: set-up-checks
 format: set-up-checks
 	@$(TOOL)/ruff check --quiet --fix .
 	@$(TOOL)/ruff format --quiet .
+
+desktop-entry: set-up
+	@mkdir -p "$(APPLICATIONS)"
+	@sed -e 's#^TryExec=.*#TryExec=$(CURDIR)/$(TOOL)/qlora-studio#' \
+		-e 's#^Exec=.*#Exec="$(CURDIR)/$(TOOL)/qlora-studio"#' \
+		-e 's#^Icon=.*#Icon=$(CURDIR)/packaging/qlora-studio.svg#' \
+		packaging/qlora-studio.desktop > "$(APPLICATIONS)/qlora-studio.desktop"
+	@echo "QLoRA Studio is in the application menu: $(APPLICATIONS)/qlora-studio.desktop"
 
 set-up: python
 	@$(PYTHON) packaging/set_up.py
