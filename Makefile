@@ -11,8 +11,8 @@ PYTHON := $(shell for python in python3 python3.13 python3.12 python3.11 python3
 TOOL := .venv/bin
 
 # Two tests at a time, a thread each: real models learn in them, and more threads than cores slow all of them down.
-export OMP_NUM_THREADS ?= 1
 TEST_JOBS ?= 2
+test: export OMP_NUM_THREADS ?= 1
 
 APPLICATIONS := $(or $(XDG_DATA_HOME),$(HOME)/.local/share)/applications
 
