@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import platform
 import threading
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -74,6 +76,17 @@ def ram_reading() -> RamReading:
     return RamReading(
         total_bytes=memory.total, free_bytes=memory.available, load=psutil.cpu_percent(interval=None) / 100
     )
+
+
+def processor_name() -> str:
+    """As it calls itself: what speeds measured on a CPU are kept under."""
+    try:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
+            names = (line.partition(":")[2].strip() for line in file if line.startswith("model name"))
+            name = next(names, "")
+    except OSError:
+        name = ""
+    return name or platform.processor() or platform.machine() or "CPU"
 
 
 def process_bytes(pid: int) -> int | None:

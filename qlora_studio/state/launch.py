@@ -8,7 +8,7 @@ from pathlib import Path
 from PySide6.QtCore import QObject, Signal
 
 from qlora_studio.config.run_config import SAMPLE, RunConfig
-from qlora_studio.memory.devices import card_reading, ram_reading
+from qlora_studio.memory.devices import card_reading, processor_name, ram_reading
 from qlora_studio.protocol import reading
 from qlora_studio.protocol.events import Problem
 from qlora_studio.state.engine import EngineState
@@ -136,6 +136,12 @@ class Launcher(QObject):
         if words != self.words:
             self.words = words
             self.changed.emit()
+
+
+def device_name(engine: EngineState) -> str:
+    """As the engine calls it, which measured speeds are kept under."""
+    card = card_reading()
+    return card.name if card is not None and device_and_room(engine)[0] == "cuda" else processor_name()
 
 
 def device_and_room(engine: EngineState) -> tuple[str, int]:

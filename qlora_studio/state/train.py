@@ -15,15 +15,15 @@ from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import SAMPLE, DataConfig
 from qlora_studio.data.report import ImportReport
 from qlora_studio.memory.disk import run_bytes
+from qlora_studio.memory.measured import measured_speed
 from qlora_studio.memory.promise import Promise, promise
-from qlora_studio.memory.shapes import known_shape
-from qlora_studio.memory.speed import measured_tokens_per_second
 from qlora_studio.models.report import ModelReport
+from qlora_studio.models.shapes import known_shape
 from qlora_studio.protocol import reading
 from qlora_studio.protocol.events import Problem
 from qlora_studio.state.draft import RunDraft
 from qlora_studio.state.engine import EngineState
-from qlora_studio.state.launch import device_and_room
+from qlora_studio.state.launch import device_and_room, device_name
 from qlora_studio.state.machine import MachineState
 from qlora_studio.state.preferences import PreferencesState
 from qlora_studio.state.reader import Job, Reader
@@ -157,7 +157,7 @@ class TrainState(QObject):
         if shape is None or not self.updates():
             return None
         config = self._draft.config
-        speed = measured_tokens_per_second(shape, config)
+        speed = measured_speed(device_name(self._engine), shape, config.model.quantization)
         if speed is None:
             return None
         per_update = config.training.batch_size * config.training.gradient_accumulation * config.data.seq_len
@@ -166,7 +166,9 @@ class TrainState(QObject):
     def disk_bytes(self) -> int | None:
         """What the run will take on disk."""
         shape = self.shape()
-        return run_bytes(shape, self._draft.config) if shape else None
+        if shape is None:
+            return None
+        return run_bytes(shape, self._draft.config, device_and_room(self._engine)[0])
 
     def trained_parameters(self) -> int:
         """Of the adapter: r x (in + out) for each layer that gets one."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QGridLayout, QHBoxLayout, QVBoxLayout
 
-from qlora_studio.plain_duration import duration
 from qlora_studio.state.draft import RunDraft
 from qlora_studio.state.train import TrainState
+from qlora_studio.ui.figures import duration
 from qlora_studio.ui.pages.data_lengths import LengthHistogram
 from qlora_studio.ui.pages.train_fields import SettingField
 from qlora_studio.ui.theme import theme
