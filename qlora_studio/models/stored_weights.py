@@ -12,7 +12,7 @@ from qlora_studio.models.safetensors_header import StoredTensor
 from qlora_studio.models.tensor_plan import TensorPlan
 from qlora_studio.models.weights_index import WeightsIndex, read_weights_index
 
-_FLOATS = ("BF16", "F16", "F32")
+_FLOATS = ("BF16", "F16", "F32", "F64")
 # Left in files by older versions of transformers; computed anew, never learned.
 _BUFFERS = re.compile(
     r"\.(rotary_emb\.inv_freq|attn\.bias|attn\.masked_bias|attention\.bias|attention\.masked_bias)$"
@@ -42,7 +42,7 @@ def stored_weights(folder: Path, plan: TensorPlan) -> dict[str, StoredTensor]:
         if tensor.dtype not in _FLOATS:
             raise StudioError(
                 f"{folder / tensor.file}: tensor {name} is stored as {tensor.dtype}; "
-                "weights must be BF16, F16 or F32.",
+                "weights must be BF16, F16, F32 or F64.",
                 hint="Choose the model's 16-bit version.",
             )
         found[name] = tensor

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from qlora_studio.errors import StudioError
 from qlora_studio.models.model_folder import ModelFolder, is_bare, open_folder
+from qlora_studio.models.pickles import pickle_error
 from qlora_studio.models.safetensors_header import StoredTensor, read_header
 from qlora_studio.models.strict_json import strict_object
 
@@ -15,7 +16,6 @@ SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _LONGEST_INDEX = 64 * 1024**2  # bytes
 _MOST_SHARDS = 2000
-_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 
 @dataclass(frozen=True)
@@ -94,13 +94,8 @@ def _no_weights(source: ModelFolder) -> StudioError:
             f"{source.path / INDEX} is missing; without it {shards[0]} can't be placed.",
             hint="Download the model again, all of its files.",
         )
-    pickles = sorted({Path(name).suffix for name in names if name.endswith(_PICKLES)})
-    if pickles:
-        return StudioError(
-            f"{source.path}: Only safetensors files are read; this folder has {' and '.join(pickles)} files, "
-            "which can run code.",
-            hint="Look for a safetensors version.",
-        )
+    if pickled := pickle_error(source):
+        return pickled
     if any(name.endswith(".gguf") for name in names):
         return StudioError(
             f"{source.path} holds GGUF files; training needs the safetensors version of the model.",

@@ -1,0 +1,233 @@
+"""A foreign adapter against its base: rebuilt from its tensors, its own words only compared (S5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qlora_studio.errors import StudioError
+from qlora_studio.models.check import model_folder
+from qlora_studio.models.finite import not_finite
+from qlora_studio.models.layouts import Linear
+from qlora_studio.models.model_folder import ModelFolder, open_folder
+from qlora_studio.models.pickles import pickle_error
+from qlora_studio.models.safetensors_header import StoredTensor, read_header
+from qlora_studio.models.shapes import folder_plan
+from qlora_studio.models.strict_json import strict_object
+from qlora_studio.models.tensor_plan import TensorPlan
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+HIGHEST_RANK = 1024
+_LONGEST_CONFIG = 1024**2  # bytes
+_PREFIX = "base_model.model."
+_A, _B, _LENGTHS = ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"
+_FLOATS = ("F32", "F16", "BF16")
+# Methods that change what the tensors mean. Empty or false is how peft says "not used".
+_REFUSED = (
+    "alpha_pattern",
+    "rank_pattern",
+    "modules_to_save",
+    "layer_replication",
+    "target_parameters",
+    "trainable_token_indices",
+    "lora_bias",
+    "use_qalora",
+    "use_bdlora",
+    "alora_invocation_tokens",
+    "arrow_config",
+    "kasa_config",
+    "monteclora_config",
+    "velora_config",
+)
+
+
+@dataclass(frozen=True)
+class CheckedAdapter:
+    """What the tensors say, and alpha and the two switches of the file.
+
+    target_modules: exact names in the base model
+    dora:           each weight's columns have a length of their own
+    """
+
+    r: int
+    alpha: float
+    rslora: bool
+    dora: bool
+    target_modules: tuple[str, ...]
+    parameters: int
+    warnings: tuple[str, ...]
+
+    def peft_config(self) -> dict[str, Any]:
+        """Arguments of peft's LoraConfig. Nothing of theirs but numbers and switches."""
+        return {
+            "r": self.r,
+            "lora_alpha": self.alpha,
+            "use_rslora": self.rslora,
+            "use_dora": self.dora,
+            "target_modules": list(self.target_modules),
+            "lora_dropout": 0.0,
+            "bias": "none",
+            "task_type": "CAUSAL_LM",
+        }
+
+
+def clean_adapter_config(folder: Path, base: str) -> dict[str, Any]:
+    """Arguments of peft's LoraConfig for the engine. Raises: StudioError as `check_adapter` does."""
+    return check_adapter(folder, base).peft_config()
+
+
+def check_adapter(folder: Path, base: str) -> CheckedAdapter:
+    """`base` is the user's choice, never the file's. Raises: StudioError naming the file and the field."""
+    source = open_folder(folder)
+    tensors = _tensors(source)
+    plan = folder_plan(model_folder(base))
+    linears = dict(_linears(plan))
+    modules = _modules(tensors, linears, source.path / WEIGHTS, base)
+    r = _rank(tensors, modules, linears, source.path / WEIGHTS)
+    dora = any(name.endswith(_LENGTHS) for name in tensors)
+    said = _said(source)
+    alpha, rslora = _compare(said, r, dora, source.path / CONFIG)
+    bad = not_finite(source, tensors)
+    if bad:
+        raise StudioError(
+            f"{source.path / WEIGHTS}: tensor {bad[0]} holds numbers that are not finite (NaN or Inf).",
+            hint="The training that made it broke down; use an earlier checkpoint.",
+        )
+    return CheckedAdapter(
+        r=r,
+        alpha=alpha,
+        rslora=rslora,
+        dora=dora,
+        target_modules=modules,
+        parameters=sum(tensor.elements for tensor in tensors.values()),
+        warnings=_warnings(source, said, modules, linears),
+    )
+
+
+def _tensors(source: ModelFolder) -> dict[str, StoredTensor]:
+    if source.has(WEIGHTS):
+        return read_header(source, WEIGHTS)
+    if pickled := pickle_error(source):
+        raise pickled
+    raise StudioError(
+        f"{source.path / WEIGHTS} is missing, so this is no adapter that can be read.",
+        hint=f"Choose a folder with {CONFIG} and {WEIGHTS}.",
+    )
+
+
+def _linears(plan: TensorPlan) -> list[tuple[str, Linear]]:
+    return [
+        (f"{plan.layers_prefix}.{index}.{linear.name}", linear)
+        for index in range(plan.sizes.layers)
+        for linear in plan.layer.linears
+    ]
+
+
+def _modules(
+    tensors: Mapping[str, StoredTensor], linears: Mapping[str, Linear], where: Path, base: str
+) -> tuple[str, ...]:
+    """The base's layers that it adapts, in the model's order; each with A and B."""
+    found: dict[str, set[str]] = {}
+    for name in tensors:
+        part = next((part for part in (_A, _B, _LENGTHS) if name.endswith(part)), None)
+        module = name.removeprefix(_PREFIX).removesuffix(part or "")
+        if part is None or not name.startswith(_PREFIX):
+            raise StudioError(f"{where}: tensor {name[:200]!r} is no part of a LoRA on linear layers.")
+        if module not in linears:
+            raise StudioError(
+                f"{where}: tensor {name[:200]!r} belongs to a layer that {base} doesn't have.",
+                hint="Choose the base model that the adapter was trained on.",
+            )
+        found.setdefault(module, set()).add(part)
+    if not found:
+        raise StudioError(f"{where} holds no tensor.")
+    dora = any(_LENGTHS in parts for parts in found.values())
+    for module, parts in found.items():
+        missing = ({_A, _B, _LENGTHS} if dora else {_A, _B}) - parts
+        if missing:
+            raise StudioError(f"{where}: tensor {_PREFIX}{module}{min(missing)} is missing.")
+    return tuple(module for module in linears if module in found)
+
+
+def _rank(
+    tensors: Mapping[str, StoredTensor], modules: tuple[str, ...], linears: Mapping[str, Linear], where: Path
+) -> int:
+    """From the shapes; the same in every layer. Raises: StudioError where a shape doesn't fit the base."""
+    first = tensors[f"{_PREFIX}{modules[0]}{_A}"].shape
+    r = first[0] if first else 0
+    if not 1 <= r <= HIGHEST_RANK:
+        raise StudioError(f"{where}: its rank is {r:,}; it must be between 1 and {HIGHEST_RANK:,}.")
+    for module in modules:
+        linear = linears[module]
+        shapes = {_A: (r, linear.in_features), _B: (linear.out_features, r), _LENGTHS: (linear.out_features,)}
+        for part, shape in shapes.items():
+            name = f"{_PREFIX}{module}{part}"
+            tensor = tensors.get(name)
+            if tensor is None:
+                continue  # of a plain LoRA; that none is missing was seen before
+            if tensor.shape != shape:
+                raise StudioError(
+                    f"{where}: tensor {name} is {_by(tensor.shape)}; "
+                    f"rank {r} on this base makes it {_by(shape)}.",
+                    hint="Choose the base model that the adapter was trained on.",
+                )
+            if tensor.dtype not in _FLOATS:
+                raise StudioError(
+                    f"{where}: tensor {name} is stored as {tensor.dtype}, not as F32, F16 or BF16."
+                )
+    return r
+
+
+def _said(source: ModelFolder) -> dict[str, Any]:
+    if not source.has(CONFIG):
+        raise StudioError(
+            f"{source.path / CONFIG} is missing; without its alpha the adapter's strength isn't known.",
+            hint="Copy the whole folder of the adapter.",
+        )
+    return strict_object(source.read(CONFIG, _LONGEST_CONFIG), str(source.path / CONFIG))
+
+
+def _compare(said: Mapping[str, Any], r: int, dora: bool, where: Path) -> tuple[float, bool]:
+    """alpha and rslora, once everything else of the file agrees with the tensors."""
+    if said.get("peft_type") != "LORA":
+        raise StudioError(f"{where}: peft_type is {_short(said.get('peft_type'))}; only LORA is read.")
+    if said.get("task_type") not in (None, "CAUSAL_LM"):
+        raise StudioError(f"{where}: task_type is {_short(said['task_type'])}; it must be CAUSAL_LM.")
+    if said.get("bias", "none") != "none":
+        raise StudioError(f"{where}: bias is {_short(said['bias'])}; only none is read.")
+    for name in _REFUSED:
+        if said.get(name):
+            raise StudioError(f"{where}: {name} is {_short(said[name])}; an adapter that uses it isn't read.")
+    if type(said.get("r")) is not int or said["r"] != r:
+        raise StudioError(f"{where}: r is {_short(said.get('r'))}; the tensors have rank {r}.")
+    for name in ("use_rslora", "use_dora"):
+        if not isinstance(said.get(name, False), bool):
+            raise StudioError(f"{where}: {name} is {_short(said[name])}; it must be true or false.")
+    if said.get("use_dora", False) != dora:
+        raise StudioError(f"{where}: use_dora is {_short(said.get('use_dora'))}; the tensors say otherwise.")
+    alpha = said.get("lora_alpha")
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha <= 1e6:
+        raise StudioError(f"{where}: lora_alpha is {_short(alpha)}; it must be a number above 0.")
+    return alpha, bool(said.get("use_rslora", False))
+
+
+def _warnings(
+    source: ModelFolder, said: Mapping[str, Any], modules: tuple[str, ...], linears: Mapping[str, Linear]
+) -> tuple[str, ...]:
+    found = []
+    if any(name.endswith(".py") for name in source.names()) or said.get("auto_mapping"):
+        found.append("This adapter comes with its own code. It was not run.")
+    if len(modules) < len(linears):
+        found.append(f"It adapts {len(modules)} of the {len(linears)} linear layers.")
+    return tuple(found)
+
+
+def _short(value: Any) -> str:
+    return repr(value)[:60]
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return " x ".join(str(size) for size in shape) or "a single number"
