@@ -63,15 +63,16 @@ class _Head:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """float32 [positions, vocabulary]."""
-        logits = linear(hidden, self.weight, self.bias).float() * self.logit_scale
+        logits = linear(hidden, self.weight, self.bias).float()
+        if self.logit_scale != 1.0:
+            logits = logits * self.logit_scale
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
     def grad_hidden(self, grad_logits: Tensor, logits: Tensor) -> Tensor:
         """Overwrites `grad_logits`."""
-        grad_product = grad_logits.mul_(self.logit_scale)
         if self.softcap is not None:
-            grad_product *= 1 - (logits / self.softcap).square()
-        return grad_product.to(self.weight.dtype) @ self.weight
+            grad_logits *= 1 - (logits / self.softcap).square()
+        return (grad_logits.to(self.weight.dtype) @ self.weight) * self.logit_scale
 
 
 def _summed_by_autograd(hidden: Tensor, head: _Head, targets: Tensor, weights: Tensor, chunk: int) -> Tensor:
@@ -97,11 +98,10 @@ class _FrozenHeadLoss(torch.autograd.Function):
             target = targets[part, None]
             log_probabilities = logits.log_softmax(dim=-1)
             total -= (log_probabilities.gather(-1, target)[:, 0] * weights[part]).sum()
-            # d loss / d logits = weight * (softmax - 1 at the target)
+            # d loss / d logits = softmax - 1 at the target; a position's weight is cheaper to apply at the end
             grad_logits = log_probabilities.exp_()
             grad_logits.scatter_add_(-1, target, -torch.ones_like(target, dtype=torch.float32))
-            grad_logits *= weights[part, None]
-            grad_hidden[part] = head.grad_hidden(grad_logits, logits)
+            grad_hidden[part] = head.grad_hidden(grad_logits, logits) * weights[part, None]
         ctx.save_for_backward(grad_hidden)
         return total
 
