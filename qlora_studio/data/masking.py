@@ -55,7 +55,7 @@ def render_chat(row: Row, template: ChatTemplate, train_on: str, find_special: F
 
     Raises: StudioError where the template fails, leaves an answer out, or doesn't show what is an answer.
     """
-    talk = _Talk(row.messages, template, find_special, tools_for_template(row))
+    talk = _Talk(row.messages, template, find_special, tools_for_template(row.tools))
     full = talk.render(len(row.messages))
     learned = [LearnedSpan(0, len(full), 1.0)] if train_on == "everything" else []
     wanted = _weights(row.messages, train_on)
@@ -69,16 +69,18 @@ def render_chat(row: Row, template: ChatTemplate, train_on: str, find_special: F
     return talk.reveal(full, learned)
 
 
-def render_prompt(messages: Sequence[Message], template: ChatTemplate, find_special: FindSpecial) -> Rendered:
+def render_prompt(
+    messages: Sequence[Message], template: ChatTemplate, find_special: FindSpecial, tools: str = ""
+) -> Rendered:
     """A chat that waits for an answer. Raises: StudioError where the template fails."""
-    talk = _Talk(messages, template, find_special)
+    talk = _Talk(messages, template, find_special, tools_for_template(tools))
     return talk.reveal(talk.render(len(messages), add_generation_prompt=True), [])
 
 
 def turns_of(row: Row, template: ChatTemplate, find_special: FindSpecial) -> tuple[Turn, ...]:
     """Which message the characters of the rendered chat belong to, as far as the template shows it."""
     messages = row.messages
-    talk = _Talk(messages, template, find_special, tools_for_template(row))
+    talk = _Talk(messages, template, find_special, tools_for_template(row.tools))
     full = talk.render(len(messages))
     ends = []
     for k in range(1, len(messages)):

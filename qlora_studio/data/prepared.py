@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,11 @@ class PreparedInfo(msgspec.Struct, frozen=True, kw_only=True):
     too_long_dropped: int
     too_long_cut: int
     nothing_to_learn: int
+    not_rendered: int  # rows that the template refuses
     special_in_text: int  # special tokens' names inside foreign text, encoded as text (D9)
     rows_on_both_sides: int  # equal rows that stayed in training and validation
     samples: tuple[EncodedSample, ...]
+    refusals: tuple[str, ...] = ()  # of the template: lines and reasons of the first ones
     notes: tuple[str, ...] = ()
 
 
@@ -122,49 +125,111 @@ def open_prepared(folder: Path) -> PreparedRows:
         ) from error
 
 
-def content_sha256(parts: Iterable[Iterable[TokenizedRow]]) -> str:
+class ContentHash:
     """Of every row's number, ids and weights; equal exactly where training would see the same (R3)."""
-    digest = hashlib.sha256()
-    for rows in parts:
-        for row in rows:
-            digest.update(np.array([row.row, len(row.ids)], dtype="<i8").tobytes())
-            digest.update(row.ids.astype("<i4", copy=False).tobytes())
-            digest.update(row.weights.astype("<f4", copy=False).tobytes())
-        digest.update(b"end")
-    return digest.hexdigest()
+
+    def __init__(self) -> None:
+        self._parts = [hashlib.sha256(), hashlib.sha256()]  # training, validation
+
+    def add(self, row: TokenizedRow, *, held_out: bool) -> None:
+        """The next row of its part."""
+        digest = self._parts[held_out]
+        digest.update(np.array([row.row, len(row.ids)], dtype="<i8").tobytes())
+        digest.update(row.ids.astype("<i4", copy=False).tobytes())
+        digest.update(row.weights.astype("<f4", copy=False).tobytes())
+
+    def hexdigest(self) -> str:
+        """Of both parts."""
+        return hashlib.sha256(b"".join(part.digest() for part in self._parts)).hexdigest()
 
 
 def check_content(prepared: PreparedRows) -> None:
     """Raises: StudioError where the files no longer hold what was prepared (R3)."""
-    found = content_sha256(
-        (rows[i] for i in range(len(rows))) for rows in (prepared.train, prepared.validation)
-    )
-    if found != prepared.info.content_sha256:
+    found = ContentHash()
+    for held_out, rows in enumerate((prepared.train, prepared.validation)):
+        for i in range(len(rows)):
+            found.add(rows[i], held_out=bool(held_out))
+    if found.hexdigest() != prepared.info.content_sha256:
         raise StudioError(
             f"The prepared rows in {prepared.folder} have changed since the run was prepared.",
             hint="Start a new run from the data.",
         )
 
 
-def write_prepared(
-    folder: Path, info: PreparedInfo, train: list[TokenizedRow], validation: list[TokenizedRow]
-) -> None:
-    """All files whole, in a `folder` that doesn't exist yet: staged beside it, then renamed."""
-    staging = folder.with_name(f".staging-{folder.name}-{os.getpid()}")
-    staging.mkdir(parents=True)
-    _write_rows(staging / TRAIN, train)
-    _write_rows(staging / VALIDATION, validation)
-    (staging / _INFO).write_bytes(msgspec.json.format(msgspec.json.encode(info)))
-    for file in staging.iterdir():
-        with file.open("rb") as written:
-            os.fsync(written.fileno())
-    staging.rename(folder)
+class PreparedWriter:
+    """Writes a folder of prepared rows as they come: staged beside it, whole once it is renamed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        self._staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=folder.parent))
+        self._hash = ContentHash()
+        self.train = RowsWriter(self._staging / TRAIN)
+        self.validation = RowsWriter(self._staging / VALIDATION)
+
+    def __enter__(self) -> PreparedWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.train.close()
+        self.validation.close()
+        shutil.rmtree(self._staging, ignore_errors=True)  # gone already where `finish` renamed it
+
+    def add(self, row: TokenizedRow, *, held_out: bool) -> None:
+        """The next row of its part."""
+        self._hash.add(row, held_out=held_out)
+        (self.validation if held_out else self.train).add(row)
+
+    def content_sha256(self) -> str:
+        """Of all rows so far."""
+        return self._hash.hexdigest()
+
+    def finish(self, info: PreparedInfo) -> PreparedRows:
+        """The folder is there, whole. Where another process was faster, what it made serves as well."""
+        self.train.close()
+        self.validation.close()
+        (self._staging / _INFO).write_bytes(msgspec.json.format(msgspec.json.encode(info)))
+        for file in self._staging.iterdir():
+            with file.open("rb") as written:
+                os.fsync(written.fileno())
+        try:
+            self._staging.rename(self._folder)
+        except OSError:
+            if not (self._folder / _INFO).exists():
+                raise
+        return open_prepared(self._folder)
 
 
-def _write_rows(file: Path, rows: list[TokenizedRow]) -> None:
-    with pa.OSFile(os.fspath(file), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
-        for start in range(0, len(rows), _ROWS_A_BATCH):
-            writer.write_batch(_record_batch(rows[start : start + _ROWS_A_BATCH]))
+class RowsWriter:
+    """One Arrow file of tokenized rows, and what it holds."""
+
+    def __init__(self, file: Path) -> None:
+        self._sink = pa.OSFile(os.fspath(file), "wb")
+        self._writer = pa.ipc.new_file(self._sink, _SCHEMA)
+        self._waiting: list[TokenizedRow] = []
+        self.rows = self.tokens = self.learned_tokens = self.longest = 0
+
+    def add(self, row: TokenizedRow) -> None:
+        """The next one."""
+        self._waiting.append(row)
+        self.rows += 1
+        self.tokens += len(row.ids)
+        self.learned_tokens += row.learned_tokens
+        self.longest = max(self.longest, len(row.ids))
+        if len(self._waiting) == _ROWS_A_BATCH:
+            self._write()
+
+    def close(self) -> None:
+        """Write what is left. More than once is allowed."""
+        if not self._sink.closed:
+            self._write()
+            self._writer.close()
+            self._sink.close()
+
+    def _write(self) -> None:
+        if self._waiting:
+            self._writer.write_batch(_record_batch(self._waiting))
+            self._waiting = []
 
 
 def _record_batch(rows: list[TokenizedRow]) -> Any:

@@ -57,11 +57,19 @@ class RowEncoder:
     """One model's tokenizer and template, and the settings that decide what is learned."""
 
     def __init__(
-        self, tokenizer: ModelTokenizer, template: ChatTemplate, *, train_on: str, method: str = "sft"
+        self,
+        tokenizer: ModelTokenizer,
+        template: ChatTemplate,
+        *,
+        train_on: str,
+        method: str = "sft",
+        stop_ids: Sequence[int] = (),
     ) -> None:
+        """`stop_ids`: what ends an answer in this template, beside the tokenizer's own."""
         self.tokenizer = tokenizer
         self.template = template
-        self._train_on = "everything" if method == "pretrain" else train_on
+        self.train_on = "everything" if method == "pretrain" else train_on
+        self.stop_ids = tuple(sorted({*tokenizer.special.stop_ids, *stop_ids}))
 
     def encode(self, rows: Sequence[Row]) -> list[EncodedRow | UnusableRow]:
         """All of them, in their order."""
@@ -88,11 +96,25 @@ class RowEncoder:
             done[i] = self._text(rows[i], text, encoded)
         return [item for item in done if item is not None]
 
-    def encode_prompt(self, messages: Sequence[Message]) -> tuple[str, tuple[int, ...]]:
-        """A chat that waits for an answer. Raises: StudioError where the template fails."""
-        prompt = render_prompt(messages, self.template, self.tokenizer.special_in)
+    def encode_prompt(
+        self, messages: Sequence[Message], row: Row | None = None
+    ) -> tuple[str, tuple[int, ...]]:
+        """A chat that waits for an answer; the tools it may call are those of `row`.
+
+        Raises: StudioError where the template fails.
+        """
+        tools = row.tools if row else ""
+        prompt = render_prompt(messages, self.template, self.tokenizer.special_in, tools)
         (encoded,) = self.tokenizer.encode_rendered([prompt.text], [prompt.foreign])
         return prompt.text, tuple(encoded.ids.tolist())
+
+    def encode_beginning(self, text: str) -> tuple[int, ...]:
+        """A text that goes on."""
+        (encoded,) = self.tokenizer.encode_texts([text])
+        ids = encoded.ids.tolist()
+        if ids and ids[-1] == self.tokenizer.special.eos_id:  # some tokenizers end every text
+            ids.pop()
+        return tuple(ids)
 
     def tokens_of(self, encoded: EncodedRow, seq_len: int, too_long: str) -> tuple[Token, ...]:
         """The row as a person sees it."""
@@ -117,7 +139,7 @@ class RowEncoder:
         return tuple(tokens)
 
     def _render(self, row: Row) -> Rendered:
-        return render_chat(row, self.template, self._train_on, self.tokenizer.special_in)
+        return render_chat(row, self.template, self.train_on, self.tokenizer.special_in)
 
     def _text(self, row: Row, text: str, encoded: Encoded) -> EncodedRow:
         """A text is learned whole, with the token that ends it."""

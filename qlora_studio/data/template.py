@@ -19,7 +19,7 @@ import jinja2.parser
 import jinja2.sandbox
 
 from qlora_studio.config.places import resources_folder
-from qlora_studio.data.conversation import Message, Row, ToolCall
+from qlora_studio.data.conversation import Message, ToolCall
 from qlora_studio.data.model_files import read_if_there, read_object
 from qlora_studio.data.time_limit import TimeLimitError, time_limit
 from qlora_studio.errors import StudioError
@@ -118,11 +118,11 @@ def for_template(message: Message) -> dict[str, Any]:
     return values
 
 
-def tools_for_template(row: Row) -> list[Any] | None:
-    """The definitions of the tools that a chat may call."""
-    if not row.tools:
+def tools_for_template(text: str) -> list[Any] | None:
+    """The definitions of the tools that a chat may call, from a row's `tools`."""
+    if not text:
         return None
-    tools = json.loads(row.tools)
+    tools = json.loads(text)
     return tools if isinstance(tools, list) and tools else None
 
 

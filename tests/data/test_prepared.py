@@ -1,13 +1,7 @@
 import numpy as np
 import pytest
 
-from qlora_studio.data.prepared import (
-    PreparedInfo,
-    check_content,
-    content_sha256,
-    open_prepared,
-    write_prepared,
-)
+from qlora_studio.data.prepared import PreparedInfo, PreparedWriter, check_content, open_prepared
 from qlora_studio.data.tokenized_row import TokenizedRow
 from qlora_studio.errors import StudioError
 
@@ -18,9 +12,9 @@ def row(number, length):
     return TokenizedRow(number, ids, (random.random(length) > 0.5).astype(np.float32))
 
 
-def written(folder, train, validation):
-    info = PreparedInfo(
-        content_sha256=content_sha256([train, validation]),
+def info_of(writer):
+    return PreparedInfo(
+        content_sha256=writer.content_sha256(),
         data_sha256="d",
         tokenizer_sha256="t",
         template_sha256="c",
@@ -29,21 +23,29 @@ def written(folder, train, validation):
         eos_id=1,
         stop_ids=(1,),
         vocab_size=1000,
-        train_rows=len(train),
-        validation_rows=len(validation),
-        train_tokens=sum(len(item.ids) for item in train),
-        train_learned_tokens=sum(item.learned_tokens for item in train),
-        validation_learned_tokens=sum(item.learned_tokens for item in validation),
+        train_rows=writer.train.rows,
+        validation_rows=writer.validation.rows,
+        train_tokens=writer.train.tokens,
+        train_learned_tokens=writer.train.learned_tokens,
+        validation_learned_tokens=writer.validation.learned_tokens,
         longest=64,
         too_long_dropped=0,
         too_long_cut=0,
         nothing_to_learn=0,
+        not_rendered=0,
         special_in_text=0,
         rows_on_both_sides=0,
         samples=(),
     )
-    write_prepared(folder, info, train, validation)
-    return open_prepared(folder)
+
+
+def written(folder, train, validation):
+    with PreparedWriter(folder) as writer:
+        for item in train:
+            writer.add(item, held_out=False)
+        for item in validation:
+            writer.add(item, held_out=True)
+        return writer.finish(info_of(writer))
 
 
 def test_rows_come_back_as_they_were_written(tmp_path):
@@ -90,3 +92,20 @@ def test_a_file_cut_short_is_named(tmp_path):
 
     with pytest.raises(StudioError, match="rows can't be read"):
         open_prepared(folder)
+
+
+def test_the_hash_tells_training_from_validation(tmp_path):  # R3
+    rows = [row(i, 5) for i in range(4)]
+
+    one = written(tmp_path / "one", rows, [])
+    other = written(tmp_path / "other", rows[:2], rows[2:])
+
+    assert one.info.content_sha256 != other.info.content_sha256
+
+
+def test_writing_that_is_given_up_leaves_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt), PreparedWriter(tmp_path / "rows") as writer:
+        writer.add(row(1, 5), held_out=False)
+        raise KeyboardInterrupt
+
+    assert list(tmp_path.iterdir()) == []

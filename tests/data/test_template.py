@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from qlora_studio.data.conversation import Message, Row, ToolCall
+from qlora_studio.data.conversation import Message, ToolCall
 from qlora_studio.data.template import (
     ChatTemplate,
     find_template,
@@ -135,5 +135,5 @@ def test_calls_of_tools_reach_the_template_under_the_names_it_expects():
 def test_definitions_of_tools_are_given_as_values():
     tools = [{"type": "function", "function": {"name": "add"}}]
 
-    assert tools_for_template(Row(row=0, line=1, tools=json.dumps(tools))) == tools
-    assert tools_for_template(Row(row=0, line=1)) is None
+    assert tools_for_template(json.dumps(tools)) == tools
+    assert tools_for_template("") is None

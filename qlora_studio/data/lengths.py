@@ -1,0 +1,87 @@
+"""How long the rows are in tokens of a model: for the histogram, and for what a length limit costs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qlora_studio.config.places import cache_folder
+from qlora_studio.data.dataset import Dataset
+from qlora_studio.data.row_encoder import ROWS_AT_ONCE, EncodedRow, RowEncoder
+from qlora_studio.data.token_view import Lengths
+
+_BINS = 48  # about as many bars as the histogram has room for
+_BIN_STEP = 16  # tokens; bars begin at multiples of it
+
+Told = Callable[[int, int, str], None]  # done, of total, in words
+
+
+def count_lengths(rows: Dataset, encoder: RowEncoder, told: Told) -> Lengths:
+    """From the cache where they were counted before."""
+    file = cache_folder() / "lengths" / f"{_cache_key(rows, encoder)}.npy"
+    counted = _read(file, len(rows))
+    if counted is None:
+        counted = _count(rows, encoder, told)
+        _write(file, counted)
+    tokens, learned = counted[:, 0], counted[:, 1]
+    return Lengths(
+        file=str(file),
+        rows=len(rows),
+        tokens=int(tokens.sum(dtype=np.int64)),
+        learned_tokens=int(learned.sum(dtype=np.int64)),
+        longest=int(tokens.max(initial=0)),
+        median=int(np.median(tokens)) if len(tokens) else 0,
+        nothing_to_learn=int((learned == 0).sum()),
+        template_sha256=encoder.template.sha256,
+    )
+
+
+def read_lengths(lengths: Lengths) -> NDArray[np.int32]:
+    """int32 [rows, 2]: tokens and learned tokens of each row."""
+    counted: NDArray[np.int32] = np.load(lengths.file, allow_pickle=False)
+    return counted
+
+
+def histogram(counted: NDArray[np.int32]) -> tuple[tuple[int, ...], int]:
+    """Rows in each bin, and the bins' width in tokens."""
+    tokens = counted[:, 0]
+    longest = int(tokens.max(initial=0))
+    width = max(1, -(-(longest + 1) // (_BINS * _BIN_STEP))) * _BIN_STEP
+    bins = np.bincount(tokens // width, minlength=1)
+    return tuple(bins.tolist()), width
+
+
+def _count(rows: Dataset, encoder: RowEncoder, told: Told) -> NDArray[np.int32]:
+    counted = np.zeros((len(rows), 2), dtype=np.int32)
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        told(start, len(rows), "Counting tokens")
+        for item in encoder.encode(rows.rows(start, ROWS_AT_ONCE)):
+            if isinstance(item, EncodedRow):  # a row that can't be rendered teaches nothing
+                counted[item.row.row] = len(item.ids), item.learned_tokens
+    return counted
+
+
+def _cache_key(rows: Dataset, encoder: RowEncoder) -> str:
+    parts = (rows.folder.name, encoder.tokenizer.sha256, encoder.template.sha256, encoder.train_on)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+
+def _read(file: Path, rows: int) -> NDArray[np.int32] | None:
+    try:
+        counted: NDArray[np.int32] = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return counted if counted.shape == (rows, 2) and counted.dtype == np.int32 else None
+
+
+def _write(file: Path, counted: NDArray[np.int32]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    staging = file.with_name(f".staging-{os.getpid()}-{file.name}")
+    with staging.open("wb") as written:
+        np.save(written, counted, allow_pickle=False)
+    staging.replace(file)

@@ -1,0 +1,50 @@
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qlora_studio.data.conversation import Message, Row
+from qlora_studio.data.held_out import content_hash, held_out_rows
+
+
+def rows_of(prompts):
+    return [
+        Row(row=i, line=i + 1, messages=(Message("user", prompt), Message("assistant", str(i))))
+        for i, prompt in enumerate(prompts)
+    ]
+
+
+@given(st.lists(st.sampled_from("abcdefgh"), max_size=60), st.floats(0.0, 0.5), st.integers(0, 5))
+def test_equal_prompts_stay_on_one_side(prompts, share, seed):  # D9
+    apart = held_out_rows(rows_of(prompts), share, seed)
+
+    sides = {
+        prompt: {bool(apart[i]) for i, other in enumerate(prompts) if other == prompt} for prompt in prompts
+    }
+    assert all(len(side) == 1 for side in sides.values())
+
+
+@given(st.integers(2, 300), st.floats(0.01, 0.5), st.integers(0, 5))
+def test_the_share_is_met_where_prompts_differ(count, share, seed):
+    apart = held_out_rows(rows_of(map(str, range(count))), share, seed)
+
+    assert apart.sum() == max(1, round(share * count))
+
+
+def test_the_seed_alone_decides():  # R3
+    rows = rows_of(map(str, range(100)))
+
+    assert (held_out_rows(rows, 0.1, 3) == held_out_rows(rows, 0.1, 3)).all()
+    assert (held_out_rows(rows, 0.1, 3) != held_out_rows(rows, 0.1, 4)).any()
+
+
+def test_without_a_share_or_with_one_prompt_nothing_is_held_out():
+    assert not held_out_rows(rows_of("abc"), 0.0, 0).any()
+    assert not held_out_rows(rows_of("aaa"), 0.5, 0).any()
+    assert held_out_rows([], 0.5, 0).dtype == np.bool_
+
+
+def test_rows_are_equal_where_all_they_say_is():
+    one, other = rows_of(["a", "a"])
+
+    assert content_hash(one) != content_hash(other)
+    assert content_hash(one) == content_hash(rows_of(["a"])[0])

@@ -1,0 +1,201 @@
+import json
+
+import numpy as np
+import pytest
+
+from qlora_studio.config.run_config import DataConfig, RunConfig, SamplePrompt
+from qlora_studio.config.toml_file import with_changes
+from qlora_studio.data.dataset import open_dataset
+from qlora_studio.data.importing import import_data
+from qlora_studio.data.preparing import Source, prepare, prepare_for_evaluation
+from qlora_studio.data.row_encoder import RowEncoder, fit
+from qlora_studio.data.template import find_template
+from qlora_studio.data.tokenizer import load_tokenizer
+from qlora_studio.errors import StudioError
+from tests.data.tiny_tokenizer import CHATML, model_folder
+
+
+def silent(done, total, words):
+    return None
+
+
+def data_set(folder, talks, name="rows.jsonl"):
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [
+        {
+            "messages": [
+                {"role": role, "content": text}
+                for role, text in zip(["user", "assistant"] * 9, talk, strict=False)
+            ]
+        }
+        for talk in talks
+    ]
+    file = folder / name
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return open_dataset(import_data(DataConfig(path=str(file)), silent).dataset)
+
+
+def encoder_of(folder, config, template=CHATML):
+    tokenizer = load_tokenizer(model_folder(folder / "model", template=template))
+    found = find_template(folder / "model", tokenizer.special.names)
+    return RowEncoder(tokenizer, found, train_on=config.data.train_on, method=config.training.method)
+
+
+def settings(**changes):
+    return with_changes(RunConfig(), {"data.seq_len": 100, "data.validation": 0.0, **changes})
+
+
+def prepared(folder, talks, template=CHATML, validation=None, accept_left_out=False, **changes):
+    config = settings(**{key.replace("__", "."): value for key, value in changes.items()})
+    source = Source(
+        data_set(folder, talks), data_set(folder, validation, "held.jsonl") if validation else None
+    )
+    encoder = encoder_of(folder, config, template)
+    return prepare(source, encoder, config, silent, accept_left_out=accept_left_out)
+
+
+def test_what_is_prepared_is_what_was_previewed(tmp_path):  # D4
+    talks = [(f"hello {i}", f"answer {i}") for i in range(1100)]  # more than two batches of the encoder
+
+    rows = prepared(tmp_path, talks).train
+
+    config = settings()
+    source = data_set(tmp_path, talks)
+    previewed = encoder_of(tmp_path, config).encode(source.rows(0, 2000))
+    assert len(rows) == 1100
+    for i, item in enumerate(previewed):
+        (piece,) = fit(item, 100, "drop").pieces
+        assert rows[i].ids.tolist() == piece.ids.tolist()
+        assert rows[i].weights.tolist() == piece.weights.tolist()
+
+
+def test_the_same_settings_give_the_same_folder_and_bytes(tmp_path):  # D2, R3
+    talks = [(f"hello {i}", f"answer {i}") for i in range(50)]
+
+    one = prepared(tmp_path, talks, data__validation=0.2)
+    files = {file.name: file.read_bytes() for file in one.folder.iterdir()}
+    for file in one.folder.iterdir():
+        file.unlink()
+    one.folder.rmdir()
+    other = prepared(tmp_path, talks, data__validation=0.2)
+
+    assert other.folder == one.folder
+    assert {file.name: file.read_bytes() for file in other.folder.iterdir()} == files
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"data__seq_len": 99},
+        {"data__train_on": "everything"},
+        {"data__too_long": "truncate"},
+        {"training__seed": 1},
+        {"data__validation": 0.3},
+        {"template": CHATML + "{# other #}"},
+    ],
+)
+def test_other_settings_give_another_folder(tmp_path, change):
+    talks = [(f"hello {i}", f"answer {i}") for i in range(20)]
+
+    assert prepared(tmp_path, talks).folder != prepared(tmp_path, talks, **change).folder
+
+
+def test_a_share_is_held_out(tmp_path):
+    rows = prepared(tmp_path, [(f"hello {i}", f"answer {i}") for i in range(50)], data__validation=0.1)
+
+    assert (len(rows.train), len(rows.validation)) == (45, 5)
+    numbers = [rows.train[i].row for i in range(45)] + [rows.validation[i].row for i in range(5)]
+    assert sorted(numbers) == list(range(50))
+
+
+def test_a_file_is_held_out_and_rows_on_both_sides_are_counted(tmp_path):  # D9
+    talks = [(f"hello {i}", f"answer {i}") for i in range(20)]
+
+    rows = prepared(tmp_path, talks, validation=[*talks[:3], ("new", "one")], data__validation="held.jsonl")
+
+    assert (len(rows.train), len(rows.validation)) == (20, 4)
+    assert rows.info.rows_on_both_sides == 3
+    assert "3 rows held out are learned too: the evaluation would flatter." in rows.info.notes
+
+
+def test_rows_that_are_too_long_or_teach_nothing_are_counted_before_training(tmp_path):  # D8
+    talks = [("hello", "ok"), ("hello", "long " * 50), ("word " * 30, "cut away"), ("x", "y")]
+
+    dropped = prepared(tmp_path, talks).info
+    cut = prepared(tmp_path, talks, data__too_long="truncate").info
+
+    assert (dropped.train_rows, dropped.too_long_dropped, dropped.nothing_to_learn) == (2, 2, 0)
+    assert (cut.train_rows, cut.too_long_cut, cut.nothing_to_learn) == (3, 2, 1)
+    assert cut.notes[1].startswith("1 rows have no token to learn")
+
+
+def test_a_data_set_that_teaches_nothing_is_refused(tmp_path):  # D3
+    with pytest.raises(StudioError, match=r"2 longer than 100 tokens") as refused:
+        prepared(tmp_path, [("hello", "long " * 50), ("hello", "longer " * 50)])
+
+    assert "rows.jsonl" in refused.value.message
+    assert "Raise the sequence length" in refused.value.hint
+
+
+def test_rows_that_the_template_refuses_ask_above_one_percent(tmp_path):  # D3, S6
+    picky = "{% if messages[0].content == 'bad' %}{{ raise_exception('No bad talk') }}{% endif %}" + CHATML
+    talks = [("bad", "answer"), *((f"hello {i}", "answer") for i in range(40))]
+
+    with pytest.raises(StudioError, match=r"1 of 41 rows can't be rendered .*line 1: .*No bad talk"):
+        prepared(tmp_path, talks, template=picky)
+    rows = prepared(tmp_path, talks, template=picky, accept_left_out=True)
+
+    assert (len(rows.train), rows.info.not_rendered) == (40, 1)
+
+
+def test_names_of_special_tokens_in_the_data_are_counted(tmp_path):  # D9
+    rows = prepared(tmp_path, [("say <|im_end|>", "<|im_end|> ok"), ("x", "y")])
+
+    assert rows.info.special_in_text == 2
+    assert list(rows.train[0].ids).count(rows.info.eos_id) == 2  # the template's own
+
+
+def test_samples_are_the_persons_prompts(tmp_path):
+    config = settings()
+    config = RunConfig(data=config.data, samples=(SamplePrompt(prompt="hello?", max_tokens=7),))
+    encoder = encoder_of(tmp_path, config)
+
+    rows = prepare(Source(data_set(tmp_path, [("a", "b")])), encoder, config, silent)
+
+    (sample,) = rows.info.samples
+    assert (sample.prompt, sample.max_tokens) == ("hello?", 7)
+    assert encoder.tokenizer.decode(sample.ids) == "user\nhello?\nassistant\n"
+
+
+def test_without_prompts_samples_are_first_turns_of_rows_held_out(tmp_path):
+    talks = [(f"hello {i}", f"answer {i}") for i in range(40)]
+
+    rows = prepared(tmp_path, talks, data__validation=0.25, data__seq_len=200)
+
+    held = [rows.validation[i] for i in range(3)]
+    assert [sample.prompt for sample in rows.info.samples] == [f"hello {row.row}" for row in held]
+    for sample, row in zip(rows.info.samples, held, strict=True):
+        assert row.ids[: len(sample.ids)].tolist() == list(sample.ids)
+
+
+def test_text_is_cut_into_pieces_of_the_sequence_length(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"text": "abc " * 100}) + "\n")
+    source = open_dataset(import_data(DataConfig(path=str(file)), silent).dataset)
+    config = settings(**{"training.method": "pretrain"})
+
+    rows = prepare(Source(source), encoder_of(tmp_path, config), config, silent)
+
+    assert rows.train.lengths.max() == 100
+    learned = np.concatenate([rows.train[i].ids[rows.train[i].weights > 0] for i in range(len(rows.train))])
+    assert len(learned) == rows.info.train_learned_tokens == 400
+
+
+def test_rows_for_an_evaluation_are_all_held_out(tmp_path):
+    config = settings()
+
+    rows = prepare_for_evaluation(
+        data_set(tmp_path, [("a", "b"), ("c", "d")]), encoder_of(tmp_path, config), config, silent
+    )
+
+    assert (len(rows.train), len(rows.validation)) == (0, 2)
