@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from qlora_studio.data.csv_header import delimiter_of, has_usual_header
+from qlora_studio.data.lines import count_line_ends
 from qlora_studio.data.source_file import SourceFile, TextFile
 from qlora_studio.data.strict_json import JsonError, parse_json
+from qlora_studio.data.text_records import not_utf_8
 from qlora_studio.errors import StudioError
 
 PARQUET_MAGIC = b"PAR1"
@@ -27,28 +29,24 @@ _EXPECTED = {
 }
 DATA_SUFFIXES = frozenset(_EXPECTED)
 _JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
-_TEXT_SUFFIXES = (".txt", ".md", ".markdown")
+_CSV_SUFFIXES = (".csv", ".tsv")
+_TRIED_LINES = 20
 
 _BLANK = b" \t\r\n"
-_LINE_END = re.compile(rb"\r\n|\n|\r")
+_LIST = re.compile(rb"\[\s*[\]{]")
+_OBJECT = re.compile(rb'\{\s*"[^"\\]*"\s*:')
 _WRAPPED = re.compile(
     rb'\{\s*(?:"[^"\\]*"\s*:\s*(?:"[^"\\]*"|[0-9.]+|true|false|null)\s*,\s*){0,20}'
     rb'"(?:data|rows|train|examples|items|records|dataset|samples|entries)"\s*:\s*(?=\[\s*[{\]])'
 )
 _BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r)[ \t]*(?:\r\n|\n|\r)")
-_DELIMITERS = ",\t;|"
-_HEADER_WORDS = {
-    *("instruction", "input", "output", "prompt", "completion", "question", "answer", "response", "text"),
-    *("context", "system", "query", "chosen", "rejected", "history", "category", "content", "label"),
-    *("id", "target", "source", "messages", "conversations"),
-}
 
 
 @dataclass(frozen=True)
 class Container:
-    """kind: JSON lines | a JSON list | CSV | Parquet | text
+    """kind: JSON lines | a JSON list | JSON objects | CSV | text
 
-    array_at:   offset where the list begins, or the first of values that just follow each other
+    array_at:   offset where the list begins, or the first of objects that just follow each other
     delimiter:  of CSV
     paragraphs: the text has blank lines
     """
@@ -65,36 +63,38 @@ def is_parquet(source: SourceFile) -> bool:
     ends = source.size >= 12 and source.read(source.size - 4, 4) == PARQUET_MAGIC
     if begins and not ends:
         raise StudioError(
-            f"{source.path} begins as Parquet but is cut off: its end is missing.",
+            f"{source.name} begins as Parquet but is cut off: its end is missing.",
             hint="Copy or download it again.",
         )
     if source.size and not begins and source.path.suffix.lower() == ".parquet":
-        raise StudioError(f"{source.path} is not Parquet, though its name says so.")
+        raise StudioError(f"{source.name} is not Parquet, though its name says so.")
     return begins
 
 
 def container_of(text: TextFile) -> Container:
-    """Raises: StudioError where it holds nothing, or is no JSON though its name says so."""
+    """Raises: StudioError where it holds nothing, is not UTF-8, or is no JSON though its name says so."""
     suffix = text.path.suffix.lower()
     head = text.source.read(text.start, HEAD_BYTES)
-    start = len(head) - len(head.lstrip(_BLANK))
-    first = head[start : start + 1]
-    if not first:
-        raise StudioError(f"{text.path} is empty.", hint="Choose a file with rows in it.")
-    if first == b"[" and (suffix in _JSON_SUFFIXES or re.match(rb"\[\s*[\]{]", head[start:])):
-        return Container("a JSON list", array_at=text.start + start)
-    if (json := _json_of_objects(head[start:], text.start + start, suffix)) is not None:
+    whole = len(head) < HEAD_BYTES
+    _refuse_other_encodings(head, whole, text)
+    content = head.lstrip(_BLANK)
+    if not content:
+        raise StudioError(f"{text.name} is empty.", hint="Choose a file with rows in it.")
+    offset = text.start + len(head) - len(content)
+    named_json = suffix in _JSON_SUFFIXES
+    if _LIST.match(content) or (named_json and content[:1] == b"["):
+        return Container("a JSON list", array_at=offset)
+    if json := _json_objects(content, offset, named_json, whole):
         return json
-    if suffix in _JSON_SUFFIXES:
+    if named_json:
         raise StudioError(
-            f"{text.path} is not JSON, though its name says so.",
+            f"{text.name} is not JSON, though its name says so.",
             hint="A JSON file holds one list of objects, or one object a line.",
         )
-    if suffix in (".csv", ".tsv") or (suffix not in _TEXT_SUFFIXES and _has_known_header(head)):
-        return Container("CSV", delimiter=_delimiter_of(head, suffix))
-    if suffix in _TEXT_SUFFIXES and _has_known_header(head):
-        return Container("CSV", delimiter=_delimiter_of(head, suffix))
-    return Container("text", paragraphs=bool(_BLANK_LINE.search(head.strip(_BLANK))))
+    if suffix in _CSV_SUFFIXES or has_usual_header(content):
+        usual = "\t" if suffix == ".tsv" else ","
+        return Container("CSV", delimiter=delimiter_of(content, whole=whole, otherwise=usual))
+    return Container("text", paragraphs=bool(_BLANK_LINE.search(content.rstrip(_BLANK))))
 
 
 def mismatch(path: Path, kind: str) -> str:
@@ -105,67 +105,35 @@ def mismatch(path: Path, kind: str) -> str:
     return f"The name ends in {path.suffix}, the content is {kind}."
 
 
-def _json_of_objects(head: bytes, offset: int, suffix: str) -> Container | None:
-    lines = [line for line in _LINE_END.split(head, maxsplit=40) if line.strip(_BLANK)][:20]
-    wrapped = _WRAPPED.match(head)
-    if wrapped:
+def _refuse_other_encodings(head: bytes, whole: bool, text: TextFile) -> None:
+    try:
+        head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if whole or error.start < len(head) - 3:  # else a character is cut by the end of the head
+            raise not_utf_8(text, 1 + count_line_ends(head[: error.start])) from error
+
+
+def _json_objects(content: bytes, offset: int, named_json: bool, whole: bool) -> Container | None:
+    """Objects a line, in a list within an object, or one behind the other; None where there are none."""
+    lines = [line for line in content.splitlines() if not line.isspace()][:_TRIED_LINES]
+    first_is_whole = _is_json(lines[0], named_json)
+    wrapped = _WRAPPED.match(content)
+    if wrapped and not (first_is_whole and len(lines) > 1):
         return Container("a JSON list", array_at=offset + wrapped.end())
-    if any(_is_json(line, suffix) for line in lines):
+    if first_is_whole or (named_json and any(_is_json(line, named_json) for line in lines)):
         return Container("JSON lines")
-    if head[:1] != b"{":
+    if not _OBJECT.match(content):
         return None
-    cut_off = len(head) >= HEAD_BYTES // 2 and len(lines) == 1
-    if cut_off and re.match(rb'\{\s*"', head):
-        return Container("JSON lines")  # a first line of more than a megabyte
-    if suffix in _JSON_SUFFIXES or re.match(rb'\{\s*"[^"\\]*"\s*:', head):
-        return Container("a JSON list", array_at=offset)
-    return None
+    if len(lines) == 1 and not whole:
+        return Container("JSON lines")  # the first line goes on behind the head
+    return Container("JSON objects", array_at=offset)
 
 
-def _is_json(line: bytes, suffix: str) -> bool:
-    opening = b'{["' if suffix in _JSON_SUFFIXES else b"{"
-    if line.strip(_BLANK)[:1] not in [opening[i : i + 1] for i in range(len(opening))]:
+def _is_json(line: bytes, named_json: bool) -> bool:
+    if line.strip(_BLANK)[:1] not in ((b"{", b"[", b'"') if named_json else (b"{",)):
         return False
     try:
         parse_json(line)
     except (JsonError, UnicodeDecodeError):
         return False
     return True
-
-
-def _has_known_header(head: bytes) -> bool:
-    header = _LINE_END.split(head, maxsplit=1)[0].decode("utf-8", "ignore")
-    for delimiter in _DELIMITERS:
-        cells = [cell.strip().strip('"').lower() for cell in header.split(delimiter)]
-        if len(cells) > 1 and sum(cell in _HEADER_WORDS for cell in cells) >= 2:
-            return True
-    return False
-
-
-def _delimiter_of(head: bytes, suffix: str) -> str:
-    """The one that gives the header the most cells, as long as the rows agree with it."""
-    lines = head.decode("utf-8", "ignore").splitlines(keepends=True)[:200]
-    if len(head) >= HEAD_BYTES:
-        lines = lines[:-1]
-    best, best_score = ("\t" if suffix == ".tsv" else ","), (0.0, 0)
-    for delimiter in _DELIMITERS:
-        rows = _rows(lines, delimiter)
-        cells = len(rows[0]) if rows else 0
-        if cells < 2:
-            continue
-        agreeing = sum(len(row) == cells for row in rows[1:]) / max(1, len(rows) - 1)
-        score = (round(agreeing, 1), cells)
-        if score > best_score:
-            best, best_score = delimiter, score
-    return best
-
-
-def _rows(lines: list[str], delimiter: str) -> list[list[str]]:
-    rows = []
-    try:
-        for row in csv.reader(lines, delimiter=delimiter):
-            if row:
-                rows.append(row)
-    except csv.Error:
-        pass
-    return rows

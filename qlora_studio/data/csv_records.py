@@ -35,14 +35,14 @@ def csv_records(text: TextFile, delimiter: str) -> Iterator[Record]:
 
 def _header(cells: list[str] | RecordError, text: TextFile) -> list[str]:
     if isinstance(cells, RecordError):
-        raise StudioError(f"{text.path}: the header can't be read: {cells}.")
+        raise StudioError(f"{text.name}: the header can't be read: {cells}.")
     names = [cell.strip() for cell in cells]
     if len(names) > MAX_COLUMNS:
-        raise StudioError(f"{text.path} has {len(names):,} columns; at most {MAX_COLUMNS} are read.")
+        raise StudioError(f"{text.name} has {len(names):,} columns; at most {MAX_COLUMNS} are read.")
     doubled = {name for name in names if names.count(name) > 1}
     if doubled:
         raise StudioError(
-            f"{text.path}: the column {min(doubled)!r} stands twice in the header.",
+            f"{text.name}: the column {min(doubled)!r} stands twice in the header.",
             hint="The first row names the columns, each once.",
         )
     return names
@@ -100,7 +100,7 @@ class _Rows:
         self._read_again += sum(len(raw) for raw, _, _ in swallowed)
         if self._read_again > _MOST_READ_AGAIN:
             raise StudioError(
-                f"{self._text.path}: the quotes don't match from line {self._taken[0][1]:,} on.",
+                f"{self._text.name}: the quotes don't match from line {self._taken[0][1]:,} on.",
                 hint="A quote inside of a cell is written twice.",
             )
 

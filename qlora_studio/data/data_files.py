@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from qlora_studio.config.places import sample_data_file
 from qlora_studio.config.run_config import SAMPLE
 from qlora_studio.data.container import DATA_SUFFIXES
+from qlora_studio.data.path_text import path_text
 from qlora_studio.errors import StudioError
 
 _NOT_DATA = re.compile(
@@ -17,7 +19,8 @@ _NOT_DATA = re.compile(
 )
 _HELD_OUT = re.compile(r"(^|[^a-z])(test|valid|validation|val|dev|eval)([^a-z]|$)", re.I)
 _TRAIN = re.compile(r"(^|[^a-z])train(ing)?([^a-z]|$)", re.I)
-_MOST_FILES = 10_000
+_MOST_FILES = 1_000  # each of them is kept open
+_MOST_ENTRIES = 100_000
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,8 @@ class DataFiles:
     def names(self) -> list[str]:
         """What of the names bears on how files are read: of one file its ending, of a folder all of them."""
         if self.folder is None:
-            return [path.suffix.lower() for path in self.files]
-        return [path.relative_to(self.folder).as_posix() for path in self.files] + list(self.held_out)
+            return [suffix for path in self.files if (suffix := path.suffix.lower()) in DATA_SUFFIXES]
+        return [path_text(path.relative_to(self.folder)) for path in self.files] + list(self.held_out)
 
 
 def data_files(path: str) -> DataFiles:
@@ -42,42 +45,49 @@ def data_files(path: str) -> DataFiles:
         return DataFiles((sample_data_file(),))
     if not path:
         raise StudioError("No data is chosen.", hint="Choose a file with rows.")
-    chosen = Path(path).expanduser().absolute()
     try:
+        chosen = Path(path).expanduser().absolute()
         is_folder = chosen.is_dir()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: ~somebody who isn't there
         raise StudioError(f"{path!r} can't be opened.") from error
     if not is_folder:
         return DataFiles((chosen,))
     files = _files_below(chosen)
     if not files:
         raise StudioError(
-            f"{chosen} holds no data file.",
+            f"{path_text(chosen)} holds no data file.",
             hint=f"Files that end in {', '.join(sorted(DATA_SUFFIXES))} are read.",
         )
     return _without_held_out(files, chosen)
 
 
 def _files_below(folder: Path) -> list[Path]:
-    try:
-        found = sorted(
-            path
-            for path in folder.rglob("*")
-            if path.suffix.lower() in DATA_SUFFIXES
-            and not _NOT_DATA.match(path.name)
-            and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-            and path.is_file()
-        )
-    except OSError as error:
-        raise StudioError(f"{folder} can't be read: {error.strerror}.") from error
-    if len(found) > _MOST_FILES:
-        raise StudioError(f"{folder} holds {len(found):,} data files; at most {_MOST_FILES:,} are read.")
+    found: list[Path] = []
+    entries = 0
+    for parent, folders, names in os.walk(folder):  # follows no link
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        entries += len(folders) + len(names)
+        found.extend(Path(parent, name) for name in sorted(names) if _is_data(Path(parent, name)))
+        if entries > _MOST_ENTRIES or len(found) > _MOST_FILES:
+            raise StudioError(
+                f"{path_text(folder)} holds too much to be a folder of data files.",
+                hint="Choose the folder of one data set.",
+            )
     return found
+
+
+def _is_data(path: Path) -> bool:
+    return (
+        path.suffix.lower() in DATA_SUFFIXES
+        and not path.name.startswith(".")
+        and not _NOT_DATA.match(path.name)
+        and path.is_file()
+    )
 
 
 def _without_held_out(files: list[Path], folder: Path) -> DataFiles:
     """Where some names say train and others test, only the first are taken: test rows must not be learned."""
-    names = {path: path.relative_to(folder).as_posix() for path in files}
+    names = {path: path_text(path.relative_to(folder)) for path in files}
     held_out = [path for path in files if _HELD_OUT.search(names[path]) and not _TRAIN.search(names[path])]
     if not held_out or not any(_TRAIN.search(name) for name in names.values()):
         return DataFiles(tuple(files), folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import json
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ import pyarrow.compute as pc
 
 from qlora_studio.data.conversation import Message, Row, ToolCall
 from qlora_studio.data.limits import SHOWN_CHARACTERS
+from qlora_studio.data.path_text import path_text
 from qlora_studio.data.record import Conversation, Place
 from qlora_studio.data.report import ImportReport
 from qlora_studio.errors import StudioError
@@ -53,7 +55,7 @@ _SCHEMA = pa.schema(
 class RowFile(msgspec.Struct, frozen=True, kw_only=True):
     """A file that rows came from. `copy`: its text in the data set's folder, where the file isn't UTF-8."""
 
-    path: str
+    path: bytes  # as the system has it: a name need not be text
     size: int
     modified_ns: int
     copy: str = ""
@@ -246,12 +248,13 @@ class Dataset:
         files = batch.column("file").to_pylist()
         tools = batch.column("tools").to_pylist()
         texts = batch.column("text").to_pylist()
+        names = [_file_name(file) for file in self._files]
         chats = _messages_of(batch.column("messages"))
         for index, messages in enumerate(chats):
             yield Row(
                 row=first + index,
                 line=lines[index],
-                file=Path(self._files[files[index]].path).name if len(self._files) > 1 else "",
+                file=names[files[index]] if len(self._files) > 1 else "",
                 messages=messages,
                 tools=tools[index] or "",
                 text=texts[index],
@@ -262,7 +265,7 @@ class Dataset:
         if offset < 0:
             return None
         origin = self._files[batch.column("file")[0].as_py()]
-        path = self.folder / origin.copy if origin.copy else Path(origin.path)
+        path = self.folder / origin.copy if origin.copy else Path(os.fsdecode(origin.path))
         size = min(batch.column("bytes")[0].as_py(), 4 * SHOWN_CHARACTERS)  # of UTF-8: at most 4 a character
         try:
             status = path.stat()
@@ -275,6 +278,10 @@ class Dataset:
             return None
         shown = text.decode("utf-8", "ignore")  # a character cut at the end is dropped
         return shown[:SHOWN_CHARACTERS].rstrip("\r\n")
+
+
+def _file_name(file: RowFile) -> str:
+    return path_text(Path(Path(os.fsdecode(file.path)).name))
 
 
 def _write_whole(path: Path, imported: ImportedSet) -> None:

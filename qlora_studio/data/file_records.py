@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,52 +12,74 @@ from qlora_studio.data.json_records import JsonBatch, json_elements, json_lines
 from qlora_studio.data.limits import MAX_ROW_BYTES
 from qlora_studio.data.lines import count_line_ends
 from qlora_studio.data.record import Place, Record, RecordError
-from qlora_studio.data.source_file import SourceFile, TextFile, as_text
+from qlora_studio.data.source_file import SourceFile, TextFile, Told, as_text
 from qlora_studio.data.strict_json import JsonError, parse_json
 from qlora_studio.data.text_records import not_utf_8, text_records
+from qlora_studio.errors import StudioError
 
-SAMPLED_RECORDS = 200
+_SAMPLED_RECORDS = 200
+_SAMPLED_BYTES = 8_000_000
 
 
 class FileRecords:
     """What a file is, and its records, as often as they are asked for.
 
-    kind:     JSON lines | a JSON list | CSV | Parquet | text
+    kind:     JSON lines | a JSON list | JSON objects | CSV | Parquet | text
     encoding: "utf-8", "utf-8-sig", "utf-16-le", "utf-16-be"; "binary" of Parquet
     mismatch: what to say where the name promises something else
     """
 
-    def __init__(self, source: SourceFile, copy: Path) -> None:
+    def __init__(self, source: SourceFile, copy: Path, told: Told) -> None:
         """Text in UTF-16 is written to `copy` as UTF-8. Raises: StudioError where the file can't be read."""
         self.source = source
         self.copied = False
         if is_parquet(source):
             self.kind, self.encoding = "Parquet", "binary"
         else:
-            self._text = as_text(source, copy)
+            self._text = as_text(source, copy, told)
             self.copied = self._text.source is not source
             self._container = container_of(self._text)
             self.kind, self.encoding = self._container.kind, self._text.encoding
         self.mismatch = mismatch(source.path, self.kind)
 
     def sample(self) -> list[Any]:
-        """The values of the first records that have one."""
-        sound = (record.value for record in self.records() if not isinstance(record.value, RecordError))
-        return list(islice(sound, SAMPLED_RECORDS))
+        """The values of the first records. Raises: StudioError where no record has one."""
+        values: list[Any] = []
+        size = 0
+        first_error: RecordError | None = None
+        for record in self.records():
+            if isinstance(record.value, RecordError):
+                first_error = first_error or record.value
+                continue
+            values.append(record.value)
+            size += record.place.size
+            if len(values) >= _SAMPLED_RECORDS or size > _SAMPLED_BYTES:
+                break
+        if not values and first_error:
+            raise StudioError(
+                f"{self.source.name}: no row of it can be read; the first one: {first_error}.",
+                hint="Look at its first lines in a text editor.",
+            )
+        if not values:
+            raise StudioError(f"{self.source.name} holds no rows.", hint="Choose a file with rows in it.")
+        return values
 
-    def records(self) -> Iterator[Record]:
-        """All of them, in the order of the file. Raises: StudioError where the file as a whole is broken."""
+    def records(self, columns: Collection[str] | None = None) -> Iterator[Record]:
+        """All of them, in the order of the file; of Parquet only these columns are read.
+
+        Raises: StudioError where the file as a whole is broken.
+        """
         if self.kind == "Parquet":
             from qlora_studio.data.parquet_records import ParquetRows
 
-            return ParquetRows(self.source).records()
+            return ParquetRows(self.source).records(columns)
         return _text_records(self._text, self._container)
 
 
 def _text_records(text: TextFile, container: Container) -> Iterator[Record]:
     if container.kind == "JSON lines":
         return _parsed(json_lines(text), text, skip_blank=True)
-    if container.kind == "a JSON list":
+    if container.kind in ("a JSON list", "JSON objects"):
         return _parsed(json_elements(text, container.array_at), text, skip_blank=False)
     if container.kind == "CSV":
         return csv_records(text, container.delimiter)

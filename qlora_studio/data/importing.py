@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,9 +21,10 @@ from qlora_studio.data.data_files import DataFiles, data_files
 from qlora_studio.data.dataset import RowFile, RowsWriter, move_files, read_imported_set
 from qlora_studio.data.file_records import FileRecords
 from qlora_studio.data.findings import Tally, file_findings
-from qlora_studio.data.formats import Convert, converter
+from qlora_studio.data.formats import Convert, Layout, converter
 from qlora_studio.data.layout import Guess, find_layout
 from qlora_studio.data.limits import MAX_ROW_BYTES, MAX_ROWS, MAX_TEXT_BYTES
+from qlora_studio.data.path_text import path_text
 from qlora_studio.data.record import Conversation, Record, RecordError, SpellingNeededError, spelled
 from qlora_studio.data.report import Finding, ImportReport
 from qlora_studio.data.source_file import SourceFile, Told
@@ -30,7 +33,9 @@ from qlora_studio.errors import StudioError
 
 IMPORTER_VERSION = 1  # raised when the same bytes would give other rows
 
-_TELL_EVERY = 2_000  # records
+_STAGING = ".importing-"
+_TELL_EVERY_S = 0.1
+_ABANDONED_S = 24 * 3600  # what an import that was killed left behind is then removed
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,8 @@ def import_data(data: DataConfig, told: Told) -> Imported:
 
     Raises: StudioError naming the file, where nothing of it can be used.
     """
+    if data.mix:
+        raise StudioError("data.mix is refused: mixing several files isn't built yet in this version.")
     chosen = data_files(data.path)
     with ExitStack() as opened:
         sources = [opened.enter_context(SourceFile(path)) for path in chosen.files]
@@ -56,7 +63,9 @@ def import_data(data: DataConfig, told: Told) -> Imported:
             cached = read_imported_set(folder)
         except StudioError:  # not there yet, or damaged
             return _import_anew(data, chosen, sources, sha256, folder, told)
-        files = tuple(RowFile(path=str(s.path), size=s.size, modified_ns=s.modified_ns) for s in sources)
+        files = tuple(
+            RowFile(path=os.fsencode(s.path), size=s.size, modified_ns=s.modified_ns) for s in sources
+        )
         return Imported(folder, move_files(folder, cached, files, _shown_path(chosen)))
 
 
@@ -64,12 +73,13 @@ def _import_anew(
     data: DataConfig, chosen: DataFiles, sources: list[SourceFile], sha256: str, folder: Path, told: Told
 ) -> Imported:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=".importing-", dir=folder.parent))
+    _remove_abandoned(folder.parent)
+    staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=folder.parent))
     try:
         report = _write_rows(data, chosen, sources, sha256, staging, told)
         for source in sources:
             if not source.unchanged():
-                raise StudioError(f"{source.path} changed while it was read.", hint="Import it again.")
+                raise StudioError(f"{source.name} changed while it was read.", hint="Import it again.")
         shutil.rmtree(folder, ignore_errors=True)  # only ever what is left of a damaged one
         staging.rename(folder)
     finally:
@@ -77,15 +87,25 @@ def _import_anew(
     return Imported(folder, report)
 
 
+def _remove_abandoned(datasets: Path) -> None:
+    for staging in datasets.glob(f"{_STAGING}*"):
+        try:
+            abandoned = time.time() - staging.stat().st_mtime > _ABANDONED_S
+        except OSError:
+            continue  # finished in this moment
+        if abandoned:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
 def _write_rows(
     data: DataConfig, chosen: DataFiles, sources: list[SourceFile], sha256: str, staging: Path, told: Told
 ) -> ImportReport:
-    files = [FileRecords(source, staging / f"text-{index}") for index, source in enumerate(sources)]
-    guesses = [find_layout(file.sample(), data.format, data.map, str(file.source.path)) for file in files]
+    files = [FileRecords(source, staging / f"text-{index}", told) for index, source in enumerate(sources)]
+    guesses = [find_layout(file.sample(), data.format, data.map, file.source.name) for file in files]
     _refuse_different_formats(files, guesses)
     rows = _Rows(RowsWriter(staging), told, sum(source.size for source in sources))
     for index, (file, guess) in enumerate(zip(files, guesses, strict=True)):
-        rows.take(file, converter(guess.layout), index)
+        rows.take(file, guess.layout, index)
     _refuse_nothing(rows.tally, _shown_path(chosen))
     report = _report(chosen, files, guesses, sha256, rows.tally)
     rows.writer.finish([_row_file(file, index) for index, file in enumerate(files)], report)
@@ -101,18 +121,20 @@ class _Rows:
         self._told = told
         self._bytes_in_all = bytes_in_all
         self._bytes_before = 0
+        self._told_at = 0.0
         self._seen: set[bytes] = set()
 
-    def take(self, file: FileRecords, convert: Convert, index: int) -> None:
+    def take(self, file: FileRecords, layout: Layout, index: int) -> None:
         """All records of a file."""
-        for record in file.records():
+        convert = converter(layout)
+        for record in file.records(layout.map.values()):
             try:
                 conversation = _conversation(record, convert)
             except RecordError as reason:
                 self.tally.skip(str(reason), record.place.line)
             else:
                 self._add(conversation, record, index)
-            if self.tally.rows_in % _TELL_EVERY == 0:
+            if time.monotonic() - self._told_at > _TELL_EVERY_S:
                 self._tell(record.place.offset)
         self._bytes_before += file.source.size
         self._tell(0)
@@ -134,6 +156,7 @@ class _Rows:
         self.tally.imported += 1
 
     def _tell(self, offset: int) -> None:
+        self._told_at = time.monotonic()
         done = self._bytes_before + max(0, offset)
         self._told(done, self._bytes_in_all, f"{self.tally.rows_in:,} rows read")
 
@@ -170,8 +193,8 @@ def _refuse_different_formats(files: Sequence[FileRecords], guesses: Sequence[Gu
     for file, guess in zip(files, guesses, strict=True):
         if guess.layout.format != first:
             raise StudioError(
-                f"{files[0].source.path} holds {first} rows, "
-                f"{file.source.path} holds {guess.layout.format} rows.",
+                f"{files[0].source.name} holds {first} rows, "
+                f"{file.source.name} holds {guess.layout.format} rows.",
                 hint="Import one of them, or put each format in a folder of its own.",
             )
 
@@ -219,19 +242,19 @@ def _of_the_files(tally: Tally, files: list[FileRecords], chosen: DataFiles) -> 
 def _row_file(file: FileRecords, index: int) -> RowFile:
     source = file.source
     copy = f"text-{index}" if file.copied else ""
-    return RowFile(path=str(source.path), size=source.size, modified_ns=source.modified_ns, copy=copy)
+    return RowFile(path=os.fsencode(source.path), size=source.size, modified_ns=source.modified_ns, copy=copy)
 
 
 def _shown_path(chosen: DataFiles) -> str:
-    return str(chosen.folder or chosen.files[0])
+    return path_text(chosen.folder or chosen.files[0])
 
 
 def _sha256(sources: Sequence[SourceFile], told: Told) -> str:
     """Of the file's bytes; of several files, over their names and hashes."""
     if len(sources) == 1:
         return sources[0].sha256(told)
-    lines = sorted(f"{source.sha256(told)}  {source.path.name}\n" for source in sources)
-    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+    lines = sorted(f"{source.sha256(told)}  {path_text(Path(source.path.name))}\n" for source in sources)
+    return hashlib.sha256("".join(lines).encode("utf-8")).hexdigest()
 
 
 def _cache_key(sha256: str, chosen: DataFiles, data: DataConfig) -> str:

@@ -43,6 +43,11 @@ def json_elements(text: TextFile, array_at: int) -> Iterator[JsonBatch]:
 # A whole string | a mark | the beginning of a string that goes on in the next chunk
 _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|([\[\]{},])|(")', re.DOTALL)
 _SPACE = re.compile(rb"[ \t\r\n]*+")
+_END_OF_OBJECT = (
+    re.compile(  # other keys may follow a list within an object, but no list: its rows would be lost
+        rb'\s*(?:,\s*"[^"\\]*"\s*:\s*(?:"[^"\\]*"|[-+.0-9eE]+|true|false|null)\s*)*\}'
+    )
+)
 _LONGEST_ELEMENT = 8 * MAX_ROW_BYTES  # behind it a quote was surely never closed
 
 
@@ -90,7 +95,7 @@ class _ElementScanner:
         self._start = 0
         if len(self._buffer) > _LONGEST_ELEMENT:
             raise StudioError(
-                f"{self._text.path}: the row that begins in line {self._line:,} is longer than "
+                f"{self._text.name}: the row that begins in line {self._line:,} is longer than "
                 f"{_LONGEST_ELEMENT / 1e6:.0f} MB, or one of its quotes is never closed."
             )
         return bool(chunk)
@@ -138,18 +143,21 @@ class _ElementScanner:
         return batch
 
     def _end(self) -> None:
-        rest = self._buffer[self._start :] + next(self._chunks, b"")
+        """What stands behind the last element."""
         if self._in_array and not self._closed:
             raise StudioError(
-                f"{self._text.path} ends in the middle: the list that it holds is not closed after line "
+                f"{self._text.name} ends in the middle: the list that it holds is not closed after line "
                 f"{self._line:,}. It seems cut off.",
                 hint="Copy or download it again.",
             )
-        if self._in_array and not self._nested and rest.strip():
+        rest = self._buffer[self._start :].strip()
+        while not rest and (chunk := next(self._chunks, b"")):
+            rest = chunk.strip()
+        if not self._in_array and rest:
+            self._take(len(self._buffer), len(self._buffer))
+        elif rest and not (self._nested and _END_OF_OBJECT.fullmatch(rest)):
             line = self._line + count_line_ends(self._buffer[self._counted : self._start])
             raise StudioError(
-                f"{self._text.path}: something follows the end of the list in line {line:,}.",
-                hint="A JSON file holds one list, or one object a line.",
+                f"{self._text.name}: something follows the end of the list in line {line:,}.",
+                hint="A JSON file holds one list of objects, or one object a line.",
             )
-        if not self._in_array and rest.strip():
-            self._take(len(self._buffer), len(self._buffer))

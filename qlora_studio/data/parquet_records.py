@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -13,7 +13,7 @@ from qlora_studio.data.record import Place, Record
 from qlora_studio.data.source_file import SourceFile
 from qlora_studio.errors import StudioError
 
-_BATCH_ROWS = 512  # a dictionary can make rows far larger than their file: few at a time
+_BATCH_ROWS = 64  # a dictionary can make rows far larger than their file: few at a time
 
 
 class ParquetRows:
@@ -27,17 +27,18 @@ class ParquetRows:
         except (pa.ArrowException, OSError) as error:
             raise self._broken(error) from error
         if len(schema) > MAX_COLUMNS:
-            raise StudioError(f"{source.path} has {len(schema):,} columns; at most {MAX_COLUMNS} are read.")
+            raise StudioError(f"{source.name} has {len(schema):,} columns; at most {MAX_COLUMNS} are read.")
         self.rows: int = self._file.metadata.num_rows
         self.columns = tuple(field.name for field in schema if _readable(field.type))
         if not self.columns:
-            raise StudioError(f"{source.path} has no column with text, numbers, lists or structs.")
+            raise StudioError(f"{source.name} has no column with text, numbers, lists or structs.")
 
-    def records(self) -> Iterator[Record]:
-        """A record a row; its line is its number from 1."""
+    def records(self, columns: Collection[str] | None = None) -> Iterator[Record]:
+        """A record a row, with these columns of it; its line is its number from 1."""
         line = 0
+        wanted = [name for name in self.columns if columns is None or name in columns]
         try:
-            for batch in self._file.iter_batches(_BATCH_ROWS, columns=list(self.columns), use_threads=False):
+            for batch in self._file.iter_batches(_BATCH_ROWS, columns=wanted, use_threads=False):
                 for value in batch.to_pylist():
                     line += 1
                     yield Record(value, Place(line))
@@ -46,7 +47,7 @@ class ParquetRows:
 
     def _broken(self, error: Exception) -> StudioError:
         return StudioError(
-            f"{self._source.path} is broken Parquet: {str(error).splitlines()[0][:200]}",
+            f"{self._source.name} is broken Parquet: {str(error).splitlines()[0][:200]}",
             hint="Copy or download it again.",
         )
 

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from qlora_studio.data.limits import MAX_TEXT_BYTES
+from qlora_studio.data.path_text import path_text
 from qlora_studio.errors import StudioError
 
 CHUNK_BYTES = 4 << 20
@@ -41,6 +42,7 @@ class SourceFile:
     def __init__(self, path: Path) -> None:
         """Raises: StudioError naming the file, where it can't be opened or is no regular file."""
         self.path = path
+        self.name = path_text(path)
         self._descriptor = _open_regular_file(path)
         status = os.fstat(self._descriptor)
         self.size = status.st_size
@@ -48,7 +50,7 @@ class SourceFile:
         if self.size > MAX_TEXT_BYTES:
             self.close()
             raise StudioError(
-                f"{path} holds {self.size / 1e9:.1f} GB; at most {MAX_TEXT_BYTES / 1e9:.0f} GB are read.",
+                f"{self.name} is too large: {self.size / 1e9:.1f} GB of at most {MAX_TEXT_BYTES / 1e9:.0f}.",
                 hint="Split it into smaller files.",
             )
 
@@ -75,7 +77,7 @@ class SourceFile:
                 offset += len(part)
                 size -= len(part)
         except OSError as error:
-            raise StudioError(f"{self.path} can't be read: {error.strerror}.") from error
+            raise StudioError(f"{self.name} can't be read: {error.strerror}.") from error
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def chunks(self, offset: int = 0) -> Iterator[bytes]:
@@ -95,7 +97,7 @@ class SourceFile:
         for chunk in self.chunks():
             digest.update(chunk)
             done += len(chunk)
-            told(done, self.size, f"Reading {self.path.name}")
+            told(done, self.size, "Reading the file")
         return digest.hexdigest()
 
     def unchanged(self) -> bool:
@@ -108,20 +110,17 @@ class SourceFile:
 class TextFile:
     """A file known to hold text: its bytes from `start` on are UTF-8, or said to be.
 
-    encoding: of the file as it came: "utf-8", "utf-8-sig", "utf-16-le" or "utf-16-be"
+    path, name, encoding: of the file as it came: "utf-8", "utf-8-sig", "utf-16-le" or "utf-16-be"
     """
 
+    path: Path
+    name: str
     source: SourceFile
     start: int
     encoding: str
 
-    @property
-    def path(self) -> Path:
-        """Of the file as it came."""
-        return self.source.path
 
-
-def as_text(source: SourceFile, copy: Path) -> TextFile:
+def as_text(source: SourceFile, copy: Path, told: Told) -> TextFile:
     """`source` as UTF-8; a file in UTF-16 is turned into UTF-8 at `copy`, which stands for it from then on.
 
     Raises: StudioError naming the file, where it holds no text.
@@ -129,31 +128,31 @@ def as_text(source: SourceFile, copy: Path) -> TextFile:
     head = source.read(0, 1 << 16)
     for bom, encoding in _UTF_16.items():
         if head.startswith(bom) and not head.startswith(_UTF_32):
-            return TextFile(_transcoded(source, encoding, copy), 0, encoding)
+            return TextFile(source.path, source.name, _transcoded(source, encoding, copy, told), 0, encoding)
     refuse_binary(source, head)
     if head.startswith(codecs.BOM_UTF8):
-        return TextFile(source, len(codecs.BOM_UTF8), "utf-8-sig")
-    return TextFile(source, 0, "utf-8")
+        return TextFile(source.path, source.name, source, len(codecs.BOM_UTF8), "utf-8-sig")
+    return TextFile(source.path, source.name, source, 0, "utf-8")
 
 
 def refuse_binary(source: SourceFile, head: bytes) -> None:
     """Raises: StudioError where the file's first bytes show that it is no text, saying what it is."""
-    path = source.path
+    name = source.name
     if not head:
-        raise StudioError(f"{path} is empty.", hint="Choose a file with rows in it.")
+        raise StudioError(f"{name} is empty.", hint="Choose a file with rows in it.")
     for magic, what in _KNOWN_BINARY:
         if head.startswith(magic):
-            raise StudioError(f"{path} is {what}.", hint="Choose a JSON, CSV, Parquet or text file.")
+            raise StudioError(f"{name} is {what}.", hint="Choose a JSON, CSV, Parquet or text file.")
     if head.startswith(_UTF_32):
-        raise StudioError(f"{path} is UTF-32, which is not read.", hint="Save it as UTF-8.")
+        raise StudioError(f"{name} is UTF-32, which is not read.", hint="Save it as UTF-8.")
     if _like_utf_16(head):
         raise StudioError(
-            f"{path} looks like UTF-16 without a byte order mark, so its byte order is not known.",
+            f"{name} looks like UTF-16 without a byte order mark, so its byte order is not known.",
             hint="Save it as UTF-8.",
         )
     controls = sum(1 for byte in head if byte < 32 and byte not in _TEXT_CONTROLS)
     if b"\x00" in head or controls > len(head) / 100:
-        raise StudioError(f"{path} is binary, not text.", hint="Choose a JSON, CSV, Parquet or text file.")
+        raise StudioError(f"{name} is binary, not text.", hint="Choose a JSON, CSV, Parquet or text file.")
 
 
 def _like_utf_16(head: bytes) -> bool:
@@ -164,7 +163,7 @@ def _like_utf_16(head: bytes) -> bool:
     return min(zeros) == 0 and max(zeros) > 0.7 * half
 
 
-def _transcoded(source: SourceFile, encoding: str, copy: Path) -> SourceFile:
+def _transcoded(source: SourceFile, encoding: str, copy: Path, told: Told) -> SourceFile:
     decoder = codecs.getincrementaldecoder(encoding)("strict")
     lines = 1
     with copy.open("wb") as file:
@@ -173,10 +172,11 @@ def _transcoded(source: SourceFile, encoding: str, copy: Path) -> SourceFile:
                 text = decoder.decode(chunk)
                 lines += text.count("\n")
                 file.write(text.encode("utf-8"))
+                told(file.tell(), 0, "Turning the file into UTF-8")
             decoder.decode(b"", final=True)
         except UnicodeError as error:
             raise StudioError(
-                f"{source.path} begins with the mark of UTF-16 but is not valid UTF-16 after line {lines:,}.",
+                f"{source.name} begins with the mark of UTF-16 but is not valid UTF-16 after line {lines:,}.",
                 hint="Save it as UTF-8.",
             ) from error
     return SourceFile(copy)
@@ -190,11 +190,13 @@ def _open_regular_file(path: Path) -> int:
         descriptor = os.open(path, flags)  # not blocking: a pipe nobody writes to must not hang us
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise StudioError(f"{path} can't be opened: {reason}.") from error
+        raise StudioError(f"{path_text(path)} can't be opened: {reason}.") from error
     kind = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(kind):
         os.close(descriptor)
-        raise StudioError(f"{path} is {_kind_in_words(kind)}, not a file.", hint="Choose a data file.")
+        raise StudioError(
+            f"{path_text(path)} is {_kind_in_words(kind)}, not a file.", hint="Choose a data file."
+        )
     return descriptor
 
 

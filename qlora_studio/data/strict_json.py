@@ -31,6 +31,7 @@ def parse_json(text: bytes) -> Any:
         return parse_spelled(text)  # slower, and knows what is wrong
     if _may_be_deep(text) and depth_of(value) > MAX_DEPTH:
         raise JsonError(f"nested deeper than {MAX_DEPTH}")
+    _refuse_many_columns(value)
     keys, strings = _keys_and_strings(value)
     if text.count(b'"') != 2 * strings and count_keys(text) != keys:
         raise JsonError("a key stands twice in one object")
@@ -47,6 +48,7 @@ def parse_spelled(text: bytes) -> Any:
         raise JsonError(f"nested deeper than {MAX_DEPTH}") from None
     if depth_of(value) > MAX_DEPTH:
         raise JsonError(f"nested deeper than {MAX_DEPTH}")
+    _refuse_many_columns(value)
     if b"\\u" in text:
         _refuse_lone_surrogates(value)
     return value
@@ -66,6 +68,11 @@ def depth_of(value: Any) -> int:
             break
         level = [child for item in level for child in (item.values() if isinstance(item, dict) else item)]
     return depth
+
+
+def _refuse_many_columns(value: Any) -> None:
+    if isinstance(value, dict) and len(value) > MAX_COLUMNS:
+        raise JsonError(f"more than {MAX_COLUMNS} columns")
 
 
 def _may_be_deep(text: bytes) -> bool:
@@ -109,8 +116,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) != len(pairs):
         raise JsonError("a key stands twice in one object")
-    if len(values) > MAX_COLUMNS:
-        raise JsonError(f"an object has more than {MAX_COLUMNS} keys")
     return values
 
 

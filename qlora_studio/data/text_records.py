@@ -74,6 +74,6 @@ def decoded(raw: bytes, text: TextFile, line: int) -> str:
 def not_utf_8(text: TextFile, line: int) -> StudioError:
     """What a person is told about a file in another encoding."""
     return StudioError(
-        f"{text.path}: line {line:,} is not UTF-8.",
+        f"{text.name}: line {line:,} is not UTF-8.",
         hint="If it was saved by an older program, save it again as UTF-8.",
     )
