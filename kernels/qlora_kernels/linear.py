@@ -38,9 +38,10 @@ def linear_4bit(
     returns:  dtype [..., out_features]; the adapter's part is added to the rounded rest, as peft does it
     """
     rows = x.reshape(-1, x.shape[-1])
-    product = linear(rows, _dequantized(weight, block_size, quant_type, shape, x.dtype), bias)
-    if low_rank is not None and lora_b is not None:
-        product.addmm_(low_rank.reshape(-1, low_rank.shape[-1]), lora_b.to(x.dtype).t())
+    with torch.autocast(x.device.type, enabled=False):
+        product = linear(rows, _dequantized(weight, block_size, quant_type, shape, x.dtype), bias)
+        if low_rank is not None and lora_b is not None:
+            product.addmm_(low_rank.reshape(-1, low_rank.shape[-1]), lora_b.to(x.dtype).t())
     return product.view(*x.shape[:-1], shape[0])
 
 

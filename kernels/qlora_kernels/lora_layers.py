@@ -90,7 +90,7 @@ class FusedLoraLinear4bit(PeftLinear4bit):  # type: ignore[misc]
         dtype = self.base_layer.product_dtype(x)
         dropped = self.lora_dropout[adapter](x.to(dtype))
         low_rank = linear(dropped, self.lora_A[adapter].weight.to(dtype)) * self.scaling[adapter]
-        return self.base_layer(x, low_rank, self.lora_B[adapter].weight)  # type: ignore[no-any-return]
+        return self.base_layer(x, low_rank.to(dtype), self.lora_B[adapter].weight)  # type: ignore[no-any-return]
 
 
 def plain_reason(layer: PeftLinear4bit) -> str | None:

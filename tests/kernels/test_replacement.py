@@ -102,6 +102,19 @@ def test_in_bfloat16_gradients_are_as_near_to_fp32_as_peft_and_bitsandbytes_are(
     assert relative_error(gradients(model), exact) < 1.5 * relative_error(theirs, exact) < 0.15
 
 
+def test_under_autocast_the_layers_keep_to_their_compute_dtype(plain):
+    model = plain()
+    replace_forwards(model)
+    layer = model.base_model.model.model.layers[0].mlp.up_proj
+    x = torch.randn(3, 64, requires_grad=True)
+    expected = torch.autograd.grad(layer(x).sum(), x)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        product = layer(x)
+    assert product.dtype == torch.float32
+    # the adapter's small product alone is made in bfloat16, 8 bits
+    torch.testing.assert_close(torch.autograd.grad(product.sum(), x)[0], expected, rtol=2**-6, atol=2**-6)
+
+
 @pytest.mark.parametrize("quant_type", ["nf4", "fp4"])
 def test_logits_are_those_of_plain_peft_and_bitsandbytes_in_training_and_evaluation(plain, quant_type):
     model = plain(quant_type=quant_type)
