@@ -118,12 +118,16 @@ def resume_point(run_folder: Path, step: int | None = None) -> ResumePoint:
 
 
 def _let_the_oldest_go(run_folder: Path, step: int, keep: int, protect: Collection[int]) -> None:
-    """Keeps the newest `keep` and what is protected. Steps beyond `step`: a resume left them behind."""
+    """Keeps the newest `keep` that are whole, all between them, and what is protected.
+
+    That one does not verify is no reason to delete it: a disk may fail to read once. Steps beyond `step` go:
+    a resume from before has left them behind.
+    """
     kept = 0
     for info in reversed(checkpoints(run_folder)):
-        stays = info.step <= step and info.reason == "" and kept < keep
-        kept += stays
-        if not stays and info.step not in protect:
+        goes = kept == keep or info.step > step
+        kept += not goes and not info.reason
+        if goes and info.step not in protect:
             with contextlib.suppress(OSError):  # the new one is safe; the next save tries again
                 delete_folder(info.path)
 

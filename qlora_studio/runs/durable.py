@@ -69,6 +69,11 @@ def rename_durably(source: Path, target: Path) -> None:
     fsync_folder(target.parent)
 
 
+def remove_file(path: Path) -> None:
+    """One name; what a link points to stays."""
+    os.unlink(path)
+
+
 def remove_folder(folder: Path) -> None:
     """Deletes a real folder and all in it; a link in it is removed, what it points to is not (R11)."""
     if not is_real_folder(folder):

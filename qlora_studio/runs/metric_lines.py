@@ -99,18 +99,26 @@ _BETWEEN_STEPS = frozenset((*_READ.values(), *_PASSED_OVER.values()))
 _BROKEN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
-def steps_among(lines: Sequence[Line]) -> Sequence[StepLine]:
-    """The updates, in order."""
-    if _BETWEEN_STEPS.isdisjoint(map(type, lines)):  # most blocks of a long run; spares half of the time
-        return cast(Sequence[StepLine], lines)
-    return [cast(StepLine, line) for line in lines if type(line) not in _BETWEEN_STEPS]
+def sittings(lines: Sequence[Line]) -> Iterator[tuple[StartLine | None, Sequence[Line]]]:
+    """The lines after each start of the run, with that start; first those before any."""
+    if StartLine not in map(type, lines):
+        yield None, lines
+        return
+    starts = [index for index, line in enumerate(lines) if type(line) is StartLine]
+    yield None, lines[: starts[0]]
+    for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
+        yield cast(StartLine, lines[start]), lines[start + 1 : end]
 
 
-def between_steps(lines: Sequence[Line]) -> list[tuple[int, Line]]:
-    """All but the updates, each with its place in `lines`."""
-    if _BETWEEN_STEPS.isdisjoint(map(type, lines)):
-        return []
-    return [(index, line) for index, line in enumerate(lines) if type(line) in _BETWEEN_STEPS]
+def split(lines: Sequence[Line]) -> tuple[list[StepLine], list[tuple[int, Line]]]:
+    """The updates, and all other lines with the number of updates before each."""
+    steps = list(lines)
+    if _BETWEEN_STEPS.isdisjoint(map(type, lines)):  # most blocks of a long run
+        return cast(list[StepLine], steps), []
+    others = [index for index, line in enumerate(lines) if type(line) in _BETWEEN_STEPS]
+    for index in reversed(others):
+        del steps[index]
+    return cast(list[StepLine], steps), [(index - gone, lines[index]) for gone, index in enumerate(others)]
 
 
 def memory_of(steps: Sequence[StepLine]) -> Iterator[int]:

@@ -6,9 +6,10 @@ superseded: a step counts if every step after it in the file is larger (R5).
 
 from __future__ import annotations
 
+import math
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,11 +23,10 @@ from qlora_studio.runs.metric_lines import (
     FinishedLine,
     Line,
     LineDecoder,
-    StartLine,
     StepLine,
-    between_steps,
     memory_of,
-    steps_among,
+    sittings,
+    split,
 )
 
 if TYPE_CHECKING:
@@ -213,48 +213,38 @@ class Metrics:
         """In the order of the file."""
         for part in memory_parts[len(self._memory) :]:
             self._memory[part] = _Column("int64", filled=len(self))
-        start = 0
-        for index, line in between_steps(lines):
-            if isinstance(line, StartLine):
-                self._add_sitting(lines[start:index])
-                self._supersede_from(line.step + 1)
-                self.total_steps = line.total_steps or self.total_steps
+        for start, rest in sittings(lines):
+            if start:
+                self._supersede_from(start.step + 1)
+                self.total_steps = start.total_steps or self.total_steps
                 self.ended = None
-                start = index + 1
-        self._add_sitting(lines[start:])
+            self._add_sitting(rest)
 
     def _add_sitting(self, lines: Sequence[Line]) -> None:
         """Lines without a start among them; steps may still go back, where the start line was torn."""
         import numpy as np
 
-        steps = steps_among(lines)
+        steps, others = split(lines)
         numbers = np.array([line.step for line in steps], "int64")
         lowest = np.minimum.accumulate(numbers[::-1])[::-1]  # of the steps from here on
         if steps:
             self._supersede_from(int(lowest[0]))
             self.ended = None
-        if len(steps) < len(lines):
-            self._add_between_steps(lines, lowest.tolist())
+        self._add_between_steps(others, lowest.tolist())
         stays = numbers[:-1] < lowest[1:]
         if not stays.all():
             steps = [*(line for line, good in zip(steps, stays.tolist(), strict=False) if good), steps[-1]]
         self._add_steps(steps)
 
-    def _add_between_steps(self, lines: Iterable[Line], lowest: Sequence[int]) -> None:
-        position = 0  # how many steps stand before the line
-        for line in lines:
-            if isinstance(line, StepLine):
-                position += 1
-            elif isinstance(line, FinishedLine | FailedLine):
-                self.ended = line if position == len(lowest) else None
-            elif position < len(lowest) and line.step >= lowest[position]:
-                continue
-            elif isinstance(line, EvaluationLine):
-                _cut(self.evaluations, line.step)
-                self.evaluations.append(line)
-            elif isinstance(line, CheckpointLine):
-                _cut(self.checkpoints, line.step)
-                self.checkpoints.append(line)
+    def _add_between_steps(self, others: list[tuple[int, Line]], lowest: list[int]) -> None:
+        for steps_before, line in others:
+            following = lowest[steps_before] if steps_before < len(lowest) else math.inf
+            if isinstance(line, FinishedLine | FailedLine):
+                self.ended = line if following == math.inf else None
+            elif isinstance(line, EvaluationLine | CheckpointLine) and line.step < following:
+                alike: list[Any] = self.evaluations if isinstance(line, EvaluationLine) else self.checkpoints
+                _cut(alike, line.step)
+                alike.append(line)
 
     def _add_steps(self, steps: Sequence[StepLine]) -> None:
         import numpy as np

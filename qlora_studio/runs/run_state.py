@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from qlora_studio.runs.durable import read_file, write_file_durably
+from qlora_studio.runs.durable import read_file, remove_file, write_file_durably
 from qlora_studio.runs.space import saving
 
 STATE_FILE = "state.json"
@@ -76,7 +76,7 @@ def read_state(folder: Path) -> ReadState:
 def drop_torn_states(folder: Path) -> None:
     """Temporary files of a writer that was killed. Raises: OSError."""
     for path in folder.glob(f".{STATE_FILE}.*.tmp"):
-        path.unlink()
+        remove_file(path)
 
 
 class _Version(msgspec.Struct):
