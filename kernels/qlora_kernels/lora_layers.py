@@ -60,7 +60,8 @@ class FrozenLinear4bit(bnb.nn.Linear4bit):  # type: ignore[misc]
         if not self.keep_dequantized:
             return used.quantized, used.quantized.tensors
         if used.dequantized is None or used.dequantized.dtype != dtype:
-            used.dequantized = used.quantized.dequantize(dtype)
+            with torch.inference_mode(False):  # made while chatting, it must still serve training
+                used.dequantized = used.quantized.dequantize(dtype)
         return used.quantized, [used.dequantized]
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:

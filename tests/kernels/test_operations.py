@@ -11,8 +11,10 @@ from torch.utils.checkpoint import checkpoint
 
 
 @pytest.fixture(autouse=True)
-def _seed():
+def _on_the_card_where_there_is_one():
     torch.manual_seed(0)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        yield
 
 
 def arguments(*, dtype=torch.float32, double_quant=True, kept=False, adapter=True, bias=True):

@@ -13,7 +13,8 @@ from qlora_kernels import disable_cpu_repacking, replace_forwards
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
-IDS = torch.arange(48).view(2, 24) % 96
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+IDS = (torch.arange(48).view(2, 24) % 96).to(DEVICE)
 
 
 def tiny_llama(folder, dtype=torch.float32, quant_type="nf4"):
@@ -33,7 +34,9 @@ def tiny_llama(folder, dtype=torch.float32, quant_type="nf4"):
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
     )
-    return LlamaForCausalLM.from_pretrained(folder, quantization_config=quantization, dtype=dtype)
+    return LlamaForCausalLM.from_pretrained(
+        folder, quantization_config=quantization, dtype=dtype, device_map={"": DEVICE}
+    )
 
 
 def with_adapter(model, **settings):
@@ -106,9 +109,9 @@ def test_under_autocast_the_layers_keep_to_their_compute_dtype(plain):
     model = plain()
     replace_forwards(model)
     layer = model.base_model.model.model.layers[0].mlp.up_proj
-    x = torch.randn(3, 64, requires_grad=True)
+    x = torch.randn(3, 64, device=DEVICE, requires_grad=True)
     expected = torch.autograd.grad(layer(x).sum(), x)[0]
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(DEVICE, torch.bfloat16):
         product = layer(x)
     assert product.dtype == torch.float32
     # the adapter's small product alone is made in bfloat16, 8 bits
@@ -135,6 +138,14 @@ def test_generating_changes_no_bit_of_the_gradients_after_it(plain, keep_dequant
     after = gradients(model)
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_first_look_in_inference_mode_leaves_training_possible(plain):
+    model = plain()
+    replace_forwards(model, keep_dequantized=True)
+    with torch.inference_mode():
+        model(input_ids=IDS)
+    assert gradients(model)
 
 
 def test_generating_never_touches_the_packed_weights(plain):
@@ -255,9 +266,9 @@ def test_a_weight_put_in_anothers_place_is_read_anew(plain):
 
 def test_a_bias_of_the_base_is_added_and_trained():
     linear = Linear4bit(64, 32, bias=True, quant_type="nf4", compute_dtype=torch.float32)
-    linear.to("cpu")
+    linear.to(DEVICE)
     disable_cpu_repacking(linear)
-    x = torch.randn(3, 64)
+    x = torch.randn(3, 64, device=DEVICE)
     expected = linear(x)
 
     replace_forwards(linear)
@@ -265,7 +276,7 @@ def test_a_bias_of_the_base_is_added_and_trained():
     product.sum().backward()
 
     torch.testing.assert_close(product, expected)
-    assert torch.equal(linear.bias.grad, torch.full((32,), 3.0))
+    assert torch.equal(linear.bias.grad, torch.full((32,), 3.0, device=DEVICE))
 
 
 def test_repacking_is_switched_off_and_a_repacked_weight_refused():
@@ -282,7 +293,7 @@ def test_one_compiled_graph_serves_the_same_linear_of_every_layer(plain):
     model = plain().train()
     replace_forwards(model, keep_dequantized=False)
     graphs = []
-    x = torch.randn(2, 3, 64, requires_grad=True)
+    x = torch.randn(2, 3, 64, device=DEVICE, requires_grad=True)
 
     def count(graph, _):
         graphs.append(graph)
