@@ -1,0 +1,209 @@
+"""The adapters on a base model: made anew, read from a folder, switched, saved in peft's own format."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import bitsandbytes as bnb
+import peft
+import torch
+from peft import PeftModel
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from qlora_kernels import ReplacedReport, disable_cpu_repacking, replace_forwards
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from qlora_studio.config.run_config import LoraConfig
+from qlora_studio.engine.loading import BaseModel
+from qlora_studio.errors import StudioError
+from qlora_studio.models.adapter import clean_adapter_config
+
+WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
+ALL_LINEAR = "all-linear"
+
+
+class AdaptedModel:
+    """A base model and its adapters, of which one is on, or none. The base is never changed."""
+
+    def __init__(self, base: BaseModel) -> None:
+        self.base = base
+        self.replaced = ReplacedReport()
+        self._peft: PeftModel | None = None
+        self._read_from: dict[str, str] = {}  # folder and date -> name
+        self._linears = decoder_linears(base.causal_lm)
+        disable_cpu_repacking(base.causal_lm)
+
+    @property
+    def causal_lm(self) -> PreTrainedModel:
+        """The model as transformers made it, with the adapter that is on."""
+        return self.base.causal_lm
+
+    @property
+    def dequantized_bytes(self) -> int:
+        """Of the copies in the compute dtype that are kept beside the 4-bit weights."""
+        if not self.replaced.keeps_dequantized:
+            return 0
+        size = self.base.storage.compute_dtype.itemsize
+        linears = (module for module in self.causal_lm.modules() if isinstance(module, bnb.nn.Linear4bit))
+        return sum(linear.in_features * linear.out_features * size for linear in linears)
+
+    @property
+    def names(self) -> list[str]:
+        """Of the adapters that are in memory."""
+        return list(self._peft.peft_config) if self._peft else []
+
+    def add_new(self, name: str, lora: LoraConfig, seed: int) -> None:
+        """A fresh adapter, on and ready to be trained; it changes nothing yet. Raises: StudioError."""
+        torch.manual_seed(seed)
+        self.add(
+            name,
+            peft.LoraConfig(
+                r=lora.r,
+                lora_alpha=lora.alpha,
+                lora_dropout=lora.dropout,
+                target_modules=chosen_modules(self._linears, lora.target_modules),
+                use_rslora=lora.use_rslora,
+                use_dora=lora.use_dora,
+                bias="none",
+                task_type="CAUSAL_LM",
+            ),
+        )
+
+    def add(self, name: str, config: peft.LoraConfig) -> None:
+        """An adapter of this shape, on. Its weights are float32, whatever the base computes in."""
+        if self._peft is None:
+            self._peft = peft.get_peft_model(self.base.causal_lm, config, adapter_name=name)
+        else:
+            config.base_model_name_or_path = self.base.source
+            self._peft.add_adapter(name, config)
+        self.replaced = replace_forwards(self._peft)
+        self.use(name)
+
+    def add_from(self, folder: Path) -> str:
+        """The name of the adapter in `folder`, read unless it is in memory already.
+
+        Its shape comes from its tensors, never from its own words (S5). Raises: StudioError.
+        """
+        file = folder / WEIGHTS_FILE
+        if not file.is_file():
+            raise StudioError(f"{file} is missing, so this is no adapter that can be read.")
+        seen = file.stat()
+        key = f"{folder.resolve()}:{seen.st_mtime_ns}:{seen.st_size}"
+        if key not in self._read_from:
+            name = f"adapter_{len(self._read_from)}"
+            self.add(name, peft.LoraConfig(**clean_adapter_config(folder, self.base.source)))
+            self.put_weights(name, file)
+            self._read_from[key] = name
+        return self._read_from[key]
+
+    def use(self, name: str | None) -> None:
+        """Switches to an adapter, or to the base alone."""
+        if self._peft is None:
+            return
+        if name is None:
+            self._peft.base_model.disable_adapter_layers()
+        else:
+            self._peft.base_model.enable_adapter_layers()
+            self._peft.set_adapter(name)
+
+    def remove(self, name: str) -> None:
+        """Frees it."""
+        assert self._peft is not None
+        if len(self.names) == 1:
+            self.base.causal_lm = self._peft.unload()
+            self._peft = None
+        else:
+            self._peft.delete_adapter(name)
+
+    def weights(self, name: str) -> dict[str, Tensor]:
+        """By the names of peft's file."""
+        state: dict[str, Tensor] = get_peft_model_state_dict(
+            self._peft, adapter_name=name, save_embedding_layers=False
+        )
+        return state
+
+    def trained_parameters(self, name: str) -> list[tuple[str, nn.Parameter]]:
+        """What the optimizer moves, in a fixed order, by the names of peft's file."""
+        assert self._peft is not None
+        mark = f".{name}."
+        return [
+            (key.replace(mark, "."), parameter)
+            for key, parameter in self._peft.named_parameters()
+            if parameter.requires_grad and mark in key
+        ]
+
+    def put_weights(self, name: str, file: Path) -> None:
+        """Raises: StudioError where the file holds other tensors than the adapter has."""
+        wanted, stored = self.weights(name), load_file(file)
+        for key in wanted.keys() | stored.keys():
+            if key not in wanted or key not in stored or wanted[key].shape != stored[key].shape:
+                raise StudioError(f"{file}: tensor {key!r} doesn't fit the adapter.")
+        set_peft_model_state_dict(self._peft, stored, adapter_name=name)
+
+    def save(self, name: str, folder: Path) -> None:
+        """Two files that plain peft loads. Raises: StudioError where a weight isn't finite (R12)."""
+        assert self._peft is not None
+        weights = {key: tensor.detach().contiguous().cpu() for key, tensor in self.weights(name).items()}
+        require_finite(weights.items())
+        save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        config = copy.copy(self._peft.peft_config[name])
+        config.inference_mode = True
+        config.target_modules = sorted(config.target_modules)  # a set: else the file differs from run to run
+        config.save_pretrained(str(folder))
+
+
+def require_finite(weights: Iterable[tuple[str, Tensor]]) -> None:
+    """Raises: StudioError naming the first weight that holds NaN or Inf (R12)."""
+    for key, tensor in weights:
+        if not bool(torch.isfinite(tensor).all()):
+            raise StudioError(
+                f"The adapter's {key} is no longer finite; it was not saved.",
+                hint="Go on from an older checkpoint with a lower learning rate.",
+            )
+
+
+def chosen_modules(linears: Sequence[str], wanted: str | Sequence[str]) -> list[str]:
+    """The layers that get an adapter, by full name. Raises: StudioError where a name fits none of them."""
+    if wanted == ALL_LINEAR:
+        return list(linears)
+    parts = [part.strip() for part in wanted.split(",")] if isinstance(wanted, str) else list(wanted)
+    for part in parts:
+        if not any(_ends_with(name, part) for name in linears):
+            known = sorted({name.rpartition(".")[2] for name in linears})
+            raise StudioError(
+                f"lora.target_modules: this model has no linear layer {part!r}.",
+                hint=f"Its layers: {', '.join(known)}.",
+            )
+    return [name for name in linears if any(_ends_with(name, part) for part in parts)]
+
+
+def decoder_linears(model: PreTrainedModel) -> list[str]:
+    """Full names of every linear layer inside the decoder's layers; the head is none of them."""
+    prefix, layers = _decoder_layers(model)
+    return [
+        f"{prefix}.{name}"
+        for name, module in layers.named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
+    ]
+
+
+def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
+    """The layers that follow one another."""
+    return _decoder_layers(model)[1]
+
+
+def _decoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
+    count = model.config.num_hidden_layers
+    return next(
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == count
+    )
+
+
+def _ends_with(name: str, part: str) -> bool:
+    return name == part or name.endswith(f".{part}")

@@ -1,0 +1,193 @@
+"""Attention in which each row that was packed into a batch sees its own earlier tokens, and nothing else."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qlora_studio.errors import StudioError
+
+IMPLEMENTATION = "qlora_studio"  # our name among transformers' attention implementations
+_UNKNOWN = ("s_aux", "sinks", "position_bias")  # arguments that change the result, which we don't compute
+
+
+@dataclass(frozen=True, eq=False)
+class Segments:
+    """Where the rows packed into one long sequence of tokens lie.
+
+    lengths: tokens of each, in their order; together they fill the sequence
+    starts:  int32 [rows + 1] on the device: where each begins, and the end
+    """
+
+    lengths: tuple[int, ...]
+    starts: Tensor
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], device: torch.device) -> Segments:
+        """Rows of these lengths, one after the other."""
+        starts = torch.zeros(len(lengths) + 1, dtype=torch.int32)
+        torch.cumsum(torch.tensor(lengths, dtype=torch.int32), 0, out=starts[1:])
+        return cls(tuple(lengths), starts.to(device))
+
+
+def register() -> None:
+    """Makes `IMPLEMENTATION` known to transformers.
+
+    No function for masks goes with it, so models hand over no mask: what a token sees follows from
+    `segments`, or, with a cache, from the lengths of queries and keys.
+    """
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(IMPLEMENTATION, attention)
+
+
+def attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    segments: Segments | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """What transformers' attention layers call.
+
+    query:      [batch, heads, q, head_dim]
+    key, value: [batch, kv_heads, k, head_dim]; the last q of the k positions are the queries'
+    returns:    [batch, q, heads, head_dim]
+    """
+    unknown = [name for name in _UNKNOWN if others.get(name) is not None]
+    if unknown:
+        raise StudioError(f"This model's attention needs {unknown[0]}, which isn't built yet.")
+    look = _Look(scaling, dropout, sliding_window, softcap)
+    if segments is None:
+        return _attend(query, key, value, look, attention_mask).transpose(1, 2), None
+    if _flash_takes(query, value) and not softcap and not dropout:
+        return _attend_at_once(query, key, value, look, segments), None
+    return _attend_one_by_one(query, key, value, look, segments).transpose(1, 2), None
+
+
+@dataclass(frozen=True)
+class _Look:
+    """How a layer looks back: scores * scaling, then softcap, then softmax over at most `window` tokens."""
+
+    scaling: float | None
+    dropout: float
+    window: int | None  # tokens, its own included
+    softcap: float | None
+
+
+def _attend_one_by_one(query: Tensor, key: Tensor, value: Tensor, look: _Look, segments: Segments) -> Tensor:
+    queries, keys, values = (
+        tensor.split_with_sizes(segments.lengths, dim=2) for tensor in (query, key, value)
+    )
+    parts = [_attend(q, k, v, look) for q, k, v in zip(queries, keys, values, strict=True)]
+    return torch.cat(parts, dim=2)
+
+
+def _attend_at_once(query: Tensor, key: Tensor, value: Tensor, look: _Look, segments: Segments) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    extra: dict[str, Any] = {}
+    if query.shape[1] != key.shape[1]:
+        if _varlen_knows_grouped_heads():
+            extra["enable_gqa"] = True
+        else:
+            key, value = _repeated(key, query), _repeated(value, query)
+    longest = max(segments.lengths)
+    out = varlen_attn(
+        query[0].transpose(0, 1),
+        key[0].transpose(0, 1),
+        value[0].transpose(0, 1),
+        segments.starts,
+        segments.starts,
+        longest,
+        longest,
+        scale=look.scaling,
+        window_size=(look.window - 1 if look.window else -1, 0),
+        **extra,
+    )
+    assert isinstance(out, Tensor)
+    return out[None]
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, look: _Look, mask: Tensor | None = None) -> Tensor:
+    """One row, or several of one length. A mask of the caller's replaces the causal one."""
+    q_len, k_len = query.shape[2], key.shape[2]
+    if look.softcap:
+        mask = mask if mask is not None else _causal_mask(q_len, k_len, look.window, query.device)
+        return _attend_with_softcap(query, key, value, look, mask)
+    sees_all = q_len == 1 and (look.window is None or k_len <= look.window)
+    causal = q_len == k_len and (look.window is None or k_len <= look.window)
+    if mask is None and not sees_all and not causal:
+        mask = _causal_mask(q_len, k_len, look.window, query.device)
+    if mask is not None and query.shape[1] != key.shape[1]:
+        # No fast kernel takes both a mask and grouped heads.
+        key, value = _repeated(key, query), _repeated(value, query)
+    return F.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        dropout_p=look.dropout,
+        is_causal=mask is None and causal and q_len > 1,
+        scale=look.scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+
+
+def _attend_with_softcap(query: Tensor, key: Tensor, value: Tensor, look: _Look, mask: Tensor) -> Tensor:
+    """In plain steps: no fused kernel of torch's bends the scores before the softmax."""
+    assert look.softcap is not None
+    scaling = look.scaling if look.scaling is not None else query.shape[-1] ** -0.5
+    scores = query @ _repeated(key, query).transpose(2, 3) * scaling
+    scores = torch.tanh(scores / look.softcap) * look.softcap
+    scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    return F.dropout(weights, look.dropout) @ _repeated(value, query)
+
+
+def _causal_mask(q_len: int, k_len: int, window: int | None, device: torch.device) -> Tensor:
+    """bool [q, k]: True where the query sees the key."""
+    at = torch.arange(k_len - q_len, k_len, device=device)[:, None]
+    seen = torch.arange(k_len, device=device)[None, :]
+    mask = seen <= at
+    return mask & (seen > at - window) if window else mask
+
+
+def _repeated(kv: Tensor, query: Tensor) -> Tensor:
+    """[batch, kv_heads, k, d] to [batch, heads, k, d]."""
+    groups = query.shape[1] // kv.shape[1]
+    return kv if groups == 1 else kv.repeat_interleave(groups, dim=1)
+
+
+def _flash_takes(query: Tensor, value: Tensor) -> bool:
+    """Whether torch's variable-length flash attention runs on this device, dtype and shape."""
+    head_dim = query.shape[-1]
+    return (
+        query.is_cuda
+        and query.dtype in (torch.bfloat16, torch.float16)
+        and head_dim == value.shape[-1]
+        and head_dim % 8 == 0
+        and head_dim <= 256
+        and torch.cuda.get_device_capability(query.device) >= (8, 0)
+    )
+
+
+@cache
+def _varlen_knows_grouped_heads() -> bool:
+    from torch.nn.attention.varlen import varlen_attn
+
+    return "enable_gqa" in inspect.signature(varlen_attn).parameters

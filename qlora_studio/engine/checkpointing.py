@@ -1,0 +1,56 @@
+"""What a checkpoint holds, written and put back: adapter, optimizer, position and randomness."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from qlora_studio.engine.adapters import WEIGHTS_FILE, AdaptedModel
+from qlora_studio.engine.optimizer import OPTIMIZER_FILE, AdapterOptimizer
+from qlora_studio.engine.trainer_state import TrainerState, write_trainer_state
+
+ADAPTER = "tuned"  # the name of the adapter in training, in memory only
+
+# What a person needs beside the adapter to talk with it; foreign files that are copied, not opened.
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+)
+
+
+def write_checkpoint(
+    folder: Path, adapted: AdaptedModel, optimizer: AdapterOptimizer, state: TrainerState
+) -> None:
+    """Into a staging folder. Raises: StudioError where a weight isn't finite (R12)."""
+    adapted.save(ADAPTER, folder)
+    optimizer.save(folder)
+    write_trainer_state(folder, state)
+
+
+def put_checkpoint(folder: Path, adapted: AdaptedModel, optimizer: AdapterOptimizer) -> None:
+    """Back into adapter and optimizer; the caller has verified the folder (R2)."""
+    adapted.put_weights(ADAPTER, folder / WEIGHTS_FILE)
+    optimizer.put(folder / OPTIMIZER_FILE)
+
+
+def write_finished_adapter(folder: Path, adapted: AdaptedModel, model_folder: Path | None) -> None:
+    """The adapter with its base's tokenizer and chat template, for any program that reads peft's format."""
+    adapted.save(ADAPTER, folder)
+    if model_folder is None:
+        return
+    for name in _TOKENIZER_FILES:
+        source = model_folder / name
+        if source.is_file():
+            shutil.copyfile(source, folder / name)
+
+
+def checkpoint_bytes(adapted: AdaptedModel, optimizer: AdapterOptimizer) -> int:
+    """What the next one will take on the disk."""
+    weights = sum(weight.nbytes for weight in optimizer.parameters.values())
+    return weights + max(optimizer.state_bytes, 2 * weights)

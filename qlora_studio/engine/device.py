@@ -1,0 +1,66 @@
+"""What the engine computes on: the first card, or the processor where there is none."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from importlib import metadata
+
+import psutil
+import torch
+
+from qlora_studio.memory.devices import processor_name
+
+_TOLD = ("torch", "transformers", "bitsandbytes", "peft", "safetensors", "tokenizers", "qlora-studio")
+
+
+@dataclass(frozen=True)
+class Device:
+    """`memory_bytes` is the card's, or the machine's where there is no card."""
+
+    torch_device: torch.device
+    name: str
+    memory_bytes: int
+
+    @property
+    def kind(self) -> str:
+        """cuda | cpu"""
+        return self.torch_device.type
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether it is a card."""
+        return self.kind == "cuda"
+
+    def free_bytes(self) -> int:
+        """What could be allocated now, by anybody."""
+        if self.is_cuda:
+            return int(torch.cuda.mem_get_info(self.torch_device)[0])
+        return int(psutil.virtual_memory().available)
+
+    def empty_cache(self) -> None:
+        """Gives back what torch keeps for later."""
+        if self.is_cuda:
+            torch.cuda.empty_cache()
+
+
+def find_device() -> Device:
+    """The card that torch calls current, or the processor."""
+    if torch.cuda.is_available():
+        device = torch.device("cuda", torch.cuda.current_device())
+        properties = torch.cuda.get_device_properties(device)
+        return Device(device, properties.name, int(properties.total_memory))
+    return Device(torch.device("cpu"), processor_name(), int(psutil.virtual_memory().total))
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that decide what comes out."""
+    found = {"python": platform.python_version()}
+    for name in _TOLD:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue  # run from the source, not installed
+    if torch.version.cuda:
+        found["cuda"] = torch.version.cuda
+    return found

@@ -1,0 +1,69 @@
+"""The loss of a micro-batch: what the model makes of the learned positions, against what follows them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from qlora_kernels import learned_cross_entropy
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from qlora_studio.engine.embedding_noise import EmbeddingNoise
+from qlora_studio.engine.packed_batch import PackedBatch
+
+
+def learned_loss(model: PreTrainedModel, batch: PackedBatch, noise: EmbeddingNoise | None = None) -> Tensor:
+    """float32 []: nats summed over the learned tokens, each times its weight."""
+    hidden = learned_hidden_states(model, batch, noise)
+    head = Head.of(model)
+    return learned_cross_entropy(
+        hidden,
+        head.weight,
+        batch.targets,
+        head_bias=head.bias,
+        weights=batch.weights,
+        logit_scale=head.logit_scale,
+        softcap=head.softcap,
+    )
+
+
+def learned_hidden_states(
+    model: PreTrainedModel, batch: PackedBatch, noise: EmbeddingNoise | None = None
+) -> Tensor:
+    """[n, hidden_size], after the last norm: what the head sees at the learned positions."""
+    inputs: dict[str, Tensor] = {"input_ids": batch.input_ids}
+    if noise is not None:
+        embedded = model.get_input_embeddings()(batch.input_ids)
+        inputs = {"inputs_embeds": noise.added_to(embedded, batch.segments)}
+    output = model.base_model(
+        **inputs, position_ids=batch.position_ids, segments=batch.segments, use_cache=False
+    )
+    hidden: Tensor = output.last_hidden_state
+    return hidden[0].index_select(0, batch.learned)
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """What turns hidden states into logits: softcap(logit_scale * (weight h + bias))."""
+
+    weight: Tensor
+    bias: Tensor | None
+    logit_scale: float
+    softcap: float | None
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> Head:
+        """As transformers' forward of the family does it."""
+        linear = model.get_output_embeddings()
+        config = model.config
+        scale = float(getattr(config, "logit_scale", None) or 1.0)  # Cohere
+        divisor = float(getattr(config, "logits_scaling", None) or 1.0)  # Granite
+        return cls(
+            linear.weight, linear.bias, scale / divisor, getattr(config, "final_logit_softcapping", None)
+        )
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """float32 [..., vocabulary]; for few positions."""
+        logits = torch.nn.functional.linear(hidden, self.weight, self.bias).float() * self.logit_scale
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)

@@ -1,0 +1,208 @@
+"""Puts a base model on the device: a weight at a time, quantized there. No 16-bit model is ever in memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from torch import Tensor, nn
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
+
+from qlora_studio.config.run_config import SHAPE_PREFIX
+from qlora_studio.engine import attention
+from qlora_studio.engine.device import Device
+from qlora_studio.engine.frozen_weights import Storage, place, stored_bytes, use_quantized_linears
+from qlora_studio.errors import StudioError
+from qlora_studio.models.check import model_folder
+from qlora_studio.models.clean_config import clean_config
+from qlora_studio.models.model_folder import open_folder
+from qlora_studio.models.safetensors_header import StoredTensor
+from qlora_studio.models.shapes import folder_plan, known_config
+from qlora_studio.models.stored_weights import stored_weights
+from qlora_studio.protocol.events import LoadingProgress
+
+_PROGRESS_S = 0.1
+_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+@dataclass(eq=False)
+class BaseModel:
+    """A frozen model on the device, in evaluation mode.
+
+    source:   its folder, or "shape:NAME"
+    stop_ids: tokens that end a reply
+    """
+
+    causal_lm: PreTrainedModel
+    source: str
+    storage: Storage
+    device: Device
+    parameters: int
+    weight_bytes: int
+    stop_ids: tuple[int, ...]
+    seconds: float
+
+
+Loading = Generator[LoadingProgress, None, BaseModel]
+_Weights = Iterator[tuple[str, Tensor]]  # (name in the model, numbers), on the CPU or the device
+
+
+def load_base(model: str, storage: Storage, device: Device) -> Loading:
+    """`model` as a run's settings name it: a folder, "sample" or "shape:NAME".
+
+    Raises: StudioError naming the tensor that is missing, left over, misshapen or holds NaN or Inf (S4).
+    """
+    if model.startswith(SHAPE_PREFIX):
+        return _load_random(model, storage, device)
+    return _load_folder(model_folder(model), storage, device)
+
+
+def _load_folder(folder: Path, storage: Storage, device: Device) -> Loading:
+    start = time.monotonic()
+    config = clean_config(folder)
+    stored = stored_weights(folder, folder_plan(folder))
+    empty = _empty_model(config.model_type, config.values, storage)
+    _require_same(_expected(empty), {name: tensor.shape for name, tensor in stored.items()}, folder)
+    use_quantized_linears(empty, storage)
+    yield from _fill(empty, _read(folder, stored), len(stored), str(folder), storage, device)
+    return _finished(empty, str(folder), storage, device, config.stop_ids, start)
+
+
+def _load_random(source: str, storage: Storage, device: Device) -> Loading:
+    """Random weights in a known model's shapes, made and quantized one at a time. For benchmarks."""
+    start = time.monotonic()
+    model_type, values = known_config(source.removeprefix(SHAPE_PREFIX))
+    empty = _empty_model(model_type, values, storage)
+    shapes = _expected(empty)
+    use_quantized_linears(empty, storage)
+    weights = _random_weights(shapes, storage.compute_dtype, device.torch_device)
+    yield from _fill(empty, weights, len(shapes), source, storage, device)
+    return _finished(empty, source, storage, device, (), start)
+
+
+def _empty_model(model_type: str, values: Mapping[str, Any], storage: Storage) -> PreTrainedModel:
+    """The model's code with no weight in memory; what it computes from its config is there."""
+    attention.register()
+    with init_empty_weights(include_buffers=False):
+        return AutoModelForCausalLM.from_config(
+            CONFIG_MAPPING[model_type](**values),
+            dtype=storage.compute_dtype,
+            attn_implementation=attention.IMPLEMENTATION,
+            trust_remote_code=False,
+        )
+
+
+def _expected(model: PreTrainedModel) -> dict[str, tuple[int, ...]]:
+    """Every weight that must come from somewhere; a tied head comes with the embedding."""
+    shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters(remove_duplicate=False)}
+    if model.config.tie_word_embeddings:
+        shapes.pop("lm_head.weight", None)
+    return shapes
+
+
+def _require_same(
+    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], folder: Path
+) -> None:
+    """The folder was checked against our plan; this is the model's own word."""
+    for name in expected.keys() | found.keys():
+        if expected.get(name) != found.get(name):
+            raise StudioError(
+                f"{folder}: the model's code wants {name} as {expected.get(name, 'nothing')}, "
+                f"the weights have {found.get(name, 'nothing')}.",
+                hint="This variant of the model isn't supported yet.",
+            )
+
+
+def _read(folder: Path, stored: Mapping[str, StoredTensor]) -> _Weights:
+    """File by file, front to back."""
+    source = open_folder(folder)
+    for file_name in sorted({tensor.file for tensor in stored.values()}):
+        here = [(name, tensor) for name, tensor in stored.items() if tensor.file == file_name]
+        here.sort(key=lambda item: item[1].offset)
+        with source.open(file_name) as file:
+            for name, tensor in here:
+                file.seek(tensor.offset)
+                data = bytearray(tensor.bytes)
+                if file.readinto(data) != tensor.bytes:  # type: ignore[attr-defined]  # BinaryIO lacks it
+                    raise StudioError(f"{folder / file_name} became shorter while it was read.")
+                yield name, torch.frombuffer(data, dtype=_DTYPES[tensor.dtype]).reshape(tensor.shape)
+
+
+def _random_weights(
+    shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, device: torch.device
+) -> _Weights:
+    random = torch.Generator(device).manual_seed(0)
+    for name, shape in shapes.items():
+        tensor = torch.empty(shape, dtype=dtype, device=device)
+        if len(shape) > 1:
+            tensor.normal_(0.0, 0.02, generator=random)
+        else:
+            tensor.fill_(0.0 if name.endswith("bias") else 1.0)
+        yield name, tensor
+
+
+def _fill(
+    model: PreTrainedModel, weights: _Weights, count: int, source: str, storage: Storage, device: Device
+) -> Iterator[LoadingProgress]:
+    doing = "Loading" if storage.quantization == "none" else "Quantizing"
+    words = f"{doing} {Path(source).name}"
+    told = -_PROGRESS_S
+    finite: dict[str, Tensor] = {}
+    for done, (name, tensor) in enumerate(weights):
+        if time.monotonic() - told >= _PROGRESS_S:
+            told = time.monotonic()
+            yield LoadingProgress(done=done, total=count, words=words)
+        owner, _, own_name = name.rpartition(".")
+        on_device = place(model.get_submodule(owner), own_name, tensor, storage, device.torch_device)
+        finite[name] = torch.isfinite(on_device).all()  # looked at below: no wait for the card at each
+    yield LoadingProgress(done=count, total=count, words=words)
+    _require_finite(finite, source)
+
+
+def _require_finite(finite: Mapping[str, Tensor], source: str) -> None:
+    for name, all_finite in finite.items():
+        if not bool(all_finite):
+            raise StudioError(
+                f"{source}: {name} holds numbers that are not finite (NaN or Inf).",
+                hint="The weights are damaged, or too large for float16; download the model again.",
+            )
+
+
+def _finished(
+    model: PreTrainedModel,
+    source: str,
+    storage: Storage,
+    device: Device,
+    stop_ids: tuple[int, ...],
+    start: float,
+) -> BaseModel:
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(device.torch_device))
+    model.tie_weights()
+    model.eval()
+    model.name_or_path = source  # peft writes it into adapter_config.json
+    return BaseModel(
+        causal_lm=model,
+        source=source,
+        storage=storage,
+        device=device,
+        parameters=_parameters(model),
+        weight_bytes=stored_bytes(model),
+        stop_ids=stop_ids,
+        seconds=time.monotonic() - start,
+    )
+
+
+def _parameters(model: nn.Module) -> int:
+    """Numbers learned before quantization; a tied head counts once."""
+    count = 0
+    for weight in model.parameters():
+        state = getattr(weight, "quant_state", None)
+        count += weight.numel() if state is None else state.shape.numel()
+    return count

@@ -1,0 +1,60 @@
+"""Peak memory of a step by part: what is computed from the tensors, and what is measured around them."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import psutil
+import torch
+
+from qlora_studio.engine.adapters import AdaptedModel
+from qlora_studio.engine.optimizer import AdapterOptimizer
+
+
+class MemoryMeter:
+    """Bytes of weights, adapter and optimizer are those of their tensors; the rest is the peak less these.
+
+    On a card the peak is torch's own; on a processor it is the resident memory of the process.
+    """
+
+    def __init__(self, adapted: AdaptedModel, optimizer: AdapterOptimizer) -> None:
+        self._device = adapted.base.device
+        self._optimizer = optimizer
+        self._weights = adapted.base.weight_bytes + adapted.dequantized_bytes
+        weights = sum(weight.nbytes for weight in optimizer.parameters.values())
+        self._adapter = 2 * weights  # and their gradients
+
+    def start_step(self) -> None:
+        """Forgets the peak so far."""
+        if self._device.is_cuda:
+            torch.cuda.reset_peak_memory_stats(self._device.torch_device)
+        else:
+            with contextlib.suppress(OSError):  # elsewhere than on Linux the peak is the process's own
+                Path("/proc/self/clear_refs").write_text("5")
+
+    def peak_by_part(self) -> dict[str, int]:
+        """Of the step since `start_step`; the parts of the promise."""
+        parts = {
+            "weights": self._weights,
+            "adapter": self._adapter,
+            "optimizer": self._optimizer.state_bytes,
+        }
+        if not self._device.is_cuda:
+            return {**parts, "other": max(0, _peak_resident_bytes() - sum(parts.values()))}
+        device = self._device.torch_device
+        on_card = sum(parts.values()) - (parts["optimizer"] if self._optimizer.paged else 0)
+        allocated = torch.cuda.max_memory_allocated(device)
+        return {
+            **parts,
+            "activations": max(0, allocated - on_card),
+            "other": max(0, torch.cuda.max_memory_reserved(device) - allocated),
+        }
+
+
+def _peak_resident_bytes() -> int:
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration, ValueError):
+        return int(psutil.Process().memory_info().rss)

@@ -1,0 +1,41 @@
+"""The one model that is on the device, kept from one command to the next."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Generator
+
+from qlora_studio.engine.adapters import AdaptedModel
+from qlora_studio.engine.device import Device
+from qlora_studio.engine.frozen_weights import Storage
+from qlora_studio.engine.loading import load_base
+from qlora_studio.protocol.events import LoadingProgress
+
+
+class ModelHolder:
+    """Loads a base when another one, or another storage, is asked for; adapters stay with their base."""
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self._held: AdaptedModel | None = None
+        self._model = ""  # as it was asked for
+
+    @property
+    def held(self) -> AdaptedModel | None:
+        """What is on the device now."""
+        return self._held
+
+    def hold(self, model: str, storage: Storage) -> Generator[LoadingProgress, None, AdaptedModel]:
+        """`model` as settings name it. Raises: StudioError; nothing is on the device then."""
+        if self._held is not None and self._model == model and self._held.base.storage == storage:
+            return self._held
+        self.let_go()
+        base = yield from load_base(model, storage, self.device)
+        self._held, self._model = AdaptedModel(base), model
+        return self._held
+
+    def let_go(self) -> None:
+        """Frees the device."""
+        self._held, self._model = None, ""
+        gc.collect()  # modules refer to each other in circles
+        self.device.empty_cache()

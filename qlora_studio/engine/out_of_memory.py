@@ -1,0 +1,60 @@
+"""Running out of memory as a result, not a crash: what was needed, what was free, what fits (R14)."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+from qlora_studio.config.run_config import RunConfig
+from qlora_studio.engine.device import Device
+from qlora_studio.protocol.events import Problem
+
+_ON_CPU = re.compile(r"you tried to allocate (\d+) bytes")
+_ON_CARD = re.compile(r"Tried to allocate ([\d.]+) ([KMG]iB)")
+_UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """On a card, or on a processor, where torch raises a plain RuntimeError."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and _ON_CPU.search(str(error)) is not None
+
+
+def out_of_memory(error: BaseException, doing: str, device: Device, config: RunConfig | None) -> Problem:
+    """doing: such as "at step 12", "while loading the model"."""
+    needed, free = _needed_bytes(str(error)), device.free_bytes()
+    where = device.name if device.is_cuda else "The machine"
+    amount = f": {_gib(needed)} more were needed, {_gib(free)} are free" if needed else ""
+    return Problem(f"{where} ran out of memory {doing}{amount}.", _hint(config))
+
+
+def _needed_bytes(message: str) -> int | None:
+    if found := _ON_CPU.search(message):
+        return int(found[1])
+    if found := _ON_CARD.search(message):
+        return int(float(found[1]) * _UNITS[found[2]])
+    return None
+
+
+def _hint(config: RunConfig | None) -> str:
+    """The changes that cost least, first."""
+    if config is None:
+        return "Close other programs that use its memory, or choose a smaller model."
+    ways = []
+    if config.training.recompute != "all":
+        ways.append("recompute all layers")
+    if config.training.batch_size > 1:
+        batch, times = config.training.batch_size, config.training.gradient_accumulation
+        ways.append(f"{batch // 2} rows per step with {times * 2} accumulated")
+    if config.data.seq_len > 256:
+        ways.append(f"a sequence length of {config.data.seq_len // 2:,}")
+    if config.lora.r > 8:
+        ways.append(f"rank {config.lora.r // 2}")
+    ways.append("close other programs that use its memory")
+    return f"In a new run try {', or '.join(ways[:3])}."
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:,.2f} GiB"

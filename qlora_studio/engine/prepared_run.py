@@ -1,0 +1,222 @@
+"""A run with everything at hand: rows, model, adapter, optimizer, and where it goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from qlora_studio.config.run_config import SHAPE_PREFIX, RunConfig
+from qlora_studio.data.packing import Batch, MicroBatch, collate, evaluation_batches, steps_in
+from qlora_studio.data.prepared import PreparedRows, check_content, open_prepared
+from qlora_studio.data.tokenized_row import TokenizedRows
+from qlora_studio.engine.adapters import AdaptedModel, decoder_layers
+from qlora_studio.engine.checkpointing import ADAPTER, put_checkpoint
+from qlora_studio.engine.compute_dtype import dtype_of, name_of, resolve_compute_dtype
+from qlora_studio.engine.device import Device
+from qlora_studio.engine.embedding_noise import EmbeddingNoise
+from qlora_studio.engine.frozen_weights import Storage
+from qlora_studio.engine.memory_meter import MemoryMeter
+from qlora_studio.engine.optimizer import AdapterOptimizer
+from qlora_studio.engine.packed_batch import PackedBatch, on_device
+from qlora_studio.engine.random_state import put_random_state, seed_everything, take_random_state
+from qlora_studio.engine.ranks import Ranks
+from qlora_studio.engine.run_log import RunLog
+from qlora_studio.engine.trainer_state import (
+    Fixed,
+    Position,
+    TrainerState,
+    fixed_of,
+    read_trainer_state,
+    require_same,
+)
+from qlora_studio.engine.update import Updater, first_loss_scale
+from qlora_studio.memory.promise import promise
+from qlora_studio.models.shapes import model_shape
+from qlora_studio.runs.checkpoints import resume_point
+from qlora_studio.runs.run_record import RunRecord
+from qlora_studio.runs.run_writer import RunWriter
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """What a run folder says before its model is loaded.
+
+    saved:    of the newest sound checkpoint, and its folder; None: the run has none yet
+    """
+
+    rows: PreparedRows
+    fixed: Fixed
+    saved: TrainerState | None
+    checkpoint: Path | None
+    storage: Storage
+
+
+def read_start(writer: RunWriter, device: Device) -> Start:
+    """Raises: StudioError naming the file that is damaged, or the setting that differs (R2, R3)."""
+    record = writer.record
+    rows = open_prepared(Path(record.prepared.folder))
+    check_content(rows)
+    point = resume_point(writer.folder)
+    saved = read_trainer_state(point.path) if point.path else None
+    model = record.config.model
+    dtype = (
+        dtype_of(saved.fixed.compute_dtype) if saved else resolve_compute_dtype(model.compute_dtype, device)
+    )
+    fixed = fixed_of(record, rows.info.content_sha256, total_steps(record, rows), name_of(dtype))
+    if saved and point.path:
+        require_same(saved.fixed, fixed, point.path)
+    storage = Storage(model.quantization, model.double_quant, dtype)
+    return Start(rows, fixed, saved, point.path, storage)
+
+
+def total_steps(record: RunRecord, rows: PreparedRows) -> int:
+    """Updates of the whole run."""
+    config = record.config
+    return config.training.steps or steps_in(
+        config.training.epochs,
+        rows.train.lengths,
+        seq_len=config.data.seq_len,
+        packing=config.data.packing,
+        seed=config.training.seed,
+        batch_size=config.training.batch_size,
+        accumulation=config.training.gradient_accumulation,
+    )
+
+
+class PreparedRun:
+    """All that `train` needs. `position` moves; everything else stays."""
+
+    def __init__(
+        self, writer: RunWriter, start: Start, adapted: AdaptedModel, decode: Callable[[Sequence[int]], str]
+    ) -> None:
+        self.writer = writer
+        self.decode = decode
+        self.folder = writer.folder
+        self.record = writer.record
+        self.config: RunConfig = writer.record.config
+        self.rows = start.rows
+        self.fixed = start.fixed
+        self.total_steps = start.fixed.total_steps
+        self.adapted = adapted
+        self.device = adapted.base.device
+        self.resumed = start.saved is not None
+        training = self.config.training
+        seed_everything(training.seed)
+        adapted.add_new(ADAPTER, self.config.lora, training.seed)
+        self.recomputed_layers = recompute(adapted.causal_lm, self._layers_to_recompute())
+        self.optimizer = AdapterOptimizer(adapted.trained_parameters(ADAPTER), training)
+        self.noise = _noise(training.neftune_alpha, training.seed, self.device.torch_device)
+        self.position = Position(loss_scale=first_loss_scale(adapted.base.storage.compute_dtype))
+        if start.saved and start.checkpoint:
+            put_checkpoint(start.checkpoint, adapted, self.optimizer)
+            put_random_state(start.saved.random, self.noise.random if self.noise else None)
+            self.position = start.saved.position
+        self.log = RunLog(writer, self.position, self.total_steps)
+        self.memory = MemoryMeter(adapted, self.optimizer)
+        self.saved_step = self.position.step if self.resumed else None
+        self.evaluated_step: int | None = None
+        self.sampled_step: int | None = None
+        self._sitting_start = time.monotonic()
+        self._elapsed_before = self.position.elapsed_s
+        self.validation = evaluation_batches(
+            self.rows.validation.lengths,
+            seq_len=self.config.data.seq_len,
+            packing=self.config.data.packing,
+            batch_size=training.batch_size,
+        )
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """With the adapter in training."""
+        return self.adapted.causal_lm
+
+    @property
+    def model_folder(self) -> Path | None:
+        """None where the weights are random."""
+        source = self.adapted.base.source
+        return None if source.startswith(SHAPE_PREFIX) else Path(source)
+
+    def elapsed_s(self) -> float:
+        """Of training, over all sittings."""
+        return self._elapsed_before + time.monotonic() - self._sitting_start
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What runs otherwise than asked."""
+        return self.optimizer.notes
+
+    def updater(self) -> Updater:
+        """Makes the updates."""
+        return Updater(
+            model=self.model,
+            optimizer=self.optimizer,
+            ranks=Ranks.here(),
+            noise=self.noise,
+            max_grad_norm=self.config.training.max_grad_norm,
+            put=self.put,
+        )
+
+    def collate_training(self, micro_batch: MicroBatch) -> Batch:
+        """Of training rows. Where packed, always of the same shape."""
+        return self._collate(micro_batch, self.rows.train)
+
+    def collate_validation(self, micro_batch: MicroBatch) -> Batch:
+        """Of the rows held out."""
+        return self._collate(micro_batch, self.rows.validation)
+
+    def put(self, batch: Batch) -> PackedBatch:
+        """On the device. A card takes packed rows with their padding, so that memory never changes."""
+        fixed_shape = self.device.is_cuda and self.config.data.packing
+        return on_device(batch, self.device.torch_device, keep_padding=fixed_shape)
+
+    def trainer_state(self) -> TrainerState:
+        """As it is now, for a checkpoint."""
+        noise = self.noise.random if self.noise else None
+        return TrainerState(position=self.position, random=take_random_state(noise), fixed=self.fixed)
+
+    def _collate(self, micro_batch: MicroBatch, rows: TokenizedRows) -> Batch:
+        pad_id = self.rows.info.pad_id
+        if not (self.device.is_cuda and self.config.data.packing):
+            return collate(micro_batch, rows, pad_id=pad_id)
+        height = self.config.training.batch_size
+        return collate(micro_batch, rows, pad_id=pad_id, length=self.config.data.seq_len, height=height)
+
+    def _layers_to_recompute(self) -> int:
+        asked = self.config.training.recompute
+        layers = len(decoder_layers(self.model))
+        if asked == "auto":  # not resolved when the run was made
+            return promise(
+                model_shape(self.config.model.path),
+                self.config,
+                device=self.device.kind,
+                device_bytes=self.device.memory_bytes,
+                free_bytes=self.device.free_bytes() + self.adapted.base.weight_bytes,
+                longest_row=self.rows.info.longest,
+            ).recompute_layers
+        if isinstance(asked, str):
+            return layers if asked == "all" else 0
+        return min(asked, layers)
+
+
+def recompute(model: PreTrainedModel, count: int) -> int:
+    """The first `count` layers keep nothing but their input, and compute again in the backward pass."""
+    for number, layer in enumerate(cast(Iterable[Any], decoder_layers(model))):
+        layer.gradient_checkpointing = number < count
+        layer._gradient_checkpointing_func = _checkpoint
+    return count
+
+
+def _checkpoint(function: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
+    output: torch.Tensor = checkpoint(function, *inputs, use_reentrant=False)
+    return output
+
+
+def _noise(alpha: float, seed: int, device: torch.device) -> EmbeddingNoise | None:
+    return EmbeddingNoise(alpha, seed, device) if alpha > 0 else None

@@ -1,0 +1,25 @@
+"""The user's own prompts, answered at a checkpoint."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from qlora_studio.engine.greedy import continue_greedily
+from qlora_studio.engine.prepared_run import PreparedRun
+from qlora_studio.protocol.events import SampleReady
+
+
+def sample_replies(run: PreparedRun) -> Iterator[SampleReady]:
+    """The most likely reply to each prompt, by the adapter as it stands. Changes nothing of the run."""
+    info = run.rows.info
+    for index, sample in enumerate(info.samples):
+        reply = continue_greedily(run.model, sample.ids, sample.max_tokens, info.stop_ids)
+        yield SampleReady(
+            step=run.position.step,
+            index=index,
+            prompt=sample.prompt,
+            reply=run.decode(reply),
+            tokens=len(reply),
+            time=time.time(),
+        )

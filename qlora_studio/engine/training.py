@@ -1,0 +1,293 @@
+"""The training loop, told as events: whoever listens may stop at any of them; the run folder is whole."""
+
+from __future__ import annotations
+
+import enum
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from qlora_studio.data.packing import Update, plan_epoch
+from qlora_studio.engine.checkpointing import checkpoint_bytes, write_checkpoint, write_finished_adapter
+from qlora_studio.engine.evaluation import EvaluationResult, evaluate
+from qlora_studio.engine.learning_rate import learning_rate
+from qlora_studio.engine.prepared_run import PreparedRun
+from qlora_studio.engine.samples import sample_replies
+from qlora_studio.engine.update import Updater, UpdateResult
+from qlora_studio.errors import StudioError
+from qlora_studio.protocol.events import (
+    CheckpointSaved,
+    EngineEvent,
+    EvaluationFinished,
+    EvaluationProgress,
+    RunFinished,
+    RunStarted,
+    Saving,
+    StepFinished,
+)
+
+MOST_NON_FINITE = 3  # updates in a row (R12)
+
+
+class Wish(enum.Enum):
+    """What the person wants of a run after the update in hand."""
+
+    NOTHING = enum.auto()
+    SAVE = enum.auto()
+    PAUSE = enum.auto()
+    STOP = enum.auto()
+
+
+class NonFiniteError(StudioError):
+    """Training has lost its way: several losses or gradients in a row were no numbers."""
+
+
+def train(run: PreparedRun, wish: Callable[[], Wish]) -> Iterator[EngineEvent]:
+    """From where the run stands to its end, or to where it is asked to stop.
+
+    Each event is in the run folder before it is told.
+
+    Raises: StudioError; what was saved before stays as it is.
+    """
+    for event in _train(run, wish):
+        run.log.record(event)
+        yield event
+
+
+def _train(run: PreparedRun, wish: Callable[[], Wish]) -> Iterator[EngineEvent]:
+    position = run.position
+    yield _started(run)
+    if position.step == 0:
+        yield from _evaluate(run)
+    updater = run.updater()
+    wished = Wish.NOTHING
+    for planned in _updates(run):
+        yield _step(run, updater, planned)
+        _require_numbers(run)
+        wished = wish()
+        if _is_last(run):
+            break
+        yield from _measure_and_save(run, wished)
+        if wished in (Wish.STOP, Wish.PAUSE) or _is_early_enough(run):
+            break
+    yield from _end(run, wished)
+
+
+def _started(run: PreparedRun) -> RunStarted:
+    return RunStarted(
+        run=str(run.folder),
+        step=run.position.step,
+        total_steps=run.total_steps,
+        resumed=run.resumed,
+        time=time.time(),
+    )
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """Update number `index` of the `count` of a pass, both from 0."""
+
+    update: Update
+    epoch: int
+    index: int
+    count: int
+
+
+def _updates(run: PreparedRun) -> Iterator[_Planned]:
+    """From the position on; the same seed gives the same updates."""
+    config = run.config
+    while run.position.step < run.total_steps:
+        epoch = run.position.epoch
+        plan = plan_epoch(
+            run.rows.train.lengths,
+            seq_len=config.data.seq_len,
+            packing=config.data.packing,
+            seed=config.training.seed,
+            epoch=epoch,
+            batch_size=config.training.batch_size,
+            accumulation=config.training.gradient_accumulation,
+        )
+        for index in range(run.position.update, len(plan)):
+            if run.position.step >= run.total_steps:
+                return
+            yield _Planned(plan[index], epoch, index, len(plan))
+        if not plan:
+            return
+
+
+def _step(run: PreparedRun, updater: Updater, planned: _Planned) -> StepFinished:
+    position, training = run.position, run.config.training
+    start = time.monotonic()
+    run.memory.start_step()
+    batches = [run.collate_training(micro_batch) for micro_batch in planned.update.micro_batches]
+    rate = learning_rate(position.step + 1, run.total_steps, training)
+    result = updater.update(batches, rate, position)
+    seconds = max(time.monotonic() - start, 1e-9)
+    _advance(run, planned, result)
+    tokens = sum(batch.tokens for batch in batches)
+    learned = sum(batch.learned_tokens for batch in batches)
+    return StepFinished(
+        step=position.step,
+        loss=_finite(result.loss),
+        learning_rate=rate,
+        grad_norm=_finite(result.grad_norm),
+        tokens=tokens,
+        learned_tokens=learned,
+        tokens_per_second=tokens / seconds,
+        learned_tokens_per_second=learned / seconds,
+        rows=tuple(row for batch in batches for row in batch.rows),
+        memory=run.memory.peak_by_part(),
+        epoch=planned.epoch + (planned.index + 1) / planned.count,
+        elapsed_s=position.elapsed_s,
+        time=time.time(),
+        non_finite=_kind(result.loss, result.grad_norm),
+    )
+
+
+def _advance(run: PreparedRun, planned: _Planned, result: UpdateResult) -> None:
+    position = run.position
+    position.step += 1
+    position.elapsed_s = run.elapsed_s()
+    position.epoch, position.update = planned.epoch, planned.index + 1
+    if position.update == planned.count:
+        position.epoch, position.update = planned.epoch + 1, 0
+    position.loss = _finite(result.loss)
+    position.non_finite_in_row = 0 if result.made else position.non_finite_in_row + 1
+
+
+def _require_numbers(run: PreparedRun) -> None:
+    position = run.position
+    if position.non_finite_in_row >= MOST_NON_FINITE:
+        raise NonFiniteError(
+            f"Loss or gradient was no finite number {MOST_NON_FINITE} times in a row, last at step "
+            f"{position.step:,}; these updates were not made.",
+            hint="Start a new run with a lower learning rate, or look for broken rows in the data.",
+        )
+
+
+def _is_last(run: PreparedRun) -> bool:
+    return run.position.step >= run.total_steps
+
+
+def _is_early_enough(run: PreparedRun) -> bool:
+    patience = run.config.early_stopping.patience
+    return 0 < patience <= run.position.without_better
+
+
+def _measure_and_save(run: PreparedRun, wished: Wish) -> Iterator[EngineEvent]:
+    """What is due after an update in the middle of a run. Whoever ends it is saved at once (R4)."""
+    step, due = run.position.step, run.config.checkpoints
+    ends = wished in (Wish.STOP, Wish.PAUSE)
+    if due.evaluate_every_steps and step % due.evaluate_every_steps == 0 and not ends:
+        yield from _evaluate(run)
+    is_best = run.position.best_step == step
+    if step % due.every_steps == 0 or is_best or wished is not Wish.NOTHING:
+        yield from _save(run)
+        if not ends:
+            yield from _sample(run)
+
+
+def _end(run: PreparedRun, wished: Wish) -> Iterator[EngineEvent]:
+    """Everything of the last update that isn't done yet; a paused run only needs to be saved."""
+    position = run.position
+    paused = wished is Wish.PAUSE and not _is_last(run)
+    if run.saved_step != position.step:
+        yield from _evaluate(run)
+        yield from _save(run)
+    adapter = None
+    if not paused:
+        yield from _evaluate(run)
+        yield from _sample(run)
+        adapter = _write_adapter(run)
+    stopped = wished is Wish.STOP and not _is_last(run)
+    yield RunFinished(
+        run=str(run.folder),
+        step=position.step,
+        adapter=adapter,
+        state="paused" if paused else "stopped" if stopped else "finished",
+        loss=position.loss,
+        evaluation_loss=position.evaluation_loss,
+        first_evaluation_loss=position.first_evaluation_loss,
+    )
+
+
+def _evaluate(run: PreparedRun) -> Iterator[EngineEvent]:
+    """Once at each step, where rows are held out."""
+    step = run.position.step
+    if not run.validation or run.evaluated_step == step:
+        return
+    working = evaluate(run.model, run.validation, run.collate_validation, run.put)
+    while True:
+        try:
+            rows = next(working)
+        except StopIteration as finished:
+            result: EvaluationResult = finished.value
+            break
+        yield EvaluationProgress(step=step, done=rows.done, total=rows.total)
+    run.evaluated_step = step
+    yield EvaluationFinished(
+        step=step,
+        loss=_finite(result.loss),
+        perplexity=result.perplexity,
+        rows=result.rows,
+        learned_tokens=result.learned_tokens,
+        best=_take_in(run, _finite(result.loss)),
+        seconds=result.seconds,
+        time=time.time(),
+        non_finite=_kind(result.loss),
+    )
+
+
+def _take_in(run: PreparedRun, loss: float | None) -> bool:
+    """Notes an evaluation; whether it is the best so far."""
+    position = run.position
+    if position.step == 0:
+        position.first_evaluation_loss = loss
+    position.evaluation_loss = loss
+    best = position.best_evaluation_loss
+    is_best = loss is not None and (best is None or loss < best)
+    if is_best:
+        position.best_evaluation_loss, position.best_step = loss, position.step
+    position.without_better = 0 if is_best else position.without_better + 1
+    return is_best
+
+
+def _save(run: PreparedRun) -> Iterator[EngineEvent]:
+    step, best = run.position.step, run.position.best_step
+    yield Saving(step=step)
+    path = run.writer.save_checkpoint(
+        step,
+        lambda folder: write_checkpoint(folder, run.adapted, run.optimizer, run.trainer_state()),
+        protect=() if best is None else (best,),
+        expected_bytes=checkpoint_bytes(run.adapted, run.optimizer),
+    )
+    run.saved_step = step
+    yield CheckpointSaved(step=step, path=str(path), time=time.time())
+
+
+def _sample(run: PreparedRun) -> Iterator[EngineEvent]:
+    """Once at each step, where there are prompts."""
+    if run.sampled_step != run.position.step:
+        run.sampled_step = run.position.step
+        yield from sample_replies(run)
+
+
+def _write_adapter(run: PreparedRun) -> str:
+    folder = run.writer.write_adapter(
+        lambda staging: write_finished_adapter(staging, run.adapted, run.model_folder),
+        expected_bytes=checkpoint_bytes(run.adapted, run.optimizer),
+    )
+    return str(folder)
+
+
+def _finite(number: float | None) -> float | None:
+    return number if number is not None and math.isfinite(number) else None
+
+
+def _kind(*numbers: float | None) -> str | None:
+    """ "nan" or "inf" where one of them is that."""
+    for number in numbers:
+        if number is not None and not math.isfinite(number):
+            return "nan" if math.isnan(number) else "inf"
+    return None

@@ -1,0 +1,172 @@
+"""A run from where it stands to its end, whatever happens on the way: every end is an event."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+from collections.abc import Callable, Generator, Iterator, Sequence
+from pathlib import Path
+
+from qlora_studio.config.run_config import SHAPE_PREFIX, RunConfig
+from qlora_studio.data.tokenizer import load_tokenizer
+from qlora_studio.engine.adapters import AdaptedModel
+from qlora_studio.engine.checkpointing import ADAPTER
+from qlora_studio.engine.compute_dtype import name_of
+from qlora_studio.engine.model_holder import ModelHolder
+from qlora_studio.engine.out_of_memory import is_out_of_memory, out_of_memory
+from qlora_studio.engine.prepared_run import PreparedRun, read_start
+from qlora_studio.engine.training import NonFiniteError, Wish, train
+from qlora_studio.errors import StudioError
+from qlora_studio.memory.measured import remember_speed
+from qlora_studio.models.shapes import model_shape
+from qlora_studio.protocol.events import EngineEvent, ModelLoaded, Problem, RunFailed, StepFinished
+from qlora_studio.protocol.lines import EVENTS
+from qlora_studio.runs.run_state import RunState
+from qlora_studio.runs.run_writer import RunWriter
+from qlora_studio.runs.space import DiskFullError
+
+_log = logging.getLogger(__name__)
+_FIRST_STEPS = 2  # slower than the rest: memory is allocated, kernels are chosen
+
+
+def run_training(folder: Path, holder: ModelHolder, wish: Callable[[], Wish]) -> Iterator[EngineEvent]:
+    """The last event is RunFinished or RunFailed."""
+    try:
+        writer = RunWriter(folder)
+    except StudioError as error:
+        yield _failed(folder, 0, "error", Problem(error.message, error.hint))
+        return
+    job = _TrainingJob(writer, holder)
+    try:
+        yield from job.run(wish)
+    except Exception as error:  # noqa: BLE001  # the job's edge: an engine that died would take the chat with it
+        failed = job.failure(error)
+        _log.error("The run %s ended by an error", folder.name, exc_info=error)
+        job.record(failed)
+        yield failed
+    finally:
+        job.close()
+
+
+class _TrainingJob:
+    """One sitting of a run."""
+
+    def __init__(self, writer: RunWriter, holder: ModelHolder) -> None:
+        self._writer = writer
+        self._holder = holder
+        self._run: PreparedRun | None = None
+        self._doing = "before training"
+        self._speeds: list[float] = []
+
+    def run(self, wish: Callable[[], Wish]) -> Iterator[EngineEvent]:
+        run = yield from self._prepare()
+        for event in train(run, wish):
+            if isinstance(event, StepFinished):
+                self._speeds.append(event.tokens_per_second)
+            self._doing = f"at step {run.position.step + 1:,}"
+            yield event
+
+    def _prepare(self) -> Generator[EngineEvent, None, PreparedRun]:
+        config, device = self._writer.record.config, self._holder.device
+        start = read_start(self._writer, device)
+        self._doing = "while loading the model"
+        adapted = yield from self._holder.hold(config.model.path, start.storage)
+        self._doing = "while preparing the run"
+        self._run = PreparedRun(self._writer, start, adapted, _decoder(adapted))
+        _log.info("%s: %s", self._writer.folder.name, _device_line(self._run))
+        yield _loaded(self._run)
+        return self._run
+
+    def failure(self, error: Exception) -> RunFailed:
+        folder, step = self._writer.folder, self._run.position.step if self._run else 0
+        if is_out_of_memory(error):
+            problem = out_of_memory(error, self._doing, self._holder.device, self._writer.record.config)
+            return _failed(folder, step, "out_of_memory", problem)
+        if isinstance(error, StudioError):
+            causes = {DiskFullError: "disk", NonFiniteError: "non_finite"}
+            cause = next((word for kind, word in causes.items() if isinstance(error, kind)), "error")
+            return _failed(folder, step, cause, Problem(error.message, error.hint))
+        words = f"A bug of ours ended the run {self._doing}: {type(error).__name__}: {error}"
+        return _failed(
+            folder, step, "error", Problem(words[:2000], "The log has the details; please report it.")
+        )
+
+    def record(self, failed: RunFailed) -> None:
+        """Into the run folder, where that can still be written to."""
+        try:
+            if self._run is not None:
+                self._run.log.record(failed)
+            else:
+                self._writer.append_event(EVENTS.encode(failed))
+                self._writer.save_state(_state_of(failed))
+        except StudioError as error:
+            _log.error("The failure could not be noted: %s", error)
+
+    def close(self) -> None:
+        """Frees the adapter and the optimizer; the base stays for a chat."""
+        if len(self._speeds) > _FIRST_STEPS and self._run is not None:
+            _remember(self._run, self._speeds[_FIRST_STEPS:])
+        held = self._holder.held
+        self._run = None
+        if held is not None and ADAPTER in held.names:
+            held.remove(ADAPTER)
+        if held is not None:
+            held.causal_lm.eval()
+        self._holder.device.empty_cache()
+        try:
+            self._writer.close()
+        except StudioError as error:
+            _log.error("%s", error)
+
+
+def _loaded(run: PreparedRun) -> ModelLoaded:
+    base = run.adapted.base
+    return ModelLoaded(
+        model=base.source,
+        parameters=base.parameters,
+        trainable_parameters=sum(weight.numel() for weight in run.optimizer.parameters.values()),
+        seconds=base.seconds,
+        device_name=base.device.name,
+        compute_dtype=name_of(base.storage.compute_dtype),
+        notes=run.notes,
+    )
+
+
+def _device_line(run: PreparedRun) -> str:
+    replaced = run.adapted.replaced
+    plain = [f"{name}: {reason}" for name, reason in replaced.fallbacks.items()]
+    dtype = name_of(run.adapted.base.storage.compute_dtype)
+    return (
+        f"{run.device.name}, {dtype}, {replaced.replaced} layers fused, {len(plain)} plain, "
+        f"{run.recomputed_layers} recomputed" + "".join(f"\n  {line}" for line in (*plain, *run.notes))
+    )
+
+
+def _decoder(adapted: AdaptedModel) -> Callable[[Sequence[int]], str]:
+    if adapted.base.source.startswith(SHAPE_PREFIX):
+        return lambda ids: " ".join(map(str, ids))  # random weights have no tokenizer
+    return load_tokenizer(Path(adapted.base.source)).decode
+
+
+def _remember(run: PreparedRun, speeds: list[float]) -> None:
+    model: RunConfig = run.config
+    remember_speed(
+        run.device.name,
+        model_shape(model.model.path),
+        model.model.quantization,
+        statistics.median(speeds),
+    )
+
+
+def _failed(folder: Path, step: int, cause: str, problem: Problem) -> RunFailed:
+    return RunFailed(error=problem, run=str(folder), step=step, cause=cause)
+
+
+def _state_of(failed: RunFailed) -> RunState:
+    return RunState(
+        state="paused" if failed.cause == "disk" else "failed",
+        step=failed.step,
+        cause=failed.cause,
+        message=failed.error.message,
+        hint=failed.error.hint,
+    )

@@ -1,0 +1,105 @@
+"""One update of the adapter: the loss of all its learned tokens, its gradient, and the optimizer's step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from qlora_studio.data.packing import Batch
+from qlora_studio.engine.embedding_noise import EmbeddingNoise
+from qlora_studio.engine.learned_loss import learned_loss
+from qlora_studio.engine.optimizer import AdapterOptimizer
+from qlora_studio.engine.packed_batch import PackedBatch
+from qlora_studio.engine.ranks import Ranks
+from qlora_studio.engine.trainer_state import Position
+
+LARGEST_SCALE = 2.0**16  # float16 holds 65504
+_GROWS_AFTER = 1000  # updates without overflow
+
+
+@dataclass(frozen=True)
+class UpdateResult:
+    """loss: nats per learned token; grad_norm: before clipping. Where one isn't finite no update was made."""
+
+    loss: float
+    grad_norm: float
+
+    @property
+    def made(self) -> bool:
+        """Whether the adapter moved."""
+        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+
+
+@dataclass(eq=False)
+class Updater:
+    """What an update needs besides its rows."""
+
+    model: PreTrainedModel
+    optimizer: AdapterOptimizer
+    ranks: Ranks
+    noise: EmbeddingNoise | None
+    max_grad_norm: float
+    put: Callable[[Batch], PackedBatch]
+
+    def update(self, batches: Sequence[Batch], learning_rate: float, position: Position) -> UpdateResult:
+        """Sums the loss over all micro-batches, divides it by the number of learned tokens, steps.
+
+        The number is known before the first backward pass, so it doesn't matter how rows are spread.
+        """
+        learned = sum(batch.learned_tokens for batch in batches)
+        while True:
+            result = self._gradients(batches, learned, position.loss_scale)
+            if math.isfinite(result.grad_norm) or not math.isfinite(result.loss) or position.loss_scale <= 1:
+                break
+            position.loss_scale /= 2  # float16 overflowed: the same update again, with smaller gradients
+            position.scale_steady_for = 0
+        if result.made:
+            self._clip(result.grad_norm, position.loss_scale)
+            self.optimizer.step(learning_rate)
+            if self.model.dtype == torch.float16:
+                _grow_scale(position)
+        self.optimizer.forget_gradients()
+        return result
+
+    def _gradients(self, batches: Sequence[Batch], learned: int, scale: float) -> UpdateResult:
+        self.optimizer.forget_gradients()
+        self.model.train()
+        total = torch.zeros((), device=self.model.device)
+        for batch in self.ranks.share(batches):
+            loss = learned_loss(self.model, self.put(batch), self.noise)
+            (loss * (scale / learned)).backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        gradients = self.optimizer.gradients()
+        self.ranks.sum_up([total, *gradients])
+        norm = _norm(gradients) / scale
+        return UpdateResult(float(total) / learned, float(norm))
+
+    def _clip(self, norm: float, scale: float) -> None:
+        factor = 1.0 / scale
+        if 0 < self.max_grad_norm < norm:
+            factor *= self.max_grad_norm / norm
+        if factor != 1.0:
+            torch._foreach_mul_(self.optimizer.gradients(), factor)
+
+
+def first_loss_scale(dtype: torch.dtype) -> float:
+    """Float16 loses small gradients: they are made larger, and smaller again before the step."""
+    return LARGEST_SCALE if dtype == torch.float16 else 1.0
+
+
+def _grow_scale(position: Position) -> None:
+    position.scale_steady_for += 1
+    if position.scale_steady_for >= _GROWS_AFTER:
+        position.loss_scale = min(LARGEST_SCALE, position.loss_scale * 2)
+        position.scale_steady_for = 0
+
+
+def _norm(tensors: list[Tensor]) -> Tensor:
+    """Length of all of them as one vector, float32."""
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
+    return norm
