@@ -139,9 +139,7 @@ class Metrics:
         self.non_finite: list[NonFinite] = []
         self.skipped_lines = 0
         self.total_steps = 0
-        self.ended: FinishedLine | FailedLine | None = (
-            None  # None while it runs, and where it was interrupted
-        )
+        self.ended: FinishedLine | FailedLine | None = None  # None also where it was interrupted
         self._steps = _Column("int64")
         self._numbers = defaultdict[str, _Column](lambda: _Column("float64"))
         self._memory: dict[str, _Column] = {}

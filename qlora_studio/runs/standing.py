@@ -71,7 +71,7 @@ def _rebuilt(folder: Path, record: RunRecord, metrics: Metrics) -> RunState:
 
 def _state_word(ended: FinishedLine | FailedLine | None) -> State:
     if isinstance(ended, FailedLine):
-        return "failed"
+        return "paused" if ended.cause == "disk" else "failed"  # it goes on once there is room (R9)
     if isinstance(ended, FinishedLine) and ended.state in ("finished", "stopped", "paused"):
         return cast(State, ended.state)
     return "running"

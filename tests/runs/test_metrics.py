@@ -261,6 +261,18 @@ def test_names_of_parts_from_a_file_can_be_anything_but_not_endless(file: Path) 
     assert metrics.skipped_lines == 9
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_bytes_flipped_anywhere_cost_their_lines_alone(file: Path, seed: int) -> None:  # R5
+    random = np.random.default_rng(seed)
+    text = bytearray(b"".join(step_line(step) for step in range(1, 101)))
+    for place in random.integers(0, len(text), size=20).tolist():
+        text[place] = int(random.integers(0, 256))
+    file.write_bytes(text)
+    metrics = read_metrics(file)
+    assert 78 <= len(metrics) <= 100  # at most two lines a flip: one may run into the next
+    assert metrics.skipped_lines <= 40
+
+
 def test_a_link_or_a_pipe_is_not_read(file: Path, tmp_path: Path) -> None:
     (tmp_path / "other").write_bytes(step_line(1))
     file.symlink_to(tmp_path / "other")

@@ -61,6 +61,11 @@ def test_the_cause_of_a_failure_is_found_in_the_metrics(run: Path) -> None:  # R
     assert (state.message, state.hint) == ("It failed at step 1.", "Try less.")
 
 
+def test_a_run_whose_disk_was_full_is_paused(run: Path) -> None:  # R6, R9
+    (run / "metrics.jsonl").write_bytes(started() + step_line(1) + failed_line(1, "disk"))
+    assert open_run(run).state.state == "paused"
+
+
 def test_checkpoints_tell_the_step_where_metrics_are_gone(run: Path) -> None:  # R6
     save(run, 100, 200)
     (run / "checkpoints" / "step-000200" / "trainer.json").unlink()
