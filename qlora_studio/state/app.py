@@ -17,6 +17,7 @@ from qlora_studio.state.reader import Reader
 from qlora_studio.state.sample_model import SampleModel
 
 if TYPE_CHECKING:
+    from qlora_studio.state.models import ModelsState
     from qlora_studio.state.train import TrainState
 
 
@@ -39,6 +40,13 @@ class AppState(QObject):
         self.draft = RunDraft(self)
         self.sample_model = SampleModel(self.engine, self)
         self.launcher = Launcher(self.engine, self.reader, self.sample_model, self.preferences, self)
+
+    @cached_property
+    def models(self) -> ModelsState:
+        """Of the Models page."""
+        from qlora_studio.state.models import ModelsState
+
+        return ModelsState(self.reader, self.engine, self.sample_model, self.draft, self.preferences, self)
 
     @cached_property
     def train(self) -> TrainState:

@@ -1,0 +1,267 @@
+"""The models on disk: which there are, whether each is sound, and whether it fits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from PySide6.QtCore import QAbstractTableModel, QModelIndex, QObject, QPersistentModelIndex, Qt, Signal
+
+from qlora_studio.config import places
+from qlora_studio.config.model_shape import ModelShape
+from qlora_studio.config.run_config import SAMPLE
+from qlora_studio.memory.promise import GIB, Promise, promise
+from qlora_studio.models.report import ModelReport
+from qlora_studio.models.shapes import known_shape
+from qlora_studio.protocol import reading
+from qlora_studio.protocol.events import Problem
+from qlora_studio.state.draft import RunDraft
+from qlora_studio.state.engine import EngineState
+from qlora_studio.state.launch import device_and_room
+from qlora_studio.state.preferences import PreferencesState
+from qlora_studio.state.reader import Job, Reader
+from qlora_studio.state.sample_model import SampleModel
+
+SAMPLE_SHAPE = "smollm2-135m"
+NO_PARENT = QModelIndex()
+Index = QModelIndex | QPersistentModelIndex
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model. `path` is what the settings call it: a folder, or "sample"."""
+
+    path: str
+    name: str
+    report: ModelReport | None = None
+    problem: Problem | None = None
+    words: str = ""  # while it is being checked
+    promised: Promise | None = None
+
+    @property
+    def usable(self) -> bool:
+        """The sample is, before it is unpacked too."""
+        return self.report is not None or (self.path == SAMPLE and self.problem is None)
+
+
+class ModelTable(QAbstractTableModel):
+    """Name, size, family, whether it fits, whether it is sound. A tone stands in UserRole."""
+
+    COLUMNS = ("Name", "Size", "Family", "Fits", "Checked")
+
+    def __init__(self, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self.entries: list[Entry] = []
+
+    def rowCount(self, parent: Index = NO_PARENT) -> int:
+        return 0 if parent.isValid() else len(self.entries)
+
+    def columnCount(self, parent: Index = NO_PARENT) -> int:
+        return 0 if parent.isValid() else len(self.COLUMNS)
+
+    def headerData(
+        self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole
+    ) -> Any:
+        if role == Qt.ItemDataRole.DisplayRole and orientation == Qt.Orientation.Horizontal:
+            return self.COLUMNS[section]
+        return None
+
+    def data(self, index: Index, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
+        if not index.isValid():
+            return None
+        words, tone = _cell(self.entries[index.row()], index.column())
+        if role == Qt.ItemDataRole.DisplayRole:
+            return words
+        if role == Qt.ItemDataRole.UserRole:
+            return tone
+        return None
+
+    def add(self, entry: Entry) -> None:
+        """At the end."""
+        row = len(self.entries)
+        self.beginInsertRows(NO_PARENT, row, row)
+        self.entries.append(entry)
+        self.endInsertRows()
+
+    def change(self, row: int, entry: Entry) -> None:
+        """Another state of the same model."""
+        self.entries[row] = entry
+        self.dataChanged.emit(self.index(row, 0), self.index(row, len(self.COLUMNS) - 1))
+
+    def remove(self, row: int) -> None:
+        """From the list; the folder stays."""
+        self.beginRemoveRows(NO_PARENT, row, row)
+        del self.entries[row]
+        self.endRemoveRows()
+
+
+class ModelsState(QObject):
+    """changed: an entry, or the chosen one, is another."""
+
+    changed = Signal()
+
+    def __init__(
+        self,
+        reader: Reader,
+        engine: EngineState,
+        sample_model: SampleModel,
+        draft: RunDraft,
+        preferences: PreferencesState,
+        parent: QObject | None = None,
+    ) -> None:
+        super().__init__(parent)
+        self._reader = reader
+        self._engine = engine
+        self._sample_model = sample_model
+        self._draft = draft
+        self._preferences = preferences
+        self._jobs: dict[str, Job] = {}
+        self.table = ModelTable(self)
+        self.chosen = SAMPLE
+        sample_model.made.connect(self._on_sample_made)
+        sample_model.failed.connect(self._on_sample_failed)
+        engine.changed.connect(self._on_engine_changed)
+
+    def rescan(self) -> None:
+        """Looks again at what lies on disk, and checks it."""
+        known = {entry.path for entry in self.table.entries}
+        for path in self._paths():
+            if path not in known:
+                self.table.add(Entry(path, _name(path)))
+        for entry in list(self.table.entries):
+            self.check(entry.path)
+
+    def add_folder(self, folder: Path) -> None:
+        """The person's own; it is checked at once and chosen."""
+        path = str(folder.absolute())
+        if path not in self._preferences.values.models:
+            self._preferences.set("models", [*self._preferences.values.models, path])
+        if self._row(path) is None:
+            self.table.add(Entry(path, _name(path)))
+        self.chosen = path
+        self.check(path)
+
+    def forget(self, path: str) -> None:
+        """Takes it off the list. The folder stays where it is."""
+        row = self._row(path)
+        if row is None or path == SAMPLE:
+            return
+        self.table.remove(row)
+        self._preferences.set("models", [item for item in self._preferences.values.models if item != path])
+        self.choose(SAMPLE)
+
+    def choose(self, path: str) -> None:
+        """Shows its details."""
+        self.chosen = path
+        self.changed.emit()
+
+    def use(self) -> None:
+        """For the next run."""
+        self._draft.set("model.path", self.chosen)
+
+    def unpack_sample(self) -> None:
+        """Makes the bundled model's folder now rather than at the first run."""
+        self._change(SAMPLE, words="Unpacking, once", problem=None)
+        self._sample_model.make()
+
+    def check(self, path: str) -> None:
+        """Asks the reader."""
+        if path in self._jobs:
+            return
+        if path == SAMPLE and not self._sample_model.ready:
+            self._change(SAMPLE, promised=self._promised(known_shape(SAMPLE_SHAPE)))
+            return
+        folder = str(self._sample_model.folder) if path == SAMPLE else path
+        self._change(path, words="Checking")
+        job = self._reader.ask(reading.CheckModel, folder=folder)
+        self._jobs[path] = job
+        job.progress.connect(lambda progress: self._change(path, words=progress.words))
+        job.answered.connect(lambda answer: self._on_checked(path, answer))
+        job.refused.connect(lambda problem: self._on_refused(path, problem))
+
+    def entry(self) -> Entry | None:
+        """The chosen one."""
+        row = self._row(self.chosen)
+        return None if row is None else self.table.entries[row]
+
+    def promises(self) -> list[tuple[str, Promise]]:
+        """What the chosen model needs with each preset."""
+        entry = self.entry()
+        if entry is None or not entry.usable:
+            return []
+        shape = entry.report.shape if entry.report else known_shape(SAMPLE_SHAPE)
+        device, free_bytes = device_and_room(self._engine)
+        return [
+            (preset.name, promise(shape, preset.config, device=device, free_bytes=free_bytes))
+            for preset in self._draft.presets
+        ]
+
+    def _on_checked(self, path: str, answer: reading.ModelChecked) -> None:
+        self._jobs.pop(path, None)
+        promised = self._promised(answer.report.shape)
+        self._change(path, report=answer.report, problem=None, words="", promised=promised)
+
+    def _on_refused(self, path: str, problem: Problem) -> None:
+        self._jobs.pop(path, None)
+        self._change(path, report=None, problem=problem, words="", promised=None)
+
+    def _on_sample_made(self) -> None:
+        self.check(SAMPLE)
+
+    def _on_sample_failed(self, problem: Problem) -> None:
+        self._change(SAMPLE, problem=problem, words="")
+
+    def _on_engine_changed(self) -> None:
+        if self._sample_model.making:
+            self._change(SAMPLE, words=self._engine.words)
+
+    def _promised(self, shape: ModelShape) -> Promise:
+        device, free_bytes = device_and_room(self._engine)
+        return promise(shape, self._draft.config, device=device, free_bytes=free_bytes)
+
+    def _change(self, path: str, **changes: Any) -> None:
+        row = self._row(path)
+        if row is not None:
+            self.table.change(row, replace(self.table.entries[row], **changes))
+            self.changed.emit()
+
+    def _row(self, path: str) -> int | None:
+        return next((row for row, entry in enumerate(self.table.entries) if entry.path == path), None)
+
+    def _paths(self) -> list[str]:
+        folder = places.models_folder()
+        own = sorted(str(item) for item in folder.iterdir() if item.is_dir()) if folder.is_dir() else []
+        return list(dict.fromkeys([SAMPLE, *self._preferences.values.models, *own]))
+
+
+def _name(path: str) -> str:
+    return places.sample_model_folder().name if path == SAMPLE else Path(path).name
+
+
+def _cell(entry: Entry, column: int) -> tuple[str, str]:
+    """Words and tone."""
+    report, promised = entry.report, entry.promised
+    match ModelTable.COLUMNS[column]:
+        case "Name":
+            return entry.name, ""
+        case "Size":
+            return (f"{report.bytes / 1e9:,.2f} GB" if report else ""), ""
+        case "Family":
+            return (report.family if report else ""), ""
+        case "Fits" if promised is not None:
+            gib = f"{promised.total / GIB:.1f} GiB"
+            return (f"yes, {gib}", "ok") if promised.fits else (f"no, {gib}", "bad")
+        case "Checked":
+            return _checked(entry)
+    return "", ""
+
+
+def _checked(entry: Entry) -> tuple[str, str]:
+    if entry.words:
+        return entry.words, "accent"
+    if entry.problem is not None:
+        return "not usable", "bad"
+    if entry.report is not None:
+        return ("sound, with notes", "warn") if entry.report.warnings else ("sound", "ok")
+    return "comes with the application", ""

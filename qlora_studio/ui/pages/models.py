@@ -1,0 +1,245 @@
+"""Models: a model on disk, known to be sound, and known to fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PySide6.QtCore import QModelIndex, QSortFilterProxyModel, Qt
+from PySide6.QtGui import QAction, QKeySequence
+from PySide6.QtWidgets import QFileDialog, QGridLayout, QHBoxLayout, QVBoxLayout
+
+from qlora_studio.config.run_config import SAMPLE
+from qlora_studio.memory.promise import Promise
+from qlora_studio.state.app import AppState
+from qlora_studio.state.models import Entry
+from qlora_studio.ui.figures import in_gb, in_gib
+from qlora_studio.ui.page import Page
+from qlora_studio.ui.pages.tinted_cells import TintedCells
+from qlora_studio.ui.theme import theme
+from qlora_studio.ui.widgets import (
+    Card,
+    ElidedLabel,
+    IconLabel,
+    Part,
+    PlainLabel,
+    PrimaryButton,
+    SearchBox,
+    SecondaryButton,
+    StackedBar,
+    TableView,
+)
+
+PRESETS_SHOWN = 4
+
+
+class ModelsPage(Page):
+    """The table on the left, the chosen model on the right."""
+
+    def __init__(self, app: AppState) -> None:
+        super().__init__(app, "models", "Models")
+        self._state = app.models
+        self._build_page()
+        self._bind()
+
+    def opened(self, what: object) -> None:
+        """what: a folder that was dropped on the window, or None."""
+        if isinstance(what, Path):
+            self._state.add_folder(what)
+        self.rescan()
+
+    def rescan(self) -> None:
+        """F5: checks every model again."""
+        self._state.rescan()
+        if not self._table.currentIndex().isValid():
+            self._table.selectRow(0)
+
+    # Layout -----------------------------------------------------------------------------------------
+
+    def _build_page(self) -> None:
+        self._add = SecondaryButton("Add folder…", "folder-plus", name="models_add_folder")
+        self._use = PrimaryButton("Use for training", "arrow-right", name="models_use")
+        self.add_header(self._add)
+        self.add_header(self._use)
+        card = Card(name="models_list")
+        self._search = self.search = SearchBox("Search models", name="models_search")
+        self._proxy = QSortFilterProxyModel(self)
+        self._proxy.setSourceModel(self._state.table)
+        self._proxy.setFilterCaseSensitivity(Qt.CaseSensitivity.CaseInsensitive)
+        self._table = TableView(name="models_table", label="Models on disk")
+        self._table.setModel(self._proxy)
+        self._table.setItemDelegate(TintedCells(self._table))
+        self._table.set_widths(270, 90, 110, 130)
+        card.body.addWidget(self._search)
+        card.body.addWidget(self._table, 1)
+        self.main.addWidget(card, 1)
+        self._detail = ModelCard()
+        self._needs = NeedsCard()
+        self.side.addWidget(self._detail)
+        self.side.addWidget(self._needs)
+        self.side.addStretch()
+        for words, keys, slot in (
+            ("Use for training", "Return", self._on_use),
+            ("Add folder…", "Ctrl+O", self._on_add),
+            ("Take off the list", "Del", self._on_forget),
+        ):
+            action = QAction(words, self)
+            action.setShortcut(QKeySequence(keys))
+            action.setShortcutContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
+            action.triggered.connect(slot)
+            (self._table if keys in ("Return", "Del") else self).addAction(action)
+            self.menu.addAction(action)
+
+    # Wiring -----------------------------------------------------------------------------------------
+
+    def _bind(self) -> None:
+        self._state.changed.connect(self._refresh)
+        self._search.textChanged.connect(self._proxy.setFilterFixedString)
+        self._table.selectionModel().currentRowChanged.connect(self._on_row)
+        self._add.clicked.connect(self._on_add)
+        self._use.clicked.connect(self._on_use)
+        self._detail.unpack.clicked.connect(self._state.unpack_sample)
+        self._detail.forget.clicked.connect(self._on_forget)
+        self._detail.again.clicked.connect(lambda: self._state.check(self._state.chosen))
+
+    def _on_row(self, current: QModelIndex) -> None:
+        row = self._proxy.mapToSource(current).row()
+        if row >= 0:
+            self._state.choose(self._state.table.entries[row].path)
+
+    def _on_add(self) -> None:
+        name = QFileDialog.getExistingDirectory(self, "Choose a model folder")
+        if name:
+            self._state.add_folder(Path(name))
+            self._table.selectRow(self._proxy.rowCount() - 1)
+
+    def _on_use(self) -> None:
+        if self._use.isEnabled():
+            self._state.use()
+            self.app.show_page("train")
+
+    def _on_forget(self) -> None:
+        path = self._state.chosen
+        if path == SAMPLE:
+            return
+        self._state.forget(path)
+        self.app.notices.say(
+            f"{Path(path).name} is off the list; its folder stays.",
+            undo=lambda: self._state.add_folder(Path(path)),
+        )
+
+    def _refresh(self) -> None:
+        entry = self._state.entry()
+        if entry is None:
+            return
+        self._detail.show_entry(entry)
+        self._needs.show_promises(self._state.promises())
+        self._use.setEnabled(entry.usable)
+        self._use.setToolTip("" if entry.usable else "This folder holds no model that can be used.")
+
+
+class ModelCard(Card):
+    """What the check of the chosen model found."""
+
+    def __init__(self) -> None:
+        super().__init__("Model", name="models_detail")
+        self._lines = QVBoxLayout()
+        self._lines.setSpacing(theme().px(8))
+        self._folder = ElidedLabel("", "note", name="models_folder")
+        self.again = SecondaryButton("Check again", "refresh-cw", small=True, name="models_check")
+        self.forget = SecondaryButton("Take off the list", small=True, name="models_forget")
+        self.unpack = SecondaryButton("Unpack it now", small=True, name="models_unpack_sample")
+        buttons = QHBoxLayout()
+        buttons.setSpacing(theme().px(8))
+        for button in (self.again, self.forget, self.unpack):
+            buttons.addWidget(button)
+        buttons.addStretch()
+        self.body.addLayout(self._lines)
+        self.body.addWidget(self._folder)
+        self.body.addLayout(buttons)
+
+    def show_entry(self, entry: Entry) -> None:
+        """One line a finding, the worst first."""
+        self.title.setText(entry.name)
+        while item := self._lines.takeAt(0):
+            if layout := item.layout():
+                while inner := layout.takeAt(0):
+                    if widget := inner.widget():
+                        widget.hide()
+                        widget.deleteLater()
+        for icon, tone, words in _findings(entry):
+            row = QHBoxLayout()
+            row.setSpacing(theme().px(8))
+            row.addWidget(IconLabel(icon, tone), 0, Qt.AlignmentFlag.AlignTop)
+            row.addWidget(PlainLabel(words, wrap=True), 1)
+            self._lines.addLayout(row)
+        self._folder.setText(entry.report.folder if entry.report else entry.path)
+        waiting = entry.path == SAMPLE and entry.report is None
+        self.unpack.setVisible(waiting and not entry.words)
+        self.again.setVisible(not waiting and not entry.words)
+        self.forget.setVisible(entry.path != SAMPLE)
+
+
+class NeedsCard(Card):
+    """What training it takes, with each preset."""
+
+    def __init__(self) -> None:
+        super().__init__("Memory to train", name="models_needs")
+        self._bar = StackedBar(name="models_needs_bar", label="Memory with the first preset")
+        self._grid = QGridLayout()
+        self._grid.setVerticalSpacing(theme().px(6))
+        self._grid.setColumnStretch(0, 1)
+        self._rows: list[tuple[PlainLabel, PlainLabel, IconLabel]] = []
+        for row in range(PRESETS_SHOWN):
+            cells = (PlainLabel(""), PlainLabel("", "strong"), IconLabel("circle"))
+            for column, cell in enumerate(cells):
+                self._grid.addWidget(cell, row, column)
+            self._rows.append(cells)
+        self.body.addWidget(self._bar)
+        self.body.addLayout(self._grid)
+
+    def show_promises(self, promises: list[tuple[str, Promise]]) -> None:
+        """Icon, words and GiB: never a colour alone."""
+        self.setVisible(bool(promises))
+        if not promises:
+            return
+        first = promises[0][1]
+        free = (first.free_bytes or 0) / 2**30
+        parts = [Part(name, count / 2**30, f"vram_{name}") for name, count in first.parts.items()]
+        self._bar.set_parts(parts, limit=free, total=free * 1.04)
+        self.set_note(f"{free:.1f} GiB free now")
+        for row, (name, gib, icon) in enumerate(self._rows):
+            shown = row < len(promises)
+            for cell in (name, gib, icon):
+                cell.setVisible(shown)
+            if shown:
+                words, promised = promises[row]
+                name.setText(words)
+                gib.setText(in_gib(promised.total))
+                icon.set_icon(*(("check", "ok") if promised.fits else ("circle-alert", "bad")))
+                icon.setToolTip("Fits" if promised.fits else "Does not fit")
+
+
+def _findings(entry: Entry) -> list[tuple[str, str, str]]:
+    """Icon, tone, words."""
+    if entry.words:
+        return [("hourglass", "muted", entry.words)]
+    if entry.problem is not None:
+        return [("circle-alert", "bad", f"{entry.problem.message} {entry.problem.hint}".strip())]
+    report = entry.report
+    if report is None:
+        return [
+            ("package-check", "muted", "Comes with the application; unpacked on its first use, once.")
+        ]
+    size = f"{report.parameters / 1e6:,.0f} M parameters"
+    template = "with a chat template" if report.has_template else "without a chat template"
+    return [
+        *(("triangle-alert", "warn", warning) for warning in report.warnings),
+        ("check", "ok", f"{size}, {report.family} family, {template}"),
+        (
+            "check",
+            "ok",
+            f"{report.tensors:,} tensors in safetensors, {in_gb(report.bytes)}: all as they must be",
+        ),
+        ("info", "muted", f"Reads up to {report.max_position_embeddings:,} tokens"),
+        ("file-text", "muted", f"Licence: {report.licence or 'not stated in the folder'}"),
+    ]
