@@ -13,7 +13,7 @@ from qlora_studio.config.run_config import LoraConfig, RunConfig
 _BLOCK = 64  # weights that share a scale
 _NESTED_BLOCK = 256  # scales that share a scale, with double quantization
 _FP32 = 4  # bytes
-_LOGITS_AT_ONCE = 2**25  # as qlora_kernels.cross_entropy makes them
+_LOGITS_AT_ONCE = {"cuda": 2**25, "cpu": 2**23}  # as qlora_kernels.cross_entropy makes them
 _BYTES_A_LOGIT = 12  # the product in 16 bit, fp32 logits, their log-softmax, the gradient in 16 bit
 _CUDA_CONTEXT = 512 * 1024**2  # bytes; driver, kernels and cuBLAS workspace of one process
 _CPU_PROCESS = 900_000_000  # bytes; torch, transformers, peft and bitsandbytes imported, nothing loaded
@@ -67,7 +67,12 @@ class Setting:
     @property
     def fused(self) -> bool:
         """Whether base and adapter of a linear layer are one product; else peft's own forward runs."""
-        return self.config.model.quantization in ("nf4", "fp4") and not self.config.lora.use_dora
+        return self.is_4bit and not self.config.lora.use_dora
+
+    @property
+    def is_4bit(self) -> bool:
+        """Whether the frozen weights are NF4 or FP4."""
+        return self.config.model.quantization in ("nf4", "fp4")
 
 
 def parts(setting: Setting, recomputed_layers: int) -> Parts:
@@ -78,7 +83,8 @@ def parts(setting: Setting, recomputed_layers: int) -> Parts:
         adapter=2 * _FP32 * trained,
         optimizer=optimizer_bytes(setting.config, trained, setting.device),
         activations=_activations(setting, recomputed_layers),
-        logits=_BYTES_A_LOGIT * min(setting.tokens * setting.shape.vocab_size, _LOGITS_AT_ONCE),
+        logits=_BYTES_A_LOGIT
+        * min(setting.tokens * setting.shape.vocab_size, _LOGITS_AT_ONCE[setting.device]),
         other=_other(setting, recomputed_layers),
     )
 
@@ -127,7 +133,7 @@ def _stored_bytes(size: int, setting: Setting) -> int:
 
 def _kept_dequantized(setting: Setting, linear: int) -> int:
     """On a CPU each weight stays dequantized, where that takes at most half of what is free."""
-    if setting.device != "cpu" or not setting.fused:
+    if setting.device != "cpu" or not setting.is_4bit:
         return 0
     copies = linear * setting.dtype_bytes
     return copies if setting.room is None or copies <= setting.room // 2 else 0

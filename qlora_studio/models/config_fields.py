@@ -122,7 +122,7 @@ def _rope_numbers(value: Any) -> dict[str, Any]:
     kind = value.get("rope_type", value.get("type", "default"))
     if kind not in _ROPE_TYPES:
         raise ValueError(f"of a rope_type that is known ({', '.join(_ROPE_TYPES)})")
-    clean: dict[str, Any] = {"rope_type": kind}
+    clean: dict[str, Any] = {"rope_type": "longrope" if kind == "su" else kind}  # "su": its first name
     for name, rule in _ROPE_FIELDS.items():
         if value.get(name) is not None:
             try:

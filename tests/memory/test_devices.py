@@ -1,0 +1,123 @@
+"""The card's meter where NVML is there, lacks a part, fails, or is missing."""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from qlora_studio.memory import devices
+from qlora_studio.memory.devices import card_reading, process_bytes, ram_reading
+
+
+class NVMLError(Exception):
+    """As pynvml has it."""
+
+
+def fake_nvml(**changes: Any) -> SimpleNamespace:
+    processes = [SimpleNamespace(pid=1, usedGpuMemory=1000), SimpleNamespace(pid=2, usedGpuMemory=None)]
+    answers: dict[str, Any] = {
+        "nvmlInit": lambda: None,
+        "nvmlDeviceGetCount": lambda: 2,
+        "nvmlDeviceGetHandleByIndex": lambda index: f"card {index}",
+        "nvmlDeviceGetHandleByUUID": lambda uuid: uuid.decode(),
+        "nvmlDeviceGetMemoryInfo": lambda card: SimpleNamespace(total=80, used=30),
+        "nvmlDeviceGetName": lambda card: card,
+        "nvmlDeviceGetUtilizationRates": lambda card: SimpleNamespace(gpu=95),
+        "nvmlDeviceGetTemperature": lambda card, sensor: 61,
+        "nvmlDeviceGetPowerUsage": lambda card: 412_500,
+        "nvmlDeviceGetComputeRunningProcesses": lambda card: processes,
+    }
+    return SimpleNamespace(NVMLError=NVMLError, NVML_TEMPERATURE_GPU=0, **(answers | changes))
+
+
+def failing(*_: Any) -> Any:
+    raise NVMLError("Not Supported")
+
+
+@pytest.fixture
+def nvml(monkeypatch):
+    def use(**changes: Any) -> None:
+        monkeypatch.setattr(devices, "_started", [])
+        monkeypatch.setitem(sys.modules, "pynvml", fake_nvml(**changes))
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+    return use
+
+
+def test_a_card_tells_memory_load_heat_power_and_others(nvml):
+    nvml()
+    card = card_reading(own_pids=[2])
+    assert (card.name, card.total_bytes, card.used_bytes, card.free_bytes) == ("card 0", 80, 30, 50)
+    assert (card.load, card.temperature_c, card.power_w, card.other_bytes) == (0.95, 61, 412.5, 1000)
+
+
+def test_our_own_processes_are_no_others(nvml):
+    nvml()
+    assert card_reading(own_pids=[1]).other_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "field"),
+    [
+        ("nvmlDeviceGetUtilizationRates", "load"),
+        ("nvmlDeviceGetTemperature", "temperature_c"),
+        ("nvmlDeviceGetPowerUsage", "power_w"),
+        ("nvmlDeviceGetComputeRunningProcesses", "other_bytes"),
+    ],
+)
+def test_what_a_card_does_not_tell_is_none_and_the_rest_stays(nvml, asked, field):
+    nvml(**{asked: failing})
+    card = card_reading()
+    assert getattr(card, field) is None
+    assert card.total_bytes == 80
+
+
+@pytest.mark.parametrize(
+    "asked", ["nvmlDeviceGetMemoryInfo", "nvmlDeviceGetHandleByIndex", "nvmlDeviceGetCount"]
+)
+def test_a_card_that_disappears_is_no_card(nvml, asked):
+    nvml(**{asked: failing})
+    assert card_reading() is None
+
+
+def test_a_driver_that_does_not_start_is_no_card(nvml):
+    nvml(nvmlInit=failing)
+    assert card_reading() is None
+
+
+def test_no_nvml_is_no_card(monkeypatch):
+    monkeypatch.setattr(devices, "_started", [])
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert card_reading() is None
+
+
+@pytest.mark.parametrize(
+    ("visible", "name"),
+    [("1", "card 1"), ("1,0", "card 1"), ("GPU-abc", "GPU-abc"), ("", None), ("-1", None), ("7", None)],
+)
+def test_the_card_is_the_one_that_cuda_sees_first(nvml, monkeypatch, visible, name):
+    nvml()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    card = card_reading()
+    assert (card.name if card else None) == name
+
+
+def test_a_name_in_bytes_is_plain_text(nvml):
+    nvml(nvmlDeviceGetName=lambda card: b"H100\x1b[31m 80GB\xff")
+    assert card_reading().name == "H100[31m 80GB\ufffd"
+
+
+def test_the_machines_memory_is_known_everywhere():
+    ram = ram_reading()
+    assert 0 < ram.free_bytes <= ram.total_bytes
+    assert ram.used_bytes == ram.total_bytes - ram.free_bytes
+    assert 0 <= ram.load <= 1
+
+
+def test_a_processs_memory_is_known_while_it_lives():
+    assert process_bytes(os.getpid()) > 1_000_000
+    assert process_bytes(2**22 + 1) is None

@@ -1,0 +1,63 @@
+"""Single parts against counts made by hand or by the libraries themselves."""
+
+from __future__ import annotations
+
+import pytest
+
+from qlora_studio.config.model_shape import ModelShape
+from qlora_studio.config.run_config import LoraConfig, RunConfig
+from qlora_studio.memory import parts as parts_module
+from qlora_studio.memory.parts import Setting, adapter_parameters, parts
+from qlora_studio.memory.suggestions import changed
+
+ONE_LINEAR = ModelShape(
+    family="llama",
+    hidden_size=1024,
+    intermediate_size=1024,
+    layers=2,
+    heads=8,
+    kv_heads=8,
+    head_dim=128,
+    vocab_size=100,
+    max_position_embeddings=64,
+    tied=True,
+    linears=(("self_attn.q_proj", 1024, 1024),),
+    other_parameters_a_layer=10,
+    parameters=2 * (1024 * 1024 + 10) + 100 * 1024,
+)
+
+
+def weights(**model: object) -> int:
+    config = changed(RunConfig(), {f"model.{name}": value for name, value in model.items()})
+    setting = Setting(ONE_LINEAR, config, device="cuda", compiled=False, tokens=64, room=None)
+    return parts(setting, 0).weights - 2 * (20 + 100 * 1024)  # without what stays in 16 bit
+
+
+def test_nf4_takes_half_a_byte_a_weight_and_its_scales():
+    blocks = 1024 * 1024 // 64
+    assert weights(double_quant=False) == 2 * (1024 * 1024 // 2 + 4 * blocks)
+    assert weights() == 2 * (1024 * 1024 // 2 + blocks + 4 * blocks // 256)
+
+
+def test_double_quantization_saves_0_373_bit_a_weight():
+    saved = weights(double_quant=False) - weights(double_quant=True)
+    assert 8 * saved / (2 * 1024 * 1024) == pytest.approx(0.373, abs=0.001)
+
+
+def test_int8_takes_a_byte_a_weight_and_16_bit_two():
+    assert weights(quantization="int8") == pytest.approx(2 * 1024 * 1024, rel=0.01)
+    assert weights(quantization="none") == 2 * 2 * 1024 * 1024
+
+
+def test_an_adapter_has_a_and_b_for_each_target_and_lengths_with_dora():
+    assert adapter_parameters(ONE_LINEAR, LoraConfig(r=8)) == 2 * 8 * 2048
+    assert adapter_parameters(ONE_LINEAR, LoraConfig(r=8, use_dora=True)) == 2 * (8 * 2048 + 1024)
+    assert adapter_parameters(ONE_LINEAR, LoraConfig(r=8, target_modules=("q_proj",))) == 2 * 8 * 2048
+    assert adapter_parameters(ONE_LINEAR, LoraConfig(r=8, target_modules=("k_proj",))) == 0
+
+
+def test_as_many_logits_exist_at_once_as_the_kernels_make():
+    from qlora_kernels import cross_entropy
+
+    made = {"cuda": cross_entropy._CHUNK_LOGITS_CARD, "cpu": cross_entropy._CHUNK_LOGITS_CPU}
+    assert made == parts_module._LOGITS_AT_ONCE

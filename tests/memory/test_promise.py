@@ -1,0 +1,229 @@
+"""The promise against what was measured, and against itself: parts add up, more needs more."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from qlora_studio.config.model_shape import ModelShape
+from qlora_studio.config.run_config import RunConfig
+from qlora_studio.memory.promise import GIB, Promise, promise
+from qlora_studio.memory.suggestions import changed
+
+
+def llama_shape(
+    hidden: int, inner: int, layers: int, heads: int, kv_heads: int, vocab: int, tied: bool = False
+) -> ModelShape:
+    key = hidden // heads * kv_heads
+    linears = (
+        ("self_attn.q_proj", hidden, hidden),
+        ("self_attn.k_proj", key, hidden),
+        ("self_attn.v_proj", key, hidden),
+        ("self_attn.o_proj", hidden, hidden),
+        ("mlp.gate_proj", inner, hidden),
+        ("mlp.up_proj", inner, hidden),
+        ("mlp.down_proj", hidden, inner),
+    )
+    in_layers = layers * (2 * hidden + sum(out * into for _, out, into in linears))
+    return ModelShape(
+        family="llama",
+        hidden_size=hidden,
+        intermediate_size=inner,
+        layers=layers,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=hidden // heads,
+        vocab_size=vocab,
+        max_position_embeddings=8192,
+        tied=tied,
+        linears=linears,
+        other_parameters_a_layer=2 * hidden,
+        parameters=in_layers + hidden + vocab * hidden * (1 if tied else 2),
+    )
+
+
+LLAMA_8B = llama_shape(4096, 14336, 32, 32, 8, 128256)
+LLAMA_65B = llama_shape(8192, 22016, 80, 64, 64, 32000)
+SMOLLM2 = llama_shape(576, 1536, 30, 9, 3, 49152, tied=True)
+
+
+def on_card(shape: ModelShape, rows: int, seq_len: int, recompute: Any, **more: Any) -> Promise:
+    settings = {"training.batch_size": rows, "data.seq_len": seq_len, "training.recompute": recompute}
+    room = more.pop("room", None)
+    compiled = more.pop("compiled", True)
+    config = changed(RunConfig(), settings | {key.replace("__", "."): value for key, value in more.items()})
+    return promise(shape, config, device="cuda", free_bytes=room, compiled=compiled)
+
+
+# R14. GiB allocated on an H100 80GB: random weights, NF4 with double quantization, r = 64, all linear layers.
+@pytest.mark.parametrize(
+    ("shape", "rows", "seq_len", "recompute", "compiled", "measured_gib"),
+    [
+        (LLAMA_8B, 4, 2048, 0, True, 33.5),
+        (LLAMA_8B, 4, 2048, 8, True, 27.6),
+        (LLAMA_8B, 4, 2048, 16, True, 21.7),
+        (LLAMA_8B, 4, 2048, 32, True, 10.6),
+        (LLAMA_8B, 8, 512, 0, True, 20.4),
+        (LLAMA_8B, 8, 512, 32, True, 8.7),
+        (LLAMA_8B, 1, 8192, 0, True, 33.5),
+        (LLAMA_8B, 4, 2048, 0, False, 53.0),
+        (LLAMA_65B, 1, 2048, 80, True, 41.7),
+    ],
+)
+def test_what_was_measured_on_a_card_is_promised_within_five_percent(
+    shape, rows, seq_len, recompute, compiled, measured_gib
+):
+    promised = on_card(shape, rows, seq_len, recompute, compiled=compiled)
+    assert promised.allocated / GIB == pytest.approx(measured_gib, rel=0.05)
+
+
+def test_65b_at_66_of_80_layers_recomputed_does_not_fit_48_gib_as_was_seen():
+    promised = on_card(LLAMA_65B, 1, 2048, 66, room=48 * GIB)
+    assert not promised.fits
+
+
+def test_the_parts_stand_in_their_order_and_add_up():
+    promised = on_card(LLAMA_8B, 4, 2048, "all")
+    assert list(promised.parts) == ["weights", "adapter", "optimizer", "activations", "logits", "other"]
+    assert sum(promised.parts.values()) == promised.total
+    assert all(count > 0 for count in promised.parts.values())
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"data.seq_len": 4096},
+        {"training.batch_size": 8},
+        {"lora.r": 128},
+        {"lora.use_dora": True},
+        {"lora.dropout": 0.1},
+        {"model.double_quant": False},
+        {"model.compute_dtype": "float32"},
+    ],
+    ids=lambda more: next(iter(more)),
+)
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_more_of_anything_needs_more(more, device, compiled):
+    plain = changed(RunConfig(), {"training.recompute": "all", "model.compute_dtype": "bfloat16"})
+    less = promise(LLAMA_8B, plain, device=device, compiled=compiled).total
+    assert promise(LLAMA_8B, changed(plain, more), device=device, compiled=compiled).total > less
+
+
+def test_larger_weights_need_more_on_a_card():
+    totals = [
+        on_card(LLAMA_8B, 4, 2048, "all", model__quantization=kind).total for kind in ("nf4", "int8", "none")
+    ]
+    assert totals == sorted(totals)
+
+
+def test_each_layer_recomputed_needs_less_once_two_are():
+    totals = [on_card(LLAMA_8B, 4, 2048, layers).total for layers in range(1, 33)]
+    assert totals == sorted(totals, reverse=True)
+
+
+def test_fewer_targets_and_an_8_bit_optimizer_need_less():
+    all_linear = on_card(LLAMA_8B, 4, 2048, "all")
+    some = on_card(LLAMA_8B, 4, 2048, "all", lora__target_modules=("q_proj", "v_proj"))
+    eight_bit = on_card(LLAMA_8B, 4, 2048, "all", training__optimizer="paged_adamw_8bit")
+    assert some.parts["adapter"] < all_linear.parts["adapter"] / 4
+    assert eight_bit.parts["optimizer"] == pytest.approx(all_linear.parts["optimizer"] / 4, rel=0.02)
+
+
+@pytest.mark.parametrize("room_gib", [12, 16, 24, 36])
+def test_auto_recomputes_the_fewest_layers_that_fit(room_gib):
+    found = on_card(LLAMA_8B, 4, 2048, "auto", room=room_gib * GIB)
+    assert found.total <= 0.92 * room_gib * GIB or found.recompute_layers == 32
+    one_less = on_card(LLAMA_8B, 4, 2048, max(0, found.recompute_layers - 1), room=room_gib * GIB)
+    assert found.recompute_layers == 0 or one_less.total > 0.92 * room_gib * GIB
+
+
+def test_auto_recomputes_nothing_where_there_is_room():
+    assert on_card(LLAMA_8B, 4, 2048, "auto", room=80 * GIB).recompute_layers == 0
+
+
+def test_recompute_as_set_is_kept_within_the_models_layers():
+    layers = {asked: on_card(LLAMA_8B, 1, 512, asked).recompute_layers for asked in ("none", "all", 7, 999)}
+    assert layers == {"none": 0, "all": 32, 7: 7, 999: 32}
+
+
+def test_what_fits_says_how_much_is_to_spare():
+    promised = on_card(LLAMA_8B, 4, 2048, "all", room=48 * GIB)
+    spare = 48 - promised.total / GIB
+    assert (promised.verdict, promised.words) == ("fits", f"Fits, {spare:.1f} GiB to spare.")
+    assert promised.suggestions == ()
+
+
+def test_a_paged_optimizer_that_may_have_to_move_makes_it_tight():
+    promised = on_card(LLAMA_65B, 1, 2048, "all", room=48 * GIB)
+    assert (promised.verdict, promised.fits) == ("tight", True)
+    assert "of the optimizer may move to RAM" in promised.words
+    resident = on_card(LLAMA_65B, 1, 2048, "all", room=48 * GIB, training__optimizer="adamw_32bit")
+    assert resident.verdict == "too large"
+
+
+def test_what_does_not_fit_says_what_is_needed_and_free():
+    promised = on_card(LLAMA_8B, 4, 2048, "none", room=24 * GIB)
+    assert not promised.fits
+    assert promised.words == f"This needs {promised.total / GIB:.1f} GiB; 24.0 are free."
+
+
+def test_without_a_known_room_it_says_the_least():
+    promised = on_card(LLAMA_8B, 4, 2048, "auto")
+    assert (promised.verdict, promised.recompute_layers) == ("unknown", 32)
+    assert promised.words == f"Needs at least {promised.total / GIB:.1f} GiB."
+
+
+def test_no_memory_at_all_is_a_result_not_a_crash():
+    promised = on_card(LLAMA_8B, 4, 2048, "auto", room=0)
+    assert not promised.fits
+    assert promised.suggestions == ()
+
+
+def test_without_packing_no_row_is_longer_than_the_longest():
+    config = changed(RunConfig(), {"data.packing": False, "training.recompute": "none"})
+    long = promise(LLAMA_8B, config, device="cuda")
+    short = promise(LLAMA_8B, config, device="cuda", longest_row=300)
+    packed = promise(LLAMA_8B, changed(config, {"data.packing": True}), device="cuda", longest_row=300)
+    assert short.parts["activations"] < long.parts["activations"] / 6
+    assert packed.total == long.total
+
+
+# Peak of a training step in eager layers, 4 x 256 tokens, r = 8, on 2 cores without a card.
+@pytest.mark.parametrize(("dtype", "measured_gb"), [("float32", 3.65), ("bfloat16", 2.4)])
+def test_what_was_measured_on_a_cpu_is_promised_within_ten_percent(dtype, measured_gb):
+    settings = {"data.seq_len": 256, "lora.r": 8, "training.recompute": "none", "model.compute_dtype": dtype}
+    promised = promise(SMOLLM2, changed(RunConfig(), settings), device="cpu", free_bytes=16 * GIB)
+    assert promised.total / 1e9 == pytest.approx(measured_gb, rel=0.1)
+
+
+def test_a_cpu_without_room_keeps_no_dequantized_copies():
+    config = changed(RunConfig(), {"data.seq_len": 64})
+    roomy = promise(LLAMA_8B, config, device="cpu", free_bytes=200 * GIB)
+    narrow = promise(LLAMA_8B, config, device="cpu", free_bytes=30 * GIB)
+    assert roomy.parts["weights"] > 4 * narrow.parts["weights"]
+
+
+def test_nothing_of_the_optimizer_is_paged_on_a_cpu():
+    assert promise(SMOLLM2, RunConfig(), device="cpu", free_bytes=16 * GIB).paged == 0
+
+
+def test_a_promise_with_suggestions_is_quick_enough_for_a_slider():
+    import time
+
+    start = time.perf_counter()
+    on_card(LLAMA_65B, 4, 2048, "auto", room=40 * GIB)
+    assert time.perf_counter() - start < 0.2  # 10 ms on an idle core
+
+
+def test_the_window_can_import_it_without_anything_heavy():
+    code = (
+        "import sys;"
+        "from qlora_studio.memory import devices, disk, measured, promise;"
+        "print({'torch', 'numpy', 'psutil', 'pynvml', 'PySide6'} & set(sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "set()"
