@@ -115,7 +115,7 @@ def _refuse_other_encodings(head: bytes, whole: bool, text: TextFile) -> None:
 
 def _json_objects(content: bytes, offset: int, named_json: bool, whole: bool) -> Container | None:
     """Objects a line, in a list within an object, or one behind the other; None where there are none."""
-    lines = [line for line in content.splitlines() if not line.isspace()][:_TRIED_LINES]
+    lines = [line for line in content.splitlines() if line.strip(_BLANK)][:_TRIED_LINES]
     first_is_whole = _is_json(lines[0], named_json)
     wrapped = _WRAPPED.match(content)
     if wrapped and not (first_is_whole and len(lines) > 1):

@@ -70,6 +70,7 @@ class Tally:
     def __init__(self) -> None:
         self.imported = 0
         self.merged = 0
+        self.equal_rows: list[int] = []  # rows that merged records were equal to, the first thousand
         self._skipped: Counter[str] = Counter()
         self._lines: defaultdict[str, list[int]] = defaultdict(list)
         self._notes: Counter[str] = Counter()
@@ -109,8 +110,9 @@ class Tally:
     def findings(self) -> tuple[Finding, ...]:
         """In the order of `KINDS`, without those of the file as a whole."""
         counts = dict(self._notes)
+        rows = dict(self._rows)
         if self.merged:
-            counts["duplicates"] = self.merged
+            counts["duplicates"], rows["duplicates"] = self.merged, self.equal_rows
         return tuple(
             Finding(
                 kind=kind,
@@ -118,7 +120,7 @@ class Tally:
                 count=counts[kind],
                 words=f"{counts[kind]:,} {words.one if counts[kind] == 1 else words.many}",
                 why=words.why,
-                rows=tuple(self._rows[kind]),
+                rows=tuple(rows[kind]),
             )
             for kind, words in KINDS.items()
             if kind in counts

@@ -7,12 +7,14 @@ import os
 import shutil
 import tempfile
 import time
+from array import array
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import xxhash
 
 from qlora_studio.config.places import cache_folder
@@ -23,7 +25,7 @@ from qlora_studio.data.file_records import FileRecords
 from qlora_studio.data.findings import Tally, file_findings
 from qlora_studio.data.formats import Convert, Layout, converter
 from qlora_studio.data.layout import Guess, find_layout
-from qlora_studio.data.limits import MAX_ROW_BYTES, MAX_ROWS, MAX_TEXT_BYTES
+from qlora_studio.data.limits import LISTED_LINES, MAX_ROW_BYTES, MAX_ROWS, MAX_TEXT_BYTES
 from qlora_studio.data.path_text import path_text
 from qlora_studio.data.record import Conversation, Record, RecordError, SpellingNeededError, spelled
 from qlora_studio.data.report import Finding, ImportReport
@@ -106,6 +108,7 @@ def _write_rows(
     rows = _Rows(RowsWriter(staging), told, sum(source.size for source in sources))
     for index, (file, guess) in enumerate(zip(files, guesses, strict=True)):
         rows.take(file, guess.layout, index)
+    rows.note_merged()
     _refuse_nothing(rows.tally, _shown_path(chosen))
     report = _report(chosen, files, guesses, sha256, rows.tally)
     rows.writer.finish([_row_file(file, index) for index, file in enumerate(files)], report)
@@ -123,6 +126,8 @@ class _Rows:
         self._bytes_before = 0
         self._told_at = 0.0
         self._seen: set[bytes] = set()
+        self._digests = array("Q")  # the first half of each imported row's, in their order
+        self._merged: list[bytes] = []  # digests of the first rows that were there before
 
     def take(self, file: FileRecords, layout: Layout, index: int) -> None:
         """All records of a file."""
@@ -143,6 +148,8 @@ class _Rows:
         digest = _digest(conversation)
         if digest in self._seen:
             self.tally.merged += 1
+            if len(self._merged) < LISTED_LINES:
+                self._merged.append(digest)
             return
         if self.writer.rows >= MAX_ROWS:
             raise StudioError(
@@ -150,10 +157,18 @@ class _Rows:
                 hint="Split the file, and train on its parts in turn.",
             )
         self._seen.add(digest)
+        self._digests.append(int.from_bytes(digest[:8], "little"))
         for note in conversation.notes:
             self.tally.note(note, self.writer.rows)
         self.writer.add(conversation, record.place, index)
         self.tally.imported += 1
+
+    def note_merged(self) -> None:
+        """Tell the tally which rows others were equal to, as far as they are listed."""
+        wanted = np.array([int.from_bytes(digest[:8], "little") for digest in self._merged], dtype=np.uint64)
+        self.tally.equal_rows = np.flatnonzero(
+            np.isin(np.frombuffer(self._digests, np.uint64), wanted)
+        ).tolist()
 
     def _tell(self, offset: int) -> None:
         self._told_at = time.monotonic()

@@ -95,7 +95,7 @@ class _ElementScanner:
         self._start = 0
         if len(self._buffer) > _LONGEST_ELEMENT:
             raise StudioError(
-                f"{self._text.name}: the row that begins in line {self._line:,} is longer than "
+                f"{self._text.name}: the row that begins in line {self._line_in_hand():,} is longer than "
                 f"{_LONGEST_ELEMENT / 1e6:.0f} MB, or one of its quotes is never closed."
             )
         return bool(chunk)
@@ -126,6 +126,10 @@ class _ElementScanner:
                 return
         self._scanned = len(self._buffer)
 
+    def _line_in_hand(self) -> int:
+        space = _SPACE.match(self._buffer, self._start)
+        return self._line + count_line_ends(self._buffer[self._counted : space.end() if space else 0])
+
     def _take(self, end: int, following: int) -> None:
         space = _SPACE.match(self._buffer, self._start, end)
         start = space.end() if space else self._start
@@ -146,8 +150,8 @@ class _ElementScanner:
         """What stands behind the last element."""
         if self._in_array and not self._closed:
             raise StudioError(
-                f"{self._text.name} ends in the middle: the list that it holds is not closed after line "
-                f"{self._line:,}. It seems cut off.",
+                f"{self._text.name} ends in the middle: the list that it holds is not closed. "
+                f"Its last row begins in line {self._line_in_hand():,}. It seems cut off.",
                 hint="Copy or download it again.",
             )
         rest = self._buffer[self._start :].strip()
@@ -156,8 +160,8 @@ class _ElementScanner:
         if not self._in_array and rest:
             self._take(len(self._buffer), len(self._buffer))
         elif rest and not (self._nested and _END_OF_OBJECT.fullmatch(rest)):
-            line = self._line + count_line_ends(self._buffer[self._counted : self._start])
             raise StudioError(
-                f"{self._text.name}: something follows the end of the list in line {line:,}.",
+                f"{self._text.name}: something follows the end of the list, near line "
+                f"{self._line_in_hand():,}.",
                 hint="A JSON file holds one list of objects, or one object a line.",
             )
