@@ -101,7 +101,10 @@ class Quantized4bit:
 def quantize_4bit(
     weight: Tensor, quant_type: str = "nf4", block_size: int = 64, double_quant: bool = True
 ) -> Quantized4bit:
-    """Rounds each weight to the nearest of 16 values times its block's largest magnitude."""
+    """Rounds each weight to the nearest of 16 values times its block's largest magnitude.
+
+    On a CPU these are bitsandbytes' bits; on a card some codes differ from those that it makes there.
+    """
     code = four_bit_code(quant_type, weight.device)
     sorted_code, code_of_rank = code.sort(stable=True)
     bounds = (sorted_code[:-1] + sorted_code[1:]) / 2
@@ -131,7 +134,7 @@ def _quantize_absmax(absmax: Tensor) -> tuple[Tensor, NestedAbsmax]:
     blocks = _in_blocks(absmax - offset, NESTED_BLOCK_SIZE)
     scale = blocks.abs().amax(dim=-1)
     scaled = blocks * (1.0 / scale.clamp(min=_SMALLEST_SCALE))[:, None]
-    if scaled.device.type == "cpu":  # bitsandbytes rounds here to the steps of a table; on a card it doesn't
+    if scaled.device.type == "cpu":  # bitsandbytes' CPU library rounds here to the steps of a table
         scaled = ((scaled + 1) * _CPU_TABLE_STEPS + 0.5).floor() / _CPU_TABLE_STEPS - 1
     above = torch.searchsorted(code, scaled).clamp(1, len(code) - 1)
     nearer_below = scaled - code[above - 1] <= code[above] - scaled

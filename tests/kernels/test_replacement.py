@@ -244,6 +244,26 @@ def test_quantized_layers_without_an_adapter_are_replaced_too(plain):
     assert relative_error(gradients(model), expected) < 1e-5  # fp32 sums in another order
 
 
+def test_int8_layers_run_as_in_peft_and_are_named(tmp_path):
+    tiny_llama(tmp_path)
+    model = with_adapter(
+        LlamaForCausalLM.from_pretrained(
+            tmp_path, quantization_config=BitsAndBytesConfig(load_in_8bit=True), device_map={"": DEVICE}
+        )
+    )
+    report = replace_forwards(model)
+    assert (report.replaced, set(report.fallbacks.values())) == (0, {"its weight is int8"})
+
+
+def test_a_base_model_replaced_before_it_gets_an_adapter_is_replaced_again_after(tmp_path):
+    expected = logits(with_adapter(tiny_llama(tmp_path)))
+    base = tiny_llama(tmp_path)
+    assert replace_forwards(base).frozen == 14
+    model = with_adapter(base)
+    assert replace_forwards(model).replaced == 14
+    torch.testing.assert_close(logits(model), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_a_copy_of_the_model_runs_by_itself(plain):
     model = plain()
     replace_forwards(model)
