@@ -45,13 +45,15 @@ class CountTokens(Request, frozen=True, tag="count_tokens"):
 
 
 class ShowTokens(Request, frozen=True, tag="show_tokens"):
-    """One row as the trainer will see it."""
+    """One row as the trainer will see it, `count` tokens from `start`: all of a long one fit no line."""
 
     dataset: str
     model: str
     data: DataConfig
     row: int
     method: str = "sft"
+    start: int = 0
+    count: int = 5000
 
 
 class CheckModel(Request, frozen=True, tag="check_model"):
@@ -143,11 +145,13 @@ class TokensCounted(Answer, frozen=True, tag="tokens_counted"):
 
 
 class TokensShown(Answer, frozen=True, tag="tokens_shown"):
-    """The row's tokens, in order."""
+    """The row's tokens in order, from number `start` of `total`."""
 
     row: int
     tokens: tuple[Token, ...]
-    text: str  # as rendered
+    text: str  # as rendered; of a very long row its beginning
+    start: int = 0
+    total: int = 0
 
 
 class ModelChecked(Answer, frozen=True, tag="model_checked"):

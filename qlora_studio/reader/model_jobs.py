@@ -1,0 +1,45 @@
+"""Foreign models and adapters: whether they are sound, and a chat in a model's own tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from qlora_studio.models.adapter import check_adapter
+from qlora_studio.models.check import check_model
+from qlora_studio.models.shapes import model_shape
+from qlora_studio.protocol import reading
+from qlora_studio.reader.model_text import ModelTexts
+
+Told = Callable[[int, int, str], None]
+
+
+def check(request: reading.CheckModel, texts: ModelTexts, told: Told) -> reading.ModelChecked:
+    """Weights, config, tokenizer and template. Raises: StudioError naming the file."""
+    report = check_model(request.folder, told)
+    notes = texts.of(request.folder).notes
+    warnings = (*report.warnings, *notes)
+    return reading.ModelChecked(id=request.id, report=msgspec.structs.replace(report, warnings=warnings))
+
+
+def check_foreign_adapter(request: reading.CheckAdapter) -> reading.AdapterChecked:
+    """Raises: StudioError naming the file and the field."""
+    checked = check_adapter(Path(request.folder), request.base)
+    return reading.AdapterChecked(
+        id=request.id, r=checked.r, target_modules=checked.target_modules, warnings=checked.warnings
+    )
+
+
+def encode_chat(request: reading.EncodeChat, texts: ModelTexts) -> reading.ChatEncoded:
+    """Raises: StudioError with the template's reason."""
+    text = texts.of(request.model)
+    rendered, ids = text.encoder("answers", "sft").encode_prompt(request.messages)
+    return reading.ChatEncoded(
+        id=request.id,
+        ids=ids,
+        text=rendered,
+        template_sha256=text.template.sha256,
+        context=model_shape(request.model).max_position_embeddings,
+    )

@@ -1,0 +1,320 @@
+"""Runs: made ready with all that the engine needs, and checked before they go on."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from qlora_studio.config.model_shape import ModelShape
+from qlora_studio.config.run_config import SAMPLE, SHAPE_PREFIX, RunConfig
+from qlora_studio.config.setting import check_limits
+from qlora_studio.data.dataset import open_dataset
+from qlora_studio.data.findings import MANY_SKIPPED
+from qlora_studio.data.importing import import_data
+from qlora_studio.data.packing import steps_in
+from qlora_studio.data.prepared import PreparedRows, check_content, open_prepared
+from qlora_studio.data.preparing import Source, prepare, prepare_for_evaluation
+from qlora_studio.data.random_rows import prepare_random
+from qlora_studio.data.report import ImportReport
+from qlora_studio.errors import StudioError
+from qlora_studio.memory.disk import run_bytes
+from qlora_studio.memory.promise import Promise, promise
+from qlora_studio.models.check import check_model, model_folder
+from qlora_studio.models.shapes import model_shape
+from qlora_studio.protocol import reading
+from qlora_studio.reader.model_hash import model_sha256
+from qlora_studio.reader.model_text import ModelTexts
+from qlora_studio.runs.checkpoints import resume_point
+from qlora_studio.runs.folder import create_run, open_run
+from qlora_studio.runs.run_record import Hashes, Prepared, RunRecord, read_record
+from qlora_studio.runs.space import require_space
+
+Told = Callable[[int, int, str], None]
+
+_VERSIONS = (
+    "qlora-studio",
+    "torch",
+    "transformers",
+    "bitsandbytes",
+    "peft",
+    "tokenizers",
+    "pyarrow",
+    "numpy",
+)
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """Model and rows of a run, checked and prepared."""
+
+    shape: ModelShape
+    rows: PreparedRows
+    report: ImportReport
+    hashes: Hashes
+    folder: str
+    name: str
+    notes: tuple[str, ...]
+
+
+def prepare_run(request: reading.PrepareRun, texts: ModelTexts, told: Told) -> reading.RunPrepared:
+    """Raises: StudioError with what is missing or wrong; no run folder is made then."""
+    config = _with_full_paths(request.config)
+    check_limits(config, "The settings")
+    if config.data.mix:
+        raise StudioError("data.mix is refused: mixing several files isn't built yet in this version.")
+    if config.model.path.startswith(SHAPE_PREFIX):
+        ready = _of_shape(config)
+    else:
+        ready = _of_folder(config, request.accept_skipped, texts, told)
+    steps = _steps(config, ready.rows)
+    promised = promise(
+        ready.shape,
+        config,
+        device=request.device,
+        free_bytes=request.device_memory_bytes or None,
+        longest_row=ready.rows.info.longest,
+    )
+    runs_dir = Path(request.runs_dir)
+    require_space(runs_dir, run_bytes(ready.shape, config, request.device), "This run")
+    record = _record(request, config, ready, steps, promised)
+    return reading.RunPrepared(
+        id=request.id,
+        run=str(create_run(runs_dir, record)),
+        steps=steps,
+        train_rows=ready.rows.info.train_rows,
+        validation_rows=ready.rows.info.validation_rows,
+        learned_tokens=ready.rows.info.train_learned_tokens,
+        report=ready.report,
+        promise_bytes=promised.parts,
+        notes=record.notes,
+    )
+
+
+def check_resume(request: reading.CheckResume, texts: ModelTexts, told: Told) -> reading.ResumeReady:
+    """Raises: StudioError naming what changed since the run began (R3), or what is damaged (R2)."""
+    folder = Path(request.run)
+    run = open_run(folder)
+    if run.newer:
+        raise StudioError(f"{folder} was written by a newer version.", hint="Update QLoRA Studio.")
+    if run.locked:
+        raise StudioError(f"{folder.name} is being trained already, here or in another window.")
+    if run.state.state == "finished":
+        raise StudioError(f"{folder.name} is finished.", hint="Start a new run to train on.")
+    point = resume_point(folder)
+    config, hashes = run.record.config, run.record.hashes
+    if not config.model.path.startswith(SHAPE_PREFIX):
+        _refuse_changed_model(config, hashes, texts, told)
+        _refuse_changed_data(config, hashes, told)
+    rows_folder = Path(run.record.prepared.folder)
+    if not rows_folder.exists():
+        _prepare_again(config, rows_folder, texts, told)
+    check_content(open_prepared(rows_folder))
+    return reading.ResumeReady(id=request.id, run=request.run, step=point.step)
+
+
+def prepare_evaluation(
+    request: reading.PrepareEvaluation, texts: ModelTexts, told: Told
+) -> reading.EvaluationPrepared:
+    """Raises: StudioError where no row of the file can be evaluated."""
+    config = read_record(Path(request.run)).record.config
+    data = msgspec.structs.replace(config.data, path=str(Path(request.path).absolute()), validation=0.0)
+    dataset = open_dataset(import_data(data, told).dataset)
+    encoder = texts.of(config.model.path).encoder(data.train_on, config.training.method)
+    rows = prepare_for_evaluation(dataset, encoder, config, told)
+    return reading.EvaluationPrepared(
+        id=request.id, prepared=str(rows.folder), rows=rows.info.validation_rows
+    )
+
+
+def _of_folder(config: RunConfig, accept_skipped: bool, texts: ModelTexts, told: Told) -> _Ready:
+    source = _source(config, accept_skipped, told)
+    model = check_model(config.model.path, told)
+    text = texts.of(config.model.path)
+    encoder = text.encoder(config.data.train_on, config.training.method)
+    rows = prepare(source, encoder, config, told, accept_left_out=accept_skipped)
+    notes = [*text.notes, *rows.info.notes]
+    if not model.has_template and any(row.messages for row in source.train.rows(0, 1)):
+        notes.insert(0, "The model has no chat template; chats are written as 'User: …' and 'Assistant: …'.")
+    folder = model_folder(config.model.path)
+    return _Ready(
+        shape=model.shape,
+        rows=rows,
+        report=source.train.report,
+        hashes=Hashes(
+            model=model_sha256(folder, told),
+            data=source.train.report.sha256,
+            template=text.template.sha256,
+            tokenizer=text.tokenizer.sha256,
+        ),
+        folder=str(folder),
+        name=model.name,
+        notes=tuple(notes),
+    )
+
+
+def _of_shape(config: RunConfig) -> _Ready:
+    """Random weights on random rows."""
+    shape = model_shape(config.model.path)
+    rows = prepare_random(config, shape.vocab_size)
+    count = rows.info.train_rows + rows.info.validation_rows
+    report = ImportReport(
+        path="random tokens",
+        rows_in=count,
+        imported=count,
+        skipped=0,
+        merged=0,
+        conversations=count,
+        format="text",
+        encoding="",
+        sha256="",
+        problems=(),
+        findings=(),
+    )
+    name = config.model.path.removeprefix(SHAPE_PREFIX)
+    return _Ready(shape, rows, report, Hashes(), config.model.path, name, rows.info.notes)
+
+
+def _source(config: RunConfig, accept_skipped: bool, told: Told) -> Source:
+    train = open_dataset(import_data(config.data, told).dataset)
+    _refuse_many_skipped(train.report, accept_skipped)
+    if not isinstance(config.data.validation, str):
+        return Source(train)
+    held_out = msgspec.structs.replace(config.data, path=config.data.validation, validation=0.0)
+    return Source(train, open_dataset(import_data(held_out, told).dataset))
+
+
+def _refuse_many_skipped(report: ImportReport, accept_skipped: bool) -> None:
+    if report.skipped > MANY_SKIPPED * report.rows_in and not accept_skipped:
+        first = report.problems[0]
+        raise StudioError(
+            f"{report.skipped:,} of {report.rows_in:,} rows of {report.path} were skipped, the first one in "
+            f"line {first.line:,}: {first.reason}.",
+            hint="Mend them, or accept that they are left out (--accept-skipped).",
+        )
+
+
+def _steps(config: RunConfig, rows: PreparedRows) -> int:
+    training = config.training
+    return training.steps or steps_in(
+        training.epochs,
+        rows.train.lengths,
+        seq_len=config.data.seq_len,
+        packing=config.data.packing,
+        seed=training.seed,
+        batch_size=training.batch_size,
+        accumulation=training.gradient_accumulation,
+    )
+
+
+def _record(
+    request: reading.PrepareRun, config: RunConfig, ready: _Ready, steps: int, promised: Promise
+) -> RunRecord:
+    info = ready.rows.info
+    training = msgspec.structs.replace(config.training, recompute=promised.recompute_layers)
+    return RunRecord(
+        name=request.name or _name(config, ready.name),
+        created=time.time(),
+        config=msgspec.structs.replace(config, training=training),
+        model_folder=ready.folder,
+        model_name=ready.name,
+        device=request.device,
+        seed=config.training.seed,
+        hashes=ready.hashes,
+        prepared=Prepared(
+            folder=str(ready.rows.folder),
+            steps=steps,
+            train_rows=info.train_rows,
+            validation_rows=info.validation_rows,
+            tokens=info.train_tokens,
+            learned_tokens=info.train_learned_tokens,
+        ),
+        versions=_versions(),
+        promise_bytes=promised.parts,
+        notes=(*ready.notes, *_notes(config, ready.shape, promised)),
+    )
+
+
+def _notes(config: RunConfig, shape: ModelShape, promised: Promise) -> Iterator[str]:
+    if promised.verdict in ("tight", "too large"):
+        yield " ".join([promised.words, *(way.words for way in promised.suggestions[:1])])
+    if config.data.seq_len > shape.max_position_embeddings:
+        yield (
+            f"The model was made for {shape.max_position_embeddings:,} tokens; "
+            f"the sequence length is {config.data.seq_len:,}."
+        )
+
+
+def _name(config: RunConfig, model: str) -> str:
+    data = "sample" if config.data.path == SAMPLE else Path(config.data.path).stem
+    return f"{data} {model}"
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in _VERSIONS:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _with_full_paths(config: RunConfig) -> RunConfig:
+    """A run may go on from another working folder."""
+    data = msgspec.structs.replace(config.data, path=_full(config.data.path))
+    if isinstance(data.validation, str):
+        data = msgspec.structs.replace(data, validation=_full(data.validation))
+    model = msgspec.structs.replace(config.model, path=_full(config.model.path))
+    return msgspec.structs.replace(config, data=data, model=model)
+
+
+def _full(path: str) -> str:
+    if path == SAMPLE or path.startswith(SHAPE_PREFIX):
+        return path
+    return str(Path(path).expanduser().absolute())
+
+
+def _refuse_changed_model(config: RunConfig, hashes: Hashes, texts: ModelTexts, told: Told) -> None:
+    folder = model_folder(config.model.path)
+    text = texts.of(config.model.path)
+    for now, then, what in (
+        (model_sha256(folder, told), hashes.model, "The weights or the config"),
+        (text.tokenizer.sha256, hashes.tokenizer, "The tokenizer"),
+        (text.template.sha256, hashes.template, "The chat template"),
+    ):
+        if now != then:
+            raise StudioError(
+                f"{what} in {folder} changed since this run began.",
+                hint="Put the old files back, or start a new run.",
+            )
+
+
+def _refuse_changed_data(config: RunConfig, hashes: Hashes, told: Told) -> None:
+    """A file that is gone has not changed: the prepared rows are what is trained on."""
+    if config.data.path != SAMPLE and not Path(config.data.path).exists():
+        return
+    if import_data(config.data, told).report.sha256 != hashes.data:
+        raise StudioError(
+            f"{config.data.path} changed since this run began.",
+            hint="Put the old file back, or start a new run.",
+        )
+
+
+def _prepare_again(config: RunConfig, folder: Path, texts: ModelTexts, told: Told) -> None:
+    """The cache was cleared; the same data gives the same rows."""
+    if config.model.path.startswith(SHAPE_PREFIX):
+        rows = prepare_random(config, model_shape(config.model.path).vocab_size)
+    else:
+        encoder = texts.of(config.model.path).encoder(config.data.train_on, config.training.method)
+        rows = prepare(_source(config, True, told), encoder, config, told, accept_left_out=True)
+    if rows.folder != folder:
+        raise StudioError(
+            f"The rows of this run are gone from {folder}, and what they were made from has changed.",
+            hint="Start a new run.",
+        )
