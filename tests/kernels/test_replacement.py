@@ -100,9 +100,9 @@ def test_in_bfloat16_gradients_are_as_near_to_fp32_as_peft_and_bitsandbytes_are(
 
     replace_forwards(model)
 
-    # bfloat16 keeps 8 bits; through two layers its roundings add up to some per cent in plain peft too. Ours
-    # also rounds the adapter's weights (peft multiplies them in fp32), hence half as much again.
-    assert relative_error(gradients(model), exact) < 1.5 * relative_error(theirs, exact) < 0.15
+    # bfloat16 keeps 8 bits; through two layers its roundings add up to 5.6 % in plain peft and 5.3 % in ours.
+    # Ours rounds the adapter to bfloat16 as well, which peft multiplies in float32.
+    assert relative_error(gradients(model), exact) < 1.25 * relative_error(theirs, exact) < 0.1
 
 
 def test_under_autocast_the_layers_keep_to_their_compute_dtype(plain):
