@@ -50,6 +50,7 @@ class Page(QWidget):
         self.setObjectName(f"page_{name}")
         self.setAccessibleName(title)
         self.setAttribute(Qt.WidgetAttribute.WA_StyledBackground)
+        self.setFocusPolicy(Qt.FocusPolicy.ClickFocus)  # a place for the keyboard before the first control
         self.app = app
         self.name = name
         self.search: QLineEdit | None = None
@@ -89,6 +90,14 @@ class Page(QWidget):
 
     def rescan(self) -> None:
         """F5: look again at what lies on disk."""
+
+    def undo(self) -> bool:
+        """Ctrl+Z: one step back, where the page keeps steps. Returns whether anything was undone."""
+        return False
+
+    def redo(self) -> bool:
+        """Ctrl+Shift+Z: one step forward again."""
+        return False
 
     def escape(self) -> bool:
         """Esc: close what is open; the search is emptied by default. Returns whether anything was done."""

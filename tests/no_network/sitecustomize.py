@@ -1,4 +1,4 @@
-"""Loaded by every Python process of the tests: whatever would leave the machine raises. Unix sockets may stay."""
+"""Loaded by every Python process of the tests: what would leave the machine raises. Unix sockets may stay."""
 
 from __future__ import annotations
 

@@ -5,14 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from PySide6.QtCore import QSize, Qt, Signal
+from PySide6.QtGui import QFocusEvent
 from PySide6.QtWidgets import QButtonGroup, QHBoxLayout, QPushButton, QSizePolicy, QWidget
 
 from qlora_studio.plain_text import visible_line
 from qlora_studio.ui.icons import icon
 from qlora_studio.ui.theme import theme
+from qlora_studio.ui.widgets.text import set_property
 
 
-class SecondaryButton(QPushButton):
+class RingedButton(QPushButton):
+    """Shows the ring of the focus where the keyboard brought it, not after a click."""
+
+    def focusInEvent(self, event: QFocusEvent) -> None:
+        set_property(self, "ring", event.reason() is not Qt.FocusReason.MouseFocusReason)
+        super().focusInEvent(event)
+
+    def focusOutEvent(self, event: QFocusEvent) -> None:
+        set_property(self, "ring", False)
+        super().focusOutEvent(event)
+
+
+class SecondaryButton(RingedButton):
     """An outlined button. The words are a verb; `name` is its object name.
 
     small: 26 px high, inside cards and rows

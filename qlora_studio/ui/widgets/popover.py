@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 from PySide6.QtCore import QPoint, Qt, Signal
 from PySide6.QtGui import QKeyEvent
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QPushButton, QVBoxLayout, QWidget
@@ -28,7 +30,7 @@ class Popover(QFrame):
         self.setAttribute(Qt.WidgetAttribute.WA_TranslucentBackground)
         self.setObjectName(name)
         self.setAccessibleName(text)
-        self._anchor = anchor
+        self._anchor = weakref.ref(anchor)  # a strong one would keep a button alive past its window
         self.body = QVBoxLayout()
         make = DangerButton if danger else PrimaryButton
         self.yes: QPushButton = make(yes, name=f"{name}_yes", small=True)
@@ -64,10 +66,13 @@ class Popover(QFrame):
             super().keyPressEvent(event)
 
     def _place(self) -> QPoint:
-        right = self._anchor.mapToGlobal(QPoint(self._anchor.width(), 0)).x()
-        below = self._anchor.mapToGlobal(QPoint(0, self._anchor.height() + 6)).y()
-        above = self._anchor.mapToGlobal(QPoint(0, -6)).y() - self.height()
-        screen = self._anchor.screen().availableGeometry()
+        anchor = self._anchor()
+        if anchor is None:
+            return self.pos()
+        right = anchor.mapToGlobal(QPoint(anchor.width(), 0)).x()
+        below = anchor.mapToGlobal(QPoint(0, anchor.height() + 6)).y()
+        above = anchor.mapToGlobal(QPoint(0, -6)).y() - self.height()
+        screen = anchor.screen().availableGeometry()
         x = min(max(screen.left() + 8, right - self.width()), screen.right() - self.width() - 8)
         return QPoint(x, below if below + self.height() <= screen.bottom() else above)
 

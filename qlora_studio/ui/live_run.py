@@ -1,0 +1,99 @@
+"""The run that is going on, as the chip in the rail shows it: word, share, time left, loss."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PySide6.QtCore import QObject, QTimer
+
+from qlora_studio.protocol.events import EngineEvent, RunFinished, RunStarted, StepFinished
+from qlora_studio.state.app import AppState
+from qlora_studio.state.engine import Doing
+from qlora_studio.ui.rail import RunChip
+
+REPAINT_MS = 250
+
+_SMOOTHING = 0.9  # of the seconds a step takes and of the loss
+_ICONS = {Doing.SAVING: "save", Doing.PAUSING: "pause", Doing.STOPPING: "square"}
+
+
+class LiveRun(QObject):
+    """folder: of the run that trains or is paused; None when there is none."""
+
+    def __init__(self, app: AppState, chip: RunChip) -> None:
+        super().__init__(chip)
+        self.folder: Path | None = None
+        self._engine = app.engine
+        self._chip = chip
+        self._step_s: float | None = None
+        self._loss: float | None = None
+        self._last: StepFinished | None = None
+        self._repaint = QTimer(self, singleShot=True, interval=REPAINT_MS)
+        self._repaint.timeout.connect(self._show_progress)
+        self._engine.changed.connect(self._on_changed)
+        self._engine.heard.connect(self._on_heard)
+
+    def _on_changed(self) -> None:
+        engine = self._engine
+        if engine.run is not None:
+            if engine.run != self.folder:
+                self._forget()
+                self.folder = engine.run
+            silent = engine.silent_s > 0
+            self._chip.show_run(
+                "Not answering" if silent else engine.doing.value,
+                engine.run.name,
+                icon_name="triangle-alert" if silent else _ICONS.get(engine.doing, "activity"),
+                tone="warn" if silent else "accent",
+            )
+        elif self._paused:
+            self._chip.show_run(
+                "Paused", self.folder.name if self.folder else "", icon_name="pause", tone="warn"
+            )
+        else:
+            self._forget()
+            self._chip.hide()
+
+    @property
+    def _paused(self) -> bool:
+        return self.folder is not None and self._engine.words.startswith("Paused")
+
+    def _on_heard(self, event: EngineEvent) -> None:
+        match event:
+            case RunStarted():
+                self._forget_speed()
+            case StepFinished():
+                self._follow(event)
+            case RunFinished():
+                self._show_progress()
+
+    def _follow(self, step: StepFinished) -> None:
+        if self._last is not None and step.step > self._last.step:
+            took = (step.elapsed_s - self._last.elapsed_s) / (step.step - self._last.step)
+            self._step_s = took if self._step_s is None else _smooth(self._step_s, took)
+        if step.loss is not None:
+            self._loss = step.loss if self._loss is None else _smooth(self._loss, step.loss)
+        self._last = step
+        if not self._repaint.isActive():
+            self._repaint.start()
+
+    def _show_progress(self) -> None:
+        engine = self._engine
+        left = None
+        if self._step_s is not None and engine.total_steps:
+            left = self._step_s * (engine.total_steps - engine.step)
+        self._chip.show_progress(engine.step, engine.total_steps, left, self._loss)
+
+    def _forget(self) -> None:
+        self.folder = None
+        self._loss = None
+        self._forget_speed()
+        self._chip.show_progress(0, 0, None, None)
+
+    def _forget_speed(self) -> None:
+        self._step_s = None
+        self._last = None
+
+
+def _smooth(old: float, new: float) -> float:
+    return _SMOOTHING * old + (1 - _SMOOTHING) * new

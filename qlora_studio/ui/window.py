@@ -1,0 +1,45 @@
+"""Opens the window and keeps it until it is closed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from PySide6.QtWidgets import QApplication
+
+from qlora_studio import __version__
+from qlora_studio.plain_text import visible_line
+from qlora_studio.state.app import AppState
+from qlora_studio.ui.look import follow_preferences
+from qlora_studio.ui.shell import Shell
+from qlora_studio.ui.theme import keep_numbers_plain
+from qlora_studio.ui.widgets import WheelFilter
+
+
+def open_window(page: str | None = None, run: str | None = None) -> int:
+    """The exit status of the application. page: a page's name; run: the folder of a run to look at."""
+    qt = QApplication(sys.argv[:1])
+    qt.setApplicationName("QLoRA Studio")
+    qt.setApplicationVersion(__version__)
+    qt.setDesktopFileName("qlora-studio")
+    keep_numbers_plain()
+    wheel = WheelFilter(qt)
+    qt.installEventFilter(wheel)
+    app = AppState()
+    follow_preferences(app.preferences)
+    shell = Shell(app)
+    shell.show()
+    _open_first(shell, app, page, run)
+    return qt.exec()
+
+
+def _open_first(shell: Shell, app: AppState, page: str | None, run: str | None) -> None:
+    if run is not None:
+        shell.open_page("monitor", Path(run).absolute())
+    elif page is None or page in shell.page_names():
+        shell.open_page(page or "home")
+    else:
+        shell.open_page("home")
+        app.notices.say(
+            f"There is no page {visible_line(page, 40)}. Pages: {', '.join(shell.page_names())}.", "warn"
+        )

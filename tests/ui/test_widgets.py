@@ -1,0 +1,267 @@
+"""Widgets that every page is built from: plain text, the wheel, what they tell, what is read aloud."""
+
+from __future__ import annotations
+
+import pytest
+from PySide6.QtCore import QPoint, QPointF, Qt
+from PySide6.QtGui import QWheelEvent
+from PySide6.QtWidgets import QApplication, QLabel, QScrollArea, QSlider, QVBoxLayout, QWidget
+
+from qlora_studio.ui.theme import Tone
+from qlora_studio.ui.widgets import (
+    Banner,
+    Card,
+    Chip,
+    ChoiceBox,
+    DecimalBox,
+    ElidedLabel,
+    FormRow,
+    IconButton,
+    Meter,
+    NumberBox,
+    NumberCard,
+    Part,
+    PlainLabel,
+    Popover,
+    SecondaryButton,
+    Segmented,
+    StackedBar,
+    SwitchRow,
+    ToastCorner,
+    WheelFilter,
+    plain_tooltip,
+)
+
+HOSTILE = "<b>bold</b><img src='file:///etc/passwd'>\x1b[31m\u202egnp.exe\x00&amp;"
+
+
+def test_text_from_outside_is_shown_as_it_is_written(qtbot):  # S8
+    label = PlainLabel(HOSTILE)
+    qtbot.addWidget(label)
+    assert label.textFormat() is Qt.TextFormat.PlainText
+    assert "<b>bold</b>" in label.text()
+    assert "\x1b" not in label.text() and "\u202e" not in label.text()
+
+
+def test_a_label_holds_at_most_ten_thousand_characters(qtbot):  # S8
+    label = PlainLabel("x" * 1_000_000)
+    qtbot.addWidget(label)
+    assert len(label.text()) <= 10_000
+
+
+def test_a_long_name_is_cut_in_its_middle_and_whole_in_its_tooltip(qtbot):
+    label = ElidedLabel("a-model-with-a-very-long-name-that-does-not-fit-anywhere")
+    qtbot.addWidget(label)
+    label.resize(80, 20)
+    label.show()
+    assert label.full_text() in label.toolTip()
+
+
+def test_a_tooltip_never_becomes_rich_text():  # S8
+    assert "<b>" not in plain_tooltip("<b>bold</b>")
+
+
+def test_an_ampersand_in_a_buttons_words_is_no_shortcut(qtbot):
+    button = SecondaryButton("Save & quit", name="save")
+    qtbot.addWidget(button)
+    assert button.accessibleName() == "Save & quit"
+    assert button.shortcut().isEmpty()
+
+
+def test_an_icon_button_has_words_for_those_who_hear_it(qtbot):
+    button = IconButton("copy", "Copy the command", name="copy")
+    qtbot.addWidget(button)
+    assert button.accessibleName() == button.toolTip() == "Copy the command"
+
+
+def test_a_segment_tells_what_a_person_chose_and_nothing_else(qtbot):
+    mode = Segmented([("simple", "Simple"), ("advanced", "Advanced")], name="train_mode", label="Mode")
+    qtbot.addWidget(mode)
+    told: list[str] = []
+    mode.changed.connect(told.append)
+    mode.set_value("advanced")
+    qtbot.mouseClick(mode.button("simple"), Qt.MouseButton.LeftButton)
+    assert told == ["simple"]
+    assert mode.value() == "simple"
+
+
+def test_a_chip_says_by_icon_and_words_what_its_colour_says(qtbot):
+    chip = Chip("1 finding", Tone.WARN)
+    qtbot.addWidget(chip)
+    icons = [label for label in chip.findChildren(QLabel) if not label.pixmap().isNull()]
+    assert chip.text() == "1 finding"
+    assert len(icons) == 1 and not icons[0].isHidden()
+
+
+def test_a_banner_replaces_its_words_and_its_buttons(qtbot):
+    banner = Banner()
+    qtbot.addWidget(banner)
+    banner.show_text("The engine ended.", Tone.BAD, SecondaryButton("Resume", name="resume"))
+    banner.show_text("Finished.", Tone.OK, SecondaryButton("Chat", name="chat"))
+    assert banner.text() == "Finished."
+    assert banner.findChild(SecondaryButton, "resume") is None
+    assert banner.findChild(SecondaryButton, "chat") is not None
+
+
+def test_at_most_three_toasts_stand_in_the_corner(qtbot):
+    window = QWidget()
+    qtbot.addWidget(window)
+    window.resize(800, 600)
+    window.show()
+    corner = ToastCorner(window, bottom=32)
+    for number in range(5):
+        corner.show(f"Saved {number}")
+    shown = {child.accessibleName() for child in window.findChildren(QWidget, "toast") if child.isVisible()}
+    assert shown == {"Saved 2", "Saved 3", "Saved 4"}
+
+
+def test_a_toasts_button_undoes(qtbot):
+    window = QWidget()
+    qtbot.addWidget(window)
+    undone: list[bool] = []
+    toast = ToastCorner(window, bottom=32).show("Moved", Tone.OK, "Undo", lambda: undone.append(True))
+    qtbot.mouseClick(toast.findChild(QWidget, "toast_action"), Qt.MouseButton.LeftButton)
+    assert undone == [True]
+
+
+def test_a_popover_asks_and_only_a_yes_confirms(qtbot):
+    button = SecondaryButton("Stop...", name="monitor_stop")
+    qtbot.addWidget(button)
+    button.show()
+    told: list[bool] = []
+    first = Popover(button, "Stop after saving?", "Stop and save", "Go on", name="stop")
+    first.confirmed.connect(lambda: told.append(False))
+    first.open()
+    qtbot.mouseClick(first.no, Qt.MouseButton.LeftButton)
+    second = Popover(button, "Stop after saving?", "Stop and save", "Go on", name="stop")
+    second.confirmed.connect(lambda: told.append(True))
+    second.open()
+    qtbot.mouseClick(second.yes, Qt.MouseButton.LeftButton)
+    assert told == [True]
+
+
+def test_a_changed_setting_shows_its_default_and_the_way_back(qtbot):
+    row = FormRow(
+        "Rank", NumberBox(1, 512, 64, name="train_lora_r", label="Rank"), key_name="train_reset_lora_r"
+    )
+    qtbot.addWidget(row)
+    row.show()
+    arrow = row.findChild(QWidget, "train_reset_lora_r")
+    assert not arrow.isVisible()
+    row.set_changed("64")
+    with qtbot.waitSignal(row.reset):
+        qtbot.mouseClick(arrow, Qt.MouseButton.LeftButton)
+    assert arrow.accessibleName() == "Rank: back to 64"
+
+
+def test_a_problem_stands_under_its_field(qtbot):
+    row = FormRow("Rank", NumberBox(1, 512, 64, name="train_lora_r", label="Rank"), key_name="reset")
+    qtbot.addWidget(row)
+    row.show()
+    row.set_problem("Rank must be 512 or less.")
+    assert row.findChild(QLabel, "train_lora_r_problem").text() == "Rank must be 512 or less."
+    assert row.field.property("problem") is True
+
+
+def test_a_decimal_shows_no_zeros_that_say_nothing(qtbot):
+    box = DecimalBox(0, 1, 0.05, name="train_lora_dropout", label="Dropout")
+    qtbot.addWidget(box)
+    assert box.text() == "0.05"
+    box.setValue(1)
+    assert box.text() == "1.0"
+
+
+def test_a_choice_keeps_its_value_when_the_list_is_read_anew(qtbot):
+    box = ChoiceBox([("a", "First"), ("b", "Second")], name="pick", label="Pick")
+    qtbot.addWidget(box)
+    box.set_value("b")
+    box.set_choices([("c", "Third"), ("b", "Second")])
+    assert box.value() == "b"
+
+
+def test_a_click_on_the_switch_turns_it(qtbot):
+    row = SwitchRow("Offline", "Nothing leaves this machine", name="settings_offline")
+    qtbot.addWidget(row)
+    with qtbot.waitSignal(row.toggled):
+        qtbot.mouseClick(row.switch, Qt.MouseButton.LeftButton)
+    assert row.is_on()
+
+
+def test_a_number_card_reads_number_unit_and_note(qtbot):
+    card = NumberCard("Speed", name="monitor_speed_card")
+    qtbot.addWidget(card)
+    card.set_value("5,104", "tokens/s", "92 % of them learned from")
+    assert card.accessibleDescription() == "5,104 tokens/s 92 % of them learned from"
+
+
+def test_a_stacked_bar_makes_room_for_what_does_not_fit(qtbot):
+    bar = StackedBar(name="train_promise_bar", label="Memory")
+    qtbot.addWidget(bar)
+    bar.resize(100, 26)
+    bar.set_parts([Part("weights", 60, "vram_weights")], limit=40, total=48)
+    assert bar.x_of(40) < bar.x_of(60) <= 100
+    assert "limit 40.0" in bar.accessibleName()
+
+
+def test_a_meter_stays_between_empty_and_full(qtbot):
+    meter = Meter(label="Disk")
+    qtbot.addWidget(meter)
+    meter.set_share(1.7)
+    assert meter.share() == 1.0
+
+
+@pytest.fixture
+def page_of_fields(qtbot, qapp):
+    """A scrolled page with one field of each kind, under the application's filter."""
+    wheel = WheelFilter(qapp)
+    qapp.installEventFilter(wheel)
+    area = QScrollArea(widgetResizable=True)
+    content = QWidget()
+    layout = QVBoxLayout(content)
+    fields = [
+        NumberBox(1, 512, 64, name="number", label="Number"),
+        DecimalBox(0, 1, 0.5, name="decimal", label="Decimal"),
+        ChoiceBox([("a", "A"), ("b", "B"), ("c", "C")], name="choice", label="Choice"),
+        QSlider(Qt.Orientation.Horizontal, value=50),
+    ]
+    fields[2].set_value("b")
+    for field in fields:
+        layout.addWidget(field)
+    card = Card("Tall")
+    card.setMinimumHeight(2000)
+    layout.addWidget(card)
+    area.setWidget(content)
+    area.resize(400, 300)
+    area.show()
+    qtbot.addWidget(area)
+    yield area, fields
+    qapp.removeEventFilter(wheel)
+
+
+def test_the_wheel_changes_no_value_and_scrolls_the_page(page_of_fields):
+    area, fields = page_of_fields
+    before = [_value(field) for field in fields]
+    for field in fields:
+        field.setFocus()
+        _turn_wheel(field)
+    assert [_value(field) for field in fields] == before
+    assert area.verticalScrollBar().value() > 0
+
+
+def _value(field):
+    return field.value()
+
+
+def _turn_wheel(widget):
+    middle = QPointF(widget.rect().center())
+    event = QWheelEvent(
+        middle,
+        widget.mapToGlobal(middle),
+        QPoint(0, 0),
+        QPoint(0, -120),
+        Qt.MouseButton.NoButton,
+        Qt.KeyboardModifier.NoModifier,
+        Qt.ScrollPhase.NoScrollPhase,
+        False,
+    )
+    QApplication.sendEvent(widget, event)
