@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, linear
 from torch.utils.checkpoint import checkpoint
 
-# Logits that exist at one time. On a CPU larger chunks are slower: 512 positions of a head of 49152 x 576 took,
-# in bfloat16 on 2 shared cores, 0.10 s in chunks of 128 or 256, 0.24 s in one of 512, 0.29 s in plain torch.
+# Logits that exist at one time. On a CPU larger chunks are slower: 512 positions of a head of 49152 x 576,
+# in bfloat16 on 2 shared cores, took 0.10 s in chunks of 128 or 256, 0.24 s in one of 512, 0.29 s plainly.
 _CHUNK_LOGITS_CPU = 2**23
 _CHUNK_LOGITS_CARD = 2**25
 
