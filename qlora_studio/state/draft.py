@@ -26,7 +26,7 @@ class RunDraft(QObject):
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self.presets: list[Preset] = presets()
-        self.preset: Preset | None = None
+        self.preset: Preset | None = self.presets[0] if self.presets else None  # its values are the defaults
         self.fields: dict[str, Field] = {field.key: field for field in fields_of(RunConfig)}
         self._config = RunConfig()
         self._undo: list[RunConfig] = []

@@ -20,12 +20,14 @@ from qlora_studio.state.train import Mend
 from qlora_studio.ui.page import Page
 from qlora_studio.ui.pages.train_fields import SettingField
 from qlora_studio.ui.pages.train_length import LengthCard
+from qlora_studio.ui.pages.train_presets import PresetChoice
 from qlora_studio.ui.pages.train_side import CommandCard, HelpCard, ProblemsCard, PromiseCard
 from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets import (
     Card,
     Chip,
     ChoiceBox,
+    LinkButton,
     PlainLabel,
     PrimaryButton,
     SecondaryButton,
@@ -61,6 +63,7 @@ WHILE = (
     "data.validation",
     "early_stopping.patience",
 )
+LENGTH = ("data.seq_len", "data.too_long")
 SIMPLE = ("training.epochs", "training.learning_rate", "lora.r")
 
 
@@ -84,16 +87,25 @@ class TrainPage(Page):
 
     def _build_page(self) -> None:
         self._build_title_line()
-        self.main.addWidget(self._build_choice())
+        choice = self._build_choice()
+        choice.keep_snug()
+        self.main.addWidget(choice)
+        self._presets = PresetChoice(self._draft)
+        self._presets.keep_snug()
+        self.main.addWidget(self._presets)
         self._length = LengthCard(self._draft, self._state)
+        self._length.keep_snug()
         self.main.addWidget(self._length)
         self._simple = self._build_grid("Settings", "the rest stays as the preset has it", SIMPLE)
+        self._elsewhere = LinkButton("", name="train_elsewhere", small=True)
+        self._simple.body.addWidget(self._elsewhere)
         self._adapter = self._build_grid("Adapter", "", ADAPTER, ADAPTER_SWITCHES)
         self._learning = self._build_grid("Learning", "", LEARNING)
         self._while = self._build_grid("While it trains", "", WHILE)
         self._weights = self._build_grid("Model and data", "how they are read", MODEL, MODEL_SWITCHES)
         self._advanced = (self._weights, self._adapter, self._learning, self._while)
         for card in (self._simple, *self._advanced):
+            card.keep_snug()
             self.main.addWidget(card)
         self.main.addStretch()
         self._promise = PromiseCard()
@@ -101,6 +113,7 @@ class TrainPage(Page):
         self._help = HelpCard()
         self._command = CommandCard()
         for card in (self._promise, self._problems, self._help, self._command):
+            card.keep_snug()
             self.side.addWidget(card)
         self.side.addStretch()
         self._build_actions()
@@ -205,6 +218,8 @@ class TrainPage(Page):
         self._draft.changed.connect(self._on_draft_changed)
         self._preset.chosen.connect(self._on_preset)
         self._mode.changed.connect(self._on_mode)
+        self._elsewhere.clicked.connect(lambda: self._on_mode("advanced"))
+        self._presets.chosen.connect(self._on_preset)
         self._problems.chosen.connect(self._on_mend)
         self._command.copied.connect(self._on_copy)
         self._change_model.clicked.connect(lambda: self.app.show_page("models"))
@@ -217,10 +232,16 @@ class TrainPage(Page):
         self.app.launcher.prepared.connect(self._on_prepared)
         self.app.engine.changed.connect(self._refresh_actions)
         self._name_is_own = False
-        self._on_mode(self._mode.value() or "simple")
+        self._on_mode("simple")
+        self._on_draft_changed()
 
     def _on_draft_changed(self) -> None:
         self._preset.set_choices(self._preset_choices())
+        self._presets.refresh()
+        elsewhere = [key for key in self._draft.changed_keys() if key not in (*SIMPLE, *LENGTH)]
+        settings = "setting differs" if len(elsewhere) == 1 else "settings differ"
+        self._elsewhere.setText(f"{len(elsewhere)} more {settings} from the preset. Show")
+        self._elsewhere.setVisible(bool(elsewhere) and self._mode.value() == "simple")
 
     def _on_preset(self, path: str) -> None:
         preset = next((item for item in self._draft.presets if str(item.path) == path), None)
@@ -237,7 +258,9 @@ class TrainPage(Page):
 
     def _on_mode(self, mode: str) -> None:
         self._mode.set_value(mode)
-        self._simple.setVisible(mode == "simple")
+        for card in (self._presets, self._simple):
+            card.setVisible(mode == "simple")
+        self._elsewhere.setVisible(mode == "simple")
         for card in self._advanced:
             card.setVisible(mode == "advanced")
 

@@ -87,6 +87,10 @@ class Card(QFrame):
     def set_note(self, note: str) -> None:
         self.note.setText(note)
 
+    def keep_snug(self) -> None:
+        """No higher than what is in it, whatever room the page has."""
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
+
 
 class Tile(QFrame):
     """An inset inside a card: icon, name, note and a button or two on the right (`add`)."""
