@@ -145,7 +145,7 @@ class AdaptedModel:
         set_peft_model_state_dict(self._peft, stored, adapter_name=name)
 
     def save(self, name: str, folder: Path) -> None:
-        """Two files that plain peft loads. Raises: StudioError where a weight isn't finite (R12)."""
+        """Two files that plain peft loads. Raises: NonFiniteError (R12)."""
         assert self._peft is not None
         weights = {key: tensor.detach().contiguous().cpu() for key, tensor in self.weights(name).items()}
         require_finite(weights.items())
@@ -156,11 +156,15 @@ class AdaptedModel:
         config.save_pretrained(str(folder))
 
 
+class NonFiniteError(StudioError):
+    """Training has lost its way: losses, gradients or weights are no numbers any more."""
+
+
 def require_finite(weights: Iterable[tuple[str, Tensor]]) -> None:
-    """Raises: StudioError naming the first weight that holds NaN or Inf (R12)."""
+    """Raises: NonFiniteError naming the first weight that holds NaN or Inf (R12)."""
     for key, tensor in weights:
         if not bool(torch.isfinite(tensor).all()):
-            raise StudioError(
+            raise NonFiniteError(
                 f"The adapter's {key} is no longer finite; it was not saved.",
                 hint="Go on from an older checkpoint with a lower learning rate.",
             )

@@ -27,7 +27,7 @@ _TOKENIZER_FILES = (
 def write_checkpoint(
     folder: Path, adapted: AdaptedModel, optimizer: AdapterOptimizer, state: TrainerState
 ) -> None:
-    """Into a staging folder. Raises: StudioError where a weight isn't finite (R12)."""
+    """Into a staging folder. Raises: NonFiniteError (R12)."""
     adapted.save(ADAPTER, folder)
     optimizer.save(folder)
     write_trainer_state(folder, state)

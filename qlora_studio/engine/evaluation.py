@@ -14,8 +14,6 @@ from qlora_studio.data.packing import Batch, MicroBatch
 from qlora_studio.engine.learned_loss import learned_loss
 from qlora_studio.engine.packed_batch import PackedBatch
 
-_PROGRESS_S = 0.5
-
 
 @dataclass(frozen=True)
 class EvaluationResult:
@@ -48,8 +46,8 @@ def evaluate(
     collate: Callable[[MicroBatch], Batch],
     put: Callable[[Batch], PackedBatch],
 ) -> Generator[RowsDone, None, EvaluationResult]:
-    """Says how far it is about twice a second."""
-    start = told = time.monotonic()
+    """Says after each micro-batch how far it is; whoever listens may stop there."""
+    start = time.monotonic()
     total_rows = sum(len(pack) for batch in batches for pack in batch)
     nats, learned, done = 0.0, 0, 0
     model.eval()
@@ -59,8 +57,6 @@ def evaluate(
             nats += float(learned_loss(model, put(batch)))
         learned += batch.learned_tokens
         done += len(batch.rows)
-        if time.monotonic() - told >= _PROGRESS_S:
-            told = time.monotonic()
-            yield RowsDone(done, total_rows)
+        yield RowsDone(done, total_rows)
     loss = nats / learned if learned else None
     return EvaluationResult(loss, total_rows, learned, time.monotonic() - start)

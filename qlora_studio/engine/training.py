@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import enum
 import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from qlora_studio.data.packing import Update, plan_epoch
+from qlora_studio.engine.adapters import NonFiniteError
 from qlora_studio.engine.checkpointing import checkpoint_bytes, write_checkpoint, write_finished_adapter
 from qlora_studio.engine.evaluation import EvaluationResult, evaluate
 from qlora_studio.engine.learning_rate import learning_rate
 from qlora_studio.engine.prepared_run import PreparedRun
 from qlora_studio.engine.samples import sample_replies
 from qlora_studio.engine.update import Updater, UpdateResult
-from qlora_studio.errors import StudioError
+from qlora_studio.engine.wish import Wish
 from qlora_studio.protocol.events import (
     CheckpointSaved,
     EngineEvent,
@@ -28,50 +28,57 @@ from qlora_studio.protocol.events import (
 )
 
 MOST_NON_FINITE = 3  # updates in a row (R12)
-
-
-class Wish(enum.Enum):
-    """What the person wants of a run after the update in hand."""
-
-    NOTHING = enum.auto()
-    SAVE = enum.auto()
-    PAUSE = enum.auto()
-    STOP = enum.auto()
-
-
-class NonFiniteError(StudioError):
-    """Training has lost its way: several losses or gradients in a row were no numbers."""
+_PROGRESS_S = 0.5
 
 
 def train(run: PreparedRun, wish: Callable[[], Wish]) -> Iterator[EngineEvent]:
     """From where the run stands to its end, or to where it is asked to stop.
 
     Each event is in the run folder before it is told.
-
     Raises: StudioError; what was saved before stays as it is.
     """
-    for event in _train(run, wish):
+    for event in _train(run, _Asked(wish)):
         run.log.record(event)
         yield event
 
 
-def _train(run: PreparedRun, wish: Callable[[], Wish]) -> Iterator[EngineEvent]:
-    position = run.position
+def _train(run: PreparedRun, asked: _Asked) -> Iterator[EngineEvent]:
     yield _started(run)
-    if position.step == 0:
-        yield from _evaluate(run)
+    if run.position.step == 0:
+        yield from _evaluate(run, asked)
     updater = run.updater()
-    wished = Wish.NOTHING
     for planned in _updates(run):
+        if asked.to_end or _is_early_enough(run):
+            break
         yield _step(run, updater, planned)
         _require_numbers(run)
-        wished = wish()
         if _is_last(run):
             break
-        yield from _measure_and_save(run, wished)
-        if wished in (Wish.STOP, Wish.PAUSE) or _is_early_enough(run):
-            break
-    yield from _end(run, wished)
+        yield from _measure_and_save(run, asked)
+    yield from _end(run, asked)
+
+
+class _Asked:
+    """What the person wants of the run; a wish to save is kept until it is done."""
+
+    def __init__(self, wish: Callable[[], Wish]) -> None:
+        self._wish = wish
+        self._save = False
+
+    def look(self) -> Wish:
+        """The newest wish."""
+        wish = self._wish()
+        self._save |= wish is Wish.SAVE
+        return Wish.SAVE if wish is Wish.NOTHING and self._save else wish
+
+    @property
+    def to_end(self) -> bool:
+        """To stop or to pause."""
+        return self.look() in (Wish.STOP, Wish.PAUSE)
+
+    def saved(self) -> None:
+        """The wish to save is fulfilled."""
+        self._save = False
 
 
 def _started(run: PreparedRun) -> RunStarted:
@@ -175,64 +182,75 @@ def _is_early_enough(run: PreparedRun) -> bool:
     return 0 < patience <= run.position.without_better
 
 
-def _measure_and_save(run: PreparedRun, wished: Wish) -> Iterator[EngineEvent]:
+def _measure_and_save(run: PreparedRun, asked: _Asked) -> Iterator[EngineEvent]:
     """What is due after an update in the middle of a run. Whoever ends it is saved at once (R4)."""
     step, due = run.position.step, run.config.checkpoints
-    ends = wished in (Wish.STOP, Wish.PAUSE)
-    if due.evaluate_every_steps and step % due.evaluate_every_steps == 0 and not ends:
-        yield from _evaluate(run)
+    if due.evaluate_every_steps and step % due.evaluate_every_steps == 0:
+        yield from _evaluate(run, asked)
     is_best = run.position.best_step == step
-    if step % due.every_steps == 0 or is_best or wished is not Wish.NOTHING:
+    if step % due.every_steps == 0 or is_best or asked.look() is not Wish.NOTHING:
         yield from _save(run)
-        if not ends:
-            yield from _sample(run)
+        asked.saved()
+        yield from _sample(run, asked)
 
 
-def _end(run: PreparedRun, wished: Wish) -> Iterator[EngineEvent]:
+def _end(run: PreparedRun, asked: _Asked) -> Iterator[EngineEvent]:
     """Everything of the last update that isn't done yet; a paused run only needs to be saved."""
     position = run.position
-    paused = wished is Wish.PAUSE and not _is_last(run)
-    if run.saved_step != position.step:
-        yield from _evaluate(run)
+    wish = Wish.NOTHING if _is_last(run) else asked.look()
+    if run.saved_step != position.step and position.step > 0:
+        yield from _evaluate(run, asked)
         yield from _save(run)
+    paused = wish is Wish.PAUSE or position.step == 0
     adapter = None
     if not paused:
-        yield from _evaluate(run)
-        yield from _sample(run)
+        yield from _evaluate(run, asked)
+        yield from _sample(run, asked)
         adapter = _write_adapter(run)
-    stopped = wished is Wish.STOP and not _is_last(run)
     yield RunFinished(
         run=str(run.folder),
         step=position.step,
         adapter=adapter,
-        state="paused" if paused else "stopped" if stopped else "finished",
+        state="paused" if paused else "stopped" if wish is Wish.STOP else "finished",
         loss=position.loss,
         evaluation_loss=position.evaluation_loss,
         first_evaluation_loss=position.first_evaluation_loss,
     )
 
 
-def _evaluate(run: PreparedRun) -> Iterator[EngineEvent]:
-    """Once at each step, where rows are held out."""
+def _evaluate(run: PreparedRun, asked: _Asked) -> Iterator[EngineEvent]:
+    """Once at each step, where rows are held out. Given up where the run is to end and isn't saved yet."""
     step = run.position.step
     if not run.validation or run.evaluated_step == step:
         return
     working = evaluate(run.model, run.validation, run.collate_validation, run.put)
-    while True:
+    told = time.monotonic()
+    while not _is_given_up(run, asked):
         try:
             rows = next(working)
         except StopIteration as finished:
-            result: EvaluationResult = finished.value
-            break
-        yield EvaluationProgress(step=step, done=rows.done, total=rows.total)
-    run.evaluated_step = step
-    yield EvaluationFinished(
-        step=step,
-        loss=_finite(result.loss),
+            yield _evaluated(run, finished.value)
+            return
+        if time.monotonic() - told >= _PROGRESS_S:
+            told = time.monotonic()
+            yield EvaluationProgress(step=step, done=rows.done, total=rows.total)
+
+
+def _is_given_up(run: PreparedRun, asked: _Asked) -> bool:
+    wish = asked.look()
+    return wish is Wish.PAUSE or (wish is Wish.STOP and run.saved_step != run.position.step)
+
+
+def _evaluated(run: PreparedRun, result: EvaluationResult) -> EvaluationFinished:
+    run.evaluated_step = run.position.step
+    loss = _finite(result.loss)
+    return EvaluationFinished(
+        step=run.position.step,
+        loss=loss,
         perplexity=result.perplexity,
         rows=result.rows,
         learned_tokens=result.learned_tokens,
-        best=_take_in(run, _finite(result.loss)),
+        best=_take_in(run, loss),
         seconds=result.seconds,
         time=time.time(),
         non_finite=_kind(result.loss),
@@ -266,11 +284,15 @@ def _save(run: PreparedRun) -> Iterator[EngineEvent]:
     yield CheckpointSaved(step=step, path=str(path), time=time.time())
 
 
-def _sample(run: PreparedRun) -> Iterator[EngineEvent]:
-    """Once at each step, where there are prompts."""
-    if run.sampled_step != run.position.step:
-        run.sampled_step = run.position.step
-        yield from sample_replies(run)
+def _sample(run: PreparedRun, asked: _Asked) -> Iterator[EngineEvent]:
+    """Once at each step, where there are prompts; given up where the person waits for the end."""
+    if run.sampled_step == run.position.step or _is_given_up(run, asked):
+        return
+    run.sampled_step = run.position.step
+    for reply in sample_replies(run):
+        yield reply
+        if asked.look() is Wish.PAUSE:
+            return
 
 
 def _write_adapter(run: PreparedRun) -> str:

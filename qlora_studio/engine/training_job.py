@@ -9,13 +9,14 @@ from pathlib import Path
 
 from qlora_studio.config.run_config import SHAPE_PREFIX, RunConfig
 from qlora_studio.data.tokenizer import load_tokenizer
-from qlora_studio.engine.adapters import AdaptedModel
-from qlora_studio.engine.checkpointing import ADAPTER
+from qlora_studio.engine.adapters import AdaptedModel, NonFiniteError
+from qlora_studio.engine.checkpointing import ADAPTER, checkpoint_bytes
 from qlora_studio.engine.compute_dtype import name_of
 from qlora_studio.engine.model_holder import ModelHolder
 from qlora_studio.engine.out_of_memory import is_out_of_memory, out_of_memory
 from qlora_studio.engine.prepared_run import PreparedRun, read_start
-from qlora_studio.engine.training import NonFiniteError, Wish, train
+from qlora_studio.engine.training import train
+from qlora_studio.engine.wish import Wish
 from qlora_studio.errors import StudioError
 from qlora_studio.memory.measured import remember_speed
 from qlora_studio.models.shapes import model_shape
@@ -23,7 +24,7 @@ from qlora_studio.protocol.events import EngineEvent, ModelLoaded, Problem, RunF
 from qlora_studio.protocol.lines import EVENTS
 from qlora_studio.runs.run_state import RunState
 from qlora_studio.runs.run_writer import RunWriter
-from qlora_studio.runs.space import DiskFullError
+from qlora_studio.runs.space import DiskFullError, checkpoints_need, require_space
 
 _log = logging.getLogger(__name__)
 _FIRST_STEPS = 2  # slower than the rest: memory is allocated, kernels are chosen
@@ -72,7 +73,13 @@ class _TrainingJob:
         self._doing = "while loading the model"
         adapted = yield from self._holder.hold(config.model.path, start.storage)
         self._doing = "while preparing the run"
-        self._run = PreparedRun(self._writer, start, adapted, _decoder(adapted))
+        decode = _decoder(adapted) if start.rows.info.samples else _as_numbers
+        self._run = PreparedRun(self._writer, start, adapted, decode)
+        require_space(
+            self._writer.folder,
+            checkpoints_need(checkpoint_bytes(adapted, self._run.optimizer), config.checkpoints.keep),
+            "The run",
+        )
         _log.info("%s: %s", self._writer.folder.name, _device_line(self._run))
         yield _loaded(self._run)
         return self._run
@@ -144,8 +151,13 @@ def _device_line(run: PreparedRun) -> str:
 
 def _decoder(adapted: AdaptedModel) -> Callable[[Sequence[int]], str]:
     if adapted.base.source.startswith(SHAPE_PREFIX):
-        return lambda ids: " ".join(map(str, ids))  # random weights have no tokenizer
+        return _as_numbers
     return load_tokenizer(Path(adapted.base.source)).decode
+
+
+def _as_numbers(ids: Sequence[int]) -> str:
+    """For random weights, which have no tokenizer."""
+    return " ".join(map(str, ids))
 
 
 def _remember(run: PreparedRun, speeds: list[float]) -> None:

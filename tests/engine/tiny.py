@@ -17,8 +17,8 @@ from qlora_studio.data.prepared import EncodedSample, PreparedInfo, PreparedWrit
 from qlora_studio.data.tokenized_row import TokenizedRow
 from qlora_studio.engine.device import Device
 from qlora_studio.engine.model_holder import ModelHolder
-from qlora_studio.engine.training import Wish
 from qlora_studio.engine.training_job import run_training
+from qlora_studio.engine.wish import Wish
 from qlora_studio.protocol.events import EngineEvent
 from qlora_studio.runs.folder import create_run
 from qlora_studio.runs.run_record import Hashes, Prepared, RunRecord

@@ -1,0 +1,52 @@
+"""The engine's life: commands come in as lines, events go out; at the end of input it saves and is gone."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+
+from qlora_studio.engine.inbox import Inbox
+from qlora_studio.engine.outbox import Outbox, stdout_for_events_alone
+from qlora_studio.protocol.events import EngineReady
+
+
+def main() -> int:
+    """Serves until the input ends, or nobody is heard for 30 s."""
+    os.umask(0o077)
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    sys.modules["kernels"] = None  # type: ignore[assignment]  # kernels of the hub are foreign code (S1)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    inbox = Inbox()
+    outbox = Outbox(stdout_for_events_alone(), on_silence=inbox.hang_up)
+    signal.signal(signal.SIGTERM, lambda *_: inbox.hang_up())
+    for work in (outbox.tell_that_we_live, lambda: inbox.read(os.fdopen(os.dup(0), "rb"))):
+        threading.Thread(target=work, daemon=True).start()
+
+    from qlora_studio.engine.device import find_device, versions  # torch takes a second
+
+    device = find_device()
+    outbox.tell(
+        EngineReady(
+            device=device.kind,
+            device_name=device.name,
+            memory_bytes=device.memory_bytes,
+            free_bytes=device.free_bytes(),
+            versions=versions(),
+        )
+    )
+    jobs = None
+    while (command := inbox.next_command()) is not None:
+        if jobs is None:
+            from qlora_studio.engine.jobs import Jobs  # transformers and peft take some more
+
+            jobs = Jobs(device, inbox)
+        for event in jobs.events_of(command):
+            outbox.tell(event)
+    return 1 if inbox.broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

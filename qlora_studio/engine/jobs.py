@@ -1,0 +1,87 @@
+"""Each command's work, as the events it gives."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from qlora_studio.engine.compute_dtype import name_of, resolve_compute_dtype
+from qlora_studio.engine.device import Device
+from qlora_studio.engine.frozen_weights import Storage
+from qlora_studio.engine.inbox import Inbox
+from qlora_studio.engine.model_holder import ModelHolder
+from qlora_studio.engine.out_of_memory import is_out_of_memory, out_of_memory
+from qlora_studio.engine.outbox import log_in
+from qlora_studio.engine.training_job import run_training
+from qlora_studio.errors import StudioError
+from qlora_studio.models.check import model_folder
+from qlora_studio.models.finite import not_finite
+from qlora_studio.models.model_folder import open_folder
+from qlora_studio.models.weights_index import read_weights_index
+from qlora_studio.protocol.commands import EngineCommand, LoadModel, ScanWeights, Train, UnloadModel
+from qlora_studio.protocol.events import CommandFailed, EngineEvent, ModelLoaded, Problem, WeightsScanned
+from qlora_studio.runs.folder import LOG_FILE
+
+_log = logging.getLogger(__name__)
+
+
+class Jobs:
+    """One command after the other; the model stays on the device between them."""
+
+    def __init__(self, device: Device, inbox: Inbox) -> None:
+        self.holder = ModelHolder(device)
+        self._inbox = inbox
+
+    def events_of(self, command: EngineCommand) -> Iterator[EngineEvent]:
+        """Every end is an event: what fails, fails in words."""
+        try:
+            yield from self._work(command)
+        except Exception as error:  # noqa: BLE001  # the command's edge: the engine lives on
+            _log.error("%s failed", type(command).__name__, exc_info=error)
+            yield CommandFailed(id=getattr(command, "id", 0), error=self._problem(error))
+            if is_out_of_memory(error):
+                self.holder.let_go()
+
+    def _work(self, command: EngineCommand) -> Iterator[EngineEvent]:
+        if isinstance(command, Train):
+            folder = Path(command.run)
+            with log_in(folder / LOG_FILE):
+                yield from run_training(folder, self.holder, self._inbox.wish)
+        elif isinstance(command, LoadModel):
+            yield from self._load(command)
+        elif isinstance(command, UnloadModel):
+            self.holder.let_go()
+        elif isinstance(command, ScanWeights):
+            yield self._scan(command)
+
+    def _load(self, command: LoadModel) -> Iterator[EngineEvent]:
+        device = self.holder.device
+        dtype = resolve_compute_dtype(command.compute_dtype, device)
+        storage = Storage(command.quantization, command.double_quant, dtype)
+        adapted = yield from self.holder.hold(command.model, storage)
+        for folder in command.adapters.values():
+            adapted.add_from(Path(folder))
+        adapted.use(None)
+        yield ModelLoaded(
+            model=command.model,
+            parameters=adapted.base.parameters,
+            trainable_parameters=0,
+            seconds=adapted.base.seconds,
+            device_name=device.name,
+            compute_dtype=name_of(dtype),
+        )
+
+    def _scan(self, command: ScanWeights) -> WeightsScanned:
+        folder = model_folder(command.model)
+        index = read_weights_index(folder)
+        bad = not_finite(open_folder(folder), index.tensors)
+        return WeightsScanned(id=command.id, tensors=len(index.tensors), bad=tuple(bad))
+
+    def _problem(self, error: Exception) -> Problem:
+        if is_out_of_memory(error):
+            return out_of_memory(error, "while doing this", self.holder.device, None)
+        if isinstance(error, StudioError):
+            return Problem(error.message, error.hint)
+        words = f"A bug of ours: {type(error).__name__}: {error}"
+        return Problem(words[:2000], "The engine's log has the details; please report it.")
