@@ -39,7 +39,7 @@ _WRAPPED = re.compile(
     rb'\{\s*(?:"[^"\\]*"\s*:\s*(?:"[^"\\]*"|[0-9.]+|true|false|null)\s*,\s*){0,20}'
     rb'"(?:data|rows|train|examples|items|records|dataset|samples|entries)"\s*:\s*(?=\[\s*[{\]])'
 )
-_BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r)[ \t]*(?:\r\n|\n|\r)")
+_BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)[ \t]*+(?:\r\n|\n|\r)")
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,9 @@ def is_parquet(source: SourceFile) -> bool:
             hint="Copy or download it again.",
         )
     if source.size and not begins and source.path.suffix.lower() == ".parquet":
-        raise StudioError(f"{source.name} is not Parquet, though its name says so.")
+        raise StudioError(
+            f"{source.name} is not Parquet, though its name says so.", hint="Copy or download it again."
+        )
     return begins
 
 

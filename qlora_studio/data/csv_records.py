@@ -8,11 +8,12 @@ from collections.abc import Iterator
 
 from qlora_studio.data.limits import MAX_COLUMNS, MAX_ROW_BYTES
 from qlora_studio.data.lines import LineChunk, line_chunks
-from qlora_studio.data.record import Place, Record, RecordError
+from qlora_studio.data.record import Place, Record, RecordError, named
 from qlora_studio.data.source_file import TextFile
 from qlora_studio.data.text_records import decoded
 from qlora_studio.errors import StudioError
 
+_LOST_QUOTE = "a quote is opened and not closed where it should be"
 _MOST_READ_AGAIN = 8 * MAX_ROW_BYTES
 
 
@@ -42,7 +43,7 @@ def _header(cells: list[str] | RecordError, text: TextFile) -> list[str]:
     doubled = {name for name in names if names.count(name) > 1}
     if doubled:
         raise StudioError(
-            f"{text.name}: the column {min(doubled)!r} stands twice in the header.",
+            f"{text.name}: the column {named(min(doubled))} stands twice in the header.",
             hint="The first row names the columns, each once.",
         )
     return names
@@ -71,7 +72,8 @@ class _Rows:
             try:
                 cells = next(reader, None)
             except csv.Error as error:
-                yield RecordError(_in_words(error)), self._place(lines=1)
+                several = len(self._taken) > 1
+                yield RecordError(_LOST_QUOTE if several else _in_words(error)), self._place(lines=1)
                 self._go_back()
                 reader = self._reader()
                 continue
@@ -115,7 +117,7 @@ def _with_places(chunk: LineChunk) -> Iterator[tuple[bytes, int, int]]:
 def _in_words(error: csv.Error) -> str:
     words = str(error)
     if "unexpected end" in words:
-        return "a quote is never closed"
+        return _LOST_QUOTE
     if "expected after" in words:
         return "text follows a closing quote"
     if "field limit" in words:

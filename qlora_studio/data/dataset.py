@@ -146,19 +146,20 @@ class RowsWriter:
 
 def open_dataset(folder: Path) -> Dataset:
     """Raises: StudioError where `folder` holds no whole data set."""
-    return Dataset(folder, read_imported_set(folder))
+    imported = imported_set(folder)
+    if imported is None:
+        raise StudioError(f"{path_text(folder)} holds no imported data.", hint="Import the file again.")
+    return Dataset(folder, imported)
 
 
-def read_imported_set(folder: Path) -> ImportedSet:
-    """What lies beside the rows. Raises: StudioError where the folder is not whole."""
+def imported_set(folder: Path) -> ImportedSet | None:
+    """What lies beside the rows; None where the folder is not there or not whole."""
     try:
         imported = msgspec.json.decode((folder / _IMPORT_FILE).read_bytes(), type=ImportedSet)
         size = (folder / _ARROW_FILE).stat().st_size
-    except (OSError, msgspec.MsgspecError) as error:
-        raise StudioError(f"{folder} holds no imported data.", hint="Import the file again.") from error
-    if imported.schema_version != SCHEMA_VERSION or size != imported.arrow_bytes:
-        raise StudioError(f"The imported data in {folder} is damaged.", hint="Import the file again.")
-    return imported
+    except (OSError, msgspec.MsgspecError):
+        return None
+    return imported if imported.schema_version == SCHEMA_VERSION and imported.arrow_bytes == size else None
 
 
 def move_files(

@@ -14,7 +14,7 @@ from qlora_studio.data.lines import count_line_ends
 from qlora_studio.data.record import Place, Record, RecordError
 from qlora_studio.data.source_file import SourceFile, TextFile, Told, as_text
 from qlora_studio.data.strict_json import JsonError, parse_json
-from qlora_studio.data.text_records import not_utf_8, text_records
+from qlora_studio.data.text_records import LINES_ARE_ROWS, PARAGRAPHS_ARE_ROWS, not_utf_8, text_records
 from qlora_studio.errors import StudioError
 
 _SAMPLED_RECORDS = 200
@@ -27,6 +27,7 @@ class FileRecords:
     kind:     JSON lines | a JSON list | JSON objects | CSV | Parquet | text
     encoding: "utf-8", "utf-8-sig", "utf-16-le", "utf-16-be"; "binary" of Parquet
     mismatch: what to say where the name promises something else
+    rows_are: of plain text: what a row of it is
     """
 
     def __init__(self, source: SourceFile, copy: Path, told: Told) -> None:
@@ -41,6 +42,9 @@ class FileRecords:
             self._container = container_of(self._text)
             self.kind, self.encoding = self._container.kind, self._text.encoding
         self.mismatch = mismatch(source.path, self.kind)
+        self.rows_are = ""
+        if self.kind == "text":
+            self.rows_are = PARAGRAPHS_ARE_ROWS if self._container.paragraphs else LINES_ARE_ROWS
 
     def sample(self) -> list[Any]:
         """The values of the first records. Raises: StudioError where no record has one."""

@@ -128,7 +128,12 @@ class Tally:
 
 
 def file_findings(
-    tally: Tally, encodings: Sequence[str], mismatches: Sequence[str], held_out: Sequence[str]
+    tally: Tally,
+    *,
+    encodings: Sequence[str],
+    mismatches: Sequence[str],
+    guesses: Sequence[str],
+    held_out: Sequence[str],
 ) -> tuple[Finding, ...]:
     """What is to be said of the files as a whole."""
     found = []
@@ -140,6 +145,9 @@ def file_findings(
         found.append(
             Finding(kind="skipped", tone="bad" if many else "warn", count=tally.skipped, words=words, why=why)
         )
+    for words in sorted(set(guesses)):
+        why = "No column has a usual name: look whether prompt and answer are right."
+        found.append(Finding(kind="guess", tone="warn", count=guesses.count(words), words=words, why=why))
     for words in sorted(set(mismatches) - {""}):
         why = "It was read as what it is."
         found.append(Finding(kind="name", tone="info", count=mismatches.count(words), words=words, why=why))

@@ -20,7 +20,7 @@ import xxhash
 from qlora_studio.config.places import cache_folder
 from qlora_studio.config.run_config import DataConfig
 from qlora_studio.data.data_files import DataFiles, data_files
-from qlora_studio.data.dataset import RowFile, RowsWriter, move_files, read_imported_set
+from qlora_studio.data.dataset import RowFile, RowsWriter, imported_set, move_files
 from qlora_studio.data.file_records import FileRecords
 from qlora_studio.data.findings import Tally, file_findings
 from qlora_studio.data.formats import Convert, Layout, converter
@@ -61,9 +61,8 @@ def import_data(data: DataConfig, told: Told) -> Imported:
         _refuse_too_much(sources)
         sha256 = _sha256(sources, told)
         folder = cache_folder() / "datasets" / _cache_key(sha256, chosen, data)
-        try:
-            cached = read_imported_set(folder)
-        except StudioError:  # not there yet, or damaged
+        cached = imported_set(folder)
+        if cached is None:
             return _import_anew(data, chosen, sources, sha256, folder, told)
         files = tuple(
             RowFile(path=os.fsencode(s.path), size=s.size, modified_ns=s.modified_ns) for s in sources
@@ -103,7 +102,7 @@ def _write_rows(
     data: DataConfig, chosen: DataFiles, sources: list[SourceFile], sha256: str, staging: Path, told: Told
 ) -> ImportReport:
     files = [FileRecords(source, staging / f"text-{index}", told) for index, source in enumerate(sources)]
-    guesses = [find_layout(file.sample(), data.format, data.map, file.source.name) for file in files]
+    guesses = [_guess(file, data) for file in files]
     _refuse_different_formats(files, guesses)
     rows = _Rows(RowsWriter(staging), told, sum(source.size for source in sources))
     for index, (file, guess) in enumerate(zip(files, guesses, strict=True)):
@@ -113,6 +112,12 @@ def _write_rows(
     report = _report(chosen, files, guesses, sha256, rows.tally)
     rows.writer.finish([_row_file(file, index) for index, file in enumerate(files)], report)
     return report
+
+
+def _guess(file: FileRecords, data: DataConfig) -> Guess:
+    if file.rows_are and data.format in ("auto", "text") and not data.map:
+        return Guess(Layout("text", {}), (), file.rows_are)
+    return find_layout(file.sample(), data.format, data.map, file.source.name)
 
 
 class _Rows:
@@ -242,16 +247,23 @@ def _report(
         encoding=", ".join(sorted({file.encoding for file in files})),
         sha256=sha256,
         problems=tally.problems(),
-        findings=(*_of_the_files(tally, files, chosen), *tally.findings()),
+        findings=(*_of_the_files(tally, files, guesses, chosen), *tally.findings()),
         columns=guess.columns,
         map=dict(guess.layout.map),
         guess=guess.reason,
     )
 
 
-def _of_the_files(tally: Tally, files: list[FileRecords], chosen: DataFiles) -> tuple[Finding, ...]:
-    encodings = [file.encoding for file in files]
-    return file_findings(tally, encodings, [file.mismatch for file in files], chosen.held_out)
+def _of_the_files(
+    tally: Tally, files: list[FileRecords], guesses: list[Guess], chosen: DataFiles
+) -> tuple[Finding, ...]:
+    return file_findings(
+        tally,
+        encodings=[file.encoding for file in files],
+        mismatches=[file.mismatch for file in files],
+        guesses=[guess.reason for guess in guesses if not guess.sure],
+        held_out=chosen.held_out,
+    )
 
 
 def _row_file(file: FileRecords, index: int) -> RowFile:

@@ -35,6 +35,7 @@ _PAIRS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
 )
 _OPTIONAL = {"alpaca": (("input", "input context"),)}
 _ALWAYS_OPTIONAL = (("system", "system system_prompt"), ("history", "history"))
+_LONGEST_NAME = 200  # characters; what is longer is no name of a column
 _TEXT_COLUMNS = ("text", "content", "document", "body", "raw_content")
 
 
@@ -65,7 +66,7 @@ def _columns(records: Sequence[Any]) -> list[str]:
     for record in records:
         if isinstance(record, dict):
             counts.update(record.keys())
-    return list(counts)[:MAX_COLUMNS]
+    return [name for name in counts if len(name) <= _LONGEST_NAME][:MAX_COLUMNS]
 
 
 def _check_choice(format: str, chosen: Mapping[str, str], columns: list[str], where: str) -> None:
@@ -110,8 +111,8 @@ def _by_hand(
 
 def _from_values(records: Sequence[Any], lower: Mapping[str, str], columns: list[str]) -> Guess | None:
     """Formats that are known by what their columns hold, or by columns that no other format has."""
-    if records and sum(isinstance(record, str) for record in records) * 2 > len(records):
-        return Guess(Layout("text", {"text": "text"}), (), "Each record is a text.")
+    if sum(isinstance(record, str) for record in records) * 2 > len(records):
+        return Guess(Layout("text", {}), (), "Each record is a text.")
     for format, names in (
         ("preference", ("chosen", "rejected")),
         ("oasst", ("message_id", "parent_id")),

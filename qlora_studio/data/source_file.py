@@ -160,7 +160,7 @@ def _like_utf_16(head: bytes) -> bool:
     if half < 2:
         return False
     zeros = (head[0 : 2 * half : 2].count(0), head[1 : 2 * half : 2].count(0))
-    return min(zeros) == 0 and max(zeros) > 0.7 * half
+    return min(zeros) < 0.05 * half and max(zeros) > 0.5 * half  # mostly Latin letters
 
 
 def _transcoded(source: SourceFile, encoding: str, copy: Path, told: Told) -> SourceFile:

@@ -12,6 +12,12 @@ from qlora_studio.errors import StudioError
 
 GATHERED_BYTES = 8_000  # some 2,000 tokens of English: a row of the usual sequence length
 
+LINES_ARE_ROWS = "Each line is a row: there are no blank lines."
+PARAGRAPHS_ARE_ROWS = (
+    f"Blank lines part paragraphs; as many as fit into {GATHERED_BYTES:,} bytes are one row, "
+    "so that each has its context."
+)
+
 _TOO_LONG = RecordError(f"longer than {MAX_ROW_BYTES / 1e6:.0f} MB")
 
 
