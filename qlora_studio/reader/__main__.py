@@ -89,4 +89,6 @@ def _stdout_for_answers_alone() -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    sys.stderr.flush()
+    os._exit(status)  # the listening thread holds stdin: an orderly exit would wait for it, and abort

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from qlora_studio.data.template import ChatTemplate, find_template, plain_templa
 from qlora_studio.data.tokenizer import ModelTokenizer, load_tokenizer
 from qlora_studio.errors import StudioError
 from qlora_studio.models.check import model_folder
-from qlora_studio.reader.trial_child import TEMPLATE_SECONDS, TOKENIZER_SECONDS, Verdict
+from qlora_studio.reader.trial_child import LOADING_SECONDS, TRIAL_SECONDS, Verdict
 
 _FILES = (
     "tokenizer.json",
@@ -82,7 +83,7 @@ def _verdict(folder: Path) -> Verdict:
             [sys.executable, "-P", "-m", "qlora_studio.reader.trial_child", str(folder)],
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=TOKENIZER_SECONDS + TEMPLATE_SECONDS + 5,
+            timeout=LOADING_SECONDS + 2 * TRIAL_SECONDS + 5,
             cwd=Path(__file__).parents[2],  # -m imports from the working folder: it must be ours (S1)
             env={**os.environ, "MALLOC_ARENA_MAX": "2", "RAYON_NUM_THREADS": "2"},
             check=False,
@@ -96,21 +97,23 @@ def _verdict(folder: Path) -> Verdict:
         if verdict.problem is not None:
             raise StudioError(verdict.problem.message, verdict.problem.hint)
         return verdict
-    what, seconds = "tokenizer", TOKENIZER_SECONDS
-    if "template" in lines:
-        what, seconds = "chat template", TEMPLATE_SECONDS
+    what = "chat template" if "template" in lines else "tokenizer"
     raise StudioError(
-        f"The {what} in {folder} {_end_in_words(done, seconds)}.", hint="Get the model again, or use another."
+        f"The {what} in {folder} {_end_in_words(done)}.", hint="Get the model again, or use another."
     )
 
 
-def _end_in_words(done: subprocess.CompletedProcess[bytes], seconds: float) -> str:
-    if b"Timeout (" in done.stderr:
-        return f"takes longer than {seconds:g} seconds"
+def _end_in_words(done: subprocess.CompletedProcess[bytes]) -> str:
+    if timeout := re.search(rb"Timeout \(0:00:(\d+)", done.stderr):
+        return f"takes longer than {int(timeout.group(1))} seconds"
+    if b"memory allocation" in done.stderr:
+        return "asks for more memory than it may"
     if done.returncode < 0:
         return f"ends the process that tries it ({signal.Signals(-done.returncode).name})"
-    if b"MemoryError" in done.stderr or b"memory allocation" in done.stderr:
+    if b"MemoryError" in done.stderr:
         return "asks for more memory than it may"
+    if b"panicked" in done.stderr:
+        return "breaks down on plain text"
     return "ends the process that tries it"
 
 

@@ -216,7 +216,9 @@ def _record(
     request: reading.PrepareRun, config: RunConfig, ready: _Ready, steps: int, promised: Promise
 ) -> RunRecord:
     info = ready.rows.info
-    training = msgspec.structs.replace(config.training, recompute=promised.recompute_layers)
+    training = config.training
+    if request.device_memory_bytes:  # else the engine, which knows it, makes the plan
+        training = msgspec.structs.replace(training, recompute=promised.recompute_layers)
     return RunRecord(
         name=request.name or _name(config, ready.name),
         created=time.time(),

@@ -20,11 +20,15 @@ from qlora_studio.errors import StudioError
 from qlora_studio.protocol.events import Problem
 from qlora_studio.reader.limits import limit_memory
 
-TOKENIZER_SECONDS = 20.0
-TEMPLATE_SECONDS = 4.0
+LOADING_SECONDS = 20.0  # of a tokenizer; the largest take 2
+TRIAL_SECONDS = 4.0  # of the tokenizer on the sample, then of the template on the talks
+TOKENIZER_BYTES = 2 * 1024**3  # one with 262,144 entries takes 0.5
 TEMPLATE_BYTES = 1024**3
 
 _SAMPLE = "Plain words, 1,234 numbers,\n\ttabs, ünïcödé, 漢字 and 😀."
+_RUNS = tuple(
+    unit * 60 for unit in ("a", "7", " ", "a ", "a7", "é", ".", "\n")
+)  # where bad patterns never end
 _ONE = (Message("user", "What is a quartz?"), Message("assistant", "A mineral, number 17."))
 _TWO = (*_ONE, Message("user", "And a vixen?"), Message("assistant", "A fox, number 23."))
 _SYSTEM = Message("system", "Answer in few words.")
@@ -53,11 +57,13 @@ def main() -> int:
 
 def _try(folder: Path, out: TextIO) -> Verdict:
     print("tokenizer", file=out, flush=True)
-    faulthandler.dump_traceback_later(TOKENIZER_SECONDS, exit=True)  # also where native code never returns
+    limit_memory(TOKENIZER_BYTES)
+    faulthandler.dump_traceback_later(LOADING_SECONDS, exit=True)  # also where native code never returns
     tokenizer = load_tokenizer(folder)
+    faulthandler.dump_traceback_later(TRIAL_SECONDS, exit=True)
     notes = list(_losses(tokenizer, folder))
     print("template", file=out, flush=True)
-    faulthandler.dump_traceback_later(TEMPLATE_SECONDS, exit=True)
+    faulthandler.dump_traceback_later(TRIAL_SECONDS, exit=True)
     limit_memory(TEMPLATE_BYTES)
     template = find_template(folder, tokenizer.special.names)
     template = template or plain_template(tokenizer.special.names)
@@ -74,12 +80,11 @@ def _try(folder: Path, out: TextIO) -> Verdict:
 
 
 def _losses(tokenizer: ModelTokenizer, folder: Path) -> Iterator[str]:
-    (encoded,) = tokenizer.encode_texts([_SAMPLE])
-    ids = encoded.ids.tolist()
-    if not ids:
-        raise StudioError(f"The tokenizer in {folder} makes no tokens of a plain text.")
-    kept = set(tokenizer.decode(ids).casefold())
-    lost = sorted({character for character in _SAMPLE.casefold() if not character.isspace()} - kept)
+    encoded, *_ = tokenizer.encode_texts([_SAMPLE, *_RUNS])
+    decoded = tokenizer.decode(encoded.ids.tolist()).casefold()
+    if not decoded.strip():
+        raise StudioError(f"The tokenizer in {folder} makes nothing of a plain text.")
+    lost = sorted({character for character in _SAMPLE.casefold() if not character.isspace()} - set(decoded))
     if lost:
         yield f"Its tokenizer has no way to write {' '.join(lost[:10])}."
 

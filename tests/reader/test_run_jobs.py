@@ -1,0 +1,228 @@
+"""What it takes to start a run, and to go on with one."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from qlora_studio.config.run_config import RunConfig
+from qlora_studio.config.toml_file import with_changes
+from qlora_studio.data.prepared import open_prepared
+from qlora_studio.errors import StudioError
+from qlora_studio.protocol import reading
+from qlora_studio.reader.jobs import Jobs
+from qlora_studio.runs.folder import open_run
+from tests.data.tiny_tokenizer import CHATML
+from tests.reader.whole_model import chats_file, whole_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return whole_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def jobs():
+    return Jobs(lambda answer: None)
+
+
+def settings(model, data, **changes):
+    values = {"model.path": str(model), "data.path": str(data), "data.seq_len": 128, "data.validation": 0.1}
+    return with_changes(RunConfig(), values | {key.replace("__", "."): item for key, item in changes.items()})
+
+
+def prepare(jobs, tmp_path, config, **fields):
+    return jobs.answer(
+        reading.PrepareRun(id=1, config=config, name="", runs_dir=str(tmp_path / "runs"), **fields)
+    )
+
+
+def refusal(jobs, request):
+    with pytest.raises(StudioError) as refused:
+        jobs.answer(request)
+    return refused.value
+
+
+@pytest.fixture
+def run(jobs, model, tmp_path):
+    copy = shutil.copytree(model, tmp_path / "model")
+    config = settings(copy, chats_file(tmp_path / "chats.jsonl"))
+    return prepare(jobs, tmp_path, config, device_memory_bytes=8 * 10**9)
+
+
+def test_the_run_folder_says_all_that_the_engine_needs(run, tmp_path):
+    record = open_run(tmp_path / "runs" / run.run).record
+    rows = open_prepared(tmp_path / record.prepared.folder)
+
+    assert record.name == "chats model"
+    assert record.config.model.path == record.model_folder == str(tmp_path / "model")
+    assert record.config.training.recompute == 0
+    assert (record.prepared.steps, record.prepared.train_rows) == (run.steps, 36)
+    assert all(len(hash) == 64 for hash in (record.hashes.model, record.hashes.data, record.hashes.template))
+    assert record.hashes.template == rows.info.template_sha256
+    assert sum(record.promise_bytes.values()) > 0
+    assert record.versions["tokenizers"]
+    assert len(rows.train) == 36
+    assert len(rows.info.samples) == 3
+
+
+def test_more_than_one_percent_skipped_asks(jobs, model, tmp_path):  # D3
+    data = chats_file(tmp_path / "chats.jsonl", count=90)
+    data.write_text(data.read_text() + '{"question": "cut off\n' * 2)
+    config = settings(model, data)
+
+    refused = refusal(jobs, reading.PrepareRun(id=1, config=config, name="", runs_dir=str(tmp_path / "runs")))
+    accepted = prepare(jobs, tmp_path, config, accept_skipped=True)
+
+    assert "2 of 92 rows" in refused.message
+    assert "line 91" in refused.message
+    assert "--accept-skipped" in refused.hint
+    assert accepted.report.skipped == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"data__seq_len": 20}, "40 longer than 20 tokens"),
+        ({"data__too_long": "stop", "data__seq_len": 20}, "line 1 has"),
+        ({"data__mix": [{"path": "x"}]}, "isn't built yet"),
+        ({"model__path": "missing"}, "missing"),
+        ({"model__path": "sample"}, "sample model"),
+        ({"data__path": "missing.jsonl"}, "missing.jsonl"),
+        ({"data__validation": "missing.jsonl"}, "missing.jsonl"),
+    ],
+)
+def test_what_can_not_be_trained_is_refused_and_leaves_no_run(jobs, model, tmp_path, change, reason):
+    config = settings(model, chats_file(tmp_path / "chats.jsonl"), **change)
+
+    refused = refusal(jobs, reading.PrepareRun(id=1, config=config, name="", runs_dir=str(tmp_path / "runs")))
+
+    assert reason in refused.message
+    assert not (tmp_path / "runs").exists()
+
+
+def test_no_room_on_the_disk_is_refused(jobs, model, tmp_path, monkeypatch):  # R9
+    monkeypatch.setattr("qlora_studio.runs.space.free_bytes", lambda folder: 1_000_000_000)
+    config = settings(model, chats_file(tmp_path / "chats.jsonl"))
+
+    refused = refusal(jobs, reading.PrepareRun(id=1, config=config, name="", runs_dir=str(tmp_path / "runs")))
+
+    assert "is missing on the disk" in refused.message
+
+
+def test_a_file_held_out_is_read_too(jobs, model, tmp_path):
+    held = chats_file(tmp_path / "held.jsonl", count=5, question="other {i}?")
+    config = settings(model, chats_file(tmp_path / "chats.jsonl"), data__validation=str(held))
+
+    made = prepare(jobs, tmp_path, config)
+
+    assert (made.train_rows, made.validation_rows) == (40, 5)
+
+
+def test_a_run_may_go_on_where_nothing_changed(jobs, run):  # R3
+    ready = jobs.answer(reading.CheckResume(id=2, run=run.run))
+
+    assert (ready.run, ready.step) == (run.run, 0)
+
+
+def change_data(folder):
+    chats_file(folder / "chats.jsonl", answer="other {i}")
+
+
+def change_template(folder):
+    (folder / "model" / "chat_template.jinja").write_text(CHATML + "{# other #}")
+
+
+def change_tokenizer(folder):
+    file = folder / "model" / "tokenizer.json"
+    file.write_text(json.dumps(json.loads(file.read_text()), indent=1))
+
+
+def change_weights(folder):
+    file = folder / "model" / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+def change_rows(folder):
+    (run,) = (folder / "runs").iterdir()
+    file = folder / open_run(run).record.prepared.folder / "train.arrow"
+    rows = open_prepared(file.parent).train[5].ids.tobytes()
+    content = bytearray(file.read_bytes())
+    content[content.find(rows)] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (change_data, "chats.jsonl changed"),
+        (change_template, "The chat template in"),
+        (change_tokenizer, "The tokenizer in"),
+        (change_weights, "The weights or the config in"),
+        (change_rows, "The prepared rows in"),
+    ],
+)
+def test_what_changes_the_mathematics_is_refused(jobs, run, tmp_path, change, named):  # R3, fault 8
+    change(tmp_path)
+
+    refused = refusal(jobs, reading.CheckResume(id=2, run=run.run))
+
+    assert named in refused.message
+    assert "new run" in refused.hint
+
+
+def test_without_the_data_file_a_run_goes_on_with_its_rows(jobs, run, tmp_path):
+    (tmp_path / "chats.jsonl").unlink()
+
+    assert jobs.answer(reading.CheckResume(id=2, run=run.run)).step == 0
+
+
+def test_a_cleared_cache_is_filled_again_with_the_same_rows(jobs, run, tmp_path, home):  # R3
+    folder = open_prepared(tmp_path / open_run(tmp_path / "runs" / run.run).record.prepared.folder)
+    before = folder.info.content_sha256
+    shutil.rmtree(home / "cache")
+
+    jobs.answer(reading.CheckResume(id=2, run=run.run))
+
+    assert open_prepared(folder.folder).info.content_sha256 == before
+
+
+def test_rows_for_an_evaluation_are_made_as_the_runs_own(jobs, run, tmp_path):
+    file = chats_file(tmp_path / "test.jsonl", count=7)
+
+    made = jobs.answer(reading.PrepareEvaluation(id=3, run=run.run, path=str(file)))
+
+    rows = open_prepared(tmp_path / made.prepared)
+    assert made.rows == len(rows.validation) == 7
+    own = open_prepared(tmp_path / open_run(tmp_path / "runs" / run.run).record.prepared.folder)
+    known = {own.train[i].row: own.train[i].ids.tolist() for i in range(len(own.train))}
+    same = [rows.validation[i] for i in range(7) if rows.validation[i].row in known]
+    assert all(row.ids.tolist() == known[row.row] for row in same)
+
+
+def test_a_shape_is_trained_on_random_rows(jobs, tmp_path):
+    config = with_changes(
+        RunConfig(), {"model.path": "shape:smollm2-135m", "data.seq_len": 64, "training.steps": 3}
+    )
+
+    made = prepare(jobs, tmp_path, config)
+
+    rows = open_prepared(tmp_path / open_run(tmp_path / "runs" / made.run).record.prepared.folder)
+    assert (made.steps, made.train_rows) == (3, 48)
+    assert rows.train.lengths.tolist() == [64] * 48
+    assert rows.train[0].ids.max() < 49152
+    assert not np.array_equal(rows.train[0].ids, rows.train[1].ids)
+    assert jobs.answer(reading.CheckResume(id=2, run=made.run)).step == 0
+
+
+def test_text_is_pretrained_on(jobs, model, tmp_path):
+    file = tmp_path / "text.jsonl"
+    file.write_text("".join(json.dumps({"text": f"some words {i} " * 30}) + "\n" for i in range(20)))
+
+    made = prepare(jobs, tmp_path, settings(model, file, training__method="pretrain"))
+
+    assert made.train_rows > 20
+    assert made.learned_tokens > 20 * 300
