@@ -29,6 +29,7 @@ SIDE_BELOW = 1280  # px of the window: narrower, and the side column moves under
 
 class Page(QWidget):
     """Fill `main` and `side` (QVBoxLayouts); put buttons into the title line with `add_header`.
+    End a column of cards with `addStretch(1)`, or they share what is left of the height.
 
     app:    what the window shows; a page goes elsewhere by `app.show_page(name, what)` and tells small news
             by `app.notices.say(text)`

@@ -22,7 +22,7 @@ Areas (cards.py)
     NumberCard(title, large=False)                       .set_value(number, unit="", note="", tone="")
     EmptyState(icon_name, title, text, *buttons)         .set_words(title, text)
     IconLabel(icon_name, color="muted", size=16, label="")  .set_icon(icon_name, color)
-    Separator(upright=False)
+    Separator(upright=False), empty_layout(layout)
 States and notices (chips.py, notices.py, popover.py)
     Chip(text, tone, icon_name="")                       .set(text, tone, icon_name)
     Banner()                                             .show_text(text, tone, *buttons) .clear(); each page
@@ -41,6 +41,10 @@ Fields (fields.py); the wheel never changes them
     TextBox(text, label=, placeholder=), SearchBox(placeholder)
     Switch(label=), SwitchRow(label, note)               .toggled(bool) .is_on() .set_on(bool)
     FormRow(label, field, key_name=)                     .reset .set_changed("0.0" | None) .set_problem(text)
+Rows, words and figures
+    widgets.rows.RowButton(icon_name, title, note)       a row that is clicked as a whole
+    ui.figures: count in_gib in_gb duration ago loss share   "31.2 GiB", "1 h 33 min", "2 min ago"
+    ui.run_words.state_word(state, cause)                .word .icon_name .tone of a run
 Tables (tables.py)
     TableView(label=)                                    .opened(QModelIndex) .set_widths(...)
 Charts (chart.py, import it from there: it loads pyqtgraph and numpy)
@@ -61,7 +65,15 @@ from qlora_studio.ui.widgets.buttons import (
     SecondaryButton,
     Segmented,
 )
-from qlora_studio.ui.widgets.cards import Card, EmptyState, IconLabel, NumberCard, Separator, Tile
+from qlora_studio.ui.widgets.cards import (
+    Card,
+    EmptyState,
+    IconLabel,
+    NumberCard,
+    Separator,
+    Tile,
+    empty_layout,
+)
 from qlora_studio.ui.widgets.chips import Chip
 from qlora_studio.ui.widgets.fields import (
     ChoiceBox,
@@ -120,6 +132,7 @@ __all__ = [
     "Toast",
     "ToastCorner",
     "WheelFilter",
+    "empty_layout",
     "plain_tooltip",
     "set_property",
 ]
