@@ -13,14 +13,29 @@ from qlora_studio.engine.inbox import Inbox
 from qlora_studio.engine.model_holder import ModelHolder
 from qlora_studio.engine.out_of_memory import is_out_of_memory, out_of_memory
 from qlora_studio.engine.outbox import log_in
+from qlora_studio.engine.sample_model import make_sample_model
 from qlora_studio.engine.training_job import run_training
 from qlora_studio.errors import StudioError
 from qlora_studio.models.check import model_folder
 from qlora_studio.models.finite import not_finite
 from qlora_studio.models.model_folder import open_folder
 from qlora_studio.models.weights_index import read_weights_index
-from qlora_studio.protocol.commands import EngineCommand, LoadModel, ScanWeights, Train, UnloadModel
-from qlora_studio.protocol.events import CommandFailed, EngineEvent, ModelLoaded, Problem, WeightsScanned
+from qlora_studio.protocol.commands import (
+    EngineCommand,
+    LoadModel,
+    MakeSampleModel,
+    ScanWeights,
+    Train,
+    UnloadModel,
+)
+from qlora_studio.protocol.events import (
+    CommandFailed,
+    EngineEvent,
+    ModelLoaded,
+    Problem,
+    SampleModelReady,
+    WeightsScanned,
+)
 from qlora_studio.runs.folder import LOG_FILE
 
 _log = logging.getLogger(__name__)
@@ -45,15 +60,18 @@ class Jobs:
 
     def _work(self, command: EngineCommand) -> Iterator[EngineEvent]:
         if isinstance(command, Train):
-            folder = Path(command.run)
-            with log_in(folder / LOG_FILE):
-                yield from run_training(folder, self.holder, self._inbox.wish)
+            run = Path(command.run)
+            with log_in(run / LOG_FILE):
+                yield from run_training(run, self.holder, self._inbox.wish)
         elif isinstance(command, LoadModel):
             yield from self._load(command)
         elif isinstance(command, UnloadModel):
             self.holder.let_go()
         elif isinstance(command, ScanWeights):
             yield self._scan(command)
+        elif isinstance(command, MakeSampleModel):
+            folder = yield from make_sample_model()
+            yield SampleModelReady(id=command.id, folder=str(folder))
 
     def _load(self, command: LoadModel) -> Iterator[EngineEvent]:
         device = self.holder.device

