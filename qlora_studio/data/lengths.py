@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -58,9 +59,10 @@ def histogram(counted: NDArray[np.int32]) -> tuple[tuple[int, ...], int]:
 
 def _count(rows: Dataset, encoder: RowEncoder, told: Told) -> NDArray[np.int32]:
     counted = np.zeros((len(rows), 2), dtype=np.int32)
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        told(start, len(rows), "Counting tokens")
-        for item in encoder.encode(rows.rows(start, ROWS_AT_ONCE)):
+    waiting = iter(rows)
+    while batch := list(islice(waiting, ROWS_AT_ONCE)):
+        told(batch[0].row, len(rows), "Counting tokens")
+        for item in encoder.encode(batch):
             if isinstance(item, EncodedRow):  # a row that can't be rendered teaches nothing
                 counted[item.row.row] = len(item.ids), item.learned_tokens
     return counted

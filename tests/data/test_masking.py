@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from qlora_studio.data.conversation import Message, Row, ToolCall
 from qlora_studio.data.masking import render_chat, render_prompt, turns_of
-from qlora_studio.data.template import ChatTemplate
+from qlora_studio.data.template import ChatTemplate, plain_template
 from qlora_studio.errors import StudioError
 from tests.data.tiny_tokenizer import CHATML, SPECIAL
 
@@ -21,6 +21,32 @@ COUNTS_AND_MARKS = (
     "{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}"
     "{% else %}{{ m.content }}{% endif %}\n{% endfor %}"
 )
+
+
+# How the usual families write a chat, shortened to what bears on the mask.
+IN_THE_WILD = {
+    "llama 3": (
+        "{% for m in messages %}{% set content = '<|start|>' + m['role'] + '<|sep|>\n\n' "
+        "+ m['content'] | trim + '<|im_end|>' %}{% if loop.index0 == 0 %}{% set content = '<s>' + content %}{% endif %}"
+        "{{ content }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|start|>assistant<|sep|>\n\n' }}{% endif %}"
+    ),
+    "mistral": (
+        "{{ '<s>' }}{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+        "{{ raise_exception('Roles must alternate') }}{% endif %}{% if m['role'] == 'user' %}"
+        "{{ '[INST] ' + m['content'] + ' [/INST]' }}{% else %}{{ m['content'] + '<|im_end|>' }}{% endif %}"
+        "{% endfor %}"
+    ),
+    "gemma": (
+        "<s>{% if messages[0]['role'] == 'system' %}{{ raise_exception('No system role') }}{% endif %}"
+        "{% for m in messages %}{% set role = 'model' if m['role'] == 'assistant' else m['role'] %}"
+        "{{ '<|im_start|>' + role + '\n' + m['content'] | trim + '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>model\n' }}{% endif %}"
+    ),
+    "chatml with a system text of its own": (
+        "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nBe kind<|im_end|>\n{% endif %}" + CHATML
+    ),
+}
 
 
 def find_special(text):
@@ -52,6 +78,25 @@ TALK = [("system", "be kind"), ("user", "one"), ("assistant", "1"), ("user", "tw
 
 def test_answers_are_learned_with_the_token_that_ends_them():
     assert learned(render(TALK)) == [("1<|im_end|>", 1.0), ("2<|im_end|>", 1.0)]
+
+
+@pytest.mark.parametrize("source", IN_THE_WILD.values(), ids=IN_THE_WILD)
+def test_answers_are_found_in_the_templates_of_the_usual_families(source):
+    talk = [("user", "one"), ("assistant", "1, said <s>"), ("user", "two"), ("assistant", "2")]
+
+    chat = render(talk, source)
+
+    assert learned(chat) == [("1, said <s><|im_end|>", 1.0), ("2<|im_end|>", 1.0)]
+    assert [chat.text[start:end] for start, end in chat.foreign] == ["<s>"]
+
+
+def test_in_the_plain_template_the_end_token_is_learned():
+    template = plain_template({"eos_token": "<|im_end|>"})
+    row = Row(row=0, line=1, messages=(Message("user", "one"), Message("assistant", "1")))
+
+    chat = render_chat(row, template, "answers", find_special)
+
+    assert learned(chat) == [(" 1<|im_end|>", 1.0)]
 
 
 def test_only_the_last_answer_is_learned_if_asked():
