@@ -17,7 +17,7 @@ _LOGITS_AT_ONCE = {"cuda": 2**25, "cpu": 2**23}  # as qlora_kernels.cross_entrop
 _BYTES_A_LOGIT = 12  # the product in 16 bit, fp32 logits, their log-softmax, the gradient in 16 bit
 _CUDA_CONTEXT = 512 * 1024**2  # bytes; driver, kernels and cuBLAS workspace of one process
 # Measured on SmolLM2 (2 cores, float32 and bfloat16, 256 to 2,048 tokens): the process with its libraries,
-# and what the C allocator holds beyond the activations, as forward and backward threads have arenas of their own.
+# and what the C allocator holds beyond the activations, as each thread of a step has an arena of its own.
 _CPU_PROCESS = 700_000_000  # bytes
 _CPU_SLACK = 0.85  # share of the activations
 

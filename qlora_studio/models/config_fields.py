@@ -86,6 +86,15 @@ def list_of(rule: Rule, longest: int = MOST_LAYERS) -> Rule:
     return list_rule
 
 
+def layer_pattern(value: Any) -> int | str:
+    """Every how many layers one sees everything, or the kinds spelled out: "LLLG"."""
+    if isinstance(value, str):
+        if not 1 <= len(value) <= MOST_LAYERS or set(value) - {"L", "G"}:
+            raise ValueError("a number of layers, or the letters L and G")
+        return value
+    return int(count(1, MOST_LAYERS)(value))
+
+
 def rope(value: Any) -> dict[str, Any]:
     """How positions are turned into angles: one set of numbers, or one for each kind of layer."""
     if not isinstance(value, dict):

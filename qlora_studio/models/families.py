@@ -14,6 +14,7 @@ from qlora_studio.models.config_fields import (
     Rule,
     count,
     flag,
+    layer_pattern,
     list_of,
     only,
     real,
@@ -275,7 +276,7 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "exaone4": Family(
         layouts.exaone4,
-        {**_LLAMA, **_WINDOWS, "sliding_window_pattern": count(1, MOST_LAYERS)},
+        {**_LLAMA, **_WINDOWS, "sliding_window_pattern": layer_pattern},
         {**_UNTIED, "num_key_value_heads": 32},
     ),
     "starcoder2": Family(

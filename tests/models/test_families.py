@@ -167,6 +167,12 @@ AS_MET: dict[str, dict[str, Any]] = {
         "residual_multiplier": 0.22,
     },
     "StableLM": {**SMALL, "model_type": "stablelm", "partial_rotary_factor": 0.25, "use_qkv_bias": True},
+    "EXAONE 4": {
+        **SMALL,
+        "model_type": "exaone4",
+        "sliding_window_pattern": "LG",
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
     "StarCoder 2": {**SMALL, "model_type": "starcoder2", "sliding_window": 4096, "norm_epsilon": 1e-5},
 }
 # What the clean config says otherwise on purpose, or what no computation reads.
