@@ -16,8 +16,12 @@ def test_a_test_can_not_reach_the_network():  # S10
         socket.create_connection(("127.0.0.1", 9))
 
 
-def test_a_child_of_a_test_can_not_reach_the_network():
-    code = "import socket; socket.socket().connect(('127.0.0.1', 9))"
+REACH = "import socket; socket.socket().connect(('127.0.0.1', 9))"
+PASS_ON = f"import subprocess, sys; subprocess.run([sys.executable, '-P', '-c', {REACH!r}], env={{}})"
+
+
+@pytest.mark.parametrize("code", [REACH, PASS_ON], ids=["child", "grandchild"])
+def test_a_process_of_a_test_can_not_reach_the_network(code):
     child = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
     assert "tests may not use the network" in child.stderr
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 _LOOK_UPS = {"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "socket.getnameinfo"}
 _WITH_A_SOCKET = {"socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg"}
+_HERE = str(Path(__file__).parent)
+
+_start_process = subprocess.Popen.__init__
 
 
-def _refuse_the_network(event: str, args: tuple[object, ...]) -> None:
+def _refuse_the_network(event: str, args: tuple[Any, ...]) -> None:
     if event in _LOOK_UPS:
         raise PermissionError(f"tests may not use the network: {event} {args!r}")
     if event in _WITH_A_SOCKET:
@@ -18,4 +25,15 @@ def _refuse_the_network(event: str, args: tuple[object, ...]) -> None:
             raise PermissionError(f"tests may not use the network: {event} {args[1:]!r}")
 
 
+def _start_without_network(self: Any, *args: Any, **kwargs: Any) -> None:
+    """Children load this file too, also those that are started with an environment of their own."""
+    given = kwargs.get("env")
+    environment = dict(os.environ if given is None else given)
+    folders = [folder for folder in environment.get("PYTHONPATH", "").split(os.pathsep) if folder]
+    if _HERE not in folders:
+        environment["PYTHONPATH"] = os.pathsep.join([_HERE, *folders])
+    _start_process(self, *args, **{**kwargs, "env": environment})
+
+
 sys.addaudithook(_refuse_the_network)
+subprocess.Popen.__init__ = _start_without_network  # type: ignore[method-assign]
