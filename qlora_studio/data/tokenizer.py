@@ -35,7 +35,6 @@ class SpecialTokens:
     """
 
     names: dict[str, str]
-    bos_id: int | None
     eos_id: int
     pad_id: int
     stop_ids: tuple[int, ...]
@@ -287,7 +286,6 @@ def _special_tokens(tokenizer: Tokenizer, config: dict[str, Any], folder: Path) 
     eos = ids["eos_token"]
     return SpecialTokens(
         names=names,
-        bos_id=ids.get("bos_token"),
         eos_id=eos,
         pad_id=ids.get("pad_token", eos),  # where padding stands nothing is learned, nothing looks at it
         stop_ids=tuple(sorted({eos, *known})),

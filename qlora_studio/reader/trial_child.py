@@ -20,7 +20,7 @@ from qlora_studio.errors import StudioError
 from qlora_studio.protocol.events import Problem
 from qlora_studio.reader.limits import limit_memory
 
-LOADING_SECONDS = 20.0  # of a tokenizer; the largest take 2
+LOADING_SECONDS = 15.0  # of a tokenizer; the largest take 2. All limits together stay under D1's 30
 TRIAL_SECONDS = 4.0  # of the tokenizer on the sample, then of the template on the talks
 TOKENIZER_BYTES = 2 * 1024**3  # one with 262,144 entries takes 0.5
 TEMPLATE_BYTES = 1024**3

@@ -27,7 +27,8 @@ COUNTS_AND_MARKS = (
 IN_THE_WILD = {
     "llama 3": (
         "{% for m in messages %}{% set content = '<|start|>' + m['role'] + '<|sep|>\n\n' "
-        "+ m['content'] | trim + '<|im_end|>' %}{% if loop.index0 == 0 %}{% set content = '<s>' + content %}{% endif %}"
+        "+ m['content'] | trim + '<|im_end|>' %}"
+        "{% if loop.index0 == 0 %}{% set content = '<s>' + content %}{% endif %}"
         "{{ content }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|start|>assistant<|sep|>\n\n' }}{% endif %}"
     ),
