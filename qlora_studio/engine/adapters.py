@@ -58,6 +58,11 @@ class AdaptedModel:
 
     def add_new(self, name: str, lora: LoraConfig, seed: int) -> None:
         """A fresh adapter, on and ready to be trained; it changes nothing yet. Raises: StudioError."""
+        if lora.use_dora and self.base.storage.quantization == "int8" and not self.base.device.is_cuda:
+            # peft 0.21 loses the scales of an int8 weight there when it takes the lengths of its columns.
+            raise StudioError(
+                "DoRA on int8 weights needs a card.", hint="Store the weights as NF4, or take plain LoRA."
+            )
         torch.manual_seed(seed)
         self.add(
             name,

@@ -36,12 +36,21 @@ class Segments:
         torch.cumsum(torch.tensor(lengths, dtype=torch.int32), 0, out=starts[1:])
         return cls(tuple(lengths), starts.to(device))
 
+    def as_mask(self) -> Tensor:
+        """For a model's `attention_mask`: the one argument that every family hands through to its attention.
+
+        A mask of four dimensions is handed through untouched; ours holds nothing but these segments.
+        """
+        mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.starts.device)
+        mask.segments = self  # type: ignore[attr-defined]
+        return mask
+
 
 def register() -> None:
     """Makes `IMPLEMENTATION` known to transformers.
 
-    No function for masks goes with it, so models hand over no mask: what a token sees follows from
-    `segments`, or, with a cache, from the lengths of queries and keys.
+    No function for masks goes with it, so models make no mask of their own: what a token sees follows from
+    the segments, or, with a cache, from the lengths of queries and keys.
     """
     from transformers import AttentionInterface
 
@@ -59,11 +68,11 @@ def attention(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    segments: Segments | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
     """What transformers' attention layers call.
 
+    attention_mask: of `Segments.as_mask`, or a true mask that takes the place of the causal one, or None
     query:      [batch, heads, q, head_dim]
     key, value: [batch, kv_heads, k, head_dim]; the last q of the k positions are the queries'
     returns:    [batch, q, heads, head_dim]
@@ -72,6 +81,7 @@ def attention(
     if unknown:
         raise StudioError(f"This model's attention needs {unknown[0]}, which isn't built yet.")
     look = _Look(scaling, dropout, sliding_window, softcap)
+    segments: Segments | None = getattr(attention_mask, "segments", None)
     if segments is None:
         return _attend(query, key, value, look, attention_mask).transpose(1, 2), None
     if _flash_takes(query, value) and not softcap and not dropout:

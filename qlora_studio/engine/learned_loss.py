@@ -37,7 +37,10 @@ def learned_hidden_states(
         embedded = model.get_input_embeddings()(batch.input_ids)
         inputs = {"inputs_embeds": noise.added_to(embedded, batch.segments)}
     output = model.base_model(
-        **inputs, position_ids=batch.position_ids, segments=batch.segments, use_cache=False
+        **inputs,
+        position_ids=batch.position_ids,
+        attention_mask=batch.segments.as_mask(),
+        use_cache=False,
     )
     hidden: Tensor = output.last_hidden_state
     return hidden[0].index_select(0, batch.learned)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -19,9 +20,12 @@ from qlora_studio.engine.device import Device
 from qlora_studio.engine.model_holder import ModelHolder
 from qlora_studio.engine.training_job import run_training
 from qlora_studio.engine.wish import Wish
-from qlora_studio.protocol.events import EngineEvent
+from qlora_studio.protocol.events import StepFinished
 from qlora_studio.runs.folder import create_run
 from qlora_studio.runs.run_record import Hashes, Prepared, RunRecord
+
+E = TypeVar("E")
+L = TypeVar("L")
 
 VOCAB = 96
 CPU = Device(torch.device("cpu"), "test", 8 << 30)
@@ -142,7 +146,7 @@ def make_run(
 
 def events_of(
     run: Path, wish: Wish = Wish.NOTHING, after: int = 0, holder: ModelHolder | None = None
-) -> list[EngineEvent]:
+) -> list[Any]:
     """All events of a sitting; `wish` is said from update number `after` on."""
     asked = iter(range(1, 1_000_000))
     return list(
@@ -150,9 +154,24 @@ def events_of(
     )
 
 
-def losses(events: list[EngineEvent]) -> list[float | None]:
-    """Of the updates, in order."""
-    return [event.loss for event in events if event.__struct_config__.tag == "step_finished"]
+def of_kind(events: list[Any], kind: type[E]) -> list[E]:
+    """The events of one kind, in order."""
+    return [event for event in events if isinstance(event, kind)]
+
+
+def losses(events: list[Any]) -> list[float]:
+    """Of the updates, in order; NaN where one wasn't finite."""
+    found = of_kind(events, StepFinished)
+    return [float("nan") if step.loss is None else step.loss for step in found]
+
+
+def loaded(loading: Generator[Any, None, L]) -> L:
+    """What a loading that tells its progress gives in the end."""
+    while True:
+        try:
+            next(loading)
+        except StopIteration as done:
+            return cast(L, done.value)
 
 
 def _prepare(

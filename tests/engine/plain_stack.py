@@ -1,0 +1,57 @@
+"""The same model the usual way: transformers, peft and bitsandbytes alone, a row at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+from qlora_studio.data.tokenized_row import TokenizedRow
+from qlora_studio.engine.frozen_weights import Storage
+
+
+def plain_base(folder: Path, storage: Storage) -> Any:
+    """As `from_pretrained` quantizes it."""
+    extra: dict[str, Any] = {}
+    if storage.is_4bit:
+        extra["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=storage.quantization,
+            bnb_4bit_use_double_quant=storage.double_quant,
+            bnb_4bit_compute_dtype=storage.compute_dtype,
+        )
+    if storage.quantization == "int8":
+        extra["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=storage.compute_dtype, **extra)
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # or evaluation rewrites the weights in place
+    return model.eval()
+
+
+def plain_tuned(folder: Path, adapter: Path, storage: Storage) -> Any:
+    """The base with an adapter that peft itself has read, ready to be trained on."""
+    return PeftModel.from_pretrained(plain_base(folder, storage), str(adapter), is_trainable=True)
+
+
+def plain_loss(model: Any, rows: list[TokenizedRow]) -> torch.Tensor:
+    """Nats per learned token, each row alone, transformers' own attention, head and cross-entropy."""
+    learned = sum(row.learned_tokens for row in rows)
+    total = torch.zeros(())
+    for row in rows:
+        ids = torch.tensor(row.ids, dtype=torch.long)[None]
+        labels = torch.where(torch.tensor(row.weights)[None] > 0, ids, -100)
+        total = total + model(input_ids=ids, labels=labels).loss.float() * row.learned_tokens
+    return total / learned
+
+
+def gradients(model: Any) -> dict[str, torch.Tensor]:
+    """Of the adapter, by the names of peft's file."""
+    return {
+        name.replace(".default.", "."): weight.grad
+        for name, weight in model.named_parameters()
+        if weight.grad is not None
+    }
