@@ -43,8 +43,9 @@ def test_the_engine_loads_no_qt() -> None:
     assert loaded_with(modules_of("engine")) & QT == set()
 
 
-def test_the_data_room_loads_neither_torch_nor_qt() -> None:
-    assert loaded_with(modules_of("data")) & (QT | {"torch", "peft", "bitsandbytes", "accelerate"}) == set()
+@pytest.mark.parametrize("room", ["data", "reader"])
+def test_what_opens_foreign_bytes_loads_neither_torch_nor_qt(room: str) -> None:
+    assert loaded_with(modules_of(room)) & (QT | {"torch", "peft", "bitsandbytes", "accelerate"}) == set()
 
 
 def modules_of(room: str) -> list[str]:
