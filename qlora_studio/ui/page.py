@@ -24,7 +24,7 @@ from qlora_studio.ui.widgets import Banner, ElidedLabel, IconButton, IconLabel, 
 if TYPE_CHECKING:
     from qlora_studio.state.app import AppState
 
-SIDE_BELOW = 1280  # px of the window: narrower, and the side column moves under the main one
+SIDE_BELOW = 1280  # px of the window at 100 %: narrower, and the side column moves under the main one
 
 
 class Page(QWidget):
@@ -60,6 +60,7 @@ class Page(QWidget):
         self.side = QVBoxLayout()
         self.action_bar = QHBoxLayout()
         self.banner = Banner()
+        self._action_area: QFrame | None = None
         self._build(title, side, action_bar)
 
     # What a page calls
@@ -144,10 +145,11 @@ class Page(QWidget):
         layout.addWidget(self._scroll, 1)
         if action_bar:
             layout.addWidget(self._build_action_bar(across))
+        self._fit_text_size()
+        theme().changed.connect(self._fit_text_size)
 
     def _build_header(self, title: str, across: int) -> QWidget:
-        bar = QWidget()
-        bar.setFixedHeight(theme().px(36))
+        bar = self._header = QWidget()
         self._crumb = CrumbButton(name=f"{self.name}_crumb")
         self._crumb.clicked.connect(self._on_crumb_clicked)
         self._crumb_arrow = IconLabel("chevron-right", "muted", 18)
@@ -172,20 +174,25 @@ class Page(QWidget):
         return bar
 
     def _build_action_bar(self, across: int) -> QWidget:
-        bar = QFrame()
+        bar = self._action_area = QFrame()
         bar.setObjectName("action_bar")
-        bar.setFixedHeight(theme().px(theme().size.action_bar_height))
         bar.setLayout(self.action_bar)
         self.action_bar.setContentsMargins(across, 0, across, 0)
         self.action_bar.setSpacing(theme().px(10))
         return bar
+
+    def _fit_text_size(self) -> None:
+        self._header.setFixedHeight(theme().px(36))
+        if self._action_area is not None:
+            self._action_area.setFixedHeight(theme().px(theme().size.action_bar_height))
+        self._place_side()
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         super().resizeEvent(event)
         self._place_side()
 
     def _place_side(self) -> None:
-        beside = self.window().width() >= SIDE_BELOW
+        beside = self.window().width() >= theme().px(SIDE_BELOW)
         across = QBoxLayout.Direction.LeftToRight
         self._columns.setDirection(across if beside else QBoxLayout.Direction.TopToBottom)
         if beside:

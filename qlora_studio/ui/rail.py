@@ -36,20 +36,17 @@ class Rail(QFrame):
         super().__init__(parent)
         self.setObjectName("rail")
         self.setAccessibleName("Pages")
-        self._narrow = False
         self._group = QButtonGroup(self)
         self._group.setExclusive(True)
         self._buttons: dict[str, NavButton] = {}
         self.run_chip = RunChip()
         self._build()
-        theme().changed.connect(self._on_theme_changed)
 
     def show_current(self, page: str) -> None:
         self._buttons[_UNDER.get(page, page)].setChecked(True)
 
     def set_narrow(self, narrow: bool) -> None:
         """Icons alone, their words as tooltips."""
-        self._narrow = narrow
         self._name.setVisible(not narrow)
         for button in self._buttons.values():
             button.set_narrow(narrow)
@@ -84,9 +81,6 @@ class Rail(QFrame):
         self._group.addButton(button)
         self._buttons[page] = button
         return button
-
-    def _on_theme_changed(self) -> None:
-        self.set_narrow(self._narrow)
 
 
 class NavButton(RingedButton):

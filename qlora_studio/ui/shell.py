@@ -43,7 +43,7 @@ from qlora_studio.ui.widgets import ToastCorner, plain_tooltip
 
 FIRST_SIZE = (1440, 900)
 LEAST_SIZE = (1024, 600)
-NARROW_BELOW = 1200  # px of the window: narrower, and the rail shows icons
+NARROW_BELOW = 1200  # px of the window at 100 %: narrower, and the rail shows icons
 
 _DATA_SUFFIXES = {".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt", ".md", ".gz", ".zst", ".bz2", ".xz"}
 
@@ -134,11 +134,15 @@ class Shell(QMainWindow):
         self._app.page_asked.connect(self.open_page)
         self._app.notices.said.connect(self._on_notice)
         self._app.engine.changed.connect(self._on_engine_changed)
+        theme().changed.connect(self._fit_rail)
         QApplication.instance().commitDataRequest.connect(self._on_session_ends)  # type: ignore[union-attr]
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         super().resizeEvent(event)
-        self._rail.set_narrow(self.width() < NARROW_BELOW)
+        self._fit_rail()
+
+    def _fit_rail(self) -> None:
+        self._rail.set_narrow(self.width() < theme().px(NARROW_BELOW))
 
     def showEvent(self, event: QShowEvent) -> None:
         super().showEvent(event)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from PySide6.QtCore import QObject
 from PySide6.QtGui import QGuiApplication
-from PySide6.QtWidgets import QMainWindow, QSystemTrayIcon
+from PySide6.QtWidgets import QApplication, QMainWindow, QSystemTrayIcon
 
 from qlora_studio.plain_text import visible_line
 from qlora_studio.protocol.events import EngineEvent, RunFailed, RunFinished
@@ -51,11 +51,17 @@ class Tray(QObject):
         match event:
             case RunFinished():
                 self._tell(f"The run {_ENDS.get(event.state, event.state)}, step {event.step:,}.")
+                self._sound()
             case RunFailed():
                 self._tell(event.error.message)
+                self._sound()
 
     def _on_engine_ended(self, reason: str) -> None:
         self._tell(f"The engine ended ({reason}).")
+
+    def _sound(self) -> None:
+        if self._preferences.values.sound:
+            QApplication.beep()
 
     def _tell(self, words: str) -> None:
         """Only what the person can't see: silent while the window is in front."""

@@ -10,10 +10,13 @@ from PySide6.QtWidgets import QApplication
 from qlora_studio import __version__
 from qlora_studio.plain_text import visible_line
 from qlora_studio.state.app import AppState
+from qlora_studio.state.awake import KeepAwake
 from qlora_studio.ui.look import follow_preferences
 from qlora_studio.ui.shell import Shell
 from qlora_studio.ui.theme import keep_numbers_plain
 from qlora_studio.ui.widgets import WheelFilter
+
+NOT_AWAKE = "This desktop can't be kept awake: if it sleeps, the run waits until it wakes."
 
 
 def open_window(page: str | None = None, run: str | None = None) -> int:
@@ -27,6 +30,8 @@ def open_window(page: str | None = None, run: str | None = None) -> int:
     qt.installEventFilter(wheel)
     app = AppState()
     follow_preferences(app.preferences)
+    awake = KeepAwake(app.engine, app.preferences, app)
+    awake.refused.connect(lambda: app.notices.say(NOT_AWAKE, "warn"))
     shell = Shell(app)
     shell.show()
     _open_first(shell, app, page, run)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from PySide6.QtCore import QSize, Qt, Signal
+from PySide6.QtCore import QEvent, QSize, Qt, Signal
 from PySide6.QtGui import QFocusEvent
 from PySide6.QtWidgets import QButtonGroup, QHBoxLayout, QPushButton, QSizePolicy, QWidget
 
@@ -63,10 +63,19 @@ class SecondaryButton(RingedButton):
         self.setAccessibleName(shown)
 
     def set_icon(self, icon_name: str) -> None:
+        self.setIcon(icon(icon_name, self._icon_color))
+        self._size_icon()
+
+    def changeEvent(self, event: QEvent) -> None:
+        super().changeEvent(event)
+        if event.type() is QEvent.Type.StyleChange and not self.icon().isNull():
+            self._size_icon()  # the text size may be another one
+
+    def _size_icon(self) -> None:
         side = theme().px(self._icon_size - (2 if self.property("small") else 0))
         gap = theme().px(3) if self.text() else 0  # Qt adds 4
-        self.setIcon(icon(icon_name, self._icon_color))
-        self.setIconSize(QSize(side + gap, side))
+        if self.iconSize() != QSize(side + gap, side):
+            self.setIconSize(QSize(side + gap, side))
 
     def become(self, text: str, icon_name: str) -> None:
         """Another word and icon in the same place: Pause and Resume, Send and Stop."""

@@ -27,7 +27,6 @@ class Chip(QFrame):
         layout.setSpacing(theme().px(5))
         layout.addWidget(self._icon)
         layout.addWidget(self._text)
-        self.setFixedHeight(theme().px(2 * theme().size.radius_chip))
         self.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
         self.set(text, tone, icon_name)
 

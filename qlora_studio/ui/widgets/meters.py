@@ -142,8 +142,12 @@ class Swatch(QWidget):
     def __init__(self, color: str, *, side: int = 11, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._color, self._side = color, side
-        self.setFixedSize(theme().px(side), theme().px(side))
-        theme().changed.connect(self.update)
+        self._resize()
+        theme().changed.connect(self._resize)
+
+    def _resize(self) -> None:
+        self.setFixedSize(theme().px(self._side), theme().px(self._side))
+        self.update()
 
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)

@@ -12,6 +12,7 @@ from qlora_studio.ui.icons import TONE_ICONS, tone_color
 from qlora_studio.ui.theme import Tone, theme
 from qlora_studio.ui.widgets.buttons import IconButton, LinkButton
 from qlora_studio.ui.widgets.cards import IconLabel
+from qlora_studio.ui.widgets.motion import fade_in
 from qlora_studio.ui.widgets.text import PlainLabel, set_property
 
 TOAST_SECONDS = 6
@@ -147,6 +148,7 @@ class ToastCorner(QObject):
         self._toasts.append(toast)
         toast.show()
         self._place()
+        fade_in(toast)
         return toast
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:

@@ -1,0 +1,59 @@
+"""Keeps the machine from falling asleep while a model loads, trains or is exported."""
+
+from __future__ import annotations
+
+import threading
+
+from PySide6.QtCore import QObject, Signal
+
+from qlora_studio.state.engine import Doing, EngineState
+from qlora_studio.state.preferences import PreferencesState
+
+_RESTING = {Doing.NOTHING, Doing.CHATTING}
+
+
+class KeepAwake(QObject):
+    """refused: this desktop doesn't let programs keep it awake; told once."""
+
+    refused = Signal()
+
+    def __init__(
+        self, engine: EngineState, preferences: PreferencesState, parent: QObject | None = None
+    ) -> None:
+        super().__init__(parent)
+        self._engine = engine
+        self._preferences = preferences
+        self._let_sleep: threading.Event | None = None  # set: the thread that keeps awake ends
+        self._told = False
+        engine.changed.connect(self._follow)
+        preferences.changed.connect(self._follow)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the machine should stay awake now."""
+        busy = self._engine.training or self._engine.doing not in _RESTING
+        return busy and self._preferences.values.keep_awake
+
+    def _follow(self) -> None:
+        if self.wanted and self._let_sleep is None:
+            self._let_sleep = threading.Event()
+            threading.Thread(target=self._stay, args=(self._let_sleep,), name="awake", daemon=True).start()
+        elif not self.wanted and self._let_sleep is not None:
+            self._let_sleep.set()
+            self._let_sleep = None
+
+    def _stay(self, let_sleep: threading.Event) -> None:
+        """In a thread of its own: the desktop's answer may take seconds."""
+        from wakepy import keep
+
+        with keep.running(on_fail="pass") as mode:
+            if not mode.active and not self._told:
+                self._told = True
+                self._tell()
+            let_sleep.wait()
+
+    def _tell(self) -> None:
+        try:
+            self.refused.emit()
+        except RuntimeError:  # the window is gone
+            return
