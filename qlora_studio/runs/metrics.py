@@ -93,7 +93,13 @@ class MetricsTail:
             rest = file.read(_BLOCK)
         self._offset += len(rest)
         if not self._in_long_line:
-            self._take(rest)
+            self.take(rest)
+
+    def take(self, block: bytes) -> None:
+        """Whole lines, as they are read, or as the engine tells them before; said twice they count once."""
+        lines, broken = self._decoder.decode(block)
+        self.metrics.skipped_lines += broken
+        self.metrics.add(lines, self._decoder.memory_parts)
 
     def _read_from(self, descriptor: int) -> bool:
         size = os.fstat(descriptor).st_size
@@ -107,7 +113,7 @@ class MetricsTail:
             if end:
                 start = block.index(b"\n") + 1 if self._in_long_line else 0
                 self._in_long_line = False
-                self._take(block[start:end])
+                self.take(block[start:end])
             elif len(block) > LONGEST_LINE:
                 self.metrics.skipped_lines += not self._in_long_line
                 self._in_long_line = True
@@ -120,11 +126,6 @@ class MetricsTail:
     def _block_at(self, descriptor: int, offset: int) -> bytes:
         os.lseek(descriptor, offset, os.SEEK_SET)
         return os.read(descriptor, _BLOCK)
-
-    def _take(self, block: bytes) -> None:
-        lines, broken = self._decoder.decode(block)
-        self.metrics.skipped_lines += broken
-        self.metrics.add(lines, self._decoder.memory_parts)
 
 
 class Metrics:

@@ -18,6 +18,7 @@ from qlora_studio.state.sample_model import SampleModel
 
 if TYPE_CHECKING:
     from qlora_studio.state.models import ModelsState
+    from qlora_studio.state.monitor import MonitorState
     from qlora_studio.state.train import TrainState
 
 
@@ -56,6 +57,13 @@ class AppState(QObject):
         return TrainState(
             self.draft, self.reader, self.sample_model, self.engine, self.machine, self.preferences, self
         )
+
+    @cached_property
+    def monitor(self) -> MonitorState:
+        """Of the Monitor; built with it, as it loads numpy."""
+        from qlora_studio.state.monitor import MonitorState
+
+        return MonitorState(self.engine, self.launcher, self.machine, self.draft, self)
 
     def show_page(self, name: str, what: object = None) -> None:
         """Asks the shell for a page."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from PySide6.QtCore import QObject, Signal
 
+from qlora_studio.config.presets import sample_preset
 from qlora_studio.config.run_config import SAMPLE, RunConfig
 from qlora_studio.memory.devices import card_reading, processor_name, ram_reading
 from qlora_studio.protocol import reading
@@ -15,6 +16,8 @@ from qlora_studio.state.engine import EngineState
 from qlora_studio.state.preferences import PreferencesState
 from qlora_studio.state.reader import Job, Reader
 from qlora_studio.state.sample_model import SampleModel
+
+SAMPLE_RUN = "sample-run"
 
 
 class Launcher(QObject):
@@ -82,6 +85,10 @@ class Launcher(QObject):
             self._sample_model.make()
         else:
             prepare()
+
+    def start_sample_run(self) -> None:
+        """The bundled model on the bundled data. Ends in `prepared` or `failed`."""
+        self.start(sample_preset().config, SAMPLE_RUN)
 
     def resume(self, run: Path) -> None:
         """Checks that nothing changed, then trains on. Ends in `resumed` or `failed`."""

@@ -1,0 +1,220 @@
+"""A run's measurements as arrays that grow: read from its folder, or appended as the engine tells them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qlora_studio.protocol.events import (
+    CheckpointSaved,
+    EngineEvent,
+    EvaluationFinished,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    StepFinished,
+)
+from qlora_studio.protocol.lines import EVENTS
+from qlora_studio.runs.metric_lines import EvaluationLine, FailedLine, FinishedLine
+from qlora_studio.runs.metrics import Metrics, MetricsTail, NonFinite
+from qlora_studio.state.smoothing import Smoothing
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SMOOTHING = 0.97
+PARTS = ("weights", "adapter", "optimizer", "activations", "logits", "other")  # from below
+
+Measured = RunStarted | StepFinished | EvaluationFinished | CheckpointSaved | RunFinished | RunFailed
+
+
+@dataclass(frozen=True)
+class Points:
+    """What is drawn: arrays of equal length that stay as they are while the run goes on.
+
+    rewinds: how often something that was there already became another; else points were only added
+    """
+
+    steps: NDArray[Any]
+    loss: NDArray[Any]
+    smoothed: NDArray[Any]
+    learning_rate: NDArray[Any]
+    grad_norm: NDArray[Any]
+    tokens_per_second: NDArray[Any]
+    learned_tokens_per_second: NDArray[Any]
+    elapsed_s: NDArray[Any]
+    memory: dict[str, NDArray[Any]]  # bytes; the parts that were measured, in the order of PARTS
+    memory_total: NDArray[Any]
+    evaluations: tuple[EvaluationLine, ...]
+    checkpoints: tuple[int, ...]
+    non_finite: tuple[NonFinite, ...]
+    total_steps: int
+    ended: FinishedLine | FailedLine | None
+    skipped_lines: int
+    rewinds: int
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    @property
+    def last_step(self) -> int:
+        """0 before the first."""
+        return int(self.steps[-1]) if len(self.steps) else 0
+
+    @property
+    def last_shown(self) -> int:
+        """Where the axis ends: the run's last step, known before it is reached."""
+        return max(self.total_steps, self.last_step, 1)
+
+    def at(self, step: float) -> int:
+        """The place of the nearest step; -1 where there are none."""
+        if not len(self.steps):
+            return -1
+        after = min(int(self.steps.searchsorted(step)), len(self.steps) - 1)
+        before = max(after - 1, 0)
+        return before if step - self.steps[before] < self.steps[after] - step else after
+
+
+class Curves:
+    """One run's. Not to be used by two threads at once; the `Points` it gives may be."""
+
+    def __init__(self, tail: MetricsTail, weight: float = SMOOTHING) -> None:
+        self._tail = tail
+        self._weight = weight
+        self._rewinds = 0
+        self._start_again()
+
+    def read(self, to_the_end: bool) -> bool:
+        """What the file has more than before; whether there was anything. Raises: StudioError.
+
+        to_the_end: nobody writes to it any more, so that what stands after the last line end counts too
+        """
+        grew = self._tail.read()
+        if to_the_end:
+            self._tail.read_torn_end()
+        if grew:
+            self._rewind()  # a resume may have been among the new lines
+        return grew
+
+    def take(self, events: Iterable[EngineEvent]) -> None:
+        """Events as they were told. Those that the file had already change nothing."""
+        measured = [event for event in events if isinstance(event, Measured)]
+        lowest = min((_first_step_of(event) for event in measured), default=self._known + 1)
+        self._tail.take(b"".join(map(EVENTS.encode, measured)))
+        if lowest <= self._known:
+            self._rewind()
+
+    def smooth(self, weight: float) -> None:
+        """With another weight from now on."""
+        if weight != self._weight:
+            self._weight = weight
+            self._rewind()
+
+    @property
+    def metrics(self) -> Metrics:
+        """Another one where the file was replaced."""
+        return self._tail.metrics
+
+    def points(self) -> Points:
+        """As they are now."""
+        metrics = self.metrics
+        self._go_on(metrics)
+        size = len(metrics)
+        return Points(
+            steps=metrics.steps,
+            loss=_of(metrics.loss, size),
+            smoothed=self._smoothed[:size],
+            learning_rate=_of(metrics.learning_rate, size),
+            grad_norm=_of(metrics.grad_norm, size),
+            tokens_per_second=_of(metrics.tokens_per_second, size),
+            learned_tokens_per_second=_of(metrics.learned_tokens_per_second, size),
+            elapsed_s=_of(metrics.elapsed_s, size),
+            memory=_by_part(metrics.memory, size),
+            memory_total=self._total[:size],
+            evaluations=tuple(metrics.evaluations),
+            checkpoints=tuple(line.step for line in metrics.checkpoints),
+            non_finite=tuple(metrics.non_finite),
+            total_steps=metrics.total_steps,
+            ended=metrics.ended,
+            skipped_lines=metrics.skipped_lines,
+            rewinds=self._rewinds,
+        )
+
+    def _rewind(self) -> None:
+        self._rewinds += 1
+        self._start_again()
+
+    def _start_again(self) -> None:
+        self._smoothing = Smoothing(self._weight)
+        self._smoothed = np.empty(1024)
+        self._total = np.empty(1024, "int64")
+        self._size = 0
+        self._known = 0  # the last step that was drawn
+
+    def _go_on(self, metrics: Metrics) -> None:
+        """Smooths and sums what is new."""
+        size = len(metrics)
+        if size > len(self._smoothed):
+            self._smoothed = _grown(self._smoothed, self._size, size)
+            self._total = _grown(self._total, self._size, size)
+        new = slice(self._size, size)
+        if size > self._size:
+            self._smoothed[new] = self._smoothing.next(metrics.loss[new])
+            self._total[new] = sum(part[new] for part in metrics.memory.values())
+            self._size = size
+            self._known = int(metrics.steps[-1])
+
+
+def no_points() -> Points:
+    """Of a run that hasn't begun."""
+    return Curves(MetricsTail(Path())).points()
+
+
+def spikes(points: Points, most: int = 6) -> list[int]:
+    """Places of the steps that took more than 1.25 times the median of the steps around them."""
+    total, block = points.memory_total, 64
+    if len(total) < block // 2:
+        return []
+    whole = len(total) // block * block
+    medians = np.median(total[:whole].reshape(-1, block), axis=1) if whole else np.empty(0)
+    rest = np.median(total[-block:])
+    median = np.concatenate([np.repeat(medians, block), np.full(len(total) - whole, rest)])
+    high = np.flatnonzero(total > 1.25 * median)
+    if len(high) > most:
+        high = np.sort(high[np.argsort(total[high])[-most:]])
+    return [int(place) for place in high]
+
+
+def _first_step_of(event: Measured) -> int:
+    """The lowest step whose points it may change."""
+    match event:
+        case RunStarted():
+            return event.step + 1
+        case StepFinished():
+            return event.step
+        case _:
+            return 2**62
+
+
+def _by_part(memory: dict[str, NDArray[Any]], size: int) -> dict[str, NDArray[Any]]:
+    """Parts this version doesn't know count as other."""
+    known = {part: memory[part][:size] for part in PARTS if part in memory}
+    unknown: Sequence[NDArray[Any]] = [values[:size] for part, values in memory.items() if part not in PARTS]
+    if unknown:
+        known["other"] = known.get("other", np.zeros(size, "int64")) + sum(unknown)
+    return known
+
+
+def _of(column: NDArray[Any], size: int) -> NDArray[Any]:
+    """A column of a run without any step is still empty."""
+    return column if len(column) == size else np.full(size, np.nan)
+
+
+def _grown(cells: NDArray[Any], used: int, needed: int) -> NDArray[Any]:
+    larger = np.empty(max(needed, 4 * len(cells)), cells.dtype)
+    larger[:used] = cells[:used]
+    return larger

@@ -1,0 +1,379 @@
+"""What the Monitor shows of one run: its points, how it stands, what can be asked of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from PySide6.QtCore import QObject, QTimer, Signal
+
+from qlora_studio.config.toml_file import with_changes
+from qlora_studio.errors import StudioError
+from qlora_studio.memory.devices import ram_reading
+from qlora_studio.protocol import events
+from qlora_studio.protocol.reading import RunPrepared
+from qlora_studio.runs.folder import Run
+from qlora_studio.runs.samples import Sample
+from qlora_studio.state import run_reading
+from qlora_studio.state.background import Background
+from qlora_studio.state.curves import SMOOTHING, Curves, no_points
+from qlora_studio.state.draft import RunDraft
+from qlora_studio.state.engine import EngineState
+from qlora_studio.state.launch import Launcher
+from qlora_studio.state.machine import MachineState
+from qlora_studio.state.run_end import Ending, ending
+from qlora_studio.state.run_figures import RunFigures, run_figures
+
+REPAINT_MS = 100
+ELSEWHERE_MS = 1000  # between two looks at a run that another window trains
+
+
+@dataclass(frozen=True)
+class CardPoint:
+    """One reading of the card, taken while `step` was the last one."""
+
+    step: int
+    temperature_c: int | None
+    power_w: float | None
+
+
+class MonitorState(QObject):
+    """Follows the run that is open: from its folder, and while it trains here also from the engine's events.
+
+    changed: the run, how it stands, its samples or what is going on in words
+    grown:   `points` has more; at most ten times a second
+    """
+
+    changed = Signal()
+    grown = Signal()
+
+    def __init__(
+        self,
+        engine: EngineState,
+        launcher: Launcher,
+        machine: MachineState,
+        draft: RunDraft,
+        parent: QObject | None = None,
+    ) -> None:
+        super().__init__(parent)
+        self._engine = engine
+        self._launcher = launcher
+        self._machine = machine
+        self._draft = draft
+        self._reading = Background("monitor-reading", self)
+        self._verifying = Background("monitor-verifying", self)
+        self._repaint = QTimer(self, interval=REPAINT_MS, singleShot=True)
+        self._repaint.timeout.connect(self._flush)
+        self._look = QTimer(self, interval=ELSEWHERE_MS)
+        self._look.timeout.connect(self._look_elsewhere)
+        self.smoothing = SMOOTHING
+        self.awaiting = False  # the run that is being made ready
+        self._forget(None)
+        self._bind()
+
+    # What is open -----------------------------------------------------------------------------------
+
+    def open(self, what: Path | None) -> None:
+        """A run folder, live or not; None: the run that is being made ready, or the one that trains."""
+        if what is None:
+            self.awaiting = self._launcher.busy
+            what = None if self.awaiting else self._engine.run or self.folder
+        else:
+            self.awaiting = False
+        if what is None:
+            self._forget(None)
+            self.changed.emit()
+        elif what != self.folder or not self.live:
+            self._load(what)
+
+    def reload(self) -> None:
+        """Looks at the folder again."""
+        if self.folder is not None:
+            self._load(self.folder)
+
+    @property
+    def live(self) -> bool:
+        """It trains here."""
+        return self._live
+
+    @property
+    def elsewhere(self) -> bool:
+        """Another window or a terminal trains it: it can be looked at only (R8)."""
+        run = self.run
+        return not self._live and run is not None and run.locked and run.state.state == "running"
+
+    @property
+    def name(self) -> str:
+        """As the person calls it."""
+        if self.awaiting:
+            return self._launcher.name
+        return self.run.name if self.run else self.folder.name if self.folder else ""
+
+    @property
+    def words(self) -> str:
+        """What is going on before there is anything to draw."""
+        if self.awaiting or self._resuming:
+            return self._launcher.words
+        if self.loading:
+            return "Reading the run"
+        if self._live and not len(self.points):
+            return self._engine.words
+        return ""
+
+    @property
+    def ending(self) -> Ending | None:
+        """Why it stands still; None while it trains."""
+        if self.run is None or self._live or self.loading:
+            return None
+        if self.elsewhere:
+            words = "Another window or a terminal trains this run. It can be looked at here."
+            return Ending("accent", words)
+        if self.run.newer or self.run.unknown_keys:
+            words = "A newer version wrote this run. It can be looked at, not continued."
+            return Ending("accent", words)
+        return ending(self.run, self.resume_step, self._died)
+
+    @property
+    def why_no_resume(self) -> str:
+        """Empty where it can go on."""
+        if self._engine.training and self._engine.run is not None:
+            return f"{self._engine.run.name} is training and holds the device."
+        if self._launcher.busy:
+            return "A run is being made ready."
+        if self.verifying:
+            return "Verifying the newest checkpoint."
+        if self.run is not None and self.run.state.step > 0 and self.resume_step is None:
+            return "No checkpoint is sound."
+        return ""
+
+    @property
+    def figures(self) -> RunFigures:
+        """As of the last step."""
+        return run_figures(self.points, self.run.record if self.run else None)
+
+    @property
+    def limit_bytes(self) -> int | None:
+        """Of the device the run trains on; None where that is another machine's."""
+        if self.run is None or self.run.record.device == "cpu":
+            return self._ram_bytes
+        card = self._machine.card
+        same = card is not None and self.run.record.device_name in ("", card.name)
+        return card.total_bytes if card is not None and same else None
+
+    # What is asked ----------------------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """Saves, then the engine ends and the device is free."""
+        if self._live:
+            self._engine.pause_training()
+
+    def stop(self) -> None:
+        """Saves, evaluates, writes the adapter."""
+        if self._live:
+            self._engine.stop_training()
+
+    def save_now(self) -> None:
+        """A checkpoint after the step in hand."""
+        if self._live:
+            self._engine.save_now()
+
+    def resume(self) -> None:
+        """From the newest sound checkpoint."""
+        if self.folder is not None and not self.why_no_resume:
+            self._resuming = True
+            self.problem = ""
+            self._launcher.resume(self.folder)
+            self.changed.emit()
+
+    def copy_settings(self, changes: dict[str, object] | None = None) -> None:
+        """Into the draft of the next run."""
+        if self.run is not None:
+            self._draft.replace(with_changes(self.run.record.config, changes or {}))
+
+    def halve_learning_rate(self) -> None:
+        """The settings of this run, with half the rate, into the draft."""
+        if self.run is not None:
+            rate = self.run.record.config.training.learning_rate
+            self.copy_settings({"training.learning_rate": rate / 2})
+
+    def set_smoothing(self, weight: float) -> None:
+        """0 to 0.999."""
+        self.smoothing = weight
+        if self._curves is not None:
+            self._work(partial(run_reading.smooth, self._curves, weight))
+
+    # The folder -------------------------------------------------------------------------------------
+
+    def _forget(self, folder: Path | None) -> None:
+        self.folder = folder
+        self.run: Run | None = None
+        self.points = no_points()
+        self.samples: tuple[Sample, ...] = ()
+        self.card_points: list[CardPoint] = []
+        self.resume_step: int | None = None
+        self.verifying = False
+        self.loading = False
+        self.problem = ""
+        self.note = ""
+        self._live = False
+        self._resuming = False
+        self._died = ""
+        self._curves: Curves | None = None
+        self._heard: list[events.EngineEvent] = []
+        self._busy = False
+        self._ram_bytes: int | None = None
+        self._look.stop()
+
+    def _load(self, folder: Path) -> None:
+        if folder != self.folder:
+            self._forget(folder)
+        self._live = self._engine.run == folder
+        self.loading = True
+        self._curves = None
+        self._reading.do(partial(run_reading.load, folder, self.smoothing), self._on_loaded)
+        self.changed.emit()
+
+    def _on_loaded(self, loaded: run_reading.Loaded) -> None:
+        if loaded.folder != self.folder:
+            return  # another run was opened meanwhile
+        self.loading = False
+        self.run, self.problem = loaded.run, loaded.problem
+        self.points, self.samples, self._curves = loaded.points, loaded.samples, loaded.curves
+        self._busy = False
+        if self._ram_bytes is None:
+            self._ram_bytes = ram_reading().total_bytes
+        if not self._live:
+            self._verify()
+        if self.elsewhere:
+            self._look.start()
+        else:
+            self._look.stop()
+        self._repaint.start()
+        self.grown.emit()
+        self.changed.emit()
+
+    def _verify(self) -> None:
+        """Reads every byte of the newest checkpoint: only what is sound is offered (R2)."""
+        run = self.run
+        if run is None or run.locked or run.state.state == "finished":
+            return
+        self.verifying = True
+        self._verifying.do(
+            partial(run_reading.newest_sound_step, run.folder), self._on_verified, self._on_not_verified
+        )
+
+    def _on_verified(self, found: tuple[Path, int | None]) -> None:
+        folder, step = found
+        if folder == self.folder:
+            self.verifying, self.resume_step = False, step
+            self.changed.emit()
+
+    def _on_not_verified(self, error: StudioError) -> None:
+        self.verifying, self.note = False, str(error)
+        self.changed.emit()
+
+    def _look_elsewhere(self) -> None:
+        if self._curves is not None and not self._busy and self.folder is not None:
+            self._work(partial(run_reading.follow, self._curves, self.folder))
+
+    # The engine -------------------------------------------------------------------------------------
+
+    def _bind(self) -> None:
+        self._engine.heard.connect(self._on_heard)
+        self._engine.changed.connect(self.changed)
+        self._engine.ended.connect(self._on_engine_ended)
+        self._launcher.changed.connect(self.changed)
+        self._launcher.prepared.connect(self._on_prepared)
+        self._launcher.resumed.connect(self._on_resumed)
+        self._launcher.failed.connect(self._on_launch_failed)
+        self._machine.changed.connect(self._on_machine_changed)
+
+    def _on_prepared(self, prepared: RunPrepared) -> None:
+        if self.awaiting:
+            self.open(Path(prepared.run))
+
+    def _on_resumed(self, run: Path) -> None:
+        if run == self.folder:
+            self._resuming = False
+            self._died = ""
+            self._load(run)
+
+    def _on_launch_failed(self, problem: events.Problem) -> None:
+        if self.awaiting or self._resuming:
+            self.awaiting = self._resuming = False
+            self.problem = f"{problem.message} {problem.hint}".strip()
+            self.changed.emit()
+
+    def _on_heard(self, event: events.EngineEvent) -> None:
+        if not self._live:
+            return
+        match event:
+            case events.SampleReady():
+                self._take_sample(event)
+            case events.RunFinished() | events.RunFailed():
+                self._heard.append(event)
+                self._flush()
+                self._end()
+                return
+            case _:
+                self._heard.append(event)
+        if not self._repaint.isActive():
+            self._repaint.start()
+
+    def _take_sample(self, event: events.SampleReady) -> None:
+        sample = Sample(
+            step=event.step,
+            index=event.index,
+            prompt=event.prompt,
+            reply=event.reply,
+            tokens=event.tokens,
+            time=event.time,
+        )
+        kept = (old for old in self.samples if (old.step, old.index) < (sample.step, sample.index))
+        self.samples = (*kept, sample)
+        self.changed.emit()
+
+    def _on_engine_ended(self, reason: str) -> None:
+        if self._live:
+            self._died = reason
+            self._end()
+
+    def _end(self) -> None:
+        """From now on the folder tells everything."""
+        self._live = False
+        if self.folder is not None:
+            self._load(self.folder)
+
+    def _flush(self) -> None:
+        if self._curves is None or self._busy or not self._heard:
+            return  # what was heard waits
+        heard, self._heard = self._heard, []
+        self._work(partial(run_reading.take, self._curves, heard))
+
+    def _work(self, work: Callable[[], run_reading.Grown]) -> None:
+        self._busy = True
+        self._reading.do(work, self._on_points, self._on_unreadable)
+
+    def _on_points(self, found: run_reading.Grown) -> None:
+        if found.curves is not self._curves:
+            return
+        self._busy = False
+        self.points = found.points
+        if self._heard and not self._repaint.isActive():
+            self._repaint.start()
+        self.grown.emit()
+        if not found.locked and self.elsewhere:
+            self.reload()
+
+    def _on_unreadable(self, error: StudioError) -> None:
+        self._busy = False
+        self.problem = str(error)
+        self.changed.emit()
+
+    def _on_machine_changed(self) -> None:
+        card = self._machine.card
+        if self._live and card is not None and len(self.points):
+            reading = CardPoint(self.points.last_step, card.temperature_c, card.power_w)
+            self.card_points.append(reading)

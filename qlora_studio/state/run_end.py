@@ -1,0 +1,83 @@
+"""Why a run stands still, in words, and what a person can do about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from qlora_studio.runs.folder import Run
+
+
+class Action(Enum):
+    """What the banner offers."""
+
+    CHAT = "chat"
+    EXPORT = "export"
+    RESUME = "resume"
+    HALF_RATE = "half_rate"  # a new run with half the learning rate
+    LOG = "log"
+
+
+@dataclass(frozen=True)
+class Ending:
+    """One banner. tone: ok | warn | bad | accent."""
+
+    tone: str
+    words: str
+    actions: tuple[Action, ...] = ()
+
+
+def ending(run: Run, resume_step: int | None, died: str = "") -> Ending | None:
+    """None while it trains.
+
+    resume_step: of the newest sound checkpoint; None where there is none, or it isn't verified yet
+    died:        how the engine ended, where it ended by itself just now
+    """
+    state = run.state
+    match state.state:
+        case "running":
+            return None
+        case "finished":
+            return Ending("ok", f"Finished at step {state.step:,}{_learned(run)}.", _with_adapter(run))
+        case "stopped":
+            return Ending("ok", f"Stopped at step {state.step:,}, saved{_learned(run)}.", _with_adapter(run))
+        case "paused" if not state.cause:
+            device = "the GPU" if run.record.device == "cuda" else "the machine"
+            words = f"Paused at step {state.step:,}, {device} is free. Resumed, it is as if it never stopped."
+            return Ending("warn", words, (Action.RESUME,))
+        case "interrupted":
+            return Ending("warn", _interrupted(run, resume_step, died), (Action.RESUME, Action.LOG))
+        case _:
+            return _failed(run, resume_step)
+
+
+def _failed(run: Run, resume_step: int | None) -> Ending:
+    state = run.state
+    words = f"{state.message} {state.hint}".strip() or f"The run failed at step {state.step:,}."
+    if resume_step:
+        words += f" Step {resume_step:,} is sound."
+    if state.cause == "non_finite":
+        return Ending("bad", words, (Action.HALF_RATE, Action.RESUME, Action.LOG))
+    return Ending("bad", words, (Action.RESUME, Action.LOG))
+
+
+def _interrupted(run: Run, resume_step: int | None, died: str) -> str:
+    step = run.state.step
+    what = f"The engine ended at step {step:,} ({died})." if died else f"Interrupted at step {step:,}."
+    return f"{what} Nothing before step {resume_step:,} is lost." if resume_step else what
+
+
+def _learned(run: Run) -> str:
+    """How far the evaluation loss came down."""
+    first, last = run.state.first_evaluation_loss, run.state.evaluation_loss
+    if last is None:
+        return ""
+    return (
+        f": evaluation loss {last:.3f}"
+        if first is None
+        else f": evaluation loss {first:.3f} before, {last:.3f} now"
+    )
+
+
+def _with_adapter(run: Run) -> tuple[Action, ...]:
+    return (Action.CHAT, Action.EXPORT) if run.adapter is not None else (Action.LOG,)

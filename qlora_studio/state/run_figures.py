@@ -1,0 +1,108 @@
+"""The figures a person watches while a run trains, from its points so far."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from qlora_studio.runs.run_record import RunRecord
+    from qlora_studio.state.curves import Points
+
+_LOOK_BACK = 400  # steps over which the loss is said to go down or up
+_RECENT = 20  # steps whose median is the speed now
+_PACE = 100  # steps whose pace, with all that happens between them, tells the time left
+
+
+@dataclass(frozen=True)
+class RunFigures:
+    """None: not known yet.
+
+    loss_change:   of the smoothed loss over the last `change_steps`
+    best:          loss and step of the best evaluation
+    learned_share: of the tokens, those the loss counts
+    promised:      bytes that were promised before the start
+    """
+
+    step: int = 0
+    total_steps: int = 0
+    epoch: float | None = None
+    epochs: float | None = None
+    loss: float | None = None
+    loss_change: float | None = None
+    change_steps: int = 0
+    evaluation: tuple[float, int] | None = None
+    best: tuple[float, int] | None = None
+    first_evaluation: float | None = None
+    elapsed_s: float | None = None
+    seconds_left: float | None = None
+    tokens_per_second: float | None = None
+    learned_share: float | None = None
+    peak_bytes: int | None = None
+    promised_bytes: int | None = None
+
+
+def run_figures(points: Points, record: RunRecord | None) -> RunFigures:
+    """As of the last step."""
+    total_steps = points.total_steps or (record.prepared.steps if record else 0)
+    promised = sum(record.promise_bytes.values()) if record else 0
+    measured = [(line.loss, line.step) for line in points.evaluations if line.loss is not None]
+    training = record.config.training if record else None
+    epochs = training.epochs if training and not training.steps else None
+    size = len(points)
+    if not size:
+        return RunFigures(total_steps=total_steps, promised_bytes=promised or None)
+    change, over = _loss_change(points)
+    return RunFigures(
+        step=points.last_step,
+        total_steps=total_steps,
+        epoch=points.last_step / total_steps * epochs if epochs and total_steps else None,
+        epochs=epochs,
+        loss=_last_finite(points.smoothed[-_RECENT:].tolist()),
+        loss_change=change,
+        change_steps=over,
+        evaluation=measured[-1] if measured else None,
+        best=min(measured, default=None),
+        first_evaluation=measured[0][0] if len(measured) > 1 else None,
+        elapsed_s=float(points.elapsed_s[-1]),
+        seconds_left=_seconds_left(points, total_steps),
+        tokens_per_second=_median(points.tokens_per_second[-_RECENT:].tolist()),
+        learned_share=_learned_share(points),
+        peak_bytes=int(points.memory_total.max()) or None,
+        promised_bytes=promised or None,
+    )
+
+
+def _loss_change(points: Points) -> tuple[float | None, int]:
+    back = min(_LOOK_BACK, len(points) // 2)
+    if back < 5:
+        return None, 0
+    now, before = float(points.smoothed[-1]), float(points.smoothed[-1 - back])
+    return (now - before, back) if math.isfinite(now - before) else (None, 0)
+
+
+def _seconds_left(points: Points, total_steps: int) -> float | None:
+    back = min(_PACE, len(points) - 1)
+    left = total_steps - points.last_step
+    if back < 2 or left < 0:
+        return None
+    a_step = (points.elapsed_s[-1] - points.elapsed_s[-1 - back]) / back
+    return float(a_step * left) if math.isfinite(a_step) else None
+
+
+def _learned_share(points: Points) -> float | None:
+    speed = _median(points.tokens_per_second[-_RECENT:].tolist())
+    learned = _median(points.learned_tokens_per_second[-_RECENT:].tolist())
+    return learned / speed if speed and learned else None
+
+
+def _median(values: list[float]) -> float | None:
+    finite = [value for value in values if math.isfinite(value)]
+    return float(np.median(finite)) if finite else None
+
+
+def _last_finite(values: list[float]) -> float | None:
+    return next((value for value in reversed(values) if math.isfinite(value)), None)
