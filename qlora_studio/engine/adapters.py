@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import peft
 import torch
 from peft import PeftModel
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
-from qlora_kernels import ReplacedReport, disable_cpu_repacking, replace_forwards
+from qlora_kernels import replace_forwards
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -24,6 +25,7 @@ from qlora_studio.models.adapter import clean_adapter_config
 
 WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
 ALL_LINEAR = "all-linear"
+MOST_ADAPTERS = 4  # read from folders and kept; of an 8B model each takes up to 0.7 GB
 
 
 class AdaptedModel:
@@ -31,11 +33,11 @@ class AdaptedModel:
 
     def __init__(self, base: BaseModel) -> None:
         self.base = base
-        self.replaced = ReplacedReport()
+        self.replaced = replace_forwards(base.causal_lm)
         self._peft: PeftModel | None = None
-        self._read_from: dict[str, str] = {}  # folder and date -> name
+        self._read_from: dict[str, str] = {}  # folder and date -> name; the one used last comes last
+        self._names = itertools.count()
         self._linears = decoder_linears(base.causal_lm)
-        disable_cpu_repacking(base.causal_lm)
 
     @property
     def causal_lm(self) -> PreTrainedModel:
@@ -98,12 +100,19 @@ class AdaptedModel:
             raise StudioError(f"{file} is missing, so this is no adapter that can be read.")
         seen = file.stat()
         key = f"{folder.resolve()}:{seen.st_mtime_ns}:{seen.st_size}"
-        if key not in self._read_from:
-            name = f"adapter_{len(self._read_from)}"
+        name = self._read_from.pop(key, None)
+        if name is None:
+            name = f"adapter_{next(self._names)}"
             self.add(name, peft.LoraConfig(**clean_adapter_config(folder, self.base.source)))
-            self.put_weights(name, file)
-            self._read_from[key] = name
-        return self._read_from[key]
+            try:
+                self.put_weights(name, file)
+            except StudioError:
+                self.remove(name)
+                raise
+        self._read_from[key] = name
+        for forgotten in list(self._read_from)[:-MOST_ADAPTERS]:
+            self.remove(self._read_from.pop(forgotten))
+        return name
 
     def use(self, name: str | None) -> None:
         """Switches to an adapter, or to the base alone."""

@@ -145,13 +145,26 @@ def make_run(
 
 
 def events_of(
-    run: Path, wish: Wish = Wish.NOTHING, after: int = 0, holder: ModelHolder | None = None
+    run: Path,
+    wish: Wish = Wish.NOTHING,
+    after_step: int = 0,
+    once: bool = False,
+    holder: ModelHolder | None = None,
 ) -> list[Any]:
-    """All events of a sitting; `wish` is said from update number `after` on."""
-    asked = iter(range(1, 1_000_000))
-    return list(
-        run_training(run, holder or ModelHolder(CPU), lambda: wish if next(asked) >= after else Wish.NOTHING)
-    )
+    """All events of a sitting; `wish` is said once update number `after_step` is made."""
+    events: list[Any] = []
+    said = False
+
+    def wished() -> Wish:
+        nonlocal said
+        if len(of_kind(events, StepFinished)) < after_step or (once and said):
+            return Wish.NOTHING
+        said = True
+        return wish
+
+    for event in run_training(run, holder or ModelHolder(CPU), wished):
+        events.append(event)
+    return events
 
 
 def of_kind(events: list[Any], kind: type[E]) -> list[E]:

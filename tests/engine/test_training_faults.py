@@ -1,0 +1,138 @@
+"""What goes wrong in a run is a result of it: told, noted in its folder, and the next one works."""
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from qlora_studio.engine.model_holder import ModelHolder
+from qlora_studio.protocol.events import RunFailed, StepFinished
+from qlora_studio.runs.checkpoints import checkpoints
+from qlora_studio.runs.metrics import read_metrics
+from qlora_studio.runs.run_state import RunState, read_state
+from tests.engine.tiny import CPU, events_of, make_model, make_run, of_kind
+
+LOSS = "qlora_studio.engine.update.learned_loss"
+WRITE = "qlora_studio.engine.training.write_checkpoint"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return make_model(tmp_path / "model")
+
+
+def state_of(run: Path) -> RunState:
+    state = read_state(run).state
+    assert state is not None
+    return state
+
+
+def real(place: str) -> Callable[..., Any]:
+    """What stands at a place that a test replaces."""
+    module, _, name = place.rpartition(".")
+    found: Callable[..., Any] = getattr(import_module(module), name)
+    return found
+
+
+def raising(error: Exception) -> Callable[..., Any]:
+    def fails(*_: Any) -> Any:
+        raise error
+
+    return fails
+
+
+def losses_times(factor_after: Callable[[int], float], run: Path) -> Callable[..., Any]:
+    """The true loss, times a factor that depends on the updates made so far."""
+    loss = real(LOSS)
+    return lambda *inputs: loss(*inputs) * factor_after(len(read_metrics(run / "metrics.jsonl")))
+
+
+def test_losses_that_are_no_numbers_make_no_update_and_the_third_ends_the_run(  # R12
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path, model, training__steps=20, validation=[])
+    monkeypatch.setattr(LOSS, losses_times(lambda made: torch.nan if made >= 2 else 1, run))
+
+    events = events_of(run)
+
+    steps = of_kind(events, StepFinished)
+    assert [step.non_finite for step in steps[-3:]] == ["nan"] * 3
+    assert [step.loss for step in steps[-3:]] == [None] * 3
+    failed = events[-1]
+    assert (failed.cause, failed.step) == ("non_finite", steps[-1].step)
+    assert "lower learning rate" in failed.error.hint
+    assert not (run / "adapter").exists()
+    assert state_of(run).cause == "non_finite"
+
+
+def test_a_single_loss_that_is_no_number_is_passed_over(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path, model, training__steps=4, validation=[])
+    monkeypatch.setattr(LOSS, losses_times(lambda made: torch.inf if made == 1 else 1, run))
+
+    steps = of_kind(events_of(run), StepFinished)
+
+    assert [step.non_finite for step in steps] == [None, "inf", None, None]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of"
+        ),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 2684354560 bytes."),
+    ],
+    ids=["on a card", "on a processor"],
+)
+def test_running_out_of_memory_is_a_result_and_the_next_run_works(  # R14
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    holder = ModelHolder(CPU)
+    run = make_run(tmp_path, model, training__steps=4)
+    with monkeypatch.context() as patched:
+        patched.setattr(LOSS, raising(error))
+        failed = events_of(run, holder=holder)[-1]
+
+    assert (failed.cause, failed.step) == ("out_of_memory", 0)
+    assert "2.50 GiB more were needed" in failed.error.message
+    assert "at step 1" in failed.error.message
+    assert "recompute all layers" in failed.error.hint
+    assert events_of(run, holder=holder)[-1].state == "finished"
+
+
+def test_a_bug_ends_the_run_in_words_and_the_engine_lives_on(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LOSS, raising(KeyError("x")))
+
+    failed = events_of(make_run(tmp_path, model))[-1]
+
+    assert isinstance(failed, RunFailed)
+    assert failed.error.message == "A bug of ours ended the run at step 1: KeyError: 'x'"
+
+
+def test_a_full_disk_pauses_the_run_and_the_older_checkpoints_stay(  # R9
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = real(WRITE)
+
+    def fails_at_four(folder: Path, *rest: Any) -> None:
+        write(folder, *rest)
+        if "000004" in folder.name:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(WRITE, fails_at_four)
+    run = make_run(tmp_path, model, training__steps=8)
+
+    failed = events_of(run)[-1]
+
+    assert failed.cause == "disk"
+    assert [(info.step, info.sound) for info in checkpoints(run, verify=True)] == [(2, True)]
+    assert state_of(run).state == "paused"
+    monkeypatch.setattr(WRITE, write)
+    assert events_of(run)[-1].state == "finished"
