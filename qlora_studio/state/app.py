@@ -17,6 +17,7 @@ from qlora_studio.state.reader import Reader
 from qlora_studio.state.sample_model import SampleModel
 
 if TYPE_CHECKING:
+    from qlora_studio.state.chat import ChatState
     from qlora_studio.state.models import ModelsState
     from qlora_studio.state.monitor import MonitorState
     from qlora_studio.state.train import TrainState
@@ -41,6 +42,13 @@ class AppState(QObject):
         self.draft = RunDraft(self)
         self.sample_model = SampleModel(self.engine, self)
         self.launcher = Launcher(self.engine, self.reader, self.sample_model, self.preferences, self)
+
+    @cached_property
+    def chat(self) -> ChatState:
+        """Of the Chat page."""
+        from qlora_studio.state.chat import ChatState
+
+        return ChatState(self.engine, self.chat_reader, self.sample_model, self.draft, self.preferences, self)
 
     @cached_property
     def models(self) -> ModelsState:

@@ -1,0 +1,388 @@
+"""A chat with the base model and with what a run made of it, side by side, from one loaded base."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+from PySide6.QtCore import QObject, Signal
+
+from qlora_studio.config.run_config import SAMPLE, ModelConfig
+from qlora_studio.data.conversation import Message
+from qlora_studio.protocol import commands, events, reading
+from qlora_studio.protocol.events import Problem
+from qlora_studio.runs.folder import Run
+from qlora_studio.runs.history import RunSummary, list_runs
+from qlora_studio.state.background import Background
+from qlora_studio.state.draft import RunDraft
+from qlora_studio.state.engine import EngineState
+from qlora_studio.state.preferences import PreferencesState
+from qlora_studio.state.reader import Job, Reader
+from qlora_studio.state.sample_model import SampleModel
+
+LEFT, RIGHT = 0, 1
+PROMPTS = (  # offered where the run has no prompts of its own
+    "A baker makes 12 trays of 8 rolls and sells 70 of them. How many rolls are left?",
+    "Explain in two sentences why the sky is blue.",
+    "Write a short and friendly reply to a customer whose parcel is late.",
+)
+
+
+class Writing(Enum):
+    """How far a reply is."""
+
+    WAITS = "waits"
+    LOADING = "loading"
+    WRITING = "writing"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass
+class Reply:
+    """One side's answer to one message."""
+
+    side: int
+    state: Writing = Writing.WAITS
+    text: str = ""
+    tokens: int = 0
+    tokens_per_second: float = 0.0
+    first_token_seconds: float = 0.0
+    ended: str = ""  # end | length | stopped | context
+    problem: Problem | None = None
+
+
+@dataclass
+class Turn:
+    """A message of the person's, and the replies to it."""
+
+    text: str
+    replies: list[Reply] = field(default_factory=list)
+
+    def reply(self, side: int) -> Reply | None:
+        """Of one side, where it was asked."""
+        return next((reply for reply in self.replies if reply.side == side), None)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """An adapter that can be chosen. `template_sha256`: of the template it was trained with."""
+
+    name: str
+    folder: Path
+    model: ModelConfig
+    run: Run
+    template_sha256: str
+
+
+class ChatState(QObject):
+    """changed: the choice, what is possible, or the list of turns. grown: a Reply has more text."""
+
+    changed = Signal()
+    grown = Signal(object)
+
+    def __init__(
+        self,
+        engine: EngineState,
+        reader: Reader,
+        sample_model: SampleModel,
+        draft: RunDraft,
+        preferences: PreferencesState,
+        parent: QObject | None = None,
+    ) -> None:
+        super().__init__(parent)
+        self._engine = engine
+        self._reader = reader
+        self._sample_model = sample_model
+        self._draft = draft
+        self._preferences = preferences
+        self._background = Background("chat-runs", self)
+        self._queue: deque[tuple[Turn, Reply]] = deque()
+        self._writing: tuple[Turn, Reply] | None = None
+        self._generating: int | None = None
+        self._loading: int | None = None
+        self._loaded: ModelConfig | None = None
+        self._checked: set[str] = set()  # model folders and adapters that the reader found sound
+        self._job: Job | None = None
+        self.model = draft.config.model
+        self.tuned: Tuned | None = None
+        self.choices: list[Tuned] = []
+        self.turns: list[Turn] = []
+        self.side_by_side = False
+        self.sampling = commands.Sampling()
+        self.system = ""
+        self.context_used = self.context_room = 0
+        self.template_sha256 = ""
+        self.rendered = ""  # the last prompt, exactly as the model got it
+        engine.heard.connect(self._on_heard)
+        engine.ended.connect(self._on_engine_ended)
+        engine.changed.connect(self.changed)
+        sample_model.made.connect(self._on_sample_made)
+        sample_model.failed.connect(self._on_failed)
+
+    # What can be chosen -----------------------------------------------------------------------------
+
+    @property
+    def busy(self) -> bool:
+        """Whether a reply is on its way."""
+        return self._writing is not None
+
+    @property
+    def holder(self) -> str:
+        """The run that holds the device, empty where it is free."""
+        return self._engine.run.name if self._engine.run is not None else ""
+
+    @property
+    def template_differs(self) -> bool:
+        """Whether the model's template isn't the one that the adapter was trained with."""
+        trained = self.tuned.template_sha256 if self.tuned else ""
+        return bool(trained and self.template_sha256 and trained != self.template_sha256)
+
+    def refresh(self, wanted: Path | None = None) -> None:
+        """Reads the runs; chooses `wanted`, a run's folder, where it is given."""
+        folder = self._preferences.runs_folder
+        self._background.do(lambda: _tuned(list_runs(folder)), lambda found: self._on_runs(found, wanted))
+
+    def choose_tuned(self, tuned: Tuned | None) -> None:
+        """The right side; its base becomes the base. None: the base alone."""
+        if tuned is not None and tuned.model != self.model:
+            self._new_base(tuned.model)
+        self.tuned = tuned
+        self.side_by_side = tuned is not None
+        self.changed.emit()
+
+    def choose_model(self, path: str) -> None:
+        """Another base, without an adapter."""
+        if path != self.model.path:
+            self._new_base(ModelConfig(path=path))
+            self.tuned = None
+            self.side_by_side = False
+        self.changed.emit()
+
+    def set_side_by_side(self, on: bool) -> None:
+        """Base and tuned, or the tuned one alone."""
+        self.side_by_side = on and self.tuned is not None
+        self.changed.emit()
+
+    def new_chat(self) -> None:
+        """Forgets all turns."""
+        self.stop()
+        self.turns.clear()
+        self.context_used = 0
+        self.changed.emit()
+
+    def prompts(self) -> tuple[str, ...]:
+        """To begin with: the run's own, or some that show a difference."""
+        own = self.tuned.run.record.config.samples if self.tuned else ()
+        return tuple(dict.fromkeys((*(sample.prompt for sample in own), *PROMPTS)))[:3]
+
+    # Talking ----------------------------------------------------------------------------------------
+
+    def sides(self) -> tuple[int, ...]:
+        """Which sides answer."""
+        if self.tuned is None:
+            return (LEFT,)
+        return (LEFT, RIGHT) if self.side_by_side else (RIGHT,)
+
+    def send(self, text: str) -> None:
+        """Each side answers in turn; the device has one engine."""
+        turn = Turn(text, [Reply(side) for side in self.sides()])
+        self.turns.append(turn)
+        self._queue.extend((turn, reply) for reply in turn.replies)
+        self.changed.emit()
+        self._next()
+
+    def again(self, turn: Turn, reply: Reply) -> None:
+        """Another answer to the same message. What was said after it is dropped."""
+        del self.turns[self.turns.index(turn) + 1 :]
+        fresh = Reply(reply.side)
+        turn.replies[turn.replies.index(reply)] = fresh
+        self._queue.append((turn, fresh))
+        self.changed.emit()
+        self._next()
+
+    def stop(self) -> None:
+        """The reply in hand ends where it is; what waits isn't begun."""
+        for _, reply in self._queue:
+            reply.state, reply.ended = Writing.DONE, "stopped"
+        self._queue.clear()
+        if self._generating is not None:
+            self._engine.say(commands.StopGenerating(id=self._generating))
+        elif self._writing is not None:
+            self._end(Writing.DONE, ended="stopped")
+        self.changed.emit()
+
+    # One reply: check, load, encode, generate ---------------------------------------------------------
+
+    def _next(self) -> None:
+        if self._writing is not None or not self._queue:
+            return
+        self._writing = self._queue.popleft()
+        self._writing[1].state = Writing.LOADING
+        self.grown.emit(self._writing[1])
+        self._advance()
+
+    def _advance(self) -> None:
+        """The next thing that the reply in hand needs."""
+        if self._writing is None:
+            return
+        adapter = self._adapter(self._writing[1])
+        if self._engine.training:
+            self._on_failed(Problem(f"{self.holder} is training and holds the device.", "Pause it, or wait."))
+        elif self.model.path == SAMPLE and not self._sample_model.ready:
+            self._sample_model.make()
+        elif self._folder() not in self._checked:
+            self._ask(reading.CheckModel, self._on_model_checked, folder=self._folder())
+        elif adapter is not None and adapter not in self._checked:
+            self._ask(reading.CheckAdapter, self._on_adapter_checked, folder=adapter, base=self._folder())
+        elif self._loaded != self.model:
+            self._load()
+        else:
+            self._ask(reading.EncodeChat, self._on_encoded, model=self._folder(), messages=self._messages())
+
+    def _load(self) -> None:
+        if self._loading is None:
+            self._loading = self._engine.command(
+                commands.LoadModel,
+                model=self._folder(),
+                quantization=self.model.quantization,
+                double_quant=self.model.double_quant,
+                compute_dtype=self.model.compute_dtype,
+            )
+
+    def _ask(self, request: type[reading.Request], answered: object, **fields: object) -> None:
+        self._job = self._reader.ask(request, **fields)
+        self._job.answered.connect(answered)
+        self._job.refused.connect(self._on_failed)
+
+    def _on_model_checked(self, answer: reading.ModelChecked) -> None:
+        self._checked.add(self._folder())
+        self._advance()
+
+    def _on_adapter_checked(self, answer: reading.AdapterChecked) -> None:
+        if self._writing is not None and (adapter := self._adapter(self._writing[1])) is not None:
+            self._checked.add(adapter)
+        self._advance()
+
+    def _on_sample_made(self) -> None:
+        self._advance()
+
+    def _on_encoded(self, answer: reading.ChatEncoded) -> None:
+        self._job = None
+        self.context_used, self.context_room = len(answer.ids), answer.context
+        self.template_sha256, self.rendered = answer.template_sha256, answer.text
+        if self._writing is None:
+            return
+        self._generating = self._engine.command(
+            commands.Generate,
+            prompt_ids=answer.ids,
+            adapter=self._adapter(self._writing[1]),
+            sampling=self.sampling,
+        )
+        self.changed.emit()
+
+    def _on_heard(self, event: events.EngineEvent) -> None:
+        event_id = getattr(event, "id", 0)  # 0: an event without an id
+        match event:
+            case events.ModelLoaded() if self._loading is not None:
+                self._loading, self._loaded = None, self.model
+                self._advance()
+            case events.CommandFailed() if event_id is not None and event_id in (
+                self._loading,
+                self._generating,
+            ):
+                self._loading = None
+                self._on_failed(event.error)
+            case events.TextGenerated() if event_id == self._generating and self._writing is not None:
+                reply = self._writing[1]
+                reply.state = Writing.WRITING
+                reply.text += event.text
+                reply.tokens = event.tokens
+                self.grown.emit(reply)
+            case events.GenerationFinished() if event_id == self._generating and self._writing is not None:
+                self._finish(event)
+            case events.RunStarted():
+                self._loaded = None  # the run's own model stands on the device now
+
+    def _finish(self, event: events.GenerationFinished) -> None:
+        assert self._writing is not None
+        reply = self._writing[1]
+        reply.text, reply.tokens = event.reply, event.tokens
+        reply.tokens_per_second = event.tokens_per_second
+        reply.first_token_seconds = event.first_token_seconds
+        self.context_used += event.tokens
+        self._end(Writing.DONE, ended=event.ended)
+
+    def _on_engine_ended(self, reason: str) -> None:
+        self._loaded = self._loading = None
+        self._on_failed(Problem(f"The engine ended ({reason}).", "Ask again: it is started anew."))
+
+    def _on_failed(self, problem: Problem) -> None:
+        self._job = None
+        if self._writing is not None:
+            self._writing[1].problem = problem
+            self._queue.clear()
+            self._end(Writing.FAILED)
+
+    def _end(self, state: Writing, ended: str = "") -> None:
+        assert self._writing is not None
+        reply = self._writing[1]
+        reply.state, reply.ended = state, ended
+        self._writing = self._generating = None
+        if self._job is not None:
+            self._job.cancel()
+            self._job = None
+        self.grown.emit(reply)
+        self.changed.emit()
+        self._next()
+
+    # What a reply is made from ------------------------------------------------------------------------
+
+    def _folder(self) -> str:
+        return str(self._sample_model.folder) if self.model.path == SAMPLE else self.model.path
+
+    def _adapter(self, reply: Reply) -> str | None:
+        return str(self.tuned.folder) if reply.side == RIGHT and self.tuned is not None else None
+
+    def _messages(self) -> tuple[Message, ...]:
+        """What this side has heard and said so far."""
+        assert self._writing is not None
+        turn, reply = self._writing
+        said = [Message("system", self.system)] if self.system.strip() else []
+        for earlier in self.turns[: self.turns.index(turn)]:
+            answer = earlier.reply(reply.side) or (earlier.replies[0] if earlier.replies else None)
+            if answer is not None and answer.text:
+                said += [Message("user", earlier.text), Message("assistant", answer.text)]
+        return (*said, Message("user", turn.text))
+
+    def _new_base(self, model: ModelConfig) -> None:
+        self.stop()
+        self.model = model
+        self.turns.clear()
+        self.context_used = self.context_room = 0
+        self.template_sha256 = self.rendered = ""
+
+    def _on_runs(self, found: list[Tuned], wanted: Path | None) -> None:
+        self.choices = found
+        of_run = next((tuned for tuned in found if wanted is not None and tuned.run.folder == wanted), None)
+        if of_run is not None:
+            self.choose_tuned(of_run)
+        elif self.tuned is None and not self.turns:
+            own = [tuned for tuned in found if tuned.model.path == self._draft.value("model.path")]
+            self.model = self._draft.config.model
+            self.choose_tuned(own[0] if own else None)
+        else:
+            self.changed.emit()
+
+
+def _tuned(summaries: list[RunSummary]) -> list[Tuned]:
+    """The finished adapters, the newest first."""
+    found = []
+    for summary in summaries:
+        run = summary.run
+        if run is not None and run.adapter is not None:
+            sha256 = run.record.hashes.template
+            found.append(Tuned(run.name, run.adapter, run.record.config.model, run, sha256))
+    return found

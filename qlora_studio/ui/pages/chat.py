@@ -1,0 +1,319 @@
+"""Chat: feel the difference between the base and what a run made of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PySide6.QtCore import Qt, Signal
+from PySide6.QtGui import QAction, QGuiApplication, QKeyEvent, QKeySequence
+from PySide6.QtWidgets import QHBoxLayout, QPlainTextEdit, QScrollArea, QVBoxLayout, QWidget
+
+from qlora_studio.config.run_config import SAMPLE
+from qlora_studio.state.app import AppState
+from qlora_studio.state.chat import Reply, Turn
+from qlora_studio.ui.page import Page
+from qlora_studio.ui.pages.chat_sampling import SamplingCard
+from qlora_studio.ui.pages.chat_side import SystemCard, TemplateCard
+from qlora_studio.ui.pages.chat_turns import TurnRow
+from qlora_studio.ui.theme import theme
+from qlora_studio.ui.widgets import (
+    Card,
+    ChoiceBox,
+    EmptyState,
+    PlainLabel,
+    PrimaryButton,
+    SecondaryButton,
+    Segmented,
+    Tile,
+)
+
+BASE_ALONE = ""
+AT_END = 24  # px from the end: the view still follows what is written
+
+
+class ChatPage(Page):
+    """Turns in the middle, the message below, how it is sampled on the right."""
+
+    def __init__(self, app: AppState) -> None:
+        super().__init__(app, "chat", "Chat")
+        self._state = app.chat
+        self._rows: dict[int, TurnRow] = {}
+        self._follows = True
+        self._build_page()
+        self._bind()
+
+    def opened(self, what: object) -> None:
+        """what: the folder of a run to talk to, or None."""
+        self._state.refresh(what if isinstance(what, Path) else None)
+        self._input.setFocus()
+
+    def rescan(self) -> None:
+        """F5: looks for runs that finished meanwhile."""
+        self._state.refresh()
+
+    def escape(self) -> bool:
+        """Esc stops the reply."""
+        if self._state.busy:
+            self._state.stop()
+            return True
+        return False
+
+    # Layout -----------------------------------------------------------------------------------------
+
+    def _build_page(self) -> None:
+        self._mode = Segmented([("one", "One"), ("two", "Side by side")], label="Replies", name="chat_mode")
+        self._new = SecondaryButton("New chat", "plus", name="chat_new")
+        self.add_header(self._mode)
+        self.add_header(self._new)
+        self.main.addLayout(self._build_sides())
+        self._turns = QVBoxLayout()
+        self._turns.setSpacing(theme().px(12))
+        self._turns.setContentsMargins(0, 0, 0, 0)
+        inside = QWidget()
+        inside.setObjectName("page_content")
+        column = QVBoxLayout(inside)
+        column.setContentsMargins(0, 0, theme().px(4), 0)
+        self._offers = self._build_empty()
+        column.addWidget(self._offers, 1)
+        column.addLayout(self._turns)
+        column.addStretch()
+        self._view = QScrollArea(widgetResizable=True)
+        self._view.setObjectName("chat_turns")
+        self._view.setAccessibleName("The chat so far")
+        self._view.setFrameShape(QScrollArea.Shape.NoFrame)
+        self._view.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self._view.setWidget(inside)
+        self._view.setMinimumHeight(theme().px(220))
+        self.main.addWidget(self._view, 1)
+        self.main.addWidget(self._build_input())
+        self._sampling = SamplingCard(self._state)
+        self._system = SystemCard(self._state)
+        self._template = TemplateCard(self._state)
+        for card in (self._sampling, self._system, self._template):
+            card.keep_snug()
+            self.side.addWidget(card)
+        self.side.addStretch()
+        self._build_menu()
+
+    def _build_sides(self) -> QHBoxLayout:
+        row = QHBoxLayout()
+        row.setSpacing(theme().px(12))
+        self._left = Tile("box", "Base", "", name="chat_left")
+        self._change = SecondaryButton("Change", small=True, name="chat_change_base")
+        self._left.add(self._change)
+        self._right = Tile("layers", "Tuned", "", name="chat_right_tile")
+        self._choice = ChoiceBox([(BASE_ALONE, "No adapter")], name="chat_right", label="Tuned model")
+        self._choice.setMinimumWidth(theme().px(190))
+        self._right.add(self._choice)
+        row.addWidget(self._left, 1)
+        row.addWidget(self._right, 1)
+        return row
+
+    def _build_empty(self) -> EmptyState:
+        self._prompts = [SecondaryButton("", name=f"chat_prompt_{number}") for number in range(3)]
+        empty = EmptyState(
+            "messages-square", "Ask something", "Both sides get the same message.", name="chat_empty"
+        )
+        offers = QVBoxLayout()
+        offers.setSpacing(theme().px(8))
+        for button in self._prompts:
+            offers.addWidget(button, 0, Qt.AlignmentFlag.AlignHCenter)
+        layout = empty.layout()
+        assert isinstance(layout, QVBoxLayout)
+        layout.insertLayout(layout.count() - 1, offers)
+        return empty
+
+    def _build_input(self) -> Card:
+        card = Card(name="chat_input_card")
+        self._input = MessageBox()
+        self._hint = PlainLabel("Enter sends, Shift+Enter starts a line", "note")
+        self._context = PlainLabel("", "note", name="chat_context")
+        self._waits = PlainLabel("", "note", name="chat_waits_for")
+        self._waits.set_tone("warn")
+        self._pause = SecondaryButton("Pause and chat", "pause", small=True, name="chat_pause_training")
+        self._pause.hide()
+        self._send = PrimaryButton("Send", "send", name="chat_send")
+        self._stop = SecondaryButton("Stop", "square", name="chat_stop")
+        self._stop.hide()
+        row = QHBoxLayout()
+        row.setSpacing(theme().px(10))
+        row.addWidget(self._hint)
+        row.addWidget(self._waits)
+        row.addWidget(self._pause)
+        row.addStretch()
+        row.addWidget(self._context)
+        row.addWidget(self._send)
+        row.addWidget(self._stop)
+        card.body.addWidget(self._input)
+        card.body.addLayout(row)
+        card.keep_snug()
+        return card
+
+    def _build_menu(self) -> None:
+        for words, keys, slot in (
+            ("New chat", "Ctrl+N", self._on_new),
+            ("Answer again", "Ctrl+R", self._on_again),
+            ("One or side by side", "Ctrl+B", self._on_mode_key),
+            ("Copy the chat", "", self._on_copy_all),
+        ):
+            action = QAction(words, self)
+            if keys:
+                action.setShortcut(QKeySequence(keys))
+                action.setShortcutContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
+            action.triggered.connect(slot)
+            self.addAction(action)
+            self.menu.addAction(action)
+
+    # Wiring -----------------------------------------------------------------------------------------
+
+    def _bind(self) -> None:
+        self._state.changed.connect(self._refresh)
+        self._state.grown.connect(self._on_grown)
+        self._mode.changed.connect(lambda mode: self._state.set_side_by_side(mode == "two"))
+        self._new.clicked.connect(self._on_new)
+        self._change.clicked.connect(lambda: self.app.show_page("models"))
+        self._choice.chosen.connect(self._on_tuned)
+        self._send.clicked.connect(self._on_send)
+        self._stop.clicked.connect(self._state.stop)
+        self._pause.clicked.connect(self.app.engine.pause_training)
+        self._input.sent.connect(self._on_send)
+        for button in self._prompts:
+            button.clicked.connect(lambda _=False, button=button: self._offer(button))
+        bar = self._view.verticalScrollBar()
+        bar.rangeChanged.connect(self._keep_at_end)
+        bar.valueChanged.connect(self._on_scrolled)
+        self._input.textChanged.connect(self._refresh_buttons)
+        self._refresh()
+
+    def _on_send(self) -> None:
+        text = self._input.toPlainText().strip()
+        if text and self._send.isEnabled():
+            self._input.clear()
+            self._follows = True
+            self._state.send(text)
+
+    def _offer(self, button: SecondaryButton) -> None:
+        self._input.setPlainText(str(button.property("prompt")))
+        self._input.setFocus()
+
+    def _on_new(self) -> None:
+        self._state.new_chat()
+        self._input.setFocus()
+
+    def _on_again(self) -> None:
+        if self._state.turns and not self._state.busy:
+            turn = self._state.turns[-1]
+            for reply in list(turn.replies):
+                self._state.again(turn, reply)
+
+    def _on_mode_key(self) -> None:
+        self._state.set_side_by_side(not self._state.side_by_side)
+
+    def _on_copy_all(self) -> None:
+        lines = []
+        for turn in self._state.turns:
+            lines.append(f"You: {turn.text}")
+            lines += [f"{('Base', 'Tuned')[reply.side]}: {reply.text}" for reply in turn.replies]
+        QGuiApplication.clipboard().setText("\n\n".join(lines))
+        self.app.notices.say("Chat copied")
+
+    def _on_tuned(self, folder: str) -> None:
+        chosen = next((item for item in self._state.choices if str(item.folder) == folder), None)
+        self._state.choose_tuned(chosen)
+
+    def _on_grown(self, reply: Reply) -> None:
+        for row in self._rows.values():
+            if row.show_reply(reply):
+                return
+
+    def _on_scrolled(self, value: int) -> None:
+        self._follows = value >= self._view.verticalScrollBar().maximum() - AT_END
+
+    def _keep_at_end(self) -> None:
+        if self._follows:
+            bar = self._view.verticalScrollBar()
+            bar.setValue(bar.maximum())
+
+    # What is shown ----------------------------------------------------------------------------------
+
+    def _refresh(self) -> None:
+        state = self._state
+        self._mode.set_value("two" if state.side_by_side else "one")
+        self._mode.setVisible(state.tuned is not None)
+        base = "SmolLM2-135M-Instruct" if state.model.path == SAMPLE else Path(state.model.path).name
+        self._left.set_words("Base", f"{base}, no adapter")
+        name = state.tuned.name if state.tuned else "No finished run of this model yet"
+        self._right.set_words("Tuned", name)
+        choices = [(BASE_ALONE, "No adapter"), *((str(item.folder), item.name) for item in state.choices)]
+        self._choice.set_choices(choices)
+        self._choice.set_value(str(state.tuned.folder) if state.tuned else BASE_ALONE)
+        self._refresh_turns()
+        for button, prompt in zip(self._prompts, state.prompts(), strict=False):
+            button.setProperty("prompt", prompt)
+            button.setText(prompt if len(prompt) <= 90 else f"{prompt[:88]}…")
+        self._offers.setVisible(not state.turns)
+        if state.context_room:
+            self._context.setText(f"{state.context_used:,} of {state.context_room:,} tokens")
+        self._system.refresh()
+        self._template.refresh()
+        self._refresh_buttons()
+
+    def _refresh_buttons(self) -> None:
+        state = self._state
+        self._send.setVisible(not state.busy)
+        self._stop.setVisible(state.busy)
+        self._send.setEnabled(bool(self._input.toPlainText().strip()) and not state.holder)
+        self._waits.setText(f"{state.holder} is training and holds the device." if state.holder else "")
+        self._pause.setVisible(bool(state.holder))
+        self._hint.setText("Esc stops." if state.busy else "Enter sends, Shift+Enter starts a line")
+        self._hint.setVisible(not state.holder)
+
+    def _refresh_turns(self) -> None:
+        """A row for each turn; rows that are there stay, so that nothing jumps."""
+        wanted = [id(turn) for turn in self._state.turns]
+        for key in [key for key in self._rows if key not in wanted]:
+            row = self._rows.pop(key)
+            row.hide()
+            row.deleteLater()
+        for turn in self._state.turns:
+            if id(turn) not in self._rows:
+                self._rows[id(turn)] = self._row(turn)
+            self._rows[id(turn)].refresh()
+
+    def _row(self, turn: Turn) -> TurnRow:
+        row = TurnRow(turn, len(self._rows))
+        row.again.connect(lambda reply: self._state.again(turn, reply))
+        row.copied.connect(self._on_copy)
+        self._turns.addWidget(row)
+        return row
+
+    def _on_copy(self, text: str) -> None:
+        QGuiApplication.clipboard().setText(text)
+        self.app.notices.say("Copied")
+
+
+class MessageBox(QPlainTextEdit):
+    """Grows to five lines. sent: Enter without Shift."""
+
+    sent = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setObjectName("chat_input")
+        self.setAccessibleName("Message")
+        self.setPlaceholderText("Message")
+        self.setTabChangesFocus(True)
+        self.setMaximumBlockCount(2_000)
+        self.textChanged.connect(self._fit)
+        self._fit()
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        enter = event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter)
+        if enter and not event.modifiers() & Qt.KeyboardModifier.ShiftModifier:
+            self.sent.emit()
+            return
+        super().keyPressEvent(event)
+
+    def _fit(self) -> None:
+        lines = min(max(self.document().size().height(), 1), 5)
+        self.setFixedHeight(round(lines * self.fontMetrics().lineSpacing()) + theme().px(26))

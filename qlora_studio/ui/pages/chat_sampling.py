@@ -1,0 +1,154 @@
+"""How the next token is chosen: the panel beside a chat."""
+
+from __future__ import annotations
+
+import msgspec
+from PySide6.QtCore import Qt
+from PySide6.QtWidgets import QCheckBox, QHBoxLayout, QSlider, QVBoxLayout, QWidget
+
+from qlora_studio.protocol.commands import Sampling
+from qlora_studio.state.chat import ChatState
+from qlora_studio.ui.theme import theme
+from qlora_studio.ui.widgets import Card, ChoiceBox, NumberBox, PlainLabel
+
+PRESETS = {
+    "balanced": ("Balanced", Sampling()),
+    "precise": ("Precise", Sampling(temperature=0.2, top_p=0.9)),
+    "lively": ("Lively", Sampling(temperature=1.0, top_p=0.95, top_k=100)),
+}
+OWN = "own"
+
+
+class SamplingCard(Card):
+    """Writes `state.sampling`; every change counts from the next reply on."""
+
+    def __init__(self, state: ChatState) -> None:
+        super().__init__("Sampling", name="chat_sampling")
+        self._state = state
+        self._preset = ChoiceBox(
+            [*((key, words) for key, (words, _) in PRESETS.items()), (OWN, "Own")],
+            name="chat_preset",
+            label="Sampling preset",
+        )
+        self._preset.setFixedWidth(theme().px(120))
+        self.add_to_head(self._preset)
+        self._sliders = [
+            HundredthsSlider("temperature", "Temperature", 1, 200),
+            HundredthsSlider("top_p", "Top-p", 1, 100),
+            HundredthsSlider("repeat_penalty", "Repeat penalty", 100, 200),
+        ]
+        self._numbers = {
+            "top_k": NumberBox(0, 1000, 40, name="chat_top_k", label="Top-k"),
+            "max_tokens": NumberBox(1, 32_768, 512, name="chat_max_tokens", label="Longest reply"),
+            "seed": NumberBox(0, 2**31 - 1, 0, name="chat_seed", label="Seed"),
+        }
+        self._greedy = QCheckBox("Greedy, always the likeliest token")
+        self._greedy.setObjectName("chat_greedy")
+        self._greedy.setAccessibleName("Greedy")
+        self._note = PlainLabel("The same seed on both sides.", "note", wrap=True)
+        self._build()
+        self._bind()
+        self._show()
+
+    def _build(self) -> None:
+        for slider in self._sliders:
+            self.body.addWidget(slider)
+        for box in self._numbers.values():
+            row = QHBoxLayout()
+            label = PlainLabel(box.accessibleName(), "label")
+            label.setBuddy(box)
+            box.setFixedWidth(theme().px(110))
+            row.addWidget(label, 1)
+            row.addWidget(box)
+            self.body.addLayout(row)
+        self.body.addWidget(self._greedy)
+        self.body.addWidget(self._note)
+
+    def _bind(self) -> None:
+        self._preset.chosen.connect(self._on_preset)
+        for slider in self._sliders:
+            slider.bar.valueChanged.connect(self._on_changed)
+        for box in self._numbers.values():
+            box.valueChanged.connect(self._on_changed)
+        self._greedy.toggled.connect(self._on_changed)
+
+    def _on_preset(self, key: str) -> None:
+        if key in PRESETS:
+            kept = {name: getattr(self._state.sampling, name) for name in ("seed", "max_tokens")}
+            self._state.sampling = msgspec.structs.replace(PRESETS[key][1], **kept)
+            self._show()
+
+    def _on_changed(self) -> None:
+        values: dict[str, float | int | bool] = {slider.key: slider.value() for slider in self._sliders}
+        values |= {key: box.value() for key, box in self._numbers.items()}
+        self._state.sampling = Sampling(greedy=self._greedy.isChecked(), **values)  # type: ignore[arg-type]
+        self._mark()
+
+    def _show(self) -> None:
+        sampling = self._state.sampling
+        for slider in self._sliders:
+            slider.set_value(getattr(sampling, slider.key))
+        for key, box in self._numbers.items():
+            box.blockSignals(True)
+            box.setValue(getattr(sampling, key))
+            box.blockSignals(False)
+        self._greedy.blockSignals(True)
+        self._greedy.setChecked(sampling.greedy)
+        self._greedy.blockSignals(False)
+        self._mark()
+
+    def _mark(self) -> None:
+        """Which preset this is; what greedy leaves without effect is switched off, and said."""
+        sampling = self._state.sampling
+        kept = {"seed": 0, "max_tokens": 512}
+        plain = msgspec.structs.replace(sampling, **kept)
+        named = next((key for key, (_, preset) in PRESETS.items() if preset == plain), OWN)
+        self._preset.set_value(named)
+        for widget in (*self._sliders, self._numbers["top_k"], self._numbers["seed"]):
+            widget.setEnabled(not sampling.greedy)
+        self._note.setText(
+            "Greedy: temperature, top-p, top-k and seed have no effect."
+            if sampling.greedy
+            else "The same seed on both sides."
+        )
+
+
+class HundredthsSlider(QWidget):
+    """A slider with its name and value above it."""
+
+    def __init__(self, key: str, label: str, low: int, high: int) -> None:
+        """low, high: in hundredths."""
+        super().__init__()
+        self.key = key
+        self.bar = QSlider(Qt.Orientation.Horizontal)
+        self.bar.setObjectName(f"chat_{key}")
+        self.bar.setAccessibleName(label)
+        self.bar.setRange(low, high)
+        self.bar.setSingleStep(5)
+        self.bar.setPageStep(10)
+        self.bar.setMinimumHeight(theme().px(24))
+        self._shown = PlainLabel("", "strong")
+        head = QHBoxLayout()
+        head.addWidget(PlainLabel(label, "label"), 1)
+        head.addWidget(self._shown)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(theme().px(2))
+        layout.addLayout(head)
+        layout.addWidget(self.bar)
+        self.bar.valueChanged.connect(self._say)
+        self._say()
+
+    def value(self) -> float:
+        """As the engine takes it."""
+        return self.bar.value() / 100
+
+    def set_value(self, value: float) -> None:
+        """Shows it without telling it back."""
+        self.bar.blockSignals(True)
+        self.bar.setValue(round(value * 100))
+        self.bar.blockSignals(False)
+        self._say()
+
+    def _say(self) -> None:
+        self._shown.setText(f"{self.value():.2f}")
