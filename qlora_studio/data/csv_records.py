@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from qlora_studio.data.limits import MAX_COLUMNS, MAX_ROW_BYTES
-from qlora_studio.data.lines import LineChunk, line_chunks
+from qlora_studio.data.lines import Line, numbered_lines
 from qlora_studio.data.record import Place, Record, RecordError, named
 from qlora_studio.data.source_file import TextFile
 from qlora_studio.data.text_records import decoded
@@ -60,9 +60,9 @@ class _Rows:
         csv.field_size_limit(MAX_ROW_BYTES)
         self._text = text
         self._delimiter = delimiter
-        self._raw = (line for chunk in line_chunks(text) for line in _with_places(chunk))
-        self._again: deque[tuple[bytes, int, int]] = deque()
-        self._taken: list[tuple[bytes, int, int]] = []  # lines of the row in hand
+        self._raw = numbered_lines(text)
+        self._again: deque[Line] = deque()
+        self._taken: list[Line] = []  # lines of the row in hand
         self._read_again = 0
 
     def __iter__(self) -> Iterator[tuple[list[str] | RecordError, Place]]:
@@ -88,30 +88,22 @@ class _Rows:
     def _lines(self) -> Iterator[str]:
         while taken := self._again.popleft() if self._again else next(self._raw, None):
             self._taken.append(taken)
-            yield decoded(taken[0], self._text, taken[1])
+            yield decoded(taken.text, self._text, taken.number)
 
     def _place(self, lines: int) -> Place:
-        _, number, offset = self._taken[0]
-        last, _, last_offset = self._taken[lines - 1]
-        return Place(number, offset, last_offset + len(last) - offset)
+        first, last = self._taken[0], self._taken[lines - 1]
+        return Place(first.number, first.offset, last.offset + len(last.text) - first.offset)
 
     def _go_back(self) -> None:
         """The broken row was one line; what it swallowed behind it is read anew."""
         swallowed = self._taken[1:]
         self._again.extendleft(reversed(swallowed))
-        self._read_again += sum(len(raw) for raw, _, _ in swallowed)
+        self._read_again += sum(len(line.text) for line in swallowed)
         if self._read_again > _MOST_READ_AGAIN:
             raise StudioError(
-                f"{self._text.name}: the quotes don't match from line {self._taken[0][1]:,} on.",
+                f"{self._text.name}: the quotes don't match from line {self._taken[0].number:,} on.",
                 hint="A quote inside of a cell is written twice.",
             )
-
-
-def _with_places(chunk: LineChunk) -> Iterator[tuple[bytes, int, int]]:
-    offset = chunk.offset
-    for number, raw in enumerate(chunk.lines, start=chunk.first_line):
-        yield raw, number, offset
-        offset += len(raw)
 
 
 def _in_words(error: csv.Error) -> str:

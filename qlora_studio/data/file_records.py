@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from qlora_studio.data.container import Container, container_of, is_parquet, mismatch
 from qlora_studio.data.csv_records import csv_records
-from qlora_studio.data.json_records import JsonBatch, json_elements, json_lines
+from qlora_studio.data.json_records import JsonText, json_elements, json_lines
 from qlora_studio.data.limits import MAX_ROW_BYTES
-from qlora_studio.data.lines import count_line_ends
+from qlora_studio.data.lines import LineChunk, count_line_ends, line_chunks
 from qlora_studio.data.record import Place, Record, RecordError
 from qlora_studio.data.source_file import SourceFile, TextFile, Told, as_text
 from qlora_studio.data.strict_json import JsonError, parse_json
@@ -79,23 +79,32 @@ class FileRecords:
             return ParquetRows(self.source).records(columns)
         return _text_records(self._text, self._container)
 
+    def line_chunks(self) -> Iterator[LineChunk]:
+        """Of JSON lines: many lines at once, for `records_of_lines` or a faster way to read them."""
+        return line_chunks(self._text)
+
+    def records_of_lines(self, lines: Sequence[bytes], first: int, offset: int) -> Iterator[Record]:
+        """The records of JSON lines that begin with line number `first` at `offset`."""
+        for number, line in enumerate(lines, start=first):
+            if not line.isspace():
+                yield json_record(JsonText(line, number, offset), self._text)
+            offset += len(line)
+
 
 def _text_records(text: TextFile, container: Container) -> Iterator[Record]:
     if container.kind == "JSON lines":
-        return _parsed(json_lines(text), text, skip_blank=True)
+        return (json_record(found, text) for found in json_lines(text))
     if container.kind in ("a JSON list", "JSON objects"):
-        return _parsed(json_elements(text, container.array_at), text, skip_blank=False)
+        return (json_record(found, text) for found in json_elements(text, container.array_at))
     if container.kind == "CSV":
         return csv_records(text, container.delimiter)
     return text_records(text, paragraphs=container.paragraphs)
 
 
-def _parsed(batches: Iterator[JsonBatch], text: TextFile, *, skip_blank: bool) -> Iterator[Record]:
-    for batch in batches:
-        for raw, line, offset in zip(batch.texts, batch.lines, batch.offsets, strict=True):
-            if skip_blank and not raw.strip():
-                continue
-            yield Record(_value(raw, text, line), Place(line, offset, len(raw)), raw)
+def json_record(found: JsonText, text: TextFile) -> Record:
+    """The record of a JSON text. Raises: StudioError where it is not UTF-8."""
+    place = Place(found.line, found.offset, len(found.text))
+    return Record(_value(found.text, text, found.line), place, found.text)
 
 
 def _value(raw: bytes, text: TextFile, line: int) -> Any:

@@ -94,11 +94,11 @@ class Tally:
         if self._skipped[reason] <= LISTED_LINES:
             self._lines[reason].append(line)
 
-    def note(self, kind: str, row: int) -> None:
-        """The row shows a finding of this kind."""
-        self._notes[kind] += 1
-        if self._notes[kind] <= LISTED_LINES:
-            self._rows[kind].append(row)
+    def note_rows(self, kind: str, rows: Sequence[int]) -> None:
+        """These rows show a finding of this kind."""
+        self._notes[kind] += len(rows)
+        room = LISTED_LINES - len(self._rows[kind])
+        self._rows[kind].extend(int(row) for row in rows[: max(0, room)])
 
     def problems(self) -> tuple[SkipReason, ...]:
         """Most frequent first; their counts add up to `skipped`."""
@@ -123,7 +123,7 @@ class Tally:
                 rows=tuple(rows[kind]),
             )
             for kind, words in KINDS.items()
-            if kind in counts
+            if counts.get(kind)
         )
 
 

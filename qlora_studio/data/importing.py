@@ -7,30 +7,27 @@ import os
 import shutil
 import tempfile
 import time
-from array import array
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import numpy as np
-import xxhash
 
 from qlora_studio.config.places import cache_folder
 from qlora_studio.config.run_config import DataConfig
 from qlora_studio.data.data_files import DataFiles, data_files
-from qlora_studio.data.dataset import RowFile, RowsWriter, imported_set, move_files
+from qlora_studio.data.dataset import ImportedSet, RowFile, imported_set, move_files, write_import
 from qlora_studio.data.file_records import FileRecords
 from qlora_studio.data.findings import Tally, file_findings
-from qlora_studio.data.formats import Convert, Layout, converter
+from qlora_studio.data.formats import Layout
+from qlora_studio.data.intake import Intake
 from qlora_studio.data.layout import Guess, find_layout
-from qlora_studio.data.limits import LISTED_LINES, MAX_ROW_BYTES, MAX_ROWS, MAX_TEXT_BYTES
+from qlora_studio.data.limits import MAX_TEXT_BYTES
 from qlora_studio.data.path_text import path_text
-from qlora_studio.data.record import Conversation, Record, RecordError, SpellingNeededError, spelled
 from qlora_studio.data.report import Finding, ImportReport
+from qlora_studio.data.rows_writer import RowsWriter
 from qlora_studio.data.source_file import SourceFile, Told
-from qlora_studio.data.strict_json import parse_spelled
 from qlora_studio.errors import StudioError
 
 IMPORTER_VERSION = 1  # raised when the same bytes would give other rows
@@ -104,13 +101,18 @@ def _write_rows(
     files = [FileRecords(source, staging / f"text-{index}", told) for index, source in enumerate(sources)]
     guesses = [_guess(file, data) for file in files]
     _refuse_different_formats(files, guesses)
-    rows = _Rows(RowsWriter(staging), told, sum(source.size for source in sources))
-    for index, (file, guess) in enumerate(zip(files, guesses, strict=True)):
-        rows.take(file, guess.layout, index)
-    rows.note_merged()
-    _refuse_nothing(rows.tally, _shown_path(chosen))
-    report = _report(chosen, files, guesses, sha256, rows.tally)
-    rows.writer.finish([_row_file(file, index) for index, file in enumerate(files)], report)
+    with RowsWriter(staging) as writer:
+        intake = Intake(writer, told, sum(source.size for source in sources))
+        for index, (file, guess) in enumerate(zip(files, guesses, strict=True)):
+            intake.take(file, guess.layout, index)
+        intake.finish()
+        _refuse_nothing(intake.tally, _shown_path(chosen))
+        arrow_bytes = writer.finish()
+    report = _report(chosen, files, guesses, sha256, intake.tally)
+    row_files = tuple(_row_file(file, index) for index, file in enumerate(files))
+    write_import(
+        staging, ImportedSet(rows=writer.rows, arrow_bytes=arrow_bytes, files=row_files, report=report)
+    )
     return report
 
 
@@ -118,86 +120,6 @@ def _guess(file: FileRecords, data: DataConfig) -> Guess:
     if file.rows_are and data.format in ("auto", "text") and not data.map:
         return Guess(Layout("text", {}), (), file.rows_are)
     return find_layout(file.sample(), data.format, data.map, file.source.name)
-
-
-class _Rows:
-    """Records in, rows out: each is converted, compared with those before it, and counted."""
-
-    def __init__(self, writer: RowsWriter, told: Told, bytes_in_all: int) -> None:
-        self.writer = writer
-        self.tally = Tally()
-        self._told = told
-        self._bytes_in_all = bytes_in_all
-        self._bytes_before = 0
-        self._told_at = 0.0
-        self._seen: set[bytes] = set()
-        self._digests = array("Q")  # the first half of each imported row's, in their order
-        self._merged: list[bytes] = []  # digests of the first rows that were there before
-
-    def take(self, file: FileRecords, layout: Layout, index: int) -> None:
-        """All records of a file."""
-        convert = converter(layout)
-        for record in file.records(layout.map.values()):
-            try:
-                conversation = _conversation(record, convert)
-            except RecordError as reason:
-                self.tally.skip(str(reason), record.place.line)
-            else:
-                self._add(conversation, record, index)
-            if time.monotonic() - self._told_at > _TELL_EVERY_S:
-                self._tell(record.place.offset)
-        self._bytes_before += file.source.size
-        self._tell(0)
-
-    def _add(self, conversation: Conversation, record: Record, index: int) -> None:
-        digest = _digest(conversation)
-        if digest in self._seen:
-            self.tally.merged += 1
-            if len(self._merged) < LISTED_LINES:
-                self._merged.append(digest)
-            return
-        if self.writer.rows >= MAX_ROWS:
-            raise StudioError(
-                f"There are more than {MAX_ROWS:,} rows.",
-                hint="Split the file, and train on its parts in turn.",
-            )
-        self._seen.add(digest)
-        self._digests.append(int.from_bytes(digest[:8], "little"))
-        for note in conversation.notes:
-            self.tally.note(note, self.writer.rows)
-        self.writer.add(conversation, record.place, index)
-        self.tally.imported += 1
-
-    def note_merged(self) -> None:
-        """Tell the tally which rows others were equal to, as far as they are listed."""
-        wanted = np.array([int.from_bytes(digest[:8], "little") for digest in self._merged], dtype=np.uint64)
-        self.tally.equal_rows = np.flatnonzero(
-            np.isin(np.frombuffer(self._digests, np.uint64), wanted)
-        ).tolist()
-
-    def _tell(self, offset: int) -> None:
-        self._told_at = time.monotonic()
-        done = self._bytes_before + max(0, offset)
-        self._told(done, self._bytes_in_all, f"{self.tally.rows_in:,} rows read")
-
-
-def _conversation(record: Record, convert: Convert) -> Conversation:
-    if isinstance(record.value, RecordError):
-        raise record.value
-    try:
-        conversation = convert(record.value)
-    except SpellingNeededError:
-        value = spelled(record.value) if record.json is None else parse_spelled(record.json)
-        conversation = convert(value)
-    characters = sum(len(message.content) for message in conversation.messages) + len(conversation.text or "")
-    if characters > MAX_ROW_BYTES:
-        raise RecordError(f"longer than {MAX_ROW_BYTES / 1e6:.0f} MB")
-    return conversation
-
-
-def _digest(conversation: Conversation) -> bytes:
-    content = (conversation.messages, conversation.text, conversation.tools)
-    return xxhash.xxh3_128_digest(msgspec.msgpack.encode(content))
 
 
 def _refuse_too_much(sources: Sequence[SourceFile]) -> None:

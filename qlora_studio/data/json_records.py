@@ -3,41 +3,37 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from qlora_studio.data.limits import MAX_ROW_BYTES
-from qlora_studio.data.lines import count_line_ends, line_chunks
+from qlora_studio.data.lines import count_line_ends, numbered_lines
 from qlora_studio.data.source_file import TextFile
 from qlora_studio.errors import StudioError
 
 
-@dataclass(frozen=True)
-class JsonBatch:
-    """Records as they stand in the file: text, number of the line they begin in, offset in bytes."""
+@dataclass(frozen=True, slots=True)
+class JsonText:
+    """A record as it stands in the file: text, number of the line it begins in, offset in bytes."""
 
-    texts: Sequence[bytes]
-    lines: Sequence[int]
-    offsets: Sequence[int]
-
-
-def json_lines(text: TextFile) -> Iterator[JsonBatch]:
-    """A record a line."""
-    for chunk in line_chunks(text):
-        offsets = []
-        at = chunk.offset
-        for line in chunk.lines:
-            offsets.append(at)
-            at += len(line)
-        yield JsonBatch(chunk.lines, range(chunk.first_line, chunk.first_line + len(chunk.lines)), offsets)
+    text: bytes
+    line: int
+    offset: int
 
 
-def json_elements(text: TextFile, array_at: int) -> Iterator[JsonBatch]:
+def json_lines(text: TextFile) -> Iterator[JsonText]:
+    """A record a line; blank lines are none."""
+    for line in numbered_lines(text):
+        if not line.text.isspace():
+            yield JsonText(line.text, line.number, line.offset)
+
+
+def json_elements(text: TextFile, array_at: int) -> Iterator[JsonText]:
     """A record an element of the array at this offset; a record a value, where no array begins there.
 
     Raises: StudioError where the file ends before the array does.
     """
-    return _ElementScanner(text, array_at).batches()
+    return _ElementScanner(text, array_at).elements()
 
 
 # A whole string | a mark | the beginning of a string that goes on in the next chunk
@@ -69,21 +65,19 @@ class _ElementScanner:
         self._in_array = False
         self._any = False  # whether there was an element
         self._closed = False
-        self._texts: list[bytes] = []
-        self._lines: list[int] = []
-        self._offsets: list[int] = []
+        self._found: list[JsonText] = []
 
-    def batches(self) -> Iterator[JsonBatch]:
+    def elements(self) -> Iterator[JsonText]:
         self._read_on()
         self._in_array = self._buffer[:1] == b"["
         self._start = self._scanned = int(self._in_array)
         while True:
             self._scan()
-            yield self._batch()
+            yield from self._hand_over()
             if self._closed or not self._read_on():
                 break
         self._end()
-        yield self._batch()
+        yield from self._hand_over()
 
     def _read_on(self) -> bool:
         chunk = next(self._chunks, b"")
@@ -135,16 +129,13 @@ class _ElementScanner:
         start = space.end() if space else self._start
         self._line += count_line_ends(self._buffer[self._counted : start])
         self._counted = start
-        self._texts.append(self._buffer[start:end])
-        self._lines.append(self._line)
-        self._offsets.append(self._offset + start)
+        self._found.append(JsonText(self._buffer[start:end], self._line, self._offset + start))
         self._start = following
         self._any = True
 
-    def _batch(self) -> JsonBatch:
-        batch = JsonBatch(self._texts, self._lines, self._offsets)
-        self._texts, self._lines, self._offsets = [], [], []
-        return batch
+    def _hand_over(self) -> list[JsonText]:
+        found, self._found = self._found, []
+        return found
 
     def _end(self) -> None:
         """What stands behind the last element."""

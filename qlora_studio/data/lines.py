@@ -14,40 +14,57 @@ _LINE_END = re.compile(rb"\r\n|\n|\r(?!\n|\Z)")  # a CR at the very end may be h
 
 @dataclass(frozen=True)
 class LineChunk:
-    """Whole lines that follow each other, with their ends.
+    """Whole lines that follow each other; `block` begins at `offset` in the file.
 
-    first_line: number of the first one, from 1
-    offset:     where it begins, in bytes
     A line longer than a row may be can be cut off behind that limit; then it stands alone.
     """
 
-    lines: list[bytes]
-    first_line: int
+    block: bytes
     offset: int
+
+    def lines(self) -> list[bytes]:
+        """With their ends."""
+        return self.block.splitlines(keepends=True)  # of bytes: at LF, CRLF and CR only
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line with its end, its number from 1, and where it begins in bytes."""
+
+    text: bytes
+    number: int
+    offset: int
+
+
+def numbered_lines(text: TextFile) -> Iterator[Line]:
+    """All lines, one after the other."""
+    number = 0
+    for chunk in line_chunks(text):
+        offset = chunk.offset
+        for line in chunk.lines():
+            number += 1
+            yield Line(line, number, offset)
+            offset += len(line)
 
 
 def line_chunks(text: TextFile) -> Iterator[LineChunk]:
     """All lines, some megabytes at a time."""
-    offset, line = text.start, 1
+    offset = text.start
     rest = b""
     chunks = text.source.chunks(text.start)
     for chunk in chunks:
         buffer = rest + chunk if rest else chunk
         end = _end_of_whole_lines(buffer)
         if end:
-            lines = buffer[:end].splitlines(keepends=True)  # of bytes: LF, CRLF, CR only
-            yield LineChunk(lines, line, offset)
-            line += len(lines)
+            yield LineChunk(buffer[:end], offset)
             offset += end
         rest = buffer[end:]
         if len(rest) > MAX_ROW_BYTES:
-            yield LineChunk([rest[: MAX_ROW_BYTES + 1]], line, offset)
+            yield LineChunk(rest[: MAX_ROW_BYTES + 1], offset)
             skipped, rest = _skip_line(rest, chunks)
-            line += 1
             offset += skipped
     if rest:
-        lines = rest.splitlines(keepends=True)
-        yield LineChunk(lines, line, offset)
+        yield LineChunk(rest, offset)
 
 
 def count_line_ends(text: bytes) -> int:

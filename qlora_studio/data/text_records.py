@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from qlora_studio.data.limits import MAX_ROW_BYTES
-from qlora_studio.data.lines import line_chunks
+from qlora_studio.data.lines import numbered_lines
 from qlora_studio.data.record import Place, Record, RecordError
 from qlora_studio.data.source_file import TextFile
 from qlora_studio.errors import StudioError
@@ -58,11 +58,9 @@ def _record(text: str, place: Place) -> Record:
 
 def _decoded_lines(text: TextFile) -> Iterator[tuple[str, int, int, int]]:
     """Line with its end as LF, its number, offset and size in bytes."""
-    for chunk in line_chunks(text):
-        offset = chunk.offset
-        for number, raw in enumerate(chunk.lines, start=chunk.first_line):
-            yield decoded(raw, text, number).rstrip("\r\n") + "\n", number, offset, len(raw)
-            offset += len(raw)
+    for line in numbered_lines(text):
+        words = decoded(line.text, text, line.number).rstrip("\r\n") + "\n"
+        yield words, line.number, line.offset, len(line.text)
 
 
 def decoded(raw: bytes, text: TextFile, line: int) -> str:

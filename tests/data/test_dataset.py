@@ -8,7 +8,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from qlora_studio.data import dataset as module
+from qlora_studio.data import rows_writer as module
 from qlora_studio.data.conversation import Message, ToolCall
 from qlora_studio.data.dataset import open_dataset
 from qlora_studio.errors import StudioError
@@ -21,7 +21,8 @@ def _rows(count: int) -> bytes:
 
 @pytest.fixture(autouse=True)
 def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_BATCH_ROWS", 7)
+    monkeypatch.setattr(module, "_ROWS_IN_HAND", 7)
+    monkeypatch.setattr(module, "_BATCH_BYTES", 300)
 
 
 def test_rows_come_by_index_by_range_and_in_order(tmp_path: Path) -> None:

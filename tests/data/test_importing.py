@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qlora_studio.config.run_config import DataConfig, MixPart
-from qlora_studio.data import importing
+from qlora_studio.data import intake
 from qlora_studio.data.importing import import_data
 from qlora_studio.errors import StudioError
 from tests.data.imported_files import findings, import_bytes, import_path, reasons, turns
@@ -151,7 +151,7 @@ def test_nothing_usable_says_the_most_frequent_reason(tmp_path: Path) -> None:  
 
 
 def test_more_rows_than_the_limit_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # D6
-    monkeypatch.setattr(importing, "MAX_ROWS", 2)
+    monkeypatch.setattr(intake, "MAX_ROWS", 2)
     content = b"".join(b'{"question": "%d?", "answer": "4"}\n' % number for number in range(3))
 
     with pytest.raises(StudioError, match="more than 2 rows"):

@@ -91,8 +91,4 @@ def _elements(folder: Path, content: bytes, array_at: int = 0) -> list[tuple[byt
     file.write_bytes(content)
     with SourceFile(file) as source:
         text = TextFile(file, str(file), source, 0, "utf-8")
-        return [
-            found
-            for batch in json_elements(text, array_at)
-            for found in zip(batch.texts, batch.lines, batch.offsets, strict=True)
-        ]
+        return [(found.text, found.line, found.offset) for found in json_elements(text, array_at)]

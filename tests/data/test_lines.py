@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qlora_studio.data import lines, source_file
-from qlora_studio.data.lines import count_line_ends, line_chunks
+from qlora_studio.data.lines import count_line_ends, numbered_lines
 from qlora_studio.data.source_file import SourceFile, TextFile
 
 
@@ -55,9 +55,6 @@ def _lines(folder: Path, content: bytes) -> list[tuple[bytes, int, int]]:
     file.write_bytes(content)
     found = []
     with SourceFile(file) as source:
-        for chunk in line_chunks(TextFile(file, str(file), source, 0, "utf-8")):
-            offset = chunk.offset
-            for index, line in enumerate(chunk.lines):
-                found.append((line, chunk.first_line + index, offset))
-                offset += len(line)
+        for line in numbered_lines(TextFile(file, str(file), source, 0, "utf-8")):
+            found.append((line.text, line.number, line.offset))
     return found
