@@ -1,0 +1,183 @@
+"""Records in, rows out: each is converted, compared with those before it, written and counted."""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qlora_studio.data.file_records import FileRecords
+from qlora_studio.data.findings import Tally
+from qlora_studio.data.formats import Convert, Layout, converter
+from qlora_studio.data.limits import LISTED_LINES, MAX_ROW_BYTES, MAX_ROWS
+from qlora_studio.data.lines import LineChunk
+from qlora_studio.data.plain_chats import PlainChats, is_of_chats, plain_chats
+from qlora_studio.data.record import Conversation, Record, RecordError, SpellingNeededError, spelled
+from qlora_studio.data.row_digest import digest_of
+from qlora_studio.data.row_table import batch_of_plain_chats
+from qlora_studio.data.rows_writer import RowsWriter
+from qlora_studio.data.source_file import Told
+from qlora_studio.data.strict_json import parse_spelled
+from qlora_studio.errors import StudioError
+
+_TELL_EVERY_S = 0.1
+_THREADS = 2
+_READ_AHEAD = 3  # chunks that wait for their turn
+
+Out = TypeVar("Out")
+
+
+class Intake:
+    """Takes the records of one file after another."""
+
+    def __init__(self, writer: RowsWriter, told: Told, bytes_in_all: int) -> None:
+        self.tally = Tally()
+        self._writer = writer
+        self._told = told
+        self._bytes_in_all = bytes_in_all
+        self._bytes_before = 0  # of the files that were taken
+        self._told_at = 0.0
+        self._seen: set[bytes] = set()
+        self._digests = array("Q")  # the first half of each imported row's, in their order
+        self._merged: list[bytes] = []  # digests of the first rows that were there before
+
+    def take(self, file: FileRecords, layout: Layout, index: int) -> None:
+        """All records of the file with this number."""
+        convert = converter(layout)
+        if file.kind == "JSON lines" and is_of_chats(layout):
+            self._take_chunks(file, layout, convert, index)
+        else:
+            for record in file.records(layout.map.values()):
+                self._take_record(record, convert, index)
+        self._bytes_before += file.source.size
+        self._tell(0)
+
+    def finish(self) -> None:
+        """Tell the tally which rows others were equal to, as far as they are listed."""
+        imported = np.frombuffer(self._digests, dtype=np.uint64)
+        self.tally.equal_rows = np.flatnonzero(np.isin(imported, _halves(self._merged))).tolist()
+
+    def _take_chunks(self, file: FileRecords, layout: Layout, convert: Convert, index: int) -> None:
+        line = 1
+        for chunk, plain in _ahead(lambda chunk: plain_chats(chunk.block, layout), file.line_chunks()):
+            if plain is None:
+                lines = chunk.lines()
+                for record in file.records_of_lines(lines, line, chunk.offset):
+                    self._take_record(record, convert, index)
+                line += len(lines)
+            else:
+                self._take_plain(file, chunk, plain, line, convert, index)
+                line += len(plain.plain)
+            self._tell(chunk.offset)
+
+    def _take_plain(
+        self, file: FileRecords, chunk: LineChunk, plain: PlainChats, line: int, convert: Convert, index: int
+    ) -> None:
+        at = np.flatnonzero(plain.plain)
+        rows = batch_of_plain_chats(
+            line + at,
+            index,
+            chunk.offset + plain.offsets[at],
+            plain.sizes[at],
+            plain.starts,
+            plain.roles,
+            plain.contents,
+        )
+        taken = 0
+        for others_before, other in enumerate(np.flatnonzero(~plain.plain).tolist()):
+            self._take_batch(rows, plain, taken, other - others_before)
+            taken = other - others_before
+            start = int(plain.offsets[other])
+            text = chunk.block[start : start + int(plain.sizes[other])]
+            for record in file.records_of_lines([text], line + other, chunk.offset + start):
+                self._take_record(record, convert, index)
+        self._take_batch(rows, plain, taken, len(at))
+
+    def _take_batch(self, rows: Any, plain: PlainChats, start: int, end: int) -> None:
+        """Rows `start` to `end` of a batch."""
+        new = np.array(self._new(plain.digests[start:end]), dtype=np.int64) + start
+        if not len(new):
+            return
+        aliased = self._writer.rows + np.flatnonzero(plain.aliased[new])
+        self.tally.note_rows("role_alias", aliased.tolist())
+        self._writer.add_batch(rows.slice(start, end - start) if len(new) == end - start else rows.take(new))
+
+    def _take_record(self, record: Record, convert: Convert, index: int) -> None:
+        try:
+            conversation = _conversation(record, convert)
+        except RecordError as reason:
+            self.tally.skip(str(reason), record.place.line)
+        else:
+            if self._new([digest_of(conversation)]):
+                for note in conversation.notes:
+                    self.tally.note_rows(note, [self._writer.rows])
+                self._writer.add(conversation, record.place, index)
+        if time.monotonic() - self._told_at > _TELL_EVERY_S:
+            self._tell(record.place.offset)
+
+    def _new(self, digests: list[bytes]) -> Sequence[int]:
+        """Which of these rows weren't there before, counted as imported; the others as merged."""
+        distinct = set(digests)
+        new: Sequence[int] = range(len(digests))
+        if len(distinct) < len(digests) or not self._seen.isdisjoint(distinct):
+            new = []
+            for index, digest in enumerate(digests):
+                if digest in self._seen:
+                    self._merged.append(digest)
+                else:
+                    self._seen.add(digest)
+                    new.append(index)
+            self._merged = self._merged[:LISTED_LINES]
+        self._seen |= distinct
+        self._digests.frombytes(_halves([digests[index] for index in new]).tobytes())
+        self.tally.imported += len(new)
+        self.tally.merged += len(digests) - len(new)
+        if self.tally.imported > MAX_ROWS:
+            raise StudioError(
+                f"There are more than {MAX_ROWS:,} rows.",
+                hint="Split the file, and train on its parts in turn.",
+            )
+        return new
+
+    def _tell(self, offset: int) -> None:
+        self._told_at = time.monotonic()
+        done = self._bytes_before + max(0, offset)
+        self._told(done, self._bytes_in_all, f"{self.tally.rows_in:,} rows read")
+
+
+def _conversation(record: Record, convert: Convert) -> Conversation:
+    if isinstance(record.value, RecordError):
+        raise record.value
+    try:
+        conversation = convert(record.value)
+    except SpellingNeededError:
+        value = spelled(record.value) if record.json is None else parse_spelled(record.json)
+        conversation = convert(value)
+    characters = sum(len(message.content) for message in conversation.messages) + len(conversation.text or "")
+    if characters > MAX_ROW_BYTES:
+        raise RecordError(f"longer than {MAX_ROW_BYTES / 1e6:.0f} MB")
+    return conversation
+
+
+def _halves(digests: Sequence[bytes]) -> NDArray[np.uint64]:
+    return np.frombuffer(b"".join(digests), dtype=np.uint64)[::2]
+
+
+def _ahead(work: Callable[[LineChunk], Out], chunks: Iterator[LineChunk]) -> Iterator[tuple[LineChunk, Out]]:
+    """Each chunk with what `work` makes of it, in their order; some are in work while one is taken."""
+    with ThreadPoolExecutor(_THREADS) as threads:
+        waiting: deque[tuple[LineChunk, Future[Out]]] = deque()
+        for chunk in chunks:
+            waiting.append((chunk, threads.submit(work, chunk)))
+            if len(waiting) > _READ_AHEAD:
+                done, result = waiting.popleft()
+                yield done, result.result()
+        while waiting:
+            done, result = waiting.popleft()
+            yield done, result.result()
