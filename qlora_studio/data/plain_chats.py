@@ -1,7 +1,7 @@
 """Chats of the usual shape, many lines at once: Arrow reads them, and whole columns are checked together.
 
-Only what the slower way (`file_records.py`, `chats.py`) would import unchanged counts as plain; a test holds the
-two against each other. What isn't plain is left to that way, line by line, with its reasons and notes.
+Only what the slower way (`file_records.py`, `chats.py`) would import unchanged counts as plain; a test holds
+the two against each other. What isn't plain is left to that way, line by line, with its reasons and notes.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ def batch_of_plain_chats(
     roles: Any,
     contents: Any,
 ) -> Any:
-    """A record batch of rows that have messages with role and content only; `starts` [rows + 1] into these."""
+    """A record batch of rows whose messages have role and content only; `starts` [rows + 1] into these."""
     nothing = pa.nulls(len(lines), pa.string())
     messages = _lists(starts, roles, contents, pa.nulls(len(roles), pa.string()))
     return _batch(lines, file, offsets, sizes, messages, nothing, nothing)

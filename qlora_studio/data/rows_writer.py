@@ -1,4 +1,4 @@
-"""Writes imported rows as a data set on disk: an Arrow file, and what `datasets.load_from_disk` wants beside it."""
+"""Writes imported rows to disk: an Arrow file, and what `datasets.load_from_disk` wants beside it."""
 
 from __future__ import annotations
 
