@@ -18,11 +18,12 @@ from qlora_studio.runs.folder import Run
 from qlora_studio.runs.samples import Sample
 from qlora_studio.state import run_reading
 from qlora_studio.state.background import Background
-from qlora_studio.state.curves import SMOOTHING, Curves, no_points
+from qlora_studio.state.curves import SMOOTHING, Curves, Points, no_points
 from qlora_studio.state.draft import RunDraft
 from qlora_studio.state.engine import EngineState
 from qlora_studio.state.launch import Launcher
 from qlora_studio.state.machine import MachineState
+from qlora_studio.state.points_table import write_csv
 from qlora_studio.state.run_end import Ending, ending
 from qlora_studio.state.run_figures import RunFigures, run_figures
 
@@ -44,10 +45,14 @@ class MonitorState(QObject):
 
     changed: the run, how it stands, its samples or what is going on in words
     grown:   `points` has more; at most ten times a second
+    saved:   the file that was asked for
+    refused: why it could not be saved
     """
 
     changed = Signal()
     grown = Signal()
+    saved = Signal(object)
+    refused = Signal(str)
 
     def __init__(
         self,
@@ -63,7 +68,7 @@ class MonitorState(QObject):
         self._machine = machine
         self._draft = draft
         self._reading = Background("monitor-reading", self)
-        self._verifying = Background("monitor-verifying", self)
+        self._apart = Background("monitor-files", self)  # what may take long and nothing waits for
         self._repaint = QTimer(self, interval=REPAINT_MS, singleShot=True)
         self._repaint.timeout.connect(self._flush)
         self._look = QTimer(self, interval=ELSEWHERE_MS)
@@ -204,6 +209,11 @@ class MonitorState(QObject):
         if self._curves is not None:
             self._work(partial(run_reading.smooth, self._curves, weight))
 
+    def save_table(self, points: Points, first: int, last: int, path: Path) -> None:
+        """Places first .. last - 1 of `points` as CSV. Ends in `saved` or `refused`."""
+        write = partial(write_csv, points, first, last, path)
+        self._apart.do(write, self.saved.emit, lambda error: self.refused.emit(str(error)))
+
     # The folder -------------------------------------------------------------------------------------
 
     def _forget(self, folder: Path | None) -> None:
@@ -260,7 +270,7 @@ class MonitorState(QObject):
         if run is None or run.locked or run.state.state == "finished":
             return
         self.verifying = True
-        self._verifying.do(
+        self._apart.do(
             partial(run_reading.newest_sound_step, run.folder), self._on_verified, self._on_not_verified
         )
 

@@ -1,0 +1,361 @@
+"""Monitor: is it learning, is it safe, when is it done, and what did it cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PySide6.QtCore import Qt, QUrl
+from PySide6.QtGui import QAction, QDesktopServices, QKeySequence, QResizeEvent, QShowEvent
+from PySide6.QtWidgets import QBoxLayout, QHBoxLayout, QVBoxLayout, QWidget
+
+from qlora_studio.state.app import AppState
+from qlora_studio.state.engine import Doing
+from qlora_studio.state.run_end import Action, Ending
+from qlora_studio.ui import figures
+from qlora_studio.ui.page import SIDE_BELOW, Page
+from qlora_studio.ui.pages.monitor_cards import ChartReadout, LossCard, MemoryCard, SmallCard
+from qlora_studio.ui.pages.monitor_chart import StepChart, in_powers
+from qlora_studio.ui.pages.monitor_curves import CardChart, GradNormChart, RateChart, SpeedChart
+from qlora_studio.ui.pages.monitor_export import ChartExport
+from qlora_studio.ui.pages.monitor_numbers import Numbers
+from qlora_studio.ui.pages.monitor_samples import SamplesCard
+from qlora_studio.ui.pages.monitor_stretch import Stretch
+from qlora_studio.ui.run_words import StateWord, state_word
+from qlora_studio.ui.theme import Tone, theme
+from qlora_studio.ui.widgets import Chip, DangerButton, Popover, PrimaryButton, SecondaryButton
+
+_DOING_ICONS = {Doing.SAVING: "save", Doing.PAUSING: "pause", Doing.STOPPING: "square"}
+_ENDING = (Doing.PAUSING, Doing.STOPPING)
+_SHIFTED = 50  # steps that Shift and an arrow move the crosshair
+
+
+class MonitorPage(Page):
+    """Figures above, loss and memory on the left, the small curves and the samples on the right."""
+
+    def __init__(self, app: AppState) -> None:
+        super().__init__(app, "monitor", "Monitor", side=False)
+        self._state = app.monitor
+        self._stretch = Stretch(self)
+        self._shown_banner: tuple[Ending | None, tuple[str, ...]] = (None, ())
+        self._build_page()
+        self._bind()
+        self._refresh()
+
+    def opened(self, what: object) -> None:
+        """what: a run folder, or None for the run that is being made ready or trains."""
+        self._state.open(what if isinstance(what, Path) else None)
+        self._loss.chart.setFocus(Qt.FocusReason.OtherFocusReason)
+
+    def rescan(self) -> None:
+        """F5: reads the folder again."""
+        self._state.reload()
+
+    # Layout -----------------------------------------------------------------------------------------
+
+    def _build_page(self) -> None:
+        self._chip = Chip("", "neutral", name="monitor_state")
+        self.add_chip(self._chip)
+        self._tags = QHBoxLayout()
+        self._tags.setSpacing(theme().px(6))
+        tags = QWidget()
+        tags.setLayout(self._tags)
+        self._tags.setContentsMargins(0, 0, 0, 0)
+        self.add_chip(tags)
+        self._pause = SecondaryButton("Pause", "pause", name="monitor_pause")
+        self._save = SecondaryButton("Save now", "save", name="monitor_save_now")
+        self._stop = DangerButton("Stop…", "square", name="monitor_stop")
+        for button in (self._pause, self._save, self._stop):
+            self.add_header(button)
+        self._numbers = Numbers()
+        self._loss = LossCard(self._stretch)
+        self._memory = MemoryCard(self._stretch)
+        self._readout = ChartReadout(self._loss.chart)
+        self._rate = SmallCard("Learning rate", RateChart(self._stretch), name="monitor_lr_card")
+        self._grad = GradNormChart(self._stretch)
+        self._grad_card = SmallCard("Gradient norm", self._grad, name="monitor_grad_norm_card")
+        self._speed = SmallCard("Speed, tokens/s", SpeedChart(self._stretch), name="monitor_speed_card")
+        self._heat = CardChart(self._stretch)
+        self._heat_card = SmallCard("GPU", self._heat, name="monitor_gpu_card")
+        self._samples = SamplesCard()
+        self.main.addWidget(self._numbers)
+        self._columns_box = QBoxLayout(QBoxLayout.Direction.LeftToRight)
+        self._columns_box.setSpacing(theme().px(theme().size.grid))
+        self._columns_box.addWidget(self._build_left(), 17)
+        self._columns_box.addLayout(self._build_right(), 10)
+        self.main.addLayout(self._columns_box, 1)
+        self._build_menu()
+
+    def _build_left(self) -> QWidget:
+        area = QWidget()
+        left = QVBoxLayout(area)
+        left.setContentsMargins(0, 0, 0, 0)
+        left.setSpacing(theme().px(theme().size.grid))
+        left.addWidget(self._loss, 1)
+        left.addWidget(self._memory, 1)
+        self._export = ChartExport(self.app, self._stretch, area, self._loss.export)
+        return area
+
+    def _build_right(self) -> QVBoxLayout:
+        small = QVBoxLayout()
+        small.setSpacing(theme().px(theme().size.grid))
+        for pair in ((self._rate, self._grad_card), (self._speed, self._heat_card)):
+            row = QHBoxLayout()
+            row.setSpacing(theme().px(theme().size.grid))
+            for card in pair:
+                card.keep_snug()
+                row.addWidget(card, 1)
+            small.addLayout(row)
+        right = QVBoxLayout()
+        right.setSpacing(theme().px(theme().size.grid))
+        right.addLayout(small)
+        right.addWidget(self._samples, 1)
+        return right
+
+    def _build_menu(self) -> None:
+        for words, keys, slot in (
+            ("Pause or resume", "Ctrl+P", self._on_pause),
+            ("Save now", "Ctrl+S", self._on_save),
+            ("Stop…", "Ctrl+.", self._on_stop),
+            ("Save picture or numbers…", "Ctrl+E", self._export.open),
+        ):
+            self._add_action(self, words, keys, slot)
+        self.menu.addSeparator()
+        self._charts: list[StepChart] = [
+            self._loss.chart,
+            self._memory.chart,
+            self._rate.chart,
+            self._grad,
+            self._speed.chart,
+            self._heat,
+        ]
+        for words, keys, slot in (
+            ("All steps", "F", self._stretch.show_all),
+            ("Logarithmic loss", "L", self._loss.log.toggle),
+            ("Crosshair on or off", "C", self._stretch.switch_crosshair),
+            ("A step back", "Left", lambda: self._stretch.move(-1)),
+            ("A step on", "Right", lambda: self._stretch.move(1)),
+            (f"{_SHIFTED} steps back", "Shift+Left", lambda: self._stretch.move(-_SHIFTED)),
+            (f"{_SHIFTED} steps on", "Shift+Right", lambda: self._stretch.move(_SHIFTED)),
+            ("First step", "Home", lambda: self._stretch.move_to_end(False)),
+            ("Newest step", "End", lambda: self._stretch.move_to_end(True)),
+        ):
+            action = self._add_action(self._charts[0], words, keys, slot)
+            for chart in self._charts[1:]:
+                chart.addAction(action)
+
+    def _add_action(self, where: QWidget, words: str, keys: str, slot: object) -> QAction:
+        action = QAction(words, self)
+        action.setShortcut(QKeySequence(keys))
+        action.setShortcutContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
+        action.triggered.connect(slot)
+        where.addAction(action)
+        self.menu.addAction(action)
+        return action
+
+    # Wiring -----------------------------------------------------------------------------------------
+
+    def _bind(self) -> None:
+        self._state.changed.connect(self._refresh)
+        self._state.grown.connect(self._on_grown)
+        self._pause.clicked.connect(self._on_pause)
+        self._save.clicked.connect(self._on_save)
+        self._stop.clicked.connect(self._on_stop)
+        self._loss.export.clicked.connect(self._export.open)
+        self._state.saved.connect(lambda path: self.app.notices.say(f"Saved {path.name}"))
+        self._state.refused.connect(self.show_error)
+        self._loss.smoothing.connect(self._state.set_smoothing)
+        self._stretch.pointed.connect(self._on_pointed)
+        self._stretch.changed.connect(self._on_pointed)
+
+    def _on_pause(self) -> None:
+        if not self._pause.isEnabled() or self._pause.isHidden():
+            return
+        if self._state.live:
+            self._state.pause()
+        else:
+            self._state.resume()
+
+    def _on_save(self) -> None:
+        if self._save.isEnabled() and not self._save.isHidden():
+            self._state.save_now()
+
+    def _on_stop(self) -> None:
+        if not self._stop.isEnabled() or self._stop.isHidden():
+            return
+        step = self._state.points.last_step
+        popover = Popover(
+            self._stop,
+            f"Stop after saving step {step:,}? The adapter is written; the run can be resumed later.",
+            "Stop and save",
+            "Go on",
+            name="monitor_stop_popover",
+            danger=True,
+        )
+        popover.confirmed.connect(self._state.stop)
+        popover.open()
+
+    def _on_action(self, action: Action) -> None:
+        folder = self._state.folder
+        match action:
+            case Action.CHAT:
+                self.app.show_page("chat", folder)
+            case Action.EXPORT:
+                self.app.show_page("export", folder)
+            case Action.RESUME:
+                self._state.resume()
+            case Action.HALF_RATE:
+                self._state.halve_learning_rate()
+                self.app.show_page("train")
+            case Action.LOG if folder is not None:
+                QDesktopServices.openUrl(QUrl.fromLocalFile(str(folder)))
+
+    def _on_pointed(self) -> None:
+        place = self._stretch.place
+        if place < 0:
+            self._readout.hide()
+            return
+        self._readout.show_place(self._stretch.points, place)
+        chart = self._loss.chart
+        self._readout.stand_beside(chart.x_of(float(self._stretch.points.steps[place])), chart.width())
+
+    # What is shown ----------------------------------------------------------------------------------
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        wide = self.window().width() >= SIDE_BELOW
+        across, down = QBoxLayout.Direction.LeftToRight, QBoxLayout.Direction.TopToBottom
+        self._columns_box.setDirection(across if wide else down)
+        self._numbers.set_wide(wide)
+
+    def showEvent(self, event: QShowEvent) -> None:
+        super().showEvent(event)
+        self._on_grown()
+
+    def _on_grown(self) -> None:
+        """More points: at most ten times a second, and only while somebody looks."""
+        if not self.isVisible():
+            return
+        points = self._state.points
+        self._stretch.take(points)
+        self._heat.set_readings(self._state.card_points)
+        self._memory.show_points(points)
+        self._show_figures()
+
+    def _refresh(self) -> None:
+        state = self._state
+        self.set_title(state.name or "Monitor", "Runs", "runs")
+        self._show_state()
+        self._show_buttons()
+        self._show_banner()
+        self._loss.show_waiting(state.words or self._empty_words())
+        self._loss.show_skipped(state.points.skipped_lines)
+        self._loss.show_weight(state.smoothing)
+        record = state.run.record if state.run else None
+        self._samples.show_samples(state.samples, asked=record is None or bool(record.config.samples))
+        self._grad.set_clip(record.config.training.max_grad_norm if record else 0.0)
+        self._memory.show_state(state)
+        on_card = record is not None and record.device != "cpu"
+        self._heat_card.setVisible(on_card and bool(state.card_points))
+        self._show_figures()
+
+    def _empty_words(self) -> str:
+        if self._state.folder is None:
+            return "No run is open. Choose one on the Runs page, or start one on the Train page."
+        return "" if len(self._state.points) else "No step was measured yet."
+
+    def _show_state(self) -> None:
+        state, engine = self._state, self.app.engine
+        if state.awaiting:
+            word = StateWord("Getting ready", "hourglass", Tone.ACCENT)
+        elif state.live:
+            icon_name = _DOING_ICONS.get(engine.doing, "activity")
+            word = StateWord(engine.doing.value, icon_name, Tone.ACCENT)
+        elif state.run is not None:
+            standing = state.run.state
+            word = state_word(standing.state, standing.cause, elsewhere=state.elsewhere)
+        else:
+            word = state_word("unreadable") if state.problem else StateWord("", "", Tone.NEUTRAL)
+        self._chip.set(word.word, word.tone, word.icon_name)
+        self._chip.setVisible(bool(word.word))
+        self._show_tags()
+
+    def _show_tags(self) -> None:
+        tags = self._state.run.notes.tags[:4] if self._state.run else ()
+        while (item := self._tags.takeAt(0)) is not None:
+            if (widget := item.widget()) is not None:
+                widget.hide()
+                widget.deleteLater()
+        for tag in tags:
+            self._tags.addWidget(Chip(tag, "neutral", "tag"))
+
+    def _show_buttons(self) -> None:
+        state = self._state
+        ending = state.live and self.app.engine.doing in _ENDING
+        offers = state.ending is not None and Action.RESUME in state.ending.actions
+        self._pause.setVisible(state.live or (offers and state.resume_step is not None))
+        self._pause.become(*(("Pause", "pause") if state.live else ("Resume", "play")))
+        self._pause.setEnabled(not ending if state.live else not state.why_no_resume)
+        self._pause.setToolTip("" if state.live else state.why_no_resume or "As if it had never stopped")
+        for button in (self._save, self._stop):
+            button.setVisible(state.live)
+            button.setEnabled(not ending)
+
+    def _show_banner(self) -> None:
+        state = self._state
+        shown = Ending("bad", state.problem) if state.problem else state.ending
+        if state.live and self.app.engine.doing in _ENDING:
+            shown = Ending("accent", self.app.engine.words)
+        buttons = self._banner_buttons(shown) if shown else []
+        banner = (shown, tuple(button.text() for button in buttons))
+        if banner == self._shown_banner:
+            return
+        self._shown_banner = banner
+        if shown is None:
+            self.banner.clear()
+        else:
+            self.banner.show_text(shown.words, shown.tone, *buttons)
+
+    def _banner_buttons(self, shown: Ending) -> list[SecondaryButton]:
+        state = self._state
+        buttons: list[SecondaryButton] = []
+        for action in shown.actions:
+            if action is Action.RESUME and state.resume_step is None:
+                continue
+            words = {
+                Action.CHAT: "Chat with it",
+                Action.EXPORT: "Export",
+                Action.RESUME: f"Resume from step {state.resume_step or 0:,}",
+                Action.HALF_RATE: "New run with half the learning rate",
+                Action.LOG: "Show log folder",
+            }[action]
+            make = PrimaryButton if not buttons and action is not Action.LOG else SecondaryButton
+            button = make(words, small=True, name=f"monitor_{action.value}")
+            button.clicked.connect(lambda _=False, action=action: self._on_action(action))
+            if action is Action.RESUME and state.why_no_resume:
+                button.setEnabled(False)
+                button.setToolTip(state.why_no_resume)
+            buttons.append(button)
+        return buttons
+
+    def _show_figures(self) -> None:
+        state = self._state
+        found = state.figures
+        on_card = state.run is None or state.run.record.device != "cpu"
+        self._numbers.show_figures(found, live=state.live or state.elsewhere, on_card=on_card)
+        points = state.points
+        if len(points):
+            self._rate.show_value(in_powers(float(points.learning_rate[-1])))
+            self._grad_card.show_value(f"{points.grad_norm[-1]:.2f}")
+            self._speed.show_value(f"{found.tokens_per_second or 0:,.0f}")
+        if state.card_points:
+            last = state.card_points[-1]
+            degrees = f"{last.temperature_c} °C" if last.temperature_c is not None else ""
+            watts = f"{last.power_w:.0f} W" if last.power_w is not None else ""
+            self._heat_card.show_value(" · ".join(filter(None, (degrees, watts))))
+        self._describe(found.loss)
+
+    def _describe(self, loss: float | None) -> None:
+        """For those who don't see the charts."""
+        points = self._state.points
+        words = f"{len(points):,} steps, smoothed loss {figures.loss(loss)}"
+        self._loss.chart.setAccessibleDescription(words if len(points) else "No step was measured yet.")

@@ -1,0 +1,264 @@
+"""The cards around the Monitor's charts: titles, legends, what the crosshair reads, notes under them."""
+
+from __future__ import annotations
+
+import math
+
+from PySide6.QtCore import Qt, QTimer, Signal
+from PySide6.QtWidgets import QFrame, QGridLayout, QHBoxLayout, QSizePolicy, QSlider, QVBoxLayout, QWidget
+
+from qlora_studio.state.curves import PARTS, Points
+from qlora_studio.state.monitor import MonitorState
+from qlora_studio.ui import figures
+from qlora_studio.ui.pages.monitor_chart import StepChart, in_powers
+from qlora_studio.ui.pages.monitor_curves import LossChart
+from qlora_studio.ui.pages.monitor_memory import MemoryChart
+from qlora_studio.ui.pages.monitor_stretch import Stretch
+from qlora_studio.ui.theme import theme
+from qlora_studio.ui.widgets import (
+    Card,
+    ChoiceChip,
+    IconButton,
+    IconLabel,
+    LinkButton,
+    PlainLabel,
+    Swatch,
+)
+from qlora_studio.ui.widgets.line_sample import LineSample
+
+SETTLE_MS = 60  # after the slider moved: a million points aren't smoothed at each pixel
+_SLIDER_END = 100
+_PART_WORDS = {part: part.capitalize() for part in PARTS}
+
+
+class LossCard(Card):
+    """The chart of the loss with its legend.
+
+    smoothing: the weight that was chosen, 0 to 0.999
+    """
+
+    smoothing = Signal(float)
+
+    def __init__(self, stretch: Stretch) -> None:
+        super().__init__("Loss", "nats per learned token", name="monitor_loss_card")
+        self.chart = LossChart(stretch)
+        self.log = ChoiceChip("Log", name="monitor_loss_log")
+        self.fit = LinkButton("Fit", name="monitor_fit", tip="Show all steps (F)")
+        self.export = IconButton("image-down", "Save picture and table", name="monitor_export", small=True)
+        self._slider = QSlider(Qt.Orientation.Horizontal)
+        self._slider.setObjectName("monitor_smoothing")
+        self._slider.setAccessibleName("Smoothing, 0 to 0.999")
+        self._slider.setRange(0, _SLIDER_END)
+        self._slider.setFixedWidth(theme().px(72))
+        self._weight = PlainLabel("", "note")
+        self._weight.setFixedWidth(theme().px(34))
+        self._waiting = PlainLabel("", "muted", wrap=True, name="monitor_waiting")
+        self._waiting.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        self._skipped = PlainLabel("", "note", name="monitor_skipped")
+        self._settle = QTimer(self, interval=SETTLE_MS, singleShot=True)
+        self._settle.timeout.connect(lambda: self.smoothing.emit(self.weight()))
+        self._build()
+        self._slider.valueChanged.connect(self._on_moved)
+        self.log.toggled.connect(self.chart.set_log)
+        self.fit.clicked.connect(stretch.show_all)
+
+    def _build(self) -> None:
+        for sample, words in (
+            (LineSample("raw_line", 1.2), "Each step"),
+            (LineSample(0, 2.6), "Smoothed"),
+        ):
+            self.add_to_head(sample)
+            self.add_to_head(PlainLabel(words, "note"))
+        self.add_to_head(self._slider)
+        self.add_to_head(self._weight)
+        self.add_to_head(LineSample(1, 2.0, marker=True))
+        self.add_to_head(PlainLabel("Evaluation", "note"))
+        for button in (self.log, self.fit, self.export):
+            self.add_to_head(button)
+        self.chart.setMinimumHeight(theme().px(210))
+        self.body.addWidget(self._waiting)
+        self.body.addWidget(self.chart, 1)
+        self.body.addWidget(self._skipped)
+        self._waiting.hide()
+        self._skipped.hide()
+
+    def weight(self) -> float:
+        """As the slider stands: 0, 0.5, 0.9, 0.97, 0.99 lie about as far from each other."""
+        return round(1 - 10 ** (-3 * self._slider.value() / _SLIDER_END), 3)
+
+    def show_weight(self, weight: float) -> None:
+        """Without telling it again."""
+        self._slider.blockSignals(True)
+        self._slider.setValue(round(-math.log10(1 - min(weight, 0.999)) / 3 * _SLIDER_END))
+        self._slider.blockSignals(False)
+        self._weight.setText(f"{self.weight():g}")
+
+    def show_waiting(self, words: str) -> None:
+        """What goes on before the first step."""
+        self._waiting.setText(words)
+        self._waiting.setVisible(bool(words))
+
+    def show_skipped(self, lines: int) -> None:
+        """R5: what could not be read is counted."""
+        self._skipped.setVisible(lines > 0)
+        self._skipped.setText(f"{lines:,} {'line' if lines == 1 else 'lines'} of metrics.jsonl skipped")
+
+    def _on_moved(self) -> None:
+        self._weight.setText(f"{self.weight():g}")
+        self._settle.start()
+
+
+class MemoryCard(Card):
+    """Memory by part, with a note for the spike that was the highest."""
+
+    def __init__(self, stretch: Stretch) -> None:
+        super().__init__("VRAM", "GiB, peak of each step", name="monitor_vram_card")
+        self.chart = MemoryChart(stretch)
+        self.chart.setMinimumHeight(theme().px(190))
+        self._legend: dict[str, tuple[QWidget, QWidget]] = {}
+        for part, words in _PART_WORDS.items():
+            pair = (Swatch(f"vram_{part}"), PlainLabel(words, "note"))
+            self._legend[part] = pair
+            for widget in pair:
+                self.add_to_head(widget)
+        self._note = QFrame()
+        self._note.setObjectName("monitor_spike")
+        self._letter, self._words = PlainLabel("", "strong"), PlainLabel("", "muted", wrap=True)
+        row = QHBoxLayout(self._note)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.setSpacing(theme().px(8))
+        row.addWidget(IconLabel("triangle-alert", "warn", label="Spike"))
+        row.addWidget(self._letter)
+        row.addWidget(self._words, 1)
+        self.body.addWidget(self.chart, 1)
+        self.body.addWidget(self._note)
+
+    def show_state(self, state: MonitorState) -> None:
+        """Which memory it is, and its lines."""
+        on_card = state.run is not None and state.run.record.device != "cpu"
+        self.title.setText("VRAM" if on_card or state.run is None else "Process memory")
+        self.chart.setAccessibleName(self.title.text())
+        promised = state.figures.promised_bytes
+        self.chart.set_levels("card limit" if on_card else "RAM", state.limit_bytes, promised)
+
+    def show_points(self, points: Points) -> None:
+        """The legend names the parts that were measured; the note the highest spike."""
+        for part, pair in self._legend.items():
+            for widget in pair:
+                widget.setVisible(part in points.memory or not points.memory)
+        places = self.chart.spike_places
+        self._note.setVisible(bool(places))
+        if places:
+            highest = max(places, key=lambda place: points.memory_total[place])
+            self._letter.setText("ABCDEFGHIJ"[places.index(highest)])
+            self._words.setText(spike_words(points, highest))
+
+
+def spike_words(points: Points, place: int) -> str:
+    """Step, size, and what happened just before it."""
+    import numpy as np
+
+    step, size = int(points.steps[place]), float(points.memory_total[place])
+    over = size - float(np.median(points.memory_total))
+    words = f"Step {step:,} took {figures.in_gib(size)}, {over / 2**30:.1f} over the median"
+    if any(line.step == step - 1 for line in points.evaluations):
+        return f"{words}; it came right after an evaluation."
+    if step - 1 in points.checkpoints:
+        return f"{words}; it came right after a save."
+    return f"{words}."
+
+
+class SmallCard(Card):
+    """A small chart with its newest value beside the title."""
+
+    def __init__(self, title: str, chart: StepChart, *, name: str) -> None:
+        super().__init__(name=name)
+        self.setAccessibleName(title)
+        self.chart = chart
+        self._value = PlainLabel("", "label")
+        self.layout().setContentsMargins(*(theme().px(side) for side in (12, 9, 8, 4)))  # type: ignore[union-attr]
+        head = QHBoxLayout()
+        head.addWidget(PlainLabel(title, "label"), 1)
+        head.addWidget(self._value)
+        self.body.setSpacing(theme().px(2))
+        self.body.addLayout(head)
+        chart.setMinimumHeight(theme().px(76))
+        chart.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
+        self.body.addWidget(chart, 1)
+
+    def show_value(self, words: str) -> None:
+        """In the title line."""
+        self._value.setText(words)
+
+
+class ChartReadout(QFrame):
+    """What the crosshair reads: step, time since the start, one line a curve. Floats over the loss chart."""
+
+    def __init__(self, parent: QWidget) -> None:
+        super().__init__(parent)
+        self.setObjectName("monitor_readout")
+        self.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
+        self._title = PlainLabel("", "label")
+        self._rows: dict[str, tuple[PlainLabel, PlainLabel]] = {}
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(*(theme().px(side) for side in (11, 8, 11, 9)))
+        layout.setSpacing(theme().px(4))
+        layout.addWidget(self._title)
+        grid = QGridLayout()
+        grid.setHorizontalSpacing(theme().px(8))
+        grid.setVerticalSpacing(theme().px(3))
+        samples = {
+            "Loss": LineSample("raw_line", 1.2),
+            "Smoothed": LineSample(0, 2.6),
+            "Evaluation": LineSample(1, 2.0, marker=True),
+            "Learning rate": LineSample(2, 1.8, solid=True),
+            "Gradient norm": LineSample(3, 1.4, solid=True),
+            "Tokens/s": LineSample(0, 1.4),
+            "Memory": Swatch("vram_activations"),
+        }
+        for row, (words, sample) in enumerate(samples.items()):
+            name, value = PlainLabel(words, "note"), PlainLabel("", "label")
+            value.setAlignment(Qt.AlignmentFlag.AlignRight)
+            grid.addWidget(sample, row, 0, Qt.AlignmentFlag.AlignCenter)
+            grid.addWidget(name, row, 1)
+            grid.addWidget(value, row, 2)
+            self._rows[words] = (name, value)
+        grid.setColumnStretch(1, 1)
+        layout.addLayout(grid)
+        self.setMinimumWidth(theme().px(190))
+        self.hide()
+
+    def show_place(self, points: Points, place: int) -> None:
+        """place: in `points`."""
+        step = int(points.steps[place])
+        self._title.setText(f"Step {step:,} · {figures.duration(float(points.elapsed_s[place]))}")
+        evaluation = next((line for line in reversed(points.evaluations) if line.step <= step), None)
+        self._rows["Evaluation"][0].setText(
+            f"Evaluation, {evaluation.step:,}" if evaluation else "Evaluation"
+        )
+        values = {
+            "Loss": figures.loss(float(points.loss[place])),
+            "Smoothed": figures.loss(float(points.smoothed[place])),
+            "Evaluation": figures.loss(evaluation.loss) if evaluation else "–",
+            "Learning rate": in_powers(float(points.learning_rate[place])),
+            "Gradient norm": _number(float(points.grad_norm[place]), ".3f"),
+            "Tokens/s": _number(float(points.tokens_per_second[place]), ",.0f"),
+            "Memory": figures.in_gib(float(points.memory_total[place])),
+        }
+        for words, value in values.items():
+            self._rows[words][1].setText(value)
+        spoken = ", ".join(f"{words} {value}" for words, value in values.items())
+        self.setAccessibleName(f"{self._title.text()}: {spoken}")
+        self.adjustSize()
+
+    def stand_beside(self, x: int, width: int) -> None:
+        """x: of the crosshair in the parent, whose width is `width`."""
+        right = x + theme().px(12)
+        fits = right + self.width() < width - theme().px(6)
+        self.move(right if fits else max(x - theme().px(12) - self.width(), 0), theme().px(6))
+        self.raise_()
+        self.show()
+
+
+def _number(value: float, form: str) -> str:
+    return format(value, form) if math.isfinite(value) else "not a number"

@@ -1,0 +1,170 @@
+"""The Monitor's curves: loss with its evaluations and gaps, and the four small ones beside it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pyqtgraph as pg
+from PySide6.QtCore import Qt
+from PySide6.QtGui import QPen
+
+from qlora_studio.state.curves import Points
+from qlora_studio.state.monitor import CardPoint
+from qlora_studio.ui.pages.monitor_chart import LossAxis, PowerAxis, ShortAxis, StepChart
+from qlora_studio.ui.pages.monitor_stretch import Stretch
+from qlora_studio.ui.theme import theme
+from qlora_studio.ui.widgets.chart import series_pen
+
+_EVALUATION = 1  # series: dashed, with markers
+_MARKED = 120  # evaluations in sight, at most, that have a marker each
+_LABELLED = 6  # gaps in sight, at most, whose step is written beside them
+
+
+class LossChart(StepChart):
+    """Each step thin, smoothed thick, evaluations dashed with markers; a gap where the loss was no number."""
+
+    def __init__(self, stretch: Stretch) -> None:
+        self._axis = LossAxis()
+        self._gaps = pg.PlotCurveItem(connect="pairs")
+        self._saved = pg.ScatterPlotItem(symbol="t1", size=8, pxMode=True)
+        self._labels: list[pg.TextItem] = []
+        super().__init__(stretch, name="monitor_loss", label="Loss", left_axis=self._axis)
+        self.add_step_line(lambda points: points.loss, "raw_line", 1.0)
+        self.add_step_line(lambda points: points.smoothed, 0, 2.6)
+        self._evaluations = self.add_line(_EVALUATION, 2.0, "o")
+        self._evaluations.setDownsampling(auto=False)
+        for item in (self._gaps, self._saved):
+            self.addItem(item, ignoreBounds=True)
+        self.recolor()
+
+    @property
+    def log(self) -> bool:
+        """Whether the axis is logarithmic."""
+        return self._log
+
+    def set_log(self, log: bool) -> None:
+        """The axis' scale."""
+        self._log = self._axis.log = log
+        self._axis.picture = None
+        self.redraw()
+
+    def draw_more(self, points: Points, low: float, high: float) -> tuple[float, float]:
+        first, last = self._stretch.first, self._stretch.last
+        seen = [line for line in points.evaluations if first <= line.step <= last]
+        steps = np.array([line.step for line in seen], "float64")
+        losses = self.scaled(np.array([math.nan if line.loss is None else line.loss for line in seen]))
+        if len(seen) > self.columns():
+            kept = np.linspace(0, len(seen) - 1, self.columns()).astype(int)
+            steps, losses = steps[kept], losses[kept]
+        self._evaluations.setData(steps, losses, symbol="o" if len(seen) <= _MARKED else None)
+        if np.isfinite(losses).any():
+            low, high = min(low, float(np.nanmin(losses))), max(high, float(np.nanmax(losses)))
+        if math.isfinite(low):
+            self._draw_gaps(points, low, high)
+            self._draw_checkpoints(points, low - (high - low) * 0.05)
+        return low, high
+
+    def _draw_gaps(self, points: Points, low: float, high: float) -> None:
+        first, last = self._stretch.first, self._stretch.last
+        seen = [gap for gap in points.non_finite if first <= gap.step <= last]
+        self._gaps.setData(np.repeat([gap.step for gap in seen], 2), np.tile([low, high], len(seen)))
+        for label in self._labels:
+            self.removeItem(label)
+        self._labels = []
+        words = {"nan": "NaN", "inf": "Infinite"}
+        for place, gap in enumerate(seen[-_LABELLED:]):
+            text = f"{words.get(gap.kind, 'NaN')} at step {gap.step:,}"
+            label = pg.TextItem(text, anchor=(0, 0), color=theme().color("bad"))
+            label.setFont(theme().font("note", 600))
+            label.setPos(gap.step, high - (high - low) * 0.07 * place)
+            self.addItem(label, ignoreBounds=True)
+            self._labels.append(label)
+
+    def _draw_checkpoints(self, points: Points, low: float) -> None:
+        steps = [step for step in points.checkpoints if self._stretch.first <= step <= self._stretch.last]
+        shown = steps if len(steps) <= _MARKED else steps[:: -(-len(steps) // _MARKED)]
+        self._saved.setData(x=shown, y=[low] * len(shown))
+
+    def pen(self, color: str | int, width: float) -> QPen:
+        return series_pen(_EVALUATION, width) if color == _EVALUATION else super().pen(color, width)
+
+    def recolor(self) -> None:
+        super().recolor()
+        self._gaps.setPen(pg.mkPen(theme().color("bad"), width=1, style=Qt.PenStyle.DashLine))
+        self._saved.setBrush(pg.mkBrush(theme().color("muted")))
+        self._saved.setPen(pg.mkPen(None))
+
+
+class RateChart(StepChart):
+    """Learning rate."""
+
+    def __init__(self, stretch: Stretch) -> None:
+        super().__init__(stretch, name="monitor_lr", label="Learning rate", left_axis=PowerAxis("left"))
+        self.add_step_line(lambda points: points.learning_rate, 2, 1.8)
+
+    def draw_more(self, points: Points, low: float, high: float) -> tuple[float, float]:
+        return min(low, 0.0), high
+
+
+class GradNormChart(StepChart):
+    """Gradient norm, with the line at which it is cut."""
+
+    def __init__(self, stretch: Stretch) -> None:
+        self._clip = pg.InfiniteLine(angle=0, movable=False)
+        super().__init__(
+            stretch, name="monitor_grad_norm", label="Gradient norm", left_axis=ShortAxis("left")
+        )
+        self._clip.hide()
+        self.addItem(self._clip, ignoreBounds=True)
+        self.add_step_line(lambda points: points.grad_norm, 3, 1.2)
+
+    def set_clip(self, norm: float) -> None:
+        """Longer gradients are shortened to this; 0: never."""
+        self._clip.setVisible(norm > 0)
+        self._clip.setValue(norm)
+
+    def draw_more(self, points: Points, low: float, high: float) -> tuple[float, float]:
+        clip = self._clip.value() if self._clip.isVisible() else 0.0
+        return min(low, 0.0), max(high, clip if clip < 4 * high else 0.0)
+
+    def recolor(self) -> None:
+        super().recolor()
+        self._clip.setPen(pg.mkPen(theme().color("limit"), width=1, style=Qt.PenStyle.DashLine))
+
+
+class SpeedChart(StepChart):
+    """Tokens a second."""
+
+    def __init__(self, stretch: Stretch) -> None:
+        super().__init__(stretch, name="monitor_speed", label="Tokens a second", left_axis=ShortAxis("left"))
+        self.add_step_line(lambda points: points.tokens_per_second, 0, 1.4)
+
+
+class CardChart(StepChart):
+    """Temperature of the card, as read while the window watched."""
+
+    def __init__(self, stretch: Stretch) -> None:
+        super().__init__(stretch, name="monitor_gpu", label="GPU temperature", left_axis=DegreeAxis("left"))
+        self._heat = self.add_line(4, 1.8)
+        self._heat.setDownsampling(auto=False)
+        self._readings: list[CardPoint] = []
+
+    def set_readings(self, readings: list[CardPoint]) -> None:
+        """In their order."""
+        self._readings = readings
+        self.redraw()
+
+    def draw_more(self, points: Points, low: float, high: float) -> tuple[float, float]:
+        told = [(item.step, item.temperature_c) for item in self._readings if item.temperature_c is not None]
+        steps = np.array([step for step, _ in told], "float64")
+        heat = np.array([degrees for _, degrees in told], "float64")
+        self._heat.setData(steps, heat, symbol="o" if len(told) == 1 else None)
+        return (float(heat.min()) - 5, float(heat.max()) + 5) if told else (low, high)
+
+
+class DegreeAxis(pg.AxisItem):  # type: ignore[misc]
+    """Ticks such as 80°."""
+
+    def tickStrings(self, values: list[float], scale: float, spacing: float) -> list[str]:
+        return [f"{value * scale:.0f}°" for value in values]

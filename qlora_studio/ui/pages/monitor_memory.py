@@ -1,0 +1,190 @@
+"""Memory of each step, its parts stacked from below, under the promise and the device's limit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyqtgraph as pg
+from numpy.typing import NDArray
+from PySide6.QtCore import Qt
+
+from qlora_studio.state.curves import PARTS, Points, spikes
+from qlora_studio.ui.pages.monitor_chart import ShortAxis, StepChart
+from qlora_studio.ui.pages.monitor_stretch import Stretch
+from qlora_studio.ui.theme import readable_on, theme
+from qlora_studio.ui.widgets.peaks import Peaks
+
+GIB = 2**30
+_LIMIT_IN_SIGHT = 3.0  # times what is used: a limit further away is written at the edge instead
+_WRITTEN_FROM = 0.09  # of the chart's height: thinner parts have no word in them
+
+
+class MemoryChart(StepChart):
+    """limit and promise: bytes, where known."""
+
+    def __init__(self, stretch: Stretch) -> None:
+        self._peaks = Peaks()
+        self._rewinds = -1
+        self._spikes: list[int] = []
+        self._areas = {part: pg.PlotCurveItem(fillLevel=0.0) for part in PARTS}
+        self._words = {part: pg.TextItem(part, anchor=(0, 0.5)) for part in PARTS}
+        self._levels = {
+            "limit": _Level("limit", Qt.PenStyle.DashLine),
+            "promise": _Level("text", Qt.PenStyle.DotLine),
+        }
+        self._spike_bars = pg.PlotCurveItem(connect="pairs")
+        self._spike_marks = pg.ScatterPlotItem(symbol="t", size=10, pxMode=True)
+        self._letters: list[pg.TextItem] = []
+        super().__init__(stretch, name="monitor_vram", label="Memory", left_axis=ShortAxis("left"))
+        for depth, part in enumerate(reversed(PARTS)):
+            self._areas[part].setZValue(depth - 10)  # the highest stack is drawn first, the lowest over it
+            self.addItem(self._areas[part], ignoreBounds=True)
+        for guest in (*self._words.values(), self._spike_bars, self._spike_marks):
+            self.addItem(guest, ignoreBounds=True)
+        for level in self._levels.values():
+            self.addItem(level.line, ignoreBounds=True)
+            self.addItem(level.label, ignoreBounds=True)
+        self.recolor()
+
+    def set_levels(self, limit_words: str, limit: int | None, promise: int | None) -> None:
+        """limit_words: what the limit is of: "card limit" or "RAM"."""
+        self._levels["limit"].set(limit_words, limit)
+        self._levels["promise"].set("promised", promise)
+        self.redraw()
+
+    def take(self, points: Points) -> None:
+        if points.rewinds != self._rewinds or len(points) < len(self._peaks.values):
+            self._peaks, self._rewinds = Peaks(), points.rewinds
+        self._peaks.grow(points.memory_total)
+        self._spikes = spikes(points)
+        super().take(points)
+
+    @property
+    def spike_places(self) -> list[int]:
+        """In the order of their letters."""
+        return self._spikes
+
+    def draw_more(self, points: Points, low: float, high: float) -> tuple[float, float]:
+        first, last = self.in_sight()
+        places = self._peaks.highest(first, last, self.columns())
+        top = float(points.memory_total[places].max()) / GIB if len(places) else 0.0
+        stacked = self._draw_areas(points, places)
+        promise, limit = (self._levels[name].gib or 0.0 for name in ("promise", "limit"))
+        top = max(top, promise)
+        far = limit > _LIMIT_IN_SIGHT * max(top, 0.1)
+        high = max(top * 1.14, 0.0 if far else limit * 1.03)
+        self._write_parts(stacked, high)
+        self._draw_spikes(points, high)
+        near = promise < limit < promise + 0.12 * high
+        self._levels["limit"].place(self._stretch.last, high or 1.0, far=far)
+        self._levels["promise"].place(self._stretch.last, high or 1.0, below=near and not far)
+        return 0.0, high or 1.0
+
+    def _show_range(self, low: float, high: float) -> None:
+        self._range = (0.0, high)
+        self._box.setRange(
+            xRange=(self._stretch.first, self._stretch.last), yRange=self._range, padding=0, update=True
+        )
+
+    def _draw_areas(self, points: Points, places: NDArray[Any]) -> dict[str, float]:
+        """Each step as wide as it is: one alone is seen too. Gives the middle of each part, in GiB."""
+        steps = points.steps[places].astype("float64")
+        edges = np.concatenate((steps - 0.5, [steps[-1] + 0.5])) if len(steps) else steps
+        x = np.repeat(edges, 2)[1:-1] if len(steps) else edges
+        below = np.zeros(len(places))
+        middles = {}
+        for part in PARTS:
+            values = points.memory.get(part)
+            if values is None or not len(places):
+                self._areas[part].setData([], [])
+                continue
+            stack = below + values[places] / GIB
+            self._areas[part].setData(x, np.repeat(stack, 2))
+            middles[part] = float(np.median(below + stack)) / 2
+            middles[f"{part} high"] = float(np.median(stack - below))
+            below = stack
+        return middles
+
+    def _write_parts(self, stacked: dict[str, float], high: float) -> None:
+        at = max(self._stretch.first, 0.0) + (self._stretch.last - self._stretch.first) * 0.015
+        seen = len(self._stretch.points) and self._stretch.points.last_step - at > 0.15 * (
+            self._stretch.last - self._stretch.first
+        )
+        for part, label in self._words.items():
+            shown = bool(seen) and stacked.get(f"{part} high", 0.0) > _WRITTEN_FROM * high
+            label.setVisible(shown)
+            if shown:
+                label.setPos(at, stacked[part])
+
+    def _draw_spikes(self, points: Points, high: float) -> None:
+        for label in self._letters:
+            self.removeItem(label)
+        self._letters = []
+        first, last = self._stretch.first, self._stretch.last
+        x, y = [], []
+        for letter, place in zip("ABCDEFGHIJ", self._spikes, strict=False):
+            step, gib = float(points.steps[place]), float(points.memory_total[place]) / GIB
+            if first <= step <= last:
+                x.append(step)
+                y.append(gib)
+                label = pg.TextItem(letter, anchor=(0.5, 1.35), color=theme().color("warn"))
+                label.setFont(theme().font("label", 700))
+                label.setPos(step, gib + 0.02 * high)
+                self.addItem(label, ignoreBounds=True)
+                self._letters.append(label)
+        median = float(np.median(points.memory_total)) / GIB if len(points) else 0.0
+        self._spike_bars.setData(np.repeat(x, 2), np.ravel([(median, top) for top in y]))
+        self._spike_marks.setData(x=x, y=[top + 0.02 * high for top in y])
+
+    def recolor(self) -> None:
+        super().recolor()
+        colors = theme().colors
+        for part, area in self._areas.items():
+            color = getattr(colors, f"vram_{part}")
+            area.setBrush(pg.mkBrush(color))
+            area.setPen(pg.mkPen(None))
+            self._words[part].setColor(readable_on(color, colors))
+            self._words[part].setFont(theme().font("note", 600))
+        for level in self._levels.values():
+            level.recolor()
+        self._spike_bars.setPen(pg.mkPen(colors.warn, width=3))
+        self._spike_marks.setBrush(pg.mkBrush(colors.warn))
+        self._spike_marks.setPen(pg.mkPen(None))
+
+
+class _Level:
+    """A line across the chart with its words at the right."""
+
+    def __init__(self, color: str, style: Qt.PenStyle) -> None:
+        self.gib: float | None = None
+        self.line = pg.InfiniteLine(angle=0, movable=False)
+        self.line.setZValue(15)
+        self.label = pg.TextItem("", anchor=(1, 0))
+        self.label.setZValue(16)
+        self._color, self._style = color, style
+        self.line.hide()
+        self.label.hide()
+
+    def set(self, words: str, size: int | None) -> None:
+        self.gib = size / GIB if size else None
+        self.label.setText(f"{words} {self.gib:.1f}" if self.gib else "")
+        self.line.setVisible(bool(self.gib))
+        self.label.setVisible(bool(self.gib))
+
+    def place(self, right: float, high: float, *, far: bool = False, below: bool = False) -> None:
+        """far: it lies above what is in sight, and is only named there; below: its words stand below it."""
+        if self.gib is None:
+            return
+        self.line.setVisible(not far)
+        self.line.setValue(self.gib)
+        if far:
+            self.label.setText(f"↑ {self.label.toPlainText().lstrip('↑ ')}")
+        self.label.setAnchor((1, 0) if far or below or self.gib > 0.9 * high else (1, 1))
+        self.label.setPos(right, high if far else self.gib)
+
+    def recolor(self) -> None:
+        color = theme().color(self._color)
+        self.line.setPen(pg.mkPen(color, width=1.5, style=self._style))
+        self.label.setColor(color)
+        self.label.setFont(theme().font("note"))
