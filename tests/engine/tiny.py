@@ -112,6 +112,7 @@ def make_run(
     rows: list[TokenizedRow] | None = None,
     validation: list[TokenizedRow] | None = None,
     samples: tuple[EncodedSample, ...] = (),
+    device: str = "cpu",
     **changes: Any,
 ) -> Path:
     """A run folder that the engine can train; `changes` are dotted keys with `__` for the dot."""
@@ -138,6 +139,7 @@ def make_run(
         created=1_795_000_000.0,
         config=config,
         model_folder=str(model),
+        device=device,
         hashes=Hashes(model="m", data="d"),
         prepared=Prepared(folder=str(prepared)),
     )

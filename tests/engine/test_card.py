@@ -1,0 +1,92 @@
+"""What only a card shows: attention at once over packed rows, paged optimizers, memory by part."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from qlora_studio.engine import attention as attention_module
+from qlora_studio.engine.attention import Segments, attention
+from qlora_studio.engine.device import find_device
+from qlora_studio.engine.model_holder import ModelHolder
+from qlora_studio.engine.wish import Wish
+from qlora_studio.protocol.events import StepFinished
+from tests.engine.tiny import events_of, losses, make_model, make_run, of_kind
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no card here")
+LENGTHS = (70, 1, 120, 65)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return make_model(tmp_path / "model")
+
+
+@pytest.mark.parametrize("heads", [(4, 4), (8, 2)], ids=["each its own", "grouped"])
+@pytest.mark.parametrize("window", [None, 16])
+def test_rows_attended_at_once_give_what_they_give_one_by_one(
+    monkeypatch: pytest.MonkeyPatch, heads: tuple[int, int], window: int | None
+) -> None:
+    def result() -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        shapes = [(1, count, sum(LENGTHS), 64) for count in (heads[0], heads[1], heads[1])]
+        query, key, value = (
+            torch.randn(shape, dtype=torch.bfloat16, device="cuda", requires_grad=True) for shape in shapes
+        )
+        mask = Segments.of(LENGTHS, torch.device("cuda")).as_mask()
+        out, _ = attention(torch.nn.Module(), query, key, value, mask, sliding_window=window)
+        out.float().square().sum().backward()  # type: ignore[no-untyped-call]
+        return [out, *(tensor.grad for tensor in (query, key, value) if tensor.grad is not None)]
+
+    at_once = result()
+    monkeypatch.setattr(attention_module, "_flash_takes", lambda *_: False)
+    one_by_one = result()
+
+    for ours, reference in zip(at_once, one_by_one, strict=True):
+        assert (ours - reference).norm() <= 0.02 * reference.norm()
+
+
+@pytest.mark.parametrize("optimizer", ["paged_adamw_32bit", "paged_adamw_8bit", "adamw_32bit"])
+def test_a_run_on_a_card_goes_on_with_the_state_it_had(tmp_path: Path, model: Path, optimizer: str) -> None:
+    settings: dict[str, Any] = {
+        "training__steps": 6,
+        "training__optimizer": optimizer,
+        "lora__r": 64,
+        "model__compute_dtype": "auto",
+    }
+    device = find_device()
+    unbroken, broken = (make_run(tmp_path, model, device="cuda", **settings) for _ in range(2))
+
+    straight = of_kind(events_of(unbroken, holder=ModelHolder(device)), StepFinished)
+    first = of_kind(events_of(broken, Wish.PAUSE, after_step=4, holder=ModelHolder(device)), StepFinished)
+    rest = of_kind(events_of(broken, holder=ModelHolder(device)), StepFinished)
+
+    again = [*first, *rest]
+    for kept in ("step", "rows", "learning_rate", "tokens"):
+        assert [getattr(step, kept) for step in again] == [getattr(step, kept) for step in straight]
+    assert losses(again) == pytest.approx(losses(straight), rel=1e-2)
+    states = [
+        load_file(run / "checkpoints" / "step-000006" / "optimizer.safetensors") for run in (unbroken, broken)
+    ]
+    assert states[0].keys() == states[1].keys()
+
+
+def test_memory_by_part_adds_up_to_what_torch_counted(tmp_path: Path, model: Path) -> None:
+    run = make_run(tmp_path, model, device="cuda", training__steps=2, model__compute_dtype="auto")
+
+    step = of_kind(events_of(run, holder=ModelHolder(find_device())), StepFinished)[-1]
+
+    assert step.memory.keys() == {"weights", "adapter", "optimizer", "activations", "other"}
+    assert sum(step.memory.values()) >= torch.cuda.max_memory_allocated()
+
+
+def test_a_card_and_a_processor_learn_the_same(tmp_path: Path, model: Path) -> None:
+    settings: dict[str, Any] = {"training__steps": 4, "model__compute_dtype": "float32"}
+    on_card = make_run(tmp_path, model, device="cuda", **settings)
+    on_processor = make_run(tmp_path, model, **settings)
+
+    found = losses(events_of(on_card, holder=ModelHolder(find_device())))
+
+    assert found == pytest.approx(losses(events_of(on_processor)), rel=1e-3)
