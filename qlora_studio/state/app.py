@@ -18,8 +18,10 @@ from qlora_studio.state.sample_model import SampleModel
 
 if TYPE_CHECKING:
     from qlora_studio.state.chat import ChatState
+    from qlora_studio.state.data import DataState
     from qlora_studio.state.models import ModelsState
     from qlora_studio.state.monitor import MonitorState
+    from qlora_studio.state.runs import RunsState
     from qlora_studio.state.train import TrainState
 
 
@@ -58,6 +60,13 @@ class AppState(QObject):
         return ModelsState(self.reader, self.engine, self.sample_model, self.draft, self.preferences, self)
 
     @cached_property
+    def data(self) -> DataState:
+        """Of the Data page; built with it, as it loads numpy."""
+        from qlora_studio.state.data import DataState
+
+        return DataState(self.reader, self.chat_reader, self.draft, self.sample_model, self.preferences, self)
+
+    @cached_property
     def train(self) -> TrainState:
         """Of the Train page; built with it, as it loads numpy."""
         from qlora_studio.state.train import TrainState
@@ -72,6 +81,13 @@ class AppState(QObject):
         from qlora_studio.state.monitor import MonitorState
 
         return MonitorState(self.engine, self.launcher, self.machine, self.draft, self)
+
+    @cached_property
+    def runs(self) -> RunsState:
+        """Of the Runs page; built with it, as it loads numpy."""
+        from qlora_studio.state.runs import RunsState
+
+        return RunsState(self.engine, self.launcher, self.draft, self.preferences, self.notices, self)
 
     def show_page(self, name: str, what: object = None) -> None:
         """Asks the shell for a page."""

@@ -10,7 +10,7 @@ from PySide6.QtGui import QBrush, QKeyEvent, QMouseEvent, QPainter, QPaintEvent,
 from PySide6.QtWidgets import QSizePolicy, QWidget
 
 from qlora_studio.state.draft import RunDraft
-from qlora_studio.ui.theme import theme
+from qlora_studio.ui.theme import fade, theme
 
 STEP = 64  # tokens an arrow key moves the limit, and what dragging rounds to
 KEY = "data.seq_len"
@@ -149,6 +149,8 @@ class LengthHistogram(QWidget):
         words = f"◂ {self.limit():,} ▸"
         width = painter.fontMetrics().horizontalAdvance(words)
         left = x + 6 if x + 6 + width < self.width() else x - 6 - width
+        ground = QRectF(left - 2, area.top(), width + 4, painter.fontMetrics().height())
+        painter.fillRect(ground, fade(theme().color("surface"), 0.85))  # bars stand behind the words
         painter.drawText(QPointF(left, area.top() + painter.fontMetrics().ascent()), words)
 
     def _area(self) -> QRectF:

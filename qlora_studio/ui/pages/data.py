@@ -1,0 +1,308 @@
+"""Data: see exactly what the model will see, before a device is touched."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from PySide6.QtCore import Qt
+from PySide6.QtGui import QAction, QGuiApplication, QHideEvent, QKeySequence, QResizeEvent, QShowEvent
+from PySide6.QtWidgets import QBoxLayout, QFileDialog, QVBoxLayout, QWidget
+
+from qlora_studio.config.run_config import SAMPLE
+from qlora_studio.data.report import ImportReport
+from qlora_studio.state.app import AppState
+from qlora_studio.state.data import ALL, file_name
+from qlora_studio.ui.page import SIDE_BELOW, Page
+from qlora_studio.ui.pages.data_columns import ColumnsCard
+from qlora_studio.ui.pages.data_equation import EquationCard, percent
+from qlora_studio.ui.pages.data_list import RowsCard
+from qlora_studio.ui.pages.data_reading import RowCard
+from qlora_studio.ui.pages.data_side import FindingsCard, LengthsCard
+from qlora_studio.ui.pages.data_skipped import SkippedCard
+from qlora_studio.ui.pages.data_start import ReadingStrip, StartArea
+from qlora_studio.ui.theme import theme
+from qlora_studio.ui.widgets import PrimaryButton, SecondaryButton
+
+LIST_WIDTH = 324  # px at 100 %
+LEAST_ROW_WIDTH = 440
+LEAST_HEIGHT = 380
+QWIDGETSIZE_MAX = 16_777_215
+
+FILE_KINDS = "Data (*.jsonl *.json *.csv *.tsv *.parquet *.txt *.md *.gz *.zst *.bz2 *.xz);;All files (*)"
+
+
+class DataPage(Page):
+    """The equation above; below it the list of rows, the row that is looked at, lengths and findings."""
+
+    def __init__(self, app: AppState) -> None:
+        super().__init__(app, "data", "Data", side=False)
+        self._state = app.data
+        self._skipped_open = self._columns_open = False
+        self._build_page()
+        self._build_menu()
+        self._bind()
+        self._refresh()
+
+    def opened(self, what: object) -> None:
+        """what: a file that was chosen or dropped elsewhere, "sample", or None."""
+        if isinstance(what, Path):
+            self._state.read(str(what.absolute()))
+        elif what == SAMPLE:
+            self._state.read(SAMPLE)
+
+    def rescan(self) -> None:
+        """F5: reads the file again."""
+        self._state.read_again()
+
+    def escape(self) -> bool:
+        """Closes a panel, then empties the search."""
+        if self._columns_open or self._skipped_open:
+            self._columns_open = self._skipped_open = False
+            self._refresh()
+            return True
+        return super().escape()
+
+    # Layout -----------------------------------------------------------------------------------------
+
+    def _build_page(self) -> None:
+        self._columns_button = SecondaryButton("Columns…", "columns-3", name="data_columns_open")
+        self._import = SecondaryButton("Import…", "file-plus", name="data_import")
+        self._use = PrimaryButton("Use for training", "arrow-right", name="data_use")
+        for button in (self._columns_button, self._import, self._use):
+            self.add_header(button)
+        self._strip = ReadingStrip()
+        self._start = StartArea()
+        self._content = self._build_content()
+        self.main.addWidget(self._strip)
+        self.main.addWidget(self._start)
+        self.main.addWidget(self._content, 1)
+
+    def _build_content(self) -> QWidget:
+        app, grid = self.app, theme().px(theme().size.grid)
+        self._equation = EquationCard(app.draft, self._state)
+        self._equation.keep_snug()
+        self._skipped = SkippedCard()
+        self._list = RowsCard(self._state)
+        self.search = self._list.search
+        self._row = RowCard(app.draft, self._state)
+        self._lengths = LengthsCard(app.draft, self._state)
+        self._lengths.keep_snug()
+        self._columns_card = ColumnsCard()
+        self._findings = FindingsCard()
+        self._rows = QBoxLayout(QBoxLayout.Direction.LeftToRight)
+        self._rows.setSpacing(grid)
+        self._rows.addWidget(self._list)
+        self._rows.addWidget(self._row, 1)
+        self._side = QWidget()
+        side = QVBoxLayout(self._side)
+        side.setContentsMargins(0, 0, 0, 0)
+        side.setSpacing(grid)
+        side.addWidget(self._columns_card)
+        side.addWidget(self._lengths)
+        side.addWidget(self._findings, 1)
+        self._beside = QBoxLayout(QBoxLayout.Direction.LeftToRight)
+        self._beside.setSpacing(grid)
+        self._beside.addLayout(self._rows, 1)
+        self._beside.addWidget(self._side)
+        content = QWidget()
+        layout = QVBoxLayout(content)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(grid)
+        layout.addWidget(self._equation)
+        layout.addWidget(self._skipped)
+        layout.addLayout(self._beside, 1)
+        return content
+
+    def _build_menu(self) -> None:
+        for words, keys, slot, at in (
+            ("Import…", "Ctrl+O", self._on_import, self),
+            ("Previous row", "Up", partial(self._list.go, -1), self._list),
+            ("Next row", "Down", partial(self._list.go, 1), self._list),
+            ("Tokens: page up", "PgUp", partial(self._row.turn, -1), self._row),
+            ("Tokens: page down", "PgDown", partial(self._row.turn, 1), self._row),
+        ):
+            action = QAction(words, self)
+            action.setShortcut(QKeySequence(keys))
+            action.setShortcutContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
+            action.triggered.connect(lambda _=False, slot=slot: slot())
+            at.addAction(action)
+            self.menu.addAction(action)
+        self._recent = self.menu.addMenu("Imported before")
+        self._recent.setObjectName("data_recent_menu")
+        self._recent.aboutToShow.connect(self._fill_recent)
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self._place()
+
+    def _place(self) -> None:
+        """Three columns where there is room; else the sides below, and at last one column."""
+        across, down = QBoxLayout.Direction.LeftToRight, QBoxLayout.Direction.TopToBottom
+        list_width, side_width = theme().px(LIST_WIDTH), theme().px(theme().size.side_width)
+        beside = self.window().width() >= theme().px(SIDE_BELOW)
+        together = self.width() >= list_width + theme().px(LEAST_ROW_WIDTH)
+        self._beside.setDirection(across if beside else down)
+        self._side.setMinimumWidth(side_width if beside else 0)
+        self._side.setMaximumWidth(side_width if beside else QWIDGETSIZE_MAX)
+        self._rows.setDirection(across if together else down)
+        self._list.setMinimumWidth(list_width if together else 0)
+        self._list.setMaximumWidth(list_width if together else QWIDGETSIZE_MAX)
+        self._list.setMinimumHeight(theme().px(LEAST_HEIGHT))
+        self._row.setMinimumHeight(theme().px(LEAST_HEIGHT))
+
+    def showEvent(self, event: QShowEvent) -> None:
+        super().showEvent(event)
+        self._state.look()
+
+    def hideEvent(self, event: QHideEvent) -> None:
+        super().hideEvent(event)
+        self._state.look_away()
+
+    # Wiring -----------------------------------------------------------------------------------------
+
+    def _bind(self) -> None:
+        state = self._state
+        state.changed.connect(self._refresh)
+        self._import.clicked.connect(self._on_import)
+        self._start.choose_file.clicked.connect(self._on_import)
+        self._start.use_sample.clicked.connect(lambda: state.read(SAMPLE))
+        self._start.chosen.connect(state.read)
+        self._strip.stop.clicked.connect(state.stop)
+        self._use.clicked.connect(self._on_use)
+        self._columns_button.clicked.connect(self._on_columns)
+        self._columns_card.chosen.connect(state.read_columns)
+        self._columns_card.closed.connect(self._on_columns)
+        self._equation.asked.connect(self._on_number)
+        self._equation.format_set.connect(state.read_as)
+        self._list.chosen.connect(state.choose)
+        self._row.stepped.connect(self._list.go)
+        self._row.copied.connect(self.app.notices.say)
+        self._row.unpack_asked.connect(state.unpack_sample)
+        self._row.model_asked.connect(lambda: self.app.show_page("models"))
+        self._lengths.model_asked.connect(lambda: self.app.show_page("models"))
+        self._findings.asked.connect(self._on_finding)
+        self._skipped.copy_asked.connect(self._on_copy_skipped)
+        self._skipped.save_asked.connect(self._on_save_skipped)
+        self._skipped.closed.connect(self._on_skipped_closed)
+
+    def _refresh(self) -> None:
+        state, report = self._state, self._state.report
+        self.set_title(state.name or "Data", "Data" if report else "", "")
+        self._strip.setVisible(state.reading is not None)
+        self._strip.show_progress(state.reading_words, state.reading_share)
+        self._start.setVisible(report is None and state.reading is None)
+        self._content.setVisible(report is not None)
+        self._columns_button.setVisible(bool(report and report.columns))
+        self._use.setVisible(report is not None)
+        self._show_start()
+        self._show_banner()
+        if report is None:
+            return
+        self._equation.refresh()
+        self._show_skipped(report)
+        self._columns_card.setVisible(self._columns_open)
+        assert state.data is not None
+        self._columns_card.show_columns(report.columns, report.map, by_hand=bool(state.data.map))
+        self._columns_card.show_rows(state.first_rows)
+        self._list.refresh(self.app.draft.value("data.too_long"))
+        self._row.refresh()
+        self._lengths.refresh()
+        self._findings.show_findings(state.findings(), report.conversations)
+
+    def _show_skipped(self, report: ImportReport) -> None:
+        self._skipped_open = self._skipped_open and report.skipped > 0
+        self._skipped.setVisible(self._skipped_open)
+        if self._skipped_open:
+            self._skipped.show_problems(report.problems, report.skipped, report.rows_in)
+
+    def _show_start(self) -> None:
+        state = self._state
+        if state.report is not None:
+            return
+        self._start.show_recent(self.app.preferences.values.data)
+        if state.problem is not None and state.refused is not None:
+            self._start.show_problem(file_name(state.refused.path), state.problem)
+        else:
+            self._start.show_empty()
+
+    def _show_banner(self) -> None:
+        state, report = self._state, self._state.report
+        if report is not None and state.problem is not None:
+            words = f"{state.problem.message} {state.problem.hint} The rows below are as before."
+            if self.banner.text() != words:
+                self.banner.show_text(words, "bad")
+        elif report is not None and state.asks_about_skipped:
+            self._ask_about_skipped()
+        elif self.banner.isVisible():
+            self.banner.clear()
+
+    def _ask_about_skipped(self) -> None:
+        report = self._state.report
+        assert report is not None
+        reasons = ", ".join(f"{problem.count:,} {problem.reason}" for problem in report.problems[:2])
+        words = (
+            f"{report.skipped:,} of {report.rows_in:,} rows ({percent(report.skipped / report.rows_in)}) "
+            f"were skipped: {reasons}. First: line {report.problems[0].line:,}."
+        )
+        if self.banner.text() == words:
+            return
+        look = SecondaryButton("Show all", small=True, name="data_ask_show")
+        go_on = SecondaryButton("Use the others", small=True, name="data_ask_accept")
+        look.clicked.connect(lambda: self._on_number("skipped"))
+        go_on.clicked.connect(self._state.accept_skipped)
+        self.banner.show_text(words, "warn", look, go_on, closable=False)
+
+    def _on_import(self) -> None:
+        dialog = QFileDialog(self, "Import data", "", FILE_KINDS)
+        dialog.setObjectName("data_pick")
+        dialog.fileSelected.connect(lambda path: self._state.read(str(Path(path).absolute())))
+        dialog.finished.connect(dialog.deleteLater)
+        dialog.open()
+
+    def _on_use(self) -> None:
+        self._state.use()
+        self.app.show_page("train")
+
+    def _on_columns(self) -> None:
+        self._columns_open = not self._columns_open
+        self._refresh()
+
+    def _on_number(self, name: str) -> None:
+        if name == "skipped":
+            self._skipped_open = True
+            self._refresh()
+        else:
+            self._state.show("duplicates" if name == "merged" else ALL)
+
+    def _on_finding(self, kind: str) -> None:
+        if kind == "skipped":
+            self._on_number(kind)
+        else:
+            self._state.show(kind)
+
+    def _on_skipped_closed(self) -> None:
+        self._skipped_open = False
+        self._refresh()
+
+    def _on_copy_skipped(self) -> None:
+        QGuiApplication.clipboard().setText(self._state.skipped_text())
+        self.app.notices.say("Copied")
+
+    def _on_save_skipped(self) -> None:
+        dialog = QFileDialog(self, "Save the skipped lines", "skipped.txt", "Text (*.txt)")
+        dialog.setObjectName("data_save_skipped_as")
+        dialog.setAcceptMode(QFileDialog.AcceptMode.AcceptSave)
+        dialog.fileSelected.connect(self._on_skipped_file)
+        dialog.finished.connect(dialog.deleteLater)
+        dialog.open()
+
+    def _on_skipped_file(self, path: str) -> None:
+        problem = self._state.save_skipped(Path(path))
+        self.app.notices.say(problem or f"Saved {Path(path).name}", "bad" if problem else "ok")
+
+    def _fill_recent(self) -> None:
+        self._recent.clear()
+        for path in self.app.preferences.values.data[:10]:
+            action = self._recent.addAction(Path(path).name.replace("&", "&&"))
+            action.triggered.connect(lambda _=False, path=path: self._state.read(path))

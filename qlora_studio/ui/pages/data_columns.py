@@ -1,0 +1,134 @@
+"""Which column of the file gives which part of a chat; each choice reads the file anew."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PySide6.QtCore import Signal
+from PySide6.QtWidgets import QGridLayout, QVBoxLayout, QWidget
+
+from qlora_studio.data.conversation import Row
+from qlora_studio.plain_text import visible_line
+from qlora_studio.ui.theme import theme
+from qlora_studio.ui.widgets import (
+    Card,
+    ChoiceBox,
+    IconButton,
+    PlainLabel,
+    Segmented,
+    Separator,
+    empty_layout,
+)
+
+PAIR, CHAT, TEXT = "pair", "chat", "text"
+SHAPES = ((PAIR, "Prompt, answer"), (CHAT, "Chat"), (TEXT, "Text"))
+FIELDS = {
+    PAIR: (("prompt", True), ("answer", True), ("input", False), ("system", False), ("history", False)),
+    CHAT: (("messages", True), ("system", False), ("tools", False)),
+    TEXT: (("text", True),),
+}
+WORDS = {
+    "prompt": "Prompt",
+    "answer": "Answer, learned",
+    "input": "Input, after the prompt",
+    "system": "System text",
+    "history": "Earlier turns",
+    "messages": "List of turns",
+    "tools": "Tools",
+    "text": "Text, learned",
+}
+_NONE = ""
+_SHOWN = 140  # characters of a turn
+
+
+class ColumnsCard(Card):
+    """Left our fields, right the columns of the file, three rows as they come out below.
+
+    chosen: field -> column, whole enough to read the file with
+    """
+
+    chosen = Signal(dict)
+    closed = Signal()
+
+    def __init__(self) -> None:
+        super().__init__("Columns", name="data_columns")
+        self._columns: tuple[str, ...] = ()
+        self._map: dict[str, str] = {}
+        self._by_hand = False
+        self._shape = Segmented(SHAPES, name="data_shape", label="What a row is")
+        self._grid = QGridLayout()
+        self._boxes: dict[str, ChoiceBox] = {}
+        self._missing = PlainLabel("", "note", wrap=True, name="data_columns_missing")
+        self._rows = QVBoxLayout()
+        close = IconButton("x", "Close", small=True, name="data_close_columns")
+        close.clicked.connect(self.closed)
+        self.add_to_head(close)
+        self._grid.setVerticalSpacing(theme().px(6))
+        self._grid.setColumnStretch(1, 1)
+        self._rows.setSpacing(theme().px(4))
+        self.body.addWidget(self._shape)
+        self.body.addLayout(self._grid)
+        self.body.addWidget(self._missing)
+        self.body.addWidget(Separator())
+        self.body.addLayout(self._rows)
+        self.keep_snug()
+        self._shape.changed.connect(lambda _: self._build_fields())
+
+    def show_columns(self, columns: tuple[str, ...], chosen: dict[str, str], *, by_hand: bool) -> None:
+        """chosen: field -> column, as the rows on the screen were read; by_hand: by a person."""
+        if (columns, chosen, by_hand) == (self._columns, self._map, self._by_hand):
+            return
+        self._columns, self._map, self._by_hand = columns, dict(chosen), by_hand
+        shape = CHAT if "messages" in chosen else TEXT if "text" in chosen else PAIR
+        self._shape.set_value(shape)
+        self._build_fields()
+
+    def show_rows(self, rows: Sequence[Row]) -> None:
+        """The first ones, as they were read with these columns."""
+        empty_layout(self._rows)
+        for number, row in enumerate(rows):
+            if number:
+                self._rows.addWidget(Separator())
+            turns = [(message.role, message.content) for message in row.messages[:4]]
+            for role, text in turns or [("text", row.text or "")]:
+                words = visible_line(f"{role}: {text}", _SHOWN)
+                self._rows.addWidget(PlainLabel(words, "note", wrap=True))
+
+    def _build_fields(self) -> None:
+        empty_layout(self._grid)
+        self._boxes.clear()
+        for at, (field, needed) in enumerate(FIELDS[self._shape.value()]):
+            guessed = field in self._map and not self._by_hand
+            none = [(_NONE, "choose" if needed else "none")]
+            choices = none + [
+                (column, f"{column} (guessed)" if guessed and column == self._map[field] else column)
+                for column in self._columns
+            ]
+            box = ChoiceBox(choices, name=f"data_column_{field}", label=WORDS[field])
+            box.set_value(self._map.get(field, _NONE))
+            box.chosen.connect(lambda _: self._on_chosen())
+            label = PlainLabel(WORDS[field], "label")
+            label.setBuddy(box)
+            self._grid.addWidget(label, at, 0)
+            self._grid.addWidget(box, at, 1)
+            self._boxes[field] = box
+        self._tell_missing()
+
+    def _tell_missing(self) -> list[str]:
+        missing = [
+            WORDS[field]
+            for field, needed in FIELDS[self._shape.value()]
+            if needed and not self._boxes[field].value()
+        ]
+        self._missing.setText(f"Still to choose: {', '.join(missing)}" if missing else "")
+        self._missing.setVisible(bool(missing))
+        return missing
+
+    def _on_chosen(self) -> None:
+        if not self._tell_missing():
+            self.chosen.emit({field: box.value() for field, box in self._boxes.items() if box.value()})
+
+
+def first_field(card: ColumnsCard) -> QWidget | None:
+    """Where the keyboard goes when the panel opens."""
+    return card.findChild(ChoiceBox)

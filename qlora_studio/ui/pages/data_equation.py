@@ -1,0 +1,187 @@
+"""What an import counted: rows in the file = imported + skipped + merged, each a way to those rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from PySide6.QtCore import QSize, Qt, Signal
+from PySide6.QtGui import QAction
+from PySide6.QtWidgets import QHBoxLayout, QMenu, QSizePolicy, QVBoxLayout, QWidget
+
+from qlora_studio.data.formats import READ
+from qlora_studio.data.report import ImportReport
+from qlora_studio.state.data import DataState
+from qlora_studio.state.draft import RunDraft
+from qlora_studio.ui.figures import THIN, count
+from qlora_studio.ui.theme import theme
+from qlora_studio.ui.widgets import Card, Chip, ChoiceChip, DecimalBox, PlainLabel, Separator
+from qlora_studio.ui.widgets.buttons import RingedButton
+
+FORMAT_WORDS = {
+    "alpaca": "Alpaca",
+    "sharegpt": "ShareGPT chats",
+    "messages": "Messages",
+    "prompt_completion": "Prompt and completion",
+    "question_answer": "Question and answer",
+    "text": "Plain text",
+}
+HELD_OUT = "data.validation"
+
+
+class EquationCard(Card):
+    """The four numbers always add up.
+
+    asked:      rows_in | imported | skipped | merged: one of the numbers was pressed
+    format_set: the format to read the file in
+    """
+
+    asked = Signal(str)
+    format_set = Signal(str)
+
+    def __init__(self, draft: RunDraft, state: DataState) -> None:
+        super().__init__(name="data_equation")
+        self.setAccessibleName("What the import counted")
+        self._draft = draft
+        self._state = state
+        self._numbers = {
+            "rows_in": NumberButton("rows in the file", name="data_rows_in"),
+            "imported": NumberButton("imported", "ok", name="data_imported"),
+            "skipped": NumberButton("skipped, with reasons", "warn", name="data_skipped_count"),
+            "merged": NumberButton("merged as equal", name="data_merged"),
+        }
+        self._train, self._evaluate = PlainLabel("", "number"), PlainLabel("", "number")
+        self._evaluate_words = PlainLabel("for evaluation", "muted")
+        self._share = DecimalBox(
+            0.0, 50.0, 5.0, name="data_validation", label="Share held out for evaluation",
+            step=1.0, places=1, unit="%",
+        )  # fmt: skip
+        self.format = ChoiceChip("", name="data_format")
+        self.encoding = Chip("", name="data_encoding")
+        self._build()
+        self._bind()
+
+    def refresh(self) -> None:
+        """After another import, count or share."""
+        report = self._state.report
+        if report is None:
+            return
+        for name, button in self._numbers.items():
+            button.set_number(getattr(report, name))
+        self._numbers["skipped"].set_idle("" if report.skipped else "Nothing was skipped")
+        self._numbers["merged"].set_idle("" if report.merged else "No row stands there twice")
+        train, evaluate = self._state.split()
+        share = self._draft.value(HELD_OUT)
+        self._train.setText(count(train))
+        self._evaluate.setText("a file" if isinstance(share, str) else count(evaluate))
+        self._share.setVisible(not isinstance(share, str))
+        if not isinstance(share, str):
+            self._share.blockSignals(True)
+            self._share.setValue(share * 100)
+            self._share.blockSignals(False)
+        self._show_chips(report)
+
+    def _show_chips(self, report: ImportReport) -> None:
+        chosen = self._state.data is not None and self._state.data.format != "auto"
+        words = FORMAT_WORDS.get(report.format, report.format.replace("_", " "))
+        self.format.setText(f"{words}{'' if chosen or self._by_hand else ', guessed'} ▾")
+        self.format.setToolTip(report.guess)
+        self.encoding.set(report.encoding.upper(), "neutral", "check")
+
+    @property
+    def _by_hand(self) -> bool:
+        return self._state.data is not None and bool(self._state.data.map)
+
+    # Layout and wiring ------------------------------------------------------------------------------
+
+    def _build(self) -> None:
+        row = QHBoxLayout()
+        row.setSpacing(theme().px(10))
+        for name, button in self._numbers.items():
+            if name != "rows_in":
+                row.addWidget(PlainLabel("=" if name == "imported" else "+", "card_title"))
+            row.addWidget(button)
+        row.addSpacing(theme().px(6))
+        row.addWidget(Separator(upright=True))
+        row.addSpacing(theme().px(6))
+        for number, words in (
+            (self._train, PlainLabel("for training, about", "muted")),
+            (self._evaluate, self._evaluate_words),
+        ):
+            column = QVBoxLayout()
+            column.setSpacing(0)
+            column.addWidget(number)
+            column.addWidget(words)
+            row.addLayout(column)
+        self._share.setFixedWidth(theme().px(92))
+        row.addWidget(self._share)
+        row.addStretch()
+        chips = QVBoxLayout()
+        chips.setSpacing(theme().px(4))
+        chips.addWidget(self.format, 0, Qt.AlignmentFlag.AlignRight)
+        chips.addWidget(self.encoding, 0, Qt.AlignmentFlag.AlignRight)
+        row.addLayout(chips)
+        self.format.setCheckable(False)
+        self.format.setMenu(self._build_formats())
+        self.body.addLayout(row)
+
+    def _build_formats(self) -> QMenu:
+        menu = QMenu(self)
+        menu.setObjectName("data_formats")
+        for value, words in (("auto", "Find it from the content"), *((kind, _words(kind)) for kind in READ)):
+            action = QAction(words, menu)
+            action.setData(value)
+            menu.addAction(action)
+        menu.triggered.connect(lambda action: self.format_set.emit(action.data()))
+        return menu
+
+    def _bind(self) -> None:
+        for name, button in self._numbers.items():
+            button.clicked.connect(self._asker(name))
+        self._share.valueChanged.connect(lambda percent: self._draft.set(HELD_OUT, round(percent / 100, 4)))
+
+    def _asker(self, name: str) -> Callable[[], None]:
+        return lambda: self.asked.emit(name)
+
+
+class NumberButton(RingedButton):
+    """A number with its words below; a click leads to the rows it counts."""
+
+    def __init__(self, words: str, tone: str = "", *, name: str, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setObjectName(name)
+        self._words, self._tone = words, tone
+        self._number = PlainLabel("0", "number")
+        self._caption = PlainLabel(words, "muted")
+        self._column = layout = QVBoxLayout(self)
+        layout.setContentsMargins(theme().px(4), 0, theme().px(4), 0)
+        layout.setSpacing(0)
+        for label in (self._number, self._caption):
+            label.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
+            layout.addWidget(label)
+        self.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
+        self.setCursor(Qt.CursorShape.PointingHandCursor)
+
+    def set_number(self, number: int) -> None:
+        """In its tone only where it isn't zero."""
+        self._number.setText(count(number))
+        self._number.set_tone(self._tone if number else "")
+        self.setAccessibleName(f"{number:,} {self._words}")
+        self.updateGeometry()
+
+    def set_idle(self, reason: str) -> None:
+        """Where there are no such rows, there is nothing to press."""
+        self.setEnabled(not reason)
+        self.setToolTip(reason)
+
+    def sizeHint(self) -> QSize:
+        return self._column.sizeHint()
+
+
+def _words(format: str) -> str:
+    return FORMAT_WORDS.get(format, format.replace("_", " ").capitalize())
+
+
+def percent(share: float) -> str:
+    """5 %; below one: 0.4 %."""
+    number = share * 100
+    return f"{number:.0f}{THIN}%" if number >= 1 or not number else f"{number:.1f}{THIN}%"

@@ -1,0 +1,269 @@
+"""The row that is looked at: as tokens, as text, or as it stands in the file."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import Qt, Signal
+from PySide6.QtGui import QBrush, QColor, QGuiApplication, QPainter, QPaintEvent, QPen
+from PySide6.QtWidgets import QHBoxLayout, QSizePolicy, QStackedWidget, QWidget
+
+from qlora_studio.state.data import DataState
+from qlora_studio.state.draft import RunDraft
+from qlora_studio.ui.pages.data_text import RowSource, RowText
+from qlora_studio.ui.pages.data_tokens import TokenView, drawn
+from qlora_studio.ui.theme import fade, theme
+from qlora_studio.ui.widgets import (
+    Card,
+    EmptyState,
+    IconButton,
+    IconLabel,
+    LinkButton,
+    PlainLabel,
+    SecondaryButton,
+    Segmented,
+    Separator,
+)
+
+TOKENS, TEXT, SOURCE = "tokens", "text", "source"
+FATES = ("learned", "context", "cut")
+
+
+class RowCard(Card):
+    """stepped: 1 or -1: the next or last row. copied: what is in the clipboard now, in words."""
+
+    stepped = Signal(int)
+    copied = Signal(str)
+    unpack_asked = Signal()
+    model_asked = Signal()
+
+    def __init__(self, draft: RunDraft, state: DataState) -> None:
+        super().__init__("Row", name="data_row")
+        self._draft = draft
+        self._state = state
+        self._shown_row: int | None = None
+        self.view = Segmented(
+            [(TOKENS, "Tokens"), (TEXT, "Text"), (SOURCE, "Source")],
+            name="data_view",
+            label="Show the row as",
+        )
+        self._previous = IconButton("chevron-up", "Previous row", name="data_prev", small=True)
+        self._next = IconButton("chevron-down", "Next row", name="data_next", small=True)
+        self._legend = {fate: LegendItem(fate) for fate in FATES}
+        self.tokens = TokenView(name="data_tokens")
+        self._text = RowText(name="data_text")
+        self._source = RowSource(name="data_source")
+        self._unpack = SecondaryButton("Unpack it now", "package-check", name="data_unpack_sample")
+        self._choose = SecondaryButton("Choose a model", "box", name="data_choose_model")
+        self._missing = EmptyState("box", "", "", self._unpack, self._choose, name="data_no_tokens")
+        self._stack = QStackedWidget()
+        self._foot = TokenFoot()
+        self._build()
+        self._bind()
+
+    # What is shown ----------------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """After another row, model or limit."""
+        row = self._state.row
+        tokens = row.tokens
+        self.title.setText("Row" if row.row is None else f"Row {row.row + 1:,}")
+        self.set_note(self._note())
+        self._text.show_row(row.shown)
+        self._source.show_row(row.shown)
+        self.tokens.show_tokens(tokens.tokens if tokens else (), keep_place=row.row == self._shown_row)
+        self._shown_row = row.row
+        self._show_legend()
+        self._show_missing()
+        self._show_view()
+        self._foot.show_token(self.tokens, tokens)
+
+    def _note(self) -> str:
+        tokens, shown = self._state.row.tokens, self._state.row.shown
+        words = []
+        if tokens is not None:
+            words.append(f"{tokens.total:,} tokens")
+        if shown is not None and shown.messages:
+            words.append(f"{len(shown.messages):,} turns")
+        if shown is not None:
+            words.append(f"line {shown.line:,}" + (f" of {shown.file}" if shown.file else ""))
+        return ", ".join(words)
+
+    def _show_legend(self) -> None:
+        tokens = self._state.row.tokens
+        counts = dict.fromkeys(FATES, 0)
+        for token in tokens.tokens if tokens else ():
+            counts[token.fate] += 1
+        cut = self._draft.value("data.too_long") == "truncate"
+        limit = f"{self._draft.value('data.seq_len'):,}"
+        words = {
+            "learned": "Learned",
+            "context": "Context only",
+            "cut": f"Cut off at {limit}" if cut else f"Left out, longer than {limit}",
+        }
+        for fate, item in self._legend.items():
+            item.set_words(words[fate], counts[fate])
+        self._legend["cut"].setVisible(bool(counts["cut"]))
+
+    def _show_missing(self) -> None:
+        state, row = self._state, self._state.row
+        self._unpack.hide()
+        self._choose.setVisible(not row.has_model)
+        if row.problem is not None:
+            self._missing.set_words(
+                "No tokens of this row", f"{row.problem.message} {row.problem.hint}".strip()
+            )
+        elif state.unpacking:
+            self._missing.set_words("Unpacking the sample model, once", "Tokens appear when it is there.")
+            self._choose.hide()
+        elif state.sample_waits:
+            words = "Its tokens appear once it is unpacked. That happens once, on this machine."
+            if state.count_problem is not None:
+                words = f"{state.count_problem.message} {state.count_problem.hint}".strip()
+            self._missing.set_words("The sample model is not unpacked yet", words)
+            self._unpack.show()
+        elif not row.has_model:
+            self._missing.set_words(
+                "Pick a model to see tokens", "The text of the row can be read without one."
+            )
+        else:
+            self._missing.set_words("Reading", "")
+
+    def _show_view(self, _: str = "") -> None:
+        view = self.view.value()
+        has_tokens = self._state.row.tokens is not None
+        shown: QWidget = {TEXT: self._text, SOURCE: self._source}.get(view, self.tokens)
+        if view == TOKENS and not has_tokens:
+            shown = self._missing
+        self._stack.setCurrentWidget(shown)
+        for item in self._legend.values():
+            item.setEnabled(view == TOKENS)
+        self._legend_row.setVisible(view == TOKENS and has_tokens)
+        self._foot.setVisible(view == TOKENS and has_tokens)
+
+    # Layout and wiring ------------------------------------------------------------------------------
+
+    def _build(self) -> None:
+        for widget in (self.view, self._previous, self._next):
+            self.add_to_head(widget)
+        self._legend_row = QWidget()
+        legend = QHBoxLayout(self._legend_row)
+        legend.setContentsMargins(0, 0, 0, 0)
+        legend.setSpacing(theme().px(18))
+        for item in self._legend.values():
+            legend.addWidget(item)
+        legend.addStretch()
+        for view in (self.tokens, self._text, self._source, self._missing):
+            self._stack.addWidget(view)
+        self.body.addWidget(self._legend_row)
+        self.body.addWidget(Separator())
+        self.body.addWidget(self._stack, 1)
+        self.body.addWidget(self._foot)
+
+    def _bind(self) -> None:
+        self._state.row.changed.connect(self.refresh)
+        self.view.changed.connect(self._show_view)
+        self._previous.clicked.connect(lambda: self.stepped.emit(-1))
+        self._next.clicked.connect(lambda: self.stepped.emit(1))
+        self.tokens.pointed.connect(lambda _: self._foot.show_token(self.tokens, self._state.row.tokens))
+        self.tokens.page_asked.connect(self._state.row.turn_page)
+        self._foot.turned.connect(self._state.row.turn_page)
+        self._foot.copy.clicked.connect(self._on_copy)
+        self._unpack.clicked.connect(self.unpack_asked)
+        self._choose.clicked.connect(self.model_asked)
+
+    def turn(self, by: int) -> None:
+        """PgUp and PgDn: through the tokens in sight, then to the next page of them."""
+        if self.view.value() == TOKENS and not self.tokens.scroll_page(by):
+            self._state.row.turn_page(by)
+
+    def _on_copy(self) -> None:
+        tokens = self._state.row.tokens
+        if tokens is not None:
+            QGuiApplication.clipboard().setText(", ".join(str(token.id) for token in tokens.tokens))
+            self.copied.emit(f"{len(tokens.tokens):,} token ids copied")
+
+
+class LegendItem(QWidget):
+    """A sample of the ground, its words, and how many tokens of the page have it."""
+
+    def __init__(self, fate: str) -> None:
+        super().__init__()
+        self._words, self._count = PlainLabel("", "label"), PlainLabel("", "muted")
+        layout = QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(theme().px(6))
+        layout.addWidget(FateSample(fate))
+        layout.addWidget(self._words)
+        layout.addWidget(self._count)
+        self.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
+
+    def set_words(self, words: str, count: int) -> None:
+        self._words.setText(words)
+        self._count.setText(f"{count:,}")
+
+
+class FateSample(QWidget):
+    """Ground, underline, hatch and strike as the tokens have them."""
+
+    def __init__(self, fate: str) -> None:
+        super().__init__()
+        self._fate = fate
+        self.setFixedSize(theme().px(26), theme().px(14))
+        theme().changed.connect(self.update)
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        painter = QPainter(self)
+        painter.fillRect(self.rect(), QColor(getattr(theme().colors, f"token_{self._fate}")[1]))
+        if self._fate == "learned":
+            painter.fillRect(0, self.height() - 2, self.width(), 2, theme().color("ok"))
+        elif self._fate == "cut":
+            painter.fillRect(self.rect(), QBrush(fade(theme().colors.bad, 0.35), Qt.BrushStyle.BDiagPattern))
+            painter.setPen(QPen(theme().color("bad"), 1.4))
+            painter.drawLine(0, self.height() // 2, self.width(), self.height() // 2)
+
+
+class TokenFoot(QWidget):
+    """Number, text, id, role and fate of the token under the cursor; the pages of a long row."""
+
+    turned = Signal(int)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._number, self._text = PlainLabel("", "strong"), PlainLabel("", "mono")
+        self._rest = PlainLabel("", "muted")
+        self._pages = PlainLabel("", "note")
+        self._last = IconButton("chevron-left", "Last page of tokens", name="data_tokens_last", small=True)
+        self._following = IconButton(
+            "chevron-right", "Next page of tokens", name="data_tokens_next", small=True
+        )
+        self.copy = LinkButton("Copy ids", name="data_copy_ids")
+        layout = QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(theme().px(8))
+        layout.addWidget(IconLabel("crosshair"))
+        for widget in (self._number, self._text, self._rest):
+            layout.addWidget(widget)
+        layout.addStretch()
+        for item in (self._last, self._pages, self._following, self.copy):
+            layout.addWidget(item)
+        self._last.clicked.connect(lambda: self.turned.emit(-1))
+        self._following.clicked.connect(lambda: self.turned.emit(1))
+
+    def show_token(self, view: TokenView, tokens: object) -> None:
+        token = view.token()
+        start, total = getattr(tokens, "start", 0), getattr(tokens, "total", 0)
+        shown = len(getattr(tokens, "tokens", ()))
+        paged = total > shown
+        for widget in (self._last, self._pages, self._following):
+            widget.setVisible(paged)
+        self._last.setEnabled(start > 0)
+        self._following.setEnabled(start + shown < total)
+        self._pages.setText(f"{start + 1:,} to {start + shown:,} of {total:,}")
+        self.copy.setText("Copy ids of this page" if paged else "Copy ids")
+        if token is None:
+            return
+        self._number.setText(f"Token {start + view.cursor_place() + 1:,}")
+        self._text.setText(f"“{drawn(token)[:40]}”")
+        fate = {"context": "context only", "cut": "not trained on"}.get(token.fate, token.fate)
+        special = " · special" if token.special else ""
+        role = f" · {token.role}" if token.role else ""
+        self._rest.setText(f"id {token.id}{special} · {fate}{role}")
