@@ -29,6 +29,7 @@ ROLES = ("system", "user", "assistant", "tool")
 def chat(turns: Any, system: Any = None, tools: Any = None) -> Conversation:
     """A list of turns as a file has it, checked. Raises: RecordError, SpellingNeededError."""
     notes: set[str] = set()
+    turns = turns_of(turns)
     if not isinstance(turns, list):
         raise RecordError(f"the turns are {in_words(turns)}, not a list")
     messages = [_message(turn, notes) for turn in turns]
@@ -39,6 +40,16 @@ def chat(turns: Any, system: Any = None, tools: Any = None) -> Conversation:
                 raise RecordError("two system texts")
             messages.insert(0, Message("system", text))
     return checked_chat(messages, notes, _tool_definitions(tools))
+
+
+def turns_of(value: Any) -> Any:
+    """A list that stands as JSON text in a cell, as that list; anything else as it is."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            return parse_json(value.encode("utf-8"))
+        except JsonError:
+            return value
+    return value
 
 
 def checked_chat(messages: Sequence[Message], notes: set[str], tools: str = "") -> Conversation:

@@ -19,6 +19,7 @@ from qlora_studio.errors import StudioError
 
 _SAMPLED_RECORDS = 200
 _SAMPLED_BYTES = 8_000_000
+_SAMPLED_ERRORS = 10_000
 
 
 class FileRecords:
@@ -50,18 +51,18 @@ class FileRecords:
         """The values of the first records. Raises: StudioError where no record has one."""
         values: list[Any] = []
         size = 0
-        first_error: RecordError | None = None
+        errors: list[RecordError] = []
         for record in self.records():
             if isinstance(record.value, RecordError):
-                first_error = first_error or record.value
-                continue
-            values.append(record.value)
-            size += record.place.size
-            if len(values) >= _SAMPLED_RECORDS or size > _SAMPLED_BYTES:
+                errors.append(record.value)
+            else:
+                values.append(record.value)
+                size += record.place.size
+            if len(values) >= _SAMPLED_RECORDS or size > _SAMPLED_BYTES or len(errors) >= _SAMPLED_ERRORS:
                 break
-        if not values and first_error:
+        if not values and errors:
             raise StudioError(
-                f"{self.source.name}: no row of it can be read; the first one: {first_error}.",
+                f"{self.source.name}: none of the first rows can be read; the first one: {errors[0]}.",
                 hint="Look at its first lines in a text editor.",
             )
         if not values:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from qlora_studio.data.limits import LISTED_LINES, LISTED_REASONS
 from qlora_studio.data.report import Finding, SkipReason
 
+_LISTED_IN_ALL = 20_000  # line numbers of all reasons: a report is one message of at most 1 MB
 _OTHER_REASONS = "other reasons"
 
 MANY_SKIPPED = 0.01  # more than this share of skipped records is asked about (D3)
@@ -72,6 +73,7 @@ class Tally:
         self.merged = 0
         self.equal_rows: list[int] = []  # rows that merged records were equal to, the first thousand
         self._skipped: Counter[str] = Counter()
+        self._listed = 0
         self._lines: defaultdict[str, list[int]] = defaultdict(list)
         self._notes: Counter[str] = Counter()
         self._rows: defaultdict[str, list[int]] = defaultdict(list)
@@ -91,8 +93,11 @@ class Tally:
         if reason not in self._skipped and len(self._skipped) >= LISTED_REASONS:
             reason = _OTHER_REASONS
         self._skipped[reason] += 1
-        if self._skipped[reason] <= LISTED_LINES:
+        if self._skipped[reason] <= LISTED_LINES and (
+            self._listed < _LISTED_IN_ALL or not self._lines[reason]
+        ):
             self._lines[reason].append(line)
+            self._listed += 1
 
     def note_rows(self, kind: str, rows: Sequence[int]) -> None:
         """These rows show a finding of this kind."""

@@ -57,18 +57,22 @@ def _messages(record: Mapping[str, Any], columns: Mapping[str, str]) -> Conversa
 
 
 def _pair(record: Mapping[str, Any], columns: Mapping[str, str]) -> Conversation:
+    prompt, answer = _required(record, columns["prompt"]), _required(record, columns["answer"])
+    if isinstance(prompt, list) and isinstance(answer, list):  # of turns, as in TRL's conversational rows
+        return chat(
+            prompt + answer, _optional(record, columns, "system"), _optional(record, columns, "tools")
+        )
     notes: set[str] = set()
     messages = []
     system = _optional_text(record, columns, "system", notes)
     if system.strip():
         messages.append(Message("system", system))
     messages += _history(_optional(record, columns, "history"), notes)
-    prompt = text_of(_required(record, columns["prompt"]), named(columns["prompt"]), notes)
+    prompt = text_of(prompt, named(columns["prompt"]), notes)
     context = _optional_text(record, columns, "input", notes)
     if context.strip():
         prompt = f"{prompt}\n\n{context}" if prompt.strip() else context
     messages.append(Message("user", prompt))
-    answer = _required(record, columns["answer"])
     messages.append(Message("assistant", text_of(answer, named(columns["answer"]), notes)))
     if not messages[-1].content.strip():
         raise RecordError("no answer")

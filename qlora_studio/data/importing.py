@@ -70,19 +70,32 @@ def import_data(data: DataConfig, told: Told) -> Imported:
 def _import_anew(
     data: DataConfig, chosen: DataFiles, sources: list[SourceFile], sha256: str, folder: Path, told: Told
 ) -> Imported:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(folder.parent)
-    staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=folder.parent))
+    staging = None
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(folder.parent)
+        staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=folder.parent))
         report = _write_rows(data, chosen, sources, sha256, staging, told)
         for source in sources:
             if not source.unchanged():
                 raise StudioError(f"{source.name} changed while it was read.", hint="Import it again.")
-        shutil.rmtree(folder, ignore_errors=True)  # only ever what is left of a damaged one
-        staging.rename(folder)
+        _put_in_place(staging, folder)
+    except OSError as error:  # of the cache: what the source does wrong is a StudioError already
+        raise StudioError(
+            f"The imported rows can't be written to {path_text(folder.parent)}: {error.strerror or error}.",
+            hint="Free some space there, or move the cache.",
+        ) from error
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)
     return Imported(folder, report)
+
+
+def _put_in_place(staging: Path, folder: Path) -> None:
+    if imported_set(folder) is not None:
+        return  # another import of the same file was faster; its rows are the same
+    shutil.rmtree(folder, ignore_errors=True)  # what is left of a damaged one
+    staging.rename(folder)
 
 
 def _remove_abandoned(datasets: Path) -> None:
@@ -148,8 +161,8 @@ def _refuse_nothing(tally: Tally, path: str) -> None:
         raise StudioError(f"{path} holds no rows.", hint="Choose a file with rows in it.")
     worst = tally.problems()[0]
     raise StudioError(
-        f"{path}: none of the {tally.rows_in:,} rows can be used. "
-        f"{worst.count:,} were skipped for: {worst.reason}, first in line {worst.line:,}.",
+        f"{path}: no row can be used. {worst.count:,} of {tally.rows_in:,}: {worst.reason}, "
+        f"first in line {worst.line:,}.",
         hint="Choose the format or the columns by hand, or another file.",
     )
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from qlora_studio.data.chats import turns_of
 from qlora_studio.data.formats import CHAT_COLUMNS, FIELDS, NOT_BUILT, READ, Layout
 from qlora_studio.data.limits import MAX_COLUMNS
 from qlora_studio.data.record import named
@@ -35,7 +36,8 @@ _PAIRS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
 )
 _OPTIONAL = {"alpaca": (("input", "input context"),)}
 _ALWAYS_OPTIONAL = (("system", "system system_prompt"), ("history", "history"))
-_LONGEST_NAME = 200  # characters; what is longer is no name of a column
+_LONGEST_NAME = 100  # characters; what is longer is no name of a column
+_BESIDE_TURNS = (("system", "system system_prompt"), ("tools", "tools functions"))
 _TEXT_COLUMNS = ("text", "content", "document", "body", "raw_content")
 
 
@@ -50,7 +52,7 @@ def find_layout(records: Sequence[Any], format: str, chosen: Mapping[str, str], 
     if guess is None:
         guess = _from_names(records, format, lower, columns)
     if guess is None and format == "auto":
-        guess = _last_resort(records, columns)
+        guess = _from_turns(records, lower, lower, columns) or _last_resort(records, columns)
     if guess is None:
         raise StudioError(
             f"{where}: no column of {_list(columns)} says which text is the prompt and which the answer"
@@ -123,10 +125,15 @@ def _from_values(records: Sequence[Any], lower: Mapping[str, str], columns: list
             return Guess(Layout(format, {}), tuple(columns), "")
     if "label" in lower and "completion" in lower and _mostly(records, lower["label"], bool):
         return Guess(Layout("kto", {}), tuple(columns), "")
-    for name in (*CHAT_COLUMNS, *lower):
+    return _from_turns(records, CHAT_COLUMNS, lower, columns)
+
+
+def _from_turns(
+    records: Sequence[Any], names: Iterable[str], lower: Mapping[str, str], columns: list[str]
+) -> Guess | None:
+    for name in names:
         if name in lower and (kind := _kind_of_turns(records, lower[name])):
-            fields = {"messages": lower[name], **_found((("system", "system system_prompt"),), lower)}
-            fields |= _found((("tools", "tools functions"),), lower)
+            fields = {"messages": lower[name]} | _found(_BESIDE_TURNS, lower)
             spelled = "from and value" if kind == "sharegpt" else "role and content"
             reason = f"The column {named(lower[name])} holds lists of turns with {spelled}."
             return Guess(Layout(kind, fields), tuple(columns), reason + _unused(columns, fields))
@@ -149,7 +156,7 @@ def _from_names(
     if format in ("messages", "sharegpt"):
         for name in CHAT_COLUMNS:
             if name in lower:
-                fields = {"messages": lower[name]} | _found(_ALWAYS_OPTIONAL[:1], lower)
+                fields = {"messages": lower[name]} | _found(_BESIDE_TURNS, lower)
                 return Guess(Layout(format, fields), tuple(columns), "The format was chosen by hand.")
     if format in ("auto", "text"):
         for name in _TEXT_COLUMNS:
@@ -189,7 +196,7 @@ def _found(wanted: tuple[tuple[str, str], ...], lower: Mapping[str, str]) -> dic
 def _kind_of_turns(records: Sequence[Any], column: str) -> str | None:
     kinds: Counter[str] = Counter()
     for record in records:
-        turns = record.get(column) if isinstance(record, dict) else None
+        turns = turns_of(record.get(column)) if isinstance(record, dict) else None
         first = turns[0] if isinstance(turns, list) and turns else None
         if isinstance(first, dict):
             keys = {key for key, value in first.items() if value is not None}

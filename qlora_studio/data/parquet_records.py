@@ -8,11 +8,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from qlora_studio.data.limits import MAX_COLUMNS
+from qlora_studio.data.limits import MAX_COLUMNS, MAX_EXPANSION
 from qlora_studio.data.record import Place, Record
 from qlora_studio.data.source_file import SourceFile
 from qlora_studio.errors import StudioError
 
+_SMALL_BYTES = 1_000_000  # a file of less than that can't fill much
 _BATCH_ROWS = 64  # a dictionary can make rows far larger than their file: few at a time
 
 
@@ -35,10 +36,16 @@ class ParquetRows:
 
     def records(self, columns: Collection[str] | None = None) -> Iterator[Record]:
         """A record a row, with these columns of it; its line is its number from 1."""
-        line = 0
+        line = size = 0
         wanted = [name for name in self.columns if columns is None or name in columns]
         try:
             for batch in self._file.iter_batches(_BATCH_ROWS, columns=wanted, use_threads=False):
+                size += batch.nbytes
+                if size > MAX_EXPANSION * max(self._source.size, _SMALL_BYTES):
+                    raise StudioError(
+                        f"{self._source.name} holds more than {MAX_EXPANSION} times its size in text.",
+                        hint="It may be made to fill the disk; its rows are not read.",
+                    )
                 for value in batch.to_pylist():
                     line += 1
                     yield Record(value, Place(line))

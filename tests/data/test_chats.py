@@ -181,3 +181,12 @@ def test_tools_that_are_no_list_of_objects_are_refused() -> None:
 
 def test_a_usual_order_has_no_problem() -> None:
     assert order_problem(("system", "user", "assistant", "tool", "tool", "assistant", "user")) is None
+
+
+def test_turns_may_stand_as_json_text_in_a_cell() -> None:
+    assert chat(json.dumps([USER, ASSISTANT])).messages == (
+        Message("user", "2 + 2?"),
+        Message("assistant", "4"),
+    )
+    with pytest.raises(RecordError, match="the turns are text, not a list"):
+        chat("[broken")

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qlora_studio.config.run_config import DataConfig, MixPart
 from qlora_studio.data import intake
+from qlora_studio.data.dataset import Dataset, open_dataset
 from qlora_studio.data.importing import import_data
+from qlora_studio.data.rows_writer import RowsWriter
 from qlora_studio.errors import StudioError
 from tests.data.imported_files import findings, import_bytes, import_path, reasons, turns
 
@@ -88,10 +92,49 @@ def test_damaged_rows_in_the_cache_are_made_again(tmp_path: Path) -> None:
 
 
 def test_an_import_that_fails_leaves_nothing_behind(tmp_path: Path, home: Path) -> None:
-    with pytest.raises(StudioError, match="none of the 1 rows can be used"):
+    with pytest.raises(StudioError, match=r"no row can be used\. 1 of 1: no answer"):
         import_bytes(tmp_path / "rows.jsonl", b'{"question": "2 + 2?", "answer": ""}\n')
 
     assert list((home / "cache" / "datasets").iterdir()) == []
+
+
+def test_a_full_disk_is_told_with_its_folder(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(writer: RowsWriter) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(RowsWriter, "finish", full)
+
+    with pytest.raises(StudioError, match=r"can't be written to .*datasets: No space left"):
+        import_bytes(tmp_path / "rows.jsonl", GOOD)
+
+    assert list((home / "cache" / "datasets").iterdir()) == []
+
+
+def test_a_faster_import_of_the_same_file_is_kept(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(GOOD)
+    faster: list[Dataset] = []
+
+    def import_at_once(done: int, total: int, words: str) -> None:
+        if not faster and "rows read" in words:
+            faster.append(import_path(file))
+
+    slower = import_data(DataConfig(path=str(file)), import_at_once)
+
+    assert slower.dataset == faster[0].folder
+    assert len(open_dataset(slower.dataset)) == 1
+
+
+def test_the_largest_report_fits_into_one_message(tmp_path: Path) -> None:  # S13
+    names = [f"{number:03}" + "\x01" * 97 for number in range(509)]
+    first = json.dumps({"question": "a", "answer": "b"} | dict.fromkeys(names, 1))
+    other = [f'{{"messages": [], "question": "a", "answer": {"[" * (row % 60 + 1)}' for row in range(40_000)]
+
+    report = import_bytes(tmp_path / "rows.jsonl", "\n".join([first, *other]).encode()).report
+
+    assert len(msgspec.json.encode(report)) < 900_000
 
 
 def test_what_a_killed_import_left_is_removed_after_a_day(tmp_path: Path, home: Path) -> None:
@@ -146,7 +189,7 @@ def test_a_name_that_is_no_text_is_read_and_shown(tmp_path: Path) -> None:  # D1
 def test_nothing_usable_says_the_most_frequent_reason(tmp_path: Path) -> None:  # D3
     content = b'{"messages": [{"role": "user", "content": "?"}]}\n' * 3
 
-    with pytest.raises(StudioError, match=r"none of the 3 rows .* no answer, first in line 1"):
+    with pytest.raises(StudioError, match=r"no row can be used\. 3 of 3: no answer, first in line 1\."):
         import_bytes(tmp_path / "rows.jsonl", content)
 
 

@@ -21,7 +21,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
 @given(values=st.lists(VALUES), indent=st.sampled_from([None, 0, 2]), chunk=st.integers(1, 9))
 def test_every_element_is_found_where_it_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: list[object], indent: int | None, chunk: int
@@ -37,8 +37,8 @@ def test_every_element_is_found_where_it_stands(
         assert line == 1 + content[:offset].count(b"\r\n")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(values=st.lists(st.dictionaries(st.text(), VALUES), min_size=1), chunk=st.integers(1, 9))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@given(values=st.lists(st.dictionaries(st.text(), VALUES), min_size=1, max_size=4), chunk=st.integers(1, 9))
 def test_objects_that_just_follow_each_other_are_found_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: list[object], chunk: int
 ) -> None:

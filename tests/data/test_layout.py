@@ -100,6 +100,23 @@ def test_alpaca_puts_input_below_the_instruction_and_history_before_it(tmp_path:
     assert turns(data.row(1))[-2] == ("user", "a")
 
 
+def test_prompt_and_completion_may_be_turns(tmp_path: Path) -> None:
+    record = {"prompt": TURNS[:1], "completion": TURNS[1:]}
+
+    data = import_bytes(tmp_path / "rows.jsonl", json.dumps(record).encode())
+
+    assert turns(data.row(0)) == [("user", "a"), ("assistant", "b")]
+
+
+def test_turns_in_the_cells_of_a_csv_are_chats(tmp_path: Path) -> None:
+    cell = json.dumps(SHAREGPT).replace('"', '""')
+
+    data = import_bytes(tmp_path / "rows.csv", f'id,conversations\n1,"{cell}"\n'.encode())
+
+    assert data.report.format == "sharegpt"
+    assert turns(data.row(0)) == [("user", "a"), ("assistant", "b")]
+
+
 def test_columns_that_are_not_used_are_named(tmp_path: Path) -> None:
     data = import_bytes(tmp_path / "rows.jsonl", b'{"prompt": "a", "completion": "b", "score": 1}')
 

@@ -85,7 +85,7 @@ LINES = st.one_of(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
 @given(
     lines=st.lists(LINES, max_size=8),
     end=st.sampled_from([b"\n", b"\r\n", b"\r"]),

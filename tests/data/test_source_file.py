@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qlora_studio.data import source_file
+from qlora_studio.data import container, source_file
 from qlora_studio.data.source_file import SourceFile
 from qlora_studio.errors import StudioError
 from tests.data.imported_files import findings, import_bytes, turns
@@ -74,10 +74,13 @@ def test_a_file_that_cannot_be_read_is_named_with_the_reason(
     assert error.value.hint
 
 
-def test_bytes_that_are_not_utf_8_behind_the_head_are_found_too(tmp_path: Path) -> None:  # D5
-    rows = b"".join(b'{"question": "%d?", "answer": "4"}\n' % number for number in range(40_000))
+def test_bytes_that_are_not_utf_8_behind_the_head_are_found_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # D5
+    monkeypatch.setattr(container, "HEAD_BYTES", 1_000)
+    rows = b"".join(b'{"question": "%d?", "answer": "4"}\n' % number for number in range(1_000))
 
-    with pytest.raises(StudioError, match="line 40,001 is not UTF-8"):
+    with pytest.raises(StudioError, match="line 1,001 is not UTF-8"):
         import_bytes(tmp_path / "rows.jsonl", rows + b'{"question": "a", "answer": "\xe9"}\n')
 
 
