@@ -97,7 +97,11 @@ class Talk:
             reading.ChatEncoded, reading.EncodeChat, model=self._folder, messages=tuple(messages)
         )
         reply_id = self._engine.command(
-            commands.Generate, prompt_ids=encoded.ids, adapter=adapter, sampling=sampling
+            commands.Generate,
+            prompt_ids=encoded.ids,
+            adapter=adapter,
+            stop_ids=encoded.stop_ids,
+            sampling=sampling,
         )
         stop = commands.StopGenerating(id=reply_id)
         with self._engine.stopped_by_ctrl_c(lambda: self._engine.say(stop)):

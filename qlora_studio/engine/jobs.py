@@ -6,9 +6,8 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from qlora_studio.engine.compute_dtype import name_of, resolve_compute_dtype
 from qlora_studio.engine.device import Device
-from qlora_studio.engine.frozen_weights import Storage
+from qlora_studio.engine.generation import Chat
 from qlora_studio.engine.inbox import Inbox
 from qlora_studio.engine.model_holder import ModelHolder
 from qlora_studio.engine.out_of_memory import is_out_of_memory, out_of_memory
@@ -22,6 +21,7 @@ from qlora_studio.models.model_folder import open_folder
 from qlora_studio.models.weights_index import read_weights_index
 from qlora_studio.protocol.commands import (
     EngineCommand,
+    Generate,
     LoadModel,
     MakeSampleModel,
     ScanWeights,
@@ -31,7 +31,6 @@ from qlora_studio.protocol.commands import (
 from qlora_studio.protocol.events import (
     CommandFailed,
     EngineEvent,
-    ModelLoaded,
     Problem,
     SampleModelReady,
     WeightsScanned,
@@ -47,6 +46,7 @@ class Jobs:
     def __init__(self, device: Device, inbox: Inbox) -> None:
         self.holder = ModelHolder(device)
         self._inbox = inbox
+        self._chat = Chat(self.holder)
 
     def events_of(self, command: EngineCommand) -> Iterator[EngineEvent]:
         """Every end is an event: what fails, fails in words."""
@@ -64,7 +64,9 @@ class Jobs:
             with log_in(run / LOG_FILE):
                 yield from run_training(run, self.holder, self._inbox.wish)
         elif isinstance(command, LoadModel):
-            yield from self._load(command)
+            yield from self._chat.load(command)
+        elif isinstance(command, Generate):
+            yield from self._chat.answer(command, lambda: self._inbox.is_stopped(command.id))
         elif isinstance(command, UnloadModel):
             self.holder.let_go()
         elif isinstance(command, ScanWeights):
@@ -72,23 +74,6 @@ class Jobs:
         elif isinstance(command, MakeSampleModel):
             folder = yield from make_sample_model()
             yield SampleModelReady(id=command.id, folder=str(folder))
-
-    def _load(self, command: LoadModel) -> Iterator[EngineEvent]:
-        device = self.holder.device
-        dtype = resolve_compute_dtype(command.compute_dtype, device)
-        storage = Storage(command.quantization, command.double_quant, dtype)
-        adapted = yield from self.holder.hold(command.model, storage)
-        for folder in command.adapters.values():
-            adapted.add_from(Path(folder))
-        adapted.use(None)
-        yield ModelLoaded(
-            model=command.model,
-            parameters=adapted.base.parameters,
-            trainable_parameters=0,
-            seconds=adapted.base.seconds,
-            device_name=device.name,
-            compute_dtype=name_of(dtype),
-        )
 
     def _scan(self, command: ScanWeights) -> WeightsScanned:
         folder = model_folder(command.model)

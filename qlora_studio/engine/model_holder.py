@@ -5,10 +5,12 @@ from __future__ import annotations
 import gc
 from collections.abc import Generator
 
+from qlora_studio.config.run_config import SHAPE_PREFIX
 from qlora_studio.engine.adapters import AdaptedModel
 from qlora_studio.engine.device import Device
 from qlora_studio.engine.frozen_weights import Storage
 from qlora_studio.engine.loading import load_base
+from qlora_studio.models.check import model_folder
 from qlora_studio.protocol.events import LoadingProgress
 
 
@@ -18,7 +20,6 @@ class ModelHolder:
     def __init__(self, device: Device) -> None:
         self.device = device
         self._held: AdaptedModel | None = None
-        self._model = ""  # as it was asked for
 
     @property
     def held(self) -> AdaptedModel | None:
@@ -27,15 +28,22 @@ class ModelHolder:
 
     def hold(self, model: str, storage: Storage) -> Generator[LoadingProgress, None, AdaptedModel]:
         """`model` as settings name it. Raises: StudioError; nothing is on the device then."""
-        if self._held is not None and self._model == model and self._held.base.storage == storage:
-            return self._held
+        held = self._held
+        if held is not None and held.base.source == _source(model) and held.base.storage == storage:
+            return held
+        held = None
         self.let_go()
         base = yield from load_base(model, storage, self.device)
-        self._held, self._model = AdaptedModel(base), model
+        self._held = AdaptedModel(base)
         return self._held
 
     def let_go(self) -> None:
         """Frees the device."""
-        self._held, self._model = None, ""
+        self._held = None
         gc.collect()  # modules refer to each other in circles
         self.device.empty_cache()
+
+
+def _source(model: str) -> str:
+    """What `BaseModel.source` says of it: "sample" and its folder are the same model."""
+    return model if model.startswith(SHAPE_PREFIX) else str(model_folder(model))

@@ -56,6 +56,7 @@ class Generate(Command, frozen=True, tag="generate"):
     id: int
     prompt_ids: tuple[int, ...]
     adapter: str | None = None  # folder of a finished adapter or checkpoint; None: the base
+    stop_ids: tuple[int, ...] = ()  # that end a reply in this chat template, beside the model's own
     sampling: Sampling = Sampling()
 
 

@@ -35,6 +35,12 @@ class ShowRows(Request, frozen=True, tag="show_rows"):
     search: str = ""
 
 
+class ShowColumns(Request, frozen=True, tag="show_columns"):
+    """What a file holds, where nobody could guess what its columns mean."""
+
+    path: str
+
+
 class CountTokens(Request, frozen=True, tag="count_tokens"):
     """Lengths of all rows in tokens of this model, with this model's template."""
 
@@ -135,6 +141,13 @@ class RowsShown(Answer, frozen=True, tag="rows_shown"):
     total: int
 
 
+class ColumnsShown(Answer, frozen=True, tag="columns_shown"):
+    """Names of columns, and the first records as JSON text, each at most a few hundred characters."""
+
+    columns: tuple[str, ...]
+    records: tuple[str, ...]
+
+
 class TokensCounted(Answer, frozen=True, tag="tokens_counted"):
     """For the histogram, and what the length limit costs."""
 
@@ -175,6 +188,7 @@ class ChatEncoded(Answer, frozen=True, tag="chat_encoded"):
     text: str
     template_sha256: str
     context: int  # tokens the model can hold
+    stop_ids: tuple[int, ...] = ()  # any of them ends the answer
 
 
 class RunPrepared(Answer, frozen=True, tag="run_prepared"):
@@ -213,6 +227,7 @@ class Refused(Answer, frozen=True, tag="refused"):
 ReaderRequest = (
     ImportData
     | ShowRows
+    | ShowColumns
     | CountTokens
     | ShowTokens
     | CheckModel
@@ -227,6 +242,7 @@ ReaderAnswer = (
     | Progress
     | DataImported
     | RowsShown
+    | ColumnsShown
     | TokensCounted
     | TokensShown
     | ModelChecked

@@ -35,11 +35,13 @@ def check_foreign_adapter(request: reading.CheckAdapter) -> reading.AdapterCheck
 def encode_chat(request: reading.EncodeChat, texts: ModelTexts) -> reading.ChatEncoded:
     """Raises: StudioError with the template's reason."""
     text = texts.of(request.model)
-    rendered, ids = text.encoder("answers", "sft").encode_prompt(request.messages)
+    encoder = text.encoder("answers", "sft")
+    rendered, ids = encoder.encode_prompt(request.messages)
     return reading.ChatEncoded(
         id=request.id,
         ids=ids,
         text=rendered,
         template_sha256=text.template.sha256,
         context=model_shape(request.model).max_position_embeddings,
+        stop_ids=encoder.stop_ids,
     )

@@ -1,0 +1,174 @@
+"""Chat: one base on the device, replies by it or by any of its adapters, told as they are written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from qlora_studio.config.run_config import SHAPE_PREFIX
+from qlora_studio.data.tokenizer import load_tokenizer
+from qlora_studio.engine.compute_dtype import name_of, resolve_compute_dtype
+from qlora_studio.engine.continuation import Continuation
+from qlora_studio.engine.frozen_weights import Storage
+from qlora_studio.engine.loading import BaseModel
+from qlora_studio.engine.model_holder import ModelHolder
+from qlora_studio.engine.reply_text import ReplyText
+from qlora_studio.engine.token_choice import TokenChoice
+from qlora_studio.errors import StudioError
+from qlora_studio.protocol.commands import Generate, LoadModel
+from qlora_studio.protocol.events import GenerationFinished, LoadingProgress, ModelLoaded, TextGenerated
+
+_TELL_EVERY_S = 0.05  # a window that paints each token of a fast model has no time for anything else
+
+
+class Chat:
+    """Answers with the model that the holder has, whatever was done with it before."""
+
+    def __init__(self, holder: ModelHolder) -> None:
+        self._holder = holder
+        self._language: _Language | None = None
+
+    def load(self, command: LoadModel) -> Iterator[LoadingProgress | ModelLoaded]:
+        """What is on the device already isn't loaded again. Raises: StudioError."""
+        device = self._holder.device
+        dtype = resolve_compute_dtype(command.compute_dtype, device)
+        storage = Storage(command.quantization, command.double_quant, dtype)
+        adapted = yield from self._holder.hold(command.model, storage)
+        for folder in command.adapters.values():
+            adapted.add_from(Path(folder))
+        adapted.use(None)
+        self._language_of(adapted.base)
+        yield ModelLoaded(
+            model=command.model,
+            parameters=adapted.base.parameters,
+            trainable_parameters=0,
+            seconds=adapted.base.seconds,
+            device_name=device.name,
+            compute_dtype=name_of(dtype),
+        )
+
+    def answer(
+        self, command: Generate, stopped: Callable[[], bool]
+    ) -> Iterator[TextGenerated | GenerationFinished]:
+        """`stopped` is asked before each token. Raises: StudioError."""
+        start = time.monotonic()
+        adapted = self._holder.held
+        if adapted is None:
+            raise StudioError("No model is loaded to chat with.", hint="Choose a model, then send again.")
+        adapted.use(adapted.add_from(Path(command.adapter)) if command.adapter else None)
+        reply = _Reply(adapted.base, self._language_of(adapted.base), command)
+        told = start
+        while not reply.ended:
+            if stopped():
+                reply.ended = "stopped"
+            else:
+                reply.write_token()
+            if reply.ended or time.monotonic() - told >= _TELL_EVERY_S:
+                told = time.monotonic()
+                if text := reply.new_text():
+                    yield TextGenerated(id=command.id, text=text, tokens=len(reply.tokens))
+        yield GenerationFinished(
+            id=command.id,
+            reply=reply.text,
+            tokens=len(reply.tokens),
+            tokens_per_second=reply.tokens_per_second,
+            first_token_seconds=reply.times[0] - start if reply.times else 0.0,
+            ended=reply.ended,
+        )
+
+    def _language_of(self, base: BaseModel) -> _Language:
+        if self._language is None or self._language.source != base.source:
+            self._language = _read_language(base)
+        return self._language
+
+
+@dataclass(frozen=True)
+class _Language:
+    """A model's tokens as text, and those that end a reply."""
+
+    source: str
+    decode: Callable[[Sequence[int]], str]
+    stop_ids: frozenset[int]
+
+
+def _read_language(base: BaseModel) -> _Language:
+    if base.source.startswith(SHAPE_PREFIX):  # random weights have no tokenizer
+        return _Language(base.source, lambda ids: "".join(f" {token}" for token in ids), frozenset())
+    tokenizer = load_tokenizer(Path(base.source))
+    stop_ids = frozenset((*base.stop_ids, *tokenizer.special.stop_ids))
+    return _Language(base.source, tokenizer.decode, stop_ids)
+
+
+class _Reply:
+    """One reply in the making.
+
+    times: when each token was chosen, monotonic seconds; the one that ends the reply is among them
+    ended: end | length | stopped | context, once it is complete
+    """
+
+    def __init__(self, base: BaseModel, language: _Language, command: Generate) -> None:
+        """Raises: StudioError where the prompt or the sampling can't be."""
+        self._context = int(base.causal_lm.config.max_position_embeddings)
+        _check_prompt(command.prompt_ids, base, self._context)
+        self._choice = TokenChoice(command.sampling, base.device.torch_device)
+        self._max_tokens = command.sampling.max_tokens
+        self._stop_ids = language.stop_ids.union(command.stop_ids)
+        self._written = Continuation(base.causal_lm)
+        self._next_ids: Sequence[int] = command.prompt_ids
+        self._text = ReplyText(language.decode)
+        self._told = 0  # characters
+        self.tokens: list[int] = []
+        self.times: list[float] = []
+        self.ended = ""
+
+    @property
+    def text(self) -> str:
+        """All that can be said so far."""
+        return self._text.text
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of writing alone, after the first token; 0 where there is no second one."""
+        seconds = self.times[-1] - self.times[0] if self.times else 0.0
+        return (len(self.times) - 1) / seconds if seconds else 0.0
+
+    def write_token(self) -> None:
+        """One more, or the end."""
+        token = self._choice.choose(self._written.extend(self._next_ids), self.tokens)
+        self.times.append(time.monotonic())
+        if token in self._stop_ids:
+            self.ended = "end"
+            return
+        self._next_ids = [token]
+        self.tokens.append(token)
+        self._text.add(token)
+        if len(self.tokens) >= self._max_tokens:
+            self.ended = "length"
+        elif self._written.tokens >= self._context:
+            self.ended = "context"
+
+    def new_text(self) -> str:
+        """What was added since this was last asked."""
+        if self.ended:
+            self._text.finish()
+        new = self.text[self._told :]
+        self._told = len(self.text)
+        return new
+
+
+def _check_prompt(prompt: Sequence[int], base: BaseModel, context: int) -> None:
+    vocabulary = base.causal_lm.get_input_embeddings().weight.shape[0]
+    if not prompt:
+        raise StudioError("There is nothing to answer: the prompt has no token.")
+    if not all(0 <= token < vocabulary for token in prompt):
+        raise StudioError(
+            f"The prompt has tokens that {base.source} doesn't know.",
+            hint="It was written for another model; send it again.",
+        )
+    if len(prompt) >= context:
+        raise StudioError(
+            f"The chat is {len(prompt):,} tokens long; the model holds {context:,}.",
+            hint="Start a new chat, or shorten this one.",
+        )

@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from qlora_studio.data.packing import collate
+from qlora_studio.data.tokenized_row import RowsInMemory
+from qlora_studio.data.tokenizer import load_tokenizer
+from qlora_studio.engine import loading
+from qlora_studio.engine.adapters import MOST_ADAPTERS
+from qlora_studio.engine.generation import Chat
+from qlora_studio.engine.learned_loss import learned_loss
+from qlora_studio.engine.model_holder import ModelHolder
+from qlora_studio.engine.packed_batch import on_device
+from qlora_studio.errors import StudioError
+from qlora_studio.protocol.commands import Generate, LoadModel, Sampling
+from qlora_studio.protocol.events import GenerationFinished, ModelLoaded, TextGenerated
+from tests.engine.tiny import CPU, FAMILIES, events_of, make_model, make_rows, make_run
+
+PROMPT = tuple(range(10, 30))
+GREEDY = Sampling(greedy=True, max_tokens=12)
+
+
+def never() -> bool:
+    return False
+
+
+def chat_with(model: Path, holder: ModelHolder | None = None, **changes: Any) -> Chat:
+    chat = Chat(holder or ModelHolder(CPU))
+    settings = {"quantization": "nf4", "compute_dtype": "float32"} | changes
+    list(chat.load(LoadModel(id=1, model=str(model), **settings)))
+    return chat
+
+
+def reply_of(
+    chat: Chat,
+    adapter: Path | None = None,
+    sampling: Sampling = GREEDY,
+    stopped: Callable[[], bool] = never,
+    prompt: tuple[int, ...] = PROMPT,
+    stop_ids: tuple[int, ...] = (),
+) -> GenerationFinished:
+    *told, finished = chat.answer(
+        Generate(
+            id=2,
+            prompt_ids=prompt,
+            adapter=str(adapter) if adapter else None,
+            stop_ids=stop_ids,
+            sampling=sampling,
+        ),
+        stopped,
+    )
+    assert isinstance(finished, GenerationFinished)
+    assert "".join(event.text for event in told if isinstance(event, TextGenerated)) == finished.reply
+    return finished
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """Its end token is said only where a test asks for it."""
+    return make_model(tmp_path / "model", "llama", eos_token_id=2)
+
+
+@pytest.fixture
+def run(tmp_path: Path, model: Path) -> Path:
+    """A finished run whose adapter says something else than its base."""
+    run = make_run(tmp_path, model, training__steps=6, training__learning_rate=0.05)
+    events_of(run)
+    return run
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_greedy_replies_are_those_that_transformers_generates(tmp_path: Path, family: str) -> None:
+    folder = make_model(tmp_path / "model", family)
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    wanted = plain.generate(
+        torch.tensor([PROMPT]), max_new_tokens=12, do_sample=False, eos_token_id=2, pad_token_id=0
+    )[0, len(PROMPT) :]
+
+    chat = chat_with(folder, quantization="none")
+    reply = reply_of(chat)
+
+    ends = [i for i, token in enumerate(wanted.tolist()) if token == 2]
+    kept = wanted.tolist()[: ends[0] if ends else None]
+    assert reply.reply == load_tokenizer(folder).decode(kept)
+    assert reply.ended == ("end" if ends else "length")
+
+
+def test_the_adapter_answers_as_it_does_in_plain_peft(model: Path, run: Path) -> None:
+    plain = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32), str(run / "adapter")
+    )
+    wanted = plain.generate(
+        input_ids=torch.tensor([PROMPT]), max_new_tokens=12, do_sample=False, eos_token_id=2, pad_token_id=0
+    )[0, len(PROMPT) :]
+
+    chat = chat_with(model, quantization="none")
+    tuned, base = reply_of(chat, run / "adapter"), reply_of(chat)
+
+    assert tuned.reply == load_tokenizer(model).decode([token for token in wanted.tolist() if token != 2])
+    assert tuned.reply != base.reply
+
+
+def test_base_and_adapters_take_turns_without_loading_the_base_again(
+    model: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat = chat_with(model)
+    base, tuned = reply_of(chat), reply_of(chat, run / "adapter")
+    monkeypatch.setattr(loading, "_fill", None)  # would raise
+    again = [reply_of(chat), reply_of(chat, run / "adapter"), reply_of(chat)]
+    assert [reply.reply for reply in again] == [base.reply, tuned.reply, base.reply]
+    assert base.reply != tuned.reply
+
+
+def test_a_chat_after_a_run_uses_the_base_that_is_there(tmp_path: Path, model: Path) -> None:
+    holder = ModelHolder(CPU)
+    run = make_run(tmp_path, model, training__steps=2)
+    events_of(run, holder=holder)
+    trained_on = holder.held
+
+    chat = chat_with(model, holder)
+
+    assert holder.held is trained_on
+    assert reply_of(chat).reply == reply_of(chat_with(model)).reply
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_chat_changes_no_bit_of_the_gradients(tmp_path: Path, dtype: str) -> None:
+    """bitsandbytes rewrites 4-bit weights for inference on a CPU unless it is kept from it."""
+    model = make_model(tmp_path / "model", "llama")
+    run = make_run(tmp_path, model, training__steps=2, model__compute_dtype=dtype)
+    events_of(run)
+    holder = ModelHolder(CPU)
+    chat = chat_with(model, holder, compute_dtype=dtype)
+    before = gradients(holder, run)
+
+    reply_of(chat)
+    reply_of(chat, run / "adapter")
+    reply_of(chat, run / "adapter", Sampling(seed=3, max_tokens=5))
+    reply_of(chat)
+
+    after = gradients(holder, run)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def gradients(holder: ModelHolder, run: Path) -> dict[str, torch.Tensor]:
+    """Of the run's adapter, on rows of its kind."""
+    adapted = holder.held
+    assert adapted is not None
+    name = adapted.add_from(run / "adapter")
+    adapted.use(name)
+    batch = collate([(0, 1, 2)], RowsInMemory(make_rows(3)), pad_id=0)
+    adapted.causal_lm.train()
+    learned_loss(adapted.causal_lm, on_device(batch, CPU.torch_device, keep_padding=False)).backward()  # type: ignore[no-untyped-call]
+    found = {}
+    for key, weight in adapted.trained_parameters(name):
+        assert weight.grad is not None
+        found[key], weight.grad = weight.grad, None
+    return found
+
+
+def test_a_run_after_a_chat_learns_the_same_as_one_without(tmp_path: Path, model: Path, run: Path) -> None:
+    def adapter_after(holder: ModelHolder) -> bytes:
+        other = make_run(tmp_path, model, training__steps=3)
+        events_of(other, holder=holder)
+        return (other / "adapter" / "adapter_model.safetensors").read_bytes()
+
+    holder = ModelHolder(CPU)
+    chat = chat_with(model, holder)
+    reply_of(chat, run / "adapter")
+    assert adapter_after(holder) == adapter_after(ModelHolder(CPU))
+
+
+def test_the_same_seed_says_the_same(model: Path) -> None:
+    chat = chat_with(model)
+    warm = Sampling(temperature=2.0, top_k=0, top_p=1.0, seed=5, max_tokens=20)
+    other = Sampling(temperature=2.0, top_k=0, top_p=1.0, seed=6, max_tokens=20)
+    assert reply_of(chat, sampling=warm).reply == reply_of(chat, sampling=warm).reply
+    assert reply_of(chat, sampling=warm).reply != reply_of(chat, sampling=other).reply
+
+
+def test_a_reply_stops_before_the_next_token(model: Path) -> None:
+    asked = iter(range(100))
+    reply = reply_of(chat_with(model), stopped=lambda: next(asked) >= 3)
+    assert (reply.ended, reply.tokens) == ("stopped", 3)
+
+
+def test_a_reply_ends_where_the_model_holds_no_more(tmp_path: Path) -> None:
+    chat = chat_with(make_model(tmp_path / "short", "llama", max_position_embeddings=24))
+    reply = reply_of(chat)
+    assert (reply.ended, reply.tokens) == ("context", 5)
+
+
+def test_a_reply_ends_at_a_token_of_the_template(model: Path) -> None:
+    chat = chat_with(model)
+    words = reply_of(chat).reply.split()
+    third = ord(words[2]) - 64
+    reply = reply_of(chat, stop_ids=(third,))
+    assert reply.ended == "end"
+    assert reply.reply.split() == words[: words.index(words[2])]
+
+
+def test_text_comes_at_most_twenty_times_a_second(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(0.01 * tick for tick in range(10_000))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    events = list(
+        chat_with(model).answer(
+            Generate(id=1, prompt_ids=PROMPT, sampling=Sampling(greedy=True, max_tokens=60)), never
+        )
+    )
+    assert 2 < len(events) <= 60 * 0.03 / 0.05 + 2
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [((), "no token"), ((5, 96), "doesn't know"), (tuple([5] * 256), "256 tokens long; the model holds 256")],
+)
+def test_a_prompt_that_can_not_be_answered_is_told_why(
+    model: Path, prompt: tuple[int, ...], words: str
+) -> None:
+    with pytest.raises(StudioError, match=words):
+        reply_of(chat_with(model), prompt=prompt)
+
+
+def test_a_chat_without_a_model_says_so() -> None:
+    with pytest.raises(StudioError, match="No model is loaded"):
+        reply_of(Chat(ModelHolder(CPU)))
+
+
+def test_an_adapter_that_is_gone_is_named_and_the_chat_goes_on(model: Path, tmp_path: Path) -> None:
+    chat = chat_with(model)
+    with pytest.raises(StudioError, match="gone"):
+        reply_of(chat, tmp_path / "gone")
+    assert reply_of(chat).tokens == 12
+
+
+def test_adapters_used_longest_ago_are_forgotten(tmp_path: Path, model: Path, run: Path) -> None:
+    folders = [tmp_path / f"copy-{number}" for number in range(MOST_ADAPTERS + 2)]
+    for folder in folders:
+        shutil.copytree(run / "adapter", folder)
+    holder = ModelHolder(CPU)
+    chat = chat_with(model, holder)
+
+    replies = {reply_of(chat, folder).reply for folder in (*folders, *folders)}
+
+    assert len(replies) == 1
+    assert holder.held is not None
+    assert len(holder.held.names) == MOST_ADAPTERS
+
+
+def test_what_is_loaded_is_told(model: Path) -> None:
+    events = list(Chat(ModelHolder(CPU)).load(LoadModel(id=1, model=str(model), compute_dtype="float32")))
+    loaded = events[-1]
+    assert isinstance(loaded, ModelLoaded)
+    assert (loaded.model, loaded.compute_dtype, loaded.trainable_parameters) == (str(model), "float32", 0)
