@@ -44,6 +44,7 @@ class Points:
     smoothed: NDArray[Any]
     learning_rate: NDArray[Any]
     grad_norm: NDArray[Any]
+    tokens: NDArray[Any]  # of each step, without padding
     tokens_per_second: NDArray[Any]
     learned_tokens_per_second: NDArray[Any]
     elapsed_s: NDArray[Any]
@@ -130,6 +131,7 @@ class Curves:
             smoothed=self._smoothed[:size],
             learning_rate=_of(metrics.learning_rate, size),
             grad_norm=_of(metrics.grad_norm, size),
+            tokens=_of(metrics.tokens, size),
             tokens_per_second=_of(metrics.tokens_per_second, size),
             learned_tokens_per_second=_of(metrics.learned_tokens_per_second, size),
             elapsed_s=_of(metrics.elapsed_s, size),

@@ -51,6 +51,7 @@ class Launcher(QObject):
         self._next: Callable[[], None] | None = None  # once the sample model is there
         self.words = ""
         self.name = ""
+        self.folder: Path | None = None  # of the run that is to go on; None for a new one
         sample_model.made.connect(self._on_sample_model_made)
         sample_model.failed.connect(self._fail)
         engine.changed.connect(self._on_engine_changed)
@@ -62,7 +63,7 @@ class Launcher(QObject):
 
     def start(self, config: RunConfig, name: str, accept_skipped: bool = False) -> None:
         """Ends in `prepared` or `failed`."""
-        self.name = name
+        self.name, self.folder = name, None
 
         def prepare() -> None:
             self._now("Reading the data")
@@ -92,7 +93,7 @@ class Launcher(QObject):
 
     def resume(self, run: Path) -> None:
         """Checks that nothing changed, then trains on. Ends in `resumed` or `failed`."""
-        self.name = run.name
+        self.name, self.folder = run.name, run
         self._now("Checking the run's files")
         self._watch(self._reader.ask(reading.CheckResume, run=str(run)))
 

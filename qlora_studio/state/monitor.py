@@ -119,13 +119,18 @@ class MonitorState(QObject):
     @property
     def words(self) -> str:
         """What is going on before there is anything to draw."""
-        if self.awaiting or self._resuming:
+        if self.awaiting or self.resuming:
             return self._launcher.words
         if self.loading:
             return "Reading the run"
         if self._live and not len(self.points):
             return self._engine.words
         return ""
+
+    @property
+    def resuming(self) -> bool:
+        """Its files are being checked; then it goes on."""
+        return self._launcher.busy and self.folder is not None and self._launcher.folder == self.folder
 
     @property
     def ending(self) -> Ending | None:
@@ -187,10 +192,8 @@ class MonitorState(QObject):
     def resume(self) -> None:
         """From the newest sound checkpoint."""
         if self.folder is not None and not self.why_no_resume:
-            self._resuming = True
             self.problem = ""
             self._launcher.resume(self.folder)
-            self.changed.emit()
 
     def copy_settings(self, changes: dict[str, object] | None = None) -> None:
         """Into the draft of the next run."""
@@ -228,7 +231,6 @@ class MonitorState(QObject):
         self.problem = ""
         self.note = ""
         self._live = False
-        self._resuming = False
         self._died = ""
         self._curves: Curves | None = None
         self._heard: list[events.EngineEvent] = []
@@ -306,13 +308,12 @@ class MonitorState(QObject):
 
     def _on_resumed(self, run: Path) -> None:
         if run == self.folder:
-            self._resuming = False
-            self._died = ""
+            self._died = self.problem = ""
             self._load(run)
 
     def _on_launch_failed(self, problem: events.Problem) -> None:
-        if self.awaiting or self._resuming:
-            self.awaiting = self._resuming = False
+        if self.awaiting or (self.folder is not None and self._launcher.folder == self.folder):
+            self.awaiting = False
             self.problem = f"{problem.message} {problem.hint}".strip()
             self.changed.emit()
 

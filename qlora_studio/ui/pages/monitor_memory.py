@@ -73,7 +73,7 @@ class MemoryChart(StepChart):
         promise, limit = (self._levels[name].gib or 0.0 for name in ("promise", "limit"))
         top = max(top, promise)
         far = limit > _LIMIT_IN_SIGHT * max(top, 0.1)
-        high = max(top * 1.14, 0.0 if far else limit * 1.03)
+        high = max(top * (1.22 if self._spikes else 1.14), 0.0 if far else limit * 1.03)
         self._write_parts(stacked, high)
         self._draw_spikes(points, high)
         near = promise < limit < promise + 0.12 * high

@@ -1,0 +1,233 @@
+"""Chosen runs over each other: line style, marker and a label at its end tell each from the others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyqtgraph as pg
+from numpy.typing import NDArray
+from PySide6.QtGui import QColor, QFontMetrics, QResizeEvent, QShowEvent
+
+from qlora_studio.plain_text import visible_line
+from qlora_studio.state.curves import Points
+from qlora_studio.state.run_differences import short_names
+from qlora_studio.state.runs import Compared
+from qlora_studio.ui.pages.monitor_chart import LossAxis, PowerAxis, ShortAxis, in_powers
+from qlora_studio.ui.theme import fade, theme
+from qlora_studio.ui.widgets.chart import MARKERS, ChartView, ThousandsAxis, series_pen
+from qlora_studio.ui.widgets.peaks import Peaks
+
+METRICS = (
+    ("evaluation", "Evaluation loss"),
+    ("loss", "Loss, smoothed"),
+    ("learning_rate", "Learning rate"),
+    ("grad_norm", "Gradient norm"),
+    ("memory", "Memory, GiB"),
+)
+AXES = (("steps", "Steps"), ("tokens", "Tokens"), ("time", "Time"))
+
+_COLUMNS = 1_200  # of points a curve is cut down to
+_MARKED = 60  # points that still get a marker each
+_LABEL_HEIGHT = 0.075  # of the height, between two labels
+_LONGEST_LABEL = 30  # characters
+_AXES = {"learning_rate": PowerAxis, "grad_norm": ShortAxis, "memory": ShortAxis}
+
+
+@dataclass(frozen=True)
+class _Curve:
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _End:
+    """Where a curve ends, and what stands there."""
+
+    x: float
+    y: float
+    words: str
+    color: QColor
+
+
+class RunsChart(ChartView):
+    """Drag moves it, Ctrl and the wheel zoom, a double click shows all."""
+
+    def __init__(self) -> None:
+        self._drawn: list[pg.GraphicsObject] = []
+        self._compared: Sequence[Compared] = ()
+        self._metric, self._across = METRICS[0][0], AXES[0][0]
+        super().__init__(name="runs_compare_chart", label="Chosen runs compared")
+        self.getPlotItem().getAxis("left").setWidth(theme().px(46))
+
+    def show_runs(self, compared: Sequence[Compared], metric: str, across: str) -> None:
+        """metric: of METRICS; across: of AXES."""
+        self._compared, self._metric, self._across = compared, metric, across
+        item = self.getPlotItem()
+        left = _AXES.get(metric)
+        bottom = TimeAxis("bottom") if across == "time" else ThousandsAxis("bottom")
+        if across == "tokens":
+            bottom = MillionsAxis("bottom")
+        item.setAxisItems({"left": left("left") if left else LossAxis(), "bottom": bottom})
+        item.getAxis("left").setWidth(theme().px(46))
+        for side in ("left", "bottom"):
+            item.getAxis(side).enableAutoSIPrefix(False)
+        super().recolor()
+        self._draw()
+
+    def mouseDoubleClickEvent(self, event: object) -> None:
+        self._draw()
+
+    def recolor(self) -> None:
+        super().recolor()
+        self._draw()
+
+    def _draw(self) -> None:
+        for item in self._drawn:
+            self.removeItem(item)
+        self._drawn = []
+        ends: list[_End] = []
+        spans: list[_Curve] = []
+        names = short_names([_cut(run.run.name) for run in self._compared])
+        for run in self._compared:
+            if run.points is None or not len(run.points):
+                continue
+            if self._metric == "evaluation":
+                faint = _curve(run.points, "loss", self._across)
+                self._add(faint, pg.mkPen(fade(series_pen(run.series).color(), 0.35), width=1))
+                spans.append(faint)
+            curve = _curve(run.points, self._metric, self._across)
+            if not len(curve.x):
+                continue
+            marker = MARKERS[run.series % len(MARKERS)] if len(curve.x) <= _MARKED else None
+            self._add(curve, series_pen(run.series, 2.4), marker)
+            spans.append(curve)
+            finite = np.flatnonzero(np.isfinite(curve.y))
+            if len(finite):
+                x, y = float(curve.x[finite[-1]]), float(curve.y[finite[-1]])
+                words = f"{names[run.series]}  {in_words(self._metric, y)}"
+                ends.append(_End(x, y, words, series_pen(run.series).color()))
+        self._set_range(spans, ends)
+        self._label(ends)
+        self._describe(ends)
+
+    def _add(self, curve: _Curve, pen: object, marker: str | None = None) -> None:
+        item = pg.PlotDataItem(curve.x, curve.y, pen=pen, connect="finite")
+        if marker:
+            item.setSymbol(marker)
+            item.setSymbolSize(8)
+            item.setSymbolPen(pg.mkPen(pen.color(), width=1.6))  # type: ignore[attr-defined]
+            item.setSymbolBrush(pg.mkBrush(theme().colors.surface))
+        self.addItem(item)
+        self._drawn.append(item)
+
+    def _set_range(self, curves: Sequence[_Curve], ends: Sequence[_End]) -> None:
+        xs = np.concatenate([curve.x for curve in curves]) if curves else np.empty(0)
+        ys = np.concatenate([curve.y for curve in curves]) if curves else np.empty(0)
+        finite = ys[np.isfinite(ys)]
+        box = self.getPlotItem().getViewBox()
+        if not len(finite):
+            box.setRange(xRange=(0, 1), yRange=(0, 1), padding=0)
+            return
+        low, high = float(finite.min()), float(np.quantile(finite, 0.995))
+        room = (high - low) * 0.08 or abs(high) * 0.1 or 0.5
+        right = float(xs.max()) or 1.0
+        metrics = QFontMetrics(theme().font("note", 600))
+        longest = max((metrics.horizontalAdvance(end.words) for end in ends), default=0) + theme().px(14)
+        share = min(longest / max(box.width(), 1.0), 0.6)
+        box.setRange(xRange=(0, right / (1 - share)), yRange=(low - room, high + room), padding=0)
+
+    def _label(self, ends: Sequence[_End]) -> None:
+        """Beside the ends, pushed apart where they would lie on each other."""
+        (_, _), (bottom, top) = self.getPlotItem().getViewBox().viewRange()
+        least = (top - bottom) * _LABEL_HEIGHT
+        before = -math.inf
+        for end in sorted(ends, key=lambda end: end.y):
+            at = before = max(end.y, before + least)
+            label = pg.TextItem(end.words, anchor=(0, 0.5))
+            label.setColor(end.color)
+            label.setFont(theme().font("note", 600))
+            label.setPos(end.x, at)
+            self.addItem(label, ignoreBounds=True)
+            self._drawn.append(label)
+
+    def _describe(self, ends: Sequence[_End]) -> None:
+        self.setAccessibleDescription("; ".join(end.words for end in ends) or "No run is chosen.")
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        if self.isVisible():  # also called while it is being made
+            self._draw()
+
+    def showEvent(self, event: QShowEvent) -> None:
+        super().showEvent(event)
+        self._draw()
+
+
+class TimeAxis(pg.AxisItem):  # type: ignore[misc]
+    """Minutes or hours of training."""
+
+    def tickStrings(self, values: list[float], scale: float, spacing: float) -> list[str]:
+        if spacing >= 3600:
+            return [f"{value / 3600:g} h" for value in values]
+        if spacing >= 60:
+            return [f"{value / 60:g} min" for value in values]
+        return [f"{value:g} s" for value in values]
+
+
+class MillionsAxis(pg.AxisItem):  # type: ignore[misc]
+    """Tokens: 500k, 2 M."""
+
+    def tickStrings(self, values: list[float], scale: float, spacing: float) -> list[str]:
+        if max(values, default=0) >= 1e6:
+            return [f"{value / 1e6:g} M" for value in values]
+        return [f"{value / 1e3:g}k" for value in values]
+
+
+def _cut(name: str) -> str:
+    """Its beginning and end, where it is long."""
+    shown, half = visible_line(name, 200), _LONGEST_LABEL // 2
+    return shown if len(shown) <= _LONGEST_LABEL else f"{shown[:half]}…{shown[-half:]}"
+
+
+def in_words(metric: str, value: float) -> str:
+    """As the end of a line says it."""
+    match metric:
+        case "learning_rate":
+            return in_powers(value)
+        case "memory":
+            return f"{value:.1f} GiB"
+        case _:
+            return f"{value:.3f}"
+
+
+def _curve(points: Points, metric: str, across: str) -> _Curve:
+    x = _across(points, across)
+    if metric == "evaluation":
+        told = [line for line in points.evaluations if line.loss is not None]
+        places = np.searchsorted(points.steps, [line.step for line in told]).clip(0, len(x) - 1)
+        before_first = np.array([line.step < points.steps[0] for line in told], bool)
+        at = np.where(before_first, 0.0, x[places]) if len(told) else np.empty(0)
+        return _Curve(at, np.array([line.loss for line in told], "float64"))
+    values = {
+        "loss": points.smoothed,
+        "learning_rate": points.learning_rate,
+        "grad_norm": points.grad_norm,
+        "memory": points.memory_total / 2**30,
+    }[metric]
+    peaks = Peaks()
+    peaks.grow(values)
+    places = peaks.between(0, len(values), _COLUMNS)
+    return _Curve(x[places], values[places].astype("float64"))
+
+
+def _across(points: Points, across: str) -> NDArray[np.float64]:
+    match across:
+        case "tokens":
+            return np.cumsum(points.tokens)
+        case "time":
+            return points.elapsed_s.astype("float64")
+        case _:
+            return points.steps.astype("float64")
