@@ -43,7 +43,7 @@ _TEXT_COLUMNS = ("text", "content", "document", "body", "raw_content")
 
 def find_layout(records: Sequence[Any], format: str, chosen: Mapping[str, str], where: str) -> Guess:
     """`format` may be "auto"; `chosen`: field -> column, by hand. Raises: StudioError naming `where`."""
-    columns = _columns(records)
+    columns = columns_of(records)
     _check_choice(format, chosen, columns, where)
     lower = {name.strip().lower(): name for name in reversed(columns)}
     if chosen:
@@ -63,7 +63,8 @@ def find_layout(records: Sequence[Any], format: str, chosen: Mapping[str, str], 
     return guess
 
 
-def _columns(records: Sequence[Any]) -> list[str]:
+def columns_of(records: Sequence[Any]) -> list[str]:
+    """Names that any of the records has, in the order they first stand there."""
     counts: Counter[str] = Counter()
     for record in records:
         if isinstance(record, dict):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from qlora_studio.data.limits import MAX_ROW_BYTES
-from qlora_studio.data.source_file import TextFile
+from qlora_studio.data.source_file import CHUNK_BYTES, TextFile
 
 _LINE_END = re.compile(rb"\r\n|\n|\r(?!\n|\Z)")  # a CR at the very end may be half of a CRLF
 
@@ -49,22 +49,17 @@ def numbered_lines(text: TextFile) -> Iterator[Line]:
 
 def line_chunks(text: TextFile) -> Iterator[LineChunk]:
     """All lines, some megabytes at a time."""
-    offset = text.start
-    rest = b""
-    chunks = text.source.chunks(text.start)
-    for chunk in chunks:
-        buffer = rest + chunk if rest else chunk
-        end = _end_of_whole_lines(buffer)
+    offset, size = text.start, CHUNK_BYTES
+    while buffer := text.source.read(offset, size):
+        end = len(buffer) if len(buffer) < size else _end_of_whole_lines(buffer)
         if end:
             yield LineChunk(buffer[:end], offset)
-            offset += end
-        rest = buffer[end:]
-        if len(rest) > MAX_ROW_BYTES:
-            yield LineChunk(rest[: MAX_ROW_BYTES + 1], offset)
-            skipped, rest = _skip_line(rest, chunks)
-            offset += skipped
-    if rest:
-        yield LineChunk(rest, offset)
+            offset, size = offset + end, CHUNK_BYTES
+        elif len(buffer) > MAX_ROW_BYTES:
+            yield LineChunk(buffer[: MAX_ROW_BYTES + 1], offset)
+            offset, size = _end_of_line(text, offset + MAX_ROW_BYTES), CHUNK_BYTES
+        else:
+            size *= 2  # the rest of the line is read again with it
 
 
 def count_line_ends(text: bytes) -> int:
@@ -82,14 +77,10 @@ def _end_of_whole_lines(buffer: bytes) -> int:
     return buffer.rfind(b"\r", 0, max(0, len(buffer) - 1)) + 1
 
 
-def _skip_line(rest: bytes, chunks: Iterator[bytes]) -> tuple[int, bytes]:
-    """Bytes of the line that `rest` begins and the chunks go on with, and what follows it."""
-    skipped = 0
-    while not (end := _LINE_END.search(rest)):
-        following = next(chunks, None)
-        if following is None:
-            return skipped + len(rest), b""
-        held = len(rest) - rest.endswith(b"\r")
-        skipped += held
-        rest = rest[held:] + following
-    return skipped + end.end(), rest[end.end() :]
+def _end_of_line(text: TextFile, offset: int) -> int:
+    """Where the line that goes on at `offset` ends."""
+    while buffer := text.source.read(offset, CHUNK_BYTES):
+        if end := _LINE_END.search(buffer):
+            return offset + end.end()
+        offset += max(1, len(buffer) - buffer.endswith(b"\r"))
+    return offset

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qlora_studio.data import lines, source_file
+from qlora_studio.data import lines
 from qlora_studio.data.lines import count_line_ends, numbered_lines
 from qlora_studio.data.source_file import SourceFile, TextFile
 
@@ -24,7 +24,7 @@ from qlora_studio.data.source_file import SourceFile, TextFile
 def test_lines_end_at_three_ends_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: list[bytes], chunk: int
 ) -> None:  # D5
-    monkeypatch.setattr(source_file, "CHUNK_BYTES", chunk)
+    monkeypatch.setattr(lines, "CHUNK_BYTES", chunk)
     content = b"".join(parts)
     expected = re.findall(rb"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+\Z", content)
 
@@ -40,7 +40,7 @@ def test_lines_end_at_three_ends_and_nothing_else(
 def test_a_line_that_is_too_long_is_cut_and_those_behind_it_are_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: bytes
 ) -> None:  # D6
-    monkeypatch.setattr(source_file, "CHUNK_BYTES", 5)
+    monkeypatch.setattr(lines, "CHUNK_BYTES", 5)
     monkeypatch.setattr(lines, "MAX_ROW_BYTES", 12)
     content = b"a" + end + b"b" * 40 + end + b"c" + end
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qlora_studio.data import intake, plain_chats, source_file
+from qlora_studio.data import intake, plain_chats
+from qlora_studio.data import lines as module_of_lines
 from qlora_studio.data.conversation import Message, Row
 from qlora_studio.data.formats import Layout
 from qlora_studio.data.record import Conversation
@@ -94,7 +95,7 @@ LINES = st.one_of(
 def test_many_at_once_give_what_each_alone_gives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[bytes], end: bytes, chunk: int
 ) -> None:  # D3 D4
-    monkeypatch.setattr(source_file, "CHUNK_BYTES", chunk)
+    monkeypatch.setattr(module_of_lines, "CHUNK_BYTES", chunk)
     monkeypatch.setattr(plain_chats, "_WORTH_IT", 0.0)
     content = end.join([GOOD, *lines])
 
