@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QLayout, QSizePolicy, QVBoxLayout, QWidget
+from PySide6.QtWidgets import (
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QLayout,
+    QSizePolicy,
+    QSpacerItem,
+    QVBoxLayout,
+    QWidget,
+)
 
 from qlora_studio.ui.icons import icon_pixmap
 from qlora_studio.ui.theme import theme
@@ -61,8 +70,11 @@ class Card(QFrame):
         across, down = theme().size.card_padding
         layout = QVBoxLayout(self)
         layout.setContentsMargins(theme().px(across), theme().px(down), theme().px(across), theme().px(down))
-        layout.setSpacing(theme().px(10))
-        self.head = QHBoxLayout()
+        layout.setSpacing(0)
+        head = QWidget()
+        head.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
+        self.head = QHBoxLayout(head)
+        self.head.setContentsMargins(0, 0, 0, 0)
         self.head.setSpacing(theme().px(8))
         self.title = PlainLabel(title, "card_title")
         self.note = PlainLabel(note, "muted")
@@ -74,11 +86,15 @@ class Card(QFrame):
         self.head.addWidget(self.note, 1)
         if title:
             self.setAccessibleName(title)
-            layout.addLayout(self.head)
+            layout.addWidget(head)
+            layout.addSpacing(theme().px(10))
         else:
-            self.title.setParent(None)
-            self.note.setParent(None)
-        layout.addLayout(self.body, 1)
+            head.setParent(self)
+            head.hide()
+        layout.addLayout(self.body, 1000)
+        # Where the body can't grow, what is left goes below it, not around the title.
+        layout.addSpacerItem(QSpacerItem(0, 0, QSizePolicy.Policy.Minimum, QSizePolicy.Policy.Preferred))
+        layout.setStretch(layout.count() - 1, 1)
 
     def add_to_head(self, widget: QWidget) -> None:
         """At the right end of the title line."""
