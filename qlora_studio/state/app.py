@@ -19,6 +19,7 @@ from qlora_studio.state.sample_model import SampleModel
 if TYPE_CHECKING:
     from qlora_studio.state.chat import ChatState
     from qlora_studio.state.data import DataState
+    from qlora_studio.state.export import ExportState
     from qlora_studio.state.models import ModelsState
     from qlora_studio.state.monitor import MonitorState
     from qlora_studio.state.runs import RunsState
@@ -74,6 +75,13 @@ class AppState(QObject):
         return TrainState(
             self.draft, self.reader, self.sample_model, self.engine, self.machine, self.preferences, self
         )
+
+    @cached_property
+    def export(self) -> ExportState:
+        """Of the Export page."""
+        from qlora_studio.state.export import ExportState
+
+        return ExportState(self.engine, self.reader, self.sample_model, self.preferences, self)
 
     @cached_property
     def monitor(self) -> MonitorState:

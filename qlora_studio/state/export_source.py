@@ -1,0 +1,93 @@
+"""What can be exported, and whether a folder can take it: read from the disk beside the window."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from qlora_studio.config.run_config import SHAPE_PREFIX
+from qlora_studio.errors import StudioError
+from qlora_studio.runs.folder import Run
+from qlora_studio.runs.history import list_runs
+from qlora_studio.runs.samples import read_samples
+from qlora_studio.runs.space import free_bytes
+from qlora_studio.state.folders import size_of
+
+
+@dataclass(frozen=True)
+class Source:
+    """A run with a finished adapter. prompts: what it was asked at its checkpoints."""
+
+    run: Run
+    adapter: Path
+    adapter_bytes: int
+    prompts: tuple[str, ...]
+
+    @property
+    def folder(self) -> Path:
+        """Of the run."""
+        return self.run.folder
+
+    @property
+    def model(self) -> str:
+        """As the run's settings name it."""
+        return self.run.record.config.model.path
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the files would go. problem: why they can't, in a sentence; empty where they can."""
+
+    folder: str = ""
+    free_bytes: int | None = None
+    problem: str = ""
+
+
+def sources(runs_folder: Path) -> list[Source]:
+    """The newest first. Raises: StudioError where the runs folder can't be read."""
+    found = []
+    for summary in list_runs(runs_folder):
+        run = summary.run
+        if run is None or run.adapter is None or run.record.config.model.path.startswith(SHAPE_PREFIX):
+            continue
+        if run.state.state in ("finished", "stopped"):
+            found.append(Source(run, run.adapter, size_of(run.adapter), _prompts_of(run)))
+    return found
+
+
+def suggested_folder(exports: Path, run: Run, kind: str) -> Path:
+    """A name in `exports` that is free: `support-llama8b-merged`, `support-llama8b-merged-2`, ..."""
+    name = f"{run.folder.name}-{kind}"
+    number = 1
+    while os.path.lexists(folder := exports / (name if number == 1 else f"{name}-{number}")):
+        number += 1
+    return folder
+
+
+def look_at(folder: str) -> Place:
+    """Nothing is made and nothing changed by looking."""
+    path = Path(folder).expanduser()
+    if not folder.strip():
+        return Place(folder, problem="Choose a folder for the files.")
+    if not path.is_absolute():
+        return Place(folder, problem="Write the folder's whole path.")
+    if os.path.lexists(path):
+        return Place(folder, problem=f"{path} exists already. Choose a folder that doesn't.")
+    there = next(parent for parent in path.parents if os.path.lexists(parent))
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        return Place(folder, problem=f"{there} can't be written to.")
+    try:
+        return Place(folder, free_bytes(path))
+    except StudioError as error:
+        return Place(folder, problem=error.message)
+
+
+def _prompts_of(run: Run) -> tuple[str, ...]:
+    own = [sample.prompt for sample in run.record.config.samples]
+    if not own:
+        try:
+            own = [sample.prompt for sample in read_samples(run.samples_file).samples]
+        except StudioError:
+            own = []  # they only help the check; general questions do too
+    return tuple(dict.fromkeys(own))

@@ -1,0 +1,292 @@
+"""The cards of the Export page: which run, as what, where to, how it is checked, and what came of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PySide6.QtCore import Qt, Signal
+from PySide6.QtWidgets import QButtonGroup, QGridLayout, QHBoxLayout, QRadioButton
+
+from qlora_studio.config.run_config import SAMPLE
+from qlora_studio.protocol.events import ExportFinished, Verification
+from qlora_studio.runs.folder import Run
+from qlora_studio.state.export import ADAPTER, MERGED, ExportState, Stage
+from qlora_studio.ui import figures
+from qlora_studio.ui.figures import in_gb
+from qlora_studio.ui.run_words import state_word
+from qlora_studio.ui.theme import theme
+from qlora_studio.ui.widgets import (
+    Card,
+    Chip,
+    ChoiceBox,
+    ElidedLabel,
+    Meter,
+    NumberBox,
+    PlainLabel,
+    SecondaryButton,
+    TextBox,
+)
+
+KINDS = {
+    ADAPTER: ("Adapter", "What was learned alone: for peft and for this application, beside its base model."),
+    MERGED: (
+        "Merged model",
+        "The whole model in 16 bit, as safetensors: for any program that reads such folders.",
+    ),
+}
+_PROMPTS_SHOWN = 4
+
+
+class SourceCard(Card):
+    """chosen: the folder of the run to export."""
+
+    chosen = Signal(object)
+
+    def __init__(self) -> None:
+        super().__init__("Run", name="export_source")
+        self._run = ChoiceBox([], name="export_run", label="Run to export")
+        self._state = Chip("", name="export_run_state")
+        self._note = PlainLabel("", "note", wrap=True)
+        row = QHBoxLayout()
+        row.setSpacing(theme().px(10))
+        row.addWidget(self._run, 1)
+        row.addWidget(self._state)
+        self.body.addLayout(row)
+        self.body.addWidget(self._note)
+        self._run.chosen.connect(lambda folder: self.chosen.emit(Path(folder)))
+
+    def refresh(self, state: ExportState) -> None:
+        """After the runs, or the chosen one, are others."""
+        choices = [(str(source.folder), source.run.name) for source in state.sources or ()]
+        self._run.set_choices(choices)
+        self._run.setEnabled(not state.busy)
+        if state.source is not None:
+            self._run.set_value(str(state.source.folder))
+            word = state_word(state.source.run.state.state)
+            self._state.set(word.word, word.tone, word.icon_name)
+            self._note.setText(_about(state.source.run))
+        self._state.setVisible(state.source is not None)
+
+
+class KindCard(Card):
+    """The forms a run can be written in, each with its size. chosen: adapter | merged."""
+
+    chosen = Signal(str)
+
+    def __init__(self) -> None:
+        super().__init__("Written as", name="export_kind")
+        self._group = QButtonGroup(self)
+        self._buttons: dict[str, QRadioButton] = {}
+        self._sizes: dict[str, PlainLabel] = {}
+        grid = QGridLayout()
+        grid.setHorizontalSpacing(theme().px(12))
+        grid.setVerticalSpacing(theme().px(2))
+        grid.setColumnStretch(0, 1)
+        for row, (kind, (words, note)) in enumerate(KINDS.items()):
+            button = QRadioButton(words)
+            button.setObjectName(f"export_kind_{kind}")
+            button.setAccessibleName(words)
+            button.setAccessibleDescription(note)
+            button.clicked.connect(lambda _=False, kind=kind: self.chosen.emit(kind))
+            size = PlainLabel("", "strong", name=f"export_size_{kind}")
+            about = PlainLabel(note, "note", wrap=True)
+            about.setContentsMargins(theme().px(26), 0, 0, theme().px(6))
+            grid.addWidget(button, 2 * row, 0)
+            grid.addWidget(size, 2 * row, 1, Qt.AlignmentFlag.AlignRight)
+            grid.addWidget(about, 2 * row + 1, 0, 1, 2)
+            self._group.addButton(button)
+            self._buttons[kind], self._sizes[kind] = button, size
+        self.body.addLayout(grid)
+
+    def refresh(self, state: ExportState) -> None:
+        """After the run or the kind is another one."""
+        for kind, button in self._buttons.items():
+            button.setChecked(kind == state.kind)
+            button.setEnabled(not state.busy)
+            needed = state.needed_bytes(kind)
+            about = "about " if kind == MERGED else ""
+            self._sizes[kind].setText(f"{about}{in_gb(needed)}" if needed is not None else "…")
+
+
+class WhereCard(Card):
+    """The new folder, and whether there is room for it."""
+
+    def __init__(self) -> None:
+        super().__init__("Folder", "a new one is made", name="export_where")
+        self.folder = TextBox(name="export_folder", label="Folder to write")
+        self.choose = SecondaryButton("Choose…", "folder-open", name="export_choose_folder")
+        self._room = Chip("", "neutral", "hard-drive", name="export_room")
+        self._problem = PlainLabel("", "note", wrap=True, name="export_folder_problem")
+        self._problem.set_tone("bad")
+        row = QHBoxLayout()
+        row.setSpacing(theme().px(8))
+        row.addWidget(self.folder, 1)
+        row.addWidget(self.choose)
+        self.body.addLayout(row)
+        self.body.addWidget(self._room)
+        self.body.addWidget(self._problem)
+
+    def refresh(self, state: ExportState) -> None:
+        """After the disk was looked at."""
+        if self.folder.text() != state.place.folder:
+            self.folder.setText(state.place.folder)
+        for widget in (self.folder, self.choose):
+            widget.setEnabled(not state.busy)
+        needed, free = state.needed_bytes(state.kind), state.place.free_bytes
+        known = needed is not None and free is not None
+        self._room.setVisible(known)
+        if needed is not None and free is not None:
+            tone = "bad" if needed > free else "neutral"
+            icon = "circle-alert" if needed > free else "hard-drive"
+            self._room.set(f"Needs {in_gb(needed)}, {in_gb(free)} free", tone, icon)
+        self._problem.setText(state.place.problem)
+        self._problem.setVisible(bool(state.place.problem))
+
+
+class ProgressCard(Card):
+    """What goes on, how far it is, how long it will take."""
+
+    def __init__(self) -> None:
+        super().__init__(name="export_progress")
+        self._words = PlainLabel("", "strong", wrap=True)
+        self._bar = Meter(name="export_bar", label="Progress of the export")
+        self._note = PlainLabel("", "note")
+        for widget in (self._words, self._bar, self._note):
+            self.body.addWidget(widget)
+
+    def refresh(self, state: ExportState) -> None:
+        """After each progress."""
+        self.setVisible(state.busy)
+        self._words.setText(state.words)
+        known = state.stage is Stage.WRITING and state.total > 0
+        self._bar.setVisible(known)
+        self._note.setVisible(known)
+        if known:
+            self._bar.set_share(state.done / state.total)
+            left = state.seconds_left
+            about = f" · about {figures.duration(left)} left" if left is not None else ""
+            self._note.setText(f"{in_gb(state.done)} of {in_gb(state.total)}{about}")
+
+
+class CheckCard(Card):
+    """How the written file is compared with the adapter."""
+
+    def __init__(self) -> None:
+        super().__init__("Check", "after writing", name="export_check")
+        about = "The file is opened again and answers the same prompts as the adapter, greedily."
+        self.prompts = NumberBox(1, 100, 8, name="export_prompts", label="Prompts")
+        self.limit = NumberBox(50, 100, 95, name="export_limit", label="Tokens that must agree", unit="%")
+        self._list = PlainLabel("", "note", wrap=True, name="export_prompt_list")
+        self.body.addWidget(PlainLabel(about, "muted", wrap=True))
+        for box in (self.prompts, self.limit):
+            label = PlainLabel(box.accessibleName(), "label")
+            label.setBuddy(box)
+            box.setFixedWidth(theme().px(110))
+            row = QHBoxLayout()
+            row.addWidget(label, 1)
+            row.addWidget(box)
+            self.body.addLayout(row)
+        self.body.addWidget(self._list)
+
+    def refresh(self, state: ExportState) -> None:
+        """After the run, or the number of prompts, is another one."""
+        self.prompts.setEnabled(not state.busy)
+        prompts = state.prompts
+        lines = [
+            f"• {prompt if len(prompt) <= 90 else prompt[:88] + '…'}" for prompt in prompts[:_PROMPTS_SHOWN]
+        ]
+        more = len(prompts) - _PROMPTS_SHOWN
+        self._list.setText("\n".join([*lines, *([f"and {more} more"] if more > 0 else [])]))
+
+
+class ReportCard(Card):
+    """What the check found, in figures; the tick only where the file was read again and agrees."""
+
+    def __init__(self) -> None:
+        super().__init__("Result", name="export_report")
+        self._verdict = Chip("", name="export_verdict")
+        self.add_to_head(self._verdict)
+        self._words = PlainLabel("", wrap=True, name="export_verdict_words")
+        self._grid = QGridLayout()
+        self._grid.setHorizontalSpacing(theme().px(12))
+        self._grid.setVerticalSpacing(theme().px(6))
+        self._grid.setColumnStretch(0, 1)
+        self._cells: list[tuple[PlainLabel, PlainLabel]] = []
+        self._base = PlainLabel("", "note", wrap=True, name="export_merge_base")
+        self._folder = ElidedLabel("", "note", name="export_written_folder")
+        self._files = PlainLabel("", "note", wrap=True, name="export_files")
+        self.open_folder = SecondaryButton(
+            "Open folder", "folder-open", small=True, name="export_open_folder"
+        )
+        self.body.addWidget(self._words)
+        self.body.addLayout(self._grid)
+        for widget in (self._base, self._folder, self._files):
+            self.body.addWidget(widget)
+        self.body.addWidget(self.open_folder, 0, Qt.AlignmentFlag.AlignLeft)
+
+    def refresh(self, state: ExportState) -> None:
+        """After an export ended, or the limit is another one."""
+        finished = state.finished
+        self.setVisible(finished is not None)
+        if finished is None:
+            return
+        agreed = _percent(finished.verified.token_agreement)
+        if state.verified:
+            self._verdict.set("verified", "ok", "circle-check")
+            self._words.setText(f"Verified, {agreed} of tokens agree.")
+        else:
+            self._verdict.set("differs", "warn", "triangle-alert")
+            self._words.setText(
+                f"Written, but it differs: {agreed} of the tokens agree with the adapter; "
+                f"{_percent(state.limit)} were wanted."
+            )
+        self._show_figures(finished.verified)
+        self._base.setText(finished.verified.merge_base or "")
+        self._base.setVisible(bool(finished.verified.merge_base))
+        self._folder.setText(finished.folder)
+        self._files.setText(_files_in_words(finished))
+
+    def _show_figures(self, result: Verification) -> None:
+        lines = [
+            ("Read again with", result.with_),
+            ("Prompts", f"{result.prompts:,}"),
+            ("Tokens that agree", _percent(result.token_agreement)),
+            ("Largest drift of a log-probability", f"{result.max_logprob_drift:.4f}"),
+        ]
+        if result.mean_kl is not None:
+            lines.append(("Mean KL, nats a token", f"{result.mean_kl:.5f}"))
+        while len(self._cells) < len(lines):
+            cells = (PlainLabel("", "muted"), PlainLabel("", "strong"))
+            cells[1].setAlignment(Qt.AlignmentFlag.AlignRight)
+            for column, cell in enumerate(cells):
+                self._grid.addWidget(cell, len(self._cells), column)
+            self._cells.append(cells)
+        for place, (name, value) in enumerate(self._cells):
+            shown = place < len(lines)
+            name.setVisible(shown)
+            value.setVisible(shown)
+            if shown:
+                name.setText(lines[place][0])
+                value.setText(lines[place][1])
+
+
+def _about(run: Run) -> str:
+    """Base model, how far it came, how well it did."""
+    config, state = run.record.config, run.state
+    base = run.record.model_name or (
+        "sample" if config.model.path == SAMPLE else Path(config.model.path).name
+    )
+    parts = [base, f"rank {config.lora.r}", f"step {state.step:,}"]
+    if state.evaluation_loss is not None:
+        parts.append(f"evaluation loss {figures.loss(state.evaluation_loss)}")
+    return " · ".join(parts)
+
+
+def _files_in_words(finished: ExportFinished) -> str:
+    names = ", ".join(finished.files[:12])
+    more = len(finished.files) - 12
+    return f"{in_gb(finished.bytes)}: {names}" + (f" and {more} more" if more > 0 else "")
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.1f}{figures.THIN}%"
