@@ -9,7 +9,7 @@ from pathlib import Path
 from qlora_studio.data.dataset import Dataset, open_dataset
 from qlora_studio.data.importing import import_data
 from qlora_studio.protocol import reading
-from qlora_studio.reader import model_jobs, row_jobs, run_jobs
+from qlora_studio.reader import column_jobs, model_jobs, row_jobs, run_jobs
 from qlora_studio.reader.model_text import ModelTexts
 
 _TELL_EVERY_S = 0.1
@@ -36,6 +36,8 @@ class Jobs:
                 )
             case reading.ShowRows():
                 return row_jobs.show_rows(request, self._open(request.dataset))
+            case reading.ShowColumns():
+                return column_jobs.show_columns(request, told)
             case reading.CountTokens():
                 return row_jobs.count_tokens(request, self._open(request.dataset), self._texts, told)
             case reading.ShowTokens():

@@ -81,14 +81,17 @@ class RowTable(QAbstractTableModel):
 
     def set_lengths(self, lengths: NDArray[np.int32] | None) -> None:
         """lengths: int32 [rows, 2]: tokens and learned tokens; None while they are counted."""
-        self._lengths = lengths
-        self._repaint()
+        if lengths is not self._lengths:
+            self._lengths = lengths
+            self._repaint()
 
-    def set_limit(self, seq_len: int, too_long: str) -> None:
-        """too_long: drop | truncate | stop; "" where longer rows are split and lose nothing."""
-        if (seq_len, too_long) != (self._seq_len, self._too_long):
+    def set_limit(self, seq_len: int, too_long: str) -> bool:
+        """too_long: drop | truncate | stop, or "": longer rows are split. Returns: whether it is another."""
+        moved = (seq_len, too_long) != (self._seq_len, self._too_long)
+        if moved:
             self._seq_len, self._too_long = seq_len, too_long
             self._repaint()
+        return moved
 
     def show_all(self) -> None:
         """In the order of the file."""
@@ -105,11 +108,6 @@ class RowTable(QAbstractTableModel):
             self._want(0)
         else:
             self.show_all()
-
-    @property
-    def drops_long_rows(self) -> bool:
-        """Whether rows over the limit are left out whole."""
-        return self._too_long == "drop"
 
     @property
     def searching(self) -> bool:

@@ -28,6 +28,7 @@ class RunDraft(QObject):
         self.presets: list[Preset] = presets()
         self.preset: Preset | None = self.presets[0] if self.presets else None  # its values are the defaults
         self.fields: dict[str, Field] = {field.key: field for field in fields_of(RunConfig)}
+        self.skipped_accepted: set[str] = set()  # SHA-256 of files whose skipped lines somebody has looked at
         self._config = RunConfig()
         self._undo: list[RunConfig] = []
         self._redo: list[RunConfig] = []

@@ -88,7 +88,6 @@ class TrainState(QObject):
         self.counting_words = ""
         self.promise: Promise | None = None
         self.problems: list[TrainProblem] = []
-        self.skipped_accepted = False
         self._dataset = ""
         self._asked_model = self._asked_data = self._asked_count = None  # type: object
         self._jobs: dict[str, Job] = {}
@@ -115,9 +114,15 @@ class TrainState(QObject):
         first = next((problem for problem in self.problems if problem.blocks), None)
         return first.words if first else ""
 
+    @property
+    def skipped_accepted(self) -> bool:
+        """Whether somebody looked at what was skipped of these very bytes, here or on the Data page."""
+        return self.data is not None and self.data.sha256 in self._draft.skipped_accepted
+
     def accept_skipped(self) -> None:
         """Train although more was skipped than usual."""
-        self.skipped_accepted = True
+        if self.data is not None:
+            self._draft.skipped_accepted.add(self.data.sha256)
         self._settle.start()
 
     def shape(self) -> ModelShape | None:
@@ -224,7 +229,6 @@ class TrainState(QObject):
         self._asked_data = asked
         self.data = self.data_problem = None
         self.counted = self.lengths = self._asked_count = None
-        self.skipped_accepted = False
         self.data_words = "Reading the data"
         self._ask("data", self._on_data_imported, self._on_data_refused, reading.ImportData, data=data)
 

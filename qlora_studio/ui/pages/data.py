@@ -12,7 +12,8 @@ from PySide6.QtWidgets import QBoxLayout, QFileDialog, QVBoxLayout, QWidget
 from qlora_studio.config.run_config import SAMPLE
 from qlora_studio.data.report import ImportReport
 from qlora_studio.state.app import AppState
-from qlora_studio.state.data import ALL, file_name
+from qlora_studio.state.data import ALL
+from qlora_studio.state.data_import import file_name
 from qlora_studio.ui.page import SIDE_BELOW, Page
 from qlora_studio.ui.pages.data_columns import ColumnsCard
 from qlora_studio.ui.pages.data_equation import EquationCard, percent
@@ -27,9 +28,10 @@ from qlora_studio.ui.widgets import PrimaryButton, SecondaryButton
 LIST_WIDTH = 324  # px at 100 %
 LEAST_ROW_WIDTH = 440
 LEAST_HEIGHT = 380
+LEAST_HEADER_WIDTH = 640
 QWIDGETSIZE_MAX = 16_777_215
 
-FILE_KINDS = "Data (*.jsonl *.json *.csv *.tsv *.parquet *.txt *.md *.gz *.zst *.bz2 *.xz);;All files (*)"
+FILE_KINDS = "Data (*.jsonl *.json *.csv *.tsv *.parquet *.txt *.md);;All files (*)"
 
 
 class DataPage(Page):
@@ -81,7 +83,6 @@ class DataPage(Page):
     def _build_content(self) -> QWidget:
         app, grid = self.app, theme().px(theme().size.grid)
         self._equation = EquationCard(app.draft, self._state)
-        self._equation.keep_snug()
         self._skipped = SkippedCard()
         self._list = RowsCard(self._state)
         self.search = self._list.search
@@ -95,12 +96,12 @@ class DataPage(Page):
         self._rows.addWidget(self._list)
         self._rows.addWidget(self._row, 1)
         self._side = QWidget()
-        side = QVBoxLayout(self._side)
-        side.setContentsMargins(0, 0, 0, 0)
-        side.setSpacing(grid)
-        side.addWidget(self._columns_card)
-        side.addWidget(self._lengths)
-        side.addWidget(self._findings, 1)
+        self._side_column = QVBoxLayout(self._side)
+        self._side_column.setContentsMargins(0, 0, 0, 0)
+        self._side_column.setSpacing(grid)
+        self._side_column.addWidget(self._columns_card)
+        self._side_column.addWidget(self._lengths)
+        self._side_column.addWidget(self._findings, 1)
         self._beside = QBoxLayout(QBoxLayout.Direction.LeftToRight)
         self._beside.setSpacing(grid)
         self._beside.addLayout(self._rows, 1)
@@ -117,6 +118,7 @@ class DataPage(Page):
     def _build_menu(self) -> None:
         for words, keys, slot, at in (
             ("Import…", "Ctrl+O", self._on_import, self),
+            ("Columns…", "", self._on_columns, self),
             ("Previous row", "Up", partial(self._list.go, -1), self._list),
             ("Next row", "Down", partial(self._list.go, 1), self._list),
             ("Tokens: page up", "PgUp", partial(self._row.turn, -1), self._row),
@@ -141,6 +143,9 @@ class DataPage(Page):
         across, down = QBoxLayout.Direction.LeftToRight, QBoxLayout.Direction.TopToBottom
         list_width, side_width = theme().px(LIST_WIDTH), theme().px(theme().size.side_width)
         beside = self.window().width() >= theme().px(SIDE_BELOW)
+        roomy = self.width() >= theme().px(LEAST_HEADER_WIDTH)  # else these two stand in the menu alone
+        self._import.setVisible(roomy)
+        self._columns_button.setVisible(roomy and self._has_columns())
         together = self.width() >= list_width + theme().px(LEAST_ROW_WIDTH)
         self._beside.setDirection(across if beside else down)
         self._side.setMinimumWidth(side_width if beside else 0)
@@ -150,6 +155,10 @@ class DataPage(Page):
         self._list.setMaximumWidth(list_width if together else QWIDGETSIZE_MAX)
         self._list.setMinimumHeight(theme().px(LEAST_HEIGHT))
         self._row.setMinimumHeight(theme().px(LEAST_HEIGHT))
+
+    def _has_columns(self) -> bool:
+        report, file = self._state.report, self._state.file
+        return bool(file.columns if file.problem is not None else report and report.columns)
 
     def showEvent(self, event: QShowEvent) -> None:
         super().showEvent(event)
@@ -168,7 +177,8 @@ class DataPage(Page):
         self._start.choose_file.clicked.connect(self._on_import)
         self._start.use_sample.clicked.connect(lambda: state.read(SAMPLE))
         self._start.chosen.connect(state.read)
-        self._strip.stop.clicked.connect(state.stop)
+        self._start.mend_columns.clicked.connect(self._on_columns)
+        self._strip.stop.clicked.connect(state.file.stop)
         self._use.clicked.connect(self._on_use)
         self._columns_button.clicked.connect(self._on_columns)
         self._columns_card.chosen.connect(state.read_columns)
@@ -189,26 +199,42 @@ class DataPage(Page):
     def _refresh(self) -> None:
         state, report = self._state, self._state.report
         self.set_title(state.name or "Data", "Data" if report else "", "")
-        self._strip.setVisible(state.reading is not None)
-        self._strip.show_progress(state.reading_words, state.reading_share)
-        self._start.setVisible(report is None and state.reading is None)
+        self._strip.setVisible(state.file.busy)
+        self._strip.show_progress(state.file.words, state.file.share)
+        self._start.setVisible(report is None and not state.file.busy)
         self._content.setVisible(report is not None)
-        self._columns_button.setVisible(bool(report and report.columns))
         self._use.setVisible(report is not None)
-        self._show_start()
+        self._place()
+        self._show_columns()
         self._show_banner()
         if report is None:
+            self._show_start()
             return
         self._equation.refresh()
         self._show_skipped(report)
-        self._columns_card.setVisible(self._columns_open)
-        assert state.data is not None
-        self._columns_card.show_columns(report.columns, report.map, by_hand=bool(state.data.map))
-        self._columns_card.show_rows(state.first_rows)
         self._list.refresh(self.app.draft.value("data.too_long"))
         self._row.refresh()
         self._lengths.refresh()
         self._findings.show_findings(state.findings(), report.conversations)
+
+    def _show_columns(self) -> None:
+        """Beside the rows; where a file gave none, in their place, with its records as they are."""
+        state, report = self._state, self._state.report
+        refused = state.file.problem is not None and bool(state.file.columns)
+        self._columns_open = self._columns_open and self._has_columns()
+        self._columns_card.setVisible(self._columns_open)
+        if not self._columns_open:
+            return
+        (self.main if report is None else self._side_column).insertWidget(0, self._columns_card)
+        chosen = state.file.asked.map if state.file.asked is not None else {}
+        if refused:
+            self._columns_card.show_columns(state.file.columns, chosen, by_hand=True)
+        elif report is not None:
+            self._columns_card.show_columns(report.columns, report.map, by_hand=bool(chosen))
+        if refused and report is None:
+            self._columns_card.show_records(state.file.records)
+        else:
+            self._columns_card.show_rows(state.first_rows)
 
     def _show_skipped(self, report: ImportReport) -> None:
         self._skipped_open = self._skipped_open and report.skipped > 0
@@ -217,22 +243,21 @@ class DataPage(Page):
             self._skipped.show_problems(report.problems, report.skipped, report.rows_in)
 
     def _show_start(self) -> None:
-        state = self._state
-        if state.report is not None:
-            return
+        file = self._state.file
         self._start.show_recent(self.app.preferences.values.data)
-        if state.problem is not None and state.refused is not None:
-            self._start.show_problem(file_name(state.refused.path), state.problem)
+        if file.problem is not None and file.asked is not None:
+            self._start.show_problem(file_name(file.asked.path), file.problem, mendable=bool(file.columns))
         else:
             self._start.show_empty()
 
     def _show_banner(self) -> None:
-        state, report = self._state, self._state.report
-        if report is not None and state.problem is not None:
-            words = f"{state.problem.message} {state.problem.hint} The rows below are as before."
+        state, problem = self._state, self._state.file.problem
+        if state.report is not None and problem is not None and state.file.asked is not None:
+            name = file_name(state.file.asked.path)
+            words = f"{name} could not be read. {problem.message} {problem.hint}".strip()
             if self.banner.text() != words:
                 self.banner.show_text(words, "bad")
-        elif report is not None and state.asks_about_skipped:
+        elif state.asks_about_skipped:
             self._ask_about_skipped()
         elif self.banner.isVisible():
             self.banner.clear()

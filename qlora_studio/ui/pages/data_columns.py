@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from PySide6.QtCore import Signal
-from PySide6.QtWidgets import QGridLayout, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QGridLayout, QVBoxLayout
 
 from qlora_studio.data.conversation import Row
 from qlora_studio.plain_text import visible_line
@@ -55,6 +55,7 @@ class ColumnsCard(Card):
         self._columns: tuple[str, ...] = ()
         self._map: dict[str, str] = {}
         self._by_hand = False
+        self._shown: Sequence[Row] = ()
         self._shape = Segmented(SHAPES, name="data_shape", label="What a row is")
         self._grid = QGridLayout()
         self._boxes: dict[str, ChoiceBox] = {}
@@ -85,6 +86,9 @@ class ColumnsCard(Card):
 
     def show_rows(self, rows: Sequence[Row]) -> None:
         """The first ones, as they were read with these columns."""
+        if rows is self._shown:
+            return
+        self._shown = rows
         empty_layout(self._rows)
         for number, row in enumerate(rows):
             if number:
@@ -93,6 +97,12 @@ class ColumnsCard(Card):
             for role, text in turns or [("text", row.text or "")]:
                 words = visible_line(f"{role}: {text}", _SHOWN)
                 self._rows.addWidget(PlainLabel(words, "note", wrap=True))
+
+    def show_records(self, records: Sequence[str]) -> None:
+        """As they stand in the file, where no columns are chosen yet."""
+        empty_layout(self._rows)
+        for record in records:
+            self._rows.addWidget(PlainLabel(record, "mono", wrap=True))
 
     def _build_fields(self) -> None:
         empty_layout(self._grid)
@@ -127,8 +137,3 @@ class ColumnsCard(Card):
     def _on_chosen(self) -> None:
         if not self._tell_missing():
             self.chosen.emit({field: box.value() for field, box in self._boxes.items() if box.value()})
-
-
-def first_field(card: ColumnsCard) -> QWidget | None:
-    """Where the keyboard goes when the panel opens."""
-    return card.findChild(ChoiceBox)

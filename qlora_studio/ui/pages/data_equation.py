@@ -16,6 +16,7 @@ from qlora_studio.ui.figures import THIN, count
 from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets import Card, Chip, ChoiceChip, DecimalBox, PlainLabel, Separator
 from qlora_studio.ui.widgets.buttons import RingedButton
+from qlora_studio.ui.widgets.flow import Flow
 
 FORMAT_WORDS = {
     "alpaca": "Alpaca",
@@ -50,7 +51,6 @@ class EquationCard(Card):
             "merged": NumberButton("merged as equal", name="data_merged"),
         }
         self._train, self._evaluate = PlainLabel("", "number"), PlainLabel("", "number")
-        self._evaluate_words = PlainLabel("for evaluation", "muted")
         self._share = DecimalBox(
             0.0, 50.0, 5.0, name="data_validation", label="Share held out for evaluation",
             step=1.0, places=1, unit="%",
@@ -94,35 +94,21 @@ class EquationCard(Card):
     # Layout and wiring ------------------------------------------------------------------------------
 
     def _build(self) -> None:
-        row = QHBoxLayout()
-        row.setSpacing(theme().px(10))
+        flow = Flow(gap=theme().px(8), line_gap=theme().px(8), last_at_right=True)
         for name, button in self._numbers.items():
-            if name != "rows_in":
-                row.addWidget(PlainLabel("=" if name == "imported" else "+", "card_title"))
-            row.addWidget(button)
-        row.addSpacing(theme().px(6))
-        row.addWidget(Separator(upright=True))
-        row.addSpacing(theme().px(6))
-        for number, words in (
-            (self._train, PlainLabel("for training, about", "muted")),
-            (self._evaluate, self._evaluate_words),
-        ):
-            column = QVBoxLayout()
-            column.setSpacing(0)
-            column.addWidget(number)
-            column.addWidget(words)
-            row.addLayout(column)
-        self._share.setFixedWidth(theme().px(92))
-        row.addWidget(self._share)
-        row.addStretch()
-        chips = QVBoxLayout()
-        chips.setSpacing(theme().px(4))
-        chips.addWidget(self.format, 0, Qt.AlignmentFlag.AlignRight)
-        chips.addWidget(self.encoding, 0, Qt.AlignmentFlag.AlignRight)
-        row.addLayout(chips)
+            sign = {"rows_in": "", "imported": "="}.get(name, "+")
+            flow.addWidget(_in_line(PlainLabel(sign, "card_title"), button) if sign else button)
+        split = _in_line(
+            Separator(upright=True),
+            _in_column(self._train, PlainLabel("for training, about", "muted")),
+            _in_column(self._evaluate, PlainLabel("for evaluation", "muted")),
+            self._share,
+        )
+        flow.addWidget(split)
+        flow.addWidget(_in_column(self.format, self.encoding, side=Qt.AlignmentFlag.AlignRight, gap=6))
         self.format.setCheckable(False)
         self.format.setMenu(self._build_formats())
-        self.body.addLayout(row)
+        self.body.addLayout(flow)
 
     def _build_formats(self) -> QMenu:
         menu = QMenu(self)
@@ -155,9 +141,11 @@ class NumberButton(RingedButton):
         self._column = layout = QVBoxLayout(self)
         layout.setContentsMargins(theme().px(4), 0, theme().px(4), 0)
         layout.setSpacing(0)
+        layout.addStretch()
         for label in (self._number, self._caption):
             label.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
             layout.addWidget(label)
+        layout.addStretch()
         self.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
         self.setCursor(Qt.CursorShape.PointingHandCursor)
 
@@ -175,6 +163,28 @@ class NumberButton(RingedButton):
 
     def sizeHint(self) -> QSize:
         return self._column.sizeHint()
+
+
+def _in_line(*widgets: QWidget) -> QWidget:
+    line = QWidget()
+    row = QHBoxLayout(line)
+    row.setContentsMargins(0, 0, 0, 0)
+    row.setSpacing(theme().px(8))
+    for widget in widgets:
+        row.addWidget(widget)
+    return line
+
+
+def _in_column(
+    *widgets: QWidget, side: Qt.AlignmentFlag = Qt.AlignmentFlag.AlignLeft, gap: int = 0
+) -> QWidget:
+    block = QWidget()
+    column = QVBoxLayout(block)
+    column.setContentsMargins(0, 0, 0, 0)
+    column.setSpacing(theme().px(gap))
+    for widget in widgets:
+        column.addWidget(widget, 0, side)
+    return block
 
 
 def _words(format: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QModelIndex, QTimer, Signal
+from PySide6.QtCore import QModelIndex, Qt, QTimer, Signal
 from PySide6.QtWidgets import QButtonGroup, QHBoxLayout
 
 from qlora_studio.state.data import ALL, FLAGGED, LONG, SEARCH, DataState
@@ -39,7 +39,7 @@ class RowsCard(Card):
     def refresh(self, too_long: str) -> None:
         """too_long: what happens to rows over the limit; "" where nothing does."""
         state = self._state
-        flagged, long = len(state.table.flagged_rows()), state.long_rows()
+        flagged, long = len(state.table.flagged_rows()), len(state.table.long_rows())
         self._chips[FLAGGED].setText(f"Flagged {flagged:,}")
         self._chips[FLAGGED].setVisible(bool(flagged) or state.filter == FLAGGED)
         self._chips[LONG].setText(f"{LONG_WORDS.get(too_long, 'Cut')} {long:,}")
@@ -95,6 +95,8 @@ class RowsCard(Card):
         chips.addStretch()
         self.table.setModel(self._state.table)
         self.table.setItemDelegate(TintedCells(self.table))
+        self.table.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.table.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOn)
         foot = QHBoxLayout()
         foot.addWidget(self._foot, 1)
         foot.addWidget(self._all)
@@ -113,6 +115,7 @@ class RowsCard(Card):
         self._all.clicked.connect(lambda: self._state.show(ALL))
         self.table.selectionModel().currentRowChanged.connect(self._on_row)
         self._state.table.modelReset.connect(self._on_reset)
+        theme().changed.connect(self._fit_columns)
 
     def _on_typed(self) -> None:
         self._typed.stop()
@@ -129,4 +132,4 @@ class RowsCard(Card):
 
     def _fit_columns(self) -> None:
         counted = self._state.table.columnCount() == len(RowTable.COUNTED)
-        self.table.set_widths(*((64, 62, 68) if counted else (64,)))
+        self.table.set_widths(*((60, 60, 66) if counted else (64,)))

@@ -13,6 +13,7 @@ from qlora_studio.ui.pages.data_tokens import TokenView, drawn
 from qlora_studio.ui.theme import fade, theme
 from qlora_studio.ui.widgets import (
     Card,
+    ElidedLabel,
     EmptyState,
     IconButton,
     IconLabel,
@@ -22,6 +23,7 @@ from qlora_studio.ui.widgets import (
     Segmented,
     Separator,
 )
+from qlora_studio.ui.widgets.flow import Flow
 
 TOKENS, TEXT, SOURCE = "tokens", "text", "source"
 FATES = ("learned", "context", "cut")
@@ -40,6 +42,7 @@ class RowCard(Card):
         self._draft = draft
         self._state = state
         self._shown_row: int | None = None
+        self._about = ElidedLabel("", "muted", name="data_row_about")
         self.view = Segmented(
             [(TOKENS, "Tokens"), (TEXT, "Text"), (SOURCE, "Source")],
             name="data_view",
@@ -66,7 +69,7 @@ class RowCard(Card):
         row = self._state.row
         tokens = row.tokens
         self.title.setText("Row" if row.row is None else f"Row {row.row + 1:,}")
-        self.set_note(self._note())
+        self._about.setText(self._note())
         self._text.show_row(row.shown)
         self._source.show_row(row.shown)
         self.tokens.show_tokens(tokens.tokens if tokens else (), keep_place=row.row == self._shown_row)
@@ -83,8 +86,6 @@ class RowCard(Card):
             words.append(f"{tokens.total:,} tokens")
         if shown is not None and shown.messages:
             words.append(f"{len(shown.messages):,} turns")
-        if shown is not None:
-            words.append(f"line {shown.line:,}" + (f" of {shown.file}" if shown.file else ""))
         return ", ".join(words)
 
     def _show_legend(self) -> None:
@@ -116,8 +117,8 @@ class RowCard(Card):
             self._choose.hide()
         elif state.sample_waits:
             words = "Its tokens appear once it is unpacked. That happens once, on this machine."
-            if state.count_problem is not None:
-                words = f"{state.count_problem.message} {state.count_problem.hint}".strip()
+            if state.counts.problem is not None:
+                words = f"{state.counts.problem.message} {state.counts.problem.hint}".strip()
             self._missing.set_words("The sample model is not unpacked yet", words)
             self._unpack.show()
         elif not row.has_model:
@@ -142,15 +143,15 @@ class RowCard(Card):
     # Layout and wiring ------------------------------------------------------------------------------
 
     def _build(self) -> None:
+        self.head.insertWidget(1, self._about, 1)
+        self.head.removeWidget(self.note)
+        self.note.hide()
         for widget in (self.view, self._previous, self._next):
             self.add_to_head(widget)
         self._legend_row = QWidget()
-        legend = QHBoxLayout(self._legend_row)
-        legend.setContentsMargins(0, 0, 0, 0)
-        legend.setSpacing(theme().px(18))
+        legend = Flow(gap=theme().px(18), line_gap=theme().px(4), parent=self._legend_row)
         for item in self._legend.values():
             legend.addWidget(item)
-        legend.addStretch()
         for view in (self.tokens, self._text, self._source, self._missing):
             self._stack.addWidget(view)
         self.body.addWidget(self._legend_row)
@@ -228,8 +229,8 @@ class TokenFoot(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self._number, self._text = PlainLabel("", "strong"), PlainLabel("", "mono")
-        self._rest = PlainLabel("", "muted")
+        self._number, self._text = PlainLabel("", "strong"), PlainLabel("")
+        self._rest = ElidedLabel("", "muted")
         self._pages = PlainLabel("", "note")
         self._last = IconButton("chevron-left", "Last page of tokens", name="data_tokens_last", small=True)
         self._following = IconButton(
@@ -241,12 +242,16 @@ class TokenFoot(QWidget):
         layout.setSpacing(theme().px(8))
         layout.addWidget(IconLabel("crosshair"))
         for widget in (self._number, self._text, self._rest):
-            layout.addWidget(widget)
-        layout.addStretch()
+            layout.addWidget(widget, 1 if widget is self._rest else 0)
         for item in (self._last, self._pages, self._following, self.copy):
             layout.addWidget(item)
+        self._on_theme_changed()
+        theme().changed.connect(self._on_theme_changed)
         self._last.clicked.connect(lambda: self.turned.emit(-1))
         self._following.clicked.connect(lambda: self.turned.emit(1))
+
+    def _on_theme_changed(self) -> None:
+        self._text.setFont(theme().font("mono"))  # without ligatures, which a style sheet can't say
 
     def show_token(self, view: TokenView, tokens: object) -> None:
         token = view.token()

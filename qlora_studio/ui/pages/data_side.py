@@ -59,7 +59,7 @@ class LengthsCard(Card):
 
     def refresh(self) -> None:
         """After another count, limit or model."""
-        state, counted = self._state, self._state.counted
+        state, counted = self._state, self._state.counts.counted
         self._seq_len.blockSignals(True)
         self._seq_len.setValue(self._draft.value(SEQ_LEN))
         self._seq_len.blockSignals(False)
@@ -75,8 +75,8 @@ class LengthsCard(Card):
         self._show_cost(counted.lengths.rows)
 
     def _show_cost(self, rows: int) -> None:
-        long, fate = self._state.long_rows(), FATE_WORDS[self._draft.value(TOO_LONG)]
-        if self._state.report is not None and self._state.report.format == "text":
+        long, fate = len(self._state.table.long_rows()), FATE_WORDS[self._draft.value(TOO_LONG)]
+        if self._state.texts_are_split:
             self._cost.set_tone("")
             self._cost.setText("Longer texts are split; nothing is lost")
         elif long:
@@ -89,7 +89,6 @@ class LengthsCard(Card):
     def _build(self) -> None:
         self.add_to_head(self._too_long)
         self.histogram.setMinimumHeight(theme().px(150))
-        self._seq_len.setFixedWidth(theme().px(96))
         limit = QHBoxLayout()
         limit.setSpacing(theme().px(8))
         limit.addWidget(self._seq_len)
@@ -179,10 +178,10 @@ class FindingRow(QWidget):
 
 def _why_none(state: DataState) -> str:
     """Why there are no bars."""
-    if state.count_problem is not None:
-        return state.count_problem.message
-    if state.counting_words:
-        return state.counting_words
+    if state.counts.problem is not None:
+        return state.counts.problem.message
+    if state.counts.words:
+        return state.counts.words
     if state.unpacking:
         return "Unpacking the sample model, once"
     return "The sample model is not unpacked yet" if state.sample_waits else "Pick a model to see lengths"

@@ -68,13 +68,15 @@ class StartArea(QWidget):
 
     def show_empty(self) -> None:
         """Nothing was imported yet."""
+        self.mend_columns.hide()
         self._words.set_words(
             "Drop a file here",
             "JSONL, JSON, CSV, Parquet or text, in any of the shapes below. Nothing leaves this machine.",
         )
 
-    def show_problem(self, name: str, problem: Problem) -> None:
-        """One paragraph: what is wrong, where, what to do."""
+    def show_problem(self, name: str, problem: Problem, *, mendable: bool) -> None:
+        """One paragraph: what is wrong, where, what to do. mendable: it has columns to choose from."""
+        self.mend_columns.setVisible(mendable)
         self._words.set_words(f"{name} could not be read", f"{problem.message} {problem.hint}".strip())
 
     def show_recent(self, paths: list[str]) -> None:

@@ -63,25 +63,39 @@ class TurnText(QWidget):
         layout.addWidget(words, 1)
 
 
-class RowSource(QPlainTextEdit):
+class RowSource(QWidget):
     """The line as it stands in the file."""
 
     def __init__(self, *, name: str, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self.setObjectName(name)
-        self.setAccessibleName("The row as it stands in the file")
-        self.setReadOnly(True)
-        self.setFont(theme().font("mono"))
-        self.setWordWrapMode(QTextOption.WrapMode.WrapAnywhere)
+        self._place = PlainLabel("", "muted")
+        self._text = QPlainTextEdit()
+        self._text.setObjectName(name)
+        self._text.setAccessibleName("The row as it stands in the file")
+        self._text.setReadOnly(True)
+        self._text.setWordWrapMode(QTextOption.WrapMode.WrapAnywhere)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(theme().px(6))
+        layout.addWidget(self._place)
+        layout.addWidget(self._text, 1)
+        self._on_theme_changed()
+        theme().changed.connect(self._on_theme_changed)
 
     def show_row(self, row: Row | None) -> None:
         """Says so where the file has changed since it was read."""
         if row is None:
-            self.setPlainText("")
-        elif row.source is None:
-            self.setPlainText("There is no line to show: the file has changed, or it holds no lines of text.")
+            self._place.setText("")
+            self._text.setPlainText("")
+            return
+        self._place.setText(f"Line {row.line:,}" + (f" of {row.file}" if row.file else ""))
+        if row.source is None:
+            self._text.setPlainText("The file has changed since it was read, or holds no lines of text.")
         else:
-            self.setPlainText(visible_text(row.source, LONGEST - 60))
+            self._text.setPlainText(visible_text(row.source, LONGEST - 60))
+
+    def _on_theme_changed(self) -> None:
+        self._text.setFont(theme().font("mono"))
 
 
 def _parts(row: Row) -> list[tuple[str, str]]:
