@@ -64,13 +64,13 @@ class AdapterOptimizer:
     def put(self, file: Path) -> None:
         """Raises: StudioError where the file doesn't hold the state of these weights."""
         stored = load_file(file)
-        for name, weight in self.parameters.items():
+        for place, (name, weight) in enumerate(self.parameters.items()):
             prefix = f"{name}."
             values = {key.removeprefix(prefix): stored[key] for key in stored if key.startswith(prefix)}
             if not values and stored:
                 raise StudioError(f"{file} holds no optimizer state for {name}.")
             if values:
-                self._put_state(weight, values, file)
+                self._put_state(place, weight, values, file)
 
     def _state(self) -> dict[str, Tensor]:
         return {
@@ -80,13 +80,12 @@ class AdapterOptimizer:
             if value is not None
         }
 
-    def _put_state(self, weight: nn.Parameter, values: Mapping[str, Tensor], file: Path) -> None:
+    def _put_state(self, place: int, weight: nn.Parameter, values: Mapping[str, Tensor], file: Path) -> None:
         if not self._is_bitsandbytes:
             self._optimizer.state[weight] = dict(values)
             return
         # Its buffers may lie in paged memory: they are made by bitsandbytes, then filled.
-        at = list(self.parameters.values()).index(weight)
-        self._optimizer.init_state(self._optimizer.param_groups[0], weight, 0, at)
+        self._optimizer.init_state(self._optimizer.param_groups[0], weight, 0, place)
         state = self._optimizer.state[weight]
         if state.keys() != values.keys():
             raise StudioError(f"{file} was written by another kind of optimizer.")
