@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from qlora_studio.protocol.events import (
 from qlora_studio.protocol.lines import EVENTS
 from qlora_studio.runs.metric_lines import EvaluationLine, FailedLine, FinishedLine
 from qlora_studio.runs.metrics import Metrics, MetricsTail, NonFinite
+from qlora_studio.state.peaks import Peaks
 from qlora_studio.state.smoothing import Smoothing
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 SMOOTHING = 0.97
 PARTS = ("weights", "adapter", "optimizer", "activations", "logits", "other")  # from below
+
+DRAWN = ("loss", "smoothed", "learning_rate", "grad_norm", "tokens_per_second", "memory_total")
 
 Measured = RunStarted | StepFinished | EvaluationFinished | CheckpointSaved | RunFinished | RunFailed
 
@@ -50,8 +54,12 @@ class Points:
     elapsed_s: NDArray[Any]
     memory: dict[str, NDArray[Any]]  # bytes; the parts that were measured, in the order of PARTS
     memory_total: NDArray[Any]
+    peaks: dict[str, Peaks]  # of the arrays that are drawn, by their names
+    spikes: tuple[int, ...]  # places of steps that took much more memory than those around them
     evaluations: tuple[EvaluationLine, ...]
-    checkpoints: tuple[int, ...]
+    evaluation_steps: NDArray[Any]
+    evaluation_losses: NDArray[Any]  # NaN where it wasn't finite
+    checkpoints: NDArray[Any]  # steps
     non_finite: tuple[NonFinite, ...]
     total_steps: int
     ended: FinishedLine | FailedLine | None
@@ -71,11 +79,15 @@ class Points:
         """Where the axis ends: the run's last step, known before it is reached."""
         return max(self.total_steps, self.last_step, 1)
 
+    def places_before(self, step: float) -> int:
+        """How many steps lie before it. (Searching whole numbers for a broken one would copy them all.)"""
+        return int(self.steps.searchsorted(math.ceil(step)))
+
     def at(self, step: float) -> int:
         """The place of the nearest step; -1 where there are none."""
         if not len(self.steps):
             return -1
-        after = min(int(self.steps.searchsorted(step)), len(self.steps) - 1)
+        after = min(self.places_before(step), len(self.steps) - 1)
         before = max(after - 1, 0)
         return before if step - self.steps[before] < self.steps[after] - step else after
 
@@ -87,6 +99,7 @@ class Curves:
         self._tail = tail
         self._weight = weight
         self._rewinds = 0
+        self._peaks: dict[str, Peaks] = {}
         self._start_again()
 
     def read(self, to_the_end: bool) -> bool:
@@ -125,20 +138,29 @@ class Curves:
         metrics = self.metrics
         self._go_on(metrics)
         size = len(metrics)
+        drawn = {
+            "loss": metrics.loss,
+            "smoothed": self._smoothed[:size],
+            "learning_rate": metrics.learning_rate,
+            "grad_norm": metrics.grad_norm,
+            "tokens_per_second": metrics.tokens_per_second,
+            "memory_total": self._total[:size],
+        }
+        self._peaks = {name: self._peaks[name].grown(values) for name, values in drawn.items()}
+        evaluations = tuple(metrics.evaluations)
         return Points(
             steps=metrics.steps,
-            loss=_of(metrics.loss, size),
-            smoothed=self._smoothed[:size],
-            learning_rate=_of(metrics.learning_rate, size),
-            grad_norm=_of(metrics.grad_norm, size),
-            tokens=_of(metrics.tokens, size),
-            tokens_per_second=_of(metrics.tokens_per_second, size),
-            learned_tokens_per_second=_of(metrics.learned_tokens_per_second, size),
-            elapsed_s=_of(metrics.elapsed_s, size),
+            tokens=metrics.tokens,
+            learned_tokens_per_second=metrics.learned_tokens_per_second,
+            elapsed_s=metrics.elapsed_s,
             memory=_by_part(metrics.memory, size),
-            memory_total=self._total[:size],
-            evaluations=tuple(metrics.evaluations),
-            checkpoints=tuple(line.step for line in metrics.checkpoints),
+            **drawn,
+            peaks=self._peaks,
+            spikes=_spikes(self._total[:size]),
+            evaluations=evaluations,
+            evaluation_steps=np.array([line.step for line in evaluations], "int64"),
+            evaluation_losses=np.array([line.loss for line in evaluations], "float64"),
+            checkpoints=np.array([line.step for line in metrics.checkpoints], "int64"),
             non_finite=tuple(metrics.non_finite),
             total_steps=metrics.total_steps,
             ended=metrics.ended,
@@ -154,6 +176,7 @@ class Curves:
         self._smoothing = Smoothing(self._weight)
         self._smoothed = np.empty(1024)
         self._total = np.empty(1024, "int64")
+        self._peaks = dict.fromkeys(DRAWN, Peaks(np.empty(0)))
         self._size = 0
         self._known = 0  # the last step that was drawn
 
@@ -176,19 +199,19 @@ def no_points() -> Points:
     return Curves(MetricsTail(Path())).points()
 
 
-def spikes(points: Points, most: int = 6) -> list[int]:
-    """Places of the steps that took more than 1.25 times the median of the steps around them."""
-    total, block = points.memory_total, 64
+def _spikes(total: NDArray[Any], most: int = 6) -> tuple[int, ...]:
+    """More than 1.25 times the median of the steps around them; of many, the highest."""
+    block = 64
     if len(total) < block // 2:
-        return []
+        return ()
     whole = len(total) // block * block
     medians = np.median(total[:whole].reshape(-1, block), axis=1) if whole else np.empty(0)
     rest = np.median(total[-block:])
-    median = np.concatenate([np.repeat(medians, block), np.full(len(total) - whole, rest)])
-    high = np.flatnonzero(total > 1.25 * median)
+    high = np.flatnonzero(total[:whole] > 1.25 * np.repeat(medians, block))
+    high = np.append(high, whole + np.flatnonzero(total[whole:] > 1.25 * rest))
     if len(high) > most:
         high = np.sort(high[np.argsort(total[high])[-most:]])
-    return [int(place) for place in high]
+    return tuple(int(place) for place in high)
 
 
 def _first_step_of(event: Measured) -> int:
@@ -209,11 +232,6 @@ def _by_part(memory: dict[str, NDArray[Any]], size: int) -> dict[str, NDArray[An
     if unknown:
         known["other"] = known.get("other", np.zeros(size, "int64")) + sum(unknown)
     return known
-
-
-def _of(column: NDArray[Any], size: int) -> NDArray[Any]:
-    """A column of a run without any step is still empty."""
-    return column if len(column) == size else np.full(size, np.nan)
 
 
 def _grown(cells: NDArray[Any], used: int, needed: int) -> NDArray[Any]:

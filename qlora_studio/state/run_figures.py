@@ -36,7 +36,6 @@ class RunFigures:
     change_steps: int = 0
     evaluation: tuple[float, int] | None = None
     best: tuple[float, int] | None = None
-    first_evaluation: float | None = None
     elapsed_s: float | None = None
     seconds_left: float | None = None
     tokens_per_second: float | None = None
@@ -49,7 +48,9 @@ def run_figures(points: Points, record: RunRecord | None) -> RunFigures:
     """As of the last step."""
     total_steps = points.total_steps or (record.prepared.steps if record else 0)
     promised = sum(record.promise_bytes.values()) if record else 0
-    measured = [(line.loss, line.step) for line in points.evaluations if line.loss is not None]
+    finite = np.flatnonzero(np.isfinite(points.evaluation_losses))
+    losses, steps = points.evaluation_losses[finite].tolist(), points.evaluation_steps[finite].tolist()
+    best = losses.index(min(losses)) if losses else 0
     training = record.config.training if record else None
     epochs = training.epochs if training and not training.steps else None
     size = len(points)
@@ -64,9 +65,8 @@ def run_figures(points: Points, record: RunRecord | None) -> RunFigures:
         loss=_last_finite(points.smoothed[-_RECENT:].tolist()),
         loss_change=change,
         change_steps=over,
-        evaluation=measured[-1] if measured else None,
-        best=min(measured, default=None),
-        first_evaluation=measured[0][0] if len(measured) > 1 else None,
+        evaluation=(losses[-1], steps[-1]) if losses else None,
+        best=(losses[best], steps[best]) if losses else None,
         elapsed_s=float(points.elapsed_s[-1]),
         seconds_left=_seconds_left(points, total_steps),
         tokens_per_second=_median(points.tokens_per_second[-_RECENT:].tolist()),

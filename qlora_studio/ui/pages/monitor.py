@@ -35,7 +35,7 @@ class MonitorPage(Page):
     def __init__(self, app: AppState) -> None:
         super().__init__(app, "monitor", "Monitor", side=False)
         self._state = app.monitor
-        self._stretch = Stretch(self)
+        self.stretch = Stretch(self)
         self._shown_banner: tuple[Ending | None, tuple[str, ...]] = (None, ())
         self._build_page()
         self._bind()
@@ -67,14 +67,14 @@ class MonitorPage(Page):
         for button in (self._pause, self._save, self._stop):
             self.add_header(button)
         self._numbers = Numbers()
-        self._loss = LossCard(self._stretch)
-        self._memory = MemoryCard(self._stretch)
+        self._loss = LossCard(self.stretch)
+        self._memory = MemoryCard(self.stretch)
         self._readout = ChartReadout(self._loss.chart)
-        self._rate = SmallCard("Learning rate", RateChart(self._stretch), name="monitor_lr_card")
-        self._grad = GradNormChart(self._stretch)
+        self._rate = SmallCard("Learning rate", RateChart(self.stretch), name="monitor_lr_card")
+        self._grad = GradNormChart(self.stretch)
         self._grad_card = SmallCard("Gradient norm", self._grad, name="monitor_grad_norm_card")
-        self._speed = SmallCard("Speed, tokens/s", SpeedChart(self._stretch), name="monitor_speed_card")
-        self._heat = CardChart(self._stretch)
+        self._speed = SmallCard("Speed, tokens/s", SpeedChart(self.stretch), name="monitor_speed_card")
+        self._heat = CardChart(self.stretch)
         self._heat_card = SmallCard("GPU", self._heat, name="monitor_gpu_card")
         self._samples = SamplesCard()
         self.main.addWidget(self._numbers)
@@ -92,7 +92,7 @@ class MonitorPage(Page):
         left.setSpacing(theme().px(theme().size.grid))
         left.addWidget(self._loss, 1)
         left.addWidget(self._memory, 1)
-        self._export = ChartExport(self.app, self._stretch, area, self._loss.export)
+        self._export = ChartExport(self.app, self.stretch, area, self._loss.export)
         return area
 
     def _build_right(self) -> QVBoxLayout:
@@ -129,15 +129,15 @@ class MonitorPage(Page):
             self._heat,
         ]
         for words, keys, slot in (
-            ("All steps", "F", self._stretch.show_all),
+            ("All steps", "F", self.stretch.show_all),
             ("Logarithmic loss", "L", self._loss.log.toggle),
-            ("Crosshair on or off", "C", self._stretch.switch_crosshair),
-            ("A step back", "Left", lambda: self._stretch.move(-1)),
-            ("A step on", "Right", lambda: self._stretch.move(1)),
-            (f"{_SHIFTED} steps back", "Shift+Left", lambda: self._stretch.move(-_SHIFTED)),
-            (f"{_SHIFTED} steps on", "Shift+Right", lambda: self._stretch.move(_SHIFTED)),
-            ("First step", "Home", lambda: self._stretch.move_to_end(False)),
-            ("Newest step", "End", lambda: self._stretch.move_to_end(True)),
+            ("Crosshair on or off", "C", self.stretch.switch_crosshair),
+            ("A step back", "Left", lambda: self.stretch.move(-1)),
+            ("A step on", "Right", lambda: self.stretch.move(1)),
+            (f"{_SHIFTED} steps back", "Shift+Left", lambda: self.stretch.move(-_SHIFTED)),
+            (f"{_SHIFTED} steps on", "Shift+Right", lambda: self.stretch.move(_SHIFTED)),
+            ("First step", "Home", lambda: self.stretch.move_to_end(False)),
+            ("Newest step", "End", lambda: self.stretch.move_to_end(True)),
         ):
             action = self._add_action(self._charts[0], words, keys, slot)
             for chart in self._charts[1:]:
@@ -164,8 +164,8 @@ class MonitorPage(Page):
         self._state.saved.connect(lambda path: self.app.notices.say(f"Saved {path.name}"))
         self._state.refused.connect(self.show_error)
         self._loss.smoothing.connect(self._state.set_smoothing)
-        self._stretch.pointed.connect(self._on_pointed)
-        self._stretch.changed.connect(self._on_pointed)
+        self.stretch.pointed.connect(self._on_pointed)
+        self.stretch.changed.connect(self._on_pointed)
 
     def _on_pause(self) -> None:
         if not self._pause.isEnabled() or self._pause.isHidden():
@@ -210,13 +210,13 @@ class MonitorPage(Page):
                 QDesktopServices.openUrl(QUrl.fromLocalFile(str(folder)))
 
     def _on_pointed(self) -> None:
-        place = self._stretch.place
+        place = self.stretch.place
         if place < 0:
             self._readout.hide()
             return
-        self._readout.show_place(self._stretch.points, place)
+        self._readout.show_place(self.stretch.points, place)
         chart = self._loss.chart
-        self._readout.stand_beside(chart.x_of(float(self._stretch.points.steps[place])), chart.width())
+        self._readout.stand_beside(chart.x_of(float(self.stretch.points.steps[place])), chart.width())
 
     # What is shown ----------------------------------------------------------------------------------
 
@@ -236,7 +236,7 @@ class MonitorPage(Page):
         if not self.isVisible():
             return
         points = self._state.points
-        self._stretch.take(points)
+        self.stretch.take(points)
         self._heat.set_readings(self._state.card_points)
         self._memory.show_points(points)
         self._show_figures()

@@ -146,7 +146,7 @@ class MemoryCard(Card):
         for part, pair in self._legend.items():
             for widget in pair:
                 widget.setVisible(part in points.memory or not points.memory)
-        places = self.chart.spike_places
+        places = points.spikes
         self._note.setVisible(bool(places))
         if places:
             highest = max(places, key=lambda place: points.memory_total[place])

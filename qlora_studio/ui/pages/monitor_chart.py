@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,29 +17,17 @@ from qlora_studio.state.curves import Points
 from qlora_studio.ui.pages.monitor_stretch import Stretch
 from qlora_studio.ui.theme import fade, theme
 from qlora_studio.ui.widgets.chart import ChartView, ThousandsAxis
-from qlora_studio.ui.widgets.peaks import Peaks
 
 _ZOOM = 0.85  # of what is shown, a notch of the wheel
 _ROOM = 0.07  # above and below what is drawn, of its height
-_MARKERS_UP_TO = 120  # evaluations in sight that are still marked one by one
-
-Values = Callable[[Points], NDArray[Any]]
 
 
-@dataclass
+@dataclass(frozen=True)
 class StepLine:
-    """One curve of a chart, with a value for every step."""
+    """One curve of a chart: `name` is that of an array of `Points`."""
 
     item: pg.PlotDataItem
-    values: Values
-    peaks: Peaks = field(default_factory=Peaks)
-    rewinds: int = -1
-
-    def take(self, points: Points) -> None:
-        values = self.values(points)
-        if points.rewinds != self.rewinds or len(values) < len(self.peaks.values):
-            self.peaks, self.rewinds = Peaks(), points.rewinds
-        self.peaks.grow(values)
+    name: str
 
 
 class StepChart(ChartView):
@@ -63,8 +51,10 @@ class StepChart(ChartView):
         item.setDownsampling(auto=False)
         item.setClipToView(False)
         item.getAxis("left").setWidth(theme().px(46))
+        item.getAxis("bottom").setHeight(theme().px(22))  # a fixed one: no layout at each move
         for side in ("left", "bottom"):
-            item.getAxis(side).setStyle(tickLength=-4)
+            item.getAxis(side).setStyle(tickLength=-4, autoExpandTextSpace=False)
+        for side in ("left", "bottom", "right", "top"):  # those that aren't shown follow the range too
             item.getAxis(side).enableAutoSIPrefix(False)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self._box: pg.ViewBox = item.getViewBox()
@@ -76,22 +66,15 @@ class StepChart(ChartView):
             guest.hide()
             self.addItem(guest, ignoreBounds=True)
         self.recolor()
-        stretch.taken.connect(self.take)
         stretch.changed.connect(self.redraw)
         stretch.pointed.connect(self._show_crosshair)
 
-    def add_step_line(self, values: Values, color: str | int, width: float) -> StepLine:
-        """values: gives one for every step; color: a token of the theme, or a series."""
-        line = StepLine(self.add_line(color, width), values)
-        line.item.setDownsampling(auto=False)
-        line.item.setClipToView(False)
-        self._step_lines.append(line)
-        return line
-
-    def take(self, points: Points) -> None:
-        """The points of the stretch are others; it is drawn anew next."""
-        for line in self._step_lines:
-            line.take(points)
+    def add_step_line(self, name: str, color: str | int, width: float) -> None:
+        """name: of an array of `Points`; color: a token of the theme, or a series."""
+        item = self.add_line(color, width)
+        item.setDownsampling(auto=False)
+        item.setClipToView(False)
+        self._step_lines.append(StepLine(item, name))
 
     def redraw(self) -> None:
         """What is in sight, in as many points as there are columns of pixels."""
@@ -101,8 +84,9 @@ class StepChart(ChartView):
         first, last = self.in_sight()
         low, high = math.inf, -math.inf
         for line in self._step_lines:
-            places = line.peaks.between(first, last, columns)
-            values = self.scaled(line.peaks.values[places])
+            peaks = points.peaks[line.name]
+            places = peaks.between(first, last, columns)
+            values = self.scaled(peaks.values[places])
             line.item.setData(points.steps[places], values, symbol="o" if len(places) == 1 else None)
             if (finite := values[np.isfinite(values)]).size:
                 low, high = min(low, float(finite.min())), max(high, float(finite.max()))
@@ -115,10 +99,10 @@ class StepChart(ChartView):
 
     def in_sight(self) -> tuple[int, int]:
         """Places of the steps that are shown: first .. last - 1, with one more at both sides."""
-        steps = self._stretch.points.steps
-        first = int(steps.searchsorted(self._stretch.first))
-        last = int(steps.searchsorted(self._stretch.last, side="right"))
-        return max(first - 1, 0), min(last + 1, len(steps))
+        points = self._stretch.points
+        first = points.places_before(self._stretch.first)
+        last = points.places_before(self._stretch.last)
+        return max(first - 1, 0), min(last + 2, len(points))
 
     def columns(self) -> int:
         """Of pixels, for the curves."""
@@ -136,10 +120,13 @@ class StepChart(ChartView):
         if not math.isfinite(low) or not math.isfinite(high):
             low, high = (0.0, 1.0)
         room = (high - low) * _ROOM or abs(high) * 0.1 or 0.5
-        self._range = (low - room, high + room)
-        self._box.setRange(
-            xRange=(self._stretch.first, self._stretch.last), yRange=self._range, padding=0, update=True
-        )
+        self.set_range(low - room, high + room)
+
+    def set_range(self, low: float, high: float) -> None:
+        """Of the left axis; the bottom one shows the stretch."""
+        self._range = (low, high)
+        self._box.setRange(xRange=(self._stretch.first, self._stretch.last), yRange=self._range, padding=0)
+        self._box.updateMatrix()  # while it paints it would, and then paint once more
 
     # Crosshair and mouse ----------------------------------------------------------------------------
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pyqtgraph as pg
+from numpy.typing import NDArray
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QPen
 
@@ -30,8 +32,8 @@ class LossChart(StepChart):
         self._saved = pg.ScatterPlotItem(symbol="t1", size=8, pxMode=True)
         self._labels: list[pg.TextItem] = []
         super().__init__(stretch, name="monitor_loss", label="Loss", left_axis=self._axis)
-        self.add_step_line(lambda points: points.loss, "raw_line", 1.0)
-        self.add_step_line(lambda points: points.smoothed, 0, 2.6)
+        self.add_step_line("loss", "raw_line", 1.0)
+        self.add_step_line("smoothed", 0, 2.6)
         self._evaluations = self.add_line(_EVALUATION, 2.0, "o")
         self._evaluations.setDownsampling(auto=False)
         for item in (self._gaps, self._saved):
@@ -50,14 +52,9 @@ class LossChart(StepChart):
         self.redraw()
 
     def draw_more(self, points: Points, low: float, high: float) -> tuple[float, float]:
-        first, last = self._stretch.first, self._stretch.last
-        seen = [line for line in points.evaluations if first <= line.step <= last]
-        steps = np.array([line.step for line in seen], "float64")
-        losses = self.scaled(np.array([math.nan if line.loss is None else line.loss for line in seen]))
-        if len(seen) > self.columns():
-            kept = np.linspace(0, len(seen) - 1, self.columns()).astype(int)
-            steps, losses = steps[kept], losses[kept]
-        self._evaluations.setData(steps, losses, symbol="o" if len(seen) <= _MARKED else None)
+        seen = self._in_sight(points.evaluation_steps, self.columns())
+        steps, losses = points.evaluation_steps[seen], self.scaled(points.evaluation_losses[seen])
+        self._evaluations.setData(steps, losses, symbol="o" if len(steps) <= _MARKED else None)
         if np.isfinite(losses).any():
             low, high = min(low, float(np.nanmin(losses))), max(high, float(np.nanmax(losses)))
         if math.isfinite(low):
@@ -82,9 +79,14 @@ class LossChart(StepChart):
             self._labels.append(label)
 
     def _draw_checkpoints(self, points: Points, low: float) -> None:
-        steps = [step for step in points.checkpoints if self._stretch.first <= step <= self._stretch.last]
-        shown = steps if len(steps) <= _MARKED else steps[:: -(-len(steps) // _MARKED)]
-        self._saved.setData(x=shown, y=[low] * len(shown))
+        shown = points.checkpoints[self._in_sight(points.checkpoints, _MARKED)]
+        self._saved.setData(x=shown, y=np.full(len(shown), low))
+
+    def _in_sight(self, steps: NDArray[Any], most: int) -> slice:
+        """Of the steps those that are shown; of more than `most`, every so many."""
+        first = int(steps.searchsorted(math.ceil(self._stretch.first)))
+        last = int(steps.searchsorted(math.floor(self._stretch.last), side="right"))
+        return slice(first, last, max(1, -(-(last - first) // most)))
 
     def pen(self, color: str | int, width: float) -> QPen:
         return series_pen(_EVALUATION, width) if color == _EVALUATION else super().pen(color, width)
@@ -101,7 +103,7 @@ class RateChart(StepChart):
 
     def __init__(self, stretch: Stretch) -> None:
         super().__init__(stretch, name="monitor_lr", label="Learning rate", left_axis=PowerAxis("left"))
-        self.add_step_line(lambda points: points.learning_rate, 2, 1.8)
+        self.add_step_line("learning_rate", 2, 1.8)
 
     def draw_more(self, points: Points, low: float, high: float) -> tuple[float, float]:
         return min(low, 0.0), high
@@ -117,7 +119,7 @@ class GradNormChart(StepChart):
         )
         self._clip.hide()
         self.addItem(self._clip, ignoreBounds=True)
-        self.add_step_line(lambda points: points.grad_norm, 3, 1.2)
+        self.add_step_line("grad_norm", 3, 1.2)
 
     def set_clip(self, norm: float) -> None:
         """Longer gradients are shortened to this; 0: never."""
@@ -138,7 +140,7 @@ class SpeedChart(StepChart):
 
     def __init__(self, stretch: Stretch) -> None:
         super().__init__(stretch, name="monitor_speed", label="Tokens a second", left_axis=ShortAxis("left"))
-        self.add_step_line(lambda points: points.tokens_per_second, 0, 1.4)
+        self.add_step_line("tokens_per_second", 0, 1.4)
 
 
 class CardChart(StepChart):

@@ -46,8 +46,8 @@ class ChartExport:
     def save_table(self, path: str) -> None:
         """The steps in sight."""
         points = self._stretch.points
-        first = int(points.steps.searchsorted(self._stretch.first))
-        last = int(points.steps.searchsorted(self._stretch.last, side="right"))
+        first = points.places_before(self._stretch.first)
+        last = points.places_before(self._stretch.last + 1)
         self._app.monitor.save_table(points, first, last, Path(path))
 
     def _ask_for_picture(self) -> None:

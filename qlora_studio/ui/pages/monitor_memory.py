@@ -9,11 +9,10 @@ import pyqtgraph as pg
 from numpy.typing import NDArray
 from PySide6.QtCore import Qt
 
-from qlora_studio.state.curves import PARTS, Points, spikes
+from qlora_studio.state.curves import PARTS, Points
 from qlora_studio.ui.pages.monitor_chart import ShortAxis, StepChart
 from qlora_studio.ui.pages.monitor_stretch import Stretch
 from qlora_studio.ui.theme import readable_on, theme
-from qlora_studio.ui.widgets.peaks import Peaks
 
 GIB = 2**30
 _LIMIT_IN_SIGHT = 3.0  # times what is used: a limit further away is written at the edge instead
@@ -24,9 +23,6 @@ class MemoryChart(StepChart):
     """limit and promise: bytes, where known."""
 
     def __init__(self, stretch: Stretch) -> None:
-        self._peaks = Peaks()
-        self._rewinds = -1
-        self._spikes: list[int] = []
         self._areas = {part: pg.PlotCurveItem(fillLevel=0.0) for part in PARTS}
         self._words = {part: pg.TextItem(part, anchor=(0, 0.5)) for part in PARTS}
         self._levels = {
@@ -53,39 +49,24 @@ class MemoryChart(StepChart):
         self._levels["promise"].set("promised", promise)
         self.redraw()
 
-    def take(self, points: Points) -> None:
-        if points.rewinds != self._rewinds or len(points) < len(self._peaks.values):
-            self._peaks, self._rewinds = Peaks(), points.rewinds
-        self._peaks.grow(points.memory_total)
-        self._spikes = spikes(points)
-        super().take(points)
-
-    @property
-    def spike_places(self) -> list[int]:
-        """In the order of their letters."""
-        return self._spikes
-
     def draw_more(self, points: Points, low: float, high: float) -> tuple[float, float]:
         first, last = self.in_sight()
-        places = self._peaks.highest(first, last, self.columns())
+        places = points.peaks["memory_total"].highest(first, last, self.columns())
         top = float(points.memory_total[places].max()) / GIB if len(places) else 0.0
         stacked = self._draw_areas(points, places)
         promise, limit = (self._levels[name].gib or 0.0 for name in ("promise", "limit"))
         top = max(top, promise)
         far = limit > _LIMIT_IN_SIGHT * max(top, 0.1)
-        high = max(top * (1.22 if self._spikes else 1.14), 0.0 if far else limit * 1.03)
+        high = max(top * (1.22 if points.spikes else 1.14), 0.0 if far else limit * 1.03)
         self._write_parts(stacked, high)
-        self._draw_spikes(points, high)
+        self._draw_spikes(points, places, high)
         near = promise < limit < promise + 0.12 * high
         self._levels["limit"].place(self._stretch.last, high or 1.0, far=far)
         self._levels["promise"].place(self._stretch.last, high or 1.0, below=near and not far)
         return 0.0, high or 1.0
 
     def _show_range(self, low: float, high: float) -> None:
-        self._range = (0.0, high)
-        self._box.setRange(
-            xRange=(self._stretch.first, self._stretch.last), yRange=self._range, padding=0, update=True
-        )
+        self.set_range(0.0, high)
 
     def _draw_areas(self, points: Points, places: NDArray[Any]) -> dict[str, float]:
         """Each step as wide as it is: one alone is seen too. Gives the middle of each part, in GiB."""
@@ -117,13 +98,13 @@ class MemoryChart(StepChart):
             if shown:
                 label.setPos(at, stacked[part])
 
-    def _draw_spikes(self, points: Points, high: float) -> None:
+    def _draw_spikes(self, points: Points, places: NDArray[Any], high: float) -> None:
         for label in self._letters:
             self.removeItem(label)
         self._letters = []
         first, last = self._stretch.first, self._stretch.last
         x, y = [], []
-        for letter, place in zip("ABCDEFGHIJ", self._spikes, strict=False):
+        for letter, place in zip("ABCDEFGHIJ", points.spikes, strict=False):
             step, gib = float(points.steps[place]), float(points.memory_total[place]) / GIB
             if first <= step <= last:
                 x.append(step)
@@ -133,8 +114,8 @@ class MemoryChart(StepChart):
                 label.setPos(step, gib + 0.02 * high)
                 self.addItem(label, ignoreBounds=True)
                 self._letters.append(label)
-        median = float(np.median(points.memory_total)) / GIB if len(points) else 0.0
-        self._spike_bars.setData(np.repeat(x, 2), np.ravel([(median, top) for top in y]))
+        foot = float(np.median(points.memory_total[places])) / GIB if y else 0.0
+        self._spike_bars.setData(np.repeat(x, 2), np.ravel([(foot, top) for top in y]))
         self._spike_marks.setData(x=x, y=[top + 0.02 * high for top in y])
 
     def recolor(self) -> None:
@@ -163,12 +144,14 @@ class _Level:
         self.label = pg.TextItem("", anchor=(1, 0))
         self.label.setZValue(16)
         self._color, self._style = color, style
+        self._words = self._written = ""
         self.line.hide()
         self.label.hide()
 
     def set(self, words: str, size: int | None) -> None:
         self.gib = size / GIB if size else None
-        self.label.setText(f"{words} {self.gib:.1f}" if self.gib else "")
+        self._words = f"{words} {self.gib:.1f}" if self.gib else ""
+        self._write(self._words)
         self.line.setVisible(bool(self.gib))
         self.label.setVisible(bool(self.gib))
 
@@ -178,10 +161,14 @@ class _Level:
             return
         self.line.setVisible(not far)
         self.line.setValue(self.gib)
-        if far:
-            self.label.setText(f"↑ {self.label.toPlainText().lstrip('↑ ')}")
+        self._write(f"↑ {self._words}" if far else self._words)
         self.label.setAnchor((1, 0) if far or below or self.gib > 0.9 * high else (1, 1))
         self.label.setPos(right, high if far else self.gib)
+
+    def _write(self, words: str) -> None:
+        if words != self._written:
+            self._written = words
+            self.label.setText(words)
 
     def recolor(self) -> None:
         color = theme().color(self._color)

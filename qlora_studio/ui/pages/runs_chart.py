@@ -18,7 +18,6 @@ from qlora_studio.state.runs import Compared
 from qlora_studio.ui.pages.monitor_chart import LossAxis, PowerAxis, ShortAxis, in_powers
 from qlora_studio.ui.theme import fade, theme
 from qlora_studio.ui.widgets.chart import MARKERS, ChartView, ThousandsAxis, series_pen
-from qlora_studio.ui.widgets.peaks import Peaks
 
 METRICS = (
     ("evaluation", "Evaluation loss"),
@@ -206,21 +205,14 @@ def in_words(metric: str, value: float) -> str:
 def _curve(points: Points, metric: str, across: str) -> _Curve:
     x = _across(points, across)
     if metric == "evaluation":
-        told = [line for line in points.evaluations if line.loss is not None]
-        places = np.searchsorted(points.steps, [line.step for line in told]).clip(0, len(x) - 1)
-        before_first = np.array([line.step < points.steps[0] for line in told], bool)
-        at = np.where(before_first, 0.0, x[places]) if len(told) else np.empty(0)
-        return _Curve(at, np.array([line.loss for line in told], "float64"))
-    values = {
-        "loss": points.smoothed,
-        "learning_rate": points.learning_rate,
-        "grad_norm": points.grad_norm,
-        "memory": points.memory_total / 2**30,
-    }[metric]
-    peaks = Peaks()
-    peaks.grow(values)
-    places = peaks.between(0, len(values), _COLUMNS)
-    return _Curve(x[places], values[places].astype("float64"))
+        steps = points.evaluation_steps
+        places = points.steps.searchsorted(steps).clip(0, len(x) - 1)
+        at_start = steps < points.steps[0]
+        return _Curve(np.where(at_start, 0.0, x[places]), points.evaluation_losses)
+    peaks = points.peaks[{"loss": "smoothed", "memory": "memory_total"}.get(metric, metric)]
+    places = peaks.between(0, len(points), _COLUMNS)
+    scale = 2**30 if metric == "memory" else 1
+    return _Curve(x[places], peaks.values[places] / scale)
 
 
 def _across(points: Points, across: str) -> NDArray[np.float64]:
