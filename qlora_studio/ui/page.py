@@ -68,7 +68,8 @@ class Page(QWidget):
     def set_title(self, title: str, crumb: str = "", crumb_page: str = "") -> None:
         """crumb: the words before the title, `Runs`; crumb_page: the page a click on them opens."""
         self._title.setText(title)
-        self._crumb.setText(crumb)
+        if crumb:
+            self._crumb.setText(crumb)
         for widget in (self._crumb, self._crumb_arrow):
             widget.setVisible(bool(crumb))
         self._crumb.page = crumb_page
@@ -222,4 +223,5 @@ class CrumbButton(LinkButton):
 
     def __init__(self, *, name: str) -> None:
         super().__init__("", name=name)
+        self.setAccessibleName("The page above")
         self.page = ""

@@ -65,9 +65,14 @@ class SettingsPage(Page):
         self._about = AboutSection()
         self._sections.append(self._about)
         for section in self._sections:
-            section.setMaximumWidth(theme().px(_WIDEST))
             self.main.addWidget(section)
         self.main.addStretch(1)
+        self._fit_sections()
+        theme().changed.connect(self._fit_sections)
+
+    def _fit_sections(self) -> None:
+        for section in self._sections:
+            section.setMaximumWidth(theme().px(_WIDEST))
 
     def _look_section(self) -> Section:
         section = self._look = Section("Look", "look")

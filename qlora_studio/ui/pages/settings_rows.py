@@ -27,12 +27,12 @@ class SettingRow(QWidget):
         words.addWidget(self.label)
         words.addWidget(self._note)
         words.addStretch()
-        layout = QHBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(theme().px(12))
-        layout.addLayout(words, 1)
+        self.row = QHBoxLayout(self)
+        self.row.setContentsMargins(0, 0, 0, 0)
+        self.row.setSpacing(theme().px(12))
+        self.row.addLayout(words, 1)
         for control in controls:
-            layout.addWidget(control, 0, Qt.AlignmentFlag.AlignVCenter)
+            self.row.addWidget(control, 0, Qt.AlignmentFlag.AlignVCenter)
 
     def set_note(self, note: str, tone: str = "") -> None:
         self._note.setText(note)
@@ -66,13 +66,14 @@ class PairsRow(SettingRow):
         grid.setContentsMargins(0, 0, 0, 0)
         grid.setHorizontalSpacing(theme().px(16))
         grid.setVerticalSpacing(theme().px(4))
-        grid.setColumnMinimumWidth(0, theme().px(230))
-        grid.setColumnStretch(1, 1)
+        grid.setColumnStretch(0, 2)
+        grid.setColumnStretch(1, 3)
         for row, (left, right) in enumerate(pairs):
             grid.addWidget(PlainLabel(left, "label"), row, 0)
             grid.addWidget(PlainLabel(right, "muted"), row, 1)
-        table.setFixedWidth(theme().px(560))
         super().__init__(label, "", table)
+        self.row.setStretch(0, 2)
+        self.row.setStretch(1, 3)
         self._words += " ".join(f"{left} {right}" for left, right in pairs).lower()
 
 

@@ -157,6 +157,7 @@ class FormRow(QWidget):
         self.label.setBuddy(field)
         self._reset = ResetButton("", "rotate-ccw", name=key_name, small=True)
         self._reset.setLayoutDirection(Qt.LayoutDirection.RightToLeft)
+        self._reset.setAccessibleName(f"{label}: back to the default")
         self._reset.clicked.connect(self.reset)
         keep = self._reset.sizePolicy()
         keep.setRetainSizeWhenHidden(True)
