@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
+import threading
 from pathlib import Path
 
+from PySide6.QtCore import QTimer
 from PySide6.QtWidgets import QApplication
 
 from qlora_studio import __version__
@@ -16,6 +19,7 @@ from qlora_studio.ui.shell import Shell
 from qlora_studio.ui.theme import keep_numbers_plain
 from qlora_studio.ui.widgets import WheelFilter
 
+CHARTS_AFTER_MS = 300  # the first page is painted by then
 NOT_AWAKE = "This desktop can't be kept awake: if it sleeps, the run waits until it wakes."
 
 
@@ -35,7 +39,17 @@ def open_window(page: str | None = None, run: str | None = None) -> int:
     shell = Shell(app)
     shell.show()
     _open_first(shell, app, page, run)
-    return qt.exec()
+    charts = threading.Thread(target=_load_charts, name="load-charts", daemon=True)
+    QTimer.singleShot(CHARTS_AFTER_MS, charts.start)
+    status = qt.exec()
+    if charts.is_alive():
+        charts.join()
+    return status
+
+
+def _load_charts() -> None:
+    """Before the first page with a chart asks: on the GUI's thread it would hold the window for 200 ms."""
+    importlib.import_module("pyqtgraph")
 
 
 def _open_first(shell: Shell, app: AppState, page: str | None, run: str | None) -> None:
