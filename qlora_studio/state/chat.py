@@ -3,78 +3,26 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
 
+import msgspec
 from PySide6.QtCore import QObject, Signal
 
+from qlora_studio.config.prompts import FIRST_QUESTIONS
 from qlora_studio.config.run_config import SAMPLE, ModelConfig
 from qlora_studio.data.conversation import Message
 from qlora_studio.protocol import commands, events, reading
 from qlora_studio.protocol.events import Problem
-from qlora_studio.runs.folder import Run
-from qlora_studio.runs.history import RunSummary, list_runs
+from qlora_studio.runs.history import list_runs
 from qlora_studio.state.background import Background
+from qlora_studio.state.chat_turns import LEFT, RIGHT, Reply, Tuned, Turn, Writing, tuned_runs
 from qlora_studio.state.draft import RunDraft
 from qlora_studio.state.engine import EngineState
 from qlora_studio.state.preferences import PreferencesState
 from qlora_studio.state.reader import Job, Reader
 from qlora_studio.state.sample_model import SampleModel
 
-LEFT, RIGHT = 0, 1
-PROMPTS = (  # offered where the run has no prompts of its own
-    "A baker makes 12 trays of 8 rolls and sells 70 of them. How many rolls are left?",
-    "Explain in two sentences why the sky is blue.",
-    "Write a short and friendly reply to a customer whose parcel is late.",
-)
-
-
-class Writing(Enum):
-    """How far a reply is."""
-
-    WAITS = "waits"
-    LOADING = "loading"
-    WRITING = "writing"
-    DONE = "done"
-    FAILED = "failed"
-
-
-@dataclass
-class Reply:
-    """One side's answer to one message."""
-
-    side: int
-    state: Writing = Writing.WAITS
-    text: str = ""
-    tokens: int = 0
-    tokens_per_second: float = 0.0
-    first_token_seconds: float = 0.0
-    ended: str = ""  # end | length | stopped | context
-    problem: Problem | None = None
-
-
-@dataclass
-class Turn:
-    """A message of the person's, and the replies to it."""
-
-    text: str
-    replies: list[Reply] = field(default_factory=list)
-
-    def reply(self, side: int) -> Reply | None:
-        """Of one side, where it was asked."""
-        return next((reply for reply in self.replies if reply.side == side), None)
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """An adapter that can be chosen. `template_sha256`: of the template it was trained with."""
-
-    name: str
-    folder: Path
-    model: ModelConfig
-    run: Run
-    template_sha256: str
+SIDE_SEED = 1_000_003  # added on the right where the sides shall not draw alike
 
 
 class ChatState(QObject):
@@ -102,7 +50,8 @@ class ChatState(QObject):
         self._queue: deque[tuple[Turn, Reply]] = deque()
         self._writing: tuple[Turn, Reply] | None = None
         self._generating: int | None = None
-        self._loading: int | None = None
+        self._making_sample = False
+        self._loading: tuple[int, ModelConfig] | None = None  # the command's id, and what it loads
         self._loaded: ModelConfig | None = None
         self._checked: set[str] = set()  # model folders and adapters that the reader found sound
         self._job: Job | None = None
@@ -112,15 +61,17 @@ class ChatState(QObject):
         self.turns: list[Turn] = []
         self.side_by_side = False
         self.sampling = commands.Sampling()
+        self.same_seed = True
         self.system = ""
         self.context_used = self.context_room = 0
+        self.left_out = 0  # turns at the beginning for which there is no room any more
         self.template_sha256 = ""
         self.rendered = ""  # the last prompt, exactly as the model got it
         engine.heard.connect(self._on_heard)
         engine.ended.connect(self._on_engine_ended)
-        engine.changed.connect(self.changed)
+        engine.changed.connect(self._on_engine_changed)
         sample_model.made.connect(self._on_sample_made)
-        sample_model.failed.connect(self._on_failed)
+        sample_model.failed.connect(self._on_sample_failed)
 
     # What can be chosen -----------------------------------------------------------------------------
 
@@ -143,7 +94,11 @@ class ChatState(QObject):
     def refresh(self, wanted: Path | None = None) -> None:
         """Reads the runs; chooses `wanted`, a run's folder, where it is given."""
         folder = self._preferences.runs_folder
-        self._background.do(lambda: _tuned(list_runs(folder)), lambda found: self._on_runs(found, wanted))
+        self._background.do(
+            lambda: tuned_runs(list_runs(folder)),
+            lambda found: self._on_runs(found, wanted),
+            lambda _: self._on_runs([], wanted),  # the Runs page says what is wrong with the folder
+        )
 
     def choose_tuned(self, tuned: Tuned | None) -> None:
         """The right side; its base becomes the base. None: the base alone."""
@@ -169,14 +124,13 @@ class ChatState(QObject):
     def new_chat(self) -> None:
         """Forgets all turns."""
         self.stop()
-        self.turns.clear()
-        self.context_used = 0
+        self._forget_turns()
         self.changed.emit()
 
     def prompts(self) -> tuple[str, ...]:
         """To begin with: the run's own, or some that show a difference."""
         own = self.tuned.run.record.config.samples if self.tuned else ()
-        return tuple(dict.fromkeys((*(sample.prompt for sample in own), *PROMPTS)))[:3]
+        return tuple(dict.fromkeys((*(sample.prompt for sample in own), *FIRST_QUESTIONS)))[:3]
 
     # Talking ----------------------------------------------------------------------------------------
 
@@ -188,16 +142,18 @@ class ChatState(QObject):
 
     def send(self, text: str) -> None:
         """Each side answers in turn; the device has one engine."""
-        turn = Turn(text, [Reply(side) for side in self.sides()])
+        turn = Turn(text, [Reply(side, self._adapter_of(side)) for side in self.sides()])
         self.turns.append(turn)
         self._queue.extend((turn, reply) for reply in turn.replies)
         self.changed.emit()
         self._next()
 
     def again(self, turn: Turn, reply: Reply) -> None:
-        """Another answer to the same message. What was said after it is dropped."""
+        """Another answer to the same message; what was said after it is dropped. Not while one is written."""
+        if self._writing is not None and self._writing[0] is not turn:
+            return
         del self.turns[self.turns.index(turn) + 1 :]
-        fresh = Reply(reply.side)
+        fresh = Reply(reply.side, self._adapter_of(reply.side), reply.attempt + 1)
         turn.replies[turn.replies.index(reply)] = fresh
         self._queue.append((turn, fresh))
         self.changed.emit()
@@ -228,10 +184,11 @@ class ChatState(QObject):
         """The next thing that the reply in hand needs."""
         if self._writing is None:
             return
-        adapter = self._adapter(self._writing[1])
+        adapter = self._writing[1].adapter
         if self._engine.training:
             self._on_failed(Problem(f"{self.holder} is training and holds the device.", "Pause it, or wait."))
         elif self.model.path == SAMPLE and not self._sample_model.ready:
+            self._making_sample = True
             self._sample_model.make()
         elif self._folder() not in self._checked:
             self._ask(reading.CheckModel, self._on_model_checked, folder=self._folder())
@@ -243,14 +200,16 @@ class ChatState(QObject):
             self._ask(reading.EncodeChat, self._on_encoded, model=self._folder(), messages=self._messages())
 
     def _load(self) -> None:
-        if self._loading is None:
-            self._loading = self._engine.command(
-                commands.LoadModel,
-                model=self._folder(),
-                quantization=self.model.quantization,
-                double_quant=self.model.double_quant,
-                compute_dtype=self.model.compute_dtype,
-            )
+        if self._loading is not None and self._loading[1] == self.model:
+            return  # a reply that was stopped meanwhile has asked for it
+        command = self._engine.command(
+            commands.LoadModel,
+            model=self._folder(),
+            quantization=self.model.quantization,
+            double_quant=self.model.double_quant,
+            compute_dtype=self.model.compute_dtype,
+        )
+        self._loading = (command, self.model)
 
     def _ask(self, request: type[reading.Request], answered: object, **fields: object) -> None:
         self._job = self._reader.ask(request, **fields)
@@ -262,12 +221,25 @@ class ChatState(QObject):
         self._advance()
 
     def _on_adapter_checked(self, answer: reading.AdapterChecked) -> None:
-        if self._writing is not None and (adapter := self._adapter(self._writing[1])) is not None:
-            self._checked.add(adapter)
+        if self._writing is not None and self._writing[1].adapter is not None:
+            self._checked.add(self._writing[1].adapter)
         self._advance()
 
     def _on_sample_made(self) -> None:
-        self._advance()
+        if self._making_sample:
+            self._making_sample = False
+            self._advance()
+
+    def _on_sample_failed(self, problem: Problem) -> None:
+        if self._making_sample:
+            self._making_sample = False
+            self._on_failed(problem)
+
+    def _on_engine_changed(self) -> None:
+        if self._writing is not None and self._writing[1].state is Writing.LOADING:
+            self._writing[1].words = self._engine.words
+            self.grown.emit(self._writing[1])
+        self.changed.emit()
 
     def _on_encoded(self, answer: reading.ChatEncoded) -> None:
         self._job = None
@@ -275,25 +247,30 @@ class ChatState(QObject):
         self.template_sha256, self.rendered = answer.template_sha256, answer.text
         if self._writing is None:
             return
+        turn, reply = self._writing
+        if len(answer.ids) >= answer.context and self.left_out < self.turns.index(turn):
+            self.left_out += 1  # the oldest; this message itself must stay
+            self._advance()
+            return
         self._generating = self._engine.command(
             commands.Generate,
             prompt_ids=answer.ids,
-            adapter=self._adapter(self._writing[1]),
-            sampling=self.sampling,
+            adapter=reply.adapter,
+            stop_ids=answer.stop_ids,
+            sampling=msgspec.structs.replace(self.sampling, seed=self._seed_of(reply)),
         )
         self.changed.emit()
 
     def _on_heard(self, event: events.EngineEvent) -> None:
         event_id = getattr(event, "id", 0)  # 0: an event without an id
         match event:
-            case events.ModelLoaded() if self._loading is not None:
-                self._loading, self._loaded = None, self.model
-                self._advance()
-            case events.CommandFailed() if event_id is not None and event_id in (
-                self._loading,
-                self._generating,
-            ):
+            case events.ModelLoaded() if self._loading is not None and not self._engine.training:
+                self._on_loaded(event)
+            case events.CommandFailed() if self._loading is not None and event_id == self._loading[0]:
                 self._loading = None
+                self._on_failed(event.error)
+            case events.CommandFailed() if event_id == self._generating:
+                self._loaded = None  # out of memory, the engine lets go of the model
                 self._on_failed(event.error)
             case events.TextGenerated() if event_id == self._generating and self._writing is not None:
                 reply = self._writing[1]
@@ -303,8 +280,15 @@ class ChatState(QObject):
                 self.grown.emit(reply)
             case events.GenerationFinished() if event_id == self._generating and self._writing is not None:
                 self._finish(event)
-            case events.RunStarted():
-                self._loaded = None  # the run's own model stands on the device now
+            case events.RunStarted() | events.ExportProgress() | events.ExportFinished():
+                self._loaded = None  # another model may stand on the device now
+
+    def _on_loaded(self, event: events.ModelLoaded) -> None:
+        assert self._loading is not None
+        model = self._loading[1]
+        if event.model == self._folder_of(model):
+            self._loading, self._loaded = None, model
+            self._advance()
 
     def _finish(self, event: events.GenerationFinished) -> None:
         assert self._writing is not None
@@ -341,17 +325,24 @@ class ChatState(QObject):
     # What a reply is made from ------------------------------------------------------------------------
 
     def _folder(self) -> str:
-        return str(self._sample_model.folder) if self.model.path == SAMPLE else self.model.path
+        return self._folder_of(self.model)
 
-    def _adapter(self, reply: Reply) -> str | None:
-        return str(self.tuned.folder) if reply.side == RIGHT and self.tuned is not None else None
+    def _folder_of(self, model: ModelConfig) -> str:
+        return str(self._sample_model.folder) if model.path == SAMPLE else model.path
+
+    def _adapter_of(self, side: int) -> str | None:
+        return str(self.tuned.folder) if side == RIGHT and self.tuned is not None else None
+
+    def _seed_of(self, reply: Reply) -> int:
+        apart = SIDE_SEED if reply.side == RIGHT and not self.same_seed else 0
+        return (self.sampling.seed + reply.attempt + apart) % 2**31
 
     def _messages(self) -> tuple[Message, ...]:
         """What this side has heard and said so far."""
         assert self._writing is not None
         turn, reply = self._writing
         said = [Message("system", self.system)] if self.system.strip() else []
-        for earlier in self.turns[: self.turns.index(turn)]:
+        for earlier in self.turns[self.left_out : self.turns.index(turn)]:
             answer = earlier.reply(reply.side) or (earlier.replies[0] if earlier.replies else None)
             if answer is not None and answer.text:
                 said += [Message("user", earlier.text), Message("assistant", answer.text)]
@@ -360,9 +351,13 @@ class ChatState(QObject):
     def _new_base(self, model: ModelConfig) -> None:
         self.stop()
         self.model = model
-        self.turns.clear()
-        self.context_used = self.context_room = 0
+        self._forget_turns()
+        self.context_room = 0
         self.template_sha256 = self.rendered = ""
+
+    def _forget_turns(self) -> None:
+        self.turns.clear()
+        self.context_used = self.left_out = 0
 
     def _on_runs(self, found: list[Tuned], wanted: Path | None) -> None:
         self.choices = found
@@ -375,14 +370,3 @@ class ChatState(QObject):
             self.choose_tuned(own[0] if own else None)
         else:
             self.changed.emit()
-
-
-def _tuned(summaries: list[RunSummary]) -> list[Tuned]:
-    """The finished adapters, the newest first."""
-    found = []
-    for summary in summaries:
-        run = summary.run
-        if run is not None and run.adapter is not None:
-            sha256 = run.record.hashes.template
-            found.append(Tuned(run.name, run.adapter, run.record.config.model, run, sha256))
-    return found

@@ -11,6 +11,7 @@ from typing import Any
 from PySide6.QtCore import QObject, QTimer, Signal
 
 from qlora_studio.client.engine_thread import EngineThread
+from qlora_studio.memory.devices import process_bytes
 from qlora_studio.protocol import commands, events
 
 HEARTBEAT_MS = 5_000
@@ -51,6 +52,7 @@ class EngineState(QObject):
         self._ids = itertools.count(1)
         self._last_word = time.monotonic()
         self._last_checkpoint: tuple[int, float] | None = None  # step, monotonic seconds
+        self._before_silence: tuple[Doing, str, str] | None = None
         self._stopping = False
         self._ending = False
         self._waiting: list[commands.EngineCommand] = []  # for the engine after the one that is ending
@@ -71,6 +73,11 @@ class EngineState(QObject):
     def training(self) -> bool:
         """Whether a run holds the device."""
         return self.run is not None
+
+    def process_bytes(self) -> int | None:
+        """RAM that the engine takes now; None where there is none."""
+        pid = self._thread.pid if self._thread is not None else None
+        return process_bytes(pid) if pid is not None else None
 
     def train(self, run: Path) -> None:
         """From the newest sound checkpoint, or from the start. The device must be free."""
@@ -150,6 +157,9 @@ class EngineState(QObject):
     def _on_heard(self, event: events.EngineEvent) -> None:
         self._last_word = time.monotonic()
         self.silent_s = 0.0
+        if self._before_silence is not None:
+            self._now(*self._before_silence)
+            self._before_silence = None
         self._follow(event)
         self.heard.emit(event)
 
@@ -182,7 +192,7 @@ class EngineState(QObject):
                 self._stopping = False
                 self._now(Doing.NOTHING, event.error.message, "bad")
             case events.ExportProgress():
-                self._now(Doing.EXPORTING, event.words, "accent")
+                self._now(Doing.EXPORTING, _with_bytes(event), "accent")
             case (
                 events.GenerationFinished()
                 | events.ExportFinished()
@@ -228,6 +238,8 @@ class EngineState(QObject):
         self._thread.say(commands.Heartbeat())
         silent_s = time.monotonic() - self._last_word
         if silent_s > SILENCE_S:
+            if self._before_silence is None:
+                self._before_silence = (self.doing, self.words, self.tone)
             self.silent_s = silent_s
             self._now(self.doing, f"The engine has not answered for {silent_s:.0f} s.", "warn")
 
@@ -235,6 +247,7 @@ class EngineState(QObject):
         thread, self._thread = self._thread, None
         self._heart.stop()
         self.silent_s = 0.0
+        self._before_silence = None
         if thread is not None:
             thread.wait()
             thread.deleteLater()
@@ -256,3 +269,9 @@ class EngineState(QObject):
 def _ago(seconds: float) -> str:
     minutes = int(seconds // 60)
     return "just now" if minutes == 0 else f"{minutes} min ago"
+
+
+def _with_bytes(progress: events.ExportProgress) -> str:
+    if not progress.total:
+        return progress.words
+    return f"{progress.words}: {progress.done / 1e9:.1f} of {progress.total / 1e9:.1f} GB"

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from PySide6.QtCore import Qt, Signal
-from PySide6.QtGui import QAction, QGuiApplication, QKeyEvent, QKeySequence
+from PySide6.QtCore import QEvent, Qt, Signal
+from PySide6.QtGui import QAction, QGuiApplication, QKeyEvent, QKeySequence, QResizeEvent, QTextCursor
 from PySide6.QtWidgets import QHBoxLayout, QPlainTextEdit, QScrollArea, QVBoxLayout, QWidget
 
 from qlora_studio.config.run_config import SAMPLE
 from qlora_studio.state.app import AppState
-from qlora_studio.state.chat import Reply, Turn
+from qlora_studio.state.chat_turns import Reply, Tuned, Turn
 from qlora_studio.ui.page import Page
 from qlora_studio.ui.pages.chat_sampling import SamplingCard
-from qlora_studio.ui.pages.chat_side import SystemCard, TemplateCard
+from qlora_studio.ui.pages.chat_side import MemoryCard, SystemCard, TemplateCard
 from qlora_studio.ui.pages.chat_turns import TurnRow
 from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets import (
     Card,
     ChoiceBox,
+    DangerButton,
     EmptyState,
     PlainLabel,
     PrimaryButton,
@@ -29,6 +30,7 @@ from qlora_studio.ui.widgets import (
 
 BASE_ALONE = ""
 AT_END = 24  # px from the end: the view still follows what is written
+MOST_LINES = 5  # of the message box
 
 
 class ChatPage(Page):
@@ -39,12 +41,14 @@ class ChatPage(Page):
         self._state = app.chat
         self._rows: dict[int, TurnRow] = {}
         self._follows = True
+        self._offers_first: Path | None = None  # the run whose first prompt is to be typed
         self._build_page()
         self._bind()
 
     def opened(self, what: object) -> None:
-        """what: the folder of a run to talk to, or None."""
-        self._state.refresh(what if isinstance(what, Path) else None)
+        """what: the folder of a run to talk to, its first prompt typed already; or None."""
+        self._offers_first = what if isinstance(what, Path) else None
+        self._state.refresh(self._offers_first)
         self._input.setFocus()
 
     def rescan(self) -> None:
@@ -89,10 +93,10 @@ class ChatPage(Page):
         self._sampling = SamplingCard(self._state)
         self._system = SystemCard(self._state)
         self._template = TemplateCard(self._state)
-        for card in (self._sampling, self._system, self._template):
-            card.keep_snug()
+        self._memory = MemoryCard(self.app)
+        for card in (self._sampling, self._system, self._template, self._memory):
             self.side.addWidget(card)
-        self.side.addStretch()
+        self.side.addStretch(1)
         self._build_menu()
 
     def _build_sides(self) -> QHBoxLayout:
@@ -126,27 +130,25 @@ class ChatPage(Page):
     def _build_input(self) -> Card:
         card = Card(name="chat_input_card")
         self._input = MessageBox()
-        self._hint = PlainLabel("Enter sends, Shift+Enter starts a line", "note")
+        self._hint = PlainLabel("", "note", wrap=True)
         self._context = PlainLabel("", "note", name="chat_context")
-        self._waits = PlainLabel("", "note", name="chat_waits_for")
+        self._waits = PlainLabel("", "note", wrap=True, name="chat_waits_for")
         self._waits.set_tone("warn")
         self._pause = SecondaryButton("Pause and chat", "pause", small=True, name="chat_pause_training")
         self._pause.hide()
         self._send = PrimaryButton("Send", "send", name="chat_send")
-        self._stop = SecondaryButton("Stop", "square", name="chat_stop")
+        self._stop = DangerButton("Stop", "square", name="chat_stop")
         self._stop.hide()
         row = QHBoxLayout()
         row.setSpacing(theme().px(10))
-        row.addWidget(self._hint)
-        row.addWidget(self._waits)
+        row.addWidget(self._hint, 1)
+        row.addWidget(self._waits, 1)
         row.addWidget(self._pause)
-        row.addStretch()
         row.addWidget(self._context)
         row.addWidget(self._send)
         row.addWidget(self._stop)
         card.body.addWidget(self._input)
         card.body.addLayout(row)
-        card.keep_snug()
         return card
 
     def _build_menu(self) -> None:
@@ -242,21 +244,46 @@ class ChatPage(Page):
         self._mode.setVisible(state.tuned is not None)
         base = "SmolLM2-135M-Instruct" if state.model.path == SAMPLE else Path(state.model.path).name
         self._left.set_words("Base", f"{base}, no adapter")
-        name = state.tuned.name if state.tuned else "No finished run of this model yet"
-        self._right.set_words("Tuned", name)
-        choices = [(BASE_ALONE, "No adapter"), *((str(item.folder), item.name) for item in state.choices)]
-        self._choice.set_choices(choices)
+        self._right.set_words("Tuned", self._tuned_words())
+        own = [(str(item.folder), self._choice_words(item)) for item in state.choices]
+        self._choice.set_choices([(BASE_ALONE, "No adapter"), *own])
         self._choice.set_value(str(state.tuned.folder) if state.tuned else BASE_ALONE)
+        self._choice.setEnabled(not state.busy)
+        self._change.setEnabled(not state.busy)
+        self._type_first_prompt()
         self._refresh_turns()
         for button, prompt in zip(self._prompts, state.prompts(), strict=False):
             button.setProperty("prompt", prompt)
             button.setText(prompt if len(prompt) <= 90 else f"{prompt[:88]}…")
         self._offers.setVisible(not state.turns)
-        if state.context_room:
-            self._context.setText(f"{state.context_used:,} of {state.context_room:,} tokens")
+        two = "Both sides get the same message." if state.side_by_side else "One reply to each message."
+        self._offers.set_words("Ask something", two)
+        self._context.setVisible(bool(state.context_room))
+        self._context.setText(f"{state.context_used:,} of {state.context_room:,} tokens")
         self._system.refresh()
         self._template.refresh()
         self._refresh_buttons()
+
+    def _tuned_words(self) -> str:
+        tuned = self._state.tuned
+        if tuned is not None:
+            return tuned.name
+        return "No adapter chosen" if self._state.choices else "No run has finished yet"
+
+    def _choice_words(self, item: Tuned) -> str:
+        """A run of another base names it: choosing it changes the base."""
+        if item.model == self._state.model:
+            return item.name
+        return f"{item.name}, of {item.run.record.model_name or Path(item.model.path).name}"
+
+    def _type_first_prompt(self) -> None:
+        tuned = self._state.tuned
+        if self._offers_first is None or tuned is None or tuned.run.folder != self._offers_first:
+            return
+        self._offers_first = None
+        if not self._state.turns and not self._input.toPlainText():
+            self._input.setPlainText(self._state.prompts()[0])
+            self._input.moveCursor(QTextCursor.MoveOperation.End)
 
     def _refresh_buttons(self) -> None:
         state = self._state
@@ -265,8 +292,17 @@ class ChatPage(Page):
         self._send.setEnabled(bool(self._input.toPlainText().strip()) and not state.holder)
         self._waits.setText(f"{state.holder} is training and holds the device." if state.holder else "")
         self._pause.setVisible(bool(state.holder))
-        self._hint.setText("Esc stops." if state.busy else "Enter sends, Shift+Enter starts a line")
+        self._waits.setVisible(bool(state.holder))
+        self._hint.setText(self._hint_words())
         self._hint.setVisible(not state.holder)
+
+    def _hint_words(self) -> str:
+        state = self._state
+        hint = "Esc stops" if state.busy else "Enter sends, Shift+Enter starts a line"
+        if not state.left_out:
+            return hint
+        what = "message is" if state.left_out == 1 else f"{state.left_out} messages are"
+        return f"{hint}. The model's context is full: the first {what} left out."
 
     def _refresh_turns(self) -> None:
         """A row for each turn; rows that are there stay, so that nothing jumps."""
@@ -278,7 +314,7 @@ class ChatPage(Page):
         for turn in self._state.turns:
             if id(turn) not in self._rows:
                 self._rows[id(turn)] = self._row(turn)
-            self._rows[id(turn)].refresh()
+            self._rows[id(turn)].refresh(self._state.busy)
 
     def _row(self, turn: Turn) -> TurnRow:
         row = TurnRow(turn, len(self._rows))
@@ -305,7 +341,6 @@ class MessageBox(QPlainTextEdit):
         self.setTabChangesFocus(True)
         self.setMaximumBlockCount(2_000)
         self.textChanged.connect(self._fit)
-        self._fit()
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
         enter = event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter)
@@ -314,6 +349,24 @@ class MessageBox(QPlainTextEdit):
             return
         super().keyPressEvent(event)
 
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self._fit()
+
+    def changeEvent(self, event: QEvent) -> None:
+        super().changeEvent(event)
+        if event.type() in (QEvent.Type.FontChange, QEvent.Type.StyleChange):
+            self._fit()
+
     def _fit(self) -> None:
-        lines = min(max(self.document().size().height(), 1), 5)
-        self.setFixedHeight(round(lines * self.fontMetrics().lineSpacing()) + theme().px(26))
+        """As high as its lines and no higher, so that one line stands in the middle."""
+        lines = max(self.document().size().height(), 1)
+        bar = (
+            Qt.ScrollBarPolicy.ScrollBarAsNeeded
+            if lines > MOST_LINES
+            else Qt.ScrollBarPolicy.ScrollBarAlwaysOff
+        )
+        self.setVerticalScrollBarPolicy(bar)
+        around = self.contentsMargins()
+        text = min(lines, MOST_LINES) * self.cursorRect().height() + 2 * self.document().documentMargin()
+        self.setFixedHeight(round(text) + around.top() + around.bottom() + 2)  # 2: the ring of the focus

@@ -45,7 +45,10 @@ class SamplingCard(Card):
         self._greedy = QCheckBox("Greedy, always the likeliest token")
         self._greedy.setObjectName("chat_greedy")
         self._greedy.setAccessibleName("Greedy")
-        self._note = PlainLabel("The same seed on both sides.", "note", wrap=True)
+        self._same_seed = QCheckBox("Same seed on both sides")
+        self._same_seed.setObjectName("chat_same_seed")
+        self._same_seed.setAccessibleName("Same seed on both sides")
+        self._note = PlainLabel("Temperature, top-p, top-k and seed have no effect.", "note", wrap=True)
         self._build()
         self._bind()
         self._show()
@@ -61,8 +64,8 @@ class SamplingCard(Card):
             row.addWidget(label, 1)
             row.addWidget(box)
             self.body.addLayout(row)
-        self.body.addWidget(self._greedy)
-        self.body.addWidget(self._note)
+        for widget in (self._same_seed, self._greedy, self._note):
+            self.body.addWidget(widget)
 
     def _bind(self) -> None:
         self._preset.chosen.connect(self._on_preset)
@@ -71,6 +74,7 @@ class SamplingCard(Card):
         for box in self._numbers.values():
             box.valueChanged.connect(self._on_changed)
         self._greedy.toggled.connect(self._on_changed)
+        self._same_seed.toggled.connect(self._on_same_seed)
 
     def _on_preset(self, key: str) -> None:
         if key in PRESETS:
@@ -84,8 +88,12 @@ class SamplingCard(Card):
         self._state.sampling = Sampling(greedy=self._greedy.isChecked(), **values)  # type: ignore[arg-type]
         self._mark()
 
+    def _on_same_seed(self, same: bool) -> None:
+        self._state.same_seed = same
+
     def _show(self) -> None:
         sampling = self._state.sampling
+        self._same_seed.setChecked(self._state.same_seed)
         for slider in self._sliders:
             slider.set_value(getattr(sampling, slider.key))
         for key, box in self._numbers.items():
@@ -104,13 +112,10 @@ class SamplingCard(Card):
         plain = msgspec.structs.replace(sampling, **kept)
         named = next((key for key, (_, preset) in PRESETS.items() if preset == plain), OWN)
         self._preset.set_value(named)
-        for widget in (*self._sliders, self._numbers["top_k"], self._numbers["seed"]):
+        drawn = (*self._sliders[:2], self._numbers["top_k"], self._numbers["seed"], self._same_seed)
+        for widget in drawn:
             widget.setEnabled(not sampling.greedy)
-        self._note.setText(
-            "Greedy: temperature, top-p, top-k and seed have no effect."
-            if sampling.greedy
-            else "The same seed on both sides."
-        )
+        self._note.setVisible(sampling.greedy)
 
 
 class HundredthsSlider(QWidget):

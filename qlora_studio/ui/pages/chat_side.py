@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from PySide6.QtCore import QTimer
+from PySide6.QtGui import QHideEvent, QShowEvent
 from PySide6.QtWidgets import QPlainTextEdit
 
+from qlora_studio.state.app import AppState
 from qlora_studio.state.chat import ChatState
+from qlora_studio.ui.figures import in_gib
 from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets import Card, Chip, LinkButton, PlainLabel
+
+READ_EVERY_MS = 2_000
 
 
 class SystemCard(Card):
@@ -67,3 +73,40 @@ class TemplateCard(Card):
         self._show.setVisible(bool(state.rendered))
         self._rendered.setText(state.rendered)
         self._rendered.setVisible(bool(state.rendered) and self._show.isChecked())
+
+
+class MemoryCard(Card):
+    """What the model takes on the device now, read while somebody looks."""
+
+    def __init__(self, app: AppState) -> None:
+        super().__init__("Memory", name="chat_memory")
+        self._app = app
+        self._number = PlainLabel("", "strong", name="chat_memory_used")
+        self.add_to_head(self._number)
+        self._words = PlainLabel("", "muted", wrap=True)
+        self.body.addWidget(self._words)
+        self._timer = QTimer(self, interval=READ_EVERY_MS)
+        self._timer.timeout.connect(self.refresh)
+        self.refresh()
+
+    def showEvent(self, event: QShowEvent) -> None:
+        super().showEvent(event)
+        self._timer.start()
+        self.refresh()
+
+    def hideEvent(self, event: QHideEvent) -> None:
+        super().hideEvent(event)
+        self._timer.stop()
+
+    def refresh(self) -> None:
+        """Of the card where there is one, else of the engine's process."""
+        card = self._app.machine.card
+        used = card.used_bytes if card is not None else self._app.engine.process_bytes()
+        self._number.setText(in_gib(used) if used is not None else "")
+        if used is None:
+            self._words.setText("No engine is running: nothing is loaded.")
+            return
+        where = "On the card, with other programs." if card is not None else "RAM of the engine."
+        self._words.setText(
+            f"{where} Both sides share one model; the adapter is switched on for the right side."
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QVBoxLayout, QWidget
 
-from qlora_studio.state.chat import LEFT, Reply, Turn, Writing
+from qlora_studio.state.chat_turns import LEFT, Reply, Turn, Writing
 from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets import Card, Chip, IconButton, PlainLabel, SecondaryButton
 
@@ -28,9 +28,8 @@ class TurnRow(QWidget):
         layout.setSpacing(theme().px(12))
         said = QFrame()
         said.setObjectName("chat_said")
-        said.setProperty("tone", "accent")
         line = QHBoxLayout(said)
-        line.setContentsMargins(theme().px(14), theme().px(10), theme().px(10), theme().px(10))
+        line.setContentsMargins(theme().px(14), theme().px(6), theme().px(10), theme().px(6))
         line.setSpacing(theme().px(12))
         you = PlainLabel("You", "strong")
         you.set_tone("accent")
@@ -38,16 +37,18 @@ class TurnRow(QWidget):
         text.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         copy = IconButton("copy", "Copy the message", small=True, name=f"chat_copy_said_{number}")
         copy.clicked.connect(lambda: self.copied.emit(turn.text))
+        for label in (you, text):  # level with the button's icon, also where the message has many lines
+            label.setContentsMargins(0, theme().px(5), 0, theme().px(5))
         line.addWidget(you, 0, Qt.AlignmentFlag.AlignTop)
-        line.addWidget(text, 1)
+        line.addWidget(text, 1, Qt.AlignmentFlag.AlignTop)
         line.addWidget(copy, 0, Qt.AlignmentFlag.AlignTop)
         layout.addWidget(said)
         self._replies = QHBoxLayout()
         self._replies.setSpacing(theme().px(12))
         layout.addLayout(self._replies)
 
-    def refresh(self) -> None:
-        """After replies were replaced."""
+    def refresh(self, busy: bool) -> None:
+        """After replies were replaced. busy: one is being written, here or in another turn."""
         for reply in self._turn.replies:
             pane = self._panes.get(reply.side)
             if pane is None:
@@ -57,6 +58,7 @@ class TurnRow(QWidget):
                 self._panes[reply.side] = pane
                 self._replies.addWidget(pane, 1)
             pane.show_reply(reply)
+            pane.allow_again(not busy)
 
     def show_reply(self, reply: Reply) -> bool:
         """False where it isn't one of this turn."""
@@ -84,7 +86,7 @@ class ReplyPane(Card):
         self._text = PlainLabel("", "chat", wrap=True, name=f"chat_text_{number}_{name}")
         self._text.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self._text.setAlignment(Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignLeft)
-        self._figures = PlainLabel("", "note", name=f"chat_figures_{number}_{name}")
+        self._figures = PlainLabel("", "note", wrap=True, name=f"chat_figures_{number}_{name}")
         self._state = Chip("", "accent", name=f"chat_state_{number}_{name}")
         self._copy = IconButton("copy", "Copy the reply", small=True, name=f"chat_copy_{number}_{name}")
         self._again = IconButton("refresh-cw", "Answer again", small=True, name=f"chat_again_{number}_{name}")
@@ -101,6 +103,12 @@ class ReplyPane(Card):
         self.body.addWidget(self._text, 1)
         self.body.addLayout(foot)
 
+    def allow_again(self, allowed: bool) -> None:
+        """One reply at a time; the button that stops it says why."""
+        for button in (self._again, self._retry):
+            button.setEnabled(allowed)
+            button.setToolTip("Answer again" if allowed else "Once the reply in hand is complete")
+
     def _on_copy(self) -> None:
         self.copied.emit(self._reply.text)
 
@@ -114,7 +122,7 @@ class ReplyPane(Card):
             cursor = " ▌" if reply.state is Writing.WRITING else ""
             self._text.setText(reply.text + cursor)
             self._text.set_tone("")
-        self._figures.setText(_figures(reply))
+        self._figures.setText(reply.words if reply.state is Writing.LOADING else _figures(reply))
         chip = _CHIPS.get(reply.state)
         self._state.setVisible(chip is not None)
         if chip is not None:

@@ -1,0 +1,81 @@
+"""What a chat is made of: messages, the replies to each, and the adapters that can give them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+from qlora_studio.config.run_config import SHAPE_PREFIX, ModelConfig
+from qlora_studio.protocol.events import Problem
+from qlora_studio.runs.folder import Run
+from qlora_studio.runs.history import RunSummary
+
+LEFT, RIGHT = 0, 1
+
+
+class Writing(Enum):
+    """How far a reply is."""
+
+    WAITS = "waits"
+    LOADING = "loading"
+    WRITING = "writing"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass
+class Reply:
+    """One side's answer to one message.
+
+    adapter: its folder; None: the base answers
+    attempt: 0, and one more each time it is asked again: another seed, so another answer
+    words:   what is going on before the first token
+    """
+
+    side: int
+    adapter: str | None = None
+    attempt: int = 0
+    words: str = ""
+    state: Writing = Writing.WAITS
+    text: str = ""
+    tokens: int = 0
+    tokens_per_second: float = 0.0
+    first_token_seconds: float = 0.0
+    ended: str = ""  # end | length | stopped | context
+    problem: Problem | None = None
+
+
+@dataclass
+class Turn:
+    """A message of the person's, and the replies to it."""
+
+    text: str
+    replies: list[Reply] = field(default_factory=list)
+
+    def reply(self, side: int) -> Reply | None:
+        """Of one side, where it was asked."""
+        return next((reply for reply in self.replies if reply.side == side), None)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """An adapter that can be chosen. `template_sha256`: of the template it was trained with."""
+
+    name: str
+    folder: Path
+    model: ModelConfig
+    run: Run
+    template_sha256: str
+
+
+def tuned_runs(summaries: list[RunSummary]) -> list[Tuned]:
+    """The finished adapters, the newest first."""
+    found = []
+    for summary in summaries:
+        run = summary.run
+        shape_alone = run is not None and run.record.config.model.path.startswith(SHAPE_PREFIX)
+        if run is not None and run.adapter is not None and not shape_alone:
+            sha256 = run.record.hashes.template
+            found.append(Tuned(run.name, run.adapter, run.record.config.model, run, sha256))
+    return found
