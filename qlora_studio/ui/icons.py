@@ -22,12 +22,12 @@ TONE_ICONS = {
 }
 
 
-def icon(name: str, color: str = "text", on: str = "") -> QIcon:
+def icon(name: str, color: str = "text", on: str = "", *, at_right: bool = False) -> QIcon:
     """A bundled icon. `color` and `on` (while checked) are tokens of the theme: "muted", "accent", ...
 
-    Asked for wider than high, it stands at the left: the rest is the gap to a button's words.
+    Asked for wider than high, it stands at the left (or the right): the rest is the gap to a button's words.
     """
-    return QIcon(_LucideEngine(name, color, on or color))
+    return QIcon(_LucideEngine(name, color, on or color, at_right))
 
 
 def icon_pixmap(name: str, color: str = "text", size: int = 16) -> QPixmap:
@@ -41,14 +41,15 @@ def tone_color(tone: Tone) -> str:
 
 
 class _LucideEngine(QIconEngine):
-    def __init__(self, name: str, color: str, on: str) -> None:
+    def __init__(self, name: str, color: str, on: str, at_right: bool) -> None:
         super().__init__()
-        self._name, self._color, self._on = name, color, on
+        self._name, self._color, self._on, self._at_right = name, color, on, at_right
 
     def paint(self, painter: QPainter, rect: QRect, mode: QIcon.Mode, state: QIcon.State) -> None:
         ratio = painter.device().devicePixelRatioF() if painter.device() else 1.0
-        corner = rect.topLeft() + QPoint(0, max(0, rect.height() - rect.width()) // 2)
         side = min(rect.width(), rect.height())
+        across = rect.width() - side if self._at_right else 0
+        corner = rect.topLeft() + QPoint(across, (rect.height() - side) // 2)
         painter.drawPixmap(corner, _drawn(self._name, self._ink(mode, state), side, ratio))
 
     def pixmap(self, size: QSize, mode: QIcon.Mode, state: QIcon.State) -> QPixmap:
@@ -65,7 +66,7 @@ class _LucideEngine(QIconEngine):
         return canvas
 
     def clone(self) -> QIconEngine:
-        return _LucideEngine(self._name, self._color, self._on)
+        return _LucideEngine(self._name, self._color, self._on, self._at_right)
 
     def _ink(self, mode: QIcon.Mode, state: QIcon.State) -> str:
         if mode is QIcon.Mode.Disabled:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QPoint, Qt, Signal
+from pathlib import Path
+
+from PySide6.QtCore import QPoint, Qt, QUrl
+from PySide6.QtGui import QDesktopServices
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QMenu, QWidget
 
 from qlora_studio.memory.devices import CardReading
@@ -37,16 +40,17 @@ _DOING_ICONS = {
     Doing.STARTING: "hourglass",
 }
 _NOTICES_SHOWN = 20
+LOG_FILE = "engine.log"  # in the run's folder
 
 
 class StatusBar(QFrame):
-    """resume_asked: the engine ended by itself, and its run should go on."""
-
-    resume_asked = Signal()
+    """What goes on, in words, with the two buttons that a silent or ended engine needs."""
 
     def __init__(self, app: AppState, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._app = app
+        self._run: Path | None = None  # that trained last
+        self._ended = False  # the engine, by itself, under that run
         self.setObjectName("status_bar")
         self.setAccessibleName("Status")
         self._build()
@@ -60,6 +64,8 @@ class StatusBar(QFrame):
         self._engine = ElidedLabel("", "status", name="status_engine")
         self._wait = LinkButton("Wait", name="status_wait", small=True)
         self._stop = LinkButton("Stop it", name="status_stop_engine", small=True)
+        self._resume = LinkButton("Resume", name="status_resume", small=True)
+        self._log = LinkButton("Show log", name="status_show_log", small=True)
         self._offline = _StatusPart("wifi-off", "status_offline")
         self._disk = _StatusPart("hard-drive", "status_disk")
         self._gpu = _GpuPart()
@@ -67,7 +73,7 @@ class StatusBar(QFrame):
         layout = QHBoxLayout(self)
         layout.setContentsMargins(theme().px(16), 0, theme().px(10), 0)
         layout.setSpacing(theme().px(8))
-        for widget in (self._engine_icon, self._engine, self._wait, self._stop):
+        for widget in (self._engine_icon, self._engine, self._wait, self._stop, self._resume, self._log):
             layout.addWidget(widget)
         layout.addStretch(1)
         for part in (self._offline, self._disk, self._gpu, _upright(), self._bell):
@@ -76,10 +82,13 @@ class StatusBar(QFrame):
 
     def _bind(self) -> None:
         self._app.engine.changed.connect(self._show_engine)
+        self._app.engine.ended.connect(self._on_engine_ended)
         self._app.machine.changed.connect(self._show_machine)
         self._app.preferences.changed.connect(self._show_offline)
         self._wait.clicked.connect(self._on_wait)
         self._stop.clicked.connect(self._app.engine.kill)
+        self._resume.clicked.connect(self._on_resume)
+        self._log.clicked.connect(self._on_show_log)
         self._bell.clicked.connect(self._show_notices)
         theme().changed.connect(self._on_theme_changed)
 
@@ -92,6 +101,24 @@ class StatusBar(QFrame):
         silent = engine.silent_s > 0
         self._wait.setVisible(silent)
         self._stop.setVisible(silent)
+        if engine.run is not None:
+            self._run = engine.run
+        self._ended = self._ended and tone is Tone.BAD
+        self._resume.setVisible(self._ended)
+        self._log.setVisible(self._ended)
+
+    def _on_engine_ended(self) -> None:
+        self._ended = self._run is not None
+        self._show_engine()
+
+    def _on_resume(self) -> None:
+        if self._run is not None:
+            self._app.launcher.resume(self._run)
+            self._app.show_page("monitor", self._run)
+
+    def _on_show_log(self) -> None:
+        if self._run is not None:
+            QDesktopServices.openUrl(QUrl.fromLocalFile(str(self._run / LOG_FILE)))
 
     def _on_wait(self) -> None:
         """Hides the question until the next heartbeat finds the engine silent still."""

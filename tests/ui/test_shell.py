@@ -202,6 +202,18 @@ def test_an_engine_that_is_silent_can_be_waited_for_or_stopped(shell, app, train
     assert shell.findChild(QPushButton, "status_stop_engine").isVisible()
 
 
+def test_an_engine_that_ended_by_itself_offers_to_go_on(shell, app, training, qtbot, monkeypatch):  # R7
+    resumed: list[Path] = []
+    monkeypatch.setattr(app.launcher, "resume", resumed.append)
+    assert not shell.findChild(QPushButton, "status_resume").isVisible()
+    app.engine._on_ended("signal 9")
+    assert "signal 9" in shell.findChild(QLabel, "status_engine").full_text()
+    assert shell.findChild(QPushButton, "status_show_log").isVisible()
+    _click(qtbot, shell, "status_resume")
+    assert resumed == [Path("/runs/support-llama8b-r64")]
+    assert shell.page().name == "monitor"
+
+
 def test_a_machine_without_a_card_says_so(shell, app):
     app.machine._on_read(None, 412 * 10**9)
     words = [label.text() for label in shell.findChild(QWidget, "status_gpu").findChildren(QLabel)]

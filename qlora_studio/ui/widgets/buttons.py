@@ -61,6 +61,8 @@ class SecondaryButton(RingedButton):
         shown = visible_line(text, 200)
         super().setText(shown.replace("&", "&&"))  # an ampersand is a letter, never a hidden shortcut
         self.setAccessibleName(shown)
+        if not self.icon().isNull():
+            self._size_icon()
 
     def set_icon(self, icon_name: str) -> None:
         self.setIcon(icon(icon_name, self._icon_color))

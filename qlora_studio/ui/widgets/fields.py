@@ -155,8 +155,7 @@ class FormRow(QWidget):
         self.field = field
         self.label = PlainLabel(label, "label")
         self.label.setBuddy(field)
-        self._reset = ResetButton("", "rotate-ccw", name=key_name, small=True)
-        self._reset.setLayoutDirection(Qt.LayoutDirection.RightToLeft)
+        self._reset = ResetButton("rotate-ccw", name=key_name)
         self._reset.setAccessibleName(f"{label}: back to the default")
         self._reset.clicked.connect(self.reset)
         keep = self._reset.sizePolicy()
@@ -195,7 +194,15 @@ class FormRow(QWidget):
 
 
 class ResetButton(LinkButton):
-    """ "default 0.0" and an arrow back to it."""
+    """ "default 0.0" and an arrow back to it, at its right."""
+
+    def __init__(self, icon_name: str, *, name: str) -> None:
+        super().__init__("", icon_name, name=name, small=True)
+        self.setLayoutDirection(Qt.LayoutDirection.RightToLeft)
+
+    def set_icon(self, icon_name: str) -> None:
+        super().set_icon(icon_name)
+        self.setIcon(icon(icon_name, "accent", at_right=True))
 
 
 class Switch(QAbstractButton):
