@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import locale
 import re
 from enum import StrEnum
 from functools import cache
-from pathlib import Path
 
 import msgspec
 from PySide6.QtCore import QLocale, QObject, Qt, Signal
@@ -302,14 +302,8 @@ def _qt_palette(colors: Palette) -> QPalette:
 
 def keep_numbers_plain() -> None:
     """Decimal points in files and numbers whatever the desktop's language: call once after QApplication."""
-    import locale
-
     locale.setlocale(locale.LC_NUMERIC, "C")
     QLocale.setDefault(QLocale(QLocale.Language.English, QLocale.Country.UnitedStates))
-
-
-def icon_folder() -> Path:
-    return places.resources_folder() / "icons"
 
 
 def device_pixel_ratio() -> float:

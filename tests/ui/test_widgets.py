@@ -26,7 +26,7 @@ from qlora_studio.ui.widgets import (
     SecondaryButton,
     Segmented,
     StackedBar,
-    SwitchRow,
+    Switch,
     ToastCorner,
     WheelFilter,
     plain_tooltip,
@@ -180,11 +180,11 @@ def test_a_choice_keeps_its_value_when_the_list_is_read_anew(qtbot):
 
 
 def test_a_click_on_the_switch_turns_it(qtbot):
-    row = SwitchRow("Offline", "Nothing leaves this machine", name="settings_offline")
-    qtbot.addWidget(row)
-    with qtbot.waitSignal(row.toggled):
-        qtbot.mouseClick(row.switch, Qt.MouseButton.LeftButton)
-    assert row.is_on()
+    switch = Switch(name="settings_sound", label="Sound")
+    qtbot.addWidget(switch)
+    with qtbot.waitSignal(switch.toggled):
+        qtbot.mouseClick(switch, Qt.MouseButton.LeftButton)
+    assert switch.isChecked()
 
 
 def test_a_number_card_reads_number_unit_and_note(qtbot):

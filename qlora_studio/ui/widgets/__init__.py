@@ -39,7 +39,7 @@ Fields (fields.py); the wheel never changes them
     DecimalBox(low, high, value, label=, step=, places=, unit="")
     ChoiceBox([(value, words)], label=)                  .chosen(str) .value() .set_value(v) .set_choices(...)
     TextBox(text, label=, placeholder=), SearchBox(placeholder)
-    Switch(label=), SwitchRow(label, note)               .toggled(bool) .is_on() .set_on(bool)
+    Switch(label=)                                       a checkable button that acts at once
     FormRow(label, field, key_name=)                     .reset .set_changed("0.0" | None) .set_problem(text)
 Rows, words and figures
     widgets.rows.RowButton(icon_name, title, note)       a row that is clicked as a whole
@@ -82,7 +82,6 @@ from qlora_studio.ui.widgets.fields import (
     NumberBox,
     SearchBox,
     Switch,
-    SwitchRow,
     TextBox,
 )
 from qlora_studio.ui.widgets.meters import Meter, Part, StackedBar, Swatch
@@ -125,7 +124,6 @@ __all__ = [
     "StackedBar",
     "Swatch",
     "Switch",
-    "SwitchRow",
     "TableView",
     "TextBox",
     "Tile",

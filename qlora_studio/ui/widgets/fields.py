@@ -242,36 +242,6 @@ class Switch(QAbstractButton):
             painter.drawRoundedRect(track.adjusted(-2, -2, 2, 2), height / 2 + 2, height / 2 + 2)
 
 
-class SwitchRow(QWidget):
-    """A switch with its words before it and a note below; a click on the words counts too."""
-
-    toggled = Signal(bool)
-
-    def __init__(self, label: str, note: str = "", *, name: str, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self.switch = Switch(name=name, label=label)
-        self.label = PlainLabel(label)
-        self.label.setBuddy(self.switch)
-        self.note = PlainLabel(note, "note", wrap=True)
-        self.note.setVisible(bool(note))
-        words = QVBoxLayout()
-        words.setSpacing(theme().px(1))
-        words.addWidget(self.label)
-        words.addWidget(self.note)
-        layout = QHBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(theme().px(12))
-        layout.addLayout(words, 1)
-        layout.addWidget(self.switch, 0, Qt.AlignmentFlag.AlignVCenter)
-        self.switch.toggled.connect(self.toggled)
-
-    def is_on(self) -> bool:
-        return self.switch.isChecked()
-
-    def set_on(self, on: bool) -> None:
-        self.switch.setChecked(on)
-
-
 def _prepare_spin(box: QAbstractSpinBox, name: str, label: str) -> None:
     box.setObjectName(name)
     box.setAccessibleName(label)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QAbstractItemModel, QModelIndex, Qt, Signal
+from PySide6.QtCore import QModelIndex, Qt, Signal
 from PySide6.QtGui import QKeyEvent
 from PySide6.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidget
 
@@ -54,13 +54,3 @@ class TableView(QTableView):
     def _on_theme_changed(self) -> None:
         self.verticalHeader().setDefaultSectionSize(theme().px(theme().size.row_height))
         self.viewport().update()
-
-
-def chosen_row(view: QAbstractItemView) -> int:
-    """The row the keyboard is on, -1 for none."""
-    index = view.currentIndex()
-    return index.row() if index.isValid() else -1
-
-
-def row_count(model: QAbstractItemModel) -> int:
-    return model.rowCount(QModelIndex())
