@@ -109,9 +109,9 @@ class RunsTable(QAbstractTableModel):
         return None
 
     def flags(self, index: Index) -> Qt.ItemFlag:
-        flags = Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsSelectable
         if not index.isValid():
-            return flags
+            return Qt.ItemFlag.NoItemFlags
+        flags = Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsSelectable
         run = self.runs[index.row()]
         if index.column() == 0 and run.run is not None:
             flags |= Qt.ItemFlag.ItemIsUserCheckable

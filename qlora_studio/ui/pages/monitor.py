@@ -92,7 +92,7 @@ class MonitorPage(Page):
         left.setSpacing(theme().px(theme().size.grid))
         left.addWidget(self._loss, 1)
         left.addWidget(self._memory, 1)
-        self._export = ChartExport(self.app, self.stretch, area, self._loss.export)
+        self.export = ChartExport(self.app, self.stretch, area, self._loss.export)
         return area
 
     def _build_right(self) -> QVBoxLayout:
@@ -116,7 +116,7 @@ class MonitorPage(Page):
             ("Pause or resume", "Ctrl+P", self._on_pause),
             ("Save now", "Ctrl+S", self._on_save),
             ("Stop…", "Ctrl+.", self._on_stop),
-            ("Save picture or numbers…", "Ctrl+E", self._export.open),
+            ("Save picture or numbers…", "Ctrl+E", self.export.open),
         ):
             self._add_action(self, words, keys, slot)
         self.menu.addSeparator()
@@ -160,7 +160,7 @@ class MonitorPage(Page):
         self._pause.clicked.connect(self._on_pause)
         self._save.clicked.connect(self._on_save)
         self._stop.clicked.connect(self._on_stop)
-        self._loss.export.clicked.connect(self._export.open)
+        self._loss.export.clicked.connect(self.export.open)
         self._state.saved.connect(lambda path: self.app.notices.say(f"Saved {path.name}"))
         self._state.refused.connect(self.show_error)
         self._loss.smoothing.connect(self._state.set_smoothing)
@@ -239,6 +239,7 @@ class MonitorPage(Page):
         self.stretch.take(points)
         self._heat.set_readings(self._state.card_points)
         self._memory.show_points(points)
+        self._show_waiting()
         self._show_figures()
 
     def _refresh(self) -> None:
@@ -247,8 +248,7 @@ class MonitorPage(Page):
         self._show_state()
         self._show_buttons()
         self._show_banner()
-        self._loss.show_waiting(state.words or self._empty_words())
-        self._loss.show_skipped(state.points.skipped_lines)
+        self._show_waiting()
         self._loss.show_weight(state.smoothing)
         record = state.run.record if state.run else None
         self._samples.show_samples(state.samples, asked=record is None or bool(record.config.samples))
@@ -257,6 +257,10 @@ class MonitorPage(Page):
         on_card = record is not None and record.device != "cpu"
         self._heat_card.setVisible(on_card and bool(state.card_points))
         self._show_figures()
+
+    def _show_waiting(self) -> None:
+        self._loss.show_waiting(self._state.words or self._empty_words())
+        self._loss.show_skipped(self._state.points.skipped_lines)
 
     def _empty_words(self) -> str:
         if self._state.folder is None:
