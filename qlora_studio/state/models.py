@@ -16,6 +16,7 @@ from qlora_studio.models.report import ModelReport
 from qlora_studio.models.shapes import known_shape
 from qlora_studio.protocol import reading
 from qlora_studio.protocol.events import Problem
+from qlora_studio.state.background import Background
 from qlora_studio.state.draft import RunDraft
 from qlora_studio.state.engine import EngineState
 from qlora_studio.state.launch import device_and_room
@@ -24,6 +25,7 @@ from qlora_studio.state.reader import Job, Reader
 from qlora_studio.state.sample_model import SampleModel
 
 SAMPLE_SHAPE = "smollm2-135m"
+ROUND_ROOM = 2**28  # bytes of free memory that change no promise
 NO_PARENT = QModelIndex()
 Index = QModelIndex | QPersistentModelIndex
 
@@ -38,6 +40,13 @@ class Entry:
     problem: Problem | None = None
     words: str = ""  # while it is being checked
     promised: Promise | None = None
+
+    @property
+    def shape(self) -> ModelShape | None:
+        """None until it was checked; the sample's is known before."""
+        if self.report is not None:
+            return self.report.shape
+        return known_shape(SAMPLE_SHAPE) if self.path == SAMPLE else None
 
     @property
     def usable(self) -> bool:
@@ -116,37 +125,40 @@ class ModelsState(QObject):
         self._sample_model = sample_model
         self._draft = draft
         self._preferences = preferences
+        self._background = Background("models-disk", self)
         self._jobs: dict[str, Job] = {}
+        self._needs: tuple[object, list[tuple[str, Promise]]] = (None, [])  # what was asked for, the answer
         self.table = ModelTable(self)
         self.chosen = SAMPLE
         sample_model.made.connect(self._on_sample_made)
         sample_model.failed.connect(self._on_sample_failed)
         engine.changed.connect(self._on_engine_changed)
 
-    def rescan(self) -> None:
-        """Looks again at what lies on disk, and checks it."""
-        known = {entry.path for entry in self.table.entries}
-        for path in self._paths():
-            if path not in known:
-                self.table.add(Entry(path, _name(path)))
-        for entry in list(self.table.entries):
-            self.check(entry.path)
+    def look(self, again: bool = False) -> None:
+        """For models that came meanwhile; what is known is checked once, or `again`."""
+        self._background.do(self._paths, lambda paths: self._on_paths(paths, again))
 
     def add_folder(self, folder: Path) -> None:
-        """The person's own; it is checked at once and chosen."""
+        """The person's own, checked at once and chosen."""
         path = str(folder.absolute())
         if path not in self._preferences.values.models:
             self._preferences.set("models", [*self._preferences.values.models, path])
-        if self._row(path) is None:
+        if self.row(path) < 0:
             self.table.add(Entry(path, _name(path)))
-        self.chosen = path
+        self.choose(path)
         self.check(path)
+
+    def can_forget(self, path: str) -> bool:
+        """Only what the person added; the rest lies in the models folder, or comes with the application."""
+        return path in self._preferences.values.models
 
     def forget(self, path: str) -> None:
         """Takes it off the list. The folder stays where it is."""
-        row = self._row(path)
-        if row is None or path == SAMPLE:
+        row = self.row(path)
+        if row < 0 or not self.can_forget(path):
             return
+        if path in self._jobs:
+            self._jobs.pop(path).cancel()
         self.table.remove(row)
         self._preferences.set("models", [item for item in self._preferences.values.models if item != path])
         self.choose(SAMPLE)
@@ -170,32 +182,49 @@ class ModelsState(QObject):
         if path in self._jobs:
             return
         if path == SAMPLE and not self._sample_model.ready:
-            self._change(SAMPLE, promised=self._promised(known_shape(SAMPLE_SHAPE)))
+            self._change(SAMPLE, report=None, promised=self._promised(known_shape(SAMPLE_SHAPE)))
             return
         folder = str(self._sample_model.folder) if path == SAMPLE else path
         self._change(path, words="Checking")
         job = self._reader.ask(reading.CheckModel, folder=folder)
         self._jobs[path] = job
-        job.progress.connect(lambda progress: self._change(path, words=progress.words))
+        job.progress.connect(lambda progress: self._change(path, words=_words(progress)))
         job.answered.connect(lambda answer: self._on_checked(path, answer))
         job.refused.connect(lambda problem: self._on_refused(path, problem))
 
     def entry(self) -> Entry | None:
         """The chosen one."""
-        row = self._row(self.chosen)
-        return None if row is None else self.table.entries[row]
+        row = self.row(self.chosen)
+        return self.table.entries[row] if row >= 0 else None
 
     def promises(self) -> list[tuple[str, Promise]]:
-        """What the chosen model needs with each preset."""
+        """What the chosen model needs with each preset; computed anew where the room is another one."""
         entry = self.entry()
-        if entry is None or not entry.usable:
+        shape = entry.shape if entry is not None and entry.usable else None
+        if shape is None:
             return []
-        shape = entry.report.shape if entry.report else known_shape(SAMPLE_SHAPE)
         device, free_bytes = device_and_room(self._engine)
-        return [
-            (preset.name, promise(shape, preset.config, device=device, free_bytes=free_bytes))
-            for preset in self._draft.presets
-        ]
+        asked = (shape, device, free_bytes // ROUND_ROOM)
+        if asked != self._needs[0]:
+            presets = [(preset.name, preset.config) for preset in self._draft.presets]
+            needs = [
+                (name, promise(shape, config, device=device, free_bytes=free_bytes))
+                for name, config in presets
+            ]
+            self._needs = (asked, needs)
+        return self._needs[1]
+
+    def _on_paths(self, paths: list[str], again: bool) -> None:
+        known = {entry.path for entry in self.table.entries}
+        for path in paths:
+            if path not in known:
+                self.table.add(Entry(path, _name(path)))
+        for entry in list(self.table.entries):
+            if again or (entry.report is None and entry.problem is None):
+                self.check(entry.path)
+            elif entry.shape is not None:
+                self._change(entry.path, promised=self._promised(entry.shape))
+        self.changed.emit()
 
     def _on_checked(self, path: str, answer: reading.ModelChecked) -> None:
         self._jobs.pop(path, None)
@@ -221,18 +250,23 @@ class ModelsState(QObject):
         return promise(shape, self._draft.config, device=device, free_bytes=free_bytes)
 
     def _change(self, path: str, **changes: Any) -> None:
-        row = self._row(path)
-        if row is not None:
+        row = self.row(path)
+        if row >= 0:
             self.table.change(row, replace(self.table.entries[row], **changes))
             self.changed.emit()
 
-    def _row(self, path: str) -> int | None:
-        return next((row for row, entry in enumerate(self.table.entries) if entry.path == path), None)
+    def row(self, path: str) -> int:
+        """In the table; -1 where it isn't listed."""
+        return next((row for row, entry in enumerate(self.table.entries) if entry.path == path), -1)
 
     def _paths(self) -> list[str]:
         folder = places.models_folder()
         own = sorted(str(item) for item in folder.iterdir() if item.is_dir()) if folder.is_dir() else []
         return list(dict.fromkeys([SAMPLE, *self._preferences.values.models, *own]))
+
+
+def _words(progress: reading.Progress) -> str:
+    return f"{progress.words}: {progress.done:,} of {progress.total:,}" if progress.total else progress.words
 
 
 def _name(path: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QModelIndex, QPersistentModelIndex, Qt
+from PySide6.QtCore import QModelIndex, QPersistentModelIndex, QSize, Qt
 from PySide6.QtGui import QPalette
 from PySide6.QtWidgets import QStyledItemDelegate, QStyleOptionViewItem
 
@@ -22,6 +22,7 @@ class TintedCells(QStyledItemDelegate):
         tone = index.data(Qt.ItemDataRole.UserRole)
         if tone in ICONS:
             option.icon = icon(ICONS[tone], tone)
+            option.decorationSize = QSize(theme().px(16), theme().px(16))
             option.features |= QStyleOptionViewItem.ViewItemFeature.HasDecoration
             for role in (QPalette.ColorRole.Text, QPalette.ColorRole.HighlightedText):
                 option.palette.setColor(role, theme().color(tone))
