@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from transformers import PreTrainedModel
 
@@ -10,13 +10,17 @@ from qlora_studio.engine.continuation import Continuation
 
 
 def continue_greedily(
-    model: PreTrainedModel, prompt: Sequence[int], max_tokens: int, stop_ids: Collection[int]
+    model: PreTrainedModel,
+    prompt: Sequence[int],
+    max_tokens: int,
+    stop_ids: Collection[int],
+    given_up: Callable[[], bool] = lambda: False,
 ) -> list[int]:
-    """Token ids after `prompt`, without the one that ends the reply."""
+    """Token ids after `prompt`, without the one that ends the reply. given_up: asked before each token."""
     text = Continuation(model)
     reply: list[int] = []
     ids: Sequence[int] = prompt
-    while len(reply) < max_tokens:
+    while len(reply) < max_tokens and not given_up():
         token = int(text.extend(ids).argmax())
         if token in stop_ids:
             break

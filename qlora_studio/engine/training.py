@@ -286,13 +286,10 @@ def _save(run: PreparedRun) -> Iterator[EngineEvent]:
 
 def _sample(run: PreparedRun, asked: _Asked) -> Iterator[EngineEvent]:
     """Once at each step, where there are prompts; given up where the person waits for the end."""
-    if run.sampled_step == run.position.step or _is_given_up(run, asked):
+    if run.sampled_step == run.position.step:
         return
+    yield from sample_replies(run, given_up=lambda: asked.to_end)
     run.sampled_step = run.position.step
-    for reply in sample_replies(run):
-        yield reply
-        if asked.look() is Wish.PAUSE:
-            return
 
 
 def _write_adapter(run: PreparedRun) -> str:
