@@ -82,11 +82,16 @@ def prepare_for_evaluation(rows: Dataset, encoder: RowEncoder, config: RunConfig
         return writer.finish(_info(writer, counts, encoder, config, rows.report.sha256, samples=()))
 
 
+def sample_prompts(source: Source, encoder: RowEncoder, config: RunConfig) -> tuple[str, ...]:
+    """What `prepare` would take to be answered at each checkpoint."""
+    apart = _held_out(source, config)
+    return tuple(sample.prompt for sample in _samples(source, apart, encoder, config))
+
+
 def _prepare_anew(
     folder: Path, source: Source, encoder: RowEncoder, config: RunConfig, told: Told
 ) -> PreparedRows:
-    share = config.data.validation if isinstance(config.data.validation, float | int) else 0.0
-    apart = held_out_rows(source.train, share, config.training.seed)
+    apart = _held_out(source, config)
     with PreparedWriter(folder) as writer:
         counts = _Counts()
         for row in _each(source.train, told):
@@ -105,6 +110,11 @@ def _prepare_anew(
                 hint=counts.hint(config),
             )
         return writer.finish(info)
+
+
+def _held_out(source: Source, config: RunConfig) -> NDArray[np.bool_]:
+    share = config.data.validation if isinstance(config.data.validation, float | int) else 0.0
+    return held_out_rows(source.train, share, config.training.seed)
 
 
 class _Counts:

@@ -93,6 +93,12 @@ class PrepareRun(Request, frozen=True, tag="prepare_run"):
     device_memory_bytes: int = 0
 
 
+class SuggestSamples(Request, frozen=True, tag="suggest_samples"):
+    """What a run with these settings is asked at its checkpoints: its own prompts, or rows held out."""
+
+    config: RunConfig
+
+
 class CheckResume(Request, frozen=True, tag="check_resume"):
     """May this run go on? Its data, model and template must be as they were."""
 
@@ -204,6 +210,12 @@ class RunPrepared(Answer, frozen=True, tag="run_prepared"):
     notes: tuple[str, ...] = ()
 
 
+class SamplesSuggested(Answer, frozen=True, tag="samples_suggested"):
+    """In the order of the run."""
+
+    prompts: tuple[str, ...]
+
+
 class ResumeReady(Answer, frozen=True, tag="resume_ready"):
     """Nothing that changes the mathematics has changed."""
 
@@ -234,6 +246,7 @@ ReaderRequest = (
     | CheckAdapter
     | EncodeChat
     | PrepareRun
+    | SuggestSamples
     | CheckResume
     | PrepareEvaluation
 )
@@ -249,6 +262,7 @@ ReaderAnswer = (
     | AdapterChecked
     | ChatEncoded
     | RunPrepared
+    | SamplesSuggested
     | ResumeReady
     | EvaluationPrepared
     | Refused

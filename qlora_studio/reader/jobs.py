@@ -50,6 +50,8 @@ class Jobs:
                 return model_jobs.encode_chat(request, self._texts)
             case reading.PrepareRun():
                 return run_jobs.prepare_run(request, self._texts, told)
+            case reading.SuggestSamples():
+                return run_jobs.suggest_samples(request, self._texts, told)
             case reading.CheckResume():
                 return run_jobs.check_resume(request, self._texts, told)
             case reading.PrepareEvaluation():

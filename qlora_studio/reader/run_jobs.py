@@ -17,9 +17,10 @@ from qlora_studio.config.setting import check_limits
 from qlora_studio.data.dataset import open_dataset
 from qlora_studio.data.findings import MANY_SKIPPED
 from qlora_studio.data.importing import import_data
+from qlora_studio.data.limits import SHOWN_CHARACTERS
 from qlora_studio.data.packing import steps_in
 from qlora_studio.data.prepared import PreparedRows, check_content, open_prepared
-from qlora_studio.data.preparing import Source, prepare, prepare_for_evaluation
+from qlora_studio.data.preparing import Source, prepare, prepare_for_evaluation, sample_prompts
 from qlora_studio.data.random_rows import prepare_random
 from qlora_studio.data.report import ImportReport
 from qlora_studio.errors import StudioError
@@ -94,6 +95,17 @@ def prepare_run(request: reading.PrepareRun, texts: ModelTexts, told: Told) -> r
         promise_bytes=promised.parts,
         notes=record.notes,
     )
+
+
+def suggest_samples(
+    request: reading.SuggestSamples, texts: ModelTexts, told: Told
+) -> reading.SamplesSuggested:
+    """Prompts that fit no widget are left out (S8). Raises: StudioError."""
+    config = _with_full_paths(request.config)
+    encoder = texts.of(config.model.path).encoder(config.data.train_on, config.training.method)
+    prompts = sample_prompts(_source(config, True, told), encoder, config)
+    shown = tuple(prompt for prompt in prompts if len(prompt) <= SHOWN_CHARACTERS)
+    return reading.SamplesSuggested(id=request.id, prompts=shown)
 
 
 def check_resume(request: reading.CheckResume, texts: ModelTexts, told: Told) -> reading.ResumeReady:

@@ -67,6 +67,16 @@ def test_the_run_folder_says_all_that_the_engine_needs(run, tmp_path):
     assert len(rows.info.samples) == 3
 
 
+def test_prompts_shown_before_the_start_are_those_of_the_run(jobs, run, model, tmp_path):
+    record = open_run(tmp_path / "runs" / run.run).record
+    config = settings(model, tmp_path / "chats.jsonl")
+
+    suggested = jobs.answer(reading.SuggestSamples(id=2, config=config))
+
+    rows = open_prepared(tmp_path / record.prepared.folder)
+    assert suggested.prompts == tuple(sample.prompt for sample in rows.info.samples)
+
+
 def test_more_than_one_percent_skipped_asks(jobs, model, tmp_path):  # D3
     data = chats_file(tmp_path / "chats.jsonl", count=90)
     data.write_text(data.read_text() + '{"question": "cut off\n' * 2)
