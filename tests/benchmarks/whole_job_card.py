@@ -40,12 +40,16 @@ def main() -> None:
         "[checkpoints]\nevery_steps = 4\nevaluate_every_steps = 6\n",
         "utf-8",
     )
-    run = train_and_kill(settings, after_step=6)
-    _say("killed after step 6", started)
-    _say_json("runs check", _command("runs", "check", run, "--json")[-1])
-    events = _command("resume", run, "--json")
+    if arguments.unbroken:
+        events = _command("train", str(settings), "--set", "training.steps=4", "--json")
+        run = events[-1]["run"]
+    else:
+        run = train_and_kill(settings, after_step=6)
+        _say("killed after step 6", started)
+        _say_json("runs check", _command("runs", "check", run, "--json")[-1])
+        events = _command("resume", run, "--json")
     _tell_training(events)
-    _say("resumed to the end", started)
+    _say("trained to the end", started)
     for words in (["--adapter", f"{run}/adapter"], []):
         reply = _command(
             "chat", str(model), *words, "--prompt", "2 + 2?", "--greedy", "--max-tokens", "64", "--json"
@@ -172,6 +176,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--shape", default="llama-3.1-8b")
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--seq-len", type=int, default=2048)
+    parser.add_argument("--unbroken", action="store_true", help="4 steps without a kill: for chat and export")
     parser.add_argument("--scratch", type=Path, default=None, help="where the model folder is made")
     return parser.parse_args()
 
