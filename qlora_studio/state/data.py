@@ -77,7 +77,7 @@ class DataState(QObject):
         self._draft.changed.connect(self._settle.start)
         self._sample_model.made.connect(self._settle.start)
         self._sample_model.failed.connect(self.counts.tell)
-        self.file.changed.connect(self.changed)
+        self.file.changed.connect(self._on_file)
         self.file.imported.connect(self._on_imported)
         self.counts.changed.connect(self._on_counts)
 
@@ -99,6 +99,7 @@ class DataState(QObject):
 
     def read(self, path: str, format: str = "auto", columns: dict[str, str] | None = None) -> None:
         """Reads a file. What is shown stays until the new rows are there."""
+        self.counts.give_up()  # or the file would wait for it
         data = self._draft.config.data
         self.file.read(
             msgspec.structs.replace(data, path=path, format=format, map=dict(columns or {}), mix=())
@@ -298,26 +299,37 @@ class DataState(QObject):
             others = [path for path in self._preferences.values.data if path != self.data.path]
             self._preferences.set("data", [self.data.path, *others][:RECENT])
         self.table.show_dataset(self._dataset, answer.report.conversations, answer.report.findings)
+        self._see()
         self.row.choose(self._dataset, 0)
         first = self._quick_reader.ask(reading.ShowRows, dataset=self._dataset, start=0, count=3)
         first.answered.connect(self._on_first_rows)
         self._on_settled()
+
+    def _on_file(self) -> None:
+        if not self.file.busy:
+            self._settle.start()  # refused or stopped: the rows that are still there are counted again
+        self.changed.emit()
 
     def _on_first_rows(self, answer: reading.RowsShown) -> None:
         self.first_rows = answer.rows
         self.changed.emit()
 
     def _on_settled(self) -> None:
-        config, model = self._draft.config, self.model
-        self.table.expect_lengths(bool(model))
-        too_long = "" if self.texts_are_split else config.data.too_long
-        moved = self.table.set_limit(config.data.seq_len, too_long)
-        self.row.see_with(TokenSettings(model, config.data, config.training.method) if model else None)
-        if self._open and self.report is not None:
-            self.counts.count(self._dataset, model, config.data, config.training.method)
+        moved = self._see()
+        config = self._draft.config
+        if self._open and self.report is not None and not self.file.busy:
+            self.counts.count(self._dataset, self.model, config.data, config.training.method)
         if moved and self.filter == LONG:
             self.table.show_listed(self.table.long_rows())
         self.changed.emit()
+
+    def _see(self) -> bool:
+        """Rows as the settings in force have them. Returns: whether the limit is another."""
+        config, model = self._draft.config, self.model
+        self.table.expect_lengths(bool(model))
+        self.row.see_with(TokenSettings(model, config.data, config.training.method) if model else None)
+        too_long = "" if self.texts_are_split else config.data.too_long
+        return self.table.set_limit(config.data.seq_len, too_long)
 
     def _on_counts(self) -> None:
         self.table.set_lengths(self.counts.lengths)

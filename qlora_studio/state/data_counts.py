@@ -49,10 +49,8 @@ class TokenCounts(QObject):
         asked = CountedFor(dataset, model, data.train_on, method)
         if asked == self._asked:
             return
+        self.give_up()
         self._asked = asked
-        if self._job is not None:
-            self._job.cancel()
-            self._job = None
         self.counted = self.lengths = self.problem = None
         self.words = ""
         if model:
@@ -64,6 +62,13 @@ class TokenCounts(QObject):
             self._job.answered.connect(self._on_counted)
             self._job.refused.connect(self._on_refused)
         self.changed.emit()
+
+    def give_up(self) -> None:
+        """Ends a count that still goes on, and forgets that it was asked for."""
+        if self._job is not None:
+            self._job.cancel()
+            self._job = self._asked = None
+            self.words = ""
 
     def tell(self, problem: Problem | None) -> None:
         """Why there is no model to count with."""

@@ -50,6 +50,7 @@ class RowTable(QAbstractTableModel):
         self._beginnings: dict[int, str] = {}  # of rows
         self._out_of_reach: set[int] = set()  # positions whose row fits no answer
         self._lengths: NDArray[np.int32] | None = None
+        self._longest = (0, 0)  # tokens, learned tokens
         self._counts = False
         self._seq_len, self._too_long = 0, "drop"
         self._flags: dict[int, tuple[str, str]] = {}  # row -> word, tone
@@ -65,7 +66,7 @@ class RowTable(QAbstractTableModel):
         self.beginResetModel()
         self._forget_job()
         self._dataset, self._rows = dataset, rows
-        self._lengths = None
+        self._lengths, self._longest = None, (0, 0)
         self._beginnings.clear()
         self._flags = _flags(findings)
         self._order(None, "")
@@ -83,6 +84,7 @@ class RowTable(QAbstractTableModel):
         """lengths: int32 [rows, 2]: tokens and learned tokens; None while they are counted."""
         if lengths is not self._lengths:
             self._lengths = lengths
+            self._longest = (0, 0) if lengths is None else _longest(lengths)
             self._repaint()
 
     def set_limit(self, seq_len: int, too_long: str) -> bool:
@@ -149,6 +151,10 @@ class RowTable(QAbstractTableModel):
         if self._lengths is None or not self._too_long:
             return np.array([], dtype=np.int64)
         return np.flatnonzero(self._lengths[:, 0] > self._seq_len)
+
+    def largest(self) -> tuple[int, int, int]:
+        """The largest number of each column: of rows, tokens, learned tokens."""
+        return self._rows, *self._longest
 
     def flag(self, row: int) -> tuple[str, str]:
         """A word and its tone, the gravest; empty where there is nothing to say."""
@@ -302,6 +308,11 @@ def _flags(findings: Iterable[Finding]) -> dict[int, tuple[str, str]]:
         for finding in grave
         for row in finding.rows
     }
+
+
+def _longest(lengths: NDArray[np.int32]) -> tuple[int, int]:
+    tokens, learned = lengths.max(axis=0, initial=0).tolist()
+    return tokens, learned
 
 
 def _alignment(column: str) -> Qt.AlignmentFlag:

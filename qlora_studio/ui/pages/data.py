@@ -141,7 +141,8 @@ class DataPage(Page):
     def _place(self) -> None:
         """Three columns where there is room; else the sides below, and at last one column."""
         across, down = QBoxLayout.Direction.LeftToRight, QBoxLayout.Direction.TopToBottom
-        list_width, side_width = theme().px(LIST_WIDTH), theme().px(theme().size.side_width)
+        list_width = max(theme().px(LIST_WIDTH), self._list.wanted_width())
+        side_width = theme().px(theme().size.side_width)
         beside = self.window().width() >= theme().px(SIDE_BELOW)
         roomy = self.width() >= theme().px(LEAST_HEADER_WIDTH)  # else these two stand in the menu alone
         self._import.setVisible(roomy)
@@ -265,10 +266,11 @@ class DataPage(Page):
     def _ask_about_skipped(self) -> None:
         report = self._state.report
         assert report is not None
-        reasons = ", ".join(f"{problem.count:,} {problem.reason}" for problem in report.problems[:2])
+        reasons = ", ".join(f"{problem.reason} ({problem.count:,})" for problem in report.problems[:2])
+        first = min(problem.line for problem in report.problems)
         words = (
             f"{report.skipped:,} of {report.rows_in:,} rows ({percent(report.skipped / report.rows_in)}) "
-            f"were skipped: {reasons}. First: line {report.problems[0].line:,}."
+            f"were skipped: {reasons}. First: line {first:,}."
         )
         if self.banner.text() == words:
             return

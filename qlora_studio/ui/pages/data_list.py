@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from PySide6.QtCore import QModelIndex, Qt, QTimer, Signal
+from PySide6.QtGui import QFontMetrics
 from PySide6.QtWidgets import QButtonGroup, QHBoxLayout
 
 from qlora_studio.state.data import ALL, FLAGGED, LONG, SEARCH, DataState
-from qlora_studio.state.data_rows import RowTable
 from qlora_studio.ui.pages.tinted_cells import TintedCells
 from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets import Card, ChoiceChip, LinkButton, PlainLabel, SearchBox, TableView
 
+_FLAG, _CELL_PADDING, _EDGE = 88, 21, 3  # px: column of flags, around a number, around the card
 LONG_WORDS = {"drop": "Dropped", "truncate": "Cut", "stop": "Too long"}
 
 
@@ -32,6 +33,7 @@ class RowsCard(Card):
         self.table = TableView(name="data_rows", label="Rows of the data")
         self._foot = PlainLabel("", "note", wrap=True, name="data_place")
         self._all = LinkButton("Show all", name="data_show_all")
+        self._filter = ALL
         self._typed = QTimer(self, interval=250, singleShot=True)
         self._build()
         self._bind()
@@ -46,12 +48,14 @@ class RowsCard(Card):
         self._chips[LONG].setVisible(bool(long) or state.filter == LONG)
         for name, chip in self._chips.items():
             chip.setChecked(name == state.filter)
-        if state.filter != SEARCH and self.search.text():
+        if self._filter == SEARCH != state.filter:
             self.search.blockSignals(True)
             self.search.clear()
             self.search.blockSignals(False)
+        self._filter = state.filter
         self._all.setVisible(state.filter not in self._chips)
         self._foot.setText(self._foot_words())
+        self._fit_columns()
 
     def go(self, by: int) -> None:
         """To the next or last row of the list."""
@@ -96,7 +100,6 @@ class RowsCard(Card):
         self.table.setModel(self._state.table)
         self.table.setItemDelegate(TintedCells(self.table))
         self.table.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.table.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOn)
         foot = QHBoxLayout()
         foot.addWidget(self._foot, 1)
         foot.addWidget(self._all)
@@ -130,6 +133,16 @@ class RowsCard(Card):
         self._fit_columns()
         self.show_chosen()
 
+    def wanted_width(self) -> int:
+        """px that the columns and the card around them take."""
+        head, around = self.table.horizontalHeader(), theme().size.card_padding[0]
+        numbers = sum(head.sectionSize(column) for column in range(head.count() - 1))
+        bar = self.table.verticalScrollBar().sizeHint().width()
+        return numbers + theme().px(_FLAG) + bar + 2 * (theme().px(around) + _EDGE)
+
     def _fit_columns(self) -> None:
-        counted = self._state.table.columnCount() == len(RowTable.COUNTED)
-        self.table.set_widths(*((60, 60, 66) if counted else (64,)))
+        """As wide as the largest number."""
+        metrics, table = QFontMetrics(theme().font("label")), self._state.table
+        for column, largest in enumerate(table.largest()[: table.columnCount() - 1]):
+            words = max(f"{largest:,}", table.columns[column], key=metrics.horizontalAdvance)
+            self.table.setColumnWidth(column, metrics.horizontalAdvance(words) + theme().px(_CELL_PADDING))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QBrush, QColor, QGuiApplication, QPainter, QPaintEvent, QPen
-from PySide6.QtWidgets import QHBoxLayout, QSizePolicy, QStackedWidget, QWidget
+from PySide6.QtWidgets import QHBoxLayout, QSizePolicy, QStackedWidget, QVBoxLayout, QWidget
 
+from qlora_studio.protocol.reading import TokensShown
 from qlora_studio.state.data import DataState
 from qlora_studio.state.draft import RunDraft
 from qlora_studio.ui.pages.data_text import RowSource, RowText
@@ -27,6 +28,7 @@ from qlora_studio.ui.widgets.flow import Flow
 
 TOKENS, TEXT, SOURCE = "tokens", "text", "source"
 FATES = ("learned", "context", "cut")
+_SHOWN = 30  # characters of a token in the foot line
 
 
 class RowCard(Card):
@@ -223,52 +225,66 @@ class FateSample(QWidget):
 
 
 class TokenFoot(QWidget):
-    """Number, text, id, role and fate of the token under the cursor; the pages of a long row."""
+    """Number, text, id, role and fate of the token under the cursor; below, the pages of a long row.
+
+    turned: 1 or -1: the next or last page of tokens
+    """
 
     turned = Signal(int)
 
     def __init__(self) -> None:
         super().__init__()
         self._number, self._text = PlainLabel("", "strong"), PlainLabel("")
-        self._rest = ElidedLabel("", "muted")
-        self._pages = PlainLabel("", "note")
+        self._rest = ElidedLabel("", "muted", name="data_token_words")
+        self._pages = PlainLabel("", "muted")
         self._last = IconButton("chevron-left", "Last page of tokens", name="data_tokens_last", small=True)
-        self._following = IconButton(
-            "chevron-right", "Next page of tokens", name="data_tokens_next", small=True
-        )
+        self._next = IconButton("chevron-right", "Next page of tokens", name="data_tokens_next", small=True)
         self.copy = LinkButton("Copy ids", name="data_copy_ids")
-        layout = QHBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(theme().px(8))
-        layout.addWidget(IconLabel("crosshair"))
-        for widget in (self._number, self._text, self._rest):
-            layout.addWidget(widget, 1 if widget is self._rest else 0)
-        for item in (self._last, self._pages, self._following, self.copy):
-            layout.addWidget(item)
-        self._on_theme_changed()
-        theme().changed.connect(self._on_theme_changed)
+        self._build()
         self._last.clicked.connect(lambda: self.turned.emit(-1))
-        self._following.clicked.connect(lambda: self.turned.emit(1))
+        self._next.clicked.connect(lambda: self.turned.emit(1))
+        theme().changed.connect(self._on_theme_changed)
 
-    def _on_theme_changed(self) -> None:
-        self._text.setFont(theme().font("mono"))  # without ligatures, which a style sheet can't say
-
-    def show_token(self, view: TokenView, tokens: object) -> None:
+    def show_token(self, view: TokenView, shown: TokensShown | None) -> None:
+        """The one under the cursor of `view`, which shows this page."""
         token = view.token()
-        start, total = getattr(tokens, "start", 0), getattr(tokens, "total", 0)
-        shown = len(getattr(tokens, "tokens", ()))
-        paged = total > shown
-        for widget in (self._last, self._pages, self._following):
-            widget.setVisible(paged)
-        self._last.setEnabled(start > 0)
-        self._following.setEnabled(start + shown < total)
-        self._pages.setText(f"{start + 1:,} to {start + shown:,} of {total:,}")
-        self.copy.setText("Copy ids of this page" if paged else "Copy ids")
-        if token is None:
+        if shown is None or token is None:
             return
-        self._number.setText(f"Token {start + view.cursor_place() + 1:,}")
-        self._text.setText(f"“{drawn(token)[:40]}”")
+        on_page = len(shown.tokens)
+        paged = shown.total > on_page
+        self._page_row.setVisible(paged)
+        self._last.setEnabled(shown.start > 0)
+        self._next.setEnabled(shown.start + on_page < shown.total)
+        self._pages.setText(f"Tokens {shown.start + 1:,} to {shown.start + on_page:,} of {shown.total:,}")
+        self.copy.setToolTip("Of the tokens on this page" if paged else "")
+        self._number.setText(f"Token {shown.start + view.cursor_place() + 1:,}")
+        self._text.setText(f"“{drawn(token)[:_SHOWN]}”")
         fate = {"context": "context only", "cut": "not trained on"}.get(token.fate, token.fate)
         special = " · special" if token.special else ""
         role = f" · {token.role}" if token.role else ""
         self._rest.setText(f"id {token.id}{special} · {fate}{role}")
+
+    def _build(self) -> None:
+        token = QHBoxLayout()
+        token.setSpacing(theme().px(8))
+        token.addWidget(IconLabel("crosshair"))
+        token.addWidget(self._number)
+        token.addWidget(self._text)
+        token.addWidget(self._rest, 1)
+        token.addWidget(self.copy)
+        self._page_row = QWidget()
+        pages = QHBoxLayout(self._page_row)
+        pages.setContentsMargins(0, 0, 0, 0)
+        pages.setSpacing(theme().px(8))
+        for widget in (self._last, self._next, self._pages):
+            pages.addWidget(widget)
+        pages.addStretch()
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(theme().px(2))
+        layout.addWidget(self._page_row)
+        layout.addLayout(token)
+        self._on_theme_changed()
+
+    def _on_theme_changed(self) -> None:
+        self._text.setFont(theme().font("mono"))  # without ligatures, which a style sheet can't say

@@ -64,7 +64,9 @@ class LengthsCard(Card):
         self._seq_len.setValue(self._draft.value(SEQ_LEN))
         self._seq_len.blockSignals(False)
         self._too_long.set_value(self._draft.value(TOO_LONG))
-        self._model.setText(f"Tokens and template of {state.model_name}")
+        self._too_long.setEnabled(not state.texts_are_split)
+        named = state.model_name
+        self._model.setText(f"Tokens and template of {named}" if named else "No model is chosen")
         if counted is None:
             self.histogram.clear(_why_none(state))
             self._cost.setText("")
@@ -78,7 +80,7 @@ class LengthsCard(Card):
         long, fate = len(self._state.table.long_rows()), FATE_WORDS[self._draft.value(TOO_LONG)]
         if self._state.texts_are_split:
             self._cost.set_tone("")
-            self._cost.setText("Longer texts are split; nothing is lost")
+            self._cost.setText("Longer texts are split, nothing is lost")
         elif long:
             self._cost.set_tone("bad")
             self._cost.setText(f"{long:,} rows ({percent(long / max(rows, 1))}) are {fate}")
@@ -123,7 +125,7 @@ class FindingsCard(Card):
         self._to_decide = Chip("", "warn", name="data_to_decide")
         self._list = QVBoxLayout()
         self._list.setSpacing(theme().px(6))
-        self._shown: list[Finding] | None = None
+        self._shown: tuple[list[Finding], int] | None = None
         self.add_to_head(self._to_decide)
         self.body.addLayout(self._list)
         self.body.addStretch()
@@ -131,9 +133,9 @@ class FindingsCard(Card):
 
     def show_findings(self, findings: list[Finding], rows: int) -> None:
         """rows: how many were looked at."""
-        if findings == self._shown:
+        if (findings, rows) == self._shown:
             return
-        self._shown = findings
+        self._shown = findings, rows
         grave = sum(finding.tone in ("bad", "warn") for finding in findings)
         self._to_decide.set(f"{grave:,} to look at", "warn")
         self._to_decide.setVisible(bool(grave))

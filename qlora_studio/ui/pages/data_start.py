@@ -56,9 +56,13 @@ class StartArea(QWidget):
         self.use_sample = SecondaryButton("Use the sample data", "sparkles", name="data_use_sample")
         self.mend_columns = SecondaryButton("Choose the columns…", "columns-3", name="data_mend_columns")
         self.mend_columns.hide()
-        self._words = EmptyState(
-            "file-input", "", "", self.choose_file, self.use_sample, self.mend_columns, name="data_empty"
+        self._empty = EmptyState(
+            "file-input",
+            "Drop a file here",
+            "JSONL, JSON, CSV, Parquet or text, in any of the shapes below. Nothing leaves this machine.",
+            name="data_empty",
         )
+        self._problem = EmptyState("circle-alert", "", name="data_problem")
         self._drop = Card(name="data_drop")
         self._recent = Card("Imported before", name="data_recent")
         self._files = QVBoxLayout()
@@ -69,15 +73,15 @@ class StartArea(QWidget):
     def show_empty(self) -> None:
         """Nothing was imported yet."""
         self.mend_columns.hide()
-        self._words.set_words(
-            "Drop a file here",
-            "JSONL, JSON, CSV, Parquet or text, in any of the shapes below. Nothing leaves this machine.",
-        )
+        self._empty.show()
+        self._problem.hide()
 
     def show_problem(self, name: str, problem: Problem, *, mendable: bool) -> None:
         """One paragraph: what is wrong, where, what to do. mendable: it has columns to choose from."""
         self.mend_columns.setVisible(mendable)
-        self._words.set_words(f"{name} could not be read", f"{problem.message} {problem.hint}".strip())
+        self._empty.hide()
+        self._problem.show()
+        self._problem.set_words(f"{name} could not be read", f"{problem.message} {problem.hint}".strip())
 
     def show_recent(self, paths: list[str]) -> None:
         """Newest first."""
@@ -91,7 +95,17 @@ class StartArea(QWidget):
         self._recent.setVisible(bool(paths))
 
     def _build(self) -> None:
-        self._drop.body.addWidget(self._words)
+        buttons = QHBoxLayout()
+        buttons.setSpacing(theme().px(8))
+        buttons.addStretch()
+        for button in (self.choose_file, self.use_sample, self.mend_columns):
+            buttons.addWidget(button)
+        buttons.addStretch()
+        self._drop.body.addStretch()
+        self._drop.body.addWidget(self._empty)
+        self._drop.body.addWidget(self._problem)
+        self._drop.body.addLayout(buttons)
+        self._drop.body.addStretch()
         self._drop.setMinimumHeight(theme().px(220))
         self._recent.body.addLayout(self._files)
         examples = Card("What a file may look like", name="data_examples")

@@ -223,50 +223,66 @@ class TokenView(QAbstractScrollArea):
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self.viewport())
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        scrolled = self.verticalScrollBar().value()
+        scrolled, inks = self.verticalScrollBar().value(), Inks(focused=self.hasFocus())
         first = max(0, bisect.bisect_right(self._tops, scrolled) - 1)
         for line in self._lines[first:]:
             top = line.top - scrolled
             if top > self.viewport().height():
                 break
-            self._paint_line(painter, line, top)
+            if line.role:
+                self._paint_role(painter, line.role, top)
+            painter.setFont(inks.font)
+            for cell in line.cells:
+                box = QRectF(inks.left + cell.x, top + inks.above, cell.width, inks.height)
+                paint_token(painter, inks, box, cell, self._tokens[cell.token].fate)
+                if cell.token == self._cursor:
+                    painter.setPen(inks.ring)
+                    painter.setBrush(Qt.BrushStyle.NoBrush)
+                    painter.drawRoundedRect(box.adjusted(-0.5, -1, 0.5, 1), _RADIUS + 1, _RADIUS + 1)
 
-    def _paint_line(self, painter: QPainter, line: Line, top: float) -> None:
-        if line.role:
-            painter.setFont(theme().font("note", 500))
-            painter.setPen(theme().color("text"))
-            box = QRectF(0, top, theme().px(ROLE) - theme().px(6), theme().px(LINE))
-            words = painter.fontMetrics().elidedText(
-                visible_text(line.role, 60), Qt.TextElideMode.ElideRight, int(box.width())
-            )
-            painter.drawText(box, int(Qt.AlignmentFlag.AlignVCenter), words)
-        painter.setFont(theme().font("mono"))
-        for cell in line.cells:
-            self._paint_cell(painter, cell, top)
+    def _paint_role(self, painter: QPainter, role: str, top: float) -> None:
+        painter.setFont(theme().font("note", 500))
+        painter.setPen(theme().color("text"))
+        box = QRectF(0, top, theme().px(ROLE) - theme().px(6), theme().px(LINE))
+        words = painter.fontMetrics().elidedText(
+            visible_text(role, 60), Qt.TextElideMode.ElideRight, int(box.width())
+        )
+        painter.drawText(box, int(Qt.AlignmentFlag.AlignVCenter), words)
 
-    def _paint_cell(self, painter: QPainter, cell: Cell, top: float) -> None:
-        token, colors = self._tokens[cell.token], theme().colors
-        height, radius = theme().px(BOX), theme().px(_RADIUS)
-        box = QRectF(theme().px(ROLE) + cell.x, top + (theme().px(LINE) - height) / 2, cell.width, height)
-        grounds = {"learned": colors.token_learned, "cut": colors.token_cut}
-        painter.setPen(Qt.PenStyle.NoPen)
-        painter.setBrush(QColor(grounds.get(token.fate, colors.token_context)[cell.token % 2]))
-        painter.drawRoundedRect(box, radius, radius)
-        if token.fate == "cut":
-            painter.setBrush(QBrush(fade(colors.bad, 0.35), Qt.BrushStyle.BDiagPattern))
-            painter.drawRoundedRect(box, radius, radius)
-        painter.setPen(theme().color("muted" if token.fate == "context" else "text"))
-        painter.drawText(box, int(Qt.AlignmentFlag.AlignCenter | Qt.TextFlag.TextSingleLine), cell.text)
-        if token.fate == "learned":
-            painter.setPen(QPen(theme().color("ok"), theme().px(2)))
-            painter.drawLine(box.bottomLeft() - QPointF(0, 1), box.bottomRight() - QPointF(0, 1))
-        elif token.fate == "cut":
-            painter.setPen(QPen(theme().color("bad"), max(1.4, theme().px(1.4))))
-            painter.drawLine(QPointF(box.left(), box.center().y()), QPointF(box.right(), box.center().y()))
-        if cell.token == self._cursor:
-            painter.setPen(QPen(theme().color("focus" if self.hasFocus() else "border_strong"), 2))
-            painter.setBrush(Qt.BrushStyle.NoBrush)
-            painter.drawRoundedRect(box.adjusted(-0.5, -1, 0.5, 1), radius + 1, radius + 1)
+
+class Inks:
+    """Colours and sizes of one painting, looked up once: there are hundreds of tokens in sight."""
+
+    def __init__(self, *, focused: bool) -> None:
+        look, colors = theme(), theme().colors
+        self.font = look.font("mono")
+        self.left, self.height = look.px(ROLE), look.px(BOX)
+        self.above = (look.px(LINE) - self.height) / 2
+        shades = {"learned": colors.token_learned, "context": colors.token_context, "cut": colors.token_cut}
+        self.grounds = {fate: tuple(QBrush(QColor(shade)) for shade in pair) for fate, pair in shades.items()}
+        self.words = {fate: look.color("muted" if fate == "context" else "text") for fate in shades}
+        self.hatch = QBrush(fade(colors.bad, 0.35), Qt.BrushStyle.BDiagPattern)
+        self.underline = QPen(look.color("ok"), look.px(2))
+        self.strike = QPen(look.color("bad"), max(1.4, look.px(1.4)))
+        self.ring = QPen(look.color("focus" if focused else "border_strong"), 2)
+
+
+def paint_token(painter: QPainter, inks: Inks, box: QRectF, cell: Cell, fate: str) -> None:
+    """Ground and words; learned is underlined, cut hatched and struck out: never told by colour alone."""
+    painter.setPen(Qt.PenStyle.NoPen)
+    painter.setBrush(inks.grounds[fate][cell.token % 2])
+    painter.drawRoundedRect(box, _RADIUS, _RADIUS)
+    if fate == "cut":
+        painter.setBrush(inks.hatch)
+        painter.drawRoundedRect(box, _RADIUS, _RADIUS)
+    painter.setPen(inks.words[fate])
+    painter.drawText(box, int(Qt.AlignmentFlag.AlignCenter | Qt.TextFlag.TextSingleLine), cell.text)
+    if fate == "learned":
+        painter.setPen(inks.underline)
+        painter.drawLine(box.bottomLeft() - QPointF(0, 1), box.bottomRight() - QPointF(0, 1))
+    elif fate == "cut":
+        painter.setPen(inks.strike)
+        painter.drawLine(QPointF(box.left(), box.center().y()), QPointF(box.right(), box.center().y()))
 
 
 def lay_out(tokens: Sequence[Token], width_of: Callable[[str], float], room: float) -> Iterator[Line]:
