@@ -11,7 +11,7 @@ from qlora_studio.engine.trainer_state import TrainerState, write_trainer_state
 
 ADAPTER = "tuned"  # the name of the adapter in training, in memory only
 
-# What a person needs beside the adapter to talk with it; foreign files that are copied, not opened.
+# Foreign files that are copied, not opened.
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -42,12 +42,15 @@ def put_checkpoint(folder: Path, adapted: AdaptedModel, optimizer: AdapterOptimi
 def write_finished_adapter(folder: Path, adapted: AdaptedModel, model_folder: Path | None) -> None:
     """The adapter with its base's tokenizer and chat template, for any program that reads peft's format."""
     adapted.save(ADAPTER, folder)
-    if model_folder is None:
-        return
+    if model_folder is not None:
+        copy_tokenizer(model_folder, folder)
+
+
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    """What a person needs beside weights to talk with them: tokenizer and chat template."""
     for name in _TOKENIZER_FILES:
-        source = model_folder / name
-        if source.is_file():
-            shutil.copyfile(source, folder / name)
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
 
 
 def checkpoint_bytes(adapted: AdaptedModel, optimizer: AdapterOptimizer) -> int:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from accelerate import init_empty_weights
@@ -27,7 +27,7 @@ from qlora_studio.models.stored_weights import stored_weights
 from qlora_studio.protocol.events import LoadingProgress
 
 _PROGRESS_S = 0.1
-_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 @dataclass(eq=False)
@@ -126,11 +126,16 @@ def _read(folder: Path, stored: Mapping[str, StoredTensor]) -> _Weights:
         here.sort(key=lambda item: item[1].offset)
         with source.open(file_name) as file:
             for name, tensor in here:
-                file.seek(tensor.offset)
-                data = bytearray(tensor.bytes)
-                if file.readinto(data) != tensor.bytes:  # type: ignore[attr-defined]  # BinaryIO lacks it
-                    raise StudioError(f"{folder / file_name} became shorter while it was read.")
-                yield name, torch.frombuffer(data, dtype=_DTYPES[tensor.dtype]).reshape(tensor.shape)
+                yield name, read_stored(file, tensor, folder)
+
+
+def read_stored(file: BinaryIO, tensor: StoredTensor, folder: Path) -> Tensor:
+    """A tensor's numbers as the file has them. Raises: StudioError where they end too early."""
+    file.seek(tensor.offset)
+    data = bytearray(tensor.bytes)
+    if file.readinto(data) != tensor.bytes:  # type: ignore[attr-defined]  # BinaryIO lacks it
+        raise StudioError(f"{folder / tensor.file} became shorter while it was read.")
+    return torch.frombuffer(data, dtype=_DTYPES[tensor.dtype]).reshape(tensor.shape)
 
 
 def _random_weights(

@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from qlora_studio.errors import StudioError
@@ -26,13 +26,20 @@ def write_folder_durably(
     what: for a sentence that begins with "Could not save"
     Raises: StudioError, DiskFullError, and what `fill` raises; the staging folder is then gone.
     """
+    with staged_folder(target, what, expected_bytes) as staging:
+        fill(staging)
+
+
+@contextlib.contextmanager
+def staged_folder(target: Path, what: str, expected_bytes: int = 0) -> Iterator[Path]:
+    """As `write_folder_durably`, for what is written bit by bit: the block fills the folder it is given."""
     if not is_real_folder(target.parent):
         raise StudioError(f"{target.parent} is gone, or a link.", hint="Put it back, then continue.")
     staging = target.with_name(f"{_STAGING}{target.name}-{secrets.token_hex(4)}")
     with saving(what, target, expected_bytes):
         try:
             make_folder(staging)
-            fill(staging)
+            yield staging
             fsync_folder(staging)
             _put_in_place(staging, target)
         except BaseException as error:
