@@ -11,7 +11,12 @@ from qlora_studio.cli.output import Told, in_gib, print_json, print_text
 from qlora_studio.config import places
 from qlora_studio.config.presets import sample_preset
 from qlora_studio.config.run_config import RunConfig
-from qlora_studio.config.toml_file import parse_assignment, read_run_config, with_changes
+from qlora_studio.config.toml_file import (
+    parse_assignment,
+    read_run_config,
+    with_absolute_paths,
+    with_changes,
+)
 from qlora_studio.errors import StudioError
 from qlora_studio.protocol import commands, events, reading
 
@@ -66,7 +71,8 @@ def resume_command(arguments: argparse.Namespace) -> int:
 def settings_from(file: Path, changes: Iterable[str]) -> RunConfig:
     """The file's settings, or the sample preset's, with `--set` applied. Raises: StudioError."""
     config = sample_preset().config if str(file) == "sample" else read_run_config(file)
-    return with_changes(config, dict(parse_assignment(change) for change in changes), "--set")
+    changed = with_changes(config, dict(parse_assignment(change) for change in changes), "--set")
+    return with_absolute_paths(changed, Path.cwd())
 
 
 def prepare_run(

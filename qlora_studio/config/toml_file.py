@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from qlora_studio.config.run_config import SCHEMA_VERSION, RunConfig
+from qlora_studio.config.run_config import SAMPLE, SCHEMA_VERSION, SHAPE_PREFIX, RunConfig
 from qlora_studio.config.setting import check_limits, fields_of
 from qlora_studio.errors import StudioError
 
@@ -17,7 +17,10 @@ _LARGEST_FILE = 1_000_000  # bytes; a settings file has a few thousand
 
 
 def read_run_config(path: Path) -> RunConfig:
-    """Raises: StudioError naming the file, the key and what is wrong with it."""
+    """Relative paths in the file start from its own folder, or else from the working folder.
+
+    Raises: StudioError naming the file, the key and what is wrong with it.
+    """
     try:
         with path.open("rb") as file:
             text = file.read(_LARGEST_FILE + 1)
@@ -29,7 +32,34 @@ def read_run_config(path: Path) -> RunConfig:
         values = tomllib.loads(text.decode("utf-8"))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise StudioError(f"{path} is not valid TOML: {error}") from error
-    return run_config_from(values, str(path))
+    return with_absolute_paths(run_config_from(values, str(path)), path.absolute().parent, Path.cwd())
+
+
+def with_absolute_paths(config: RunConfig, *folders: Path) -> RunConfig:
+    """Children have a working folder of their own: what they are given is absolute.
+
+    folders: tried in turn for a relative path; where none has it, it stays under the first
+    """
+
+    def absolute(path: str) -> str:
+        if path == SAMPLE or path.startswith(SHAPE_PREFIX) or Path(path).is_absolute():
+            return path
+        relative = Path(path).expanduser()
+        found = next((folder for folder in folders if (folder / relative).exists()), folders[0])
+        return str(found / relative)
+
+    data = config.data
+    held_out = data.validation
+    return msgspec.structs.replace(
+        config,
+        model=msgspec.structs.replace(config.model, path=absolute(config.model.path)),
+        data=msgspec.structs.replace(
+            data,
+            path=absolute(data.path),
+            validation=absolute(held_out) if isinstance(held_out, str) else held_out,
+            mix=tuple(msgspec.structs.replace(part, path=absolute(part.path)) for part in data.mix),
+        ),
+    )
 
 
 def run_config_from(values: Mapping[str, Any], where: str) -> RunConfig:

@@ -14,7 +14,7 @@ from qlora_studio.errors import StudioError
 
 
 def test_a_file_written_is_read_back_as_the_same_settings(tmp_path: Path):
-    config = with_changes(RunConfig(), {"lora.r": 16, "data.validation": "held-out.jsonl"})
+    config = with_changes(RunConfig(), {"lora.r": 16, "data.validation": "/data/held-out.jsonl"})
     file = tmp_path / "run.toml"
     file.write_text(run_config_text(config), "utf-8")
 
@@ -39,6 +39,29 @@ def test_the_design_documents_example_is_read(tmp_path: Path):
         {"answer": "reply"},
         "Hi",
     )
+
+
+def test_a_relative_path_starts_from_the_settings_file(tmp_path: Path):
+    file = tmp_path / "run.toml"
+    file.write_text('[model]\npath = "models/m"\n[data]\npath = "sample"\nvalidation = "v.jsonl"\n', "utf-8")
+
+    config = read_run_config(file)
+
+    assert config.model.path == str(tmp_path / "models" / "m")
+    assert config.data.path == "sample"
+    assert config.data.validation == str(tmp_path / "v.jsonl")
+
+
+def test_a_relative_path_found_only_in_the_working_folder_is_taken_from_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "settings").mkdir()
+    (tmp_path / "chats.jsonl").touch()
+    file = tmp_path / "settings" / "run.toml"
+    file.write_text('[data]\npath = "chats.jsonl"\n', "utf-8")
+    monkeypatch.chdir(tmp_path)
+
+    assert read_run_config(file).data.path == str(tmp_path / "chats.jsonl")
 
 
 @pytest.mark.parametrize(
