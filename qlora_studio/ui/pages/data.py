@@ -41,6 +41,7 @@ class DataPage(Page):
         super().__init__(app, "data", "Data", side=False)
         self._state = app.data
         self._skipped_open = self._columns_open = False
+        self._told = ("", False)  # what the banner said of a refused file, with a way to mend it or not
         self._build_page()
         self._build_menu()
         self._bind()
@@ -222,7 +223,7 @@ class DataPage(Page):
         """Beside the rows; where a file gave none, in their place, with its records as they are."""
         state, report = self._state, self._state.report
         refused = state.file.problem is not None and bool(state.file.columns)
-        self._columns_open = self._columns_open and self._has_columns()
+        self._columns_open = self._columns_open and (state.file.busy or self._has_columns())
         self._columns_card.setVisible(self._columns_open)
         if not self._columns_open:
             return
@@ -253,15 +254,23 @@ class DataPage(Page):
 
     def _show_banner(self) -> None:
         state, problem = self._state, self._state.file.problem
-        if state.report is not None and problem is not None and state.file.asked is not None:
-            name = file_name(state.file.asked.path)
-            words = f"{name} could not be read. {problem.message} {problem.hint}".strip()
-            if self.banner.text() != words:
-                self.banner.show_text(words, "bad")
+        if state.report is not None and problem is not None:
+            self._tell_problem(f"{problem.message} {problem.hint}".strip())
         elif state.asks_about_skipped:
             self._ask_about_skipped()
         elif self.banner.isVisible():
             self.banner.clear()
+        if problem is None:
+            self._told = ("", False)
+
+    def _tell_problem(self, words: str) -> None:
+        mendable = bool(self._state.file.columns)
+        if (words, mendable) == self._told:
+            return
+        self._told = words, mendable
+        mend = SecondaryButton("Choose the columns…", small=True, name="data_mend_columns_here")
+        mend.clicked.connect(self._on_columns)
+        self.banner.show_text(words, "bad", *([mend] if mendable else []))
 
     def _ask_about_skipped(self) -> None:
         report = self._state.report

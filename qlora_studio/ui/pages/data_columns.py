@@ -29,15 +29,16 @@ FIELDS = {
 }
 WORDS = {
     "prompt": "Prompt",
-    "answer": "Answer, learned",
-    "input": "Input, after the prompt",
+    "answer": "Answer (learned)",
+    "input": "Input (after the prompt)",
     "system": "System text",
     "history": "Earlier turns",
     "messages": "List of turns",
     "tools": "Tools",
-    "text": "Text, learned",
+    "text": "Text (learned)",
 }
 _NONE = ""
+_WIDEST = 420  # px of a list of columns
 _SHOWN = 140  # characters of a turn
 
 
@@ -117,6 +118,7 @@ class ColumnsCard(Card):
             box = ChoiceBox(choices, name=f"data_column_{field}", label=WORDS[field])
             box.set_value(self._map.get(field, _NONE))
             box.chosen.connect(lambda _: self._on_chosen())
+            box.setMaximumWidth(theme().px(_WIDEST))
             label = PlainLabel(WORDS[field], "label")
             label.setBuddy(box)
             self._grid.addWidget(label, at, 0)

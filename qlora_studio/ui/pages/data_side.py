@@ -50,6 +50,8 @@ class LengthsCard(Card):
         )  # fmt: skip
         longer = draft.fields[TOO_LONG].setting
         self._too_long = ChoiceBox(list(longer.choices.items()), name="data_too_long", label=longer.label)
+        self._seq_len.setAccessibleDescription(setting.help)
+        self._too_long.setAccessibleDescription(longer.help)
         self._cost = PlainLabel("", "label", wrap=True, name="data_cost")
         self._half = PlainLabel("", "muted")
         self._model = ElidedLabel("", "note", name="data_template")
@@ -164,7 +166,6 @@ class FindingRow(QWidget):
         super().__init__()
         self.show_rows = LinkButton("Show", name=f"data_show_{finding.kind}")
         self.show_rows.setAccessibleName(f"Show: {finding.words}")
-        self.show_rows.setVisible(bool(finding.rows) or finding.kind in (NOTHING, "skipped"))
         words = QVBoxLayout()
         words.setSpacing(theme().px(1))
         words.addWidget(PlainLabel(finding.words, "label", wrap=True))
@@ -176,6 +177,7 @@ class FindingRow(QWidget):
         layout.addWidget(icon, 0, Qt.AlignmentFlag.AlignTop)
         layout.addLayout(words, 1)
         layout.addWidget(self.show_rows, 0, Qt.AlignmentFlag.AlignVCenter)
+        self.show_rows.setVisible(bool(finding.rows) or finding.kind in (NOTHING, "skipped"))
 
 
 def _why_none(state: DataState) -> str:

@@ -1,0 +1,447 @@
+"""The Data page as a person uses it: import, read, filter, and go on to training."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+from PySide6.QtCore import QPointF, Qt
+from PySide6.QtGui import QGuiApplication, QImage
+from PySide6.QtWidgets import QApplication, QLabel, QMenu, QWidget
+
+from qlora_studio.config.run_config import SAMPLE
+from qlora_studio.data.conversation import Message, Row
+from qlora_studio.data.report import Finding, ImportReport, SkipReason
+from qlora_studio.data.token_view import Lengths, Token
+from qlora_studio.protocol import reading
+from qlora_studio.ui.pages.data import DataPage
+from qlora_studio.ui.pages.data_tokens import TokenView, drawn, lay_out
+from qlora_studio.ui.theme import theme
+from tests.ui.silent import silent_app
+
+REPORT = ImportReport(
+    path="/data/chats.jsonl",
+    rows_in=8,
+    imported=5,
+    skipped=2,
+    merged=1,
+    conversations=5,
+    format="question_answer",
+    encoding="utf-8",
+    sha256="5" * 64,
+    problems=(SkipReason(3, "no answer", 2, (3, 9)),),
+    findings=(
+        Finding(kind="skipped", tone="bad", count=2, words="2 of 8 rows were skipped", why="Not learned."),
+        Finding(kind="empty_answer", tone="warn", count=1, words="1 row has an empty answer", why="Silence.",
+                rows=(2,)),
+    ),
+    columns=("question", "answer", "source"),
+    map={"prompt": "question", "answer": "answer"},
+)  # fmt: skip
+LENGTHS = [(10, 4), (3000, 20), (30, 0), (40, 8), (50, 9)]
+TOKENS = (
+    Token("<|im_start|>", 1, "context", "user", special=True),
+    Token("user\n", 2, "context", "user"),
+    Token("Hi\u202e", 3, "context", "user"),
+    Token("<|im_start|>", 1, "context", "assistant", special=True),
+    Token("Thanks", 5, "learned", "assistant"),
+    Token(" pack", 3854, "cut", "assistant"),
+)
+
+
+@pytest.fixture
+def app_and_silent(qtbot, monkeypatch):
+    with silent_app(monkeypatch) as both:
+        yield both
+
+
+@pytest.fixture
+def app(app_and_silent):
+    app_and_silent[0].draft.set("model.path", "/models/tiny")
+    return app_and_silent[0]
+
+
+@pytest.fixture
+def silent(app_and_silent):
+    return app_and_silent[1]
+
+
+@pytest.fixture
+def page(app, qtbot):
+    page = DataPage(app)
+    qtbot.addWidget(page)
+    page.resize(1440, 860)
+    page.show()
+    return page
+
+
+@pytest.fixture
+def shown(page, app, silent, tmp_path):
+    """A file with five rows, counted, the first row on the screen."""
+
+    def show(report=REPORT, tokens=TOKENS):
+        app.data.read("/data/chats.jsonl")
+        silent.answer(reading.ImportData, reading.DataImported, dataset="/cache/set", report=report)
+        file = tmp_path / "lengths.npy"
+        np.save(file, np.array(LENGTHS, dtype=np.int32))
+        found = Lengths(
+            file=str(file), rows=5, tokens=1, learned_tokens=1, longest=3000, median=40, nothing_to_learn=1,
+            template_sha256="",
+        )  # fmt: skip
+        silent.answer(
+            reading.CountTokens, reading.TokensCounted, lengths=found, too_long=1, bins=(4, 1), bin_width=2048
+        )
+        answer_row(silent, tokens)
+
+    return show
+
+
+def answer_row(silent, tokens=TOKENS, total=0):
+    asked_row = silent.asked(reading.ShowTokens)[0].row if silent.asked(reading.ShowTokens) else 0
+    while silent.asked(reading.ShowRows):
+        asked = silent.asked(reading.ShowRows)[0]
+        rows = tuple(row(at) for at in range(asked.start, min(asked.start + asked.count, 5)))
+        silent.answer(reading.ShowRows, reading.RowsShown, rows=rows, total=5)
+    if silent.asked(reading.ShowTokens):
+        fields = {"row": asked_row, "tokens": tokens, "text": "", "total": total or len(tokens)}
+        silent.answer(reading.ShowTokens, reading.TokensShown, **fields)
+
+
+def row(index):
+    messages = (Message("user", f"<b>question</b> {index}"), Message("assistant", "answer"))
+    return Row(row=index, line=index + 1, messages=messages, source=f'{{"question": "{index}"}}')
+
+
+def find(page, name) -> QWidget:
+    QApplication.processEvents()  # what was just made is shown
+    (found,) = [widget for widget in page.findChildren(QWidget, name) if widget.isVisibleTo(page)]
+    return found
+
+
+def words(widget) -> str:
+    return " | ".join(label.text() for label in widget.findChildren(QLabel) if label.isVisibleTo(widget))
+
+
+# Empty, loading, error
+
+
+def test_an_empty_page_offers_a_file_the_sample_and_what_was_imported_before(app, qtbot, silent):
+    app.preferences.set("data", ["/data/new.jsonl", "/data/old.csv"])
+    page = DataPage(app)
+    qtbot.addWidget(page)
+    page.show()
+
+    assert find(page, "data_import_first").isEnabled()
+    assert "new.jsonl" in words(find(page, "data_recent_0"))
+    qtbot.mouseClick(find(page, "data_use_sample"), Qt.MouseButton.LeftButton)
+    assert [asked.data.path for asked in silent.asked(reading.ImportData)] == [SAMPLE]
+
+
+def test_a_dropped_file_is_read_at_once(page, silent, tmp_path):
+    page.opened(tmp_path / "dropped.jsonl")
+
+    (asked,) = silent.asked(reading.ImportData)
+    assert asked.data.path == str(tmp_path / "dropped.jsonl")
+
+
+def test_reading_tells_its_count_and_can_be_stopped(page, app, silent, qtbot):  # D1
+    app.data.read("/data/large.jsonl")
+    silent.tell_progress(reading.ImportData, 1, 4, "120,400 rows read")
+
+    assert find(page, "data_reading_words").text() == "Reading large.jsonl: 120,400 rows read"
+    qtbot.mouseClick(find(page, "data_stop"), Qt.MouseButton.LeftButton)
+    assert silent.asked(reading.ImportData) == []
+    assert find(page, "data_empty")
+
+
+def test_an_unreadable_file_is_one_paragraph(page, app, silent):
+    app.data.read("/data/latin.jsonl")
+    silent.refuse(reading.ImportData, "latin.jsonl: line 51 is not UTF-8.", "Save it again as UTF-8.")
+
+    assert "latin.jsonl: line 51 is not UTF-8. Save it again as UTF-8." in words(find(page, "data_problem"))
+
+
+def test_columns_that_nobody_could_guess_are_chosen_by_hand(page, app, silent, qtbot):
+    app.data.read("/data/german.csv")
+    silent.refuse(reading.ImportData, "no column says which text is the prompt.")
+    names, records = ("frage", "antwort"), ('{"frage": "Was?"}',)
+    silent.answer(reading.ShowColumns, reading.ColumnsShown, columns=names, records=records)
+
+    qtbot.mouseClick(find(page, "data_mend_columns"), Qt.MouseButton.LeftButton)
+    assert '{"frage": "Was?"}' in words(find(page, "data_columns"))
+    choose(find(page, "data_column_prompt"), "frage")
+    assert silent.asked(reading.ImportData) == []
+    choose(find(page, "data_column_answer"), "antwort")
+    (asked,) = silent.asked(reading.ImportData)
+    assert asked.data.map == {"prompt": "frage", "answer": "antwort"}
+    silent.answer(reading.ImportData, reading.DataImported, dataset="/cache/set", report=REPORT)
+    assert find(page, "data_columns")
+
+
+def choose(box, value):
+    """As a person picks from the list."""
+    box.setCurrentIndex(box.findData(value))
+    box.activated.emit(box.currentIndex())
+
+
+# What was counted
+
+
+def test_the_equation_adds_up_on_the_screen(page, shown):  # D3
+    shown()
+    numbers = [
+        int(find(page, name).findChildren(QLabel)[0].text().replace(",", ""))
+        for name in ("data_rows_in", "data_imported", "data_skipped_count", "data_merged")
+    ]
+    assert numbers[0] == sum(numbers[1:]) == 8
+
+
+def test_skipped_rows_open_with_lines_and_reasons_and_can_be_copied(page, shown, qtbot):
+    shown()
+    qtbot.mouseClick(find(page, "data_skipped_count"), Qt.MouseButton.LeftButton)
+    table = find(page, "data_skipped_reasons").model()
+
+    assert [table.data(table.index(0, column)) for column in range(3)] == ["2", "no answer", "3, 9"]
+    qtbot.mouseClick(find(page, "data_copy_skipped"), Qt.MouseButton.LeftButton)
+    assert QGuiApplication.clipboard().text() == "line 3: no answer\nline 9: no answer\n"
+    page.escape()
+    assert not page.findChild(QWidget, "data_skipped").isVisible()
+
+
+def test_many_skipped_rows_are_asked_about_in_place(page, app, shown, qtbot):  # D3
+    shown()
+
+    assert "2 of 8 rows (25\u202f%) were skipped: no answer (2). First: line 3." in page.banner.text()
+    qtbot.mouseClick(find(page, "data_ask_accept"), Qt.MouseButton.LeftButton)
+    assert not page.banner.isVisible()
+
+
+def test_the_format_chip_reads_the_file_anew(page, shown, silent):
+    shown()
+    menu = page.findChild(QMenu, "data_formats")
+    next(action for action in menu.actions() if action.data() == "text").trigger()
+
+    (asked,) = silent.asked(reading.ImportData)
+    assert (asked.data.format, asked.data.path) == ("text", "/data/chats.jsonl")
+
+
+def test_a_guessed_column_says_so_and_another_one_is_a_click_away(page, shown, silent, qtbot):
+    shown()
+    qtbot.mouseClick(find(page, "data_columns_open"), Qt.MouseButton.LeftButton)
+    box = find(page, "data_column_prompt")
+
+    assert box.currentText() == "question (guessed)"
+    choose(box, "source")
+    (asked,) = silent.asked(reading.ImportData)
+    assert asked.data.map == {"prompt": "source", "answer": "answer"}
+
+
+# Rows
+
+
+def test_flags_and_filters_lead_to_the_rows(page, shown, qtbot):
+    shown()
+    table = find(page, "data_rows").model()
+    assert [table.data(table.index(at, 3)) for at in range(5)] == ["", "dropped", "nothing", "", ""]
+
+    qtbot.mouseClick(find(page, "data_filter_long"), Qt.MouseButton.LeftButton)
+    assert [table.data(table.index(at, 0)) for at in range(table.rowCount())] == ["2"]
+    qtbot.mouseClick(find(page, "data_show_empty_answer"), Qt.MouseButton.LeftButton)
+    assert [table.data(table.index(at, 0)) for at in range(table.rowCount())] == ["3"]
+    qtbot.mouseClick(find(page, "data_show_all"), Qt.MouseButton.LeftButton)
+    assert table.rowCount() == 5
+
+
+def test_a_search_is_typed_and_what_is_typed_stays(page, app, shown, silent, qtbot):
+    shown()
+    qtbot.keyClicks(find(page, "data_search"), "battery")
+    app.data.changed.emit()
+    qtbot.waitUntil(lambda: any(asked.search == "battery" for asked in silent.asked(reading.ShowRows)))
+
+    assert find(page, "data_search").text() == "battery"
+    silent.answer(reading.ShowRows, reading.RowsShown, rows=(row(3),), total=1)
+    assert "1 of 5 rows hold “battery”" in find(page, "data_place").text()
+
+
+def test_arrows_and_buttons_go_from_row_to_row(page, app, shown, silent, qtbot):
+    shown()
+    qtbot.mouseClick(find(page, "data_next"), Qt.MouseButton.LeftButton)
+    answer_row(silent)
+    assert app.data.row.row == 1
+
+    find(page, "data_rows").setFocus()
+    qtbot.keyClick(find(page, "data_rows"), Qt.Key.Key_Down)
+    answer_row(silent)
+    assert app.data.row.row == 2
+
+
+# The row
+
+
+def test_the_foot_line_reads_the_token_under_the_cursor(page, shown, qtbot):
+    shown()
+    tokens = find(page, "data_tokens")
+    for _ in range(5):
+        qtbot.keyClick(tokens, Qt.Key.Key_Right)
+
+    foot = words(find(page, "data_row"))
+    assert "Token 6" in foot
+    assert "“ pack”" in foot
+    assert "id 3854 · not trained on · assistant" in foot
+
+
+def test_token_ids_can_be_copied(page, shown, qtbot):
+    shown()
+    qtbot.mouseClick(find(page, "data_copy_ids"), Qt.MouseButton.LeftButton)
+    assert QGuiApplication.clipboard().text() == "1, 2, 3, 1, 5, 3854"
+
+
+def test_page_down_goes_through_a_long_row(page, app, shown, silent, qtbot):
+    many = tuple(Token(f" word{i}", i, "learned", "assistant") for i in range(2000))
+    shown(tokens=many)
+    answer_row(silent)
+    app.data.row.tokens = msgspec.structs.replace(app.data.row.tokens, total=4_000)
+    page._row.refresh()
+    bar = find(page, "data_tokens").verticalScrollBar()
+    bar.setValue(bar.maximum())
+    find(page, "data_tokens").setFocus()
+    qtbot.keyClick(find(page, "data_tokens"), Qt.Key.Key_PageDown)
+
+    assert [asked.start for asked in silent.asked(reading.ShowTokens)] == [2_000]
+
+
+def test_text_and_source_are_shown_as_they_are(page, shown, qtbot):  # S8
+    shown()
+    qtbot.mouseClick(find(page, "data_view_text"), Qt.MouseButton.LeftButton)
+    texts = find(page, "data_text").findChildren(QLabel)
+    assert "<b>question</b> 0" in [label.text() for label in texts]
+    assert {label.textFormat() for label in texts} == {Qt.TextFormat.PlainText}
+
+    qtbot.mouseClick(find(page, "data_view_source"), Qt.MouseButton.LeftButton)
+    assert find(page, "data_source").toPlainText() == '{"question": "0"}'
+
+
+def test_without_a_model_the_text_can_be_read(page, app, shown, qtbot):
+    app.draft.set("model.path", "")
+    app.data.read("/data/chats.jsonl")
+    shown_without_model(app, qtbot)
+
+    assert "Pick a model to see tokens" in words(find(page, "data_no_tokens"))
+
+
+def shown_without_model(app, qtbot):
+    silent_reader = next(reader for reader in _readers(app) if reader.asked)
+    asked = silent_reader.asked.pop(0)
+    silent_reader.heard.emit(reading.DataImported(id=asked.id, dataset="/cache/set", report=REPORT))
+    qtbot.wait(80)
+
+
+def _readers(app):
+    return [app.reader._thread, app.chat_reader._thread]
+
+
+def test_the_sample_model_is_unpacked_on_request(page, app, silent, qtbot):
+    app.draft.set("model.path", SAMPLE)
+    app.data.read(SAMPLE)
+    shown_without_model(app, qtbot)
+    qtbot.mouseClick(find(page, "data_unpack_sample"), Qt.MouseButton.LeftButton)
+
+    assert app.sample_model.making
+    assert "Unpacking the sample model, once" in words(find(page, "data_no_tokens"))
+
+
+# How tokens are drawn
+
+
+def test_tokens_stand_in_lines_that_end_where_the_text_does(qtbot):
+    theme()
+    lines = list(lay_out(TOKENS, lambda text: 10.0 * len(text), room=200))
+
+    assert [[cell.token for cell in line.cells] for line in lines] == [[0, 1], [2], [3, 4], [5]]
+    assert [line.role for line in lines] == ["user", "", "assistant", ""]
+    assert all(cell.x + cell.width <= 200 for line in lines for cell in line.cells)
+
+
+def test_a_token_longer_than_a_line_is_drawn_in_pieces(qtbot):
+    theme()
+    lines = list(lay_out([Token("x" * 100, 1, "learned")], lambda text: 10.0 * len(text), room=300))
+    assert [cell.text for line in lines for cell in line.cells] == ["x" * 30, "x" * 30, "x" * 30, "x" * 10]
+
+
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        ("\n\n", "↵↵"),
+        ("\tx", "⇥x"),
+        ("a\u202eb", "a<U+202E>b"),
+        ("\x07", "<U+0007>"),
+        ("", "·"),
+        ("<b>", "<b>"),
+    ],
+)
+def test_what_can_not_be_seen_is_drawn_as_a_sign(text, seen):
+    assert drawn(Token(text, 1, "context")) == seen
+
+
+def test_a_click_finds_its_token(page, shown):
+    shown()
+    view = find(page, "data_tokens")
+    line = view.lines()[2]
+    cell = line.cells[1]
+    point = QPointF(theme().px(78) + cell.x + 3, line.top + theme().px(12) - view.verticalScrollBar().value())
+
+    assert view.token_at(point) == cell.token == 4
+
+
+def test_fates_differ_by_more_than_colour(qtbot):
+    pictures = {}
+    for fate in ("learned", "context", "cut"):
+        view = TokenView(name="data_tokens")
+        qtbot.addWidget(view)
+        view.resize(200, 40)
+        view.show_tokens((Token("same", 1, fate), Token("x", 2, fate)))
+        pictures[fate] = view.grab().toImage().convertToFormat(QImage.Format.Format_Grayscale8)
+
+    assert len({bytes(picture.constBits()) for picture in pictures.values()}) == 3
+
+
+# On to training
+
+
+def test_the_limit_is_the_same_as_on_the_train_page(page, app, shown, qtbot):
+    shown()
+    app.draft.set("data.seq_len", 1024)
+    qtbot.waitUntil(lambda: find(page, "data_seq_len").value() == 1024)
+
+    histogram = find(page, "data_lengths")
+    histogram.setFocus()
+    qtbot.keyClick(histogram, Qt.Key.Key_Right)
+    assert app.draft.value("data.seq_len") == 1088
+
+
+def test_use_for_training_names_the_file_and_opens_train(page, app, shown, qtbot):
+    asked = []
+    app.page_asked.connect(lambda name, what: asked.append(name))
+    shown()
+    qtbot.mouseClick(find(page, "data_use"), Qt.MouseButton.LeftButton)
+
+    assert (app.draft.value("data.path"), asked) == ("/data/chats.jsonl", ["train"])
+
+
+def test_the_keys_of_the_page_stand_in_its_menu(page):
+    keys = {action.text(): action.shortcut().toString() for action in page.menu.actions()}
+    assert keys["Import…"] == "Ctrl+O"
+    assert keys["Next row"] == "Down"
+    assert keys["Tokens: page down"] == "PgDown"
+
+
+def test_nothing_runs_out_of_a_small_window(page, shown):
+    shown()
+    for width, size in ((1024, 100), (1024, 200), (1440, 150)):
+        theme().set_text_size(size)
+        page.resize(width, 600)
+        QApplication.processEvents()
+        content = page._content
+        assert content.width() <= page.width()
+        assert content.minimumSizeHint().width() <= page.width()
+    theme().set_text_size(100)
