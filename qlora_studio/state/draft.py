@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from PySide6.QtCore import QObject, Signal
 
 from qlora_studio.config.presets import Preset, presets
@@ -42,6 +43,10 @@ class RunDraft(QObject):
         """`draft.value("lora.r")`."""
         return value_of(self._config, key)
 
+    def with_value(self, key: str, value: Any) -> RunConfig:
+        """As it would be; the draft itself stays."""
+        return with_changes(self._config, {key: value})
+
     def set(self, key: str, value: Any) -> bool:
         """False where the value is refused; `refused` then says why."""
         if self.value(key) == value:
@@ -72,13 +77,16 @@ class RunDraft(QObject):
         self.changed.emit()
 
     def use_preset(self, preset: Preset) -> None:
-        """Everything from the preset but model and data, which the person chose."""
+        """Everything from the preset but model, data and prompts, which the person chose."""
         self.preset = preset
         kept = {"model.path": self._config.model.path}
         kept |= {
             f"data.{name}": getattr(self._config.data, name) for name in ("path", "format", "map", "mix")
         }
-        self.replace(with_changes(preset.config, kept))
+        config = with_changes(preset.config, kept)
+        if not config.samples:
+            config = msgspec.structs.replace(config, samples=self._config.samples)
+        self.replace(config)
 
     def reset(self, key: str) -> None:
         """Back to the value of the preset, or to the default."""
@@ -93,16 +101,18 @@ class RunDraft(QObject):
         aside = ("model.path", "data.path", "data.format")
         return [key for key in self.fields if key not in aside and self.value(key) != self.default(key)]
 
-    def undo(self) -> None:
-        """One step back."""
-        self._step(self._undo, self._redo)
+    def undo(self) -> bool:
+        """One step back; False where there is none."""
+        return self._step(self._undo, self._redo)
 
-    def redo(self) -> None:
-        """One step forward again."""
-        self._step(self._redo, self._undo)
+    def redo(self) -> bool:
+        """One step forward again; False where there is none."""
+        return self._step(self._redo, self._undo)
 
-    def _step(self, source: list[RunConfig], target: list[RunConfig]) -> None:
-        if source:
-            target.append(self._config)
-            self._config = source.pop()
-            self.changed.emit()
+    def _step(self, source: list[RunConfig], target: list[RunConfig]) -> bool:
+        if not source:
+            return False
+        target.append(self._config)
+        self._config = source.pop()
+        self.changed.emit()
+        return True

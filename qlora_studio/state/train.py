@@ -2,63 +2,54 @@
 
 from __future__ import annotations
 
-import math
 import re
-from dataclasses import dataclass, field
+import shlex
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import msgspec
 from PySide6.QtCore import QObject, QTimer, Signal
 
+from qlora_studio.config import places
 from qlora_studio.config.model_shape import ModelShape
-from qlora_studio.config.run_config import SAMPLE, DataConfig
+from qlora_studio.config.run_config import SAMPLE, DataConfig, RunConfig, SamplePrompt
+from qlora_studio.config.toml_file import read_run_config, run_config_text
 from qlora_studio.data.report import ImportReport
+from qlora_studio.errors import StudioError
 from qlora_studio.memory.disk import run_bytes
 from qlora_studio.memory.measured import measured_speed
+from qlora_studio.memory.parts import adapter_parameters
 from qlora_studio.memory.promise import Promise, promise
 from qlora_studio.models.report import ModelReport
 from qlora_studio.models.shapes import known_shape
 from qlora_studio.protocol import reading
 from qlora_studio.protocol.events import Problem
+from qlora_studio.state import train_problems
+from qlora_studio.state.background import Background
+from qlora_studio.state.data_counts import TokenCounts
 from qlora_studio.state.draft import RunDraft
-from qlora_studio.state.engine import EngineState
+from qlora_studio.state.engine import Doing, EngineState
 from qlora_studio.state.launch import device_and_room, device_name
 from qlora_studio.state.machine import MachineState
 from qlora_studio.state.preferences import PreferencesState
 from qlora_studio.state.reader import Job, Reader
 from qlora_studio.state.sample_model import SampleModel
+from qlora_studio.state.train_cost import FILL, Kept, Lengths, kept_rows, rows_an_update, updates
+from qlora_studio.state.train_history import History, read_history
+from qlora_studio.state.train_problems import TrainProblem
 
 SAMPLE_SHAPE = "smollm2-135m"
-FILL = 0.96  # of a packed row that is tokens, on the sample data at 256
-FEW_UPDATES = 50  # fewer than this rarely teaches anything
-MOST_SKIPPED = 0.01
-
-
-@dataclass(frozen=True)
-class Mend:
-    """A button under a problem: the settings it changes, or the page it opens."""
-
-    words: str
-    changes: dict[str, Any] = field(default_factory=dict)
-    page: str = ""
-    accepts_skipped: bool = False
-
-
-@dataclass(frozen=True)
-class TrainProblem:
-    """Before the start: `blocks` it, or only warns. `key`: the setting that it stands under."""
-
-    words: str
-    blocks: bool
-    key: str = ""
-    mends: tuple[Mend, ...] = ()
+SETTLE_MS = 50
+ROUND_RAM = 2**28  # bytes: RAM moves all the time, and no promise should flicker with it
 
 
 class TrainState(QObject):
-    """changed: anything of the below is another one."""
+    """changed: anything of the below is another one. refused: why a file could not be read or written."""
 
     changed = Signal()
+    refused = Signal(str)
 
     def __init__(
         self,
@@ -77,25 +68,31 @@ class TrainState(QObject):
         self._engine = engine
         self._machine = machine
         self._preferences = preferences
+        self._background = Background("train-disk", self)
+        self.counts = TokenCounts(reader, self)
         self.model: ModelReport | None = None
         self.model_problem: Problem | None = None
         self.model_words = ""  # while it is being checked
         self.data: ImportReport | None = None
         self.data_problem: Problem | None = None
         self.data_words = ""
-        self.counted: reading.TokensCounted | None = None
-        self.lengths: np.ndarray[Any, np.dtype[np.int32]] | None = None  # [rows, 2]: tokens, learned
-        self.counting_words = ""
+        self.samples: tuple[str, ...] | None = None  # taken from the data; None: not asked yet
         self.promise: Promise | None = None
         self.problems: list[TrainProblem] = []
+        self.history = History()
+        self._own_name = ""
         self._dataset = ""
-        self._asked_model = self._asked_data = self._asked_count = None  # type: object
+        self._asked_model = self._asked_data = self._asked_samples = None  # type: object
         self._jobs: dict[str, Job] = {}
+        self._kept = Kept()
+        self._kept_of: tuple[Lengths | None, object] = (None, None)  # what it was counted for
         self._open = False
-        self._settle = QTimer(self, interval=50, singleShot=True)
+        self._settle = QTimer(self, interval=SETTLE_MS, singleShot=True)
         self._settle.timeout.connect(self._on_settled)
         draft.changed.connect(self._settle.start)
         machine.changed.connect(self._settle.start)
+        engine.changed.connect(self._settle.start)
+        self.counts.changed.connect(self._settle.start)
         sample_model.made.connect(self._on_sample_model_made)
         sample_model.failed.connect(self._on_model_refused)
 
@@ -104,6 +101,7 @@ class TrainState(QObject):
     def open(self) -> None:
         """The page is looked at: from now on model and data are read."""
         self._open = True
+        self._read_history()
         self._on_settled()
 
     @property
@@ -113,6 +111,11 @@ class TrainState(QObject):
             return self.model_words or self.data_words
         first = next((problem for problem in self.problems if problem.blocks), None)
         return first.words if first else ""
+
+    @property
+    def lengths(self) -> Lengths | None:
+        """Of every row: tokens, learned tokens."""
+        return self.counts.lengths
 
     @property
     def skipped_accepted(self) -> bool:
@@ -125,75 +128,118 @@ class TrainState(QObject):
             self._draft.skipped_accepted.add(self.data.sha256)
         self._settle.start()
 
+    @property
+    def name(self) -> str:
+        """The person's own, or from data and model: `gsm8k-sample-smollm2`."""
+        return self._own_name or self.history.free_name(self._suggested_name())
+
+    def set_name(self, name: str) -> None:
+        """Empty: the suggested one again."""
+        self._own_name = name.strip()
+        self._look_for_problems()
+        self.changed.emit()
+
+    def started(self) -> None:
+        """A run of this name is there now; the next one needs another."""
+        self._own_name = ""
+        self._read_history()
+
     def shape(self) -> ModelShape | None:
         """Of the chosen model; the bundled one's is known before it is unpacked."""
         if self.model is not None:
             return self.model.shape
         return known_shape(SAMPLE_SHAPE) if self._draft.value("model.path") == SAMPLE else None
 
-    def kept_rows(self) -> tuple[int, int, int]:
-        """Rows that are trained on, rows too long, and tokens a pass."""
-        if self.lengths is None:
-            return 0, 0, 0
-        tokens, learned = self.lengths[:, 0], self.lengths[:, 1]
-        seq_len = self._draft.value("data.seq_len")
-        longer = tokens > seq_len
-        cut = self._draft.value("data.too_long") == "truncate"
-        kept = (learned > 0) & (~longer | cut)
-        return int(kept.sum()), int(longer.sum()), int(np.minimum(tokens[kept], seq_len).sum())
+    def kept(self) -> Kept:
+        """The rows that are trained on; counted anew where rows or limit are others."""
+        data = self._draft.config.data
+        limit = (data.seq_len, data.too_long)
+        if self._kept_of[0] is not self.lengths or self._kept_of[1] != limit:
+            self._kept_of = (self.lengths, limit)
+            self._kept = kept_rows(self.lengths, data)
+        return self._kept
 
     def updates(self) -> int:
         """How many the run will make, about."""
-        config = self._draft.config
-        if config.training.steps:
-            return config.training.steps
-        rows, _, tokens = self.kept_rows()
-        if not rows:
-            return 0
-        held_out = config.data.validation if isinstance(config.data.validation, float) else 0.0
-        share = 1.0 - held_out
-        packed = tokens * share / (config.data.seq_len * FILL) if config.data.packing else rows * share
-        per_update = config.training.batch_size * config.training.gradient_accumulation
-        return max(1, math.ceil(packed / per_update * config.training.epochs))
+        return updates(self._draft.config, self.kept())
 
     def seconds(self) -> float | None:
         """How long that takes on this machine; None before anything like it was measured."""
-        shape = self.shape()
+        shape, config = self.shape(), self._draft.config
         if shape is None or not self.updates():
             return None
-        config = self._draft.config
         speed = measured_speed(device_name(self._engine), shape, config.model.quantization)
         if speed is None:
             return None
-        per_update = config.training.batch_size * config.training.gradient_accumulation * config.data.seq_len
-        return self.updates() * per_update * FILL / speed
+        return self.updates() * rows_an_update(config) * config.data.seq_len * FILL / speed
 
     def disk_bytes(self) -> int | None:
         """What the run will take on disk."""
         shape = self.shape()
-        if shape is None:
-            return None
-        return run_bytes(shape, self._draft.config, device_and_room(self._engine)[0])
+        return run_bytes(shape, self._draft.config, self._device()[0]) if shape is not None else None
 
     def trained_parameters(self) -> int:
-        """Of the adapter: r x (in + out) for each layer that gets one."""
+        """Of the adapter."""
         shape = self.shape()
-        if shape is None:
-            return 0
-        targets = self._draft.value("lora.target_modules")
-        each = [
-            rows + columns
-            for name, rows, columns in shape.linears
-            if targets == "all-linear" or name.rpartition(".")[2] in targets
-        ]
-        return int(self._draft.value("lora.r") * sum(each) * shape.layers)
+        return adapter_parameters(shape, self._draft.config.lora) if shape is not None else 0
 
-    def suggested_name(self) -> str:
-        """From data and model: `gsm8k-sample-smollm2`."""
-        data = Path(self._draft.value("data.path")).stem
-        model = Path(self._draft.value("model.path")).name
-        words = f"{'sample' if data == SAMPLE else data}-{'smollm2' if model == SAMPLE else model}"
-        return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")[:60] or "run"
+    def difference(self, key: str) -> int:
+        """Bytes that the value of `key` takes more than its default; 0 where it is the default."""
+        shape, default = self.shape(), self._draft.default(key)
+        if shape is None or self.promise is None or self._draft.value(key) == default:
+            return 0
+        return self.promise.total - self._promised(shape, self._draft.with_value(key, default)).total
+
+    # Prompts that are answered at each checkpoint ---------------------------------------------------
+
+    def prompts(self) -> tuple[SamplePrompt, ...]:
+        """The person's own, or those taken from the data; empty until these are known."""
+        own = self._draft.config.samples
+        return own or tuple(SamplePrompt(prompt=prompt) for prompt in self.samples or ())
+
+    @property
+    def prompts_are_own(self) -> bool:
+        """Whether they were written by a person, or came with a settings file."""
+        return bool(self._draft.config.samples)
+
+    def suggest_prompts(self) -> None:
+        """Asks which rows a run would take; nothing is asked twice."""
+        config = self._draft.config
+        asked = (self._asked_model, self._asked_data, config.data.validation, config.training.seed)
+        if self.prompts_are_own or self.model is None or self.data is None or asked == self._asked_samples:
+            return
+        self._asked_samples, self.samples = asked, None
+        self._ask("samples", self._on_samples, self._on_no_samples, reading.SuggestSamples, config=config)
+
+    def set_prompts(self, prompts: Sequence[str], max_tokens: int) -> None:
+        """Empty ones are left out; none at all: those of the data again."""
+        own = tuple(
+            SamplePrompt(prompt=prompt, max_tokens=max_tokens) for prompt in prompts if prompt.strip()
+        )
+        self._draft.replace(msgspec.structs.replace(self._draft.config, samples=own))
+        self.suggest_prompts()
+
+    # Settings files ---------------------------------------------------------------------------------
+
+    def command(self) -> str:
+        """The same run in a terminal, once `write_command_file` has written the file it names."""
+        words = ["qlora-studio", "train", str(self._command_file()), "--name", self.name]
+        if self._preferences.runs_folder != places.runs_folder():
+            words += ["--runs-dir", str(self._preferences.runs_folder)]
+        return shlex.join(words)
+
+    def write_command_file(self, written: Callable[[], None]) -> None:
+        """Ends in `written` or `refused`."""
+        self.save_file(self._command_file(), written)
+
+    def save_file(self, path: Path, saved: Callable[[], None]) -> None:
+        """As TOML. Ends in `saved` or `refused`."""
+        save = partial(_save, path, run_config_text(self._draft.config))
+        self._background.do(save, lambda _: saved(), self._on_refused)
+
+    def open_file(self, path: Path) -> None:
+        """Into the draft, or `refused` with the file, the key and the reason."""
+        self._background.do(partial(read_run_config, path), self._draft.replace, self._on_refused)
 
     # What is read ----------------------------------------------------------------------------------
 
@@ -202,7 +248,8 @@ class TrainState(QObject):
             self._read_model()
             self._read_data()
             self._count()
-        self._promise()
+        shape = self.shape()
+        self.promise = self._promised(shape, self._draft.config) if shape is not None else None
         self._look_for_problems()
         self.changed.emit()
 
@@ -211,8 +258,7 @@ class TrainState(QObject):
         if path == self._asked_model:
             return
         self._asked_model = path
-        self.model = self.model_problem = None
-        self.counted = self.lengths = self._asked_count = None
+        self.model = self.model_problem = self.samples = None
         if path == SAMPLE and not self._sample_model.ready:
             self.model_words = "Unpacking the sample model, once"
             self._sample_model.make()
@@ -227,38 +273,32 @@ class TrainState(QObject):
         if asked == self._asked_data:
             return
         self._asked_data = asked
-        self.data = self.data_problem = None
-        self.counted = self.lengths = self._asked_count = None
+        self.data = self.data_problem = self.samples = None
         self.data_words = "Reading the data"
         self._ask("data", self._on_data_imported, self._on_data_refused, reading.ImportData, data=data)
 
     def _count(self) -> None:
-        if self.model is None or self.data is None:
-            return
         config = self._draft.config
-        asked = (self.model.folder, self._dataset, config.data.train_on, config.training.method)
-        if asked == self._asked_count:
-            return
-        self._asked_count = asked
-        self.counting_words = "Counting tokens"
-        self._ask(
-            "count",
-            self._on_counted,
-            self._on_count_refused,
-            reading.CountTokens,
-            dataset=self._dataset,
-            model=self.model.folder,
-            data=config.data,
-            method=config.training.method,
-        )
+        model = self.model.folder if self.model is not None and self.data is not None else ""
+        self.counts.count(self._dataset, model, config.data, config.training.method)
 
     def _ask(self, what: str, answered: Any, refused: Any, request: Any, **fields: Any) -> None:
         if what in self._jobs:
             self._jobs.pop(what).cancel()
         job = self._reader.ask(request, **fields)
         self._jobs[what] = job
+        job.progress.connect(partial(self._on_progress, what))
         job.answered.connect(answered)
         job.refused.connect(refused)
+
+    def _on_progress(self, what: str, progress: reading.Progress) -> None:
+        count = f": {progress.done:,} of {progress.total:,}" if progress.total else ""
+        words = f"{progress.words}{count}"
+        if what == "model":
+            self.model_words = words
+        elif what == "data":
+            self.data_words = words
+        self.changed.emit()
 
     def _on_sample_model_made(self) -> None:
         if self._draft.value("model.path") == SAMPLE:
@@ -286,119 +326,67 @@ class TrainState(QObject):
         self.data_problem, self.data_words = problem, ""
         self._settle.start()
 
-    def _on_counted(self, answer: reading.TokensCounted) -> None:
-        self._jobs.pop("count", None)
-        self.counted, self.counting_words = answer, ""
-        self.lengths = np.load(answer.lengths.file, mmap_mode="r", allow_pickle=False)
+    def _on_samples(self, answer: reading.SamplesSuggested) -> None:
+        self._jobs.pop("samples", None)
+        self.samples = answer.prompts
+        self.changed.emit()
+
+    def _on_no_samples(self, problem: Problem) -> None:
+        self._jobs.pop("samples", None)
+        self.samples = ()
+        self.changed.emit()
+
+    def _read_history(self) -> None:
+        self._background.do(partial(read_history, self._preferences.runs_folder), self._on_history)
+
+    def _on_history(self, history: History) -> None:
+        self.history = history
         self._settle.start()
 
-    def _on_count_refused(self, problem: Problem) -> None:
-        self._jobs.pop("count", None)
-        self.counting_words = ""
-        self.data_problem = problem
-        self._settle.start()
+    def _on_refused(self, error: StudioError) -> None:
+        self.refused.emit(str(error))
 
-    def _promise(self) -> None:
-        shape = self.shape()
-        if shape is None:
-            self.promise = None
-            return
+    # What it costs, and what stands in the way --------------------------------------------------------
+
+    def _device(self) -> tuple[str, int]:
         device, free_bytes = device_and_room(self._engine)
-        self.promise = promise(shape, self._draft.config, device=device, free_bytes=free_bytes)
+        return device, free_bytes if device == "cuda" else free_bytes // ROUND_RAM * ROUND_RAM
 
-    # What stands in the way -------------------------------------------------------------------------
+    def _promised(self, shape: ModelShape, config: RunConfig) -> Promise:
+        device, free_bytes = self._device()
+        return promise(shape, config, device=device, free_bytes=free_bytes)
 
     def _look_for_problems(self) -> None:
+        config, fields, kept = self._draft.config, self._draft.fields, self.kept()
+        data_problem = self.data_problem or self.counts.problem
+        holder = self._engine.run.name if self._engine.run is not None else ""
+        free_name = self.history.free_name(self.name)
         self.problems = [
-            *self._problems_of_choice(),
-            *self._problems_of_data(),
-            *self._problems_of_room(),
-            *self._problems_of_length(),
+            *train_problems.of_choice("model.path", self.model_problem, "models"),
+            *train_problems.of_choice("data.path", data_problem, "data"),
+            *train_problems.of_device(holder, self._engine.doing is Doing.EXPORTING),
+            *train_problems.of_name(self.name, self.name in self.history.names, free_name),
+            *train_problems.of_import(self.data, self.skipped_accepted),
+            *train_problems.of_rows(config, self.counts.counted, kept),
+            *train_problems.of_memory(config, self.promise, fields),
+            *train_problems.of_disk(self.disk_bytes(), self._machine.free_bytes),
+            *train_problems.of_length(config, self.lengths, kept, fields),
         ]
 
-    def _problems_of_choice(self) -> list[TrainProblem]:
-        found = []
-        if self.model_problem is not None:
-            found.append(_blocking(self.model_problem, "model.path", Mend("Choose again", page="models")))
-        if self.data_problem is not None:
-            found.append(_blocking(self.data_problem, "data.path", Mend("Choose again", page="data")))
-        if self._engine.training and self._engine.run is not None:
-            words = f"{self._engine.run.name} is training and holds the device."
-            found.append(TrainProblem(words, blocks=True, mends=(Mend("Look at it", page="monitor"),)))
-        return found
+    def _suggested_name(self) -> str:
+        data = Path(self._draft.value("data.path")).stem
+        model = Path(self._draft.value("model.path")).name
+        words = f"{'sample' if data == SAMPLE else data}-{'smollm2' if model == SAMPLE else model}"
+        return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")[:60] or "run"
 
-    def _problems_of_data(self) -> list[TrainProblem]:
-        report = self.data
-        if report is None:
-            return []
-        found = []
-        if report.skipped > MOST_SKIPPED * report.rows_in and not self.skipped_accepted:
-            reasons = ", ".join(f"{problem.count:,} {problem.reason}" for problem in report.problems[:2])
-            words = f"{report.skipped:,} of {report.rows_in:,} rows were skipped: {reasons}."
-            mends = (Mend("Show them", page="data"), Mend("Train without them", accepts_skipped=True))
-            found.append(TrainProblem(words, blocks=True, mends=mends))
-        if self.lengths is not None:
-            rows, longer, _ = self.kept_rows()
-            found += self._problems_of_rows(rows, longer)
-        return found
-
-    def _problems_of_rows(self, rows: int, longer: int) -> list[TrainProblem]:
-        assert self.counted is not None
-        seq_len, longest = self._draft.value("data.seq_len"), self.counted.lengths.longest
-        raised = Mend(f"Raise to {_rounded(longest):,}", {"data.seq_len": _rounded(longest)})
-        too_long = self._draft.value("data.too_long")
-        found = []
-        if rows == 0:
-            words = f"No row has a token to learn within {seq_len:,} tokens."
-            found.append(TrainProblem(words, blocks=True, key="data.seq_len", mends=(raised,)))
-        elif longer and too_long == "stop":
-            words = f"{longer:,} rows are longer than {seq_len:,} tokens."
-            mends = (raised, Mend("Drop them", {"data.too_long": "drop"}))
-            found.append(TrainProblem(words, blocks=True, key="data.seq_len", mends=mends))
-        elif longer:
-            fate = "will be cut" if too_long == "truncate" else "will not be trained on"
-            words = f"{longer:,} rows are longer than {seq_len:,} tokens and {fate}."
-            found.append(TrainProblem(words, blocks=False, key="data.seq_len", mends=(raised,)))
-        nothing = self.counted.lengths.nothing_to_learn
-        if nothing and rows:
-            words = f"{nothing:,} rows have no token to learn; they are left out."
-            found.append(TrainProblem(words, blocks=False, mends=(Mend("Show", page="data"),)))
-        return found
-
-    def _problems_of_room(self) -> list[TrainProblem]:
-        found = []
-        promised = self.promise
-        if promised is not None and not promised.fits:
-            mends = tuple(Mend(item.words, dict(item.changes)) for item in promised.suggestions[:3])
-            found.append(TrainProblem(promised.words, blocks=True, mends=mends))
-        needed, free = self.disk_bytes(), self._machine.free_bytes
-        if needed is not None and free is not None and needed > free:
-            words = f"The runs disk has {free / 1e9:.1f} GB free; this run needs {needed / 1e9:.1f}."
-            found.append(
-                TrainProblem(words, blocks=True, mends=(Mend("Change the folder", page="settings"),))
-            )
-        return found
-
-    def _problems_of_length(self) -> list[TrainProblem]:
-        updates = self.updates()
-        if not 0 < updates < FEW_UPDATES or self.lengths is None:
-            return []
-        training = self._draft.config.training
-        words = f"The run makes only about {updates:,} updates; {FEW_UPDATES} or more teach better."
-        mends = []
-        if training.gradient_accumulation > 1:
-            fewer = max(1, training.gradient_accumulation * updates // FEW_UPDATES)
-            mends.append(Mend(f"Accumulate {fewer}", {"training.gradient_accumulation": fewer}))
-        elif training.batch_size > 1:
-            fewer = max(1, training.batch_size * updates // FEW_UPDATES)
-            mends.append(Mend(f"{fewer} rows per step", {"training.batch_size": fewer}))
-        return [TrainProblem(words, blocks=False, mends=tuple(mends))]
+    def _command_file(self) -> Path:
+        name = re.sub(r"[^A-Za-z0-9_-]+", "-", self.name).strip("-")[:60] or "run"
+        return places.settings_folder() / "commands" / f"{name}.toml"
 
 
-def _blocking(problem: Problem, key: str, mend: Mend) -> TrainProblem:
-    return TrainProblem(f"{problem.message} {problem.hint}".strip(), blocks=True, key=key, mends=(mend,))
-
-
-def _rounded(tokens: int) -> int:
-    """To the next 64."""
-    return -(-tokens // 64) * 64
+def _save(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+    except OSError as error:
+        raise StudioError(f"{path} could not be saved: {error.strerror}.") from error

@@ -110,18 +110,18 @@ class LengthHistogram(QWidget):
     def _paint_axes(self, painter: QPainter) -> None:
         area, most = self._area(), max(self._bins)
         painter.setPen(theme().color("muted"))
-        room = area.height()
+        room, line = area.height(), painter.fontMetrics().height()
         last_y = math.inf
         right = int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
         for tick in _TICKS:
             y = area.bottom() - room * math.sqrt(tick / most)
             if tick <= most and last_y - y >= theme().px(18):
                 last_y = y
-                box = QRectF(0, y - 8, area.left() - 6, 16)
+                box = QRectF(0, y - line / 2, area.left() - 6, line)
                 painter.drawText(box, right, _short(tick))
         step = _nice_step(self._longest() / max(area.width() / theme().px(70), 1))
         for tokens in range(0, int(self._longest()) + 1, step):
-            box = QRectF(self.x_of(tokens) - 40, area.bottom() + 3, 80, 16)
+            box = QRectF(self.x_of(tokens) - 3 * line, area.bottom() + 3, 6 * line, line)
             painter.drawText(box, int(Qt.AlignmentFlag.AlignHCenter), f"{tokens:,}")
         painter.setPen(QPen(theme().color("border"), 1))
         painter.drawLine(area.bottomLeft(), area.bottomRight())

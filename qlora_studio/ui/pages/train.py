@@ -5,38 +5,31 @@ from __future__ import annotations
 from pathlib import Path
 
 from PySide6.QtCore import Qt
-from PySide6.QtGui import QAction, QGuiApplication, QKeySequence
-from PySide6.QtWidgets import QFileDialog, QGridLayout, QHBoxLayout, QWidget
+from PySide6.QtGui import QAction, QGuiApplication, QKeySequence, QResizeEvent
+from PySide6.QtWidgets import QFileDialog, QWidget
 
 from qlora_studio.config.presets import Preset
-from qlora_studio.config.run_config import SAMPLE
-from qlora_studio.config.toml_file import read_run_config, run_config_text
-from qlora_studio.errors import StudioError
+from qlora_studio.config.run_config import RunConfig
 from qlora_studio.protocol.events import Problem
-from qlora_studio.protocol.reading import RunPrepared
 from qlora_studio.state.app import AppState
 from qlora_studio.state.launch import device_and_room
-from qlora_studio.state.train import Mend
+from qlora_studio.state.train_problems import Mend
+from qlora_studio.ui.figures import THIN
 from qlora_studio.ui.page import Page
+from qlora_studio.ui.pages.train_choice import ChoiceCard
 from qlora_studio.ui.pages.train_fields import SettingField
 from qlora_studio.ui.pages.train_length import LengthCard
 from qlora_studio.ui.pages.train_presets import PresetChoice
+from qlora_studio.ui.pages.train_samples import SamplesEditor
 from qlora_studio.ui.pages.train_side import CommandCard, HelpCard, ProblemsCard, PromiseCard
+from qlora_studio.ui.pages.train_start import NARROW_BELOW, StartBar
+from qlora_studio.ui.pages.train_targets import TargetPicker
 from qlora_studio.ui.theme import theme
-from qlora_studio.ui.widgets import (
-    Card,
-    Chip,
-    ChoiceBox,
-    LinkButton,
-    PlainLabel,
-    PrimaryButton,
-    SecondaryButton,
-    Segmented,
-    TextBox,
-    Tile,
-)
+from qlora_studio.ui.widgets import Card, ChoiceBox, LinkButton, PlainLabel, Segmented
+from qlora_studio.ui.widgets.columns import Columns
 
 COLUMNS = 4
+LEAST_WIDTH = 150  # px of a column at 100 %
 ADAPTER = ("lora.r", "lora.alpha", "lora.dropout", "lora.target_modules")
 ADAPTER_SWITCHES = ("lora.use_rslora", "lora.use_dora")
 MODEL = ("model.quantization", "model.compute_dtype", "training.method", "data.train_on")
@@ -74,125 +67,109 @@ class TrainPage(Page):
         super().__init__(app, "train", "Train", action_bar=True)
         self._state = app.train
         self._draft = app.draft
-        self._fields: list[SettingField] = []
+        self._fields: dict[str, SettingField] = {}
+        self._looked_at = ""
         self._build_page()
         self._bind()
 
     def opened(self, what: object) -> None:
         """what: a RunConfig to show, as when a run's settings are copied, or None."""
+        if isinstance(what, RunConfig):
+            self._draft.replace(what)
         self._state.open()
         self._refresh()
+
+    def undo(self) -> bool:
+        """Ctrl+Z: the setting changed last."""
+        return self._draft.undo()
+
+    def redo(self) -> bool:
+        """Ctrl+Shift+Z."""
+        return self._draft.redo()
 
     # Layout -----------------------------------------------------------------------------------------
 
     def _build_page(self) -> None:
         self._build_title_line()
-        choice = self._build_choice()
-        choice.keep_snug()
-        self.main.addWidget(choice)
+        self._choice = ChoiceCard(self._draft, self._state)
         self._presets = PresetChoice(self._draft)
-        self._presets.keep_snug()
-        self.main.addWidget(self._presets)
         self._length = LengthCard(self._draft, self._state)
-        self._length.keep_snug()
-        self.main.addWidget(self._length)
+        for field in (self._length.seq_len, self._length.too_long):
+            self._follow(field)
         self._simple = self._build_grid("Settings", "the rest stays as the preset has it", SIMPLE)
         self._elsewhere = LinkButton("", name="train_elsewhere", small=True)
         self._simple.body.addWidget(self._elsewhere)
-        self._adapter = self._build_grid("Adapter", "", ADAPTER, ADAPTER_SWITCHES)
-        self._learning = self._build_grid("Learning", "", LEARNING)
-        self._while = self._build_grid("While it trains", "", WHILE)
         self._weights = self._build_grid("Model and data", "how they are read", MODEL, MODEL_SWITCHES)
+        self._adapter = self._build_grid("Adapter", "which weights learn", ADAPTER, ADAPTER_SWITCHES)
+        self._trained = PlainLabel("", "muted", name="train_trained")
+        self._adapter.add_to_head(self._trained)
+        self._learning = self._build_grid("Learning", "", LEARNING)
+        self._batch = PlainLabel("", "muted", name="train_batch")
+        self._learning.add_to_head(self._batch)
+        self._while = self._build_while()
         self._advanced = (self._weights, self._adapter, self._learning, self._while)
-        for card in (self._simple, *self._advanced):
-            card.keep_snug()
+        for card in (self._choice, self._presets, self._length, self._simple, *self._advanced):
             self.main.addWidget(card)
-        self.main.addStretch()
+        self.main.addStretch(1)
         self._promise = PromiseCard()
         self._problems = ProblemsCard()
         self._help = HelpCard()
         self._command = CommandCard()
         for card in (self._promise, self._problems, self._help, self._command):
-            card.keep_snug()
             self.side.addWidget(card)
-        self.side.addStretch()
-        self._build_actions()
+        self.side.addStretch(1)
+        self._bar = StartBar(self.app, self._state)
+        self.action_bar.addWidget(self._bar)
         self._build_menu()
 
     def _build_title_line(self) -> None:
-        self.add_header(PlainLabel("Preset", "muted"))
+        self._preset_label = PlainLabel("Preset", "muted")
+        self.add_header(self._preset_label)
         self._preset = ChoiceBox(self._preset_choices(), name="train_preset", label="Preset")
-        self._preset.setMinimumWidth(theme().px(200))
+        self._preset_label.setBuddy(self._preset)
         self.add_header(self._preset)
         self._mode = Segmented(
             [("simple", "Simple"), ("advanced", "Advanced")], label="How much is shown", name="train_mode"
         )
         self.add_header(self._mode)
 
-    def _build_choice(self) -> Card:
-        card = Card(name="train_choice")
-        row = QHBoxLayout()
-        row.setSpacing(theme().px(12))
-        self._model = Tile("box", "Choose a model", "", name="train_model_path")
-        self._model_chip = Chip("", "neutral", name="train_model_state")
-        self._change_model = SecondaryButton(
-            "Change", small=True, name="train_change_model", tip="Choose a model"
-        )
-        self._data = Tile("database", "Choose data", "", name="train_data_path")
-        self._data_chip = Chip("", "neutral", name="train_data_state")
-        self._change_data = SecondaryButton("Change", small=True, name="train_change_data", tip="Choose data")
-        for tile, chip, button in (
-            (self._model, self._model_chip, self._change_model),
-            (self._data, self._data_chip, self._change_data),
-        ):
-            tile.add(chip)
-            tile.add(button)
-            row.addWidget(tile, 1)
-        card.body.addLayout(row)
-        return card
-
     def _build_grid(
         self, title: str, note: str, keys: tuple[str, ...], switches: tuple[str, ...] = ()
     ) -> Card:
+        px = theme().px
         card = Card(title, note)
-        grid = QGridLayout()
-        grid.setHorizontalSpacing(theme().px(14))
-        grid.setVerticalSpacing(theme().px(10))
-        for place, key in enumerate(keys):
-            grid.addWidget(self._field(key), place // COLUMNS, place % COLUMNS)
-        for column in range(COLUMNS):
-            grid.setColumnStretch(column, 1)
-        card.body.addLayout(grid)
-        if switches:
-            row = QHBoxLayout()
-            row.setSpacing(theme().px(24))
-            for key in switches:
-                row.addWidget(self._field(key))
-            row.addStretch()
-            card.body.addLayout(row)
+        card.note.setWordWrap(True)
+        for part, gap in ((keys, px(10)), (switches, 0)):
+            if part:
+                columns = Columns(most=COLUMNS, least=px(LEAST_WIDTH), gap=px(14), line_gap=gap)
+                for key in part:
+                    columns.addWidget(self._field(key))
+                card.body.addLayout(columns)
+        return card
+
+    def _build_while(self) -> Card:
+        card = self._build_grid("While it trains", "", WHILE)
+        self._prompts = PlainLabel("", "muted", wrap=True, name="train_samples_words")
+        self._prompts.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+        self._edit_prompts = LinkButton("Edit prompts…", name="train_samples_edit")
+        self._edit_prompts.setCheckable(True)
+        card.head.setStretchFactor(card.note, 0)
+        card.head.addWidget(self._prompts, 1)
+        card.add_to_head(self._edit_prompts)
+        self._samples = SamplesEditor(self._state)
+        self._samples.hide()
+        card.body.addWidget(self._samples)
         return card
 
     def _field(self, key: str) -> QWidget:
         field = SettingField(self._draft, key, self)
-        field.looked_at.connect(self._on_looked_at)
-        self._fields.append(field)
+        field.choosing.connect(self._on_choosing)
+        self._follow(field)
         return field.row
 
-    def _build_actions(self) -> None:
-        self._name = TextBox(name="train_name", label="Run name")
-        self._name.setFixedWidth(theme().px(250))
-        self._disk = Chip("", "neutral", "hard-drive", name="train_disk")
-        self._waits = PlainLabel("", "muted", name="train_waits_for")
-        self._cancel = SecondaryButton("Cancel", name="train_cancel")
-        self._cancel.hide()
-        self._start = PrimaryButton("Start training", "play", name="train_start")
-        self.action_bar.addWidget(PlainLabel("Run name", "muted"))
-        self.action_bar.addWidget(self._name)
-        self.action_bar.addWidget(self._disk)
-        self.action_bar.addStretch()
-        self.action_bar.addWidget(self._waits)
-        self.action_bar.addWidget(self._cancel)
-        self.action_bar.addWidget(self._start)
+    def _follow(self, field: SettingField) -> None:
+        field.looked_at.connect(self._on_looked_at)
+        self._fields.setdefault(field.key, field)
 
     def _build_menu(self) -> None:
         for words, keys, slot in (
@@ -200,9 +177,7 @@ class TrainPage(Page):
             ("Open settings file…", "Ctrl+O", self._on_open_file),
             ("Save settings file…", "Ctrl+S", self._on_save_file),
             ("Simple or advanced", "Ctrl+D", self._on_mode_key),
-            ("Copy the command", "Ctrl+Shift+C", self._on_copy_key),
-            ("Undo", "Ctrl+Z", self._draft.undo),
-            ("Redo", "Ctrl+Shift+Z", self._draft.redo),
+            ("Copy the command", "Ctrl+Shift+C", self._on_copy),
         ):
             action = QAction(words, self)
             action.setShortcut(QKeySequence(keys))
@@ -215,28 +190,30 @@ class TrainPage(Page):
 
     def _bind(self) -> None:
         self._state.changed.connect(self._refresh)
+        self._state.refused.connect(self.show_error)
         self._draft.changed.connect(self._on_draft_changed)
         self._preset.chosen.connect(self._on_preset)
         self._mode.changed.connect(self._on_mode)
         self._elsewhere.clicked.connect(lambda: self._on_mode("advanced"))
         self._presets.chosen.connect(self._on_preset)
+        self._edit_prompts.toggled.connect(self._on_edit_prompts)
         self._problems.chosen.connect(self._on_mend)
         self._command.copied.connect(self._on_copy)
-        self._change_model.clicked.connect(lambda: self.app.show_page("models"))
-        self._change_data.clicked.connect(lambda: self.app.show_page("data"))
-        self._start.clicked.connect(self._on_start)
-        self._cancel.clicked.connect(self.app.launcher.cancel)
-        self._name.textEdited.connect(self._on_name_edited)
-        self.app.launcher.changed.connect(self._refresh_actions)
+        self._choice.change_model.clicked.connect(lambda: self.app.show_page("models"))
+        self._choice.change_data.clicked.connect(lambda: self.app.show_page("data"))
+        self._bar.start.clicked.connect(self._on_start)
+        self._bar.cancel.clicked.connect(self.app.launcher.cancel)
+        self._bar.name.textEdited.connect(self._state.set_name)
+        self.app.launcher.changed.connect(self._bar.refresh)
         self.app.launcher.failed.connect(self._on_failed)
-        self.app.launcher.prepared.connect(self._on_prepared)
-        self.app.engine.changed.connect(self._refresh_actions)
-        self._name_is_own = False
+        self.app.launcher.prepared.connect(self._state.started)
         self._on_mode("simple")
         self._on_draft_changed()
 
     def _on_draft_changed(self) -> None:
         self._preset.set_choices(self._preset_choices())
+        if self._draft.preset is not None:
+            self._preset.set_value(str(self._draft.preset.path))
         self._presets.refresh()
         elsewhere = [key for key in self._draft.changed_keys() if key not in (*SIMPLE, *LENGTH)]
         settings = "setting differs" if len(elsewhere) == 1 else "settings differ"
@@ -247,10 +224,14 @@ class TrainPage(Page):
         preset = next((item for item in self._draft.presets if str(item.path) == path), None)
         if preset is not None:
             self._draft.use_preset(preset)
-            self._preset.set_choices(self._preset_choices())
+            self._on_draft_changed()
 
     def _preset_choices(self) -> list[tuple[str, str]]:
-        return [(str(preset.path), self._preset_words(preset)) for preset in self._draft.presets]
+        """The one in force stands among them also where it is none of the list, as the sample's."""
+        named = [*self._draft.presets]
+        if self._draft.preset is not None and self._draft.preset not in named:
+            named.insert(0, self._draft.preset)
+        return [(str(preset.path), self._preset_words(preset)) for preset in named]
 
     def _preset_words(self, preset: Preset) -> str:
         changed = preset is self._draft.preset and bool(self._draft.changed_keys())
@@ -260,146 +241,123 @@ class TrainPage(Page):
         self._mode.set_value(mode)
         for card in (self._presets, self._simple):
             card.setVisible(mode == "simple")
-        self._elsewhere.setVisible(mode == "simple")
         for card in self._advanced:
             card.setVisible(mode == "advanced")
+        self._on_draft_changed()
 
     def _on_mode_key(self) -> None:
         self._on_mode("advanced" if self._mode.value() == "simple" else "simple")
 
     def _on_looked_at(self, key: str) -> None:
+        self._looked_at = key
         self._help.show_field(self._draft.fields[key])
+        self._show_difference()
+
+    def _show_difference(self) -> None:
+        key = self._looked_at
+        if key:
+            self._promise.show_difference(self._draft.fields[key].setting.label, self._state.difference(key))
+
+    def _on_edit_prompts(self, shown: bool) -> None:
+        self._samples.setVisible(shown)
+        self._edit_prompts.setText("Hide prompts" if shown else "Edit prompts…")
+        if shown:
+            self._state.suggest_prompts()
+            self._samples.refresh()
+
+    def _on_choosing(self, key: str) -> None:
+        shape = self._state.shape()
+        if shape is None:
+            self.app.notices.say("The layers are known once the model is checked.", "warn")
+            return
+        picker = TargetPicker(self._fields[key].widget, shape, self._draft.value(key))
+        picker.chosen.connect(lambda value: self._draft.set(key, value))
+        picker.open()
 
     def _on_mend(self, mend: Mend) -> None:
         if mend.accepts_skipped:
             self._state.accept_skipped()
         if mend.changes:
             self._draft.set_many(mend.changes)
+        if mend.name:
+            self._state.set_name(mend.name)
+            self._bar.name.setText(mend.name)
         if mend.page:
             self.app.show_page(mend.page)
 
-    def _on_name_edited(self, text: str) -> None:
-        self._name_is_own = bool(text.strip())
-
     def _on_start(self) -> None:
-        if not self._start.isEnabled():
+        if not self._bar.start.isEnabled():
             return
         self.banner.clear()
-        name = self._name.text().strip() or self._state.suggested_name()
-        self.app.launcher.start(self._draft.config, name, self._state.skipped_accepted)
+        self.app.launcher.start(self._draft.config, self._state.name, self._state.skipped_accepted)
         self.app.show_page("monitor")
-
-    def _on_prepared(self, run: RunPrepared) -> None:
-        self._name_is_own = False
 
     def _on_failed(self, problem: Problem) -> None:
         self.show_error(f"{problem.message} {problem.hint}".strip())
         self.app.show_page("train")
 
-    def _on_copy(self, text: str) -> None:
-        QGuiApplication.clipboard().setText(text)
-        self.app.notices.say("Command copied")
+    def _on_copy(self) -> None:
+        command = self._state.command()
 
-    def _on_copy_key(self) -> None:
-        self._on_copy(self._command.text())
+        def written() -> None:
+            QGuiApplication.clipboard().setText(command)
+            self.app.notices.say("Command copied")
+
+        self._state.write_command_file(written)
 
     def _on_save_file(self) -> None:
         name, _ = QFileDialog.getSaveFileName(
-            self, "Save settings", f"{self._state.suggested_name()}.toml", "Settings (*.toml)"
+            self, "Save settings", f"{self._state.name}.toml", "Settings (*.toml)"
         )
-        if not name:
-            return
-        try:
-            Path(name).write_text(run_config_text(self._draft.config), "utf-8")
-        except OSError as error:
-            self.show_error(f"{name} could not be saved: {error.strerror}.")
-            return
-        self.app.notices.say("Saved")
+        if name:
+            self._state.save_file(Path(name), lambda: self.app.notices.say("Saved"))
 
     def _on_open_file(self) -> None:
         name, _ = QFileDialog.getOpenFileName(self, "Open settings", "", "Settings (*.toml)")
-        if not name:
-            return
-        try:
-            self._draft.replace(read_run_config(Path(name)))
-        except StudioError as error:
-            self.show_error(str(error))
+        if name:
+            self._state.open_file(Path(name))
 
     # What is shown ----------------------------------------------------------------------------------
 
     def _refresh(self) -> None:
-        self._refresh_tiles()
+        state, config = self._state, self._draft.config
+        self._choice.refresh()
         self._length.refresh()
-        device, free_bytes = device_and_room(self.app.engine)
-        shape = self._state.shape()
+        device, shape = device_and_room(self.app.engine)[0], state.shape()
+        layers = shape.layers if shape else 0
         self._promise.show_promise(
-            self._state.promise, device == "cuda", free_bytes, shape.layers if shape else 0
+            state.promise, device == "cuda", layers, state.history.promise_words(device)
         )
-        self._problems.show_problems(self._state.problems)
-        config = self._draft.config
-        trained = self._state.trained_parameters()
+        self._show_difference()
+        self._problems.show_problems(state.problems)
+        self._show_problems_at_fields()
         if shape:
-            share = trained / shape.parameters
-            self._adapter.set_note(f"{trained / 1e6:,.1f} M parameters learn, {share:.1%} of the model's")
-        batch, accumulate = config.training.batch_size, config.training.gradient_accumulation
-        self._learning.set_note(
-            f"effective batch {batch} × {accumulate} = {batch * accumulate:,} rows an update"
-        )
-        self._command.show_command(f"qlora-studio train {self._state.suggested_name()}.toml")
-        self._refresh_actions()
+            trained = state.trained_parameters()
+            share = trained / shape.parameters * 100
+            self._trained.setText(f"{trained / 1e6:,.1f} M trained, {share:.1f}{THIN}%")
+        rows, times = config.training.batch_size, config.training.gradient_accumulation
+        self._batch.setText(f"{rows} × {times} = {rows * times:,} rows an update")
+        recomputed = state.promise.recompute_layers if state.promise else 0
+        self._fields["training.recompute"].show_planned(recomputed, layers)
+        self._show_prompts()
+        self._command.show_command(state.command())
+        self._bar.refresh()
 
-    def _refresh_tiles(self) -> None:
-        state, model_path = self._state, self._draft.value("model.path")
-        name = "SmolLM2-135M-Instruct" if model_path == SAMPLE else Path(model_path).name
-        if state.model_problem is not None:
-            self._model.set_words(name, state.model_problem.message)
-            self._model_chip.set("not usable", "bad", "circle-alert")
-        else:
-            self._model.set_words(name, self._model_note())
-            self._model_chip.set(
-                *(("checked", "ok", "check") if state.model else ("checking", "neutral", "hourglass"))
-            )
-        data_path = self._draft.value("data.path")
-        name = "Sample: grade-school maths" if data_path == SAMPLE else Path(data_path).name
-        if state.data_problem is not None:
-            self._data.set_words(name, state.data_problem.message)
-            self._data_chip.set("not usable", "bad", "circle-alert")
-        elif state.data is None:
-            self._data.set_words(name, state.data_words or "…")
-            self._data_chip.set("reading", "neutral", "hourglass")
-        else:
-            tokens = f" · {state.counted.lengths.tokens:,} tokens" if state.counted else " · …"
-            self._data.set_words(name, f"{state.data.conversations:,} rows{tokens}")
-            findings = sum(finding.tone in ("bad", "warn") for finding in state.data.findings)
-            self._data_chip.set(
-                *(
-                    (f"{findings} to look at", "warn", "triangle-alert")
-                    if findings
-                    else ("read", "ok", "check")
-                )
-            )
+    def _show_problems_at_fields(self) -> None:
+        words = {problem.key: problem.words for problem in self._state.problems if problem.blocks}
+        for key, field in self._fields.items():
+            field.show_problem(words.get(key, ""))
+        self._length.show_problem(words.get("data.seq_len", ""))
 
-    def _model_note(self) -> str:
-        if self._state.model is None:
-            return self._state.model_words
-        parameters = self._state.model.parameters / 1e6
-        size = f"{parameters / 1e3:.2f} B" if parameters >= 1000 else f"{parameters:.0f} M"
-        model = self._draft.config.model
-        words = {"nf4": "NF4", "fp4": "FP4", "int8": "int8", "none": "16 bit"}[model.quantization]
-        doubled = ", double quantized" if model.double_quant and model.quantization in ("nf4", "fp4") else ""
-        return f"{size} · {words}{doubled}"
+    def _show_prompts(self) -> None:
+        own = self._draft.config.samples
+        words = f"{len(own)} of your own" if own else "3 from the rows held out"
+        self._prompts.setText(f"Sample prompts answered at each checkpoint: {words}")
+        if self._edit_prompts.isChecked():
+            self._state.suggest_prompts()
+            self._samples.refresh()
 
-    def _refresh_actions(self) -> None:
-        launcher = self.app.launcher
-        if not self._name_is_own:
-            self._name.setText(self._state.suggested_name())
-        needed, free = self._state.disk_bytes(), self.app.machine.free_bytes
-        if needed is not None and free is not None:
-            self._disk.set(
-                f"Needs {needed / 1e9:.1f} GB on disk, {free / 1e9:,.0f} free", "neutral", "hard-drive"
-            )
-        self._disk.setVisible(needed is not None)
-        waits = launcher.words or self._state.waits_for
-        self._waits.setText(f"Start waits for: {waits[:1].lower()}{waits[1:]}" if waits else "")
-        self._start.setEnabled(not waits)
-        self._cancel.setVisible(launcher.busy)
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self._preset_label.setVisible(self.width() >= theme().px(NARROW_BELOW))
+        self._bar.refresh()

@@ -6,12 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 from PySide6.QtCore import QEvent, QObject, Signal
-from PySide6.QtWidgets import QCheckBox, QWidget
+from PySide6.QtWidgets import QCheckBox, QHBoxLayout, QWidget
 
 from qlora_studio.config.setting import Field
 from qlora_studio.state.draft import RunDraft
-from qlora_studio.ui.widgets import ChoiceBox, DecimalBox, FormRow, NumberBox, TextBox
+from qlora_studio.ui.figures import THIN
+from qlora_studio.ui.theme import theme
+from qlora_studio.ui.widgets import ChoiceBox, DecimalBox, FormRow, NumberBox, TextBox, set_property
+from qlora_studio.ui.widgets.fields import ResetButton
 
+CHOOSE, CHOSEN = "choose", "chosen"  # entries of a list that are no value of the setting
+LONGEST_DEFAULT = 10  # characters of a default that stands beside its label
 HELD_OUT = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2)
 
 
@@ -19,20 +24,26 @@ class SettingField(QObject):
     """Keeps one widget and one key of the draft equal, in both directions.
 
     looked_at: the key, when the person hovers or focuses it
+    choosing:  the person wants to choose among what the page knows
+    on_line:   the way back to the default stands on one line with the field, which has no label
     """
 
     looked_at = Signal(str)
+    choosing = Signal(str)
 
-    def __init__(self, draft: RunDraft, key: str, parent: QWidget) -> None:
+    def __init__(self, draft: RunDraft, key: str, parent: QWidget, *, on_line: bool = False) -> None:
         super().__init__(parent)
         self.key = key
         self._draft = draft
+        self._on_line = on_line
+        self._problem = ""
+        self._planned = ""
         self._field: Field = draft.fields[key]
         self.widget, self._show = self._build()
         self.widget.setToolTip("")
         self.widget.setAccessibleDescription(self._field.setting.help)
         self.widget.installEventFilter(self)
-        self.row: QWidget = self._in_row()
+        self.row: FormRow | LineRow = self._in_row()
         draft.changed.connect(self.refresh)
         draft.refused.connect(self._on_refused)
         self.refresh()
@@ -41,20 +52,35 @@ class SettingField(QObject):
         """Shows what the draft holds."""
         value = self._draft.value(self.key)
         self._show(value)
-        if isinstance(self.row, FormRow):
-            default = self._draft.default(self.key)
-            self.row.set_changed(None if value == default else in_words(self._field, default))
-            self.row.set_problem("")
+        default = self._draft.default(self.key)
+        self.row.set_changed(None if value == default else _beginning(in_words(self._field, default)))
+        self.row.set_problem(self._problem)
+
+    def show_problem(self, words: str) -> None:
+        """Under the field, until it is mended; empty: there is none."""
+        if words != self._problem:
+            self._problem = words
+            self.row.set_problem(words)
+
+    def show_planned(self, layers: int, of: int) -> None:
+        """What "Auto" comes to now."""
+        planned = f"Auto: {layers} of {of} layers" if of else ""
+        if planned != self._planned:
+            self._planned = planned
+            self.refresh()
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
         if event.type() in (QEvent.Type.FocusIn, QEvent.Type.Enter):
             self.looked_at.emit(self.key)
         return False
 
-    def _in_row(self) -> QWidget:
-        if isinstance(self.widget, QCheckBox):
-            return self.widget
-        row = FormRow(self._field.setting.label, self.widget, key_name=f"train_reset_{_name(self.key)}")
+    def _in_row(self) -> FormRow | LineRow:
+        name, label = f"train_reset_{_name(self.key)}", self._field.setting.label
+        if self._on_line or isinstance(self.widget, QCheckBox):
+            line = LineRow(label, self.widget, key_name=name)
+            line.reset.connect(self._on_reset)
+            return line
+        row = FormRow(label, self.widget, key_name=name)
         row.reset.connect(self._on_reset)
         return row
 
@@ -118,9 +144,33 @@ class SettingField(QObject):
 
         def show(value: str | int) -> None:
             numbered = [(str(value), f"{value} layers")] if isinstance(value, int) else []
-            box.set_choices([*choices, *numbered])
+            named = [
+                (item, self._planned or words) if item == "auto" else (item, words) for item, words in choices
+            ]
+            box.set_choices([*named, *numbered])
             box.set_value(str(value))
 
+        return box, show
+
+    def _targets(self, name: str) -> tuple[QWidget, Callable[[Any], None]]:
+        """All, or those that are ticked in a list of the model's own."""
+        choices = [*self._field.setting.choices.items(), (CHOOSE, "Choose…")]
+        box = ChoiceBox(choices, name=name, label=self._field.setting.label)
+
+        def choose(value: str) -> None:
+            if value == CHOOSE:
+                self.refresh()
+                self.choosing.emit(self.key)
+            elif value != CHOSEN:
+                self._set(value)
+
+        def show(value: str | tuple[str, ...]) -> None:
+            some = isinstance(value, tuple) or value not in self._field.setting.choices
+            chosen = [(CHOSEN, ", ".join(value) if isinstance(value, tuple) else value)] if some else []
+            box.set_choices([*chosen, *choices])
+            box.set_value(CHOSEN if some else str(value))
+
+        box.chosen.connect(choose)
         return box, show
 
     def _held_out(self, name: str) -> tuple[QWidget, Callable[[Any], None]]:
@@ -131,7 +181,8 @@ class SettingField(QObject):
         def show(value: float | str) -> None:
             shares = sorted({*HELD_OUT, value}) if isinstance(value, float | int) else HELD_OUT
             choices = [
-                (str(float(share)), f"{share:.0%} of the rows" if share else "None") for share in shares
+                (str(float(share)), f"{share * 100:g}{THIN}% of the rows" if share else "None")
+                for share in shares
             ]
             box.set_choices([*choices, *([(value, value)] if isinstance(value, str) else [])])
             box.set_value(str(float(value)) if isinstance(value, float | int) else value)
@@ -145,8 +196,46 @@ class SettingField(QObject):
         self._draft.reset(self.key)
 
     def _on_refused(self, key: str, reason: str) -> None:
-        if key == self.key and isinstance(self.row, FormRow):
+        if key == self.key:
             self.row.set_problem(reason)
+
+
+class LineRow(QWidget):
+    """A field that needs no label above it: its own words say what it is, or the title of its card.
+
+    reset: the person wants the default back
+    """
+
+    reset = Signal()
+
+    def __init__(self, label: str, field: QWidget, *, key_name: str) -> None:
+        super().__init__()
+        self._label = label
+        self._field = field
+        self._reset = ResetButton("rotate-ccw", name=key_name)
+        self._reset.setAccessibleName(f"{label}: back to the default")
+        self._reset.clicked.connect(self.reset)
+        self._reset.hide()
+        layout = QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(theme().px(6))
+        first, last = (field, self._reset) if isinstance(field, QCheckBox) else (self._reset, field)
+        layout.addWidget(first)
+        layout.addWidget(last)
+        if isinstance(field, QCheckBox):
+            layout.addStretch()
+
+    def set_changed(self, default: str | None) -> None:
+        """default: in words, shown while the value differs from it; None: the value is the default."""
+        self._reset.setVisible(default is not None)
+        if default is not None:
+            self._reset.setText(f"default {default}")
+            self._reset.setAccessibleName(f"{self._label}: back to {default}")
+            self._reset.setToolTip(f"Back to {default}")
+
+    def set_problem(self, text: str) -> None:
+        """A red edge; its words stand elsewhere on the card."""
+        set_property(self._field, "problem", bool(text))
 
 
 def in_words(field: Field, value: Any) -> str:
@@ -158,8 +247,15 @@ def in_words(field: Field, value: Any) -> str:
     if field.key == "training.learning_rate":
         return small_number(value)
     if field.key == "data.validation":
-        return f"{value:.0%}" if value else "none"
+        return f"{value * 100:g}{THIN}%" if value else "none"
     return f"{value:,}" if isinstance(value, int | float) else str(value)
+
+
+def _beginning(words: str) -> str:
+    """Whole words that have room beside a label: "Paged" of "Paged AdamW 32-bit"."""
+    while len(words) > LONGEST_DEFAULT and " " in words:
+        words = words.rpartition(" ")[0].rstrip(",")
+    return words
 
 
 def small_number(value: float) -> str:
@@ -197,4 +293,5 @@ _BUILDERS: dict[str, Callable[[SettingField, str], tuple[QWidget, Callable[[Any]
     "training.learning_rate": SettingField._learning_rate,
     "training.recompute": SettingField._recompute,
     "data.validation": SettingField._held_out,
+    "lora.target_modules": SettingField._targets,
 }

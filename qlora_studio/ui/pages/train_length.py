@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QGridLayout, QHBoxLayout, QVBoxLayout
+from PySide6.QtWidgets import QGridLayout, QHBoxLayout, QVBoxLayout, QWidget
 
 from qlora_studio.state.draft import RunDraft
 from qlora_studio.state.train import TrainState
-from qlora_studio.ui.figures import duration
+from qlora_studio.ui.figures import THIN, duration, in_gib
 from qlora_studio.ui.pages.data_lengths import LengthHistogram
 from qlora_studio.ui.pages.train_fields import SettingField
 from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets import Card, IconLabel, PlainLabel
+from qlora_studio.ui.widgets.flow import Flow
 
 
 class LengthCard(Card):
     """The histogram of row lengths with its limit; drag it, type it, or move it by arrow keys."""
 
     def __init__(self, draft: RunDraft, state: TrainState) -> None:
-        super().__init__(
-            "Sequence length", "drag the line: all three answers move with it", name="train_length"
-        )
+        super().__init__(name="train_length")
+        self.setAccessibleName("Sequence length")
         self._draft = draft
         self._state = state
-        self._seq_len = SettingField(draft, "data.seq_len", self)
-        self._too_long = SettingField(draft, "data.too_long", self)
+        self.seq_len = SettingField(draft, "data.seq_len", self, on_line=True)
+        self.too_long = SettingField(draft, "data.too_long", self, on_line=True)
+        self._problem = PlainLabel("", "note", wrap=True, name="train_data_seq_len_problem")
+        self._problem.set_tone("bad")
+        self._problem.hide()
         self._histogram = LengthHistogram(draft, name="train_lengths")
         self._rows, self._rows_note = PlainLabel("…", "strong"), PlainLabel("", "note")
         self._peak, self._peak_note = PlainLabel("…", "strong"), PlainLabel("", "note")
@@ -32,32 +35,63 @@ class LengthCard(Card):
         self._build()
 
     def refresh(self) -> None:
-        """After the draft or the counts changed."""
-        state = self._state
-        if state.counted is None:
-            self._histogram.clear(state.counting_words or "Lengths appear once model and data are read.")
+        """After the draft or the counts changed; numbers that wait show "…" in place."""
+        counts, state = self._state.counts, self._state
+        if counts.counted is None:
+            self._histogram.clear(counts.words or "Lengths appear once model and data are read.")
         else:
-            self._histogram.show_counts(state.counted.bins, state.counted.bin_width)
-        rows, longer, _ = state.kept_rows()
-        fate = "cut" if self._draft.value("data.too_long") == "truncate" else "dropped"
-        if state.lengths is not None:
-            self._rows.setText(f"{longer:,} rows {fate}")
-            self._rows_note.setText(
-                f"{longer / max(len(state.lengths), 1):.1%} are longer; {rows:,} are learned from"
-            )
-        if state.promise is not None:
-            self._peak.setText(f"{state.promise.total / 2**30:.1f} GiB peak")
-            self._peak_note.setText(state.promise.words)
+            self._histogram.show_counts(counts.counted.bins, counts.counted.bin_width)
+        self._refresh_rows()
+        self._peak.setText(f"{in_gib(state.promise.total)} peak" if state.promise else "…")
+        self._peak_note.setText(state.promise.words if state.promise else "")
         updates, seconds = state.updates(), state.seconds()
-        if updates:
-            self._time.setText(f"about {duration(seconds)}" if seconds else f"{updates:,} updates")
-            self._time_note.setText(
-                f"{updates:,} updates" if seconds else "hours are known once a run like this was measured"
-            )
+        how_many = "1 update" if updates == 1 else f"{updates:,} updates"
+        if not updates:
+            self._time.setText("…")
+            self._time_note.setText("")
+        elif seconds is None:
+            self._time.setText(how_many)
+            self._time_note.setText("hours are known once a run like this was measured")
+        else:
+            self._time.setText(f"about {duration(seconds)}")
+            self._time_note.setText(how_many)
+
+    def show_problem(self, words: str) -> None:
+        """Of the length limit."""
+        self.seq_len.show_problem(words)
+        self._problem.setText(words)
+        self._problem.setVisible(bool(words))
+
+    def _refresh_rows(self) -> None:
+        lengths, kept = self._state.lengths, self._state.kept()
+        if lengths is None:
+            self._rows.setText("…")
+            self._rows_note.setText("")
+            return
+        fate = "cut" if self._draft.value("data.too_long") == "truncate" else "dropped"
+        share = kept.longer / max(len(lengths), 1)
+        self._rows.setText(f"{kept.longer:,} rows {fate}")
+        self._rows_note.setText(f"{share * 100:.1f}{THIN}% are longer; {kept.rows:,} are learned from")
+
+    def _build_head(self) -> Flow:
+        """On a line of their own where the title leaves no room for the fields."""
+        head = Flow(gap=theme().px(8), line_gap=theme().px(8), last_at_right=True)
+        fields = QWidget()
+        row = QHBoxLayout(fields)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.setSpacing(theme().px(8))
+        for item in (self.seq_len, self.too_long):
+            row.addWidget(item.row)
+        for widget in (
+            PlainLabel("Sequence length", "card_title"),
+            PlainLabel("drag the line", "muted"),
+            fields,
+        ):
+            head.addWidget(widget)
+        return head
 
     def _build(self) -> None:
-        for item in (self._seq_len, self._too_long):
-            self.add_to_head(item.widget)
+        self.body.addLayout(self._build_head())
         body = QHBoxLayout()
         body.setSpacing(theme().px(16))
         self._histogram.setMinimumHeight(theme().px(130))
@@ -84,3 +118,4 @@ class LengthCard(Card):
         side.addStretch()
         body.addLayout(side)
         self.body.addLayout(body)
+        self.body.addWidget(self._problem)

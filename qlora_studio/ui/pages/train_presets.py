@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from PySide6.QtCore import Signal
-from PySide6.QtWidgets import QButtonGroup, QHBoxLayout, QRadioButton, QVBoxLayout
+from PySide6.QtWidgets import QButtonGroup, QRadioButton, QVBoxLayout, QWidget
 
 from qlora_studio.config.presets import Preset
 from qlora_studio.state.draft import RunDraft
 from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets import Card, PlainLabel
+from qlora_studio.ui.widgets.columns import Columns
 
 SHOWN = ("Gentle tone change", "New skill", "Smallest memory")
 
@@ -23,8 +24,7 @@ class PresetChoice(Card):
         self._draft = draft
         self._buttons: list[tuple[QRadioButton, Preset]] = []
         self._group = QButtonGroup(self)
-        row = QHBoxLayout()
-        row.setSpacing(theme().px(16))
+        row = Columns(most=3, least=theme().px(190), gap=theme().px(16), line_gap=theme().px(10))
         for preset in (item for item in draft.presets if item.name in SHOWN):
             button = QRadioButton(preset.name)
             button.setObjectName(f"train_preset_{preset.name.lower().replace(' ', '_')}")
@@ -33,11 +33,14 @@ class PresetChoice(Card):
             button.clicked.connect(lambda _=False, preset=preset: self._on_clicked(preset))
             self._group.addButton(button)
             self._buttons.append((button, preset))
-            column = QVBoxLayout()
+            choice = QWidget()
+            column = QVBoxLayout(choice)
+            column.setContentsMargins(0, 0, 0, 0)
             column.setSpacing(theme().px(4))
             column.addWidget(button)
             column.addWidget(PlainLabel(preset.summary, "note", wrap=True))
-            row.addLayout(column, 1)
+            column.addStretch()
+            row.addWidget(choice)
         self.body.addLayout(row)
 
     def refresh(self) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import QGridLayout, QHBoxLayout, QVBoxLayout, QWidget
 
 from qlora_studio.config.setting import Field
 from qlora_studio.memory.promise import Promise
-from qlora_studio.state.train import Mend, TrainProblem
+from qlora_studio.state.train_problems import Mend, TrainProblem
+from qlora_studio.ui.figures import in_gib
 from qlora_studio.ui.pages.train_fields import in_words
 from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets import (
     Card,
     Chip,
+    ElidedLabel,
     IconLabel,
     LinkButton,
     Part,
@@ -21,6 +25,7 @@ from qlora_studio.ui.widgets import (
     Separator,
     StackedBar,
     Swatch,
+    empty_layout,
 )
 
 # The order of the Monitor's chart, from below.
@@ -32,7 +37,6 @@ PARTS = {
     "logits": "Logits",
     "other": "Workspace + driver",
 }
-TIGHT = 0.92  # of what is free
 
 
 class PromiseCard(Card):
@@ -47,37 +51,47 @@ class PromiseCard(Card):
         self._free = PlainLabel("", "note")
         self._free.set_tone("bad")
         self._amounts: dict[str, PlainLabel] = {}
-        self._note = PlainLabel("", "note", wrap=True)
+        self._difference = PlainLabel("", "note", name="train_promise_difference")
+        self._note = PlainLabel("", "note", wrap=True, name="train_promise_note")
+        self._history = PlainLabel("", "note", wrap=True, name="train_promise_history")
+        self._promised: Promise | None = None
         self._build()
 
-    def show_promise(self, promised: Promise | None, on_card: bool, free_bytes: int, layers: int) -> None:
-        """promised: None while no model is chosen."""
+    def show_promise(self, promised: Promise | None, on_card: bool, layers: int, history: str) -> None:
+        """promised: None while no model is chosen. history: how true the last ones were."""
         self.title.setText("VRAM promise" if on_card else "Memory promise")
+        self._history.setText(history)
+        self._history.setVisible(bool(history))
+        self._promised = promised
         if promised is None:
             self._state.set("waits for a model", "neutral", "")
             self._number.setText("–")
             return
-        free = free_bytes / 2**30
-        total = promised.total / 2**30
-        self._state.set(*_fit(total, free))
-        self._number.setText(f"{total:.1f}")
-        self._bar.set_parts(
-            [
-                Part(words, promised.parts.get(part, 0) / 2**30, f"vram_{part}")
-                for part, words in PARTS.items()
-            ],
-            limit=free,
-            total=free * 1.04,
-        )
+        self._state.set(*_fit(promised))
+        self._number.setText(f"{promised.total / 2**30:.1f}")
+        self.show_difference("", 0)
         where = "free now" if on_card else "of RAM free now"
-        self._free.setText(f"{free:.1f} {where}")
+        self._free.setText(f"{in_gib(promised.free_bytes or 0)} {where}")
         for part, label in self._amounts.items():
             label.setText(f"{promised.parts.get(part, 0) / 2**30:.2f}")
-        recomputed = promised.recompute_layers
-        self._note.setText(
-            f"{recomputed} of {layers} layers are computed again to save memory." if recomputed else ""
-        )
-        self._note.setVisible(bool(recomputed))
+        self._optimizer.setText("Optimizer, paged" if promised.paged else "Optimizer")
+        self._note.setText(" ".join(_notes(promised, on_card, layers)))
+        self._note.setVisible(bool(self._note.text()))
+
+    def show_difference(self, label: str, difference: int) -> None:
+        """What a changed setting takes more or less than its default; 0: none is looked at."""
+        self._difference.setText(f"{label}: {difference / 2**30:+.1f} GiB" if difference else "")
+        promised = self._promised
+        if promised is not None:
+            parts = [
+                Part(words, promised.parts.get(part, 0) / 2**30, f"vram_{part}")
+                for part, words in PARTS.items()
+            ]
+            free = (promised.free_bytes or 0) / 2**30
+            ghost = -difference / 2**30 if difference < 0 else 0.0  # how far the default would reach
+            self._bar.set_parts(
+                parts, limit=free, total=max(free * 1.04, promised.total / 2**30), ghost=ghost
+            )
 
     def _build(self) -> None:
         self.add_to_head(self._state)
@@ -88,7 +102,10 @@ class PromiseCard(Card):
         self._unit.setContentsMargins(0, 0, 0, theme().px(5))
         self.body.addLayout(line)
         self.body.addWidget(self._bar)
-        self.body.addWidget(self._free, 0, Qt.AlignmentFlag.AlignRight)
+        under = QHBoxLayout()
+        under.addWidget(self._difference, 1)
+        under.addWidget(self._free)
+        self.body.addLayout(under)
         legend = QGridLayout()
         legend.setVerticalSpacing(theme().px(6))
         legend.setHorizontalSpacing(theme().px(8))
@@ -96,11 +113,15 @@ class PromiseCard(Card):
         for row, (part, words) in enumerate(PARTS.items()):
             amount = PlainLabel("–", "strong")
             self._amounts[part] = amount
+            name = PlainLabel(words)
+            if part == "optimizer":
+                self._optimizer = name
             legend.addWidget(Swatch(f"vram_{part}"), row, 0)
-            legend.addWidget(PlainLabel(words), row, 1)
+            legend.addWidget(name, row, 1)
             legend.addWidget(amount, row, 2, Qt.AlignmentFlag.AlignRight)
         self.body.addLayout(legend)
         self.body.addWidget(self._note)
+        self.body.addWidget(self._history)
 
 
 class ProblemsCard(Card):
@@ -122,7 +143,7 @@ class ProblemsCard(Card):
         if problems == self._shown:
             return
         self._shown = list(problems)
-        _empty(self._rows)
+        empty_layout(self._rows)
         blocking = sum(problem.blocks for problem in problems)
         if blocking:
             self._count.set(f"{blocking} to mend", "bad", "circle-alert")
@@ -190,31 +211,38 @@ class CommandCard(Card):
         self._copy = LinkButton("Copy", "copy", name="train_copy_command")
         self._copy.clicked.connect(self._on_copy)
         self.add_to_head(self._copy)
-        self._text: PlainLabel = PlainLabel("", "mono", wrap=True, name="train_command")
+        self._text = ElidedLabel("", "command", name="train_command")
         self.body.addWidget(self._text)
+        self.body.addWidget(
+            PlainLabel("Copy writes these settings into the file it names.", "note", wrap=True)
+        )
 
     def show_command(self, text: str) -> None:
         """text: as it would be typed."""
-        self._text.setText(text)
+        if text != self._text.full_text():
+            self._text.setText(text)
 
     def text(self) -> str:
         """As shown."""
-        return self._text.text()
+        return self._text.full_text()
 
     def _on_copy(self) -> None:
-        self.copied.emit(self._text.text())
+        self.copied.emit(self._text.full_text())
 
 
-def _fit(total: float, free: float) -> tuple[str, str, str]:
-    if total > free:
-        return f"Does not fit, {total - free:.1f} GiB over", "bad", "circle-alert"
-    if total > TIGHT * free:
-        return f"Tight, {free - total:.1f} GiB spare", "warn", "triangle-alert"
-    return f"Fits, {free - total:.1f} GiB spare", "ok", "check"
+def _fit(promised: Promise) -> tuple[str, str, str]:
+    if promised.free_bytes is None:
+        return "free memory unknown", "neutral", "info"
+    spare = promised.free_bytes - promised.total
+    if promised.verdict == "too large":
+        return f"Does not fit, {in_gib(-spare)} over", "bad", "circle-alert"
+    if promised.verdict == "tight":
+        return f"Tight, {in_gib(max(spare, 0))} spare", "warn", "triangle-alert"
+    return f"Fits, {in_gib(spare)} spare", "ok", "check"
 
 
-def _empty(layout: QVBoxLayout) -> None:
-    while item := layout.takeAt(0):
-        if widget := item.widget():
-            widget.hide()
-            widget.deleteLater()
+def _notes(promised: Promise, on_card: bool, layers: int) -> Iterator[str]:
+    if promised.recompute_layers:
+        yield f"{promised.recompute_layers} of {layers} layers are computed again to save memory."
+    if not on_card:
+        yield "On the processor every optimizer runs as AdamW in 32 bit and isn't paged."

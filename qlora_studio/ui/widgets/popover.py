@@ -5,8 +5,8 @@ from __future__ import annotations
 import weakref
 
 from PySide6.QtCore import QPoint, Qt, Signal
-from PySide6.QtGui import QKeyEvent
-from PySide6.QtWidgets import QFrame, QHBoxLayout, QPushButton, QVBoxLayout, QWidget
+from PySide6.QtGui import QKeyEvent, QPainter, QPaintEvent
+from PySide6.QtWidgets import QFrame, QHBoxLayout, QPushButton, QStyle, QStyleOption, QVBoxLayout, QWidget
 
 from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets.buttons import DangerButton, PrimaryButton, SecondaryButton
@@ -58,6 +58,12 @@ class Popover(QFrame):
         self.move(self._place())
         self.show()
         self.no.setFocus(Qt.FocusReason.PopupFocusReason)
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        """A window with round corners is see-through: it has to draw its ground itself."""
+        option = QStyleOption()
+        option.initFrom(self)
+        self.style().drawPrimitive(QStyle.PrimitiveElement.PE_Widget, option, QPainter(self), self)
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
         if event.key() == Qt.Key.Key_Escape:

@@ -1,0 +1,101 @@
+"""What a run costs in rows and updates, from the lengths of its rows in tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qlora_studio.config.run_config import DataConfig, RunConfig
+from qlora_studio.config.toml_file import with_changes
+
+FILL = 0.96  # of a packed row that is tokens, on the sample data at 256
+FEW_UPDATES = 50  # fewer than this rarely teaches anything
+SHORTEST = 64  # tokens: no shorter row is offered
+MOST_EPOCHS = 20  # more are learned by heart
+
+Lengths = NDArray[np.int32]  # [rows, 2]: tokens, learned tokens
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Rows that are trained on, rows longer than the limit, and tokens of one pass."""
+
+    rows: int = 0
+    longer: int = 0
+    tokens: int = 0
+
+
+def kept_rows(lengths: Lengths | None, data: DataConfig) -> Kept:
+    """Of all rows, those to be held out among them."""
+    if lengths is None:
+        return Kept()
+    tokens, learned = lengths[:, 0], lengths[:, 1]
+    longer = tokens > data.seq_len
+    kept = (learned > 0) & (~longer | (data.too_long == "truncate"))
+    return Kept(int(kept.sum()), int(longer.sum()), int(np.minimum(tokens[kept], data.seq_len).sum()))
+
+
+def updates(config: RunConfig, kept: Kept) -> int:
+    """How many the run will make, about; 0 where nothing is known of its rows."""
+    training, data = config.training, config.data
+    if training.steps:
+        return training.steps
+    if not kept.rows:
+        return 0
+    share = 1.0 - (data.validation if isinstance(data.validation, float | int) else 0.0)
+    packed = kept.tokens * share / (data.seq_len * FILL) if data.packing else kept.rows * share
+    return max(1, math.ceil(packed / rows_an_update(config) * training.epochs))
+
+
+def rows_an_update(config: RunConfig) -> int:
+    """The effective batch."""
+    return config.training.batch_size * config.training.gradient_accumulation
+
+
+def ways_to_more_updates(config: RunConfig, lengths: Lengths) -> Iterator[dict[str, Any]]:
+    """Changes that each give `FEW_UPDATES`: fewer tokens an update, or the same rows more often."""
+    if config.training.steps:
+        yield {"training.steps": FEW_UPDATES}
+        return
+    changes = _less_an_update(config, lengths)
+    if changes:
+        yield changes
+    epochs = config.training.epochs * FEW_UPDATES / updates(config, kept_rows(lengths, config.data))
+    if epochs <= MOST_EPOCHS:
+        yield {"training.epochs": float(math.ceil(epochs))}
+
+
+def to_next_64(tokens: int) -> int:
+    """A length that holds `tokens`."""
+    return -(-tokens // 64) * 64
+
+
+def _less_an_update(config: RunConfig, lengths: Lengths) -> dict[str, Any]:
+    """Accumulation first, then rows a step, then shorter rows that still hold the longest chat."""
+    changes: dict[str, Any] = {}
+    for key, values in (
+        ("training.gradient_accumulation", range(config.training.gradient_accumulation - 1, 0, -1)),
+        ("training.batch_size", range(config.training.batch_size - 1, 0, -1)),
+        ("data.seq_len", _shorter(config, lengths)),
+    ):
+        for value in values:
+            changes[key] = value
+            changed = with_changes(config, changes)
+            if updates(changed, kept_rows(lengths, changed.data)) >= FEW_UPDATES:
+                return changes
+    return {}
+
+
+def _shorter(config: RunConfig, lengths: Lengths) -> list[int]:
+    """Only where rows are packed: else a shorter limit computes nothing less."""
+    longest = max(to_next_64(int(lengths[:, 0].max(initial=0))), SHORTEST)
+    halves, seq_len = [], config.data.seq_len
+    while config.data.packing and seq_len // 2 > longest:
+        seq_len //= 2
+        halves.append(seq_len)
+    return [*halves, longest] if config.data.packing and longest < seq_len else halves

@@ -1,0 +1,158 @@
+"""What stands in the way of a run, and the buttons that mend it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from qlora_studio.config.run_config import RunConfig
+from qlora_studio.config.setting import Field, value_of
+from qlora_studio.data.report import ImportReport
+from qlora_studio.memory.promise import GIB, Promise, Suggestion
+from qlora_studio.protocol.events import Problem
+from qlora_studio.protocol.reading import TokensCounted
+from qlora_studio.runs.space import in_gb
+from qlora_studio.state.train_cost import (
+    FEW_UPDATES,
+    Kept,
+    Lengths,
+    to_next_64,
+    updates,
+    ways_to_more_updates,
+)
+
+MOST_SKIPPED = 0.01
+
+Fields = Mapping[str, Field]
+
+
+@dataclass(frozen=True)
+class Mend:
+    """A button under a problem: the settings it changes, the name it gives, or the page it opens."""
+
+    words: str
+    changes: dict[str, Any] = field(default_factory=dict)
+    page: str = ""
+    name: str = ""
+    accepts_skipped: bool = False
+
+
+@dataclass(frozen=True)
+class TrainProblem:
+    """Before the start: `blocks` it, or only warns. `key`: the setting that it stands under."""
+
+    words: str
+    blocks: bool
+    key: str = ""
+    mends: tuple[Mend, ...] = ()
+
+
+def of_choice(key: str, problem: Problem | None, page: str) -> Iterator[TrainProblem]:
+    """The model, or the data, can't be used."""
+    if problem is not None:
+        words = f"{problem.message} {problem.hint}".strip()
+        yield TrainProblem(words, blocks=True, key=key, mends=(Mend("Choose again", page=page),))
+
+
+def of_device(holder: str, exporting: bool) -> Iterator[TrainProblem]:
+    """One device, one owner."""
+    if holder:
+        words = f"{holder} is training and holds the device."
+        yield TrainProblem(words, blocks=True, mends=(Mend("Look at it", page="monitor"),))
+    elif exporting:
+        words = "An export is being written and holds the device."
+        yield TrainProblem(words, blocks=True, mends=(Mend("Look at it", page="export"),))
+
+
+def of_name(name: str, taken: bool, free_name: str) -> Iterator[TrainProblem]:
+    """Two runs of one name can't be told apart."""
+    if taken:
+        words = f"There is a run named {name} already."
+        yield TrainProblem(words, blocks=True, mends=(Mend(f"Name it {free_name}", name=free_name),))
+
+
+def of_import(report: ImportReport | None, accepted: bool) -> Iterator[TrainProblem]:
+    """More was skipped than goes without asking (D3)."""
+    if report is None or report.skipped <= MOST_SKIPPED * report.rows_in or accepted:
+        return
+    reasons = ", ".join(f"{problem.count:,} {problem.reason}" for problem in report.problems[:2])
+    words = f"{report.skipped:,} of {report.rows_in:,} rows were skipped: {reasons}."
+    mends = (Mend("Show them", page="data"), Mend("Train without them", accepts_skipped=True))
+    yield TrainProblem(words, blocks=True, mends=mends)
+
+
+def of_rows(config: RunConfig, counted: TokensCounted | None, kept: Kept) -> Iterator[TrainProblem]:
+    """Rows that are too long, or that teach nothing."""
+    if counted is None:
+        return
+    seq_len, too_long = config.data.seq_len, config.data.too_long
+    room = to_next_64(counted.lengths.longest)
+    raised = Mend(f"Raise to {room:,}", {"data.seq_len": room})
+    if kept.rows == 0:
+        words = f"No row has a token to learn within {seq_len:,} tokens."
+        yield TrainProblem(words, blocks=True, key="data.seq_len", mends=(raised,))
+    elif kept.longer and too_long == "stop":
+        words = f"{kept.longer:,} rows are longer than {seq_len:,} tokens."
+        mends = (raised, Mend("Drop them", {"data.too_long": "drop"}))
+        yield TrainProblem(words, blocks=True, key="data.seq_len", mends=mends)
+    elif kept.longer:
+        fate = "will be cut" if too_long == "truncate" else "will not be trained on"
+        words = f"{kept.longer:,} rows are longer than {seq_len:,} tokens and {fate}."
+        yield TrainProblem(words, blocks=False, key="data.seq_len", mends=(raised,))
+    nothing = counted.lengths.nothing_to_learn
+    if nothing and kept.rows:
+        words = f"{nothing:,} rows have no token to learn; they are left out."
+        yield TrainProblem(words, blocks=False, mends=(Mend("Show", page="data"),))
+
+
+def of_memory(config: RunConfig, promised: Promise | None, fields: Fields) -> Iterator[TrainProblem]:
+    """Doesn't fit, or just so; with what would."""
+    if promised is not None and promised.verdict in ("tight", "too large"):
+        mends = tuple(_fitting(config, suggestion, fields) for suggestion in promised.suggestions[:3])
+        yield TrainProblem(promised.words, blocks=not promised.fits, mends=mends)
+
+
+def of_disk(needed: int | None, free: int | None) -> Iterator[TrainProblem]:
+    """Checkpoints must have room before the start (R9)."""
+    if needed is not None and free is not None and needed > free:
+        words = f"The runs disk has {in_gb(free)} free; this run needs {in_gb(needed)}."
+        yield TrainProblem(words, blocks=True, mends=(Mend("Change the folder", page="settings"),))
+
+
+def of_length(
+    config: RunConfig, lengths: Lengths | None, kept: Kept, fields: Fields
+) -> Iterator[TrainProblem]:
+    """Too few updates to learn from."""
+    count = updates(config, kept)
+    if lengths is None or not 0 < count < FEW_UPDATES:
+        return
+    how_many = "1 update" if count == 1 else f"{count:,} updates"
+    words = f"The run makes only about {how_many}; {FEW_UPDATES} or more teach better."
+    ways = ways_to_more_updates(config, lengths)
+    mends = tuple(Mend(_in_words(changes, fields), changes) for changes in ways)
+    yield TrainProblem(words, blocks=False, mends=mends)
+
+
+def _fitting(config: RunConfig, suggestion: Suggestion, fields: Fields) -> Mend:
+    """A change with its price: "Rank 64 to 32: 0.6 GiB less"."""
+    parts = []
+    for key, value in suggestion.changes.items():
+        item = fields[key]
+        now = _shown(item, value_of(config, key))
+        parts.append(f"{item.setting.label} {now} to {_shown(item, value)}")
+    price = f"{suggestion.saved_bytes / GIB:.1f} GiB less"
+    return Mend(f"{', '.join(parts)}: {price}", dict(suggestion.changes))
+
+
+def _in_words(changes: Mapping[str, Any], fields: Fields) -> str:
+    """ "Accumulate 1, Rows per step 1"."""
+    return ", ".join(
+        f"{fields[key].setting.label} {_shown(fields[key], value)}" for key, value in changes.items()
+    )
+
+
+def _shown(item: Field, value: Any) -> str:
+    if isinstance(value, str):
+        return str(item.setting.choices.get(value, value))
+    return f"{value:,g}" if isinstance(value, float) else f"{value:,}"
