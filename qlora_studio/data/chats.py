@@ -39,7 +39,7 @@ def chat(turns: Any, system: Any = None, tools: Any = None) -> Conversation:
             if messages and messages[0].role == "system":
                 raise RecordError("two system texts")
             messages.insert(0, Message("system", text))
-    return checked_chat(messages, notes, _tool_definitions(tools))
+    return checked_chat(messages, notes, tool_definitions(tools))
 
 
 def turns_of(value: Any) -> Any:
@@ -206,7 +206,8 @@ def _tool_call(call: Any) -> ToolCall:
     )
 
 
-def _tool_definitions(tools: Any) -> str:
+def tool_definitions(tools: Any) -> str:
+    """As JSON text; empty where there are none. Raises: RecordError."""
     if tools is None or tools == "" or tools == []:
         return ""
     if isinstance(tools, str):

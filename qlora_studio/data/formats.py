@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from qlora_studio.data.chats import chat, checked_chat
+from qlora_studio.data.chats import chat, checked_chat, tool_definitions
 from qlora_studio.data.conversation import Message
 from qlora_studio.data.record import Conversation, RecordError, in_words, named, text_of
 
@@ -58,10 +58,9 @@ def _messages(record: Mapping[str, Any], columns: Mapping[str, str]) -> Conversa
 
 def _pair(record: Mapping[str, Any], columns: Mapping[str, str]) -> Conversation:
     prompt, answer = _required(record, columns["prompt"]), _required(record, columns["answer"])
+    tools = _optional(record, columns, "tools")
     if isinstance(prompt, list) and isinstance(answer, list):  # of turns, as in TRL's conversational rows
-        return chat(
-            prompt + answer, _optional(record, columns, "system"), _optional(record, columns, "tools")
-        )
+        return chat(prompt + answer, _optional(record, columns, "system"), tools)
     notes: set[str] = set()
     messages = []
     system = _optional_text(record, columns, "system", notes)
@@ -76,7 +75,7 @@ def _pair(record: Mapping[str, Any], columns: Mapping[str, str]) -> Conversation
     messages.append(Message("assistant", text_of(answer, named(columns["answer"]), notes)))
     if not messages[-1].content.strip():
         raise RecordError("no answer")
-    return checked_chat(messages, notes)
+    return checked_chat(messages, notes, tool_definitions(tools))
 
 
 def _history(history: Any, notes: set[str]) -> list[Message]:

@@ -17,7 +17,7 @@ from qlora_studio.data.findings import Tally
 from qlora_studio.data.formats import Convert, Layout, converter
 from qlora_studio.data.limits import LISTED_LINES, MAX_ROW_BYTES, MAX_ROWS
 from qlora_studio.data.lines import LineChunk
-from qlora_studio.data.plain_chats import PlainChats, is_of_chats, plain_chats
+from qlora_studio.data.plain_chats import PlainChats, may_be_plain, plain_chats
 from qlora_studio.data.record import Conversation, Record, RecordError, SpellingNeededError, spelled
 from qlora_studio.data.row_digest import digest_of
 from qlora_studio.data.row_table import batch_of_plain_chats
@@ -50,7 +50,7 @@ class Intake:
     def take(self, file: FileRecords, layout: Layout, index: int) -> None:
         """All records of the file with this number."""
         convert = converter(layout)
-        if file.kind == "JSON lines" and is_of_chats(layout):
+        if file.kind == "JSON lines" and may_be_plain(layout):
             self._take_chunks(file, layout, convert, index)
         else:
             for record in file.records(layout.map.values()):

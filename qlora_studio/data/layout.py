@@ -35,7 +35,7 @@ _PAIRS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ("prompt_completion", (("prompt", "source"), ("answer", "target"))),
 )
 _OPTIONAL = {"alpaca": (("input", "input context"),)}
-_ALWAYS_OPTIONAL = (("system", "system system_prompt"), ("history", "history"))
+_ALWAYS_OPTIONAL = (("system", "system system_prompt"), ("history", "history"), ("tools", "tools functions"))
 _LONGEST_NAME = 100  # characters; what is longer is no name of a column
 _BESIDE_TURNS = (("system", "system system_prompt"), ("tools", "tools functions"))
 _TEXT_COLUMNS = ("text", "content", "document", "body", "raw_content")

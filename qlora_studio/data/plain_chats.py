@@ -1,30 +1,29 @@
-"""Chats of the usual shape, many lines at once: Arrow reads them, and whole columns are checked together.
+"""Chats and pairs of the usual shape, many lines at once: whole columns are checked together.
 
-Only what the slower way (`file_records.py`, `chats.py`) would import unchanged counts as plain; a test holds
-the two against each other. What isn't plain is left to that way, line by line, with its reasons and notes.
+Only what the slower way (`file_records.py`, `formats.py`) would import unchanged counts as plain; a test
+holds the two against each other. What isn't plain is left to that way, line by line, with reasons and notes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.json as pj
 import xxhash
 from numpy.typing import NDArray
 
 from qlora_studio.data.chats import ROLE_OF
 from qlora_studio.data.formats import Layout
-from qlora_studio.data.limits import MAX_COLUMNS, MAX_DEPTH, MAX_ROW_BYTES
+from qlora_studio.data.plain_table import plain_table
 from qlora_studio.data.row_digest import ROLE_CODES, seeds_of
 
 _KEYS = {"messages": ("role", "content"), "sharegpt": ("from", "value")}
+_PAIRS = ("alpaca", "prompt_completion", "question_answer")
 _SYSTEM, _USER, _ASSISTANT = (ROLE_CODES[role] for role in ("system", "user", "assistant"))
-_OPEN, _CLOSE, _LINE_FEED, _RETURN = b"{}\n\r"
-_MANY_BRACKETS = 1_000  # in one line: Arrow's stack doesn't bear any depth
 _WORTH_IT = 0.9  # share of plain rows; below it the slower way is as fast
 _BLANK_BEGINNINGS = np.isin(np.arange(256), [*range(33), 0xC2, 0xE1, 0xE2, 0xE3])  # of blank texts in UTF-8
 
@@ -51,31 +50,28 @@ class PlainChats:
     aliased: NDArray[np.bool_]
 
 
-def is_of_chats(layout: Layout) -> bool:
-    """Whether chats of this layout can be plain."""
-    return layout.format in _KEYS
+def may_be_plain(layout: Layout) -> bool:
+    """Whether rows of this layout can be plain."""
+    known = layout.format in _KEYS or layout.format in _PAIRS
+    return known and len(set(layout.map.values())) == len(layout.map)
 
 
 def plain_chats(block: bytes, layout: Layout) -> PlainChats | None:
     """`block` holds whole lines; None where too few of them are plain."""
-    lines = _lines(block)
-    table = _table(block, layout, lines) if lines else None
-    if not lines or table is None or table.num_rows != len(lines.offsets):
+    read = plain_table(block, _schema(layout))
+    if read is None:
         return None
-    chats = table.column(layout.map["messages"]).combine_chunks()
-    turns = _Turns.of(chats)
-    if turns is None:
+    lines, table = read
+    columns = _Columns(table.combine_chunks(), layout.map)
+    found = _pairs(columns) if layout.format in _PAIRS else _chats(columns)
+    if found is None:
         return None
-    plain = turns.rows_in_order() & ~turns.rows_with(turns.blank())
-    for name in ("system", "tools"):
-        if name in layout.map and layout.map[name] in table.column_names:
-            plain &= _as_numpy(table.column(layout.map[name]).combine_chunks().is_null())
+    turns, plain = found
     if plain.mean() < _WORTH_IT:
         return None
     aliased = turns.rows_with(turns.aliased)[plain]
     if not plain.all():
-        turns = _Turns.of(chats.filter(pa.array(plain)))
-        assert turns is not None
+        turns = turns.of_rows(plain)
     return PlainChats(
         plain=plain,
         offsets=lines.offsets,
@@ -88,84 +84,52 @@ def plain_chats(block: bytes, layout: Layout) -> PlainChats | None:
     )
 
 
-@dataclass(frozen=True)
-class _Lines:
-    block: NDArray[np.uint8]
-    offsets: NDArray[np.int64]
-    sizes: NDArray[np.int64]
-
-    def any_with_many_brackets(self) -> bool:
-        """Whether a line could be nested too deeply for Arrow."""
-        opening = (self.block | 0x20) == _OPEN  # [ and { differ in that bit only
-        counts = np.add.reduceat(opening, self.offsets, dtype=np.int64)
-        return bool(counts.max() > _MANY_BRACKETS)
-
-
-def _lines(block: bytes) -> _Lines | None:
-    """None where a line doesn't begin and end as an object does, or is too long."""
-    bytes_ = np.frombuffer(block, dtype=np.uint8)
-    ends = np.flatnonzero(bytes_ == _LINE_FEED) + 1
-    if not len(ends) or ends[-1] != len(block):
-        ends = np.append(ends, len(block))
-    offsets = np.concatenate(([0], ends[:-1]))
-    sizes = ends - offsets
-    if sizes.max() > MAX_ROW_BYTES or sizes.min() < 4:
-        return None
-    last = ends - 1 - (bytes_[ends - 1] == _LINE_FEED)
-    if _RETURN in block:
-        last -= bytes_[last] == _RETURN
-        if block.count(b"\r") != np.count_nonzero(bytes_[np.minimum(last + 1, len(block) - 1)] == _RETURN):
-            return None  # some stand within lines: they end lines too
-    if not ((bytes_[offsets] == _OPEN).all() and (bytes_[last] == _CLOSE).all()):
-        return None
-    return _Lines(bytes_, offsets, sizes)
-
-
-def _table(block: bytes, layout: Layout, lines: _Lines) -> Any | None:
-    """None where Arrow finds an error, or reads what isn't strict JSON."""
+def _schema(layout: Layout) -> Any:
+    if layout.format in _PAIRS:
+        fields = [field for field in ("prompt", "answer", "input") if field in layout.map]
+        return pa.schema([(layout.map[field], pa.string()) for field in fields])
     turn = pa.struct([(key, pa.string()) for key in _KEYS[layout.format]])
-    schema = pa.schema([(layout.map["messages"], pa.list_(turn))])
-    table = None
-    for others in ("error", "infer"):
-        if others == "infer" and lines.any_with_many_brackets():
-            return None
-        try:
-            table = pj.read_json(
-                pa.BufferReader(block),
-                read_options=pj.ReadOptions(use_threads=False, block_size=len(block) + 1),
-                parse_options=pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior=others),
-            )
-            table.validate(full=True)  # UTF-8 too
-        except pa.ArrowInvalid as error:
-            if others == "error" and "unexpected field" in str(error):
-                continue
-            return None
-        break
-    return table if table is not None and _is_strict(table) else None
+    return pa.schema([(layout.map["messages"], pa.list_(turn))])
 
 
-def _is_strict(table: Any) -> bool:
-    """Arrow takes NaN and Infinity for numbers, and any depth and number of columns."""
-    return table.num_columns <= MAX_COLUMNS and all(
-        _depth(column.type) < MAX_DEPTH and _is_finite(chunk)
-        for column in table.columns
-        for chunk in column.chunks
-    )
+@dataclass(frozen=True)
+class _Columns:
+    """A table's columns by the field that they give."""
+
+    table: Any
+    map: Mapping[str, str]
+
+    def of(self, field: str) -> Any:
+        """The column as one array."""
+        (chunk,) = self.table.column(self.map[field]).chunks
+        return chunk
+
+    def absent(self, field: str) -> NDArray[np.bool_] | bool:
+        """Rows where an optional field says nothing; True: it says nothing at all."""
+        if field not in self.map or self.map[field] not in self.table.column_names:
+            return True
+        return _absent(self.of(field))
 
 
-def _depth(kind: Any) -> int:
-    children = [kind.field(index).type for index in range(kind.num_fields)]
-    return 1 + max(map(_depth, children)) if children else 0
+def _chats(columns: _Columns) -> tuple[_Turns, NDArray[np.bool_]] | None:
+    """All turns, and which rows are plain."""
+    turns = _Turns.of_lists(columns.of("messages"))
+    if turns is None:
+        return None
+    plain = turns.rows_in_order() & ~turns.rows_with(_blank(turns.contents))
+    return turns, plain & columns.absent("system") & columns.absent("tools")
 
 
-def _is_finite(values: Any) -> bool:
-    if pa.types.is_floating(values.type):
-        return bool(pc.all(pc.is_finite(values), min_count=0).as_py())
-    if pa.types.is_list(values.type):
-        return _is_finite(values.values)
-    if pa.types.is_struct(values.type):
-        return all(_is_finite(values.field(index)) for index in range(values.type.num_fields))
-    return True
+def _pairs(columns: _Columns) -> tuple[_Turns, NDArray[np.bool_]]:
+    prompts, answers = columns.of("prompt"), columns.of("answer")
+    plain = ~_blank(prompts) & ~_blank(answers)
+    for field in ("system", "history", "tools"):
+        plain &= columns.absent(field)
+    if "input" in columns.map:
+        inputs = columns.of("input")
+        joined = pc.binary_join_element_wise(prompts, inputs, "\n\n")
+        prompts = pc.if_else(pa.array(_blank(inputs)), prompts, joined)
+    return _Turns.of_pairs(prompts, answers), plain
 
 
 @dataclass(frozen=True)
@@ -179,7 +143,20 @@ class _Turns:
     aliased: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, chats: Any) -> _Turns | None:
+    def of_pairs(cls, prompts: Any, answers: Any) -> _Turns:
+        """A user's turn and an assistant's in each row."""
+        rows = len(prompts)
+        roles = pa.DictionaryArray.from_arrays(
+            np.tile(np.array([0, 1], dtype=np.int32), rows), pa.array(["user", "assistant"])
+        )
+        in_turn = pa.array(np.arange(2 * rows).reshape(2, rows).T.reshape(-1))
+        contents = pa.concat_arrays([prompts, answers]).take(in_turn)
+        codes = np.tile(np.array([_USER, _ASSISTANT], dtype=np.int64), rows)
+        starts = np.arange(0, 2 * rows + 1, 2, dtype=np.int32)
+        return cls(starts, roles, contents, codes, np.zeros(2 * rows, dtype=np.bool_))
+
+    @classmethod
+    def of_lists(cls, chats: Any) -> _Turns | None:
         """None where turns have more than role and content."""
         turns = chats.flatten()
         if turns.null_count or any(
@@ -198,6 +175,16 @@ class _Turns:
         lengths = chats.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
         starts = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64))).astype(np.int32)
         return cls(starts, roles, turns.field(1), codes[indices], other[indices])
+
+    def of_rows(self, rows: NDArray[np.bool_]) -> _Turns:
+        """Of these rows only."""
+        lengths = np.diff(self.starts)
+        kept = np.repeat(rows, lengths)
+        starts = np.concatenate(([0], np.cumsum(lengths[rows]))).astype(np.int32)
+        mask = pa.array(kept)
+        return _Turns(
+            starts, self.roles.filter(mask), self.contents.filter(mask), self.codes[kept], self.aliased[kept]
+        )
 
     def rows_with(self, turns: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Rows of which at least one turn is true."""
@@ -228,18 +215,6 @@ class _Turns:
         in_order: NDArray[np.bool_] = ~self.rows_with(~follows) & (last == _ASSISTANT)
         return in_order
 
-    def blank(self) -> NDArray[np.bool_]:
-        """Turns without content, or with blanks only."""
-        offsets, text = self._content_bytes()
-        empty = np.diff(offsets) == 0
-        blank: NDArray[np.bool_] = empty | _as_numpy(self.contents.is_null())
-        beginnings = np.frombuffer(text, dtype=np.uint8)[offsets[:-1][~empty]]
-        suspects = np.flatnonzero(~empty)[_BLANK_BEGINNINGS[beginnings]]
-        for index in suspects.tolist():
-            start, end = int(offsets[index]), int(offsets[index + 1])
-            blank[index] |= not str(text[start:end], "utf-8").strip()
-        return blank
-
     def known_roles(self) -> Any:
         """As text, the aliases mapped."""
         if not self.aliased.any():
@@ -249,7 +224,7 @@ class _Turns:
 
     def digests(self) -> list[bytes]:
         """As `digest_of` gives them; for rows that are all plain."""
-        offsets, text = self._content_bytes()
+        offsets, text = _utf_8_of(self.contents)
         starts = self.starts.astype(np.int64)
         seeds = seeds_of(np.diff(offsets), self.codes, starts).tolist()
         bounds = offsets[starts].tolist()
@@ -258,14 +233,38 @@ class _Turns:
             for start, end, seed in zip(bounds, bounds[1:], seeds, strict=False)
         ]
 
-    def _content_bytes(self) -> tuple[NDArray[np.int64], memoryview]:
-        """Offsets [turns + 1] into the bytes of all contents."""
-        _, offsets, text = self.contents.buffers()
-        first, count = self.contents.offset, len(self.contents)
-        numbers = np.frombuffer(offsets, dtype=np.int32)[first : first + count + 1].astype(np.int64)
-        return numbers, memoryview(text) if text is not None else memoryview(b"")
+
+def _blank(texts: Any) -> NDArray[np.bool_]:
+    """Which are missing, or hold blanks only."""
+    offsets, text = _utf_8_of(texts)
+    empty = np.diff(offsets) == 0
+    blank: NDArray[np.bool_] = empty | _as_numpy(texts.is_null())
+    beginnings = np.frombuffer(text, dtype=np.uint8)[offsets[:-1][~empty]]
+    suspects = np.flatnonzero(~empty)[_BLANK_BEGINNINGS[beginnings]]
+    for index in suspects.tolist():
+        start, end = int(offsets[index]), int(offsets[index + 1])
+        blank[index] |= not str(text[start:end], "utf-8").strip()
+    return blank
+
+
+def _absent(column: Any) -> NDArray[np.bool_]:
+    """Where an optional column says nothing: null, an empty text or an empty list."""
+    absent = _as_numpy(column.is_null())
+    if pa.types.is_string(column.type):
+        absent |= _as_numpy(pc.equal(column, "").fill_null(True))
+    elif pa.types.is_list(column.type):
+        absent |= _as_numpy(pc.equal(pc.list_value_length(column), 0).fill_null(True))
+    return absent
+
+
+def _utf_8_of(texts: Any) -> tuple[NDArray[np.int64], memoryview]:
+    """Offsets [texts + 1] into the bytes of all texts."""
+    _, offsets, text = texts.buffers()
+    first, count = texts.offset, len(texts)
+    numbers = np.frombuffer(offsets, dtype=np.int32)[first : first + count + 1].astype(np.int64)
+    return numbers, memoryview(text) if text is not None else memoryview(b"")
 
 
 def _as_numpy(booleans: Any) -> NDArray[np.bool_]:
-    array: NDArray[np.bool_] = booleans.to_numpy(zero_copy_only=False)
+    array: NDArray[np.bool_] = booleans.to_numpy(zero_copy_only=False).copy()
     return array

@@ -106,6 +106,49 @@ def test_many_at_once_give_what_each_alone_gives(
     assert at_once == one_by_one
 
 
+PAIR = {"instruction": "a", "input": "", "output": "b"}
+ODD_VALUES: tuple[object, ...] = (None, 1.50, True, [], ["x"], {}, [["q", "r"]], [["q"]])
+VALUES = CONTENT | st.sampled_from(ODD_VALUES)
+PAIRS = st.fixed_dictionaries(
+    {"instruction": CONTENT, "output": CONTENT},
+    optional={"input": CONTENT, "system": CONTENT, "history": st.just([]), "id": st.integers()},
+)
+ODD_PAIRS = st.dictionaries(st.sampled_from([*PAIR, "system", "history", "tools", "id"]), VALUES)
+PAIR_LINES = st.one_of(
+    st.just(PAIR).map(json.dumps),
+    PAIRS.map(json.dumps),
+    st.tuples(PAIRS, ODD_PAIRS).map(lambda both: json.dumps(both[0] | both[1], ensure_ascii=False)),
+    st.just('{"instruction": "a", "output": "b", "output": "c"}'),
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
+@given(lines=st.lists(PAIR_LINES, max_size=8))
+def test_many_pairs_at_once_give_what_each_alone_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str]
+) -> None:  # D3 D4
+    monkeypatch.setattr(plain_chats, "_WORTH_IT", 0.0)
+    first = PAIR | {"system": "", "history": [], "tools": ""}
+    content = "\n".join([json.dumps(first), *lines]).encode()
+
+    at_once = _import(tmp_path, content)
+    monkeypatch.setattr(intake, "plain_chats", lambda block, layout: None)
+    one_by_one = _import(tmp_path, content)
+
+    assert at_once == one_by_one
+
+
+def test_pairs_are_plain_with_their_input_below_the_prompt() -> None:
+    block = b"\n".join(json.dumps(PAIR | {"input": text}).encode() for text in ("", "x", " "))
+    layout = Layout("alpaca", {"prompt": "instruction", "input": "input", "answer": "output"})
+
+    found = plain_chats.plain_chats(block, layout)
+
+    assert found is not None
+    assert found.plain.all()
+    assert found.contents.to_pylist() == ["a", "b", "a\n\nx", "b", "a", "b"]
+
+
 def test_plain_chats_are_found_to_be_plain() -> None:
     block = b"\n".join([GOOD, GOOD.replace(b'"a"', b'"\xe2\x80\x8b"'), GOOD[:-1] + b', "id": 1}'])
 
