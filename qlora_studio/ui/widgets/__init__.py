@@ -23,6 +23,7 @@ Areas (cards.py)
     EmptyState(icon_name, title, text, *buttons)         .set_words(title, text)
     IconLabel(icon_name, color="muted", size=16, label="")  .set_icon(icon_name, color)
     Separator(upright=False), empty_layout(layout)
+    widgets.flow.Flow(gap=, line_gap=, last_at_right=)   a layout of as many lines as the width asks for
 States and notices (chips.py, notices.py, popover.py)
     Chip(text, tone, icon_name="")                       .set(text, tone, icon_name)
     Banner()                                             .show_text(text, tone, *buttons) .clear(); each page
