@@ -28,7 +28,7 @@ class EngineThread(QThread):
         super().__init__(parent)
         self._to_say: queue.SimpleQueue[EngineCommand | None] = queue.SimpleQueue()
         self._child: Child[EngineCommand, EngineEvent] | None = None
-        self._asked_to_end = False
+        self._asked_to_end = self._killed = False
 
     def say(self, command: EngineCommand) -> None:
         """Returns at once: a pipe that the engine doesn't empty must never hold up the window."""
@@ -40,7 +40,8 @@ class EngineThread(QThread):
         self._to_say.put(None)
 
     def kill(self) -> None:
-        """At once, for an engine that doesn't answer."""
+        """At once, for an engine that doesn't answer; one that is just being started too."""
+        self._killed = True
         if self._child is not None:
             self._child.kill()
 
@@ -57,6 +58,8 @@ class EngineThread(QThread):
             self.ended.emit(str(error))
             return
         self._child = child
+        if self._killed:
+            child.kill()
         writer = threading.Thread(target=self._write, args=(child,), name="engine-input", daemon=True)
         writer.start()
         reason = self._hear(child)

@@ -32,6 +32,7 @@ class ReaderThread(QThread):
         self._child: _Reader | None = None
         self._given_up: set[int] = set()
         self._current: int | None = None
+        self._ending = False
         self._last_word = 0.0  # monotonic seconds
 
     def ask(self, request: ReaderRequest) -> None:
@@ -46,6 +47,7 @@ class ReaderThread(QThread):
 
     def end(self) -> None:
         """No more requests; the reader ends now."""
+        self._ending = True
         self._requests.put(None)
         if self._child is not None:
             self._child.kill()
@@ -72,6 +74,8 @@ class ReaderThread(QThread):
     def _answer(self, request: ReaderRequest) -> ReaderAnswer:
         try:
             child = self._living_child()
+            if self._ending or request.id in self._given_up:
+                child.kill()  # it was given up while the reader was being started
             child.say(request)
             for answer in child.heard():
                 self._last_word = time.monotonic()
