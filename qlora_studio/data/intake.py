@@ -41,6 +41,7 @@ class Intake:
         self._writer = writer
         self._told = told
         self._bytes_in_all = bytes_in_all
+        self._name = ""  # of the file in hand
         self._bytes_before = 0  # of the files that were taken
         self._told_at = 0.0
         self._seen: set[bytes] = set()
@@ -50,6 +51,7 @@ class Intake:
     def take(self, file: FileRecords, layout: Layout, index: int) -> None:
         """All records of the file with this number."""
         convert = converter(layout)
+        self._name = file.source.name
         if file.kind == "JSON lines" and may_be_plain(layout):
             self._take_chunks(file, layout, convert, index)
         else:
@@ -140,7 +142,7 @@ class Intake:
         self.tally.merged += len(digests) - len(new)
         if self.tally.imported > MAX_ROWS:
             raise StudioError(
-                f"There are more than {MAX_ROWS:,} rows.",
+                f"{self._name} has more rows than the {MAX_ROWS:,} that are read.",
                 hint="Split the file, and train on its parts in turn.",
             )
         return new

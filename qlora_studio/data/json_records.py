@@ -44,7 +44,8 @@ _END_OF_OBJECT = (
         rb'\s*(?:,\s*"[^"\\]*"\s*:\s*(?:"[^"\\]*"|[-+.0-9eE]+|true|false|null)\s*)*\}'
     )
 )
-_LONGEST_ELEMENT = 8 * MAX_ROW_BYTES  # behind it a quote was surely never closed
+_DEEPEST = 1_000  # far over what makes a row unusable; here to end a file of brackets
+_LONGEST_ELEMENT = 2 * MAX_ROW_BYTES  # behind it a quote was surely never closed
 
 
 class _ElementScanner:
@@ -90,7 +91,8 @@ class _ElementScanner:
         if len(self._buffer) > _LONGEST_ELEMENT:
             raise StudioError(
                 f"{self._text.name}: the row that begins in line {self._line_in_hand():,} is longer than "
-                f"{_LONGEST_ELEMENT / 1e6:.0f} MB, or one of its quotes is never closed."
+                f"{_LONGEST_ELEMENT / 1e6:.0f} MB, or one of its quotes is never closed.",
+                hint="Look at that line in a text editor.",
             )
         return bool(chunk)
 
@@ -106,6 +108,12 @@ class _ElementScanner:
                 return
             if mark in b"[{":
                 self._depth += 1
+                if self._depth > _DEEPEST:
+                    raise StudioError(
+                        f"{self._text.name}: the row that begins in line {self._line_in_hand():,} is nested "
+                        f"deeper than {_DEEPEST:,}.",
+                        hint="This file may be made to stop programs that read it.",
+                    )
             elif self._depth and mark != b",":
                 self._depth -= 1
                 if not self._depth and not self._in_array:

@@ -10,7 +10,7 @@ from typing import Any
 from qlora_studio.data.chats import turns_of
 from qlora_studio.data.formats import CHAT_COLUMNS, FIELDS, NOT_BUILT, READ, Layout
 from qlora_studio.data.limits import MAX_COLUMNS
-from qlora_studio.data.record import named
+from qlora_studio.data.record import in_words, named
 from qlora_studio.errors import StudioError
 
 
@@ -44,6 +44,12 @@ _TEXT_COLUMNS = ("text", "content", "document", "body", "raw_content")
 def find_layout(records: Sequence[Any], format: str, chosen: Mapping[str, str], where: str) -> Guess:
     """`format` may be "auto"; `chosen`: field -> column, by hand. Raises: StudioError naming `where`."""
     columns = columns_of(records)
+    if not columns and not any(isinstance(record, str) for record in records):
+        kind = "an object without columns" if records[0] == {} else in_words(records[0])
+        raise StudioError(
+            f"{where}: its first rows are {kind}.",
+            hint="A row is an object with columns, such as prompt and answer, or a text.",
+        )
     _check_choice(format, chosen, columns, where)
     lower = {name.strip().lower(): name for name in reversed(columns)}
     if chosen:

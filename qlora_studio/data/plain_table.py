@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from qlora_studio.data.limits import MAX_COLUMNS, MAX_DEPTH, MAX_ROW_BYTES
 
 _OPEN, _CLOSE, _LINE_FEED, _RETURN = b"{}\n\r"
+_LOOKED_THROUGH = 1 << 18  # bytes
 _MANY_BRACKETS = 1_000  # in one line: Arrow's stack doesn't bear any depth
 
 
@@ -69,21 +70,49 @@ def _lines(block: bytes) -> PlainLines | None:
 
 
 def _table(block: bytes, schema: Any, lines: PlainLines) -> Any | None:
-    for others in ("error", "infer"):
-        if others == "infer" and lines.any_with_many_brackets():
+    try:
+        return _read(block, schema)
+    except pa.ArrowInvalid as error:
+        if "unexpected field" not in str(error) or lines.any_with_many_brackets():
             return None
-        try:
-            table = pj.read_json(
-                pa.BufferReader(block),
-                read_options=pj.ReadOptions(use_threads=False, block_size=len(block) + 1),
-                parse_options=pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior=others),
-            )
-            table.validate(full=True)  # UTF-8 too
-            return table
-        except pa.ArrowInvalid as error:
-            if "unexpected field" not in str(error):
-                return None
-    return None
+    try:
+        return _read(block, _with_other_columns(block, schema))
+    except pa.ArrowInvalid:
+        return None
+
+
+def _read(block: bytes, schema: Any, others: str = "error") -> Any:
+    table = pj.read_json(
+        pa.BufferReader(block),
+        read_options=pj.ReadOptions(use_threads=False, block_size=len(block) + 1),
+        parse_options=pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior=others),
+    )
+    table.validate(full=True)  # UTF-8 too
+    return table
+
+
+def _with_other_columns(block: bytes, schema: Any) -> Any:
+    """`schema` with the columns that the first lines have beside it, which are then checked as strictly.
+
+    Arrow may look for new columns in few lines only: each of a thousand thousand names would cost memory.
+    """
+    first = block if len(block) <= _LOOKED_THROUGH else block[: block.rfind(b"\n", 0, _LOOKED_THROUGH) + 1]
+    found = _read(first, schema, "infer").schema
+    others = [pa.field(field.name, _general(field.type)) for field in found if field.name not in schema.names]
+    return pa.schema([*(found.field(name) for name in schema.names), *others])
+
+
+def _general(kind: Any) -> Any:
+    """A type that takes what other rows may have in the same column."""
+    if pa.types.is_integer(kind):
+        return pa.float64()
+    if pa.types.is_temporal(kind):
+        return pa.string()  # Arrow takes some texts for times
+    if pa.types.is_list(kind):
+        return pa.list_(_general(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([(field.name, _general(field.type)) for field in kind])
+    return kind
 
 
 def _is_strict(table: Any) -> bool:

@@ -197,7 +197,7 @@ def test_more_rows_than_the_limit_are_refused(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(intake, "MAX_ROWS", 2)
     content = b"".join(b'{"question": "%d?", "answer": "4"}\n' % number for number in range(3))
 
-    with pytest.raises(StudioError, match="more than 2 rows"):
+    with pytest.raises(StudioError, match=r"rows\.jsonl has more rows than the 2 that are read"):
         import_bytes(tmp_path / "rows.jsonl", content)
 
 

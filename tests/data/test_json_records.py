@@ -76,6 +76,11 @@ def test_scalars_behind_the_list_in_the_same_object_are_no_rows(tmp_path: Path) 
     assert len(_elements(tmp_path, b'{"data": [1, 2], "version": "1.0", "size": 2}\n', array_at=9)) == 2
 
 
+def test_a_file_of_brackets_ends_with_a_message(tmp_path: Path) -> None:  # D6
+    with pytest.raises(StudioError, match=r"begins in line 2 is nested deeper than 1,000"):
+        _elements(tmp_path, b"[1,\n" + b"[" * 1_000_000)
+
+
 def test_a_quote_that_is_never_closed_ends_with_a_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # D6

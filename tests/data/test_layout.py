@@ -82,6 +82,14 @@ def test_what_cannot_be_mapped_is_refused(format: str, chosen: dict[str, str], w
         find_layout([{"a": "x", "b": "y", "c": "z"}], format, chosen, "rows.jsonl")
 
 
+@pytest.mark.parametrize(
+    ("record", "words"), [({}, "an object without columns"), (1, "a number"), ([], "a list")]
+)
+def test_records_without_columns_are_refused(record: Any, words: str) -> None:
+    with pytest.raises(StudioError, match=f"its first rows are {words}"):
+        find_layout([record], "auto", {}, "rows.jsonl")
+
+
 def test_columns_chosen_by_hand_win(tmp_path: Path) -> None:
     content = json.dumps({"question": "no", "answer": "no", "a": "x", "b": "y", "s": "z"}).encode()
 

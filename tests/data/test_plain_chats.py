@@ -159,6 +159,13 @@ def test_plain_chats_are_found_to_be_plain() -> None:
     assert found.contents.to_pylist() == ["a", "b", "\u200b", "b", "a", "b"]
 
 
+def test_other_columns_may_differ_in_what_they_hold() -> None:
+    others = (b"1", b"1.5", b"null", b"12345678901234567890123")
+    block = b"\n".join(GOOD[:-1] + b', "score": %s, "when": "2026-01-01"}' % other for other in others)
+
+    assert plain_chats.plain_chats(block + b"\n" + GOOD, MESSAGES) is not None
+
+
 def test_sharegpt_is_plain_too_with_its_roles_mapped(tmp_path: Path) -> None:
     line = b'{"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}], "id": "x"}\n'
     assert plain_chats.plain_chats(line, Layout("sharegpt", {"messages": "conversations"})) is not None
