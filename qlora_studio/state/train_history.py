@@ -43,7 +43,7 @@ class History:
         if len(found) == 1:
             return f"The last run here: said {found[0].said / 2**30:.1f}, was {found[0].was / 2**30:.1f} GiB"
         furthest = max(abs(item.said - item.was) / item.was for item in found)
-        return f"Last {len(found)} runs here: promised within {furthest:.0%}"
+        return f"Last {len(found)} runs here: promised within {furthest * 100:.0f}\u202f%"
 
 
 def read_history(runs_folder: Path) -> History:

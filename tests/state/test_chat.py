@@ -1,0 +1,353 @@
+"""A chat: each side in turn from one loaded base, and every end in the reply's place."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from qlora_studio.config import places
+from qlora_studio.config.run_config import SAMPLE, SamplePrompt
+from qlora_studio.protocol import commands, events, reading
+from qlora_studio.protocol.events import Problem
+from qlora_studio.state.chat_turns import LEFT, RIGHT, Writing
+from tests.state.reports import CHECKED_ADAPTER, chat_encoded, model_report
+from tests.ui.example_runs import Example, make_run
+from tests.ui.silent import silent_app
+
+MODEL = "/models/tiny"
+
+
+@pytest.fixture
+def app_and_silent(qtbot, monkeypatch):
+    with silent_app(monkeypatch) as both:
+        yield both
+
+
+@pytest.fixture
+def app(app_and_silent):
+    return app_and_silent[0]
+
+
+@pytest.fixture
+def silent(app_and_silent):
+    return app_and_silent[1]
+
+
+@pytest.fixture
+def run(app):
+    example = Example(
+        name="support",
+        model="tiny",
+        steps=20,
+        evaluate_every=10,
+        end="finished",
+        changes={"model.path": MODEL, "model.quantization": "fp4"},
+    )
+    return make_run(app.preferences.runs_folder, example)
+
+
+@pytest.fixture
+def chat(app, run, qtbot):
+    """With the run's adapter on the right."""
+    app.chat.refresh(run)
+    qtbot.waitUntil(lambda: app.chat.tuned is not None)
+    return app.chat
+
+
+@pytest.fixture
+def base(app):
+    """Without an adapter."""
+    app.chat.choose_model(MODEL)
+    return app.chat
+
+
+def test_without_an_adapter_the_base_answers_alone(base, silent):
+    base.send("Hello")
+    _load(silent)
+    silent.answer(reading.EncodeChat, reading.ChatEncoded, **chat_encoded())
+    asked = silent.last_said(commands.Generate)
+    assert (asked.prompt_ids, asked.stop_ids, asked.adapter) == (tuple(range(12)), (2,), None)
+    assert len(base.turns[0].replies) == 1
+
+
+def test_nothing_of_a_model_is_loaded_before_the_reader_found_it_sound(chat, silent):  # S2, S5
+    chat.send("Hello")
+    assert not silent.engines
+    silent.answer(reading.CheckModel, reading.ModelChecked, report=model_report(MODEL))
+    loading = silent.last_said(commands.LoadModel)
+    assert (loading.model, loading.quantization) == (MODEL, "fp4")
+    _loaded(silent)
+    _reply(silent, "Base.")
+    assert silent.asked(reading.CheckAdapter)[0].base == MODEL
+    assert len(silent.said(commands.Generate)) == 1
+
+
+def test_both_sides_answer_in_turn_from_one_base(chat, silent, run):
+    chat.send("Hello")
+    _load(silent)
+    _reply(silent, "I am the base.")
+    silent.answer(reading.CheckAdapter, reading.AdapterChecked, **CHECKED_ADAPTER)
+    _reply(silent, "I am tuned.")
+    turn = chat.turns[0]
+    assert [turn.reply(side).text for side in (LEFT, RIGHT)] == ["I am the base.", "I am tuned."]
+    assert [asked.adapter for asked in silent.said(commands.Generate)] == [None, str(run / "adapter")]
+    assert len(silent.said(commands.LoadModel)) == 1
+    assert not chat.busy
+
+
+def test_what_was_checked_and_loaded_is_not_asked_for_again(chat, silent):
+    _talk(chat, silent, "Hello", "Hi.", "Hi!")
+    chat.send("And now?")
+    assert not silent.asked(reading.CheckModel)
+    _reply(silent, "Base.")
+    _reply(silent, "Tuned.")
+    assert len(silent.said(commands.LoadModel)) == 1
+
+
+def test_each_side_remembers_what_it_said_itself(chat, silent):
+    chat.system = "Be brief."
+    _talk(chat, silent, "Hello", "I am the base.", "I am tuned.")
+    chat.send("And now?")
+    asked = silent.asked(reading.EncodeChat)[0]
+    assert [(message.role, message.content) for message in asked.messages] == [
+        ("system", "Be brief."),
+        ("user", "Hello"),
+        ("assistant", "I am the base."),
+        ("user", "And now?"),
+    ]
+
+
+def test_words_arrive_as_they_are_written(base, silent, qtbot):
+    base.send("Hello")
+    _load(silent)
+    silent.answer(reading.EncodeChat, reading.ChatEncoded, **chat_encoded())
+    asked = silent.last_said(commands.Generate)
+    reply = base.turns[0].reply(LEFT)
+    with qtbot.waitSignal(base.grown):
+        silent.hear(events.TextGenerated(id=asked.id, text="Hel", tokens=1))
+    silent.hear(events.TextGenerated(id=asked.id, text="lo", tokens=2))
+    silent.hear(events.TextGenerated(id=asked.id + 50, text="of another", tokens=9))
+    assert (reply.state, reply.text, reply.tokens) == (Writing.WRITING, "Hello", 2)
+    assert (base.context_used, base.context_room) == (12, 8192)
+
+
+def test_stop_ends_the_reply_in_hand_and_begins_no_other(chat, silent):
+    chat.send("Hello")
+    _load(silent)
+    silent.answer(reading.EncodeChat, reading.ChatEncoded, **chat_encoded())
+    chat.stop()
+    asked = silent.last_said(commands.Generate)
+    assert silent.last_said(commands.StopGenerating).id == asked.id
+    silent.hear(_finished(asked.id, "Hel", ended="stopped"))
+    assert [reply.ended for reply in chat.turns[0].replies] == ["stopped", "stopped"]
+    assert not chat.busy
+    assert len(silent.said(commands.Generate)) == 1
+
+
+def test_stop_before_the_first_token_ends_at_once(base, silent):
+    base.send("Hello")
+    base.stop()
+    assert base.turns[0].replies[0].state is Writing.DONE
+    assert not base.busy
+
+
+def test_what_is_loading_is_said_in_the_replys_place(base, silent):
+    base.send("Hello")
+    silent.answer(reading.CheckModel, reading.ModelChecked, report=model_report(MODEL))
+    silent.hear(events.LoadingProgress(done=143, total=272, words="Loading tiny"))
+    assert base.turns[0].replies[0].words == "Loading tiny: 143 of 272"
+
+
+@pytest.mark.parametrize("failed_at", ["check", "load", "encode", "write", "engine"])
+def test_every_failure_stands_in_the_replys_place_and_can_be_tried_again(chat, silent, failed_at):
+    chat.send("Hello")
+    words = _fail(silent, failed_at)
+    reply = chat.turns[0].replies[0]
+    assert (reply.state, reply.problem.message) == (Writing.FAILED, words)
+    assert not chat.busy
+    chat.again(chat.turns[0], reply)
+    assert chat.busy
+
+
+def test_after_the_engines_death_the_base_is_loaded_again(base, silent):
+    _talk_alone(base, silent)
+    silent.engines[0].end("SIGSEGV")
+    base.send("Still there?")
+    assert len(silent.engines) == 2
+    assert len(silent.said(commands.LoadModel)) == 2
+
+
+def test_another_try_draws_another_answer(base, silent):
+    _talk_alone(base, silent)
+    base.send("Second")
+    _reply(silent, "Two.")
+    base.again(base.turns[0], base.turns[0].replies[0])
+    _reply(silent, "Other.")
+    seeds = [asked.sampling.seed for asked in silent.said(commands.Generate)]
+    assert seeds == [0, 0, 1]
+    assert [turn.text for turn in base.turns] == ["Hello"]
+
+
+def test_the_sides_draw_alike_unless_asked_not_to(chat, silent):
+    _talk(chat, silent, "Hello", "Hi.", "Hi!")
+    chat.same_seed = False
+    chat.send("And now?")
+    _reply(silent, "Base.")
+    _reply(silent, "Tuned.")
+    seeds = [asked.sampling.seed for asked in silent.said(commands.Generate)]
+    assert seeds[0] == seeds[1]
+    assert seeds[2] != seeds[3]
+
+
+def test_what_no_longer_fits_is_left_out_and_counted(base, silent):
+    _talk_alone(base, silent)
+    base.send("Second")
+    silent.answer(reading.EncodeChat, reading.ChatEncoded, **chat_encoded(ids=9_000))
+    asked = silent.asked(reading.EncodeChat)[0]
+    assert [message.content for message in asked.messages] == ["Second"]
+    _reply(silent, "Two.")
+    assert base.left_out == 1
+
+
+def test_a_training_run_holds_the_device(base, app, silent):
+    app.engine.run = Path("/runs/other-run")
+    base.send("Hello")
+    reply = base.turns[0].replies[0]
+    assert reply.problem.message == "other-run is training and holds the device."
+    assert base.holder == "other-run"
+
+
+def test_after_a_run_the_base_is_loaded_again(base, silent, app):
+    _talk_alone(base, silent)
+    app.engine.run = Path("/runs/other-run")
+    silent.hear(events.RunStarted(run="r", step=0, total_steps=1, resumed=False, time=0.0))
+    silent.hear(events.RunFinished(run="r", step=1, adapter="a", state="finished"))
+    base.send("Second")
+    assert len(silent.said(commands.LoadModel)) == 2
+
+
+def test_another_base_forgets_the_chat_and_is_loaded(chat, silent, app):
+    _talk(chat, silent, "Hello", "Hi.", "Hi!")
+    chat.choose_model("/models/other")
+    assert (chat.turns, chat.tuned, chat.side_by_side) == ([], None, False)
+    chat.send("Hello")
+    silent.answer(reading.CheckModel, reading.ModelChecked, report=model_report("/models/other"))
+    assert silent.last_said(commands.LoadModel).model == "/models/other"
+
+
+def test_a_base_that_was_left_while_it_loaded_answers_nothing(base, silent):
+    base.send("Hello")
+    silent.answer(reading.CheckModel, reading.ModelChecked, report=model_report(MODEL))
+    base.choose_model("/models/other")
+    base.send("Hello")
+    silent.answer(reading.CheckModel, reading.ModelChecked, report=model_report("/models/other"))
+    _loaded(silent, MODEL)
+    assert not silent.asked(reading.EncodeChat)
+    _loaded(silent, "/models/other")
+    assert silent.asked(reading.EncodeChat)[0].model == "/models/other"
+
+
+def test_another_template_than_in_training_is_told(chat, silent, run):
+    chat.tuned = replace(chat.tuned, template_sha256="b" * 64)
+    _talk(chat, silent, "Hello", "Hi.", "Hi!")
+    assert chat.template_differs
+    chat.tuned = replace(chat.tuned, template_sha256=chat.template_sha256)
+    assert not chat.template_differs
+
+
+def test_the_runs_own_prompts_are_offered_first(chat):
+    own = (SamplePrompt(prompt="Why is the sky green?"),)
+    record = chat.tuned.run.record
+    config = msgspec.structs.replace(record.config, samples=own)
+    asked = replace(chat.tuned.run, record=msgspec.structs.replace(record, config=config))
+    chat.tuned = replace(chat.tuned, run=asked)
+    assert chat.prompts()[0] == "Why is the sky green?"
+    assert len(chat.prompts()) == 3
+
+
+def test_runs_without_a_model_folder_or_an_adapter_can_not_be_chosen(app, run, qtbot):
+    runs = app.preferences.runs_folder
+    make_run(runs, Example(name="failed", end="failed", steps=3))
+    make_run(runs, Example(name="shape", end="finished", steps=3, changes={"model.path": "shape:llama-7b"}))
+    app.chat.refresh(run)
+    qtbot.waitUntil(lambda: bool(app.chat.choices))
+    assert [tuned.name for tuned in app.chat.choices] == ["support"]
+
+
+def test_the_sample_is_unpacked_before_the_first_word(app, silent):
+    app.chat.choose_model(SAMPLE)
+    app.chat.send("Hello")
+    made = silent.last_said(commands.MakeSampleModel)
+    places.sample_model_folder().mkdir(parents=True)
+    (places.sample_model_folder() / "config.json").write_text("{}")
+    silent.hear(events.SampleModelReady(id=made.id, folder="f"))
+    assert silent.asked(reading.CheckModel)[0].folder == str(places.sample_model_folder())
+
+
+def _load(silent, model=MODEL):
+    silent.answer(reading.CheckModel, reading.ModelChecked, report=model_report(model))
+    _loaded(silent, model)
+
+
+def _loaded(silent, model=MODEL):
+    silent.hear(
+        events.ModelLoaded(
+            model=model,
+            parameters=1,
+            trainable_parameters=0,
+            seconds=1.0,
+            device_name="CPU",
+            compute_dtype="float32",
+        )
+    )
+
+
+def _reply(silent, text):
+    silent.answer(reading.EncodeChat, reading.ChatEncoded, **chat_encoded())
+    silent.hear(_finished(silent.last_said(commands.Generate).id, text))
+
+
+def _finished(reply_id, text, ended="end"):
+    return events.GenerationFinished(
+        id=reply_id, reply=text, tokens=3, tokens_per_second=13.0, first_token_seconds=0.2, ended=ended
+    )
+
+
+def _talk(chat, silent, message, base_reply, tuned_reply):
+    chat.send(message)
+    _load(silent)
+    _reply(silent, base_reply)
+    silent.answer(reading.CheckAdapter, reading.AdapterChecked, **CHECKED_ADAPTER)
+    _reply(silent, tuned_reply)
+
+
+def _talk_alone(base, silent):
+    base.send("Hello")
+    _load(silent)
+    _reply(silent, "Hi.")
+
+
+def _fail(silent, at):
+    """Goes as far as `at`, and fails there. Gives the words."""
+    if at == "check":
+        silent.refuse(reading.CheckModel, "model.safetensors is cut short.")
+        return "model.safetensors is cut short."
+    silent.answer(reading.CheckModel, reading.ModelChecked, report=model_report(MODEL))
+    if at == "load":
+        loading = silent.last_said(commands.LoadModel)
+        silent.hear(events.CommandFailed(id=loading.id, error=Problem("Out of memory.")))
+        return "Out of memory."
+    if at == "engine":
+        silent.engines[0].end("SIGSEGV")
+        return "The engine ended (SIGSEGV)."
+    _loaded(silent)
+    if at == "encode":
+        silent.refuse(reading.EncodeChat, "The template fails at line 3.")
+        return "The template fails at line 3."
+    silent.answer(reading.EncodeChat, reading.ChatEncoded, **chat_encoded())
+    writing = silent.last_said(commands.Generate)
+    silent.hear(events.CommandFailed(id=writing.id, error=Problem("Out of memory.")))
+    return "Out of memory."

@@ -1,0 +1,292 @@
+"""The run that is put together: what it costs, what stands in its way, and the click that mends it."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from qlora_studio.config import places
+from qlora_studio.config.run_config import RunConfig, SamplePrompt
+from qlora_studio.config.toml_file import read_run_config, with_changes
+from qlora_studio.data.report import SkipReason
+from qlora_studio.memory.devices import RamReading
+from qlora_studio.protocol import reading
+from qlora_studio.runs.folder import create_run
+from qlora_studio.runs.run_record import RunRecord
+from qlora_studio.runs.run_state import RunState, write_state
+from qlora_studio.state import launch
+from qlora_studio.state.engine import Doing
+from qlora_studio.state.train_cost import FEW_UPDATES, kept_rows, updates
+from tests.state.reports import counted, import_report, model_report
+from tests.ui.silent import silent_app
+
+GIB = 2**30
+SETTLED = 60  # ms: after the last change
+
+
+@pytest.fixture
+def app_and_silent(qtbot, monkeypatch):
+    monkeypatch.setattr(launch, "card_reading", lambda: None)
+    ram = RamReading(total_bytes=64 * GIB, free_bytes=48 * GIB, load=0.0)
+    monkeypatch.setattr(launch, "ram_reading", lambda: ram)
+    with silent_app(monkeypatch) as both:
+        yield both
+
+
+@pytest.fixture
+def app(app_and_silent):
+    return app_and_silent[0]
+
+
+@pytest.fixture
+def silent(app_and_silent):
+    return app_and_silent[1]
+
+
+@pytest.fixture
+def train(app):
+    app.draft.set_many({"model.path": "/models/tiny", "data.path": "/data/chats.jsonl"})
+    app.train.open()
+    return app.train
+
+
+@pytest.fixture
+def ready(train, silent, qtbot, tmp_path):
+    """Model and data are read, and 3,000 rows of 100 to 400 tokens are counted."""
+    lengths = [100 + row % 301 for row in range(3_000)]
+    _answer(silent, qtbot, train, tmp_path, lengths)
+    return train
+
+
+def test_model_and_data_are_read_at_once_and_then_counted(train, silent, qtbot, tmp_path):
+    assert train.waits_for == "Checking the model"
+    silent.tell_progress(reading.CheckModel, 14, 291, "Checking tensors")
+    assert train.waits_for == "Checking tensors: 14 of 291"
+    _answer(silent, qtbot, train, tmp_path, [120] * 3_000)
+    assert train.waits_for == ""
+    assert train.kept().rows == 3_000
+
+
+def test_nothing_is_read_before_the_page_was_opened(app, silent, qtbot):
+    app.train._on_settled()
+    assert silent.readers[0].asked == []
+
+
+def test_another_model_is_checked_and_the_rows_counted_anew(ready, app, silent, qtbot):
+    app.draft.set("model.path", "/models/other")
+    qtbot.waitUntil(lambda: bool(silent.asked(reading.CheckModel)))
+    assert ready.lengths is None
+    silent.answer(reading.CheckModel, reading.ModelChecked, report=model_report("/models/other"))
+    qtbot.waitUntil(lambda: bool(silent.asked(reading.CountTokens)))
+    assert silent.asked(reading.CountTokens)[0].model == "/models/other"
+
+
+def test_a_model_that_is_refused_blocks_and_offers_another(train, silent, qtbot):
+    silent.refuse(reading.CheckModel, "config.json is missing in /models/tiny.", "Choose another folder.")
+    silent.answer(reading.ImportData, reading.DataImported, dataset="/d", report=import_report())
+    qtbot.waitUntil(lambda: bool(train.problems))
+    problem = _problem(train, "config.json is missing")
+    assert (problem.blocks, problem.key, problem.mends[0].page) == (True, "model.path", "models")
+    assert train.waits_for == problem.words
+
+
+def test_many_skipped_rows_block_until_somebody_accepts_them(train, silent, qtbot, tmp_path):  # D3
+    skipped = import_report(skipped=7, imported=293, problems=(SkipReason(4, "without an answer", 7),))
+    _answer(silent, qtbot, train, tmp_path, [120] * 3_000, skipped)
+    problem = _problem(train, "7 of 300 rows were skipped")
+    assert [mend.words for mend in problem.mends] == ["Show them", "Train without them"]
+    train.accept_skipped()
+    qtbot.waitUntil(lambda: not train.waits_for)
+
+
+def test_few_updates_are_mended_with_one_click(train, app, silent, qtbot, tmp_path):
+    _answer(silent, qtbot, train, tmp_path, [120] * 300)
+    problem = _problem(train, "The run makes only about 2 updates")
+    assert not problem.blocks
+    for mend in problem.mends:
+        changed = with_changes(app.draft.config, mend.changes)
+        kept = kept_rows(train.lengths, changed.data)
+        assert updates(changed, kept) >= FEW_UPDATES
+        assert kept.longer == 0
+    assert problem.mends[0].words == "Accumulate 1, Rows per step 1, Sequence length 512"
+
+
+def test_fewer_rows_an_update_are_enough_where_they_are(train, app, silent, qtbot, tmp_path):
+    _answer(silent, qtbot, train, tmp_path, [1_000] * 1_000)
+    problem = _problem(train, "The run makes only about 31 updates")
+    assert [mend.changes for mend in problem.mends] == [
+        {"training.gradient_accumulation": 2},
+        {"training.epochs": 2.0},
+    ]
+
+
+def test_rows_that_are_too_long_can_be_kept_by_a_longer_limit(ready, app, qtbot):
+    app.draft.set("data.seq_len", 256)
+    qtbot.waitUntil(lambda: any("are longer than 256" in problem.words for problem in ready.problems))
+    problem = _problem(ready, "are longer than 256")
+    assert not problem.blocks
+    assert problem.mends[0].changes == {"data.seq_len": 448}
+
+
+def test_where_any_longer_row_stops_the_start_waits(ready, app, qtbot):
+    app.draft.set_many({"data.seq_len": 256, "data.too_long": "stop"})
+    qtbot.waitUntil(lambda: "are longer than 256" in ready.waits_for)
+
+
+def test_no_row_with_anything_to_learn_blocks(train, silent, qtbot, tmp_path):  # D8
+    _answer(silent, qtbot, train, tmp_path, [120] * 300, learned=[0] * 300)
+    assert _problem(train, "No row has a token to learn").blocks
+
+
+def test_what_does_not_fit_offers_what_would_with_its_price(ready, app, monkeypatch, qtbot):
+    monkeypatch.setattr(
+        launch, "ram_reading", lambda: RamReading(total_bytes=4 * GIB, free_bytes=3 * GIB, load=0.0)
+    )
+    app.draft.set("lora.r", 32)
+    qtbot.waitUntil(lambda: "are free" in ready.waits_for)
+    problem = _problem(ready, "are free")
+    assert problem.blocks
+    assert problem.mends
+    assert all(mend.words.endswith("GiB less") for mend in problem.mends)
+
+
+def test_a_full_disk_blocks_before_the_start(ready, app, qtbot):  # R9
+    app.machine.free_bytes = 1_000_000_000
+    app.machine.changed.emit()
+    qtbot.waitUntil(lambda: "The runs disk has 1.0 GB free" in ready.waits_for)
+
+
+def test_one_device_one_owner(ready, app, qtbot):
+    app.engine.run = Path("/runs/other-run")
+    app.engine.changed.emit()
+    qtbot.waitUntil(lambda: ready.waits_for == "other-run is training and holds the device.")
+    app.engine.run = None
+    app.engine.doing = Doing.EXPORTING
+    app.engine.changed.emit()
+    qtbot.waitUntil(lambda: ready.waits_for == "An export is being written and holds the device.")
+
+
+def test_the_name_is_made_of_data_and_model_and_is_free(ready, app, qtbot):
+    assert ready.name == "chats-tiny"
+    _make_run(app, "chats-tiny")
+    ready.open()
+    qtbot.waitUntil(lambda: ready.name == "chats-tiny-2")
+
+
+def test_a_name_that_is_taken_blocks_and_offers_a_free_one(ready, app, qtbot):
+    _make_run(app, "mine")
+    ready.open()
+    qtbot.waitUntil(lambda: "mine" in ready.history.names)
+    ready.set_name(" mine ")
+    problem = _problem(ready, "There is a run named mine already.")
+    assert (problem.blocks, problem.mends[0].name) == (True, "mine-2")
+    ready.set_name("mine-2")
+    assert ready.waits_for == ""
+
+
+def test_the_last_runs_tell_how_true_the_promise_was(ready, app, qtbot):
+    _make_run(app, "mine", promised=10 * GIB, peak=int(10.2 * GIB))
+    ready.open()
+    qtbot.waitUntil(lambda: bool(ready.history.names))
+    assert ready.history.promise_words("cpu") == "The last run here: said 10.0, was 10.2 GiB"
+    assert ready.history.promise_words("cuda") == ""
+    _make_run(app, "second", promised=11 * GIB, peak=10 * GIB)
+    ready.open()
+    qtbot.waitUntil(lambda: "second" in ready.history.names)
+    assert ready.history.promise_words("cpu") == "Last 2 runs here: promised within 10\u202f%"
+
+
+def test_a_changed_setting_tells_what_it_costs(ready, app, qtbot):
+    assert ready.difference("lora.r") == 0
+    with qtbot.waitSignal(ready.changed):
+        app.draft.set("lora.r", 128)
+    assert ready.difference("lora.r") > 0
+
+
+def test_prompts_come_from_the_data_until_one_is_written(ready, app, silent, qtbot):
+    ready.suggest_prompts()
+    ready.suggest_prompts()
+    assert len(silent.asked(reading.SuggestSamples)) == 1
+    silent.answer(reading.SuggestSamples, reading.SamplesSuggested, prompts=("Why?", "How?"))
+    assert [sample.prompt for sample in ready.prompts()] == ["Why?", "How?"]
+    assert app.draft.config.samples == ()
+    ready.set_prompts(["Why not?", "", "How?"], 80)
+    assert ready.prompts_are_own
+    assert app.draft.config.samples == (
+        SamplePrompt(prompt="Why not?", max_tokens=80),
+        SamplePrompt(prompt="How?", max_tokens=80),
+    )
+    app.draft.use_preset(app.draft.presets[-1])
+    assert ready.prompts_are_own
+    ready.set_prompts([], 64)
+    assert [sample.prompt for sample in ready.prompts()] == ["Why?", "How?"]
+
+
+def test_the_command_names_a_file_that_gives_the_same_settings(ready, app, qtbot, tmp_path):
+    app.draft.set_many({"lora.r": 16, "training.epochs": 3.0})
+    app.preferences.set("runs_folder", str(tmp_path / "my runs"))
+    written = []
+    ready.write_command_file(lambda: written.append(True))
+    qtbot.waitUntil(lambda: bool(written))
+    words = shlex.split(ready.command())
+    assert words[:2] == ["qlora-studio", "train"]
+    assert words[3:] == ["--name", ready.name, "--runs-dir", str(tmp_path / "my runs")]
+    assert read_run_config(Path(words[2])) == app.draft.config
+    assert places.settings_folder() in Path(words[2]).parents
+
+
+def test_a_settings_file_is_saved_and_opened_again(ready, app, qtbot, tmp_path):
+    app.draft.set("lora.r", 16)
+    saved = []
+    ready.save_file(tmp_path / "mine.toml", lambda: saved.append(True))
+    qtbot.waitUntil(lambda: bool(saved))
+    app.draft.set("lora.r", 32)
+    ready.open_file(tmp_path / "mine.toml")
+    qtbot.waitUntil(lambda: app.draft.config.lora.r == 16)
+
+
+def test_a_settings_file_that_can_not_stand_is_refused_by_name(ready, app, qtbot, tmp_path):
+    file = tmp_path / "bad.toml"
+    file.write_text("[lora]\nr = 0\n")
+    before = app.draft.config
+    with qtbot.waitSignal(ready.refused) as refused:
+        ready.open_file(file)
+    assert "bad.toml" in refused.args[0]
+    assert "lora.r" in refused.args[0]
+    assert app.draft.config == before
+
+
+def test_dora_and_layers_chosen_by_name_are_counted_as_the_engine_trains_them(ready, app, qtbot):
+    every = ready.trained_parameters()
+    app.draft.set("lora.target_modules", ("q_proj", "v_proj"))
+    shape = ready.shape()
+    sizes = [(out, inner) for name, out, inner in shape.linears if name.endswith(("q_proj", "v_proj"))]
+    assert ready.trained_parameters() == 64 * shape.layers * sum(out + inner for out, inner in sizes) < every
+
+
+def _answer(silent, qtbot, train, folder, lengths, report=None, learned=None):
+    silent.answer(reading.CheckModel, reading.ModelChecked, report=model_report())
+    silent.answer(
+        reading.ImportData, reading.DataImported, dataset="/datasets/1", report=report or import_report()
+    )
+    qtbot.waitUntil(lambda: bool(silent.asked(reading.CountTokens)))
+    silent.answer(reading.CountTokens, reading.TokensCounted, **counted(folder, lengths, learned))
+    qtbot.waitUntil(lambda: train.lengths is not None)
+    qtbot.wait(SETTLED)
+
+
+def _problem(train, words):
+    return next(problem for problem in train.problems if words in problem.words)
+
+
+def _make_run(app, name, promised=0, peak=0):
+    record = RunRecord(
+        name=name,
+        created=1_795_000_000.0 + len(name),
+        config=RunConfig(),
+        promise_bytes={"weights": promised} if promised else {},
+    )
+    folder = create_run(app.preferences.runs_folder, record)
+    write_state(folder, RunState(state="finished", step=40, peak_bytes=peak))
