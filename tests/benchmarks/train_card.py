@@ -66,9 +66,8 @@ def ours(arguments: argparse.Namespace) -> dict[str, float]:
     print(f"loaded in {loaded['seconds']:.1f} s; whole command {whole:.0f} s; notes {loaded['notes']}")
     parts = {part: round(size / GIB, 2) for part, size in steps[-1]["memory"].items()}
     print(f"memory by part, GiB: {parts}")
-    seconds = [
-        later["elapsed_s"] - earlier["elapsed_s"] for earlier, later in zip(steps, steps[1:], strict=False)
-    ]
+    ends = [step["elapsed_s"] for step in steps]
+    seconds = [later - earlier for earlier, later in itertools.pairwise(ends)]
     counted = seconds[WARM_UP:]
     per_step = statistics.median(counted)
     return {
