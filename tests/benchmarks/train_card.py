@@ -9,6 +9,7 @@ PagedAdamW32bit, each in a process of its own, so that neither finds the other's
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -27,10 +28,9 @@ def main() -> None:
     if arguments.side == "plain":
         print(json.dumps(plain(arguments)))
         return
-    rows = [
-        ("plain transformers + peft + bitsandbytes", _in_child(arguments)),
-        ("qlora-studio train", ours(arguments)),
-    ]
+    rows = [("qlora-studio train", ours(arguments))]
+    if arguments.side == "both":
+        rows.insert(0, ("plain transformers + peft + bitsandbytes", _in_child(arguments)))
     size = f"{arguments.rows} x {arguments.seq_len}"
     print(f"\n{_machine()}; {arguments.shape}, {size}, r = 64 all-linear, NF4 + DQ")
     print(f"{'':42} {'tokens/s':>9} {'peak GiB':>9} {'reserved':>9} {'s/step':>7} {'ratio':>6}")
@@ -198,7 +198,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seq-len", type=int, default=2048)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--recompute", default="auto")
-    parser.add_argument("--side", default="both")
+    parser.add_argument("--side", choices=("both", "ours", "plain"), default="both")
     return parser.parse_args()
 
 
