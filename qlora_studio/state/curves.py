@@ -95,8 +95,10 @@ class Points:
 class Curves:
     """One run's. Not to be used by two threads at once; the `Points` it gives may be."""
 
-    def __init__(self, tail: MetricsTail, weight: float = SMOOTHING) -> None:
+    def __init__(self, tail: MetricsTail, weight: float = SMOOTHING, planned_steps: int = 0) -> None:
+        """planned_steps: of the run, until it tells itself how many it will make."""
         self._tail = tail
+        self._planned_steps = planned_steps
         self._weight = weight
         self._rewinds = 0
         self._peaks: dict[str, Peaks] = {}
@@ -162,7 +164,7 @@ class Curves:
             evaluation_losses=np.array([line.loss for line in evaluations], "float64"),
             checkpoints=np.array([line.step for line in metrics.checkpoints], "int64"),
             non_finite=tuple(metrics.non_finite),
-            total_steps=metrics.total_steps,
+            total_steps=metrics.total_steps or self._planned_steps,
             ended=metrics.ended,
             skipped_lines=metrics.skipped_lines,
             rewinds=self._rewinds,

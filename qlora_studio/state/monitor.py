@@ -154,9 +154,7 @@ class MonitorState(QObject):
             return "A run is being made ready."
         if self.verifying:
             return "Verifying the newest checkpoint."
-        if self.run is not None and self.run.state.step > 0 and self.resume_step is None:
-            return "No checkpoint is sound."
-        return ""
+        return self.why_not_sound
 
     @property
     def figures(self) -> RunFigures:
@@ -229,7 +227,7 @@ class MonitorState(QObject):
         self.verifying = False
         self.loading = False
         self.problem = ""
-        self.note = ""
+        self.why_not_sound = ""
         self._live = False
         self._died = ""
         self._curves: Curves | None = None
@@ -269,21 +267,19 @@ class MonitorState(QObject):
     def _verify(self) -> None:
         """Reads every byte of the newest checkpoint: only what is sound is offered (R2)."""
         run = self.run
-        if run is None or run.locked or run.state.state == "finished":
+        if run is None or self.elsewhere or run.state.state == "finished":
             return
         self.verifying = True
-        self._apart.do(
-            partial(run_reading.newest_sound_step, run.folder), self._on_verified, self._on_not_verified
-        )
+        self._apart.do(partial(run_reading.resume_step, run.folder), self._on_verified, self._on_not_verified)
 
-    def _on_verified(self, found: tuple[Path, int | None]) -> None:
+    def _on_verified(self, found: tuple[Path, int]) -> None:
         folder, step = found
         if folder == self.folder:
             self.verifying, self.resume_step = False, step
             self.changed.emit()
 
     def _on_not_verified(self, error: StudioError) -> None:
-        self.verifying, self.note = False, str(error)
+        self.verifying, self.why_not_sound = False, str(error)
         self.changed.emit()
 
     def _look_elsewhere(self) -> None:

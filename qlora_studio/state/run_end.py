@@ -30,7 +30,7 @@ class Ending:
 def ending(run: Run, resume_step: int | None, died: str = "") -> Ending | None:
     """None while it trains.
 
-    resume_step: of the newest sound checkpoint; None where there is none, or it isn't verified yet
+    resume_step: of the newest sound checkpoint, 0 for the start; None where it isn't verified, or isn't sound
     died:        how the engine ended, where it ended by itself just now
     """
     state = run.state

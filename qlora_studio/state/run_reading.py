@@ -8,7 +8,7 @@ from pathlib import Path
 
 from qlora_studio.errors import StudioError
 from qlora_studio.protocol.events import EngineEvent
-from qlora_studio.runs.checkpoints import newest_sound
+from qlora_studio.runs.checkpoints import resume_point
 from qlora_studio.runs.folder import Run, open_run
 from qlora_studio.runs.lock import is_locked
 from qlora_studio.runs.metrics import METRICS_FILE, MetricsTail
@@ -44,7 +44,8 @@ def load(folder: Path, smoothing: float) -> Loaded:
         run = open_run(folder)
     except StudioError as error:
         problems.append(str(error))
-    curves = Curves(MetricsTail(folder / METRICS_FILE), smoothing)
+    planned = run.record.prepared.steps if run else 0
+    curves = Curves(MetricsTail(folder / METRICS_FILE), smoothing, planned)
     samples: tuple[Sample, ...] = ()
     try:
         curves.read(to_the_end=not is_locked(folder))
@@ -73,7 +74,9 @@ def follow(curves: Curves, folder: Path) -> Grown:
     return Grown(curves, curves.points(), locked)
 
 
-def newest_sound_step(folder: Path) -> tuple[Path, int | None]:
-    """Reads every byte of the newest checkpoint: only what is sound is offered (R2). Raises: StudioError."""
-    found = newest_sound(folder)
-    return folder, found.step if found else None
+def resume_step(folder: Path) -> tuple[Path, int]:
+    """Reads every byte of the newest checkpoint: only what is sound is offered (R2). 0: it never saved.
+
+    Raises: StudioError where it has checkpoints and none is sound.
+    """
+    return folder, resume_point(folder).step

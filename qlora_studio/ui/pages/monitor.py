@@ -222,10 +222,10 @@ class MonitorPage(Page):
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         super().resizeEvent(event)
-        wide = self.window().width() >= SIDE_BELOW
+        wide = self.window().width() >= theme().px(SIDE_BELOW)
         across, down = QBoxLayout.Direction.LeftToRight, QBoxLayout.Direction.TopToBottom
         self._columns_box.setDirection(across if wide else down)
-        self._numbers.set_wide(wide)
+        self._numbers.fit(self.width() - 2 * theme().px(theme().size.page_margin[0]))
 
     def showEvent(self, event: QShowEvent) -> None:
         super().showEvent(event)
@@ -328,7 +328,7 @@ class MonitorPage(Page):
             words = {
                 Action.CHAT: "Chat with it",
                 Action.EXPORT: "Export",
-                Action.RESUME: f"Resume from step {state.resume_step or 0:,}",
+                Action.RESUME: f"Resume from step {state.resume_step:,}" if state.resume_step else "Resume",
                 Action.HALF_RATE: "New run with half the learning rate",
                 Action.LOG: "Show log folder",
             }[action]

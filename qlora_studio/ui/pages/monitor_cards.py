@@ -24,6 +24,7 @@ from qlora_studio.ui.widgets import (
     PlainLabel,
     Swatch,
 )
+from qlora_studio.ui.widgets.flow import Flow
 from qlora_studio.ui.widgets.line_sample import LineSample
 
 SETTLE_MS = 60  # after the slider moved: a million points aren't smoothed at each pixel
@@ -40,7 +41,8 @@ class LossCard(Card):
     smoothing = Signal(float)
 
     def __init__(self, stretch: Stretch) -> None:
-        super().__init__("Loss", "nats per learned token", name="monitor_loss_card")
+        super().__init__(name="monitor_loss_card")
+        self.setAccessibleName("Loss")
         self.chart = LossChart(stretch)
         self.log = ChoiceChip("Log", name="monitor_loss_log")
         self.fit = LinkButton("Fit", name="monitor_fit", tip="Show all steps (F)")
@@ -63,19 +65,20 @@ class LossCard(Card):
         self.fit.clicked.connect(stretch.show_all)
 
     def _build(self) -> None:
-        for sample, words in (
-            (LineSample("raw_line", 1.2), "Each step"),
-            (LineSample(0, 2.6), "Smoothed"),
-        ):
-            self.add_to_head(sample)
-            self.add_to_head(PlainLabel(words, "note"))
-        self.add_to_head(self._slider)
-        self.add_to_head(self._weight)
-        self.add_to_head(LineSample(1, 2.0, marker=True))
-        self.add_to_head(PlainLabel("Evaluation", "note"))
-        for button in (self.log, self.fit, self.export):
-            self.add_to_head(button)
+        legend = in_line(
+            in_line(LineSample("raw_line", 1.2), PlainLabel("Each step", "note")),
+            in_line(LineSample(0, 2.6), PlainLabel("Smoothed", "note"), self._slider, self._weight),
+            in_line(LineSample(1, 2.0, marker=True), PlainLabel("Evaluation", "note")),
+            gap=14,
+        )
+        head = Flow(gap=theme().px(16), line_gap=theme().px(4), last_at_right=True)
+        head.addWidget(
+            in_line(PlainLabel("Loss", "card_title"), PlainLabel("nats per learned token", "muted"))
+        )
+        head.addWidget(legend)
+        head.addWidget(in_line(self.log, self.fit, self.export))
         self.chart.setMinimumHeight(theme().px(210))
+        self.body.addLayout(head)
         self.body.addWidget(self._waiting)
         self.body.addWidget(self.chart, 1)
         self.body.addWidget(self._skipped)
@@ -112,15 +115,17 @@ class MemoryCard(Card):
     """Memory by part, with a note for the spike that was the highest."""
 
     def __init__(self, stretch: Stretch) -> None:
-        super().__init__("VRAM", "GiB, peak of each step", name="monitor_vram_card")
+        super().__init__(name="monitor_vram_card")
         self.chart = MemoryChart(stretch)
         self.chart.setMinimumHeight(theme().px(190))
-        self._legend: dict[str, tuple[QWidget, QWidget]] = {}
+        self._what = PlainLabel("VRAM", "card_title")
+        head = Flow(gap=theme().px(12), line_gap=theme().px(4))
+        head.addWidget(in_line(self._what, PlainLabel("GiB, peak of each step", "muted")))
+        self._legend: dict[str, QWidget] = {}
         for part, words in _PART_WORDS.items():
-            pair = (Swatch(f"vram_{part}"), PlainLabel(words, "note"))
-            self._legend[part] = pair
-            for widget in pair:
-                self.add_to_head(widget)
+            self._legend[part] = in_line(Swatch(f"vram_{part}"), PlainLabel(words, "note"))
+            head.addWidget(self._legend[part])
+        self.body.addLayout(head)
         self._note = QFrame()
         self._note.setObjectName("monitor_spike")
         self._letter, self._words = PlainLabel("", "strong"), PlainLabel("", "muted", wrap=True)
@@ -136,16 +141,16 @@ class MemoryCard(Card):
     def show_state(self, state: MonitorState) -> None:
         """Which memory it is, and its lines."""
         on_card = state.run is not None and state.run.record.device != "cpu"
-        self.title.setText("VRAM" if on_card or state.run is None else "Process memory")
-        self.chart.setAccessibleName(self.title.text())
+        self._what.setText("VRAM" if on_card or state.run is None else "Process memory")
+        for widget in (self, self.chart):
+            widget.setAccessibleName(self._what.text())
         promised = state.figures.promised_bytes
         self.chart.set_levels("card limit" if on_card else "RAM", state.limit_bytes, promised)
 
     def show_points(self, points: Points) -> None:
         """The legend names the parts that were measured; the note the highest spike."""
-        for part, pair in self._legend.items():
-            for widget in pair:
-                widget.setVisible(part in points.memory or not points.memory)
+        for part, widget in self._legend.items():
+            widget.setVisible(part in points.memory or not points.memory)
         places = points.spikes
         self._note.setVisible(bool(places))
         if places:
@@ -258,6 +263,17 @@ class ChartReadout(QFrame):
         self.move(right if fits else max(x - theme().px(12) - self.width(), 0), theme().px(6))
         self.raise_()
         self.show()
+
+
+def in_line(*widgets: QWidget, gap: int = 6) -> QWidget:
+    """Widgets that stay beside each other. gap: px."""
+    group = QWidget()
+    row = QHBoxLayout(group)
+    row.setContentsMargins(0, 0, 0, 0)
+    row.setSpacing(theme().px(gap))
+    for widget in widgets:
+        row.addWidget(widget)
+    return group
 
 
 def _number(value: float, form: str) -> str:

@@ -47,7 +47,7 @@ class StepChart(ChartView):
         self._pans = False
         super().__init__(name=name, label=label)
         item = self.getPlotItem()
-        item.setAxisItems({"bottom": ThousandsAxis("bottom"), "left": left_axis})
+        item.setAxisItems({"bottom": StepsAxis("bottom"), "left": left_axis})
         item.setDownsampling(auto=False)
         item.setClipToView(False)
         item.getAxis("left").setWidth(theme().px(46))
@@ -217,6 +217,14 @@ class StepChart(ChartView):
     def showEvent(self, event: Any) -> None:
         super().showEvent(event)
         self.redraw()
+
+
+class StepsAxis(ThousandsAxis):
+    """There is nothing between two steps."""
+
+    def tickSpacing(self, low: float, high: float, size: float) -> list[tuple[float, float]]:
+        found: list[tuple[float, float]] = super().tickSpacing(low, high, size)
+        return [level for level in found if level[0] >= 1] or [(1.0, 0.0)]
 
 
 class PowerAxis(pg.AxisItem):  # type: ignore[misc]

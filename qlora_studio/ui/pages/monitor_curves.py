@@ -128,7 +128,7 @@ class GradNormChart(StepChart):
 
     def draw_more(self, points: Points, low: float, high: float) -> tuple[float, float]:
         clip = self._clip.value() if self._clip.isVisible() else 0.0
-        return min(low, 0.0), max(high, clip if clip < 4 * high else 0.0)
+        return min(low, 0.0), max(high, clip if clip < 4 * high or not len(points) else 0.0)
 
     def recolor(self) -> None:
         super().recolor()

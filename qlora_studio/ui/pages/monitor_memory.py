@@ -61,8 +61,9 @@ class MemoryChart(StepChart):
         self._write_parts(stacked, high)
         self._draw_spikes(points, places, high)
         near = promise < limit < promise + 0.12 * high
-        self._levels["limit"].place(self._stretch.last, high or 1.0, far=far)
-        self._levels["promise"].place(self._stretch.last, high or 1.0, below=near and not far)
+        left, right = max(self._stretch.first, 0.0), self._stretch.last
+        self._levels["limit"].place(left if far else right, high or 1.0, far=far)
+        self._levels["promise"].place(right, high or 1.0, below=near and not far)
         return 0.0, high or 1.0
 
     def _show_range(self, low: float, high: float) -> None:
@@ -88,12 +89,12 @@ class MemoryChart(StepChart):
         return middles
 
     def _write_parts(self, stacked: dict[str, float], high: float) -> None:
-        at = max(self._stretch.first, 0.0) + (self._stretch.last - self._stretch.first) * 0.015
-        seen = len(self._stretch.points) and self._stretch.points.last_step - at > 0.15 * (
-            self._stretch.last - self._stretch.first
-        )
+        points, width = self._stretch.points, self._stretch.last - self._stretch.first
+        start = float(points.steps[0]) - 0.5 if len(points) else 0.0
+        at = max(self._stretch.first, start) + width * 0.012
+        seen = points.last_step - at > 0.12 * width
         for part, label in self._words.items():
-            shown = bool(seen) and stacked.get(f"{part} high", 0.0) > _WRITTEN_FROM * high
+            shown = seen and stacked.get(f"{part} high", 0.0) > _WRITTEN_FROM * high
             label.setVisible(shown)
             if shown:
                 label.setPos(at, stacked[part])
@@ -155,15 +156,15 @@ class _Level:
         self.line.setVisible(bool(self.gib))
         self.label.setVisible(bool(self.gib))
 
-    def place(self, right: float, high: float, *, far: bool = False, below: bool = False) -> None:
+    def place(self, x: float, high: float, *, far: bool = False, below: bool = False) -> None:
         """far: it lies above what is in sight, and is only named there; below: its words stand below it."""
         if self.gib is None:
             return
         self.line.setVisible(not far)
         self.line.setValue(self.gib)
         self._write(f"↑ {self._words}" if far else self._words)
-        self.label.setAnchor((1, 0) if far or below or self.gib > 0.9 * high else (1, 1))
-        self.label.setPos(right, high if far else self.gib)
+        self.label.setAnchor((0, 0) if far else (1, 0) if below or self.gib > 0.9 * high else (1, 1))
+        self.label.setPos(x, high if far else self.gib)
 
     def _write(self, words: str) -> None:
         if words != self._written:

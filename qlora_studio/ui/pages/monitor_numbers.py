@@ -12,11 +12,11 @@ from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets import NumberCard
 
 _PEAK_OFF = 0.10  # of the promise: more is no longer what was promised
-_WIDE_PX = 1000  # narrower, and the cards stand in two rows
+_LEAST_WIDTH = 150  # px of a card
 
 
 class Numbers(QWidget):
-    """Six cards in a row, or three in each of two where the window is narrow."""
+    """Six cards in a row, or on as many rows as the width asks for."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,17 +30,18 @@ class Numbers(QWidget):
         self._grid = QGridLayout(self)
         self._grid.setContentsMargins(0, 0, 0, 0)
         self._grid.setSpacing(theme().px(theme().size.grid))
-        self._in_one_row: bool | None = None
+        self._columns = 0
         for card in self._cards:
             card.keep_snug()
-        self.set_wide(True)
+        self.fit(len(self._cards) * theme().px(2 * _LEAST_WIDTH))
 
-    def set_wide(self, wide: bool) -> None:
-        """All in one row, or in two."""
-        if wide == self._in_one_row:
+    def fit(self, width: int) -> None:
+        """width: px there are for all of them."""
+        room = width // (theme().px(_LEAST_WIDTH) + self._grid.spacing())
+        columns = next((count for count in (6, 3, 2) if count <= room), 1)
+        if columns == self._columns:
             return
-        self._in_one_row = wide
-        columns = len(self._cards) if wide else len(self._cards) // 2
+        self._columns = columns
         for place, card in enumerate(self._cards):
             self._grid.addWidget(card, place // columns, place % columns)
         for column in range(len(self._cards)):

@@ -68,12 +68,15 @@ class SamplesCard(Card):
         self._show()
 
     def _show(self) -> None:
-        for widget in (self._from, self._between, self._to, self._text, self._new, self._gone):
-            widget.setVisible(bool(self._samples))
+        several = self._from.count() > 1
+        for widget in (self._from, self._between, self._new, self._gone):
+            widget.setVisible(several)
+        self._to.setVisible(bool(self._samples))
+        self._text.setVisible(bool(self._samples))
         self._empty.setVisible(not self._samples)
         if self._samples:
-            before, after = self._replies_at(self._from.value()), self._replies_at(self._to.value())
-            self._text.show_replies(before, after)
+            before = self._replies_at(self._from.value()) if self._from.value() != self._to.value() else {}
+            self._text.show_replies(before, self._replies_at(self._to.value()))
 
     def _replies_at(self, step: str) -> dict[str, str]:
         return {sample.prompt: sample.reply for sample in self._samples if str(sample.step) == step}

@@ -13,6 +13,7 @@ from qlora_studio.state.app import AppState
 from qlora_studio.state.run_differences import as_text
 from qlora_studio.state.runs_table import MOST_CHOSEN, NAMES
 from qlora_studio.ui.page import SIDE_BELOW, Page
+from qlora_studio.ui.pages.monitor_cards import in_line
 from qlora_studio.ui.pages.runs_chart import AXES, METRICS, RunsChart
 from qlora_studio.ui.pages.runs_diff import DiffCard
 from qlora_studio.ui.pages.runs_list import RunsList
@@ -31,6 +32,7 @@ from qlora_studio.ui.widgets import (
     Segmented,
     empty_layout,
 )
+from qlora_studio.ui.widgets.flow import Flow
 
 if TYPE_CHECKING:
     from qlora_studio.runs.history import RunSummary
@@ -86,7 +88,7 @@ class RunsPage(Page):
     def _build_list(self) -> Card:
         card = Card(name="runs_list_card")
         self._search = self.search = SearchBox("Search name, model, data, tag, note", name="runs_search")
-        self._search.setMaximumWidth(theme().px(300))
+        self._search.setFixedWidth(theme().px(300))
         self._tags = QHBoxLayout()
         self._tags.setSpacing(theme().px(6))
         tags = QWidget()
@@ -95,13 +97,10 @@ class RunsPage(Page):
         self._tags.setContentsMargins(0, 0, 0, 0)
         self._count = PlainLabel("", "muted", name="runs_chosen")
         self._clear = LinkButton("Clear", name="runs_clear")
-        row = QHBoxLayout()
-        row.setSpacing(theme().px(8))
-        row.addWidget(self._search, 1)
+        row = Flow(gap=theme().px(8), line_gap=theme().px(6), last_at_right=True)
+        row.addWidget(self._search)
         row.addWidget(tags)
-        row.addStretch()
-        row.addWidget(self._count)
-        row.addWidget(self._clear)
+        row.addWidget(in_line(self._count, self._clear))
         self._list = RunsList(self._state.table)
         self._list.setMinimumHeight(theme().px(150))
         self._about = ElidedLabel("", "note", name="runs_about")
@@ -115,11 +114,9 @@ class RunsPage(Page):
         self._metric = ChoiceBox(METRICS, name="runs_metric", label="What is compared")
         self._across = Segmented(list(AXES), name="runs_axis", label="Across")
         self._faint = PlainLabel("", "muted")
-        row = QHBoxLayout()
-        row.setSpacing(theme().px(10))
+        row = Flow(gap=theme().px(10), line_gap=theme().px(6), last_at_right=True)
         row.addWidget(self._metric)
         row.addWidget(self._faint)
-        row.addStretch()
         row.addWidget(self._across)
         self._chart = RunsChart()
         self._chart.setMinimumHeight(theme().px(220))
@@ -278,7 +275,7 @@ class RunsPage(Page):
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         super().resizeEvent(event)
-        wide = self.window().width() >= SIDE_BELOW
+        wide = self.window().width() >= theme().px(SIDE_BELOW)
         self._below.setDirection(
             QBoxLayout.Direction.LeftToRight if wide else QBoxLayout.Direction.TopToBottom
         )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyqtgraph as pg
 from numpy.typing import NDArray
+from PySide6.QtCore import QSize
 from PySide6.QtGui import QColor, QFontMetrics, QResizeEvent, QShowEvent
 
 from qlora_studio.plain_text import visible_line
@@ -75,6 +76,9 @@ class RunsChart(ChartView):
             item.getAxis(side).enableAutoSIPrefix(False)
         super().recolor()
         self._draw()
+
+    def sizeHint(self) -> QSize:
+        return QSize(theme().px(200), self.minimumHeight())
 
     def mouseDoubleClickEvent(self, event: object) -> None:
         self._draw()
