@@ -29,7 +29,10 @@ MOST_ADAPTERS = 4  # read from folders and kept; of an 8B model each takes up to
 
 
 class AdaptedModel:
-    """A base model and its adapters, of which one is on, or none. The base is never changed."""
+    """A base model and its adapters, of which one is on, or none. The base is never changed.
+
+    linears: full names of the layers that can take an adapter
+    """
 
     def __init__(self, base: BaseModel) -> None:
         self.base = base
@@ -37,7 +40,7 @@ class AdaptedModel:
         self._peft: PeftModel | None = None
         self._read_from: dict[str, str] = {}  # folder and date -> name; the one used last comes last
         self._names = itertools.count()
-        self._linears = decoder_linears(base.causal_lm)
+        self.linears = decoder_linears(base.causal_lm)
 
     @property
     def causal_lm(self) -> PreTrainedModel:
@@ -72,7 +75,7 @@ class AdaptedModel:
                 r=lora.r,
                 lora_alpha=lora.alpha,
                 lora_dropout=lora.dropout,
-                target_modules=chosen_modules(self._linears, lora.target_modules),
+                target_modules=chosen_modules(self.linears, lora.target_modules),
                 use_rslora=lora.use_rslora,
                 use_dora=lora.use_dora,
                 bias="none",
@@ -112,6 +115,15 @@ class AdaptedModel:
         self._read_from[key] = name
         for forgotten in list(self._read_from)[:-MOST_ADAPTERS]:
             self.remove(self._read_from.pop(forgotten))
+        return name
+
+    def add_with_peft(self, folder: Path) -> str:
+        """The name of an adapter of ours that peft itself has read, as other programs do."""
+        assert self._peft is not None
+        name = f"adapter_{next(self._names)}"
+        self._peft.load_adapter(str(folder), name)
+        self.replaced = replace_forwards(self._peft)
+        self.use(name)
         return name
 
     def use(self, name: str | None) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qlora_studio.engine.device import Device
+from qlora_studio.engine.exporting import export
 from qlora_studio.engine.generation import Chat
 from qlora_studio.engine.inbox import Inbox
 from qlora_studio.engine.model_holder import ModelHolder
@@ -21,6 +22,7 @@ from qlora_studio.models.model_folder import open_folder
 from qlora_studio.models.weights_index import read_weights_index
 from qlora_studio.protocol.commands import (
     EngineCommand,
+    Export,
     Generate,
     LoadModel,
     MakeSampleModel,
@@ -67,6 +69,8 @@ class Jobs:
             yield from self._chat.load(command)
         elif isinstance(command, Generate):
             yield from self._chat.answer(command, lambda: self._inbox.is_stopped(command.id))
+        elif isinstance(command, Export):
+            yield from export(command, self.holder, lambda: self._inbox.is_stopped(command.id))
         elif isinstance(command, UnloadModel):
             self.holder.let_go()
         elif isinstance(command, ScanWeights):

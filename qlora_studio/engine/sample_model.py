@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from qlora_studio.config.places import sample_model_folder
 from qlora_studio.errors import StudioError
 from qlora_studio.protocol.events import LoadingProgress
-from qlora_studio.runs.durable import FOLDER_MODE, open_to_sync, synced_and_closed
+from qlora_studio.runs.durable import FOLDER_MODE, sync_file
 from qlora_studio.runs.space import require_space
 from qlora_studio.runs.staged_folder import write_folder_durably
 
@@ -59,8 +59,7 @@ def make_sample_model() -> Generator[LoadingProgress, None, Path]:
         if bundle.licence is not None:
             shutil.copyfile(bundle.licence, staging / LICENCE_FILE)
         for file in staging.iterdir():
-            with synced_and_closed(open_to_sync(file)):
-                pass
+            sync_file(file)
 
     write_folder_durably(folder, fill, "the sample model", _BYTES)
     yield _progress(_PHASES)

@@ -108,6 +108,12 @@ def open_lock_file(path: Path) -> int:
     return _regular(os.open(path, os.O_RDWR | os.O_CREAT | _NO_FOLLOW | _NO_WAIT | _BINARY, FILE_MODE), path)
 
 
+def sync_file(path: Path) -> None:
+    """Puts a file that a library wrote on the disk, and makes it private."""
+    with synced_and_closed(open_to_sync(path)):
+        pass
+
+
 def read_file(path: Path, largest: int) -> bytes:
     """All bytes of a regular file that is no link. Raises: OSError, also where it is larger."""
     with open(open_to_read(path), "rb", buffering=0) as file:  # buffering=0: one read, no copy

@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from qlora_studio.engine import exporting
+from qlora_studio.engine.adapters import AdaptedModel
+from qlora_studio.engine.exporting import export
+from qlora_studio.engine.frozen_weights import Storage
+from qlora_studio.engine.learned_loss import Head
+from qlora_studio.engine.loading import load_base
+from qlora_studio.engine.merging import DEQUANTIZED, ORIGINAL, MergedWeights
+from qlora_studio.engine.model_holder import ModelHolder
+from qlora_studio.errors import StudioError
+from qlora_studio.models.check import check_model
+from qlora_studio.protocol.commands import Export
+from qlora_studio.protocol.events import ExportFinished, ExportProgress
+from qlora_studio.runs import space
+from tests.engine.tiny import CPU, events_of, loaded, make_model, make_run
+
+PROMPTS = (tuple(range(10, 25)), tuple(range(40, 48)), (5, 9, 70))
+
+
+def never() -> bool:
+    return False
+
+
+def exported(
+    run: Path,
+    out: Path,
+    to: str,
+    holder: ModelHolder | None = None,
+    stopped: Callable[[], bool] = never,
+    **changes: Any,
+) -> tuple[list[Any], ExportFinished]:
+    settings: dict[str, Any] = {"prompts": PROMPTS} | changes
+    command = Export(id=4, run=str(run), to=to, out=str(out), **settings)
+    *told, finished = export(command, holder or ModelHolder(CPU), stopped)
+    assert isinstance(finished, ExportFinished)
+    return told, finished
+
+
+def trained_run(tmp_path: Path, family: str = "llama", **changes: Any) -> Path:
+    """A run whose adapter changes the model a lot."""
+    model = make_model(tmp_path / f"model-{family}", family)
+    (model / "LICENSE").write_text("Apache License")
+    settings: dict[str, Any] = {"training__steps": 6, "training__learning_rate": 0.03}
+    run = make_run(tmp_path, model, **settings | changes)
+    events_of(run)
+    return run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return trained_run(tmp_path)
+
+
+def as_trained(run: Path, quantization: str = "nf4") -> torch.Tensor:
+    """Logits of the first prompt by the base as it was stored in training, with the adapter."""
+    model = run.parents[1] / next(path.name for path in run.parents[1].glob("model-*"))
+    adapted = AdaptedModel(loaded(load_base(str(model), Storage(quantization, True, torch.float32), CPU)))
+    adapted.use(adapted.add_from(run / "adapter"))
+    with torch.no_grad():
+        hidden = adapted.causal_lm.base_model(torch.tensor(PROMPTS[:1]), use_cache=False).last_hidden_state
+        return Head.of(adapted.causal_lm).logits(hidden)
+
+
+def by_plain_transformers(folder: Path) -> torch.Tensor:
+    """Logits of the first prompt."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        logits: torch.Tensor = model(torch.tensor(PROMPTS[:1])).logits
+    return logits
+
+
+def test_an_exported_adapter_is_the_trained_one_in_peft_s_format(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out" / "adapter"
+    _, finished = exported(run, out, "adapter")
+
+    assert set(finished.files) == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+    assert finished.bytes == sum(path.stat().st_size for path in out.iterdir())
+    verified = finished.verified
+    assert (verified.token_agreement, verified.mean_kl, verified.max_logprob_drift) == (1.0, 0.0, 0.0)
+    assert verified.passed
+    assert verified.with_.startswith("peft ")
+    assert verified.prompts == 3
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        assert (out / name).read_bytes() == (run / "adapter" / name).read_bytes()
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "model-llama", dtype=torch.float32)
+    PeftModel.from_pretrained(base, str(out))
+
+
+def test_a_checkpoint_can_be_exported_before_the_run_is_done(run: Path, tmp_path: Path) -> None:
+    _, finished = exported(run, tmp_path / "out", "adapter", checkpoint=4)
+    saved = run / "checkpoints" / "step-000004" / "adapter_model.safetensors"
+    assert (tmp_path / "out" / "adapter_model.safetensors").read_bytes() == saved.read_bytes()
+    assert "trainer.json" not in finished.files
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2", "phi3", "gpt2", "gpt_neox"])
+def test_a_merged_model_answers_in_plain_transformers_as_the_adapter_did(tmp_path: Path, family: str) -> None:
+    run, out = trained_run(tmp_path, family), tmp_path / "out"
+    told, finished = exported(run, out, "merged")
+
+    assert finished.verified.passed
+    assert finished.verified.with_.startswith("transformers ")
+    assert "dequantized NF4" in (finished.verified.merge_base or "")
+    difference = (by_plain_transformers(out) - as_trained(run)).abs().max()
+    assert difference < 0.05 * as_trained(run).abs().max()  # bfloat16 keeps 8 bits of a number
+    report = check_model(str(out))
+    assert (report.family, report.warnings[1:]) == (family, ())
+    progress = [event for event in told if isinstance(event, ExportProgress) and event.total]
+    assert (
+        progress[-1].done
+        == progress[-1].total
+        == sum(
+            path.stat().st_size - 8 - int.from_bytes(path.read_bytes()[:8], "little")
+            for path in out.glob("*.safetensors")
+        )
+    )
+    assert "LICENSE" in finished.files
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lora__use_dora": True},
+        {"lora__use_rslora": True},
+        {"lora__target_modules": ("q_proj", "down_proj")},
+        {"model__quantization": "fp4"},
+        {"model__quantization": "int8"},
+        {"model__quantization": "none"},
+        {"model__compute_dtype": "bfloat16"},
+    ],
+    ids=str,
+)
+def test_every_kind_of_adapter_and_base_is_merged(tmp_path: Path, changes: dict[str, Any]) -> None:
+    run = trained_run(tmp_path, **changes)
+    _, finished = exported(run, tmp_path / "out", "merged")
+    assert finished.verified.passed, finished.verified
+
+
+@pytest.mark.parametrize("kind", [{"lora__use_dora": True}, {"lora__use_rslora": True}, {}])
+def test_merged_weights_are_those_that_peft_merges(tmp_path: Path, kind: dict[str, Any]) -> None:
+    run = trained_run(tmp_path, **kind)
+    folder = tmp_path / "model-llama"
+    plain = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), str(run / "adapter")
+    ).merge_and_unload()
+    adapted = AdaptedModel(loaded(load_base(str(folder), Storage("none", False, torch.float32), CPU)))
+    merged = MergedWeights(adapted, adapted.add_from(run / "adapter"), ORIGINAL)
+
+    for name, weight in plain.state_dict().items():
+        assert torch.allclose(merged.tensor(name).float(), weight, rtol=2**-8, atol=1e-6)
+
+
+def test_the_closer_base_is_chosen_by_measuring_both(run: Path, tmp_path: Path) -> None:
+    """The tiny model's numbers are rough in NF4: the original ones answer differently."""
+    model = tmp_path / "model-llama"
+    adapted = AdaptedModel(loaded(load_base(str(model), Storage("nf4", True, torch.float32), CPU)))
+    name = adapted.add_from(run / "adapter")
+    quantized = MergedWeights(adapted, name, DEQUANTIZED)
+    original = MergedWeights(adapted, name, ORIGINAL)
+    layer = "model.layers.0.mlp.up_proj.weight"
+    assert not torch.equal(quantized.tensor(layer), original.tensor(layer))
+    assert torch.equal(
+        quantized.tensor("model.embed_tokens.weight"), original.tensor("model.embed_tokens.weight")
+    )
+
+    _, finished = exported(run, tmp_path / "out", "merged")
+    words = finished.verified.merge_base or ""
+    assert words.startswith("Merged into the dequantized NF4 weights: mean KL")
+    assert "with the original weights" in words
+
+
+def test_a_model_that_fits_nowhere_is_read_again_a_layer_at_a_time(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = psutil.virtual_memory()._replace(available=1000)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    monkeypatch.setattr(exporting, "merged_bytes", lambda shape: 0)
+    _, finished = exported(run, tmp_path / "out", "merged")
+    assert finished.verified.with_ == "QLoRA Studio, a layer at a time"
+    assert finished.verified.passed
+
+
+def test_an_export_that_differs_is_said_to(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = MergedWeights.tensor
+
+    def wrong(self: MergedWeights, name: str) -> torch.Tensor:
+        return -right(self, name) if "down_proj" in name else right(self, name)
+
+    monkeypatch.setattr(MergedWeights, "tensor", wrong)
+    _, finished = exported(run, tmp_path / "out", "merged")
+    assert not finished.verified.passed
+    assert finished.verified.token_agreement < 0.95
+
+
+def test_after_an_export_the_engine_trains_as_before(tmp_path: Path, run: Path) -> None:
+    def adapter_after(holder: ModelHolder) -> bytes:
+        other = make_run(tmp_path, tmp_path / "model-llama", training__steps=3)
+        events_of(other, holder=holder)
+        return (other / "adapter" / "adapter_model.safetensors").read_bytes()
+
+    holder = ModelHolder(CPU)
+    exported(run, tmp_path / "out", "merged", holder)
+    assert adapter_after(holder) == adapter_after(ModelHolder(CPU))
+
+
+@pytest.mark.parametrize("after", range(0, 60, 6))
+def test_a_stopped_export_leaves_nothing_behind(tmp_path: Path, run: Path, after: int) -> None:
+    asked = iter(range(10_000))
+    with pytest.raises(StudioError, match="stopped"):
+        exported(run, tmp_path / "exports" / "out", "merged", stopped=lambda: next(asked) >= after)
+    assert list((tmp_path / "exports").iterdir()) == []
+
+
+def test_a_folder_that_exists_is_refused(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for name in ("out", "link"):
+        with pytest.raises(StudioError, match="exists already"):
+            exported(run, tmp_path / name, "adapter")
+
+
+def test_room_is_looked_for_before_anything_is_loaded(  # R9
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(space, "free_bytes", lambda folder: 1000)
+    holder = ModelHolder(CPU)
+    with pytest.raises(StudioError, match=r"The merged model needs .* missing"):
+        exported(run, tmp_path / "out", "merged", holder)
+    assert holder.held is None
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_without_an_adapter_says_so(tmp_path: Path) -> None:
+    run = make_run(tmp_path, make_model(tmp_path / "model"))
+    with pytest.raises(StudioError, match="no adapter yet"):
+        exported(run, tmp_path / "out", "adapter")
+
+
+def test_a_checkpoint_that_is_damaged_is_refused(run: Path, tmp_path: Path) -> None:  # R2
+    file = run / "checkpoints" / "step-000006" / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(StudioError, match=r"adapter_model\.safetensors has changed"):
+        exported(run, tmp_path / "out", "adapter", checkpoint=6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"), [({"to": "onnx"}, "onnx"), ({"prompts": ()}, "compared on prompts")]
+)
+def test_what_can_not_be_exported_is_refused(
+    run: Path, tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(StudioError, match=words):
+        exported(run, tmp_path / "out", **{"to": "adapter"} | changes)
