@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QAction, QGuiApplication, QKeySequence, QResizeEvent
-from PySide6.QtWidgets import QFileDialog, QWidget
+from PySide6.QtWidgets import QFileDialog
 
 from qlora_studio.config.presets import Preset
 from qlora_studio.config.run_config import RunConfig
@@ -68,6 +68,7 @@ class TrainPage(Page):
         self._state = app.train
         self._draft = app.draft
         self._fields: dict[str, SettingField] = {}
+        self._grids: list[tuple[Columns, tuple[str, ...]]] = []  # and the keys that have their place there
         self._looked_at = ""
         self._build_page()
         self._bind()
@@ -143,8 +144,9 @@ class TrainPage(Page):
             if part:
                 columns = Columns(most=COLUMNS, least=px(LEAST_WIDTH), gap=px(14), line_gap=gap)
                 for key in part:
-                    columns.addWidget(self._field(key))
+                    self._add_field(key)
                 card.body.addLayout(columns)
+                self._grids.append((columns, part))
         return card
 
     def _build_while(self) -> Card:
@@ -161,15 +163,16 @@ class TrainPage(Page):
         card.body.addWidget(self._samples)
         return card
 
-    def _field(self, key: str) -> QWidget:
-        field = SettingField(self._draft, key, self)
-        field.choosing.connect(self._on_choosing)
-        self._follow(field)
-        return field.row
+    def _add_field(self, key: str) -> None:
+        """One for each setting: those of Simple stand on another card in Advanced."""
+        if key not in self._fields:
+            field = SettingField(self._draft, key, self)
+            field.choosing.connect(self._on_choosing)
+            self._follow(field)
 
     def _follow(self, field: SettingField) -> None:
         field.looked_at.connect(self._on_looked_at)
-        self._fields.setdefault(field.key, field)
+        self._fields[field.key] = field
 
     def _build_menu(self) -> None:
         for words, keys, slot in (
@@ -243,7 +246,14 @@ class TrainPage(Page):
             card.setVisible(mode == "simple")
         for card in self._advanced:
             card.setVisible(mode == "advanced")
+        self._place_fields(mode)
         self._on_draft_changed()
+
+    def _place_fields(self, mode: str) -> None:
+        for columns, keys in self._grids:
+            is_simple = keys == SIMPLE
+            here = [key for key in keys if (key in SIMPLE and mode == "simple") == is_simple]
+            columns.show_widgets([self._fields[key].row for key in here])
 
     def _on_mode_key(self) -> None:
         self._on_mode("advanced" if self._mode.value() == "simple" else "simple")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from PySide6.QtCore import QRect, QSize, Qt
-from PySide6.QtWidgets import QLayout, QLayoutItem
+from PySide6.QtWidgets import QLayout, QLayoutItem, QWidget
 
 
 class Columns(QLayout):
@@ -14,6 +16,13 @@ class Columns(QLayout):
         self.setContentsMargins(0, 0, 0, 0)
         self._most, self._least, self._gap, self._line_gap = most, least, gap, line_gap
         self._items: list[QLayoutItem] = []
+
+    def show_widgets(self, widgets: Sequence[QWidget]) -> None:
+        """These, in this order; a widget may come from another layout."""
+        while self._items:
+            self._items.pop()
+        for widget in widgets:
+            self.addWidget(widget)
 
     def addItem(self, item: QLayoutItem) -> None:
         self._items.append(item)

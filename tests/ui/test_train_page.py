@@ -1,0 +1,336 @@
+"""Train: settings with their cost in sight, mended by a click, and started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PySide6.QtCore import QPoint, Qt
+from PySide6.QtGui import QGuiApplication
+from PySide6.QtWidgets import QApplication, QFileDialog
+
+from qlora_studio.config.run_config import RunConfig
+from qlora_studio.config.setting import fields_of
+from qlora_studio.config.toml_file import read_run_config, with_changes
+from qlora_studio.memory.devices import RamReading
+from qlora_studio.protocol import commands, reading
+from qlora_studio.state import launch
+from qlora_studio.ui.pages.train import TrainPage
+from tests.state.reports import counted, import_report, model_report
+from tests.ui.person import click, found, words
+from tests.ui.silent import silent_app
+
+GIB = 2**30
+
+
+@pytest.fixture
+def app_and_silent(qtbot, monkeypatch):
+    monkeypatch.setattr(launch, "card_reading", lambda: None)
+    ram = RamReading(total_bytes=64 * GIB, free_bytes=48 * GIB, load=0.0)
+    monkeypatch.setattr(launch, "ram_reading", lambda: ram)
+    with silent_app(monkeypatch) as both:
+        yield both
+
+
+@pytest.fixture
+def app(app_and_silent):
+    return app_and_silent[0]
+
+
+@pytest.fixture
+def silent(app_and_silent):
+    return app_and_silent[1]
+
+
+@pytest.fixture
+def asked(app):
+    """(page, what) of each page that was asked for."""
+    pages: list[tuple[str, object]] = []
+    app.page_asked.connect(lambda name, what: pages.append((name, what)))
+    return pages
+
+
+@pytest.fixture
+def page(app, qtbot):
+    app.draft.set_many({"model.path": "/models/tiny", "data.path": "/data/chats.jsonl"})
+    page = TrainPage(app)
+    qtbot.addWidget(page)
+    page.resize(1300, 900)
+    page.show()
+    page.opened(None)
+    return page
+
+
+@pytest.fixture
+def ready(page, app, silent, qtbot, tmp_path):
+    """Model and data are read, and 3,000 rows counted: about 23 updates at the defaults."""
+    silent.answer(reading.CheckModel, reading.ModelChecked, report=model_report())
+    silent.answer(reading.ImportData, reading.DataImported, dataset="/d", report=import_report())
+    qtbot.waitUntil(lambda: bool(silent.asked(reading.CountTokens)))
+    lengths = [100 + row % 301 for row in range(3_000)]
+    silent.answer(reading.CountTokens, reading.TokensCounted, **counted(tmp_path, lengths))
+    qtbot.waitUntil(lambda: bool(app.train.problems))
+    return page
+
+
+@pytest.fixture
+def advanced(ready, qtbot):
+    click(qtbot, ready, "train_mode_advanced")
+    return ready
+
+
+def test_while_model_and_data_are_read_the_start_says_what_it_waits_for(page, silent):
+    silent.tell_progress(reading.CheckModel, 14, 291, "Checking tensors")
+    assert words(page, "train_waits_for") == "Start waits for: checking tensors: 14 of 291"
+    assert not found(page, "train_start").isEnabled()
+    assert "…" in words(page, "train_length")
+
+
+def test_the_tiles_say_what_was_chosen_and_how_it_stands(ready):
+    assert words(ready, "train_model_path") == "tiny 135 M · NF4, double quantized checked"
+    assert "300 rows · " in words(ready, "train_data_path")
+    assert "read" in words(ready, "train_data_path")
+
+
+def test_a_tile_turns_into_the_reason_and_offers_another_choice(page, silent, asked, qtbot):
+    silent.refuse(reading.CheckModel, "config.json is missing in /models/tiny.")
+    qtbot.waitUntil(lambda: "config.json is missing" in words(page, "train_model_path"))
+    button = found(page, "train_change_model")
+    assert button.text() == "Choose again"
+    click(qtbot, page, "train_change_model")
+    assert asked == [("models", None)]
+
+
+def test_every_setting_that_is_built_has_its_field(advanced, app):
+    names = {f"train_{item.key.replace('.', '_')}" for item in fields_of(RunConfig)}
+    chosen_elsewhere = {"train_model_path", "train_data_path", "train_data_format", "train_training_devices"}
+    for name in names - chosen_elsewhere:
+        field = found(advanced, name)
+        assert field.isVisibleTo(advanced)
+        assert field.accessibleDescription()
+
+
+def test_simple_shows_three_settings_and_names_the_rest(ready, app, qtbot):
+    with qtbot.waitSignal(app.train.changed):
+        app.draft.set_many({"lora.dropout": 0.05, "training.weight_decay": 0.1})
+    link = found(ready, "train_elsewhere")
+    assert link.text() == "2 more settings differ from the preset. Show"
+    click(qtbot, ready, "train_elsewhere")
+    assert found(ready, "train_lora_dropout").isVisibleTo(ready)
+    assert not link.isVisibleTo(ready)
+
+
+def test_a_number_that_is_typed_moves_the_promise(advanced, app, qtbot):
+    before = words(advanced, "train_promise")
+    field = found(advanced, "train_lora_r")
+    field.setFocus()
+    field.selectAll()
+    qtbot.keyClicks(field, "256")
+    qtbot.keyClick(field, Qt.Key.Key_Return)
+    assert app.draft.config.lora.r == 256
+    qtbot.waitUntil(lambda: words(advanced, "train_promise") != before)
+
+
+def test_a_learning_rate_is_typed_as_one_writes_it(advanced, app, qtbot):
+    field = found(advanced, "train_training_learning_rate")
+    _type(qtbot, field, "1e-3")
+    assert app.draft.config.training.learning_rate == 0.001
+    assert field.text() == "1e-3"
+    _type(qtbot, field, "fast")
+    assert "'fast' is no number" in words(advanced, "train_training_learning_rate_problem")
+    assert app.draft.config.training.learning_rate == 0.001
+
+
+def test_a_changed_setting_shows_its_default_and_goes_back_to_it(advanced, app, qtbot):
+    app.draft.set("lora.dropout", 0.05)
+    back = found(advanced, "train_reset_lora_dropout")
+    assert back.text() == "default 0.0"
+    click(qtbot, advanced, "train_reset_lora_dropout")
+    assert app.draft.config.lora.dropout == 0.0
+    assert not back.isVisibleTo(advanced)
+
+
+def test_a_switch_has_its_way_back_too(advanced, app, qtbot):
+    box = found(advanced, "train_lora_use_dora")
+    qtbot.mouseClick(box, Qt.MouseButton.LeftButton, pos=QPoint(10, box.height() // 2))
+    assert app.draft.config.lora.use_dora
+    click(qtbot, advanced, "train_reset_lora_use_dora")
+    assert not app.draft.config.lora.use_dora
+
+
+def test_help_follows_the_focus(advanced, qtbot):
+    found(advanced, "train_lora_alpha").setFocus()
+    shown = words(advanced, "train_help")
+    assert "alpha / rank" in shown
+    assert "lora.alpha · 1 to 1,024 · default 16" in shown
+
+
+def test_looking_at_a_changed_setting_tells_its_price(advanced, app, qtbot):
+    with qtbot.waitSignal(app.train.changed):
+        app.draft.set("training.batch_size", 16)
+    found(advanced, "train_training_batch_size").setFocus()
+    assert words(advanced, "train_promise_difference").startswith("Rows per step: +")
+
+
+def test_undo_takes_the_last_change_back(advanced, app):
+    app.draft.set("lora.r", 16)
+    assert advanced.undo()
+    assert app.draft.config.lora.r == 64
+    assert advanced.redo()
+    assert app.draft.config.lora.r == 16
+    assert not advanced.redo()
+
+
+def test_a_preset_is_chosen_by_what_it_is_for(ready, app, qtbot):
+    click(qtbot, ready, "train_preset_gentle_tone_change")
+    assert (app.draft.config.lora.r, app.draft.config.training.learning_rate) == (16, 1e-4)
+    assert app.draft.config.model.path == "/models/tiny"
+    assert found(ready, "train_preset").currentText() == "Gentle tone change"
+    app.draft.set("lora.r", 8)
+    assert found(ready, "train_preset").currentText() == "Gentle tone change, changed"
+
+
+def test_one_click_gives_enough_updates(ready, app, qtbot):
+    assert "only about 23 updates" in words(ready, "train_problems")
+    click(qtbot, ready, "train_mend_0_0")
+    qtbot.waitUntil(lambda: "Nothing stands in the way" in words(ready, "train_problems"))
+    assert app.draft.config.training.gradient_accumulation < 4
+
+
+def test_what_blocks_stands_under_its_field_too(ready, app, qtbot):
+    app.draft.set_many({"data.seq_len": 256, "data.too_long": "stop"})
+    qtbot.waitUntil(lambda: "longer than 256" in words(ready, "train_data_seq_len_problem"))
+    assert not found(ready, "train_start").isEnabled()
+
+
+def test_layers_are_chosen_by_their_real_names(advanced, app, qtbot):
+    box = found(advanced, "train_lora_target_modules")
+    box.activated.emit(_choose(box, "choose"))
+    picker = _popup("train_target_picker")
+    for name in ("k_proj", "o_proj", "gate_proj", "up_proj", "down_proj"):
+        found(picker, f"train_target_{name}").click()
+    qtbot.mouseClick(picker.yes, Qt.MouseButton.LeftButton)
+    assert app.draft.config.lora.target_modules == ("q_proj", "v_proj")
+    assert box.currentText() == "q_proj, v_proj"
+    qtbot.waitUntil(lambda: "trained" in words(advanced, "train_trained"))
+
+
+def test_no_layer_at_all_can_not_be_chosen(advanced, app, qtbot):
+    box = found(advanced, "train_lora_target_modules")
+    box.activated.emit(_choose(box, "choose"))
+    picker = _popup("train_target_picker")
+    for name in ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"):
+        found(picker, f"train_target_{name}").click()
+    assert not picker.yes.isEnabled()
+    qtbot.mouseClick(picker.no, Qt.MouseButton.LeftButton)
+    assert app.draft.config.lora.target_modules == "all-linear"
+    assert box.currentText() == "All linear layers"
+
+
+def test_prompts_of_the_data_are_shown_and_one_that_is_changed_is_kept(advanced, app, silent, qtbot):
+    click(qtbot, advanced, "train_samples_edit")
+    silent.answer(reading.SuggestSamples, reading.SamplesSuggested, prompts=("Why?", "How?", "When?"))
+    first = found(advanced, "train_samples_0")
+    assert first.toPlainText() == "Why?"
+    first.setFocus()
+    first.selectAll()
+    qtbot.keyClicks(first, "Why not?")
+    found(advanced, "train_samples_1").setFocus()
+    assert [sample.prompt for sample in app.draft.config.samples] == ["Why not?", "How?", "When?"]
+    qtbot.waitUntil(lambda: "3 of your own" in words(advanced, "train_samples_words"))
+    click(qtbot, advanced, "train_samples_from_data")
+    assert app.draft.config.samples == ()
+
+
+def test_the_copied_command_names_a_file_with_these_settings(ready, app, qtbot):
+    click(qtbot, ready, "train_copy_command")
+    qtbot.waitUntil(lambda: bool(app.notices.last))
+    command = QGuiApplication.clipboard().text()
+    assert command == words(ready, "train_command")
+    assert read_run_config(Path(command.split()[2])) == app.draft.config
+
+
+def test_settings_are_saved_to_a_file_and_opened_from_one(ready, app, qtbot, tmp_path, monkeypatch):
+    file = str(tmp_path / "mine.toml")
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (file, ""))
+    monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: (file, ""))
+    ready.setFocus()
+    qtbot.keyClick(ready, "s", Qt.KeyboardModifier.ControlModifier)
+    qtbot.waitUntil(lambda: bool(app.notices.last))
+    app.draft.set("lora.r", 8)
+    qtbot.keyClick(ready, "o", Qt.KeyboardModifier.ControlModifier)
+    qtbot.waitUntil(lambda: app.draft.config.lora.r == 64)
+
+
+def test_a_file_that_can_not_stand_is_told_in_the_banner(ready, app, qtbot, tmp_path, monkeypatch):
+    (tmp_path / "bad.toml").write_text("[lora]\nr = 0\n")
+    monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: (str(tmp_path / "bad.toml"), ""))
+    ready.setFocus()
+    qtbot.keyClick(ready, "o", Qt.KeyboardModifier.ControlModifier)
+    qtbot.waitUntil(lambda: "lora.r is 0" in ready.banner.text())
+
+
+def test_settings_of_another_run_are_shown(ready, app):
+    ready.opened(with_changes(RunConfig(), {"lora.r": 24, "model.path": "/models/tiny"}))
+    assert found(ready, "train_lora_r").value() == 24
+
+
+def test_start_prepares_the_run_and_opens_its_monitor(ready, app, silent, asked, qtbot):
+    _type(qtbot, found(ready, "train_name"), "my-run")
+    click(qtbot, ready, "train_start")
+    prepare = silent.asked(reading.PrepareRun)[0]
+    assert (prepare.name, prepare.config) == ("my-run", app.draft.config)
+    assert asked == [("monitor", None)]
+    assert found(ready, "train_cancel").isVisibleTo(ready)
+    silent.answer(
+        reading.PrepareRun,
+        reading.RunPrepared,
+        run="/runs/2026-my-run",
+        steps=23,
+        train_rows=2_850,
+        validation_rows=150,
+        learned_tokens=1,
+        report=import_report(),
+        promise_bytes={},
+    )
+    assert silent.last_said(commands.Train).run == "/runs/2026-my-run"
+    assert app.train.name == "chats-tiny"
+
+
+def test_a_start_can_be_cancelled_before_the_engine_trains(ready, silent, qtbot):
+    click(qtbot, ready, "train_start")
+    click(qtbot, ready, "train_cancel")
+    assert not silent.asked(reading.PrepareRun)
+    assert found(ready, "train_start").isEnabled()
+
+
+def test_a_start_that_is_refused_comes_back_with_the_reason(ready, silent, asked, qtbot):  # R9
+    click(qtbot, ready, "train_start")
+    silent.refuse(reading.PrepareRun, "This run needs 4.2 GB; 1.2 GB of it is missing.", "Free some space.")
+    assert ready.banner.text() == "This run needs 4.2 GB; 1.2 GB of it is missing. Free some space."
+    assert asked[-1] == ("train", None)
+
+
+def test_control_and_enter_starts_and_control_d_changes_the_mode(ready, silent, qtbot):
+    ready.setFocus()
+    qtbot.keyClick(ready, "d", Qt.KeyboardModifier.ControlModifier)
+    assert found(ready, "train_mode").value() == "advanced"
+    qtbot.keyClick(ready, Qt.Key.Key_Return, Qt.KeyboardModifier.ControlModifier)
+    assert silent.asked(reading.PrepareRun)
+
+
+def _type(qtbot, field, text):
+    field.setFocus()
+    field.selectAll()
+    qtbot.keyClicks(field, text)
+    qtbot.keyClick(field, Qt.Key.Key_Return)
+
+
+def _choose(box, value):
+    """As a click on an entry of the list would. Gives its place."""
+    box.setCurrentIndex(box.findData(value))
+    return box.currentIndex()
+
+
+def _popup(name):
+    return next(widget for widget in QApplication.topLevelWidgets() if widget.objectName() == name)
