@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PySide6.QtCore import QPoint, Qt
 from PySide6.QtGui import QImage
-from PySide6.QtWidgets import QLabel, QPushButton, QSlider, QTextEdit, QWidget
+from PySide6.QtWidgets import QLabel, QPushButton, QSlider, QTableView, QTextEdit, QWidget
 
 from qlora_studio.data.report import ImportReport
 from qlora_studio.protocol import commands, events, reading
@@ -160,6 +160,18 @@ def test_samples_grow_with_the_checkpoints(training, silent):
         silent.hear(events.SampleReady(step=step, index=0, prompt="Rolls?", reply=reply, tokens=3, time=0.0))
     text = training.findChild(QTextEdit, "monitor_samples").toPlainText()
     assert "Rolls?" in text and "Two" in text and "Three" in text
+
+
+def test_all_checkpoints_stand_beside_each_other(open_run, make, qtbot):
+    page = open_run(make(end="paused", evaluate_every=100))
+    _click(qtbot, page, "monitor_all_samples")
+    model = page.findChild(QTableView, "monitor_samples_table").model()
+    titles = [model.headerData(column, Qt.Orientation.Horizontal) for column in range(model.columnCount())]
+    assert titles == ["Prompt", "Step 100", "Step 200", "Step 300"]
+    assert "Please contact support" in model.index(0, 1).data()
+    assert "thanks for the order number" in model.index(0, 3).data()
+    _click(qtbot, page, "monitor_samples_back")
+    assert _chart(page, "monitor_loss").isVisible()
 
 
 def test_a_thousand_steps_a_second_never_hold_the_window_up(training, silent, qtbot):
@@ -384,6 +396,29 @@ def test_on_a_processor_it_is_called_process_memory(open_run, make):
     page = open_run(make(end="paused", device="cpu"))
     assert "Process memory" in _words(page, "monitor_vram_card")
     assert not page.findChild(QWidget, "monitor_gpu_card").isVisible()
+
+
+def test_the_curves_can_be_read_as_a_table(open_run, make, qtbot):
+    page = open_run(make(end="paused", nan_at=(150,), evaluate_every=100))
+    chart = _chart(page, "monitor_loss")
+    chart.setFocus()
+    qtbot.keyClick(chart, Qt.Key.Key_T)
+    model = page.findChild(QTableView, "monitor_table").model()
+    assert model.rowCount() == 300 and not chart.isVisible()
+    assert [model.index(149, column).data() for column in (0, 2, 3)] == [
+        "150",
+        "not a number",
+        "not a number",
+    ]
+    assert model.index(99, 4).data() == "1.363"
+    _click(qtbot, page, "monitor_as_charts")
+    assert chart.isVisible()
+
+
+def test_the_table_of_steps_is_a_sound_model(open_run, make, qtmodeltester, qtbot):
+    page = open_run(make(end="paused"))
+    _click(qtbot, page, "monitor_as_table")
+    qtmodeltester.check(page.findChild(QTableView, "monitor_table").model())
 
 
 def test_what_is_shown_is_saved_as_numbers(open_run, make, app, tmp_path, qtbot):

@@ -13,6 +13,7 @@ from qlora_studio.state.engine import Doing
 from qlora_studio.state.run_end import Action, Ending
 from qlora_studio.ui import figures
 from qlora_studio.ui.page import SIDE_BELOW, Page
+from qlora_studio.ui.pages.monitor_all_samples import AllSamplesCard
 from qlora_studio.ui.pages.monitor_cards import ChartReadout, LossCard, MemoryCard, SmallCard
 from qlora_studio.ui.pages.monitor_chart import StepChart, in_powers
 from qlora_studio.ui.pages.monitor_curves import CardChart, GradNormChart, RateChart, SpeedChart
@@ -20,9 +21,10 @@ from qlora_studio.ui.pages.monitor_export import ChartExport
 from qlora_studio.ui.pages.monitor_numbers import Numbers
 from qlora_studio.ui.pages.monitor_samples import SamplesCard
 from qlora_studio.ui.pages.monitor_stretch import Stretch
+from qlora_studio.ui.pages.monitor_table import TableCard
 from qlora_studio.ui.run_words import StateWord, state_word
 from qlora_studio.ui.theme import Tone, theme
-from qlora_studio.ui.widgets import Chip, DangerButton, Popover, PrimaryButton, SecondaryButton
+from qlora_studio.ui.widgets import Card, Chip, DangerButton, Popover, PrimaryButton, SecondaryButton
 
 _DOING_ICONS = {Doing.SAVING: "save", Doing.PAUSING: "pause", Doing.STOPPING: "square"}
 _ENDING = (Doing.PAUSING, Doing.STOPPING)
@@ -69,6 +71,8 @@ class MonitorPage(Page):
         self._numbers = Numbers()
         self._loss = LossCard(self.stretch)
         self._memory = MemoryCard(self.stretch)
+        self._table = TableCard()
+        self._all_samples = AllSamplesCard()
         self._readout = ChartReadout(self._loss.chart)
         self._rate = SmallCard("Learning rate", RateChart(self.stretch), name="monitor_lr_card")
         self._grad = GradNormChart(self.stretch)
@@ -92,6 +96,9 @@ class MonitorPage(Page):
         left.setSpacing(theme().px(theme().size.grid))
         left.addWidget(self._loss, 1)
         left.addWidget(self._memory, 1)
+        for card in (self._table, self._all_samples):
+            left.addWidget(card, 1)
+            card.hide()
         self.export = ChartExport(self.app, self.stretch, area, self._loss.export)
         return area
 
@@ -132,6 +139,7 @@ class MonitorPage(Page):
             ("All steps", "F", self.stretch.show_all),
             ("Logarithmic loss", "L", self._loss.log.toggle),
             ("Crosshair on or off", "C", self.stretch.switch_crosshair),
+            ("Table or charts", "T", self._on_table),
             ("A step back", "Left", lambda: self.stretch.move(-1)),
             ("A step on", "Right", lambda: self.stretch.move(1)),
             (f"{_SHIFTED} steps back", "Shift+Left", lambda: self.stretch.move(-_SHIFTED)),
@@ -140,8 +148,9 @@ class MonitorPage(Page):
             ("Newest step", "End", lambda: self.stretch.move_to_end(True)),
         ):
             action = self._add_action(self._charts[0], words, keys, slot)
-            for chart in self._charts[1:]:
-                chart.addAction(action)
+            others: list[QWidget] = [*self._charts[1:], self._table]
+            for other in others:
+                other.addAction(action)
 
     def _add_action(self, where: QWidget, words: str, keys: str, slot: object) -> QAction:
         action = QAction(words, self)
@@ -161,6 +170,10 @@ class MonitorPage(Page):
         self._save.clicked.connect(self._on_save)
         self._stop.clicked.connect(self._on_stop)
         self._loss.export.clicked.connect(self.export.open)
+        self._loss.table.clicked.connect(self._on_table)
+        self._table.back.clicked.connect(self._on_table)
+        self._samples.all_asked.connect(lambda: self._show_left(self._all_samples))
+        self._all_samples.back.clicked.connect(lambda: self._show_left(None))
         self._state.saved.connect(lambda path: self.app.notices.say(f"Saved {path.name}"))
         self._state.refused.connect(self.show_error)
         self._loss.smoothing.connect(self._state.set_smoothing)
@@ -193,6 +206,24 @@ class MonitorPage(Page):
         )
         popover.confirmed.connect(self._state.stop)
         popover.open()
+
+    def _on_table(self) -> None:
+        """The charts' place is the table's, or theirs again."""
+        if self._table.isHidden():
+            self._table.show_points(self.stretch.points)
+            self._show_left(self._table)
+            self._table.table.setFocus(Qt.FocusReason.OtherFocusReason)
+        else:
+            self._show_left(None)
+
+    def _show_left(self, shown: Card | None) -> None:
+        """A card in place of the charts, or the charts."""
+        self._loss.setVisible(shown is None)
+        self._memory.setVisible(shown is None)
+        for card in (self._table, self._all_samples):
+            card.setVisible(card is shown)
+        if shown is None:
+            self._loss.chart.setFocus(Qt.FocusReason.OtherFocusReason)
 
     def _on_action(self, action: Action) -> None:
         folder = self._state.folder
@@ -239,6 +270,8 @@ class MonitorPage(Page):
         self.stretch.take(points)
         self._heat.set_readings(self._state.card_points)
         self._memory.show_points(points)
+        if self._table.isVisible():
+            self._table.show_points(points)
         self._show_waiting()
         self._show_figures()
 
@@ -252,6 +285,7 @@ class MonitorPage(Page):
         self._loss.show_weight(state.smoothing)
         record = state.run.record if state.run else None
         self._samples.show_samples(state.samples, asked=record is None or bool(record.config.samples))
+        self._all_samples.show_samples(state.samples)
         self._grad.set_clip(record.config.training.max_grad_norm if record else 0.0)
         self._memory.show_state(state)
         on_card = record is not None and record.device != "cpu"

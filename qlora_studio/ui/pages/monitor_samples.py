@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from PySide6.QtCore import Signal
 from PySide6.QtGui import QColor, QTextBlockFormat, QTextCharFormat, QTextCursor
 from PySide6.QtWidgets import QHBoxLayout, QSizePolicy, QTextEdit
 
@@ -11,14 +12,19 @@ from qlora_studio.plain_text import visible_line, visible_text
 from qlora_studio.runs.samples import Sample
 from qlora_studio.state.word_diff import word_diff
 from qlora_studio.ui.theme import theme
-from qlora_studio.ui.widgets import Card, ChoiceBox, PlainLabel
+from qlora_studio.ui.widgets import Card, ChoiceBox, LinkButton, PlainLabel
 
 _LONGEST_REPLY = 1_500  # characters of one reply that are shown
 _MOST_PROMPTS = 6
 
 
 class SamplesCard(Card):
-    """Underlined is new, struck out is gone; two checkpoints are chosen, the newest two at first."""
+    """Underlined is new, struck out is gone; two checkpoints are chosen, the newest two at first.
+
+    all_asked: every checkpoint beside the others
+    """
+
+    all_asked = Signal()
 
     def __init__(self) -> None:
         super().__init__("Living samples", name="monitor_samples_card")
@@ -41,6 +47,9 @@ class SamplesCard(Card):
         legend.addWidget(self._new)
         legend.addWidget(self._gone)
         legend.addStretch()
+        self._all = LinkButton("", name="monitor_all_samples")
+        self._all.clicked.connect(self.all_asked)
+        legend.addWidget(self._all)
         self.body.addLayout(legend)
         for box in (self._from, self._to):
             box.chosen.connect(self._on_chosen)
@@ -69,8 +78,9 @@ class SamplesCard(Card):
 
     def _show(self) -> None:
         several = self._from.count() > 1
-        for widget in (self._from, self._between, self._new, self._gone):
+        for widget in (self._from, self._between, self._new, self._gone, self._all):
             widget.setVisible(several)
+        self._all.setText(f"All {self._from.count():,} checkpoints")
         self._to.setVisible(bool(self._samples))
         self._text.setVisible(bool(self._samples))
         self._empty.setVisible(not self._samples)
