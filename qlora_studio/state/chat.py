@@ -145,8 +145,8 @@ class ChatState(QObject):
         turn = Turn(text, [Reply(side, self._adapter_of(side)) for side in self.sides()])
         self.turns.append(turn)
         self._queue.extend((turn, reply) for reply in turn.replies)
-        self.changed.emit()
         self._next()
+        self.changed.emit()
 
     def again(self, turn: Turn, reply: Reply) -> None:
         """Another answer to the same message; what was said after it is dropped. Not while one is written."""
@@ -156,8 +156,8 @@ class ChatState(QObject):
         fresh = Reply(reply.side, self._adapter_of(reply.side), reply.attempt + 1)
         turn.replies[turn.replies.index(reply)] = fresh
         self._queue.append((turn, fresh))
-        self.changed.emit()
         self._next()
+        self.changed.emit()
 
     def stop(self) -> None:
         """The reply in hand ends where it is; what waits isn't begun."""
@@ -250,6 +250,7 @@ class ChatState(QObject):
         turn, reply = self._writing
         if len(answer.ids) >= answer.context and self.left_out < self.turns.index(turn):
             self.left_out += 1  # the oldest; this message itself must stay
+            self.changed.emit()
             self._advance()
             return
         self._generating = self._engine.command(

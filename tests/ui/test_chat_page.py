@@ -1,0 +1,341 @@
+"""Chat: a message is sent, both sides answer, and everything can be stopped, copied and asked again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PySide6.QtCore import Qt
+from PySide6.QtGui import QGuiApplication
+
+from qlora_studio.memory.devices import CardReading
+from qlora_studio.protocol import commands, events, reading
+from qlora_studio.state.chat_turns import LEFT
+from qlora_studio.ui.pages.chat import ChatPage
+from tests.state.reports import CHECKED_ADAPTER, chat_encoded, model_report
+from tests.ui.example_runs import Example, make_run
+from tests.ui.person import click, found, words
+from tests.ui.silent import silent_app
+
+MODEL = "/models/tiny"
+HOSTILE = "<img src='file:///etc/passwd'>\u202e\x07 **bold**"
+
+
+@pytest.fixture
+def app_and_silent(qtbot, monkeypatch):
+    with silent_app(monkeypatch) as both:
+        yield both
+
+
+@pytest.fixture
+def app(app_and_silent):
+    return app_and_silent[0]
+
+
+@pytest.fixture
+def silent(app_and_silent):
+    return app_and_silent[1]
+
+
+@pytest.fixture
+def run(app):
+    example = Example(
+        name="support",
+        model="tiny",
+        steps=20,
+        evaluate_every=10,
+        end="finished",
+        changes={"model.path": MODEL},
+    )
+    return make_run(app.preferences.runs_folder, example)
+
+
+@pytest.fixture
+def asked(app):
+    """(page, what) of each page that was asked for."""
+    pages: list[tuple[str, object]] = []
+    app.page_asked.connect(lambda name, what: pages.append((name, what)))
+    return pages
+
+
+@pytest.fixture
+def page(app, run, qtbot):
+    """With the run's adapter on the right."""
+    page = ChatPage(app)
+    qtbot.addWidget(page)
+    page.resize(1300, 900)
+    page.show()
+    page.opened(run)
+    qtbot.waitUntil(lambda: app.chat.tuned is not None)
+    return page
+
+
+@pytest.fixture
+def answered(page, silent, qtbot):
+    """One turn is complete on both sides."""
+    _send(page, qtbot, "Hello")
+    silent.answer(reading.CheckModel, reading.ModelChecked, report=model_report(MODEL))
+    silent.hear(_loaded())
+    _reply(silent, "I am the base.")
+    silent.answer(reading.CheckAdapter, reading.AdapterChecked, **CHECKED_ADAPTER)
+    _reply(silent, "I am tuned.")
+    return page
+
+
+def test_a_run_that_is_opened_has_its_first_prompt_typed_already(page, app):
+    assert found(page, "chat_input").toPlainText() == app.chat.prompts()[0]
+    assert found(page, "chat_mode").value() == "two"
+    assert words(page, "chat_right_tile") == "Tuned support"
+    assert words(page, "chat_left") == "Base tiny, no adapter"
+
+
+def test_before_the_first_message_prompts_are_offered(page, qtbot):
+    found(page, "chat_input").clear()
+    click(qtbot, page, "chat_prompt_1")
+    assert found(page, "chat_input").toPlainText() == "Explain in two sentences why the sky is blue."
+    assert words(page, "chat_empty") == "Ask something Both sides get the same message."
+
+
+def test_enter_sends_and_shift_enter_starts_a_line(page, app, qtbot):
+    box = found(page, "chat_input")
+    box.clear()
+    qtbot.keyClicks(box, "One")
+    qtbot.keyClick(box, Qt.Key.Key_Return, Qt.KeyboardModifier.ShiftModifier)
+    qtbot.keyClicks(box, "two")
+    qtbot.keyClick(box, Qt.Key.Key_Return)
+    assert app.chat.turns[0].text == "One\ntwo"
+    assert box.toPlainText() == ""
+
+
+def test_nothing_is_sent_where_nothing_was_typed(page, app, qtbot):
+    box = found(page, "chat_input")
+    box.clear()
+    qtbot.keyClicks(box, "   ")
+    qtbot.keyClick(box, Qt.Key.Key_Return)
+    assert app.chat.turns == []
+    assert not found(page, "chat_send").isEnabled()
+
+
+def test_both_replies_stand_beside_each_other_with_their_figures(answered):
+    assert words(answered, "chat_text_0_base") == "I am the base."
+    assert words(answered, "chat_text_0_tuned") == "I am tuned."
+    assert words(answered, "chat_figures_0_tuned") == "13.0 tokens/s   3 tokens   first after 0.20 s"
+    assert words(answered, "chat_context") == "15 of 8,192 tokens"
+    assert not found(answered, "chat_empty").isVisibleTo(answered)
+
+
+def test_send_becomes_stop_while_a_reply_is_written(page, silent, qtbot):
+    _send(page, qtbot, "Hello")
+    assert found(page, "chat_stop").isVisibleTo(page)
+    silent.answer(reading.CheckModel, reading.ModelChecked, report=model_report(MODEL))
+    silent.hear(events.LoadingProgress(done=143, total=272, words="Loading tiny"))
+    assert words(page, "chat_figures_0_base") == "Loading tiny: 143 of 272"
+    silent.hear(_loaded())
+    silent.answer(reading.EncodeChat, reading.ChatEncoded, **chat_encoded())
+    writing = silent.last_said(commands.Generate)
+    silent.hear(events.TextGenerated(id=writing.id, text="I a", tokens=2))
+    assert words(page, "chat_text_0_base") == "I a ▌"
+    assert not found(page, "chat_send").isVisibleTo(page)
+    click(qtbot, page, "chat_stop")
+    assert silent.last_said(commands.StopGenerating).id == writing.id
+    silent.hear(_finished(writing.id, "I a", ended="stopped"))
+    assert words(page, "chat_figures_0_base").endswith("stopped")
+    assert found(page, "chat_send").isVisibleTo(page)
+
+
+def test_escape_stops_the_reply(page, silent, app, qtbot):
+    _send(page, qtbot, "Hello")
+    assert page.escape()
+    assert not app.chat.busy
+    assert not page.escape()
+
+
+def test_a_failed_reply_says_why_in_its_place_and_is_asked_again(page, silent, qtbot):
+    _send(page, qtbot, "Hello")
+    silent.refuse(reading.CheckModel, "model.safetensors is cut short.", "Get it again.")
+    assert words(page, "chat_text_0_base") == "model.safetensors is cut short. Get it again."
+    click(qtbot, page, "chat_retry_0_base")
+    assert silent.asked(reading.CheckModel)
+
+
+def test_a_reply_is_asked_again_with_another_seed(answered, silent, qtbot):
+    click(qtbot, answered, "chat_again_0_base")
+    _reply(silent, "Another answer.")
+    assert words(answered, "chat_text_0_base") == "Another answer."
+    assert [asked.sampling.seed for asked in silent.said(commands.Generate)] == [0, 0, 1]
+
+
+def test_a_reply_is_copied_as_it_was_written(answered, app, qtbot):
+    click(qtbot, answered, "chat_copy_0_tuned")
+    assert QGuiApplication.clipboard().text() == "I am tuned."
+    assert app.notices.last[-1].text == "Copied"
+
+
+def test_one_side_alone_is_the_tuned_one(answered, silent, qtbot):
+    click(qtbot, answered, "chat_mode_one")
+    _send(answered, qtbot, "And now?")
+    _reply(silent, "Tuned alone.")
+    assert words(answered, "chat_text_1_tuned") == "Tuned alone."
+    assert len(silent.said(commands.Generate)) == 3
+
+
+def test_an_adapter_is_switched_without_loading_the_base_again(answered, app, silent, qtbot):
+    box = found(answered, "chat_right")
+    box.setCurrentIndex(box.findData(""))
+    box.activated.emit(box.currentIndex())
+    assert app.chat.tuned is None
+    assert words(answered, "chat_right_tile") == "Tuned No adapter chosen"
+    _send(answered, qtbot, "And now?")
+    _reply(silent, "Base alone.")
+    assert len(silent.said(commands.LoadModel)) == 1
+
+
+def test_sampling_is_what_the_next_reply_is_drawn_with(answered, silent, qtbot):
+    found(answered, "chat_temperature").setValue(20)
+    found(answered, "chat_max_tokens").setValue(64)
+    found(answered, "chat_seed").setValue(7)
+    _send(answered, qtbot, "And now?")
+    _reply(silent, "Base.")
+    sampling = silent.last_said(commands.Generate).sampling
+    assert (sampling.temperature, sampling.max_tokens, sampling.seed) == (0.2, 64, 7)
+    assert found(answered, "chat_preset").currentText() == "Precise"
+
+
+def test_greedy_switches_off_what_has_no_effect_and_says_so(answered, silent, qtbot):
+    click(qtbot, answered, "chat_greedy")
+    for name in ("chat_temperature", "chat_top_p", "chat_top_k", "chat_seed", "chat_same_seed"):
+        assert not found(answered, name).isEnabled()
+    assert found(answered, "chat_repeat_penalty").isEnabled()
+    assert "have no effect" in words(answered, "chat_sampling")
+    _send(answered, qtbot, "And now?")
+    _reply(silent, "Base.")
+    assert silent.last_said(commands.Generate).sampling.greedy
+
+
+def test_the_sides_draw_apart_where_that_is_wanted(answered, app, qtbot):
+    click(qtbot, answered, "chat_same_seed")
+    assert not app.chat.same_seed
+
+
+def test_the_system_prompt_goes_before_the_chat(answered, silent, qtbot):
+    qtbot.keyClicks(found(answered, "chat_system"), "Be brief.")
+    _send(answered, qtbot, "And now?")
+    assert silent.asked(reading.EncodeChat)[0].messages[0].content == "Be brief."
+
+
+def test_the_exact_text_can_be_seen(answered, qtbot):
+    assert "Hash a41f 09c2" in words(answered, "chat_template")
+    click(qtbot, answered, "chat_show_rendered")
+    assert words(answered, "chat_rendered") == "<|user|>Hello"
+
+
+def test_a_new_chat_begins_empty(answered, app, qtbot):
+    click(qtbot, answered, "chat_new")
+    assert app.chat.turns == []
+    assert found(answered, "chat_empty").isVisibleTo(answered)
+
+
+def test_the_keys_do_what_the_menu_says(answered, app, qtbot):
+    answered.setFocus()
+    qtbot.keyClick(answered, "b", Qt.KeyboardModifier.ControlModifier)
+    assert not app.chat.side_by_side
+    qtbot.keyClick(answered, "r", Qt.KeyboardModifier.ControlModifier)
+    assert app.chat.busy
+    qtbot.keyClick(answered, "n", Qt.KeyboardModifier.ControlModifier)
+    assert app.chat.turns == []
+
+
+def test_while_a_run_trains_the_page_says_so_and_offers_to_pause_it(page, app, silent, qtbot):
+    app.engine.train(Path("/runs/other-run"))
+    assert words(page, "chat_waits_for") == "other-run is training and holds the device."
+    assert not found(page, "chat_send").isEnabled()
+    click(qtbot, page, "chat_pause_training")
+    assert silent.said(commands.PauseTraining)
+
+
+def test_what_no_longer_fits_is_said(answered, silent, qtbot):
+    _send(answered, qtbot, "And now?")
+    silent.answer(reading.EncodeChat, reading.ChatEncoded, **chat_encoded(ids=9_000))
+    assert "the first message is left out" in words(answered, "chat_input_card")
+
+
+def test_replies_are_plain_text_whatever_they_hold(page, silent, qtbot):  # S8, fault 29
+    _send(page, qtbot, HOSTILE)
+    silent.answer(reading.CheckModel, reading.ModelChecked, report=model_report(MODEL))
+    silent.hear(_loaded())
+    _reply(silent, HOSTILE)
+    shown = "<img src='file:///etc/passwd'><U+202E><U+0007> **bold**"
+    assert words(page, "chat_text_0_base") == shown
+    assert shown in words(page, "chat_said")
+
+
+def test_the_memory_of_the_card_is_told(page, app):
+    app.machine.card = CardReading(
+        name="RTX", total_bytes=48 * 2**30, used_bytes=7 * 2**30, load=None, temperature_c=None, power_w=None,
+        other_bytes=None,
+    )  # fmt: skip
+    found(page, "chat_memory").refresh()
+    assert words(page, "chat_memory_used") == "7.0\u202fGiB"
+
+
+def test_the_base_is_changed_on_the_models_page(page, asked, qtbot):
+    click(qtbot, page, "chat_change_base")
+    assert asked == [("models", None)]
+
+
+@pytest.mark.parametrize("lines", [1, 3])
+def test_what_is_typed_is_never_cut_off(page, lines):
+    box = found(page, "chat_input")
+    box.setPlainText("\n".join(["A line"] * lines))
+    assert box.verticalScrollBar().maximum() == 0
+    assert box.cursorRect().bottom() <= box.viewport().height()
+
+
+def test_the_view_stays_where_the_person_scrolled_to(answered, silent, qtbot):
+    view = found(answered, "chat_turns")
+    for number in range(6):
+        _send(answered, qtbot, f"Message {number}")
+        _reply(silent, "Long words. " * 60)
+        _reply(silent, "Long words. " * 60)
+    bar = view.verticalScrollBar()
+    qtbot.waitUntil(lambda: bar.maximum() > 0 and bar.value() == bar.maximum())
+    bar.setValue(0)
+    _send_quietly(answered, silent)
+    assert bar.value() == 0
+
+
+def _send(page, qtbot, text):
+    box = found(page, "chat_input")
+    box.setPlainText(text)
+    click(qtbot, page, "chat_send")
+
+
+def _send_quietly(page, silent):
+    """A reply that is being written grows."""
+    turn = page.app.chat.turns[-1]
+    page.app.chat.again(turn, turn.reply(LEFT))
+    silent.answer(reading.EncodeChat, reading.ChatEncoded, **chat_encoded())
+    writing = silent.last_said(commands.Generate)
+    silent.hear(events.TextGenerated(id=writing.id, text="More words. " * 200, tokens=400))
+
+
+def _loaded():
+    return events.ModelLoaded(
+        model=MODEL,
+        parameters=1,
+        trainable_parameters=0,
+        seconds=1.0,
+        device_name="CPU",
+        compute_dtype="float32",
+    )
+
+
+def _reply(silent, text):
+    silent.answer(reading.EncodeChat, reading.ChatEncoded, **chat_encoded())
+    silent.hear(_finished(silent.last_said(commands.Generate).id, text))
+
+
+def _finished(reply_id, text, ended="end"):
+    return events.GenerationFinished(
+        id=reply_id, reply=text, tokens=3, tokens_per_second=13.0, first_token_seconds=0.2, ended=ended
+    )
