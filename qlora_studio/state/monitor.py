@@ -24,6 +24,7 @@ from qlora_studio.state.engine import EngineState
 from qlora_studio.state.launch import Launcher
 from qlora_studio.state.machine import MachineState
 from qlora_studio.state.points_table import write_csv
+from qlora_studio.state.preferences import PreferencesState
 from qlora_studio.state.run_end import Ending, ending
 from qlora_studio.state.run_figures import RunFigures, run_figures
 
@@ -60,6 +61,7 @@ class MonitorState(QObject):
         launcher: Launcher,
         machine: MachineState,
         draft: RunDraft,
+        preferences: PreferencesState,
         parent: QObject | None = None,
     ) -> None:
         super().__init__(parent)
@@ -67,6 +69,7 @@ class MonitorState(QObject):
         self._launcher = launcher
         self._machine = machine
         self._draft = draft
+        self._preferences = preferences
         self._reading = Background("monitor-reading", self)
         self._apart = Background("monitor-files", self)  # what may take long and nothing waits for
         self._repaint = QTimer(self, interval=REPAINT_MS, singleShot=True)
@@ -143,7 +146,7 @@ class MonitorState(QObject):
         if self.run.newer or self.run.unknown_keys:
             words = "A newer version wrote this run. It can be looked at, not continued."
             return Ending("accent", words)
-        return ending(self.run, self.resume_step, self._died)
+        return ending(self.run, self.resume_step, died=self._died, is_first=self._is_first)
 
     @property
     def why_no_resume(self) -> str:
@@ -230,6 +233,7 @@ class MonitorState(QObject):
         self.why_not_sound = ""
         self._live = False
         self._died = ""
+        self._is_first = False
         self._curves: Curves | None = None
         self._heard: list[events.EngineEvent] = []
         self._busy = False
@@ -321,6 +325,7 @@ class MonitorState(QObject):
                 self._take_sample(event)
             case events.RunFinished() | events.RunFailed():
                 self._heard.append(event)
+                self._note_first(event)
                 self._flush()
                 self._end()
                 return
@@ -328,6 +333,13 @@ class MonitorState(QObject):
                 self._heard.append(event)
         if not self._repaint.isActive():
             self._repaint.start()
+
+    def _note_first(self, event: events.RunFinished | events.RunFailed) -> None:
+        """The first adapter of all is worth a word of its own."""
+        done = isinstance(event, events.RunFinished) and event.adapter is not None
+        if done and not self._preferences.values.first_run_done:
+            self._is_first = True
+            self._preferences.set("first_run_done", True)
 
     def _take_sample(self, event: events.SampleReady) -> None:
         sample = Sample(

@@ -27,16 +27,19 @@ class Ending:
     actions: tuple[Action, ...] = ()
 
 
-def ending(run: Run, resume_step: int | None, died: str = "") -> Ending | None:
+def ending(run: Run, resume_step: int | None, died: str = "", is_first: bool = False) -> Ending | None:
     """None while it trains.
 
     resume_step: of the newest sound checkpoint, 0 for the start; None where it isn't verified, or isn't sound
     died:        how the engine ended, where it ended by itself just now
+    is_first:    no adapter was made before it
     """
     state = run.state
     match state.state:
         case "running":
             return None
+        case "finished" if is_first:
+            return Ending("ok", f"Your first adapter is ready{_learned(run)}.", _with_adapter(run))
         case "finished":
             return Ending("ok", f"Finished at step {state.step:,}{_learned(run)}.", _with_adapter(run))
         case "stopped":

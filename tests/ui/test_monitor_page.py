@@ -16,6 +16,7 @@ from qlora_studio.protocol import commands, events, reading
 from qlora_studio.protocol.lines import EVENTS
 from qlora_studio.runs.lock import RunLock
 from qlora_studio.runs.metrics import METRICS_FILE
+from qlora_studio.runs.run_state import RunState, write_state
 from qlora_studio.ui.pages.monitor import MonitorPage
 from tests.ui.example_runs import Example, make_run, step_event
 from tests.ui.silent import silent_app
@@ -185,6 +186,16 @@ def test_a_run_that_died_says_how_and_offers_to_go_on(training, app, silent, qtb
     silent.engines[-1].end("killed by the system, memory?")
     qtbot.waitUntil(lambda: "The engine ended" in training.banner.text())
     assert "killed by the system, memory?" in training.banner.text()
+
+
+def test_the_first_adapter_of_all_is_said_to_be_ready(training, app, silent, qtbot):
+    folder = app.monitor.folder
+    _steps(silent, 1, 5)
+    (folder / "adapter").mkdir()
+    write_state(folder, RunState(state="finished", step=5, adapter="adapter", evaluation_loss=1.1))
+    silent.hear(events.RunFinished(run=str(folder), step=5, adapter="adapter", state="finished"))
+    qtbot.waitUntil(lambda: training.banner.text() == "Your first adapter is ready: evaluation loss 1.100.")
+    assert app.preferences.values.first_run_done
 
 
 # How it ended ---------------------------------------------------------------------------------------

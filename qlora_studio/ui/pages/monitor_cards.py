@@ -237,7 +237,10 @@ class ChartReadout(QFrame):
     def show_place(self, points: Points, place: int) -> None:
         """place: in `points`."""
         step = int(points.steps[place])
-        self._title.setText(f"Step {step:,} · {figures.duration(float(points.elapsed_s[place]))}")
+        parts = [f"Step {step:,}", figures.duration(float(points.elapsed_s[place]))]
+        if step in points.checkpoints:
+            parts.append("saved")
+        self._title.setText(" · ".join(parts))
         evaluation = next((line for line in reversed(points.evaluations) if line.step <= step), None)
         self._rows["Evaluation"][0].setText(
             f"Evaluation, {evaluation.step:,}" if evaluation else "Evaluation"
