@@ -1,0 +1,273 @@
+"""Export: what, as what and where to, told before; checked after; stopped in place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PySide6.QtCore import Qt, QUrl
+from PySide6.QtGui import QDesktopServices
+from PySide6.QtWidgets import QApplication, QFileDialog
+
+from qlora_studio.protocol import commands, events, reading
+from qlora_studio.protocol.events import Problem
+from qlora_studio.ui.pages.export import ExportPage
+from tests.state.reports import CHECKED_ADAPTER, chat_encoded, model_report
+from tests.ui.example_runs import Example, make_run
+from tests.ui.person import click, found, words
+from tests.ui.silent import silent_app
+
+MODEL = "/models/tiny"
+
+
+@pytest.fixture
+def app_and_silent(qtbot, monkeypatch):
+    with silent_app(monkeypatch) as both:
+        yield both
+
+
+@pytest.fixture
+def app(app_and_silent):
+    return app_and_silent[0]
+
+
+@pytest.fixture
+def silent(app_and_silent):
+    return app_and_silent[1]
+
+
+@pytest.fixture
+def asked(app):
+    """(page, what) of each page that was asked for."""
+    pages: list[tuple[str, object]] = []
+    app.page_asked.connect(lambda name, what: pages.append((name, what)))
+    return pages
+
+
+@pytest.fixture
+def runs(app):
+    """Two finished runs, the newest last."""
+    return [_make_run(app, name) for name in ("support", "support-again")]
+
+
+@pytest.fixture
+def open_page(app, qtbot):
+    def open_page(what=None):
+        page = ExportPage(app)
+        qtbot.addWidget(page)
+        page.resize(1300, 900)
+        page.show()
+        page.opened(what)
+        qtbot.waitUntil(lambda: app.export.sources is not None)
+        return page
+
+    return open_page
+
+
+@pytest.fixture
+def page(app, runs, open_page, silent, qtbot):
+    """Opened for the first run, its model checked."""
+    page = open_page(runs[0])
+    silent.answer(reading.CheckModel, reading.ModelChecked, report=model_report(MODEL))
+    qtbot.waitUntil(lambda: bool(app.export.place.folder))
+    return page
+
+
+@pytest.fixture
+def writing(page, silent, qtbot):
+    """The engine was told to write."""
+    click(qtbot, page, "export_start")
+    silent.answer(reading.CheckAdapter, reading.AdapterChecked, **CHECKED_ADAPTER)
+    while silent.asked(reading.EncodeChat):
+        silent.answer(reading.EncodeChat, reading.ChatEncoded, **chat_encoded())
+    return page
+
+
+def test_before_any_run_finished_the_page_names_the_step_before(open_page, asked, qtbot):
+    page = open_page()
+    assert "No finished run" in words(page, "export_empty")
+    assert not found(page, "export_kind").isVisibleTo(page)
+    assert not found(page, "export_start").isEnabled()
+    click(qtbot, page, "export_to_runs")
+    assert asked == [("runs", None)]
+
+
+def test_the_run_that_was_asked_for_is_chosen(page):
+    assert found(page, "export_run").currentText() == "support"
+    assert words(page, "export_source") == "Run Finished tiny · rank 64 · step 20 · evaluation loss 1.424"
+
+
+def test_sizes_room_and_prompts_are_told_before_the_start(page):
+    assert words(page, "export_size_adapter") == "5\u202fkB"
+    assert words(page, "export_size_merged") == "about 311\u202fMB"
+    assert words(page, "export_room").startswith("Needs 5\u202fkB, ")
+    assert words(page, "export_prompt_list").endswith("and 4 more")
+
+
+def test_another_run_is_chosen_from_the_list(page, app, silent, runs, qtbot):
+    box = found(page, "export_run")
+    box.setCurrentIndex(box.findText("support-again"))
+    box.activated.emit(box.currentIndex())
+    assert app.export.source.folder == runs[1]
+    qtbot.waitUntil(lambda: "support-again-adapter" in found(page, "export_folder").text())
+
+
+def test_merged_is_chosen_and_its_folder_follows(page, qtbot):
+    click(qtbot, page, "export_kind_merged")
+    qtbot.waitUntil(lambda: found(page, "export_folder").text().endswith("-support-merged"))
+    assert words(page, "export_room").startswith("Needs 311\u202fMB")
+
+
+def test_a_folder_that_exists_is_refused_where_it_is_typed(page, tmp_path, qtbot):
+    _type(qtbot, page, str(tmp_path))
+    qtbot.waitUntil(lambda: "exists already" in words(page, "export_folder_problem"))
+    assert words(page, "export_waits_for") == words(page, "export_folder_problem")
+    assert not found(page, "export_start").isEnabled()
+
+
+def test_a_folder_is_chosen_by_its_parent(page, app, tmp_path, qtbot, monkeypatch):
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(tmp_path))
+    name = Path(app.export.place.folder).name
+    click(qtbot, page, "export_choose_folder")
+    assert found(page, "export_folder").text() == str(tmp_path / name)
+
+
+def test_the_button_exports_and_checks(writing, app, silent):
+    command = silent.last_said(commands.Export)
+    assert (command.to, command.out) == ("adapter", app.export.place.folder)
+    for name in ("export_run", "export_kind_merged", "export_folder", "export_choose_folder"):
+        assert not found(writing, name).isEnabled()
+    assert not found(writing, "export_start").isVisibleTo(writing)
+
+
+def test_stage_bytes_and_time_are_shown(writing, silent, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("qlora_studio.state.export.time.monotonic", lambda: now[0])
+    _progress(silent, "Writing model.safetensors", 0)
+    now[0] += 10
+    _progress(silent, "Writing model.safetensors", 120_000_000)
+    assert words(writing, "export_progress") == (
+        "Writing model.safetensors 120\u202fMB of 269\u202fMB · about 12\u202fs left"
+    )
+    assert found(writing, "export_bar").share() == pytest.approx(120 / 269)
+
+
+def test_what_agrees_gets_the_tick_with_its_figures(writing, app, silent, tmp_path, qtbot, monkeypatch):
+    opened = []
+    monkeypatch.setattr(QDesktopServices, "openUrl", opened.append)
+    _finish(silent, tmp_path / "out", agreement=0.984)
+    shown = words(writing, "export_report")
+    for part in ("Verified, 98.4\u202f% of tokens agree.", "transformers", "0.0300", "0.00200", "KL 0.002"):
+        assert part in shown
+    assert not found(writing, "export_progress").isVisibleTo(writing)
+    click(qtbot, writing, "export_open_folder")
+    assert opened == [QUrl.fromLocalFile(str(tmp_path / "out"))]
+
+
+def test_what_differs_is_said_and_the_limit_is_the_persons(writing, silent, tmp_path):
+    _finish(silent, tmp_path / "out", agreement=0.9)
+    assert "Written, but it differs: 90.0\u202f% of the tokens agree" in words(writing, "export_report")
+    found(writing, "export_limit").setValue(85)
+    assert "Verified" in words(writing, "export_report")
+
+
+def test_stop_asks_in_place_and_leaves_nothing(writing, app, silent, qtbot):
+    click(qtbot, writing, "export_stop")
+    question = _popup("export_stop_popover")
+    assert not silent.said(commands.StopExport)
+    qtbot.mouseClick(question.yes, Qt.MouseButton.LeftButton)
+    stop = silent.last_said(commands.StopExport)
+    assert not found(writing, "export_stop").isEnabled()
+    silent.hear(events.CommandFailed(id=stop.id, error=Problem("Stopped.")))
+    assert app.notices.last[-1].text == "Export stopped, nothing was left behind"
+    assert found(writing, "export_start").isEnabled()
+    assert writing.banner.isHidden()
+
+
+def test_escape_asks_too_and_going_on_changes_nothing(writing, silent, qtbot):
+    assert writing.escape()
+    question = _popup("export_stop_popover")
+    qtbot.mouseClick(question.no, Qt.MouseButton.LeftButton)
+    assert not silent.said(commands.StopExport)
+
+
+def test_what_fails_stands_in_the_banner_until_it_is_read(writing, app, silent):
+    command = silent.last_said(commands.Export)
+    problem = Problem("Could not save: 1.2 GB is missing on the disk of /data.", "Free some space.")
+    silent.hear(events.CommandFailed(id=command.id, error=problem))
+    assert writing.banner.text() == f"{problem.message} {problem.hint}"
+    found(writing, "banner_close").click()
+    app.export.changed.emit()
+    assert writing.banner.isHidden()
+
+
+def test_a_training_run_is_named_and_can_be_paused(page, app, silent, qtbot):
+    app.engine.train(Path("/runs/other-run"))
+    assert words(page, "export_waits_for") == "other-run is training and holds the device."
+    assert not found(page, "export_start").isEnabled()
+    click(qtbot, page, "export_pause_training")
+    assert silent.said(commands.PauseTraining)
+
+
+def test_control_and_enter_exports(page, app, qtbot):
+    page.setFocus()
+    qtbot.keyClick(page, Qt.Key.Key_Return, Qt.KeyboardModifier.ControlModifier)
+    assert app.export.busy
+
+
+def test_fewer_prompts_are_asked_where_that_is_wanted(page, silent, qtbot):
+    found(page, "export_prompts").setValue(2)
+    click(qtbot, page, "export_start")
+    silent.answer(reading.CheckAdapter, reading.AdapterChecked, **CHECKED_ADAPTER)
+    for _ in range(2):
+        silent.answer(reading.EncodeChat, reading.ChatEncoded, **chat_encoded())
+    assert len(silent.last_said(commands.Export).prompts) == 2
+
+
+def _make_run(app, name):
+    example = Example(
+        name=name,
+        model="tiny",
+        steps=20,
+        evaluate_every=10,
+        end="finished",
+        checkpoints=False,
+        changes={"model.path": MODEL},
+    )
+    folder = make_run(app.preferences.runs_folder, example)
+    (folder / "adapter" / "adapter_model.safetensors").write_bytes(b"x" * 5_000)
+    return folder
+
+
+def _type(qtbot, page, text):
+    field = found(page, "export_folder")
+    field.setFocus()
+    field.selectAll()
+    qtbot.keyClicks(field, text)
+
+
+def _progress(silent, stage, done):
+    command = silent.last_said(commands.Export)
+    silent.hear(events.ExportProgress(id=command.id, words=stage, done=done, total=269_000_000))
+
+
+def _finish(silent, folder, agreement):
+    verified = events.Verification(
+        with_="transformers",
+        prompts=8,
+        token_agreement=agreement,
+        mean_kl=0.002,
+        max_logprob_drift=0.03,
+        passed=True,
+        merge_base="Merged into the 16-bit weights, the closer ones: KL 0.002 against 0.041.",
+    )
+    command = silent.last_said(commands.Export)
+    silent.hear(
+        events.ExportFinished(
+            id=command.id, folder=str(folder), files=("config.json",), bytes=5_000, verified=verified
+        )
+    )
+
+
+def _popup(name):
+    return next(widget for widget in QApplication.topLevelWidgets() if widget.objectName() == name)
