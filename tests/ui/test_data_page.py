@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import msgspec
 import numpy as np
 import pytest
@@ -113,9 +115,13 @@ def row(index):
 
 
 def find(page, name) -> QWidget:
-    QApplication.processEvents()  # what was just made is shown
-    (found,) = [widget for widget in page.findChildren(QWidget, name) if widget.isVisibleTo(page)]
-    return found
+    found: list[QWidget] = []
+    deadline = time.monotonic() + 5
+    while len(found) != 1 and time.monotonic() < deadline:  # what was just made is shown a moment later
+        QApplication.processEvents()
+        found = [widget for widget in page.findChildren(QWidget, name) if widget.isVisibleTo(page)]
+    (only,) = found
+    return only
 
 
 def words(widget) -> str:

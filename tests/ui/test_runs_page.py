@@ -76,6 +76,8 @@ def open_page(app, qtbot):
         qtbot.addWidget(page)
         page.resize(1440, 860)
         page.show()
+        page.activateWindow()  # keys reach the active window only
+        qtbot.waitUntil(page.isActiveWindow)
         page.opened(None)
         qtbot.waitUntil(lambda: app.runs.loaded)
         return page
@@ -148,8 +150,8 @@ def test_space_chooses_a_run_and_its_curve_appears(three, open_page, app, qtbot)
         _choose_row(page, name)
         qtbot.keyClick(_table(page), Qt.Key.Key_Space)
     qtbot.waitUntil(lambda: all(run.points is not None for run in app.runs.compared()))
-    words = page.findChild(QWidget, "runs_compare_chart").accessibleDescription()
-    assert "r64" in words and "r16" in words
+    chart = page.findChild(QWidget, "runs_compare_chart")
+    qtbot.waitUntil(lambda: all(name in chart.accessibleDescription() for name in ("r64", "r16")))
     assert page.findChild(QLabel, "runs_chosen").text() == "2 of 3 chosen"
 
 
@@ -355,6 +357,7 @@ def _tick(page):
 
 
 def _type(page, qtbot, text):
+    qtbot.waitUntil(lambda: _table(page).viewport().findChild(QLineEdit) is not None)
     editor = _table(page).viewport().findChild(QLineEdit)
     editor.selectAll()
     qtbot.keyClicks(editor, text)
