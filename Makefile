@@ -31,7 +31,9 @@ run: set-up
 
 test: lint
 	@echo "Tests"
-	@QT_QPA_PLATFORM=offscreen $(TOOL)/pytest -q -n $(TEST_JOBS)
+	@export QT_QPA_PLATFORM=offscreen; $(TOOL)/pytest -q -n $(TEST_JOBS) || { \
+		echo "What failed, once more and one at a time: a wait can be too short beside other tests"; \
+		$(TOOL)/pytest -q --last-failed --last-failed-no-failures=none; }
 
 lint: set-up-checks
 	@echo "Format"
