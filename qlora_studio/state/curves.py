@@ -36,7 +36,7 @@ DRAWN = ("loss", "smoothed", "learning_rate", "grad_norm", "tokens_per_second", 
 Measured = RunStarted | StepFinished | EvaluationFinished | CheckpointSaved | RunFinished | RunFailed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no equality that is one word
 class Points:
     """What is drawn: arrays of equal length that stay as they are while the run goes on.
 

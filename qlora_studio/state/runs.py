@@ -107,9 +107,12 @@ class RunsState(QObject):
 
     def _on_listed(self, runs: list[RunSummary]) -> None:
         self.loaded, self.problem = True, ""
+        before = self.compared()
         self._forget_grown(runs)
         self.table.show(runs, self._engine.run)
         self.changed.emit()
+        if self.compared() != before:
+            self.compared_changed.emit()
         self._read_curves()
 
     def _on_no_list(self, error: StudioError) -> None:
@@ -117,7 +120,7 @@ class RunsState(QObject):
         self.changed.emit()
 
     def _on_heard(self, event: events.EngineEvent) -> None:
-        if isinstance(event, _WORTH_A_LOOK) and self.loaded:
+        if isinstance(event, _WORTH_A_LOOK) and self.loaded and not self._again.isActive():
             self._again.start()
 
     def _on_engine_ended(self, reason: str) -> None:

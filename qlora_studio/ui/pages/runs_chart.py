@@ -59,11 +59,16 @@ class RunsChart(ChartView):
         self._drawn: list[pg.GraphicsObject] = []
         self._compared: Sequence[Compared] = ()
         self._metric, self._across = METRICS[0][0], AXES[0][0]
+        self._zoomed = False  # the person chose what is in sight
         super().__init__(name="runs_compare_chart", label="Chosen runs compared")
         self.getPlotItem().getAxis("left").setWidth(theme().px(46))
+        self.getPlotItem().getViewBox().sigRangeChangedManually.connect(self._on_zoomed)
 
     def show_runs(self, compared: Sequence[Compared], metric: str, across: str) -> None:
         """metric: of METRICS; across: of AXES."""
+        others = [run.run.folder for run in compared] != [run.run.folder for run in self._compared]
+        if others or (metric, across) != (self._metric, self._across):
+            self._zoomed = False
         self._compared, self._metric, self._across = compared, metric, across
         item = self.getPlotItem()
         left = _AXES.get(metric)
@@ -81,7 +86,11 @@ class RunsChart(ChartView):
         return QSize(theme().px(200), self.minimumHeight())
 
     def mouseDoubleClickEvent(self, event: object) -> None:
+        self._zoomed = False
         self._draw()
+
+    def _on_zoomed(self, _: object) -> None:
+        self._zoomed = True
 
     def recolor(self) -> None:
         super().recolor()
@@ -112,7 +121,8 @@ class RunsChart(ChartView):
                 x, y = float(curve.x[finite[-1]]), float(curve.y[finite[-1]])
                 words = f"{names[run.series]}  {in_words(self._metric, y)}"
                 ends.append(_End(x, y, words, series_pen(run.series).color()))
-        self._set_range(spans, ends)
+        if not self._zoomed:
+            self._set_range(spans, ends)
         self._label(ends)
         self._describe(ends)
 

@@ -53,7 +53,7 @@ class ChartView(pg.PlotWidget):  # type: ignore[misc]  # pyqtgraph has no types
     """
 
     def __init__(self, *, name: str, label: str, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+        super().__init__(parent, enableMenu=False)  # menus that nobody sees take half the time to build
         self.setObjectName(name)
         self.setAccessibleName(label)
         self._lines: list[tuple[pg.PlotDataItem, str | int, float, str]] = []
