@@ -15,6 +15,10 @@ from torch import Tensor, nn
 from qlora_studio.errors import StudioError
 
 IMPLEMENTATION = "qlora_studio"  # our name among transformers' attention implementations
+# Tokens up to which a row is attended in float32 when a processor trains. In bfloat16 the backward pass of
+# torch 2.13 takes about 2 ms for any short row. 9 heads, 2 cores: 113 tokens 2.08 ms, in float32 0.65; 256
+# tokens 2.8 and 2.0; 512 tokens the same. A step of the sample model takes 15 % less time.
+_SHORT = 256
 _UNKNOWN = ("s_aux", "sinks", "position_bias")  # arguments that change the result, which we don't compute
 
 
@@ -103,8 +107,14 @@ def _attend_one_by_one(query: Tensor, key: Tensor, value: Tensor, look: _Look, s
     queries, keys, values = (
         tensor.split_with_sizes(segments.lengths, dim=2) for tensor in (query, key, value)
     )
-    parts = [_attend(q, k, v, look) for q, k, v in zip(queries, keys, values, strict=True)]
-    return torch.cat(parts, dim=2)
+    rows = zip(queries, keys, values, strict=True)
+    return torch.cat([_attend_row(q, k, v, look) for q, k, v in rows], dim=2)
+
+
+def _attend_row(query: Tensor, key: Tensor, value: Tensor, look: _Look) -> Tensor:
+    if not query.is_cuda and query.requires_grad and query.shape[2] <= _SHORT:
+        return _attend(query.float(), key.float(), value.float(), look).to(query.dtype)
+    return _attend(query, key, value, look)
 
 
 def _attend_at_once(query: Tensor, key: Tensor, value: Tensor, look: _Look, segments: Segments) -> Tensor:
