@@ -7,6 +7,7 @@ from pathlib import Path
 
 from qlora_studio.cli.children import Engine, Reader
 from qlora_studio.cli.output import Told, print_json, print_text
+from qlora_studio.errors import StudioError
 from qlora_studio.protocol import commands, events, reading
 from qlora_studio.runs.folder import open_run
 
@@ -24,6 +25,7 @@ def evaluate_command(arguments: argparse.Namespace) -> int:
     """Raises: StudioError."""
     run = open_run(arguments.folder.absolute())
     with Told(quiet=arguments.json) as told, Engine(told) as engine:
+        engine.need_model(run.record.config.model.path)
         with Reader(told) as reader:
             prepared = reader.ask(
                 reading.EvaluationPrepared,
@@ -32,7 +34,7 @@ def evaluate_command(arguments: argparse.Namespace) -> int:
                 path=str(Path(arguments.on).absolute()),
             )
         engine.command(commands.Evaluate, run=str(run.folder), prepared=prepared.prepared)
-        report = engine.wait_for(events.EvaluationReport)
+        report = _follow(engine, told)
     if arguments.json:
         print_json(
             {
@@ -48,6 +50,17 @@ def evaluate_command(arguments: argparse.Namespace) -> int:
     if report.accuracy is not None:
         print_text(f"exact match {report.accuracy:.1%}")
     return 0
+
+
+def _follow(engine: Engine, told: Told) -> events.EvaluationReport:
+    for event in engine.events():
+        if isinstance(event, events.EvaluationProgress):
+            told("Evaluating", event.done, event.total)
+        elif isinstance(event, events.EvaluationReport):
+            return event
+        elif isinstance(event, events.CommandFailed):
+            raise StudioError(event.error.message, event.error.hint)
+    raise AssertionError("events() ends by raising")
 
 
 def _number(value: float | None) -> str:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+from qlora_studio.engine.adapter_evaluation import evaluate_adapter
 from qlora_studio.engine.device import Device
 from qlora_studio.engine.exporting import export
 from qlora_studio.engine.generation import Chat
@@ -22,6 +23,7 @@ from qlora_studio.models.model_folder import open_folder
 from qlora_studio.models.weights_index import read_weights_index
 from qlora_studio.protocol.commands import (
     EngineCommand,
+    Evaluate,
     Export,
     Generate,
     LoadModel,
@@ -69,6 +71,8 @@ class Jobs:
             yield from self._chat.load(command)
         elif isinstance(command, Generate):
             yield from self._chat.answer(command, lambda: self._inbox.is_stopped(command.id))
+        elif isinstance(command, Evaluate):
+            yield from evaluate_adapter(command, self.holder, lambda: self._inbox.ends)
         elif isinstance(command, Export):
             yield from export(command, self.holder, lambda: self._inbox.is_stopped(command.id))
         elif isinstance(command, UnloadModel):
