@@ -8,6 +8,7 @@ from pathlib import Path
 from qlora_studio.cli.children import Engine, Reader
 from qlora_studio.cli.output import Told, print_json, print_text
 from qlora_studio.config import places
+from qlora_studio.config.prompts import check_prompts
 from qlora_studio.config.run_config import SAMPLE
 from qlora_studio.data.conversation import Message
 from qlora_studio.errors import StudioError
@@ -15,13 +16,6 @@ from qlora_studio.protocol import commands, events, reading
 from qlora_studio.runs.folder import open_run
 
 KINDS = ("adapter", "merged")
-# Asked of both where the run has no prompts of its own.
-PROMPTS = (
-    "What is 12 times 7?",
-    "Write one sentence about the sea.",
-    "Name three colours.",
-    "Why is the sky blue?",
-)
 
 
 def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -43,7 +37,7 @@ def export_command(arguments: argparse.Namespace) -> int:
     config = run.record.config
     with Told(quiet=arguments.json) as told, Engine(told) as engine:
         engine.need_model(config.model.path)
-        prompts = [sample.prompt for sample in config.samples] or list(PROMPTS)
+        prompts = check_prompts(sample.prompt for sample in config.samples)
         model = str(places.sample_model_folder()) if config.model.path == SAMPLE else config.model.path
         with Reader(told) as reader:
             encoded = [

@@ -31,8 +31,8 @@ from qlora_studio.runs.staged_folder import bytes_in, staged_folder
 
 ADAPTER, MERGED = "adapter", "merged"
 
-# A sound merge in bfloat16 is at 1e-6 to 1e-4 nats; of its tokens some per cent may flip where two were all but
-# equally likely (tests/engine/test_exporting.py). The original weights of a model trained in NF4: 1e-3 to 1e-2.
+# A sound merge in bfloat16 is at 1e-6 to 1e-4 nats; some per cent of its tokens may flip where two are nearly
+# equal. The original weights of a model that was trained in NF4 are at 1e-3 to 1e-2.
 LEAST_AGREEMENT = 0.95
 MOST_KL = 0.01  # nats a token
 _SMALL_FILES = 50_000_000  # bytes: tokenizer and configs
