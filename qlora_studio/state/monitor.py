@@ -92,6 +92,7 @@ class MonitorState(QObject):
             self.awaiting = False
         if what is None:
             self._forget(None)
+            self.grown.emit()
             self.changed.emit()
         elif what != self.folder or not self.live:
             self._load(what)
@@ -196,16 +197,12 @@ class MonitorState(QObject):
             self.problem = ""
             self._launcher.resume(self.folder)
 
-    def copy_settings(self, changes: dict[str, object] | None = None) -> None:
-        """Into the draft of the next run."""
-        if self.run is not None:
-            self._draft.replace(with_changes(self.run.record.config, changes or {}))
-
     def halve_learning_rate(self) -> None:
-        """The settings of this run, with half the rate, into the draft."""
+        """The settings of this run, with half the rate, into the draft of the next one."""
         if self.run is not None:
-            rate = self.run.record.config.training.learning_rate
-            self.copy_settings({"training.learning_rate": rate / 2})
+            config = self.run.record.config
+            half = config.training.learning_rate / 2
+            self._draft.replace(with_changes(config, {"training.learning_rate": half}))
 
     def set_smoothing(self, weight: float) -> None:
         """0 to 0.999."""
@@ -243,6 +240,7 @@ class MonitorState(QObject):
     def _load(self, folder: Path) -> None:
         if folder != self.folder:
             self._forget(folder)
+            self.grown.emit()
         self._live = self._engine.run == folder
         self.loading = True
         self._curves = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 
 import numpy as np
@@ -175,10 +176,15 @@ def test_all_checkpoints_stand_beside_each_other(open_run, make, qtbot):
     assert _chart(page, "monitor_loss").isVisible()
 
 
-def test_a_thousand_steps_a_second_never_hold_the_window_up(training, silent, qtbot):
+def test_many_steps_at_once_are_painted_at_most_ten_times_a_second(training, app, silent, qtbot):
+    painted: list[float] = []
+    app.monitor.grown.connect(lambda: painted.append(time.monotonic()))
     for number in range(1, 2_001):
         silent.hear(step_event(number, Example(total_steps=2_000, spikes=())))
+        if number % 100 == 0:
+            qtbot.wait(10)
     qtbot.waitUntil(lambda: len(training.stretch.points) == 2_000)
+    assert len(painted) <= 2 + 10 * (painted[-1] - painted[0])
     assert training.stretch.points.rewinds <= 1
 
 
@@ -272,6 +278,17 @@ def test_a_run_of_another_window_is_read_only_and_followed(open_run, make, qtbot
         qtbot.waitUntil(lambda: len(page.stretch.points) == 301, timeout=3_000)
 
 
+def test_another_run_shows_nothing_of_the_one_before(open_run, make, app, qtbot):
+    first, second = make(name="first", end="paused"), make(name="second", steps=500, end="paused")
+    page = open_run(first)
+    page.stretch.show(100, 200)
+    page.opened(second)
+    assert len(page.stretch.points) == 0
+    qtbot.waitUntil(lambda: not app.monitor.loading)
+    assert page.stretch.last >= 500
+    assert _number(page, "step") == "500"
+
+
 def test_a_folder_that_is_no_run_says_so(open_run, home):
     folder = home / "runs" / "nothing"
     folder.mkdir(parents=True)
@@ -346,8 +363,7 @@ def test_the_crosshair_stands_in_all_charts_with_one_readout(open_run, make):
 def test_keys_move_the_crosshair(open_run, make, qtbot, key, modifier, step):
     page = open_run(make(end="paused"))
     page.stretch.point_near(150.0)
-    chart = _chart(page, "monitor_loss")
-    chart.setFocus()
+    chart = _focused(page, qtbot, "monitor_loss")
     qtbot.keyClick(chart, key, modifier)
     assert int(page.stretch.points.steps[page.stretch.place]) == step
 
@@ -411,8 +427,7 @@ def test_on_a_processor_it_is_called_process_memory(open_run, make):
 
 def test_the_curves_can_be_read_as_a_table(open_run, make, qtbot):
     page = open_run(make(end="paused", nan_at=(150,), evaluate_every=100))
-    chart = _chart(page, "monitor_loss")
-    chart.setFocus()
+    chart = _focused(page, qtbot, "monitor_loss")
     qtbot.keyClick(chart, Qt.Key.Key_T)
     model = page.findChild(QTableView, "monitor_table").model()
     assert model.rowCount() == 300 and not chart.isVisible()
@@ -477,6 +492,15 @@ def _steps(silent, first, last):
 
 def _chart(page, name):
     return page.findChild(QWidget, name)
+
+
+def _focused(page, qtbot, name):
+    """Where keys go."""
+    chart = _chart(page, name)
+    page.activateWindow()
+    chart.setFocus()
+    qtbot.waitUntil(chart.hasFocus)
+    return chart
 
 
 def _drawn(chart):

@@ -80,6 +80,8 @@ def open_page(app, qtbot):
         qtbot.waitUntil(page.isActiveWindow)
         page.opened(None)
         qtbot.waitUntil(lambda: app.runs.loaded)
+        page.activateWindow()
+        qtbot.waitUntil(page.isActiveWindow)
         return page
 
     return open_runs

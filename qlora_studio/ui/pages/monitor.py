@@ -14,6 +14,7 @@ from qlora_studio.state.run_end import Action, Ending
 from qlora_studio.ui import figures
 from qlora_studio.ui.page import SIDE_BELOW, Page
 from qlora_studio.ui.pages.monitor_all_samples import AllSamplesCard
+from qlora_studio.ui.pages.monitor_banner import ending_buttons
 from qlora_studio.ui.pages.monitor_cards import ChartReadout, LossCard, MemoryCard, SmallCard
 from qlora_studio.ui.pages.monitor_chart import StepChart, in_powers
 from qlora_studio.ui.pages.monitor_curves import CardChart, GradNormChart, RateChart, SpeedChart
@@ -24,7 +25,7 @@ from qlora_studio.ui.pages.monitor_stretch import Stretch
 from qlora_studio.ui.pages.monitor_table import TableCard
 from qlora_studio.ui.run_words import StateWord, state_word
 from qlora_studio.ui.theme import Tone, theme
-from qlora_studio.ui.widgets import Card, Chip, DangerButton, Popover, PrimaryButton, SecondaryButton
+from qlora_studio.ui.widgets import Card, Chip, DangerButton, Popover, SecondaryButton
 
 _DOING_ICONS = {Doing.SAVING: "save", Doing.PAUSING: "pause", Doing.STOPPING: "square"}
 _ENDING = (Doing.PAUSING, Doing.STOPPING)
@@ -38,7 +39,7 @@ class MonitorPage(Page):
         super().__init__(app, "monitor", "Monitor", side=False)
         self._state = app.monitor
         self.stretch = Stretch(self)
-        self._shown_banner: tuple[Ending | None, tuple[str, ...]] = (None, ())
+        self._shown_banner: tuple[Ending | None, int | None, str] = (None, None, "")
         self._build_page()
         self._bind()
         self._refresh()
@@ -148,9 +149,10 @@ class MonitorPage(Page):
             ("Newest step", "End", lambda: self.stretch.move_to_end(True)),
         ):
             action = self._add_action(self._charts[0], words, keys, slot)
-            others: list[QWidget] = [*self._charts[1:], self._table]
-            for other in others:
-                other.addAction(action)
+            for chart in self._charts[1:]:
+                chart.addAction(action)
+            if slot == self._on_table:  # the table's own keys move in it
+                self._table.addAction(action)
 
     def _add_action(self, where: QWidget, words: str, keys: str, slot: object) -> QAction:
         action = QAction(words, self)
@@ -339,41 +341,21 @@ class MonitorPage(Page):
             button.setEnabled(not ending)
 
     def _show_banner(self) -> None:
+        """Renewed where it says or offers something else; one that was put away stays away until then."""
         state = self._state
         shown = Ending("bad", state.problem) if state.problem else state.ending
         if state.live and self.app.engine.doing in _ENDING:
             shown = Ending("accent", self.app.engine.words)
-        buttons = self._banner_buttons(shown) if shown else []
-        banner = (shown, tuple(button.text() for button in buttons))
+        why = state.why_no_resume if shown is not None and Action.RESUME in shown.actions else ""
+        banner = (shown, state.resume_step, why)
         if banner == self._shown_banner:
             return
         self._shown_banner = banner
         if shown is None:
             self.banner.clear()
         else:
-            self.banner.show_text(shown.words, shown.tone, *buttons)
-
-    def _banner_buttons(self, shown: Ending) -> list[SecondaryButton]:
-        state = self._state
-        buttons: list[SecondaryButton] = []
-        for action in shown.actions:
-            if action is Action.RESUME and state.resume_step is None:
-                continue
-            words = {
-                Action.CHAT: "Chat with it",
-                Action.EXPORT: "Export",
-                Action.RESUME: f"Resume from step {state.resume_step:,}" if state.resume_step else "Resume",
-                Action.HALF_RATE: "New run with half the learning rate",
-                Action.LOG: "Show log folder",
-            }[action]
-            make = PrimaryButton if not buttons and action is not Action.LOG else SecondaryButton
-            button = make(words, small=True, name=f"monitor_{action.value}")
-            button.clicked.connect(lambda _=False, action=action: self._on_action(action))
-            if action is Action.RESUME and state.why_no_resume:
-                button.setEnabled(False)
-                button.setToolTip(state.why_no_resume)
-            buttons.append(button)
-        return buttons
+            buttons = ending_buttons(shown, state.resume_step, not why, self._on_action)
+            self.banner.show_text(f"{shown.words} {why}".strip(), shown.tone, *buttons)
 
     def _show_figures(self) -> None:
         state = self._state
@@ -397,3 +379,5 @@ class MonitorPage(Page):
         points = self._state.points
         words = f"{len(points):,} steps, smoothed loss {figures.loss(loss)}"
         self._loss.chart.setAccessibleDescription(words if len(points) else "No step was measured yet.")
+        newest = figures.in_gib(float(points.memory_total[-1])) if len(points) else ""
+        self._memory.chart.setAccessibleDescription(newest)

@@ -195,6 +195,7 @@ class SmallCard(Card):
     def show_value(self, words: str) -> None:
         """In the title line."""
         self._value.setText(words)
+        self.chart.setAccessibleDescription(words)
 
 
 class ChartReadout(QFrame):

@@ -1,0 +1,57 @@
+"""Why a run stands still, in the words a person reads."""
+
+from __future__ import annotations
+
+import pytest
+
+from qlora_studio.runs.folder import open_run
+from qlora_studio.state.run_end import Action, ending
+from tests.ui.example_runs import Example, make_run
+
+
+@pytest.fixture
+def run(home):
+    def make(**fields):
+        return open_run(make_run(home / "runs", Example(**{"steps": 300, "evaluate_every": 100, **fields})))
+
+    return make
+
+
+def test_a_finished_run_says_how_far_the_loss_came_down(run):
+    told = ending(run(end="finished"), None)
+    assert told.words == "Finished at step 300: evaluation loss 1.420 before, 1.243 now."
+    assert told.actions == (Action.CHAT, Action.EXPORT)
+
+
+def test_a_stopped_run_was_saved(run):  # R4
+    assert ending(run(end="stopped"), 300).words.startswith("Stopped at step 300, saved")
+
+
+@pytest.mark.parametrize(("device", "free"), [("cuda", "the GPU is free"), ("cpu", "the machine is free")])
+def test_a_paused_run_leaves_its_device_free(run, device, free):
+    assert free in ending(run(end="paused", device=device), 300).words
+
+
+def test_an_interrupted_run_names_what_is_safe(run):  # R6
+    assert (
+        ending(run(end="running"), 300).words == "Interrupted at step 300. Nothing before step 300 is lost."
+    )
+    assert "is lost" not in ending(run(end="running"), None).words
+
+
+def test_an_engine_that_died_says_how(run):  # R7
+    told = ending(run(end="running"), 300, died="SIGSEGV")
+    assert told.words == "The engine ended at step 300 (SIGSEGV). Nothing before step 300 is lost."
+    assert told.actions == (Action.RESUME, Action.LOG)
+
+
+def test_a_full_disk_pauses_and_can_go_on(run):  # R9
+    message = "Could not save step 300: 1.2 GB is missing on the disk of /runs."
+    told = ending(run(end="paused", cause="disk", message=message, hint="Free some space."), 200)
+    assert told.words == f"{message} Free some space. Step 200 is sound."
+    assert Action.RESUME in told.actions
+
+
+def test_losses_that_are_no_number_offer_a_lower_rate_first(run):  # R12
+    told = ending(run(end="failed", cause="non_finite", message="Not a number 3 times."), 200)
+    assert told.actions[0] is Action.HALF_RATE
