@@ -196,10 +196,10 @@ def test_what_differs_is_never_called_verified(writing, silent, agreement, passe
 
 
 def test_the_limit_is_the_persons(writing, silent):
-    _finish(silent, writing.place.folder, agreement=0.9)
-    assert not writing.verified
-    writing.set_limit(0.85)
+    _finish(silent, writing.place.folder, agreement=0.96)
     assert writing.verified
+    writing.set_limit(0.98)
+    assert not writing.verified
 
 
 def test_stopped_while_it_prepares_nothing_is_written(export, silent, qtbot):

@@ -16,6 +16,7 @@ def click(qtbot: QtBot, page: QWidget, name: str) -> None:
 
 def found(page: QWidget, name: str) -> QWidget:
     """The widget of that name, which must be there."""
+    QCoreApplication.sendPostedEvents()  # widgets that were just added are shown by an event
     widget = page.findChild(QWidget, name)
     assert widget is not None, f"{name} is not on the page"
     return widget
@@ -23,7 +24,6 @@ def found(page: QWidget, name: str) -> QWidget:
 
 def words(page: QWidget, name: str) -> str:
     """All that is to be read inside the widget of that name, or on it."""
-    QCoreApplication.sendPostedEvents()  # widgets that were just added are shown by an event
     widget = found(page, name)
     labels = [widget] if isinstance(widget, QLabel) else widget.findChildren(QLabel)
     shown = [_text(label) for label in labels if label.isVisibleTo(page)]

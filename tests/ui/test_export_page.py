@@ -165,10 +165,10 @@ def test_what_agrees_gets_the_tick_with_its_figures(writing, app, silent, tmp_pa
 
 
 def test_what_differs_is_said_and_the_limit_is_the_persons(writing, silent, tmp_path):
-    _finish(silent, tmp_path / "out", agreement=0.9)
-    assert "Written, but it differs: 90.0\u202f% of the tokens agree" in words(writing, "export_report")
-    found(writing, "export_limit").setValue(85)
-    assert "Verified" in words(writing, "export_report")
+    _finish(silent, tmp_path / "out", agreement=0.96)
+    assert "Verified, 96.0\u202f% of tokens agree." in words(writing, "export_report")
+    found(writing, "export_limit").setValue(98)
+    assert "Written, but it differs: 96.0\u202f% of the tokens agree" in words(writing, "export_report")
 
 
 def test_stop_asks_in_place_and_leaves_nothing(writing, app, silent, qtbot):

@@ -175,7 +175,8 @@ class CheckCard(Card):
         super().__init__("Check", "after writing", name="export_check")
         about = "The file is opened again and answers the same prompts as the adapter, greedily."
         self.prompts = NumberBox(1, 100, 8, name="export_prompts", label="Prompts")
-        self.limit = NumberBox(50, 100, 95, name="export_limit", label="Tokens that must agree", unit="%")
+        # 95: what the engine itself asks for; a person may only ask for more
+        self.limit = NumberBox(95, 100, 95, name="export_limit", label="Tokens that must agree", unit="%")
         self._list = PlainLabel("", "note", wrap=True, name="export_prompt_list")
         self.body.addWidget(PlainLabel(about, "muted", wrap=True))
         for box in (self.prompts, self.limit):

@@ -100,16 +100,8 @@ class TrainPage(Page):
         self._simple = self._build_grid("Settings", "the rest stays as the preset has it", SIMPLE)
         self._elsewhere = LinkButton("", name="train_elsewhere", small=True)
         self._simple.body.addWidget(self._elsewhere)
-        self._weights = self._build_grid("Model and data", "how they are read", MODEL, MODEL_SWITCHES)
-        self._adapter = self._build_grid("Adapter", "which weights learn", ADAPTER, ADAPTER_SWITCHES)
-        self._trained = PlainLabel("", "muted", name="train_trained")
-        self._adapter.add_to_head(self._trained)
-        self._learning = self._build_grid("Learning", "", LEARNING)
-        self._batch = PlainLabel("", "muted", name="train_batch")
-        self._learning.add_to_head(self._batch)
-        self._while = self._build_while()
-        self._advanced = (self._weights, self._adapter, self._learning, self._while)
-        for card in (self._choice, self._presets, self._length, self._simple, *self._advanced):
+        self._advanced: tuple[Card, ...] = ()  # built when they are first asked for: thirty fields take long
+        for card in (self._choice, self._presets, self._length, self._simple):
             self.main.addWidget(card)
         self.main.addStretch(1)
         self._promise = PromiseCard()
@@ -122,6 +114,18 @@ class TrainPage(Page):
         self._bar = StartBar(self.app, self._state)
         self.action_bar.addWidget(self._bar)
         self._build_menu()
+
+    def _build_advanced(self) -> None:
+        weights = self._build_grid("Model and data", "how they are read", MODEL, MODEL_SWITCHES)
+        adapter = self._build_grid("Adapter", "which weights learn", ADAPTER, ADAPTER_SWITCHES)
+        self._trained = PlainLabel("", "muted", name="train_trained")
+        adapter.add_to_head(self._trained)
+        learning = self._build_grid("Learning", "", LEARNING)
+        self._batch = PlainLabel("", "muted", name="train_batch")
+        learning.add_to_head(self._batch)
+        self._advanced = (weights, adapter, learning, self._build_while())
+        for card in self._advanced:
+            self.main.insertWidget(self.main.count() - 1, card)  # above what is left of the height
 
     def _build_title_line(self) -> None:
         self._preset_label = PlainLabel("Preset", "muted")
@@ -160,6 +164,7 @@ class TrainPage(Page):
         card.add_to_head(self._edit_prompts)
         self._samples = SamplesEditor(self._state)
         self._samples.hide()
+        self._edit_prompts.toggled.connect(self._on_edit_prompts)
         card.body.addWidget(self._samples)
         return card
 
@@ -199,7 +204,6 @@ class TrainPage(Page):
         self._mode.changed.connect(self._on_mode)
         self._elsewhere.clicked.connect(lambda: self._on_mode("advanced"))
         self._presets.chosen.connect(self._on_preset)
-        self._edit_prompts.toggled.connect(self._on_edit_prompts)
         self._problems.chosen.connect(self._on_mend)
         self._command.copied.connect(self._on_copy)
         self._choice.change_model.clicked.connect(lambda: self.app.show_page("models"))
@@ -242,6 +246,9 @@ class TrainPage(Page):
 
     def _on_mode(self, mode: str) -> None:
         self._mode.set_value(mode)
+        if mode == "advanced" and not self._advanced:
+            self._build_advanced()
+            self._refresh_advanced()
         for card in (self._presets, self._simple):
             card.setVisible(mode == "simple")
         for card in self._advanced:
@@ -330,7 +337,7 @@ class TrainPage(Page):
     # What is shown ----------------------------------------------------------------------------------
 
     def _refresh(self) -> None:
-        state, config = self._state, self._draft.config
+        state = self._state
         self._choice.refresh()
         self._length.refresh()
         device, shape = device_and_room(self.app.engine)[0], state.shape()
@@ -341,17 +348,23 @@ class TrainPage(Page):
         self._show_difference()
         self._problems.show_problems(state.problems)
         self._show_problems_at_fields()
-        if shape:
+        self._refresh_advanced()
+        self._command.show_command(state.command())
+        self._bar.refresh()
+
+    def _refresh_advanced(self) -> None:
+        if not self._advanced:
+            return
+        state, training, shape = self._state, self._draft.config.training, self._state.shape()
+        if shape is not None:
             trained = state.trained_parameters()
             share = trained / shape.parameters * 100
             self._trained.setText(f"{trained / 1e6:,.1f} M trained, {share:.1f}{THIN}%")
-        rows, times = config.training.batch_size, config.training.gradient_accumulation
+        rows, times = training.batch_size, training.gradient_accumulation
         self._batch.setText(f"{rows} × {times} = {rows * times:,} rows an update")
         recomputed = state.promise.recompute_layers if state.promise else 0
-        self._fields["training.recompute"].show_planned(recomputed, layers)
+        self._fields["training.recompute"].show_planned(recomputed, shape.layers if shape else 0)
         self._show_prompts()
-        self._command.show_command(state.command())
-        self._bar.refresh()
 
     def _show_problems_at_fields(self) -> None:
         words = {problem.key: problem.words for problem in self._state.problems if problem.blocks}
