@@ -116,17 +116,16 @@ class Stalls(QObject):
         self._timer = QTimer(self, interval=TICK_MS)
         self._timer.timeout.connect(self._on_tick)
         self._timer.start()
-        self.reset()
+        self._longest_ms, self._last = 0.0, time.perf_counter()
 
     def reset(self) -> float:
         """The longest since the last reset, in ms."""
-        longest = getattr(self, "longest_ms", 0.0)
-        self.longest_ms, self._last = 0.0, time.perf_counter()
+        longest, self._longest_ms, self._last = self._longest_ms, 0.0, time.perf_counter()
         return longest
 
     def _on_tick(self) -> None:
         now = time.perf_counter()
-        self.longest_ms = max(self.longest_ms, (now - self._last) * 1e3 - TICK_MS)
+        self._longest_ms = max(self._longest_ms, (now - self._last) * 1e3 - TICK_MS)
         self._last = now
 
 

@@ -51,6 +51,7 @@ Tables (tables.py)
 Charts (chart.py, import it from there: it loads pyqtgraph and numpy)
     ChartView(label=)                                    .add_line(token | series, width, symbol) .recolor()
     series_pen(series), MARKERS, ThousandsAxis
+    line_sample.LineSample(token | series), line_pixmap  a piece of a line, for legends and tables
 Wheel (wheel.py)
     WheelFilter                                          installed once by the application
 
