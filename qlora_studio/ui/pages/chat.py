@@ -80,7 +80,8 @@ class ChatPage(Page):
         self._offers = self._build_empty()
         column.addWidget(self._offers, 1)
         column.addLayout(self._turns)
-        column.addStretch()
+        self._below = QWidget()  # takes what the turns leave of the height
+        column.addWidget(self._below, 1)
         self._view = QScrollArea(widgetResizable=True)
         self._view.setObjectName("chat_turns")
         self._view.setAccessibleName("The chat so far")
@@ -256,6 +257,7 @@ class ChatPage(Page):
             button.setProperty("prompt", prompt)
             button.setText(prompt if len(prompt) <= 90 else f"{prompt[:88]}…")
         self._offers.setVisible(not state.turns)
+        self._below.setVisible(bool(state.turns))
         two = "Both sides get the same message." if state.side_by_side else "One reply to each message."
         self._offers.set_words("Ask something", two)
         self._context.setVisible(bool(state.context_room))

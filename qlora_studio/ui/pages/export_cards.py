@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from PySide6.QtCore import Qt, Signal
+from PySide6.QtCore import QSignalBlocker, Qt, Signal
 from PySide6.QtWidgets import QButtonGroup, QGridLayout, QHBoxLayout, QRadioButton
 
 from qlora_studio.config.run_config import SAMPLE
@@ -191,6 +191,8 @@ class CheckCard(Card):
 
     def refresh(self, state: ExportState) -> None:
         """After the run, or the number of prompts, is another one."""
+        with QSignalBlocker(self.prompts):
+            self.prompts.setValue(state.prompt_count)
         self.prompts.setEnabled(not state.busy)
         prompts = state.prompts
         lines = [
