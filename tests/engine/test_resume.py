@@ -70,6 +70,27 @@ def test_a_run_that_went_on_equals_one_that_never_stopped(
     assert_same_bits(broken, unbroken)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lora__use_dora": True},
+        {"model__quantization": "int8"},
+        {"data__packing": False},
+        {"training__recompute": "all"},
+    ],
+    ids=str,
+)
+def test_the_same_holds_for_other_ways_to_train(tmp_path: Path, model: Path, changes: dict[str, Any]) -> None:
+    settings = {**RESTLESS, "training__steps": 5, **changes}
+    unbroken, broken = make_run(tmp_path, model, **settings), make_run(tmp_path, model, **settings)
+    events_of(unbroken)
+
+    events_of(broken, Wish.PAUSE, after_step=2)
+    events_of(broken)
+
+    assert_same_bits(broken, unbroken)
+
+
 def test_a_run_killed_in_the_middle_of_an_accumulation_goes_on_from_its_last_checkpoint(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
