@@ -14,6 +14,7 @@ from qlora_studio.config.setting import fields_of
 from qlora_studio.config.toml_file import read_run_config, with_changes
 from qlora_studio.memory.devices import RamReading
 from qlora_studio.protocol import commands, reading
+from qlora_studio.protocol.events import Problem
 from qlora_studio.state import launch
 from qlora_studio.ui.pages.train import TrainPage
 from tests.state.reports import counted, import_report, model_report
@@ -309,6 +310,13 @@ def test_a_start_that_is_refused_comes_back_with_the_reason(ready, silent, asked
     silent.refuse(reading.PrepareRun, "This run needs 4.2 GB; 1.2 GB of it is missing.", "Free some space.")
     assert ready.banner.text() == "This run needs 4.2 GB; 1.2 GB of it is missing. Free some space."
     assert asked[-1] == ("train", None)
+
+
+def test_a_start_from_another_page_is_told_there(ready, app, silent, asked, qtbot):
+    app.launcher.start_sample_run()
+    app.launcher.failed.emit(Problem("The disk is full."))
+    assert ready.banner.isHidden()
+    assert asked == []
 
 
 def test_control_and_enter_starts_and_control_d_changes_the_mode(ready, silent, qtbot):

@@ -11,6 +11,7 @@ from PySide6.QtWidgets import QFileDialog
 from qlora_studio.config.presets import Preset
 from qlora_studio.config.run_config import RunConfig
 from qlora_studio.protocol.events import Problem
+from qlora_studio.protocol.reading import RunPrepared
 from qlora_studio.state.app import AppState
 from qlora_studio.state.launch import device_and_room
 from qlora_studio.state.train_problems import Mend
@@ -70,6 +71,7 @@ class TrainPage(Page):
         self._fields: dict[str, SettingField] = {}
         self._grids: list[tuple[Columns, tuple[str, ...]]] = []  # and the keys that have their place there
         self._looked_at = ""
+        self._started_here = False
         self._build_page()
         self._bind()
 
@@ -213,7 +215,7 @@ class TrainPage(Page):
         self._bar.name.textEdited.connect(self._state.set_name)
         self.app.launcher.changed.connect(self._bar.refresh)
         self.app.launcher.failed.connect(self._on_failed)
-        self.app.launcher.prepared.connect(self._state.started)
+        self.app.launcher.prepared.connect(self._on_prepared)
         self._on_mode("simple")
         self._on_draft_changed()
 
@@ -306,12 +308,20 @@ class TrainPage(Page):
         if not self._bar.start.isEnabled():
             return
         self.banner.clear()
+        self._started_here = True
         self.app.launcher.start(self._draft.config, self._state.name, self._state.skipped_accepted)
         self.app.show_page("monitor")
 
+    def _on_prepared(self, run: RunPrepared) -> None:
+        self._started_here = False
+        self._state.started()
+
     def _on_failed(self, problem: Problem) -> None:
-        self.show_error(f"{problem.message} {problem.hint}".strip())
-        self.app.show_page("train")
+        """Where the start came from here; Home and the Monitor tell of their own."""
+        if self._started_here:
+            self._started_here = False
+            self.show_error(f"{problem.message} {problem.hint}".strip())
+            self.app.show_page("train")
 
     def _on_copy(self) -> None:
         command = self._state.command()
