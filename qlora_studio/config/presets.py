@@ -12,6 +12,8 @@ from qlora_studio.config.run_config import RunConfig
 from qlora_studio.config.toml_file import run_config_from
 from qlora_studio.errors import StudioError
 
+_SAMPLE_FILE = "sample.toml"
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -24,21 +26,23 @@ class Preset:
 
 
 def presets() -> list[Preset]:
-    """The bundled ones in their order, then the person's own. Files that can't be read are left out."""
-    folders = (resources_folder() / "presets", settings_folder() / "presets")
-    files = [file for folder in folders if folder.is_dir() for file in sorted(folder.glob("*.toml"))]
-    found = []
-    for file in files:
-        try:
-            found.append(read_preset(file))
-        except StudioError:
-            continue
-    return found
+    """The bundled ones in their order, then the person's own. Files that can't be read are left out.
+
+    One of their own takes the place of the bundled one whose file name it has.
+    """
+    found: dict[str, Preset] = {}
+    for folder in (resources_folder() / "presets", settings_folder() / "presets"):
+        for file in sorted(folder.glob("*.toml")):
+            try:
+                found[file.name] = read_preset(file)
+            except StudioError:
+                continue
+    return list(found.values())
 
 
 def sample_preset() -> Preset:
     """The sample run's settings: short rows, a small rank, few updates."""
-    return read_preset(resources_folder() / "presets" / "sample.toml")
+    return next(preset for preset in presets() if preset.path.name == _SAMPLE_FILE)
 
 
 def read_preset(path: Path) -> Preset:
