@@ -24,6 +24,7 @@ Areas (cards.py)
     IconLabel(icon_name, color="muted", size=16, label="")  .set_icon(icon_name, color)
     Separator(upright=False), empty_layout(layout)
     widgets.flow.Flow(gap=, line_gap=, last_at_right=)   a layout of as many lines as the width asks for
+    widgets.columns.Columns(most=, least=, gap=, line_gap=)  equal columns, fewer where room is short
 States and notices (chips.py, notices.py, popover.py)
     Chip(text, tone, icon_name="")                       .set(text, tone, icon_name)
     Banner()                                             .show_text(text, tone, *buttons) .clear(); each page
