@@ -48,7 +48,7 @@ def evaluate_command(arguments: argparse.Namespace) -> int:
     print_text(f"{report.rows:,} rows, {report.learned_tokens:,} tokens")
     print_text(f"loss {_number(report.loss)}, perplexity {_number(report.perplexity)}")
     if report.accuracy is not None:
-        print_text(f"exact match {report.accuracy:.1%}")
+        print_text(f"right answers {report.accuracy:.1%} of {report.accuracy_rows:,} rows")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""A run's adapter on the rows of another file: its loss, and how many answers it gives word for word."""
+"""A run's adapter on the rows of another file: its loss, and how many of its answers are right."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from qlora_studio.config.run_config import RunConfig
+from qlora_studio.config.run_config import SHAPE_PREFIX, RunConfig
 from qlora_studio.data.packing import Batch, collate, evaluation_batches
 from qlora_studio.data.prepared import PreparedRows, open_prepared
+from qlora_studio.data.tokenizer import load_tokenizer
 from qlora_studio.engine.adapters import AdaptedModel
-from qlora_studio.engine.compute_dtype import resolve_compute_dtype
 from qlora_studio.engine.evaluation import EvaluationResult
-from qlora_studio.engine.frozen_weights import Storage
 from qlora_studio.engine.learned_loss import Head, learned_hidden_states
 from qlora_studio.engine.model_holder import ModelHolder
+from qlora_studio.engine.number_answers import number_questions, right_numbers
 from qlora_studio.engine.packed_batch import PackedBatch, on_device
+from qlora_studio.engine.trained_model import load_trained, newest_adapter_folder
 from qlora_studio.errors import StudioError
 from qlora_studio.protocol.commands import Evaluate
 from qlora_studio.protocol.events import EvaluationProgress, EvaluationReport, LoadingProgress
-from qlora_studio.runs.folder import Run, open_run
+from qlora_studio.runs.folder import open_run
 
 _CHUNK_LOGITS = 2**23  # that exist at one time
 
@@ -37,32 +38,44 @@ def evaluate_adapter(
 ) -> Iterator[LoadingProgress | EvaluationProgress | EvaluationReport]:
     """Raises: StudioError."""
     run = open_run(Path(command.run))
-    folder = _adapter_folder(run, command.adapter)
+    folder = Path(command.adapter) if command.adapter else newest_adapter_folder(run)
     rows = open_prepared(Path(command.prepared))
     config = run.record.config
-    dtype = resolve_compute_dtype(config.model.compute_dtype, holder.device)
-    storage = Storage(config.model.quantization, config.model.double_quant, dtype)
-    adapted = yield from holder.hold(config.model.path, storage)
-    adapted.use(adapted.add_from(folder))
+    yield from load_trained(run, folder, holder)
+    adapted = holder.held
+    assert adapted is not None
     result, exact = yield from _measure(adapted, rows, config, run.state.step, stopped)
-    comparable = config.training.method == "sft" and config.data.train_on != "everything"
+    accuracy, accuracy_rows = None, 0
+    if config.training.method == "sft" and config.data.train_on != "everything" and result.rows:
+        accuracy, accuracy_rows = exact / result.rows, result.rows
+        numbers = yield from _share_of_right_numbers(adapted, rows, run.state.step, stopped)
+        accuracy, accuracy_rows = numbers or (accuracy, accuracy_rows)
     yield EvaluationReport(
         id=command.id,
         loss=result.loss if result.loss is not None and math.isfinite(result.loss) else None,
         perplexity=result.perplexity,
-        accuracy=exact / result.rows if comparable and result.rows else None,
+        accuracy=accuracy,
         rows=result.rows,
         learned_tokens=result.learned_tokens,
+        accuracy_rows=accuracy_rows,
     )
 
 
-def _adapter_folder(run: Run, other: str | None) -> Path:
-    folder = Path(other) if other else run.adapter
-    if folder is None:
-        raise StudioError(
-            f"{run.folder} has no adapter yet.", hint="It is written when the run finishes or is stopped."
-        )
-    return folder
+def _share_of_right_numbers(
+    adapted: AdaptedModel, rows: PreparedRows, step: int, stopped: Callable[[], bool]
+) -> Generator[EvaluationProgress, None, tuple[float, int] | None]:
+    """Where every answer ends in a number that alone counts, however a reply comes to it; and of how many."""
+    if adapted.base.source.startswith(SHAPE_PREFIX):
+        return None  # random weights have no tokenizer
+    decode = load_tokenizer(Path(adapted.base.source)).decode
+    questions = number_questions(rows, decode)
+    answered, right = 0, 0
+    for answered, now_right in right_numbers(adapted.causal_lm, questions, rows, decode, stopped):
+        if stopped():
+            raise StudioError("The evaluation was stopped.")
+        right = now_right
+        yield EvaluationProgress(step=step, done=answered, total=len(questions))
+    return (right / answered, answered) if questions else None
 
 
 def _measure(

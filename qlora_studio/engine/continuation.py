@@ -11,7 +11,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 
 class Continuation:
-    """One text in the model's memory, by the adapter that is on."""
+    """A text in the model's memory, or several of one length, by the adapter that is on."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         model.eval()
@@ -19,20 +19,24 @@ class Continuation:
         self._past = {_cache_argument(model): DynamicCache(config=model.config)}
         self.tokens = 0
 
-    @torch.no_grad()
     def extend(self, ids: Sequence[int]) -> Tensor:
         """float32 [vocabulary]: the logits of what follows the text, `ids` now being its end."""
+        return self.extend_each([ids])[0]
+
+    @torch.no_grad()
+    def extend_each(self, ids: Sequence[Sequence[int]]) -> Tensor:
+        """float32 [texts, vocabulary]: as `extend`, equally many ids for each text."""
         device = self._model.device
-        positions = torch.arange(self.tokens, self.tokens + len(ids), device=device)[None]
+        length = len(ids[0])
         output = self._model(
-            input_ids=torch.tensor([list(ids)], device=device),
-            position_ids=positions,
+            input_ids=torch.tensor([list(row) for row in ids], device=device),
+            position_ids=torch.arange(self.tokens, self.tokens + length, device=device)[None],
             use_cache=True,
             logits_to_keep=1,
             **self._past,
         )
-        self.tokens += len(ids)
-        logits: Tensor = output.logits[0, -1].float()
+        self.tokens += length
+        logits: Tensor = output.logits[:, -1].float()
         return logits
 
 

@@ -12,10 +12,9 @@ from pathlib import Path
 from qlora_studio.config.run_config import SHAPE_PREFIX
 from qlora_studio.engine.adapters import CONFIG_FILE, WEIGHTS_FILE, AdaptedModel
 from qlora_studio.engine.checkpointing import copy_tokenizer
-from qlora_studio.engine.compute_dtype import resolve_compute_dtype
-from qlora_studio.engine.frozen_weights import Storage
 from qlora_studio.engine.merged_model import closest_merge, read_again, write_texts
 from qlora_studio.engine.model_holder import ModelHolder
+from qlora_studio.engine.trained_model import adapter_folder, load_trained
 from qlora_studio.engine.verifying import Difference, Reference, difference, greedy_talks, log_probabilities
 from qlora_studio.engine.weight_files import write_weights
 from qlora_studio.errors import StudioError
@@ -23,7 +22,6 @@ from qlora_studio.memory.disk import merged_bytes
 from qlora_studio.models.shapes import model_shape
 from qlora_studio.protocol.commands import Export
 from qlora_studio.protocol.events import ExportFinished, ExportProgress, LoadingProgress, Verification
-from qlora_studio.runs.checkpoints import resume_point
 from qlora_studio.runs.durable import FOLDER_MODE, sync_file
 from qlora_studio.runs.folder import Run, open_run
 from qlora_studio.runs.space import require_space, saving
@@ -50,7 +48,7 @@ def export(
     require_space(order.out.parent, order.bytes, order.what)
     order.go_on()
     yield order.progress("Loading the model as it was trained")
-    adapter = yield from _load(order, holder)
+    adapter = yield from load_trained(order.run, order.adapter, holder)
     yield order.progress("Answering the prompts with the adapter as trained")
     trained = _reference(order, _held(holder))
     with staged_folder(order.out, order.what.lower(), order.bytes) as staging:
@@ -115,7 +113,7 @@ def _order(command: Export, stopped: Callable[[], bool]) -> _Order:
     model = run.record.config.model.path
     if command.to == MERGED and model.startswith(SHAPE_PREFIX):
         raise StudioError(f"{model} has random weights; there is no model to merge the adapter into.")
-    adapter = _adapter_folder(run, command.checkpoint)
+    adapter = adapter_folder(run, command.checkpoint)
     weights = bytes_in(adapter) if command.to == ADAPTER else merged_bytes(model_shape(model))
     return _Order(
         id=command.id,
@@ -127,29 +125,6 @@ def _order(command: Export, stopped: Callable[[], bool]) -> _Order:
         bytes=weights + _SMALL_FILES,
         stopped=stopped,
     )
-
-
-def _adapter_folder(run: Run, step: int | None) -> Path:
-    if step is not None:
-        point = resume_point(run.folder, step)
-        assert point.path is not None
-        return point.path
-    if run.adapter is None:
-        raise StudioError(
-            f"{run.folder} has no adapter yet.",
-            hint="It is written when the run finishes or is stopped; a checkpoint can be exported before.",
-        )
-    return run.adapter
-
-
-def _load(order: _Order, holder: ModelHolder) -> Generator[LoadingProgress, None, str]:
-    """Base and adapter as they were trained, in the same numbers; the name of the adapter."""
-    model = order.run.record.config.model
-    dtype = resolve_compute_dtype(model.compute_dtype, holder.device)
-    adapted = yield from holder.hold(model.path, Storage(model.quantization, model.double_quant, dtype))
-    name = adapted.add_from(order.adapter)
-    adapted.use(name)
-    return name
 
 
 def _reference(order: _Order, adapted: AdaptedModel) -> Reference:

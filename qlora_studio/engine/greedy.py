@@ -1,4 +1,4 @@
-"""The most likely continuation of a prompt, token by token: how samples are answered at a checkpoint."""
+"""The most likely continuation of a prompt, token by token: at checkpoints, in checks, for the accuracy."""
 
 from __future__ import annotations
 
@@ -27,3 +27,26 @@ def continue_greedily(
         reply.append(token)
         ids = [token]
     return reply
+
+
+def continue_together(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    max_tokens: int,
+    stop_ids: Collection[int],
+    given_up: Callable[[], bool] = lambda: False,
+) -> list[list[int]]:
+    """As `continue_greedily`, for prompts of one length at once: a step takes hardly longer than for one."""
+    texts = Continuation(model)
+    replies: list[list[int]] = [[] for _ in prompts]
+    open_replies = set(range(len(prompts)))
+    ids: Sequence[Sequence[int]] = prompts
+    for _ in range(max_tokens):
+        if not open_replies or given_up():
+            break
+        tokens: list[int] = texts.extend_each(ids).argmax(-1).tolist()
+        open_replies -= {text for text in open_replies if tokens[text] in stop_ids}
+        for text in open_replies:
+            replies[text].append(tokens[text])
+        ids = [[token] for token in tokens]
+    return replies

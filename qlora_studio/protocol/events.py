@@ -178,6 +178,7 @@ class EvaluationReport(Event, frozen=True, tag="evaluation_report"):
     accuracy: float | None
     rows: int
     learned_tokens: int
+    accuracy_rows: int = 0  # that were answered for it; of many rows some, evenly spread
 
 
 class ExportProgress(Event, frozen=True, tag="export_progress"):

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from qlora_studio.data.prepared import PreparedRows, open_prepared
+from qlora_studio.data.tokenized_row import TokenizedRow
+from qlora_studio.engine import adapter_evaluation, number_answers
+from qlora_studio.engine.adapter_evaluation import evaluate_adapter
+from qlora_studio.engine.frozen_weights import Storage
+from qlora_studio.engine.greedy import continue_greedily, continue_together
+from qlora_studio.engine.loading import load_base
+from qlora_studio.engine.model_holder import ModelHolder
+from qlora_studio.engine.number_answers import MOST_ASKED, number_in, number_questions
+from qlora_studio.protocol.commands import Evaluate
+from qlora_studio.protocol.events import EvaluationReport
+from qlora_studio.runs.run_record import read_record
+from tests.engine.tiny import CPU, events_of, loaded, make_model, make_rows, make_run
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("6 + 12 = <<6+12=18>>18 eggs\n#### 18", "18"),
+        ("so #### 1,234.50 dollars", "1234.5"),
+        ("#### $-7.", "-7"),
+        ("#### 3 then #### 4", "4"),
+        ("#### 10.0", "10"),
+        ("the answer is 18", None),
+        ("#### many", None),
+    ],
+)
+def test_only_the_number_after_the_last_mark_counts(text: str, number: str | None) -> None:
+    assert number_in(text) == number
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
+def test_replies_written_together_are_those_written_alone(tmp_path: Path, family: str) -> None:
+    folder = make_model(tmp_path / "model", family)
+    model = loaded(load_base(str(folder), Storage("none", False, torch.float32), CPU)).causal_lm
+    prompts = [[(3 + 7 * row + place) % 90 + 3 for place in range(12)] for row in range(4)]
+    alone = [continue_greedily(model, prompt, 10, (2,)) for prompt in prompts]
+    ends = alone[0][4]
+
+    assert continue_together(model, prompts, 10, (2,)) == alone
+    cut = [reply[: reply.index(ends)] if ends in reply else reply for reply in alone]
+    assert continue_together(model, prompts, 10, (2, ends)) == cut
+
+
+def as_numbers(ids: Sequence[int]) -> str:
+    """The last token is the number."""
+    return f"#### {ids[-1]}" if len(ids) else ""
+
+
+def prepared(tmp_path: Path, rows: list[TokenizedRow]) -> PreparedRows:
+    run = make_run(tmp_path, tmp_path, validation=rows)
+    return open_prepared(Path(read_record(run).record.prepared.folder))
+
+
+def test_a_question_is_what_stands_before_the_answer(tmp_path: Path) -> None:
+    (row,) = make_rows(1)
+    (question,) = number_questions(prepared(tmp_path, [row]), as_numbers)
+    half = len(row.ids) // 2
+    assert question.prompt == tuple(row.ids[:half].tolist())
+    assert question.number == str(row.ids[-1])
+    assert question.most_tokens == 2 * (len(row.ids) - half) + 16
+
+
+def test_rows_with_several_answers_or_none_ask_nothing(tmp_path: Path) -> None:
+    row = make_rows(1)[0]
+    scattered = np.zeros(len(row.ids), np.float32)
+    scattered[[2, 4]] = 1
+    several = TokenizedRow(1, row.ids, scattered)
+    assert number_questions(prepared(tmp_path / "a", [row, several]), as_numbers) == []
+    assert number_questions(prepared(tmp_path / "b", [row]), lambda ids: "no number") == []
+
+
+def test_of_many_rows_some_are_asked_evenly_spread(tmp_path: Path) -> None:
+    rows = make_rows(3 * MOST_ASKED)
+    questions = number_questions(prepared(tmp_path, rows), as_numbers)
+    assert len(questions) == MOST_ASKED
+    assert questions[-1].number == str(rows[-1].ids[-1])
+
+
+class _Speaks:
+    """In place of a tokenizer whose texts would hold numbers."""
+
+    decode = staticmethod(as_numbers)
+
+
+def test_the_accuracy_is_the_share_of_right_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adapter_evaluation, "load_tokenizer", lambda folder: _Speaks())
+    learned: dict[str, Any] = {"training__steps": 60, "lora__r": 16, "checkpoints__every_steps": 60}
+    rows = make_rows(6)
+    run = make_run(tmp_path, make_model(tmp_path / "model"), rows, rows, **learned)
+    events_of(run)
+    folder = read_record(run).record.prepared.folder
+    monkeypatch.setattr(number_answers, "_SPARE_TOKENS", 0)
+    command = Evaluate(id=1, run=str(run), prepared=folder)
+
+    holder = ModelHolder(CPU)
+    *_, report = evaluate_adapter(command, holder, lambda: False)
+
+    assert holder.held is not None
+    right = 0
+    for question in number_questions(open_prepared(Path(folder)), as_numbers):
+        reply = continue_greedily(holder.held.causal_lm, question.prompt, question.most_tokens, (2,))
+        right += str(reply[-1]) == question.number
+    assert isinstance(report, EvaluationReport)
+    assert (report.accuracy, report.accuracy_rows) == (right / 6, 6)
