@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from qlora_studio.cli.children import Engine, Reader
+from qlora_studio.cli.named_run import run_folder
 from qlora_studio.cli.output import Told, print_json, print_text
 from qlora_studio.config import places
 from qlora_studio.config.run_config import SAMPLE, ModelConfig
@@ -46,17 +47,18 @@ def chat_command(arguments: argparse.Namespace) -> int:
 
 def what_to_chat_with(target: str, adapter: Path | None) -> tuple[ModelConfig, str | None]:
     """The base as it was trained on, and the adapter's folder if there is one. Raises: StudioError."""
-    folder = Path(target)
-    if target != SAMPLE and (folder / "run.json").exists():
-        run = open_run(folder.absolute())
-        own = folder.absolute() / "adapter"
+    if target == SAMPLE:
+        return ModelConfig(path=SAMPLE), str(adapter.absolute()) if adapter else None
+    folder = run_folder(Path(target))
+    if (folder / "run.json").exists():
+        run = open_run(folder)
+        own = folder / "adapter"
         if adapter is None and not own.is_dir():
             raise StudioError(
                 f"{folder} has no adapter yet.", hint="It is written when the run finishes or is stopped."
             )
         return run.record.config.model, str((adapter or own).absolute())
-    path = SAMPLE if target == SAMPLE else str(folder.absolute())
-    return ModelConfig(path=path), str(adapter.absolute()) if adapter else None
+    return ModelConfig(path=str(folder)), str(adapter.absolute()) if adapter else None
 
 
 class Talk:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from qlora_studio.cli.children import Engine, Reader
+from qlora_studio.cli.named_run import run_folder
 from qlora_studio.cli.output import Told, print_json, print_text
 from qlora_studio.config import places
 from qlora_studio.config.prompts import check_prompts
@@ -30,7 +31,7 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
 
 def export_command(arguments: argparse.Namespace) -> int:
     """Raises: StudioError."""
-    run = open_run(arguments.folder.absolute())
+    run = open_run(run_folder(arguments.folder))
     out = arguments.out.absolute()
     if out.exists() or out.is_symlink():
         raise StudioError(f"{out} exists already.", hint="Choose a folder that doesn't; nothing was changed.")

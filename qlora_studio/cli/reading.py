@@ -98,7 +98,7 @@ def model_command(arguments: argparse.Namespace) -> int:
     )
     print_text(f"template: {report.template_sha256 or 'none'}")
     for preset, gib in needs.items():
-        print_text(f"to train with {preset!r}: {gib:.1f} GiB")
+        print_text(f"to train on a card with {preset!r}: {gib:.1f} GiB")
     for warning in report.warnings:
         print_text(f"warning: {warning}")
     return 0

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from qlora_studio.cli.named_run import run_folder
 from qlora_studio.cli.output import in_gib, print_json, print_text
 from qlora_studio.config import places
 from qlora_studio.errors import StudioError
@@ -34,9 +35,9 @@ def runs_command(arguments: argparse.Namespace) -> int:
         case []:
             return _history(arguments.runs_dir or places.runs_folder(), arguments.json)
         case ["check", folder]:
-            return _check(Path(folder).absolute(), arguments.json)
+            return _check(run_folder(Path(folder), arguments.runs_dir), arguments.json)
         case [folder]:
-            return _one(Path(folder).absolute(), arguments.json)
+            return _one(run_folder(Path(folder), arguments.runs_dir), arguments.json)
         case _:
             raise StudioError("runs takes one run.", hint="qlora-studio runs check RUN")
 

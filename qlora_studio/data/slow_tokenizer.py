@@ -10,6 +10,7 @@ from qlora_studio.data.model_files import read_if_there, read_object
 from qlora_studio.errors import StudioError
 
 _LARGEST_PART = 50_000_000  # bytes
+_GET_IT_AGAIN = "Get the model again with its tokenizer.json; nearly all models have one."
 
 # Their splitting of text into words, before any merge, is GPT-2's.
 _BYTE_LEVEL = ("GPT2Tokenizer", "GPT2TokenizerFast", "CodeGenTokenizer", "CodeGenTokenizerFast", "")
@@ -26,11 +27,13 @@ def definition_from_parts(folder: Path) -> bytes:
         found = "tokenizer.model, a SentencePiece file,"
     elif vocabulary:
         found = f"a vocabulary for {kind or 'an unknown tokenizer'}"
+    elif not folder.is_dir():
+        raise StudioError(f"{folder} does not exist or can't be read.", hint="Choose a model's folder.")
     else:
-        found = "no tokenizer"
+        raise StudioError(f"{folder} holds no tokenizer.", hint=_GET_IT_AGAIN)
     raise StudioError(
         f"{folder} holds {found} but no tokenizer.json.",
-        hint="Get the model again with its tokenizer.json; nearly all models have one.",
+        hint=_GET_IT_AGAIN,
     )
 
 

@@ -69,7 +69,7 @@ class HomePage(Page):
         self._refresh = IconButton("refresh-cw", "Look at the disk again", name="home_refresh")
         self.add_header(self._refresh)
         self._sample_action = self.menu.addAction("Start sample run")
-        self._import_action = self.menu.addAction("Import data...")
+        self._import_action = self.menu.addAction("Import data…")
         self._import_action.setShortcut("Ctrl+O")
         self.addAction(self._import_action)
 

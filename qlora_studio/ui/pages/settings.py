@@ -92,8 +92,8 @@ class SettingsPage(Page):
 
     def _folder_section(self) -> Section:
         section = self._folder = Section("Folders", "folders")
-        self._change_runs = SecondaryButton("Change...", name="settings_change_runs", small=True)
-        self._clear_cache = SecondaryButton("Clear...", name="settings_clear_cache", small=True)
+        self._change_runs = SecondaryButton("Change…", name="settings_change_runs", small=True)
+        self._clear_cache = SecondaryButton("Clear…", name="settings_clear_cache", small=True)
         self._open_runs = _open_button("runs")
         self._open_models = _open_button("models")
         self._open_cache = _open_button("cache")
@@ -162,7 +162,7 @@ class SettingsPage(Page):
         sizes = self._folders.sizes
         rows = ((self._runs, "runs"), (self._models, "models"), (self._cache, "cache"))
         for row, name in rows:
-            row.set_note("counting..." if sizes is None else figures.in_gb(getattr(sizes, name)))
+            row.set_note("counting…" if sizes is None else figures.in_gb(getattr(sizes, name)))
         self._show_whether_busy()
 
     def _show_whether_busy(self) -> None:

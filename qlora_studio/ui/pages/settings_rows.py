@@ -54,7 +54,7 @@ class FolderRow(SettingRow):
         self.path.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.path.setFixedWidth(theme().px(380))
         self.path.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
-        super().__init__(label, "counting...", self.path, *controls)
+        super().__init__(label, "counting…", self.path, *controls)
 
 
 class PairsRow(SettingRow):
