@@ -30,7 +30,6 @@ class SamplingCard(Card):
             name="chat_preset",
             label="Sampling preset",
         )
-        self._preset.setFixedWidth(theme().px(120))
         self.add_to_head(self._preset)
         self._sliders = [
             HundredthsSlider("temperature", "Temperature", 1, 200),
