@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from qlora_studio.engine import exporting
+from qlora_studio.engine import exporting, verifying
 from qlora_studio.engine.adapters import AdaptedModel
 from qlora_studio.engine.exporting import export
 from qlora_studio.engine.frozen_weights import Storage
@@ -24,6 +24,7 @@ from qlora_studio.protocol.commands import Export
 from qlora_studio.protocol.events import ExportFinished, ExportProgress
 from qlora_studio.runs import space
 from tests.engine.tiny import CPU, events_of, loaded, make_model, make_run
+from tests.engine.tuned_run import make_tuned_run
 
 PROMPTS = (tuple(range(10, 25)), tuple(range(40, 48)), (5, 9, 70))
 
@@ -48,18 +49,29 @@ def exported(
 
 
 def trained_run(tmp_path: Path, family: str = "llama", **changes: Any) -> Path:
-    """A run whose adapter changes the model a lot."""
+    """A run that is finished, and its model with a licence."""
     model = make_model(tmp_path / f"model-{family}", family)
     (model / "LICENSE").write_text("Apache License")
-    settings: dict[str, Any] = {"training__steps": 6, "training__learning_rate": 0.03}
-    run = make_run(tmp_path, model, **settings | changes)
-    events_of(run)
-    return run
+    return make_tuned_run(tmp_path, model, **changes)
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     return trained_run(tmp_path)
+
+
+@pytest.fixture
+def saved_run(tmp_path: Path) -> Path:
+    """With a checkpoint after its first update."""
+    run = make_run(tmp_path, make_model(tmp_path / "model"), training__steps=1)
+    events_of(run)
+    return run
+
+
+@pytest.fixture(autouse=True)
+def short_replies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests are many; every token of a tiny model is as good as another."""
+    monkeypatch.setattr(verifying, "REPLY_TOKENS", 12)
 
 
 def as_trained(run: Path, quantization: str = "nf4") -> torch.Tensor:
@@ -102,9 +114,9 @@ def test_an_exported_adapter_is_the_trained_one_in_peft_s_format(run: Path, tmp_
     PeftModel.from_pretrained(base, str(out))
 
 
-def test_a_checkpoint_can_be_exported_before_the_run_is_done(run: Path, tmp_path: Path) -> None:
-    _, finished = exported(run, tmp_path / "out", "adapter", checkpoint=4)
-    saved = run / "checkpoints" / "step-000004" / "adapter_model.safetensors"
+def test_a_checkpoint_can_be_exported_before_the_run_is_done(saved_run: Path, tmp_path: Path) -> None:
+    _, finished = exported(saved_run, tmp_path / "out", "adapter", checkpoint=1)
+    saved = saved_run / "checkpoints" / "step-000001" / "adapter_model.safetensors"
     assert (tmp_path / "out" / "adapter_model.safetensors").read_bytes() == saved.read_bytes()
     assert "trainer.json" not in finished.files
 
@@ -212,7 +224,7 @@ def test_an_export_that_differs_is_said_to(
 
 def test_after_an_export_the_engine_trains_as_before(tmp_path: Path, run: Path) -> None:
     def adapter_after(holder: ModelHolder) -> bytes:
-        other = make_run(tmp_path, tmp_path / "model-llama", training__steps=3)
+        other = make_run(tmp_path, tmp_path / "model-llama", training__steps=2)
         events_of(other, holder=holder)
         return (other / "adapter" / "adapter_model.safetensors").read_bytes()
 
@@ -221,7 +233,7 @@ def test_after_an_export_the_engine_trains_as_before(tmp_path: Path, run: Path) 
     assert adapter_after(holder) == adapter_after(ModelHolder(CPU))
 
 
-@pytest.mark.parametrize("after", range(0, 60, 6))
+@pytest.mark.parametrize("after", [0, 1, 5, 30, 45])
 def test_a_stopped_export_leaves_nothing_behind(tmp_path: Path, run: Path, after: int) -> None:
     asked = iter(range(10_000))
     with pytest.raises(StudioError, match="stopped"):
@@ -254,11 +266,11 @@ def test_a_run_without_an_adapter_says_so(tmp_path: Path) -> None:
         exported(run, tmp_path / "out", "adapter")
 
 
-def test_a_checkpoint_that_is_damaged_is_refused(run: Path, tmp_path: Path) -> None:  # R2
-    file = run / "checkpoints" / "step-000006" / "adapter_model.safetensors"
+def test_a_checkpoint_that_is_damaged_is_refused(saved_run: Path, tmp_path: Path) -> None:  # R2
+    file = saved_run / "checkpoints" / "step-000001" / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"\x01")
     with pytest.raises(StudioError, match=r"adapter_model\.safetensors has changed"):
-        exported(run, tmp_path / "out", "adapter", checkpoint=6)
+        exported(saved_run, tmp_path / "out", "adapter", checkpoint=1)
 
 
 @pytest.mark.parametrize(

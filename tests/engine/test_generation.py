@@ -24,6 +24,7 @@ from qlora_studio.errors import StudioError
 from qlora_studio.protocol.commands import Generate, LoadModel, Sampling
 from qlora_studio.protocol.events import GenerationFinished, ModelLoaded, TextGenerated
 from tests.engine.tiny import CPU, FAMILIES, events_of, make_model, make_rows, make_run
+from tests.engine.tuned_run import make_tuned_run
 
 PROMPT = tuple(range(10, 30))
 GREEDY = Sampling(greedy=True, max_tokens=12)
@@ -72,9 +73,7 @@ def model(tmp_path: Path) -> Path:
 @pytest.fixture
 def run(tmp_path: Path, model: Path) -> Path:
     """A finished run whose adapter says something else than its base."""
-    run = make_run(tmp_path, model, training__steps=6, training__learning_rate=0.05)
-    events_of(run)
-    return run
+    return make_tuned_run(tmp_path, model)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -122,7 +121,7 @@ def test_base_and_adapters_take_turns_without_loading_the_base_again(
 
 def test_a_chat_after_a_run_uses_the_base_that_is_there(tmp_path: Path, model: Path) -> None:
     holder = ModelHolder(CPU)
-    run = make_run(tmp_path, model, training__steps=2)
+    run = make_run(tmp_path, model, training__steps=1)
     events_of(run, holder=holder)
     trained_on = holder.held
 
@@ -136,8 +135,7 @@ def test_a_chat_after_a_run_uses_the_base_that_is_there(tmp_path: Path, model: P
 def test_a_chat_changes_no_bit_of_the_gradients(tmp_path: Path, dtype: str) -> None:
     """bitsandbytes rewrites 4-bit weights for inference on a CPU unless it is kept from it."""
     model = make_model(tmp_path / "model", "llama")
-    run = make_run(tmp_path, model, training__steps=2, model__compute_dtype=dtype)
-    events_of(run)
+    run = make_tuned_run(tmp_path, model, model__compute_dtype=dtype)
     holder = ModelHolder(CPU)
     chat = chat_with(model, holder, compute_dtype=dtype)
     before = gradients(holder, run)
@@ -170,7 +168,7 @@ def gradients(holder: ModelHolder, run: Path) -> dict[str, torch.Tensor]:
 
 def test_a_run_after_a_chat_learns_the_same_as_one_without(tmp_path: Path, model: Path, run: Path) -> None:
     def adapter_after(holder: ModelHolder) -> bytes:
-        other = make_run(tmp_path, model, training__steps=3)
+        other = make_run(tmp_path, model, training__steps=2)
         events_of(other, holder=holder)
         return (other / "adapter" / "adapter_model.safetensors").read_bytes()
 
