@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from qlora_studio.cli.children import Engine, Reader
@@ -98,7 +98,7 @@ def follow_run(engine: Engine, folder: Path, told: Told, as_json: bool) -> tuple
     engine.say(commands.Train(run=str(folder)))
     lines = _Lines(told)
     with engine.stopped_by_ctrl_c(lambda: engine.say(commands.StopTraining())) as stopped:
-        for event in engine.events():
+        for event in _events_of_run(engine, folder):
             if as_json and not isinstance(event, events.LoadingProgress):
                 print_json(event)
             elif not as_json:
@@ -108,6 +108,21 @@ def follow_run(engine: Engine, folder: Path, told: Told, as_json: bool) -> tuple
             if isinstance(event, events.RunFailed):
                 raise ToldError(event.error.message, event.error.hint, told=as_json)
     raise AssertionError("events() ends by raising")
+
+
+def _events_of_run(engine: Engine, folder: Path) -> Iterator[events.EngineEvent]:
+    """An engine that dies fails the run as well: scripts get the event that they wait for."""
+    step = 0
+    try:
+        for event in engine.events():
+            if isinstance(event, events.StepFinished):
+                step = event.step
+            yield event
+    except StudioError as error:
+        hint = f"What was saved is safe; `qlora-studio resume {folder}` goes on from it. {error.hint}"
+        yield events.RunFailed(
+            error=events.Problem(error.message, hint), run=str(folder), step=step, cause="died"
+        )
 
 
 class ToldError(StudioError):

@@ -126,7 +126,8 @@ def test_a_merged_model_answers_in_plain_transformers_as_the_adapter_did(tmp_pat
     run, out = trained_run(tmp_path, family), tmp_path / "out"
     told, finished = exported(run, out, "merged")
 
-    assert finished.verified.passed
+    assert finished.verified.mean_kl is not None
+    assert finished.verified.mean_kl < 2e-4
     assert finished.verified.with_.startswith("transformers ")
     assert "dequantized NF4" in (finished.verified.merge_base or "")
     difference = (by_plain_transformers(out) - as_trained(run)).abs().max()
@@ -161,7 +162,8 @@ def test_a_merged_model_answers_in_plain_transformers_as_the_adapter_did(tmp_pat
 def test_every_kind_of_adapter_and_base_is_merged(tmp_path: Path, changes: dict[str, Any]) -> None:
     run = trained_run(tmp_path, **changes)
     _, finished = exported(run, tmp_path / "out", "merged")
-    assert finished.verified.passed, finished.verified
+    assert finished.verified.mean_kl is not None
+    assert finished.verified.mean_kl < 2e-4  # of a random model's tokens many are all but equally likely
 
 
 @pytest.mark.parametrize("kind", [{"lora__use_dora": True}, {"lora__use_rslora": True}, {}])
@@ -205,7 +207,8 @@ def test_a_model_that_fits_nowhere_is_read_again_a_layer_at_a_time(
     monkeypatch.setattr(exporting, "merged_bytes", lambda shape: 0)
     _, finished = exported(run, tmp_path / "out", "merged")
     assert finished.verified.with_ == "QLoRA Studio, a layer at a time"
-    assert finished.verified.passed
+    assert finished.verified.mean_kl is not None
+    assert finished.verified.mean_kl < 2e-4
 
 
 def test_an_export_that_differs_is_said_to(

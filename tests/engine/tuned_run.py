@@ -15,7 +15,7 @@ from qlora_studio.engine.loading import load_base
 from qlora_studio.runs.run_record import read_record
 from tests.engine.tiny import CPU, loaded, make_run
 
-STRENGTH = 0.15  # standard deviation of the adapter's weights; it changes most replies
+STRENGTH = 0.1  # standard deviation of the adapter's weights; it changes most replies
 
 
 def make_tuned_run(home: Path, model: Path, **changes: Any) -> Path:
