@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from qlora_studio.cli.children import Engine, Reader
+from qlora_studio.cli.named_run import run_folder
 from qlora_studio.cli.output import Told, print_json, print_text
 from qlora_studio.errors import StudioError
 from qlora_studio.protocol import commands, events, reading
@@ -23,7 +24,7 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
 
 def evaluate_command(arguments: argparse.Namespace) -> int:
     """Raises: StudioError."""
-    run = open_run(arguments.folder.absolute())
+    run = open_run(run_folder(arguments.folder))
     with Told(quiet=arguments.json) as told, Engine(told) as engine:
         engine.need_model(run.record.config.model.path)
         with Reader(told) as reader:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from qlora_studio.cli.children import Engine, Reader
+from qlora_studio.cli.named_run import run_folder
 from qlora_studio.cli.output import Told, in_gib, print_json, print_text
 from qlora_studio.config import places
 from qlora_studio.config.presets import sample_preset
@@ -59,7 +60,7 @@ def train_command(arguments: argparse.Namespace) -> int:
 
 def resume_command(arguments: argparse.Namespace) -> int:
     """Raises: StudioError."""
-    folder = arguments.folder.absolute()
+    folder = run_folder(arguments.folder)
     with Told(quiet=arguments.json) as told, Engine(told) as engine:
         with Reader(told) as reader:
             ready = reader.ask(reading.ResumeReady, reading.CheckResume, run=str(folder))
