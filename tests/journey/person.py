@@ -58,6 +58,11 @@ class Person:
             QCoreApplication.processEvents(QEventLoop.ProcessEventsFlag.WaitForMoreEvents, 20)
             QCoreApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
 
+    def waits(self, seconds: float) -> None:
+        """Looks on."""
+        end = time.monotonic() + seconds
+        self.waits_until(lambda: time.monotonic() >= end, "nothing")
+
     def reads(self, name: str) -> str:
         """What is written there, and in what it holds."""
         widget = self.sees(name)
