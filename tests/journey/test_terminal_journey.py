@@ -68,7 +68,7 @@ def test_the_whole_job_from_data_to_export(sample_home: Path, settings: str, tmp
     run = finished["run"]
     assert answer("runs")["runs"][0]["state"] == "finished"
     check = answer("runs", "check", run)
-    assert [(item["step"], item["sound"]) for item in check["checkpoints"]] == [(3, True), (2, True)]
+    assert [(item["step"], item["sound"]) for item in check["checkpoints"]] == [(2, True), (3, True)]
 
     reply = answer("chat", run, "--prompt", "What is 2 + 3?", "--greedy", "--max-tokens", "6")
     assert reply["tokens"] <= 6 and reply["reply"]
