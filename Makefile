@@ -16,13 +16,14 @@ test: export OMP_NUM_THREADS ?= 1
 
 APPLICATIONS := $(or $(XDG_DATA_HOME),$(HOME)/.local/share)/applications
 
-.PHONY: help run test lint format bench desktop-entry set-up set-up-checks
+.PHONY: help run test lint format bench gallery desktop-entry set-up set-up-checks
 
 help:
 	@echo "make run            open the window (without a display: train the sample model in the terminal)"
 	@echo "make test           every check: format, lint, types, import contracts, tests"
 	@echo "make lint           the same without the tests"
 	@echo "make bench          measure what needs no card (tests/benchmarks/*_card.py say how they are run on one)"
+	@echo "make gallery        take the pictures of docs/screenshots, with runs that are really trained"
 	@echo "make format         put the source into its format"
 	@echo "make desktop-entry  put QLoRA Studio into this user's application menu"
 
@@ -53,6 +54,9 @@ bench: set-up-checks
 	@for benchmark in $(filter-out %_card.py,$(sort $(wildcard tests/benchmarks/*.py))); do \
 		echo "$$benchmark"; QT_QPA_PLATFORM=offscreen $(TOOL)/python $$benchmark || exit 1; \
 	done
+
+gallery: set-up
+	@$(TOOL)/python packaging/gallery.py
 
 desktop-entry: set-up
 	@mkdir -p "$(APPLICATIONS)"
