@@ -5,6 +5,7 @@ from __future__ import annotations
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal
 
 import msgspec
@@ -46,8 +47,13 @@ class Field:
     setting: Setting
 
 
-def fields_of(struct: type[msgspec.Struct], prefix: str = "") -> Iterator[Field]:
+@cache
+def fields_of(struct: type[msgspec.Struct]) -> tuple[Field, ...]:
     """Every key of `struct` that carries a `Setting`, depth first, in the order of the source."""
+    return tuple(_fields_of(struct, ""))
+
+
+def _fields_of(struct: type[msgspec.Struct], prefix: str) -> Iterator[Field]:
     hints = typing.get_type_hints(struct, include_extras=True)
     for info in msgspec.structs.fields(struct):
         hint = hints[info.name]
@@ -56,7 +62,7 @@ def fields_of(struct: type[msgspec.Struct], prefix: str = "") -> Iterator[Field]
         if setting is not None:
             yield Field(key, _kind(base), _default(info), setting)
         elif isinstance(base, type) and issubclass(base, msgspec.Struct):
-            yield from fields_of(base, f"{key}.")
+            yield from _fields_of(base, f"{key}.")
 
 
 def check_limits(struct: msgspec.Struct, where: str) -> None:
