@@ -16,11 +16,8 @@ from qlora_studio.engine.out_of_memory import is_out_of_memory, out_of_memory
 from qlora_studio.engine.outbox import log_in
 from qlora_studio.engine.sample_model import make_sample_model
 from qlora_studio.engine.training_job import run_training
+from qlora_studio.engine.weight_scan import scan_weights
 from qlora_studio.errors import StudioError
-from qlora_studio.models.check import model_folder
-from qlora_studio.models.finite import not_finite
-from qlora_studio.models.model_folder import open_folder
-from qlora_studio.models.weights_index import read_weights_index
 from qlora_studio.protocol.commands import (
     EngineCommand,
     Evaluate,
@@ -37,7 +34,6 @@ from qlora_studio.protocol.events import (
     EngineEvent,
     Problem,
     SampleModelReady,
-    WeightsScanned,
 )
 from qlora_studio.runs.folder import LOG_FILE
 
@@ -78,16 +74,10 @@ class Jobs:
         elif isinstance(command, UnloadModel):
             self.holder.let_go()
         elif isinstance(command, ScanWeights):
-            yield self._scan(command)
+            yield from scan_weights(command, lambda: self._inbox.ends)
         elif isinstance(command, MakeSampleModel):
             folder = yield from make_sample_model()
             yield SampleModelReady(id=command.id, folder=str(folder))
-
-    def _scan(self, command: ScanWeights) -> WeightsScanned:
-        folder = model_folder(command.model)
-        index = read_weights_index(folder)
-        bad = not_finite(open_folder(folder), index.tensors)
-        return WeightsScanned(id=command.id, tensors=len(index.tensors), bad=tuple(bad))
 
     def _problem(self, error: Exception) -> Problem:
         if is_out_of_memory(error):

@@ -10,7 +10,12 @@ from qlora_studio.models.safetensors_header import StoredTensor
 
 _BLOCK = 4 * 1024**2  # bytes
 # An exponent of all ones means NaN or Inf: dtype -> unsigned type of its width, mask of the exponent.
-_EXPONENTS = {"F16": ("<u2", 0x7C00), "BF16": ("<u2", 0x7F80), "F32": ("<u4", 0x7F80_0000)}
+_EXPONENTS = {
+    "F16": ("<u2", 0x7C00),
+    "BF16": ("<u2", 0x7F80),
+    "F32": ("<u4", 0x7F80_0000),
+    "F64": ("<u8", 0x7FF0_0000_0000_0000),
+}
 
 
 def not_finite(source: ModelFolder, tensors: Mapping[str, StoredTensor]) -> list[str]:
