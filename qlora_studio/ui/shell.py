@@ -90,6 +90,11 @@ class Shell(QMainWindow):
         widget = self._stack.currentWidget()
         return widget if isinstance(widget, Page) else None
 
+    def build_ahead(self, name: str) -> None:
+        """While nobody waits, so that its first visit only paints it."""
+        if name not in self._pages:
+            self._build_page(name)
+
     def open_live_run(self) -> None:
         """The run that trains, or else the list of runs."""
         run = self._live_run.folder

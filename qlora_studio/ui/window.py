@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import importlib
 import sys
-import threading
 from pathlib import Path
 
-from PySide6.QtCore import QTimer
+from PySide6.QtCore import QThread, QTimer
 from PySide6.QtWidgets import QApplication
 
 from qlora_studio import __version__
@@ -15,11 +14,12 @@ from qlora_studio.plain_text import visible_line
 from qlora_studio.state.app import AppState
 from qlora_studio.state.awake import KeepAwake
 from qlora_studio.ui.look import follow_preferences
+from qlora_studio.ui.pages import page_modules
 from qlora_studio.ui.shell import Shell
 from qlora_studio.ui.theme import keep_numbers_plain
 from qlora_studio.ui.widgets import WheelFilter
 
-CHARTS_AFTER_MS = 300  # the first page is painted by then
+PAGES_AFTER_MS = 300  # the first page is painted by then
 NOT_AWAKE = "This desktop can't be kept awake: if it sleeps, the run waits until it wakes."
 
 
@@ -39,17 +39,25 @@ def open_window(page: str | None = None, run: str | None = None) -> int:
     shell = Shell(app)
     shell.show()
     _open_first(shell, app, page, run)
-    charts = threading.Thread(target=_load_charts, name="load-charts", daemon=True)
-    QTimer.singleShot(CHARTS_AFTER_MS, charts.start)
+    loader = PageLoader()
+    loader.finished.connect(lambda: shell.build_ahead("monitor"))
+    QTimer.singleShot(PAGES_AFTER_MS, loader.start)
     status = qt.exec()
-    if charts.is_alive():
-        charts.join()
+    loader.wait()
     return status
 
 
-def _load_charts() -> None:
-    """Before the first page with a chart asks: on the GUI's thread it would hold the window for 200 ms."""
-    importlib.import_module("pyqtgraph")
+class PageLoader(QThread):
+    """Loads the pages' modules before a first visit needs them: there it would hold the window for 300 ms."""
+
+    def run(self) -> None:
+        load_pages()
+
+
+def load_pages() -> None:
+    """All that pages import, and what that imports at its first use."""
+    for module in ("pyqtgraph", "psutil", "numpy.ma", *page_modules()):  # numpy.ma: at the first median
+        importlib.import_module(module)
 
 
 def _open_first(shell: Shell, app: AppState, page: str | None, run: str | None) -> None:

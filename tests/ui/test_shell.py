@@ -94,6 +94,14 @@ def training(app):
     return engine
 
 
+def test_a_page_that_was_built_ahead_is_the_one_that_opens(shell, built):
+    shell.build_ahead("data")
+    shell.build_ahead("data")
+    assert (built, shell.page().name) == (["home", "data"], "home")
+    shell.open_page("data")
+    assert built == ["home", "data"]
+
+
 def test_a_page_is_built_when_it_is_first_opened(shell, built, qtbot):
     assert built == ["home"]
     _click(qtbot, shell, "nav_data")

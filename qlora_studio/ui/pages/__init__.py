@@ -26,6 +26,11 @@ def page_factories() -> Mapping[str, PageFactory]:
     }
 
 
+def page_modules() -> list[str]:
+    """Which modules the pages stand in, for whoever loads them before they are asked for."""
+    return [f"{__name__}.{name}" for name in page_factories()]
+
+
 def _page(module: str, name: str) -> PageFactory:
     """Imported on the first visit: a page with charts loads numpy and pyqtgraph."""
 
