@@ -89,12 +89,14 @@ class Person:
         QTest.keyClick(line, Qt.Key.Key_Return)
 
     def picks_file(self, dialog_name: str, file: Path) -> None:
-        """In the dialog that opened, by its path."""
+        """In the dialog that opened, by its path: pasted, as the dialog completes what is typed too soon."""
         dialog = self.waits_for(dialog_name, QFileDialog)
         line = dialog.findChild(QLineEdit, "fileNameEdit")
         assert isinstance(line, QLineEdit)
-        QTest.keyClicks(line, str(file))
+        line.insert(str(file))
+        self.waits_until(lambda: dialog.selectedFiles() == [str(file)], "the file to be found")
         QTest.keyClick(line, Qt.Key.Key_Return)
+        self.waits_until(lambda: self.sees(dialog_name) is None, "the dialog to close")
 
 
 class Gaps(QObject):

@@ -13,19 +13,31 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.reader.whole_model import whole_model
+
 SETTINGS = """
 [data]
-seq_len = 128
+path = "sums.jsonl"
+seq_len = 64
 [lora]
 r = 4
 [training]
 steps = 3
 batch_size = 1
 gradient_accumulation = 1
+learning_rate = 1e-3
 [checkpoints]
 every_steps = 2
 evaluate_every_steps = 0
 """
+
+# What scripts may rely on.
+DATA_KEYS = {
+    *("rows_in", "imported", "skipped", "merged", "format", "encoding", "sha256"),
+    *("problems", "findings", "lengths", "rows"),
+}
+MODEL_KEYS = {"family", "parameters", "tensors", "template_sha256", "warnings", "needs_gib"}
+VERIFIED_KEYS = {"with", "prompts", "token_agreement", "mean_kl", "max_logprob_drift"}
 
 
 def command(*words: str) -> subprocess.CompletedProcess[str]:
@@ -47,7 +59,8 @@ def answer(*words: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> str:
+def settings(tmp_path: Path, sums: Path) -> str:
+    """A file of settings beside the data that it names."""
     file = tmp_path / "run.toml"
     file.write_text(SETTINGS, "utf-8")
     return str(file)
@@ -56,11 +69,16 @@ def settings(tmp_path: Path) -> str:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_whole_job_from_data_to_export(sample_home: Path, settings: str, tmp_path: Path):
+    doctor = answer("doctor")
+    assert {"Python", "torch", "runs folder", "sample model"} <= {line["name"] for line in doctor["lines"]}
     data = answer("data", "sample", "--model", "sample", "--seq-len", "128", "--show", "1")
+    assert data.keys() >= DATA_KEYS
     assert data["rows_in"] == data["imported"] + data["skipped"] + data["merged"]
     assert {token["fate"] for token in data["rows"][0]["tokens"]} == {"context", "learned"}
-    assert answer("model", "sample")["family"] == "llama"
+    model = answer("model", "sample")
+    assert (model["family"], model.keys()) == ("llama", MODEL_KEYS)
     estimate = answer("estimate", settings)
+    assert estimate.keys() == {"parts", "total_gib", "fits", "recompute_layers"}
     assert sum(estimate["parts"].values()) == pytest.approx(estimate["total_gib"])
 
     finished = answer("train", settings)
@@ -68,16 +86,27 @@ def test_the_whole_job_from_data_to_export(sample_home: Path, settings: str, tmp
     run = finished["run"]
     assert answer("runs")["runs"][0]["state"] == "finished"
     check = answer("runs", "check", run)
+    assert check.keys() == {"run", "state", "step", "checkpoints", "warnings"}
     assert [(item["step"], item["sound"]) for item in check["checkpoints"]] == [(2, True), (3, True)]
 
     reply = answer("chat", run, "--prompt", "What is 2 + 3?", "--greedy", "--max-tokens", "6")
+    assert reply.keys() == {"reply", "tokens", "tokens_per_second"}
     assert reply["tokens"] <= 6 and reply["reply"]
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"question": "What is 2 + 3?", "answer": "5"}\n', "utf-8")
-    assert answer("evaluate", run, "--on", str(rows))["rows"] == 1
+    evaluated = answer("evaluate", run, "--on", str(rows))
+    assert evaluated.keys() >= {"loss", "perplexity", "accuracy", "rows"}
+    assert evaluated["rows"] == 1
     exported = answer("export", run, "--to", "adapter", "--out", str(tmp_path / "out"))
     assert "adapter_model.safetensors" in exported["files"]
+    assert exported["verified"].keys() >= VERIFIED_KEYS
     assert exported["verified"]["token_agreement"] == 1.0
+    merged = answer("export", run, "--to", "merged", "--out", str(tmp_path / "merged"))
+    assert "model.safetensors" in merged["files"]
+    assert answer("model", str(tmp_path / "merged"))["parameters"] == model["parameters"]
+    again = command("export", run, "--to", "adapter", "--out", str(tmp_path / "out"))
+    assert (again.returncode, "Traceback" in again.stderr) == (2, False)
+    assert str(tmp_path / "out") in again.stderr
 
 
 @pytest.mark.slow
@@ -97,8 +126,11 @@ def test_a_run_whose_engine_was_killed_goes_on_from_its_checkpoint(sample_home: 
             break
     for child in psutil.Process(process.pid).children(recursive=True):
         child.kill()
-    process.communicate(timeout=60)
+    told, _ = process.communicate(timeout=60)
     assert process.returncode == 2
+    last = json.loads(told.splitlines()[-1])
+    assert (last["type"], last["cause"]) == ("run_failed", "died")
+    assert "resume" in last["error"]["hint"]
     assert answer("runs", run)["state"] == "interrupted"
 
     resumed = command("resume", run, "--json")
@@ -136,6 +168,13 @@ def bad(tmp_path: Path) -> Path:
     (folder / "cut").mkdir()
     (folder / "cut" / "config.json").write_text('{"model_type": "llama"}', "utf-8")
     (folder / "cut" / "model.safetensors").write_bytes(b"\x40\x00\x00\x00\x00\x00\x00\x00{")
+    whole_model(folder / "short")
+    weights = (folder / "short" / "model.safetensors").read_bytes()
+    (folder / "short" / "model.safetensors").write_bytes(weights[:-100])
+    whole_model(folder / "template", template="{{ raise_exception('no turns') }}")
+    (folder / "template.toml").write_text(
+        f"[model]\npath = {str(folder / 'template')!r}\n[data]\nseq_len = 64\n", "utf-8"
+    )
     (folder / "empty.jsonl").touch()
     (folder / "binary.jsonl").write_bytes(bytes(range(256)) * 20)
     (folder / "cut.json").write_text('[{"question": "a", "answer": "b"}, {"quest', "utf-8")
@@ -150,7 +189,9 @@ def bad(tmp_path: Path) -> Path:
     [
         (("model", "no-weights"), "no-weights"),
         (("model", "cut"), "model.safetensors"),
+        (("model", "short"), "model.safetensors"),
         (("model", "nowhere"), "nowhere"),
+        (("train", "template.toml"), "template"),
         (("data", "empty.jsonl"), "empty.jsonl"),
         (("data", "binary.jsonl"), "binary.jsonl"),
         (("data", "cut.json"), "cut.json"),

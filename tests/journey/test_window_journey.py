@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from qlora_studio.runs.checkpoints import newest_sound
 from qlora_studio.runs.folder import open_run
 from qlora_studio.state.app import AppState
 from qlora_studio.ui.shell import Shell
+from qlora_studio.ui.window import load_pages
 from tests.journey.person import Gaps, Person, percentile
 
 # A preset of one's own takes the place of the bundled one, whose 40 updates of 512 tokens take minutes.
@@ -37,12 +39,13 @@ learning_rate = 1e-3
 evaluate_every_steps = 0
 """
 
-# The strict bar of 100 ms is for a machine that does nothing else. Here two engines and two test processes
-# share two cores, and whoever waits for a core waits in the window too. What is asked of every machine: of a
-# hundred ticks at most one comes late, and the longest piece of own work is the first visit of a page.
-MOST_OWN_S = 0.5
-MOST_OF_99_S = 0.2
-MOST_S = 2.0
+# tests/benchmarks/window_stalls.py holds the bar of 100 ms on a machine that does nothing else. Here two engines
+# and two test processes share two cores, and whoever waits for a core waits in the window too: of a hundred
+# ticks one may come late, by no more than a quarter of a second. The window's own work, in seconds of the
+# processor, is measured apart; neighbours can slow it down, not lengthen it much.
+MOST_OWN_S = 0.15
+MOST_OF_99_S = 0.1
+MOST_S = 0.25
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -59,7 +62,9 @@ def app(sample_home: Path, qtbot) -> Iterator[AppState]:
 
 @pytest.fixture
 def person(app: AppState, qtbot) -> Person:
+    load_pages()  # as the command does, beside the window
     shell = Shell(app)
+    shell.build_ahead("monitor")
     qtbot.addWidget(shell, before_close_func=lambda _: app.engine.kill())
     shell.resize(1440, 900)
     shell.show()
@@ -124,9 +129,11 @@ def test_five_clicks_lead_from_the_launch_to_replies_of_base_and_tuned_model(
         assert len(texts) > 2
         assert texts[-1].startswith(texts[0])
     of_99 = percentile(gaps.wall_s, 0.99)
-    assert max(gaps.own_s) < MOST_OWN_S
-    assert of_99 < MOST_OF_99_S
-    assert max(gaps.wall_s) < MOST_S
+    longest = f"{max(gaps.wall_s):.3f} s at the longest, {max(gaps.own_s):.3f} s of it own work"
+    sys.stdout.write(f"\nthe window stood still for {longest}; 99 % of the ticks within {of_99:.3f} s\n")
+    assert max(gaps.own_s) < MOST_OWN_S, longest
+    assert of_99 < MOST_OF_99_S, longest
+    assert max(gaps.wall_s) < MOST_S, longest
 
 
 def test_a_run_is_paused_and_resumed_as_if_nothing_had_happened(person: Person) -> None:  # R4
@@ -143,6 +150,43 @@ def test_a_run_is_paused_and_resumed_as_if_nothing_had_happened(person: Person) 
     person.waits_until(lambda: "Your first adapter is ready" in person.reads("banner"), "the end")
     assert steps_on_the_chart(person) == 4  # each once, however often it was interrupted
     assert open_run(run).adapter is not None
+
+
+def test_ones_own_file_is_imported_trained_on_stopped_and_resumed(person: Person, sums: Path) -> None:
+    person.clicks_on("home_import_data")
+    person.picks_file("home_pick_data", sums)
+    person.waits_until(lambda: person.reads("data_imported").startswith("48"), "the rows to be counted")
+    person.clicks_on("data_use")
+
+    person.clicks_on("train_mode_advanced")
+    for name, value in (
+        ("train_data_seq_len", "64"),
+        ("train_lora_r", "4"),
+        ("train_training_steps", "10"),
+        ("train_training_batch_size", "1"),
+        ("train_training_gradient_accumulation", "1"),
+        ("train_training_learning_rate", "1e-3"),
+        ("train_checkpoints_evaluate_every_steps", "0"),
+    ):
+        person.writes(name, value)
+    person.writes("train_name", "sums")
+    person.clicks_on("train_start")
+
+    person.waits_until(lambda: steps_on_the_chart(person) >= 2, "points on the chart")
+    person.clicks_on("monitor_stop")
+    person.clicks_on("monitor_stop_popover_yes")
+    person.waits_until(lambda: "Stopped at step" in person.reads("banner"), "the word that it is saved")
+    (run,) = runs_folder().iterdir()
+    stopped_at = open_run(run).state.step
+    newest = newest_sound(run)
+    assert newest is not None  # R4
+    assert newest.step == stopped_at < 10
+
+    person.clicks_on("nav_home")
+    person.clicks_on("home_resume_run")
+    person.waits_until(lambda: steps_on_the_chart(person) == 10, "the run to go on to its end")
+    person.waits_until(lambda: person.sees("monitor_chat") is not None, "the word that it is done")
+    assert open_run(run).record.config.lora.r == 4
 
 
 def test_a_reply_can_be_stopped_while_it_is_written(person: Person) -> None:
