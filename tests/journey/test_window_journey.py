@@ -39,10 +39,10 @@ learning_rate = 1e-3
 evaluate_every_steps = 0
 """
 
-# tests/benchmarks/window_stalls.py holds the bar of 100 ms on a machine that does nothing else. Here two engines
-# and two test processes share two cores, and whoever waits for a core waits in the window too: of a hundred
-# ticks one may come late, by no more than a quarter of a second. The window's own work, in seconds of the
-# processor, is measured apart; neighbours can slow it down, not lengthen it much.
+# tests/benchmarks/window_stalls.py holds the bar of 100 ms on a machine that does nothing else. Here two
+# engines and two test processes share two cores, and whoever waits for a core waits in the window too: of a
+# hundred ticks one may come late, by no more than a quarter of a second. The window's own work, in seconds
+# of the processor, is measured apart; neighbours can slow it down, not lengthen it much.
 MOST_OWN_S = 0.15
 MOST_OF_99_S = 0.1
 MOST_S = 0.25
