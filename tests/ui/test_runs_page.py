@@ -183,6 +183,21 @@ def test_every_metric_is_drawn_over_every_axis(three, open_page, app, qtbot, met
     assert "support-r64" in chart.accessibleDescription()
 
 
+def test_the_axes_tell_the_range_in_sight_however_often_the_same_runs_are_shown(three, open_page, app, qtbot):
+    page = open_page()
+    chart = page.findChild(QWidget, "runs_compare_chart")
+    app.runs.table.toggle(0)
+    qtbot.waitUntil(lambda: all(item.points is not None for item in app.runs.compared()))
+
+    chart.show_runs(app.runs.compared(), "evaluation", "steps")
+    chart.show_runs(app.runs.compared(), "evaluation", "steps")
+
+    in_sight = chart.getPlotItem().getViewBox().viewRange()
+    axes = [chart.getPlotItem().getAxis(side).range for side in ("bottom", "left")]
+    assert in_sight[0][1] > 100
+    assert [list(axis) for axis in axes] == [list(span) for span in in_sight]
+
+
 def test_what_differs_is_shown_or_everything(three, open_page, app, qtbot):
     page = open_page()
     _compare(app, three["r64"], three["r16"])

@@ -79,6 +79,7 @@ class RunsChart(ChartView):
         item.getAxis("left").setWidth(theme().px(46))
         for side in ("left", "bottom"):
             item.getAxis(side).enableAutoSIPrefix(False)
+            item.getAxis(side).linkedViewChanged(item.getViewBox())  # a new axis hears of changes alone
         super().recolor()
         self._draw()
 
