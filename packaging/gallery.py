@@ -19,7 +19,7 @@ os.environ["QLORA_STUDIO_HOME"] = str(HOME)
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
 from PySide6.QtCore import QCoreApplication, QEvent, QEventLoop  # noqa: E402
-from PySide6.QtWidgets import QAbstractButton, QApplication, QWidget  # noqa: E402
+from PySide6.QtWidgets import QAbstractButton, QApplication, QSpinBox, QWidget  # noqa: E402
 
 from qlora_studio.config.presets import sample_preset  # noqa: E402
 from qlora_studio.config.run_config import SAMPLE  # noqa: E402
@@ -41,7 +41,6 @@ RUNS: dict[str, dict[str, object]] = {
     "sample-lr3e-4": {"training.learning_rate": 3e-4, "training.steps": 20, "checkpoints.every_steps": 10},
     "sample-run": {"checkpoints.evaluate_every_steps": 10, "checkpoints.every_steps": 10},
 }
-QUESTION = "A baker makes 12 trays of 8 rolls and sells 70 of them. How many rolls are left?"
 
 
 def main() -> int:
@@ -89,7 +88,9 @@ def states(app: AppState, shell: Shell) -> Iterator[tuple[str, str, Callable[[],
     """Page, its state in a word, and what brings it to the front."""
     run = finished(app, "sample-run")
     assert run is not None
-    app.draft.replace(sample_preset().config)
+    preset = sample_preset()
+    app.draft.preset = preset
+    app.draft.replace(preset.config)
 
     def home() -> None:
         shell.open_page("home")
@@ -98,12 +99,13 @@ def states(app: AppState, shell: Shell) -> Iterator[tuple[str, str, Callable[[],
     def models() -> None:
         shell.open_page("models")
         app.models.choose(SAMPLE)
-        wait_until(lambda: (entry := app.models.entry()) is not None and entry.usable, "the model's check")
+        wait_until(
+            lambda: (entry := app.models.entry()) is not None and entry.report is not None, "the check"
+        )
 
     def data() -> None:
         shell.open_page("data", SAMPLE)
         wait_until(lambda: app.data.counts.counted is not None, "the rows to be counted")
-        app.data.choose(2)
         wait_until(lambda: app.data.row.tokens is not None, "the tokens of a row")
 
     def train_simple() -> None:
@@ -129,16 +131,16 @@ def states(app: AppState, shell: Shell) -> Iterator[tuple[str, str, Callable[[],
     def chat() -> None:
         shell.open_page("chat", run)
         wait_until(lambda: app.chat.tuned is not None, "the adapter")
-        app.chat.sampling = type(app.chat.sampling)(greedy=True, max_tokens=120)
-        app.chat.send(QUESTION)
-        wait_until(lambda: not app.chat.busy, "both replies")
+        press(shell, "chat_greedy")
+        longest = shell.findChild(QSpinBox, "chat_max_tokens")
+        assert isinstance(longest, QSpinBox)
+        longest.setValue(120)
+        press(shell, "chat_send")  # the run's own prompt is typed already
+        wait_until(lambda: bool(app.chat.turns) and not app.chat.busy, "both replies")
 
     def export() -> None:
         shell.open_page("export", run)
         wait_until(lambda: app.export.source is not None, "the adapter")
-
-    def settings() -> None:
-        shell.open_page("settings")
 
     yield "home", "continue", home
     yield "models", "checked", models
@@ -149,7 +151,6 @@ def states(app: AppState, shell: Shell) -> Iterator[tuple[str, str, Callable[[],
     yield "runs", "compared", runs
     yield "chat", "replies", chat
     yield "export", "ready", export
-    yield "settings", "all", settings
 
 
 def take(shell: Shell, file: Path) -> None:
