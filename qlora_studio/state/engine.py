@@ -60,6 +60,7 @@ class EngineState(QObject):
         self.words = "Ready, nothing is training"
         self.tone = "ok"
         self.run: Path | None = None  # that trains now
+        self._name = ""  # of that run
         self.step = 0
         self.total_steps = 0
         self.silent_s = 0.0
@@ -74,29 +75,41 @@ class EngineState(QObject):
         """Whether a run holds the device."""
         return self.run is not None
 
+    @property
+    def run_name(self) -> str:
+        """Of the run that trains, as the person calls it; empty where none does."""
+        return (self._name or self.run.name) if self.run is not None else ""
+
     def process_bytes(self) -> int | None:
         """RAM that the engine takes now; None where there is none."""
         pid = self._thread.pid if self._thread is not None else None
         return process_bytes(pid) if pid is not None else None
 
-    def train(self, run: Path) -> None:
+    def train(self, run: Path, name: str = "") -> None:
         """From the newest sound checkpoint, or from the start. The device must be free."""
         assert self.run is None, "one device, one run"
-        self.run, self.step, self.total_steps, self._last_checkpoint = run, 0, 0, None
+        self.run, self._name = run, name
+        self.step, self.total_steps, self._last_checkpoint = 0, 0, None
         self.say(commands.Train(run=str(run)))
-        self._now(Doing.STARTING, f"Starting {run.name}", "accent")
+        self._now(Doing.STARTING, f"Starting {self.run_name}", "accent")
+
+    def rename(self, run: Path, name: str) -> None:
+        """The person calls a run otherwise from now on."""
+        if run == self.run:
+            self._name = name
+            self.changed.emit()
 
     def stop_training(self) -> None:
         """Saves first; `RunFinished` says when it is done."""
         self._stopping = True
         self.say(commands.StopTraining())
-        self._now(Doing.STOPPING, "Stopping after this step, then saving", "accent")
+        self._now(Doing.STOPPING, f"Stopping {self._then()}", "accent")
 
     def pause_training(self) -> None:
         """Saves, then the engine ends and the device is free."""
         self._stopping = True
         self.say(commands.PauseTraining())
-        self._now(Doing.PAUSING, "Pausing after this step, then saving", "accent")
+        self._now(Doing.PAUSING, f"Pausing {self._then()}", "accent")
 
     def save_now(self) -> None:
         """A checkpoint after the step in hand."""
@@ -209,7 +222,8 @@ class EngineState(QObject):
         self.run = None
         self._stopping = False
         if event.state == "paused":
-            self._now(Doing.NOTHING, f"Paused at step {event.step:,}, the device is free", "warn")
+            where = f"at step {event.step:,}" if event.step else "before the first step"
+            self._now(Doing.NOTHING, f"Paused {where}, the device is free", "warn")
             self.release()
         else:
             self._now_idle()
@@ -222,6 +236,10 @@ class EngineState(QObject):
             step, when = self._last_checkpoint
             words += f" · last checkpoint step {step:,}, {_ago(time.monotonic() - when)}, verified"
         self._now(Doing.TRAINING, words, "accent")
+
+    def _then(self) -> str:
+        """How a stop or a pause goes on; before a first step there may be nothing to save."""
+        return "after this step, then saving" if self.step else "as soon as it can; no step is finished yet"
 
     def _now_idle(self) -> None:
         if self.run is None:

@@ -104,7 +104,7 @@ class ExportState(QObject):
     @property
     def holder(self) -> str:
         """The run that holds the device, empty where it is free."""
-        return self._engine.run.name if self._engine.run is not None else ""
+        return self._engine.run_name
 
     @property
     def waits_for(self) -> str:

@@ -91,9 +91,9 @@ class Launcher(QObject):
         """The bundled model on the bundled data. Ends in `prepared` or `failed`."""
         self.start(sample_preset().config, SAMPLE_RUN)
 
-    def resume(self, run: Path) -> None:
+    def resume(self, run: Path, name: str) -> None:
         """Checks that nothing changed, then trains on. Ends in `resumed` or `failed`."""
-        self.name, self.folder = run.name, run
+        self.name, self.folder = name, run
         self._now("Checking the run's files")
         self._watch(self._reader.ask(reading.CheckResume, run=str(run)))
 
@@ -119,10 +119,10 @@ class Launcher(QObject):
         self._job = None
         self._now("")
         if isinstance(answer, reading.RunPrepared):
-            self._engine.train(Path(answer.run))
+            self._engine.train(Path(answer.run), self.name)
             self.prepared.emit(answer)
         elif isinstance(answer, reading.ResumeReady):
-            self._engine.train(Path(answer.run))
+            self._engine.train(Path(answer.run), self.name)
             self.resumed.emit(Path(answer.run))
 
     def _on_sample_model_made(self) -> None:

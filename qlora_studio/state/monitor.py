@@ -118,7 +118,11 @@ class MonitorState(QObject):
         """As the person calls it."""
         if self.awaiting:
             return self._launcher.name
-        return self.run.name if self.run else self.folder.name if self.folder else ""
+        if self._live:
+            return self._engine.run_name
+        if self.run is not None:
+            return self.run.name
+        return self.folder.name if self.folder is not None and not self.loading else ""
 
     @property
     def words(self) -> str:
@@ -153,7 +157,7 @@ class MonitorState(QObject):
     def why_no_resume(self) -> str:
         """Empty where it can go on."""
         if self._engine.training and self._engine.run is not None:
-            return f"{self._engine.run.name} is training and holds the device."
+            return f"{self._engine.run_name} is training and holds the device."
         if self._launcher.busy:
             return "A run is being made ready."
         if self.verifying:
@@ -195,7 +199,7 @@ class MonitorState(QObject):
         """From the newest sound checkpoint."""
         if self.folder is not None and not self.why_no_resume:
             self.problem = ""
-            self._launcher.resume(self.folder)
+            self._launcher.resume(self.folder, self.name)
 
     def halve_learning_rate(self) -> None:
         """The settings of this run, with half the rate, into the draft of the next one."""

@@ -20,11 +20,15 @@ class Action(Enum):
 
 @dataclass(frozen=True)
 class Ending:
-    """One banner. tone: ok | warn | bad | accent."""
+    """One banner. tone: ok | warn | bad | accent.
+
+    at_pause: where Pause was, Resume stands; the banner needs no button for it
+    """
 
     tone: str
     words: str
     actions: tuple[Action, ...] = ()
+    at_pause: bool = False
 
 
 def ending(run: Run, resume_step: int | None, died: str = "", is_first: bool = False) -> Ending | None:
@@ -45,13 +49,19 @@ def ending(run: Run, resume_step: int | None, died: str = "", is_first: bool = F
         case "stopped":
             return Ending("ok", f"Stopped at step {state.step:,}, saved{_learned(run)}.", _with_adapter(run))
         case "paused" if not state.cause:
-            device = "the GPU" if run.record.device == "cuda" else "the machine"
-            words = f"Paused at step {state.step:,}, {device} is free. Resumed, it is as if it never stopped."
-            return Ending("warn", words, (Action.RESUME,))
+            return Ending("warn", _paused(run), (Action.RESUME,), at_pause=True)
         case "interrupted":
             return Ending("warn", _interrupted(run, resume_step, died), (Action.RESUME, Action.LOG))
         case _:
             return _failed(run, resume_step)
+
+
+def _paused(run: Run) -> str:
+    device = "the GPU" if run.record.device == "cuda" else "the machine"
+    step = run.state.step
+    if not step:
+        return f"Paused before the first step, {device} is free. Nothing is learned yet."
+    return f"Paused at step {step:,}, {device} is free. Resumed, it is as if it never stopped."
 
 
 def _failed(run: Run, resume_step: int | None) -> Ending:
@@ -67,6 +77,8 @@ def _failed(run: Run, resume_step: int | None) -> Ending:
 def _interrupted(run: Run, resume_step: int | None, died: str) -> str:
     step = run.state.step
     what = f"The engine ended at step {step:,} ({died})." if died else f"Interrupted at step {step:,}."
+    if resume_step == 0:
+        return f"{what} No checkpoint was saved before: resumed, it begins at its start."
     return f"{what} Nothing before step {resume_step:,} is lost." if resume_step else what
 
 

@@ -190,12 +190,12 @@ class RunsState(QObject):
         if run.run.locked:
             return f"{run.name} is training already."
         if self._engine.training and self._engine.run is not None:
-            return f"{self._engine.run.name} is training and holds the device."
+            return f"{self._engine.run_name} is training and holds the device."
         return "A run is being made ready." if self._launcher.busy else ""
 
     def resume(self, run: RunSummary) -> None:
         """From its newest sound checkpoint."""
-        self._launcher.resume(run.folder)
+        self._launcher.resume(run.folder, run.name)
 
     def start_sample_run(self) -> None:
         """For who has no run yet."""
@@ -226,6 +226,7 @@ class RunsState(QObject):
         if run is not None:
             notes = _edited(run, what, text)
             self._doing.do(partial(write_notes, folder, notes), self._on_done, self._on_refused)
+            self._engine.rename(folder, notes.name or run.record.name)
 
     def _on_done(self, _: object) -> None:
         self.refresh()

@@ -359,7 +359,7 @@ class TrainState(QObject):
     def _look_for_problems(self) -> None:
         config, fields, kept = self._draft.config, self._draft.fields, self.kept()
         data_problem = self.data_problem or self.counts.problem
-        holder = self._engine.run.name if self._engine.run is not None else ""
+        holder = self._engine.run_name
         free_name = self.history.free_name(self.name)
         self.problems = [
             *train_problems.of_choice("model.path", self.model_problem, "models"),

@@ -18,11 +18,12 @@ _ICONS = {Doing.SAVING: "save", Doing.PAUSING: "pause", Doing.STOPPING: "square"
 
 
 class LiveRun(QObject):
-    """folder: of the run that trains or is paused; None when there is none."""
+    """folder, name: of the run that trains or is paused; None and empty when there is none."""
 
     def __init__(self, app: AppState, chip: RunChip) -> None:
         super().__init__(chip)
         self.folder: Path | None = None
+        self.name = ""
         self._engine = app.engine
         self._chip = chip
         self._step_s: float | None = None
@@ -39,24 +40,20 @@ class LiveRun(QObject):
             if engine.run != self.folder:
                 self._forget()
                 self.folder = engine.run
+            self.name = engine.run_name
             silent = engine.silent_s > 0
             self._chip.show_run(
                 "Not answering" if silent else engine.doing.value,
-                engine.run.name,
+                self.name,
+                folder=engine.run.name,
                 icon_name="triangle-alert" if silent else _ICONS.get(engine.doing, "activity"),
                 tone="warn" if silent else "accent",
             )
-        elif self._paused:
-            self._chip.show_run(
-                "Paused", self.folder.name if self.folder else "", icon_name="pause", tone="warn"
-            )
+        elif self.folder is not None and engine.words.startswith("Paused"):
+            self._chip.show_run("Paused", self.name, folder=self.folder.name, icon_name="pause", tone="warn")
         else:
             self._forget()
             self._chip.hide()
-
-    @property
-    def _paused(self) -> bool:
-        return self.folder is not None and self._engine.words.startswith("Paused")
 
     def _on_heard(self, event: EngineEvent) -> None:
         match event:
@@ -86,6 +83,7 @@ class LiveRun(QObject):
 
     def _forget(self) -> None:
         self.folder = None
+        self.name = ""
         self._loss = None
         self._forget_speed()
         self._chip.show_progress(0, 0, None, None)

@@ -65,9 +65,10 @@ class Page(QWidget):
 
     # What a page calls
 
-    def set_title(self, title: str, crumb: str = "", crumb_page: str = "") -> None:
+    def set_title(self, title: str, crumb: str = "", crumb_page: str = "", tip: str = "") -> None:
         """crumb: the words before the title, `Runs`; crumb_page: the page a click on them opens."""
         self._title.setText(title)
+        self._title.set_tip(tip)
         if crumb:
             self._crumb.setText(crumb)
         for widget in (self._crumb, self._crumb_arrow):

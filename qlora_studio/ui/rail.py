@@ -9,7 +9,7 @@ from qlora_studio.ui import figures
 from qlora_studio.ui.icons import icon
 from qlora_studio.ui.logo import Logo
 from qlora_studio.ui.theme import theme
-from qlora_studio.ui.widgets import ElidedLabel, IconLabel, Meter, PlainLabel, set_property
+from qlora_studio.ui.widgets import ElidedLabel, IconLabel, Meter, PlainLabel, plain_tooltip, set_property
 from qlora_studio.ui.widgets.buttons import RingedButton
 
 PAGES = (
@@ -119,17 +119,19 @@ class RunChip(RingedButton):
         self._meter = Meter(height=5, label="Share of the run that is done")
         self._left = PlainLabel("", "note")
         self._loss = PlainLabel("", "note")
+        self._tips = ("", "")  # where the words stand on the chip, and where they don't
         self._build()
         self.hide()
 
-    def show_run(self, word: str, name: str, *, icon_name: str, tone: str) -> None:
-        """What goes on, in a word."""
+    def show_run(self, word: str, name: str, *, folder: str, icon_name: str, tone: str) -> None:
+        """What goes on, in a word. folder: its own name, for the tooltip."""
         self._icon.set_icon(icon_name, tone)
         self._word.setText(word)
         self._word.set_tone(tone)
         self._name.setText(name)
         self.setAccessibleName(f"{word}: {name}. Open it.")
-        self.setToolTip(f"{word}: {name}" if self._narrow else "")
+        self._tips = folder, f"{word}: {name}\n{folder}"
+        self._show_tip()
         self.show()
 
     def show_progress(self, step: int, total: int, seconds_left: float | None, loss: float | None) -> None:
@@ -149,6 +151,10 @@ class RunChip(RingedButton):
         side = theme().px(4 if narrow else 11)
         self._layout.setContentsMargins(side, theme().px(9), side, theme().px(9))
         set_property(self, "narrow", narrow)
+        self._show_tip()
+
+    def _show_tip(self) -> None:
+        self.setToolTip(plain_tooltip(self._tips[self._narrow]))
 
     def _build(self) -> None:
         self._layout = QVBoxLayout(self)

@@ -50,6 +50,7 @@ class StatusBar(QFrame):
         super().__init__(parent)
         self._app = app
         self._run: Path | None = None  # that trained last
+        self._name = ""  # of it
         self._ended = False  # the engine, by itself, under that run
         self.setObjectName("status_bar")
         self.setAccessibleName("Status")
@@ -102,7 +103,8 @@ class StatusBar(QFrame):
         self._wait.setVisible(silent)
         self._stop.setVisible(silent)
         if engine.run is not None:
-            self._run = engine.run
+            self._run, self._name = engine.run, engine.run_name
+        self._engine.set_tip(engine.run.name if engine.run is not None else "")
         self._ended = self._ended and tone is Tone.BAD
         self._resume.setVisible(self._ended)
         self._log.setVisible(self._ended)
@@ -113,7 +115,7 @@ class StatusBar(QFrame):
 
     def _on_resume(self) -> None:
         if self._run is not None:
-            self._app.launcher.resume(self._run)
+            self._app.launcher.resume(self._run, self._name)
             self._app.show_page("monitor", self._run)
 
     def _on_show_log(self) -> None:

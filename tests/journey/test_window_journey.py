@@ -146,7 +146,7 @@ def test_a_run_is_paused_and_resumed_as_if_nothing_had_happened(person: Person) 
     assert newest is not None
     assert newest.step == open_run(run).state.step
 
-    person.clicks_on("monitor_resume")
+    person.clicks_on("monitor_pause")  # where it stood, Resume stands
     person.waits_until(lambda: "Your first adapter is ready" in person.reads("banner"), "the end")
     assert steps_on_the_chart(person) == 4  # each once, however often it was interrupted
     assert open_run(run).adapter is not None

@@ -113,11 +113,11 @@ def test_the_newest_run_can_be_opened_and_chatted_with(open_home, asked, qtbot):
 
 def test_a_run_that_was_interrupted_can_be_resumed(open_home, app, qtbot, monkeypatch):
     run = _make_run("cut", created=1.0, state="interrupted")
-    resumed: list[Path] = []
-    monkeypatch.setattr(app.launcher, "resume", resumed.append)
+    resumed: list[tuple[Path, str]] = []
+    monkeypatch.setattr(app.launcher, "resume", lambda *run: resumed.append(run))
     page = open_home()
     _click(qtbot, page, "home_resume_run")
-    assert resumed == [run]
+    assert resumed == [(run, "cut")]
 
 
 def test_a_finished_run_has_nothing_to_resume(open_home):

@@ -137,7 +137,7 @@ def test_a_loss_that_is_no_number_is_a_gap_with_its_step(training, silent, qtbot
 def test_pause_asks_the_engine_and_says_what_happens(training, silent, qtbot):
     _click(qtbot, training, "monitor_pause")
     assert silent.said(commands.PauseTraining)
-    assert training.banner.text() == "Pausing after this step, then saving"
+    assert training.banner.text() == "Pausing as soon as it can; no step is finished yet"
     assert not _button(training, "monitor_stop").isEnabled()
 
 
@@ -155,6 +155,30 @@ def test_stop_asks_at_the_button_before_it_stops(training, silent, qtbot):  # R4
     popover = training.window().findChild(QWidget, "monitor_stop_popover")
     qtbot.mouseClick(popover.findChild(QWidget, "monitor_stop_popover_yes"), Qt.MouseButton.LeftButton)
     assert silent.said(commands.StopTraining)
+
+
+def test_before_the_first_step_a_stop_promises_no_adapter(training, qtbot):
+    _click(qtbot, training, "monitor_stop")
+    popover = training.window().findChild(QWidget, "monitor_stop_popover")
+    assert "no adapter is written" in popover.accessibleName()
+    assert popover.findChild(QPushButton, "monitor_stop_popover_yes").text() == "Stop"
+
+
+def test_after_a_step_a_stop_names_what_is_saved(training, silent, qtbot):
+    _steps(silent, 1, 12)
+    _click(qtbot, training, "monitor_stop")
+    popover = training.window().findChild(QWidget, "monitor_stop_popover")
+    assert popover.accessibleName().startswith("Stop after saving step 12? The adapter is written")
+
+
+def test_the_run_is_called_by_its_name_and_its_folder_stands_in_the_tooltip(app, silent, home, open_run):
+    folder = make_run(home / "runs", TRAINING)
+    app.engine.train(folder, "My first try")
+    page = open_run(folder)
+    assert _text(page, "monitor_title") == "My first try"
+    assert folder.name in page.findChild(QLabel, "monitor_title").toolTip()
+    app.engine.rename(folder, "My second try")
+    assert _text(page, "monitor_title") == "My second try"
 
 
 def test_samples_grow_with_the_checkpoints(training, silent):
@@ -222,6 +246,20 @@ def test_an_interrupted_run_goes_on_from_its_newest_sound_checkpoint(open_run, m
     assert "Nothing before step 300 is lost." in page.banner.text()
     _click(qtbot, page, "monitor_resume")
     assert silent.asked(reading.CheckResume)[0].run == str(folder)
+
+
+def test_after_a_pause_one_button_resumes(open_run, make, silent, qtbot):
+    page = open_run(make(end="paused"))
+    offers = [button for button in page.findChildren(QPushButton) if button.text().startswith("Resume")]
+    assert [button.objectName() for button in offers if button.isVisible()] == ["monitor_pause"]
+    assert "Paused at step 300" in page.banner.text()
+
+
+def test_a_pause_before_the_first_step_claims_nothing_was_learned(open_run, make):
+    page = open_run(make(end="paused", steps=0, checkpoints=False))
+    assert page.banner.text() == "Paused before the first step, the GPU is free. Nothing is learned yet."
+    assert _button(page, "monitor_pause").text() == "Resume"
+    assert page.findChild(QPushButton, "monitor_resume") is None
 
 
 def test_a_damaged_checkpoint_is_not_offered(open_run, make):  # R2

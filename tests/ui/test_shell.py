@@ -198,6 +198,14 @@ def test_the_run_chip_opens_the_run_that_trains(shell, training, qtbot):
     assert (shell.page().name, shell.page().what) == ("monitor", Path("/runs/support-llama8b-r64"))
 
 
+def test_the_run_chip_has_the_runs_name_and_its_folder_as_a_tooltip(shell, app, training):
+    app.engine.rename(Path("/runs/support-llama8b-r64"), "Support, second try")
+    chip = shell.findChild(QPushButton, "run_chip")
+    names = [label.text() for label in chip.findChildren(QLabel)]
+    assert "Support, second try" in names and "support-llama8b-r64" not in names
+    assert chip.toolTip() == "support-llama8b-r64"
+
+
 def test_the_status_line_says_what_the_engine_does(shell, app, training):
     assert shell.findChild(QLabel, "status_engine").full_text() == "Training"
 
@@ -211,14 +219,14 @@ def test_an_engine_that_is_silent_can_be_waited_for_or_stopped(shell, app, train
 
 
 def test_an_engine_that_ended_by_itself_offers_to_go_on(shell, app, training, qtbot, monkeypatch):  # R7
-    resumed: list[Path] = []
-    monkeypatch.setattr(app.launcher, "resume", resumed.append)
+    resumed: list[tuple[Path, str]] = []
+    monkeypatch.setattr(app.launcher, "resume", lambda *run: resumed.append(run))
     assert not shell.findChild(QPushButton, "status_resume").isVisible()
     app.engine._on_ended("signal 9")
     assert "signal 9" in shell.findChild(QLabel, "status_engine").full_text()
     assert shell.findChild(QPushButton, "status_show_log").isVisible()
     _click(qtbot, shell, "status_resume")
-    assert resumed == [Path("/runs/support-llama8b-r64")]
+    assert resumed == [(Path("/runs/support-llama8b-r64"), "support-llama8b-r64")]
     assert shell.page().name == "monitor"
 
 

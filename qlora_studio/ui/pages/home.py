@@ -104,7 +104,7 @@ class HomePage(Page):
         found = self._state.found
         newest = self._newest()
         launcher, engine = self.app.launcher, self.app.engine
-        waits = launcher.words or (f"{engine.run.name} is training" if engine.run is not None else "")
+        waits = launcher.words or (f"{engine.run_name} is training" if engine.training else "")
         self._sample_action.setEnabled(not waits)
         self._welcome.setVisible(found is not None and newest is None)
         self._continue.setVisible(newest is not None)
@@ -167,7 +167,7 @@ class HomePage(Page):
         newest = self._newest()
         if newest is not None:
             self._started_here = True
-            self.app.launcher.resume(newest.folder)
+            self.app.launcher.resume(newest.folder, newest.name)
             self.app.show_page("monitor", newest.folder)
 
     def _chat_with_newest(self) -> None:

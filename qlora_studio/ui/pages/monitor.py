@@ -183,12 +183,13 @@ class MonitorPage(Page):
         self.stretch.changed.connect(self._on_pointed)
 
     def _on_pause(self) -> None:
-        if not self._pause.isEnabled() or self._pause.isHidden():
-            return
-        if self._state.live:
-            self._state.pause()
-        else:
-            self._state.resume()
+        """Ctrl+P resumes what the banner offers to resume, too."""
+        state = self._state
+        if not state.live:
+            if state.ending is not None and Action.RESUME in state.ending.actions:
+                state.resume()
+        elif self._pause.isEnabled():
+            state.pause()
 
     def _on_save(self) -> None:
         if self._save.isEnabled() and not self._save.isHidden():
@@ -197,11 +198,10 @@ class MonitorPage(Page):
     def _on_stop(self) -> None:
         if not self._stop.isEnabled() or self._stop.isHidden():
             return
-        step = self._state.points.last_step
         popover = Popover(
             self._stop,
-            f"Stop after saving step {step:,}? The adapter is written; the run can be resumed later.",
-            "Stop and save",
+            stop_words(self.app.engine.step),
+            "Stop and save" if self.app.engine.step else "Stop",
             "Go on",
             name="monitor_stop_popover",
             danger=True,
@@ -279,7 +279,8 @@ class MonitorPage(Page):
 
     def _refresh(self) -> None:
         state = self._state
-        self.set_title(state.name or "Monitor", "Runs", "runs")
+        folder = state.folder.name if state.folder is not None else ""
+        self.set_title(state.name or "Monitor", "Runs", "runs", tip=folder)
         self._show_state()
         self._show_buttons()
         self._show_banner()
@@ -331,8 +332,8 @@ class MonitorPage(Page):
     def _show_buttons(self) -> None:
         state = self._state
         ending = state.live and self.app.engine.doing in _ENDING
-        offers = state.ending is not None and Action.RESUME in state.ending.actions
-        self._pause.setVisible(state.live or (offers and state.resume_step is not None))
+        paused = state.ending is not None and state.ending.at_pause and state.resume_step is not None
+        self._pause.setVisible(state.live or paused)
         self._pause.become(*(("Pause", "pause") if state.live else ("Resume", "play")))
         self._pause.setEnabled(not ending if state.live else not state.why_no_resume)
         self._pause.setToolTip("" if state.live else state.why_no_resume or "As if it had never stopped")
@@ -381,3 +382,13 @@ class MonitorPage(Page):
         self._loss.chart.setAccessibleDescription(words if len(points) else "No step was measured yet.")
         newest = figures.in_gib(float(points.memory_total[-1])) if len(points) else ""
         self._memory.chart.setAccessibleDescription(newest)
+
+
+def stop_words(step: int) -> str:
+    """What a stop will do; step: the last one that is finished."""
+    if step:
+        return f"Stop after saving step {step:,}? The adapter is written; the run can be resumed later."
+    return (
+        "Stop now? No step is finished yet. One that is under way is finished and saved first; otherwise "
+        "nothing is learned, no adapter is written, and the run can begin again later."
+    )

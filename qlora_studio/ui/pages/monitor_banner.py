@@ -25,7 +25,7 @@ def ending_buttons(
     """
     buttons: list[SecondaryButton] = []
     for action in ending.actions:
-        if action is Action.RESUME and resume_step is None:
+        if action is Action.RESUME and (resume_step is None or ending.at_pause):
             continue
         words = f"Resume from step {resume_step:,}" if resume_step else "Resume"
         make = PrimaryButton if not buttons and action is not Action.LOG else SecondaryButton

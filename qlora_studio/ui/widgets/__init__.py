@@ -10,6 +10,7 @@ Words (text.py)
     PlainLabel(text, role, wrap=)                        .set_tone("ok"); role: title card_title number
                                                          number_large strong label muted note chat mono ""
     ElidedLabel(text, role)                              one line, middle elision, tooltip; .full_text()
+                                                         .set_tip(text)
     set_property(widget, name, value)                    property and re-polish
 Buttons (buttons.py): .setText .set_icon(icon) .become(text, icon)
     PrimaryButton | SecondaryButton | DangerButton | LinkButton(text, icon_name="", small=False, tip="")

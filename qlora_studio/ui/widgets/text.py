@@ -58,12 +58,17 @@ class ElidedLabel(PlainLabel):
     def __init__(
         self, text: str = "", role: str = "", *, name: str = "", parent: QWidget | None = None
     ) -> None:
-        self._full = ""
+        self._full = self._tip = ""
         super().__init__(text, role, name=name, parent=parent)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
 
     def full_text(self) -> str:
         return self._full
+
+    def set_tip(self, tip: str) -> None:
+        """What the tooltip says besides."""
+        self._tip = tip
+        self._mark_elided()
 
     def setText(self, text: str) -> None:
         self._full = visible_line(text, _LONGEST_SHOWN)
@@ -97,7 +102,8 @@ class ElidedLabel(PlainLabel):
         return self.fontMetrics().horizontalAdvance(self._full) <= self.contentsRect().width()
 
     def _mark_elided(self) -> None:
-        self.setToolTip("" if self._fits() else plain_tooltip(self._full))
+        lines = ([] if self._fits() else [self._full]) + ([self._tip] if self._tip else [])
+        self.setToolTip(plain_tooltip("\n".join(lines)))
 
 
 def plain_tooltip(text: str) -> str:
