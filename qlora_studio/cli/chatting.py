@@ -107,9 +107,12 @@ class Talk:
         )
         stop = commands.StopGenerating(id=reply_id)
         with self._engine.stopped_by_ctrl_c(lambda: self._engine.say(stop)):
+            said = shown = ""
             for event in self._engine.events():
                 if isinstance(event, events.TextGenerated) and on_text:
-                    sys.stdout.write(visible_text(event.text))
+                    said += event.text
+                    before, shown = shown, visible_text(said, longest=1_000_000)
+                    sys.stdout.write(shown[len(before) :])
                     sys.stdout.flush()
                 elif isinstance(event, events.GenerationFinished):
                     return event
