@@ -20,7 +20,14 @@ from qlora_studio.engine.wish import Wish
 from qlora_studio.errors import StudioError
 from qlora_studio.memory.measured import remember_speed
 from qlora_studio.models.shapes import model_shape
-from qlora_studio.protocol.events import EngineEvent, ModelLoaded, Problem, RunFailed, StepFinished
+from qlora_studio.protocol.events import (
+    EngineEvent,
+    ModelLoaded,
+    Problem,
+    RunFailed,
+    RunFinished,
+    StepFinished,
+)
 from qlora_studio.protocol.lines import EVENTS
 from qlora_studio.runs.run_state import RunState
 from qlora_studio.runs.run_writer import RunWriter
@@ -31,22 +38,23 @@ _FIRST_STEPS = 2  # slower than the rest: memory is allocated, kernels are chose
 
 
 def run_training(folder: Path, holder: ModelHolder, wish: Callable[[], Wish]) -> Iterator[EngineEvent]:
-    """The last event is RunFinished or RunFailed."""
+    """The last event is RunFinished or RunFailed. It comes once the run's lock is free: a resume may follow."""
     try:
         writer = RunWriter(folder)
     except StudioError as error:
         yield _failed(folder, 0, "error", Problem(error.message, error.hint))
         return
     job = _TrainingJob(writer, holder)
+    end: RunFinished | RunFailed
     try:
-        yield from job.run(wish)
+        end = yield from job.run(wish)
     except Exception as error:  # noqa: BLE001  # the job's edge: an engine that died would take the chat with it
-        failed = job.failure(error)
+        end = job.failure(error)
         _log.error("The run %s ended by an error", folder.name, exc_info=error)
-        job.record(failed)
-        yield failed
+        job.record(end)
     finally:
         job.close()
+    yield end
 
 
 class _TrainingJob:
@@ -59,13 +67,17 @@ class _TrainingJob:
         self._doing = "before training"
         self._speeds: list[float] = []
 
-    def run(self, wish: Callable[[], Wish]) -> Iterator[EngineEvent]:
+    def run(self, wish: Callable[[], Wish]) -> Generator[EngineEvent, None, RunFinished]:
+        """Tells all but the end, which it gives."""
         run = yield from self._prepare()
         for event in train(run, wish):
+            if isinstance(event, RunFinished):
+                return event
             if isinstance(event, StepFinished):
                 self._speeds.append(event.tokens_per_second)
             self._doing = f"at step {run.position.step + 1:,}"
             yield event
+        raise AssertionError("train() ends with RunFinished, or raises")
 
     def _prepare(self) -> Generator[EngineEvent, None, PreparedRun]:
         config, device = self._writer.record.config, self._holder.device

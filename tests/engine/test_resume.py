@@ -10,11 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from qlora_studio.engine.model_holder import ModelHolder
+from qlora_studio.engine.training_job import run_training
 from qlora_studio.engine.wish import Wish
-from qlora_studio.protocol.events import RunStarted, StepFinished
+from qlora_studio.protocol.events import RunFailed, RunFinished, RunStarted, StepFinished
+from qlora_studio.runs.lock import is_locked
 from qlora_studio.runs.metrics import read_metrics
 from qlora_studio.runs.run_record import read_record
-from tests.engine.tiny import events_of, losses, make_model, make_rows, make_run, of_kind
+from tests.engine.tiny import CPU, events_of, losses, make_model, make_rows, make_run, of_kind
 
 # Everything that draws at random or carries something from one update to the next.
 RESTLESS: dict[str, Any] = {
@@ -119,8 +122,6 @@ def test_a_run_killed_in_the_middle_of_an_accumulation_goes_on_from_its_last_che
 
 def test_a_chat_in_between_changes_nothing(tmp_path: Path, model: Path) -> None:
     from qlora_studio.engine.greedy import continue_greedily
-    from qlora_studio.engine.model_holder import ModelHolder
-    from tests.engine.tiny import CPU
 
     unbroken = make_run(tmp_path, model, **RESTLESS)
     broken = make_run(tmp_path, model, **RESTLESS)
@@ -250,3 +251,31 @@ def test_one_engine_at_a_time_writes_to_a_run(tmp_path: Path, model: Path) -> No
 
     assert "open elsewhere" in failed.error.message
     assert (run / "metrics.jsonl").read_bytes() == b""
+
+
+@pytest.mark.parametrize("wish", [Wish.PAUSE, Wish.STOP, Wish.NOTHING])
+def test_a_run_that_has_told_its_end_can_be_resumed_at_once(tmp_path: Path, model: Path, wish: Wish) -> None:
+    run = make_run(tmp_path, model, training__steps=2)
+
+    locked = [
+        is_locked(run)
+        for event in run_training(run, ModelHolder(CPU), lambda: wish)
+        if isinstance(event, RunFinished)
+    ]
+
+    assert locked == [False]
+
+
+def test_a_run_that_has_told_its_failure_can_be_resumed_at_once(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qlora_studio.engine.update.learned_loss", None)
+    run = make_run(tmp_path, model)
+
+    locked = [
+        is_locked(run)
+        for event in run_training(run, ModelHolder(CPU), lambda: Wish.NOTHING)
+        if isinstance(event, RunFailed)
+    ]
+
+    assert locked == [False]
