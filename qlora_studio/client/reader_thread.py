@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 import time
 
 from PySide6.QtCore import QObject, QThread, Signal
@@ -13,6 +14,7 @@ from qlora_studio.protocol.events import Problem
 from qlora_studio.protocol.lines import BrokenLineError
 from qlora_studio.protocol.reading import Progress, ReaderAnswer, ReaderReady, ReaderRequest, Refused
 
+CLEARING_S = 1.5  # that a reader has to clear away what it began; then it is killed (D1: within 2 s)
 SILENCE_S = 30.0  # without a word about the job in hand: the reader is ended (D1)
 
 _Reader = Child[ReaderRequest, ReaderAnswer]
@@ -40,17 +42,17 @@ class ReaderThread(QThread):
         self._requests.put(request)
 
     def give_up(self, request_id: int) -> None:
-        """Its answer isn't wanted any more; the reader is killed where it works on it."""
+        """Its answer isn't wanted any more; the reader is ended where it works on it."""
         self._given_up.add(request_id)
         if self._current == request_id and self._child is not None:
-            self._child.kill()
+            _end(self._child)
 
     def end(self) -> None:
         """No more requests; the reader ends now."""
         self._ending = True
         self._requests.put(None)
         if self._child is not None:
-            self._child.kill()
+            _end(self._child)
 
     def end_if_silent(self) -> None:
         """Called every second by whoever owns the thread."""
@@ -95,6 +97,14 @@ class ReaderThread(QThread):
         if self._child is None or not self._child.alive:
             self._child = start_reader()
         return self._child
+
+
+def _end(child: _Reader) -> None:
+    """Asked first, and killed where it doesn't listen: native code may not."""
+    child.end()
+    last = threading.Timer(CLEARING_S, child.kill)
+    last.daemon = True
+    last.start()
 
 
 def _refused(request_id: int, message: str) -> Refused:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import signal
 import sys
 import threading
 import traceback
@@ -18,9 +19,14 @@ from qlora_studio.protocol.reading import ReaderAnswer, ReaderReady, ReaderReque
 MEMORY_BYTES = 2 * 1024**3  # beside what the libraries take when they are loaded (D1)
 
 
+class Ended(BaseException):
+    """The window doesn't want the job in hand any more: what it began is cleared away on the way out."""
+
+
 def main() -> int:
     """Serves until the input ends."""
     os.umask(0o077)
+    signal.signal(signal.SIGTERM, _on_end)
     say = _Speaker(_stdout_for_answers_alone())
     sys.modules["torch"] = None  # type: ignore[assignment]  # what would load it takes another way, or fails
     from qlora_studio.reader.jobs import Jobs
@@ -38,6 +44,11 @@ def main() -> int:
             traceback.print_exc()
             return 1
         _answer(jobs, request, say)
+
+
+def _on_end(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once: nothing may disturb the clearing
+    raise Ended
 
 
 class _Speaker:
@@ -89,6 +100,9 @@ def _stdout_for_answers_alone() -> Any:
 
 
 if __name__ == "__main__":
-    status = main()
+    try:
+        status = main()
+    except Ended:
+        status = 0
     sys.stderr.flush()
     os._exit(status)  # the listening thread holds stdin: an orderly exit would wait for it, and abort

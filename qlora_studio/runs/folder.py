@@ -17,10 +17,11 @@ from qlora_studio.runs.durable import FOLDER_MODE, is_real_folder, make_folder, 
 from qlora_studio.runs.lock import is_locked
 from qlora_studio.runs.metrics import METRICS_FILE
 from qlora_studio.runs.notes import Notes, read_notes
-from qlora_studio.runs.run_record import RunRecord, read_record, write_record
+from qlora_studio.runs.run_record import RECORD_FILE, RunRecord, read_record, write_record
 from qlora_studio.runs.run_state import RunState
 from qlora_studio.runs.samples import SAMPLES_FILE
 from qlora_studio.runs.space import saving
+from qlora_studio.runs.staged_folder import delete_folder
 from qlora_studio.runs.standing import ADAPTER_FOLDER, standing_of
 
 LOG_FILE = "engine.log"
@@ -87,6 +88,16 @@ def create_run(runs_dir: Path, record: RunRecord) -> Path:
             with contextlib.suppress(OSError):
                 remove_folder(staging)
             raise
+
+
+def remove_unstarted(folder: Path) -> None:
+    """A run that was given up in the moment it was made; one that anything else is in stays.
+
+    Raises: StudioError.
+    """
+    with saving("the runs folder", folder):
+        if is_real_folder(folder) and [path.name for path in folder.iterdir()] == [RECORD_FILE]:
+            delete_folder(folder)
 
 
 def open_run(folder: Path) -> Run:

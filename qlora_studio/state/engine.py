@@ -39,7 +39,7 @@ class EngineState(QObject):
 
     heard:   every EngineEvent, for whoever follows a run, a chat or an export
     changed: `doing`, `words`, `tone`, `run` or `silent` changed
-    ended:   the engine is gone by itself; why, in words
+    ended:   the engine is gone, by itself or dropped; why, in words
     """
 
     heard = Signal(object)
@@ -55,6 +55,7 @@ class EngineState(QObject):
         self._before_silence: tuple[Doing, str, str] | None = None
         self._stopping = False
         self._ending = False
+        self._dropped = False
         self._waiting: list[commands.EngineCommand] = []  # for the engine after the one that is ending
         self.doing = Doing.NOTHING
         self.words = "Ready, nothing is training"
@@ -140,6 +141,12 @@ class EngineState(QObject):
     def kill(self) -> None:
         """For an engine that doesn't answer; the run stays resumable."""
         if self._thread is not None:
+            self._thread.kill()
+
+    def drop(self) -> None:
+        """Ends the engine now, with what it is at; nothing of that is wanted."""
+        if self._thread is not None and not self._ending:
+            self._ending = self._dropped = True
             self._thread.kill()
 
     def release(self) -> None:
@@ -269,8 +276,12 @@ class EngineState(QObject):
         if thread is not None:
             thread.wait()
             thread.deleteLater()
-        self._stopping = self._ending = False
+        dropped = self._dropped
+        self._stopping = self._ending = self._dropped = False
         waiting, self._waiting = self._waiting, []
+        if dropped:  # whatever else it was to do is not done either
+            reason = ""
+            self.ended.emit("stopped")
         if waiting and not reason:
             for command in waiting:
                 self.say(command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from PySide6.QtCore import QObject, Signal
@@ -12,6 +13,8 @@ from qlora_studio.config.run_config import SAMPLE, RunConfig
 from qlora_studio.memory.devices import card_reading, processor_name, ram_reading
 from qlora_studio.protocol import reading
 from qlora_studio.protocol.events import Problem
+from qlora_studio.runs.folder import remove_unstarted
+from qlora_studio.state.background import Background
 from qlora_studio.state.engine import EngineState
 from qlora_studio.state.preferences import PreferencesState
 from qlora_studio.state.reader import Job, Reader
@@ -27,12 +30,14 @@ class Launcher(QObject):
     prepared: RunPrepared: the folder is there, the engine trains
     resumed:  the folder of a run that goes on
     failed:   Problem(message, hint)
+    cancelled: the person gave it up; nothing is left of it
     """
 
     changed = Signal()
     prepared = Signal(object)
     resumed = Signal(object)
     failed = Signal(object)
+    cancelled = Signal()
 
     def __init__(
         self,
@@ -47,6 +52,7 @@ class Launcher(QObject):
         self._reader = reader
         self._sample_model = sample_model
         self._preferences = preferences
+        self._disk = Background("launch-disk", self)
         self._job: Job | None = None
         self._next: Callable[[], None] | None = None  # once the sample model is there
         self.words = ""
@@ -98,18 +104,24 @@ class Launcher(QObject):
         self._watch(self._reader.ask(reading.CheckResume, run=str(run)))
 
     def cancel(self) -> None:
-        """Nothing has been started yet; nothing is left behind."""
-        self._next = None
+        """Nothing has been started yet; what the reader or the engine began for it is cleared away."""
+        if not self.busy:
+            return
+        if self._next is not None:
+            self._next = None
+            self._sample_model.give_up()
         if self._job is not None:
             self._job.cancel()
             self._job = None
         self._now("")
+        self.cancelled.emit()
 
     def _watch(self, job: Job) -> None:
         self._job = job
         job.progress.connect(self._on_progress)
         job.answered.connect(self._on_answered)
         job.refused.connect(self._fail)
+        job.too_late.connect(self._on_too_late)
 
     def _on_progress(self, progress: reading.Progress) -> None:
         count = f" {progress.done:,} of {progress.total:,}" if progress.total else ""
@@ -124,6 +136,11 @@ class Launcher(QObject):
         elif isinstance(answer, reading.ResumeReady):
             self._engine.train(Path(answer.run), self.name)
             self.resumed.emit(Path(answer.run))
+
+    def _on_too_late(self, answer: reading.Answer) -> None:
+        """The folder of a run that was given up while it was being made: nobody has seen it yet."""
+        if isinstance(answer, reading.RunPrepared):
+            self._disk.do(partial(remove_unstarted, Path(answer.run)), lambda _: None)
 
     def _on_sample_model_made(self) -> None:
         following, self._next = self._next, None

@@ -127,13 +127,18 @@ class MonitorState(QObject):
     @property
     def words(self) -> str:
         """What is going on before there is anything to draw."""
-        if self.awaiting or self.resuming:
+        if self.preparing:
             return self._launcher.words
         if self.loading:
             return "Reading the run"
         if self._live and not len(self.points):
             return self._engine.words
         return ""
+
+    @property
+    def preparing(self) -> bool:
+        """A run is being made ready, or this one is checked before it goes on; `cancel` gives that up."""
+        return (self.awaiting and self._launcher.busy) or self.resuming
 
     @property
     def resuming(self) -> bool:
@@ -143,7 +148,7 @@ class MonitorState(QObject):
     @property
     def ending(self) -> Ending | None:
         """Why it stands still; None while it trains."""
-        if self.run is None or self._live or self.loading:
+        if self.run is None or self._live or self.loading or self.resuming:
             return None
         if self.elsewhere:
             words = "Another window or a terminal trains this run. It can be looked at here."
@@ -200,6 +205,11 @@ class MonitorState(QObject):
         if self.folder is not None and not self.why_no_resume:
             self.problem = ""
             self._launcher.resume(self.folder, self.name)
+
+    def cancel(self) -> None:
+        """Before anything is trained: as if it had never been asked."""
+        if self.preparing:
+            self._launcher.cancel()
 
     def halve_learning_rate(self) -> None:
         """The settings of this run, with half the rate, into the draft of the next one."""
@@ -302,6 +312,7 @@ class MonitorState(QObject):
         self._launcher.prepared.connect(self._on_prepared)
         self._launcher.resumed.connect(self._on_resumed)
         self._launcher.failed.connect(self._on_launch_failed)
+        self._launcher.cancelled.connect(self._on_cancelled)
         self._machine.changed.connect(self._on_machine_changed)
 
     def _on_prepared(self, prepared: RunPrepared) -> None:
@@ -318,6 +329,12 @@ class MonitorState(QObject):
             self.awaiting = False
             self.problem = f"{problem.message} {problem.hint}".strip()
             self.changed.emit()
+
+    def _on_cancelled(self) -> None:
+        if self.awaiting:
+            self.awaiting = False
+            self._forget(None)
+        self.changed.emit()
 
     def _on_heard(self, event: events.EngineEvent) -> None:
         if not self._live:

@@ -17,11 +17,13 @@ class Job(QObject):
     progress: Progress
     answered: the request's own answer
     refused:  Problem(message, hint)
+    too_late: the request's own answer, which was on its way when it was cancelled
     """
 
     progress = Signal(object)
     answered = Signal(object)
     refused = Signal(object)
+    too_late = Signal(object)
 
     def __init__(self, request_id: int, reader: Reader) -> None:
         super().__init__(reader)
@@ -29,7 +31,7 @@ class Job(QObject):
         self._reader = reader
 
     def cancel(self) -> None:
-        """No answer comes any more; `refused` isn't emitted either."""
+        """Nothing is emitted any more but `too_late`."""
         self._reader.cancel(self)
 
 
@@ -40,6 +42,7 @@ class Reader(QObject):
         super().__init__(parent)
         self._ids = itertools.count(1)
         self._jobs: dict[int, Job] = {}
+        self._cancelled: dict[int, Job] = {}  # until the thread is done with them
         self._thread = ReaderThread(self)
         self._thread.heard.connect(self._on_heard)
         self._watch = QTimer(self, interval=1000)
@@ -58,8 +61,8 @@ class Reader(QObject):
     def cancel(self, job: Job) -> None:
         """See `Job.cancel`."""
         if self._jobs.pop(job.id, None) is not None:
+            self._cancelled[job.id] = job
             self._thread.give_up(job.id)
-            job.deleteLater()
 
     def close(self) -> None:
         """Ends the process and waits for the thread."""
@@ -70,7 +73,11 @@ class Reader(QObject):
 
     def _on_heard(self, answer: ReaderAnswer) -> None:
         assert not isinstance(answer, type(None))
-        job = self._jobs.get(getattr(answer, "id", 0))
+        answer_id = getattr(answer, "id", 0)
+        if answer_id in self._cancelled:
+            self._on_cancelled(answer)
+            return
+        job = self._jobs.get(answer_id)
         if job is None:
             return
         if isinstance(answer, Progress):
@@ -81,4 +88,12 @@ class Reader(QObject):
             job.refused.emit(answer.error)
         else:
             job.answered.emit(answer)
+        job.deleteLater()
+
+    def _on_cancelled(self, answer: ReaderAnswer) -> None:
+        if isinstance(answer, Progress):
+            return
+        job = self._cancelled.pop(getattr(answer, "id", 0))
+        if not isinstance(answer, Refused):
+            job.too_late.emit(answer)
         job.deleteLater()

@@ -91,7 +91,7 @@ class TrainState(QObject):
         self._settle.timeout.connect(self._on_settled)
         draft.changed.connect(self._settle.start)
         machine.changed.connect(self._settle.start)
-        engine.changed.connect(self._settle.start)
+        engine.changed.connect(self._on_engine_changed)
         self.counts.changed.connect(self._settle.start)
         sample_model.made.connect(self._on_sample_model_made)
         sample_model.failed.connect(self._on_model_refused)
@@ -107,10 +107,15 @@ class TrainState(QObject):
     @property
     def waits_for(self) -> str:
         """Why the start isn't possible yet, in words; empty where it is."""
-        if self.model_words or self.data_words:
-            return self.model_words or self.data_words
+        if self.held_up_by:
+            return self.held_up_by[0]
         first = next((problem for problem in self.problems if problem.blocks), None)
         return first.words if first else ""
+
+    @property
+    def held_up_by(self) -> tuple[str, ...]:
+        """What the start waits for until it is read, in words."""
+        return tuple(filter(None, (self.model_words, self.data_words)))
 
     @property
     def lengths(self) -> Lengths | None:
@@ -299,6 +304,11 @@ class TrainState(QObject):
         elif what == "data":
             self.data_words = words
         self.changed.emit()
+
+    def _on_engine_changed(self) -> None:
+        if self._sample_model.making and self.model_words:
+            self.model_words = self._engine.words
+        self._settle.start()
 
     def _on_sample_model_made(self) -> None:
         if self._draft.value("model.path") == SAMPLE:

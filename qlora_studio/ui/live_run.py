@@ -18,13 +18,14 @@ _ICONS = {Doing.SAVING: "save", Doing.PAUSING: "pause", Doing.STOPPING: "square"
 
 
 class LiveRun(QObject):
-    """folder, name: of the run that trains or is paused; None and empty when there is none."""
+    """folder, name: of the run that trains, is paused or made ready; None where it has no folder yet."""
 
     def __init__(self, app: AppState, chip: RunChip) -> None:
         super().__init__(chip)
         self.folder: Path | None = None
         self.name = ""
         self._engine = app.engine
+        self._launcher = app.launcher
         self._chip = chip
         self._step_s: float | None = None
         self._loss: float | None = None
@@ -32,7 +33,13 @@ class LiveRun(QObject):
         self._repaint = QTimer(self, singleShot=True, interval=REPAINT_MS)
         self._repaint.timeout.connect(self._show_progress)
         self._engine.changed.connect(self._on_changed)
+        self._launcher.changed.connect(self._on_changed)
         self._engine.heard.connect(self._on_heard)
+
+    @property
+    def preparing(self) -> bool:
+        """Whether the chip shows a run that is being made ready."""
+        return self._launcher.busy and self._engine.run is None
 
     def _on_changed(self) -> None:
         engine = self._engine
@@ -49,6 +56,10 @@ class LiveRun(QObject):
                 icon_name="triangle-alert" if silent else _ICONS.get(engine.doing, "activity"),
                 tone="warn" if silent else "accent",
             )
+        elif self._launcher.busy:
+            self._forget()
+            self.folder, self.name = self._launcher.folder, self._launcher.name
+            self._chip.show_run("Preparing", self.name, folder="", icon_name="hourglass", tone="accent")
         elif self.folder is not None and engine.words.startswith("Paused"):
             self._chip.show_run("Paused", self.name, folder=self.folder.name, icon_name="pause", tone="warn")
         else:

@@ -98,7 +98,7 @@ class Shell(QMainWindow):
     def open_live_run(self) -> None:
         """The run that trains, or else the list of runs."""
         run = self._live_run.folder
-        if run is not None:
+        if run is not None or self._live_run.preparing:
             self.open_page("monitor", run)
         else:
             self.open_page("runs")

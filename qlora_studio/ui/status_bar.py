@@ -84,6 +84,7 @@ class StatusBar(QFrame):
     def _bind(self) -> None:
         self._app.engine.changed.connect(self._show_engine)
         self._app.engine.ended.connect(self._on_engine_ended)
+        self._app.launcher.changed.connect(self._show_engine)
         self._app.machine.changed.connect(self._show_machine)
         self._app.preferences.changed.connect(self._show_offline)
         self._wait.clicked.connect(self._on_wait)
@@ -95,10 +96,12 @@ class StatusBar(QFrame):
 
     def _show_engine(self) -> None:
         engine = self._app.engine
-        tone = Tone(engine.tone)
+        tone, words = Tone(engine.tone), engine.words
         name = _DOING_ICONS.get(engine.doing, _TONE_ICONS[tone]) if tone is Tone.ACCENT else _TONE_ICONS[tone]
+        if self._app.launcher.busy and engine.silent_s == 0:  # the reader works, the engine rests or unpacks
+            tone, name, words = Tone.ACCENT, "hourglass", self._preparing_words()
         self._engine_icon.set_icon(name, tone_color(tone))
-        self._engine.setText(engine.words)
+        self._engine.setText(words)
         silent = engine.silent_s > 0
         self._wait.setVisible(silent)
         self._stop.setVisible(silent)
@@ -108,6 +111,10 @@ class StatusBar(QFrame):
         self._ended = self._ended and tone is Tone.BAD
         self._resume.setVisible(self._ended)
         self._log.setVisible(self._ended)
+
+    def _preparing_words(self) -> str:
+        launcher = self._app.launcher
+        return f"Preparing {launcher.name}: {launcher.words[:1].lower()}{launcher.words[1:]}"
 
     def _on_engine_ended(self) -> None:
         self._ended = self._run is not None

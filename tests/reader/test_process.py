@@ -1,11 +1,13 @@
 """The reader as a process: what it answers, what it survives, and when it is gone."""
 
+import json
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from qlora_studio.client.reader_thread import CLEARING_S
 from qlora_studio.config.run_config import DataConfig, ModelConfig, RunConfig
 from qlora_studio.data.conversation import Message
 from qlora_studio.protocol import reading
@@ -137,3 +139,21 @@ def test_memory_is_limited(reader):  # D1
     limits = Path(f"/proc/{reader.pid}/limits").read_text().splitlines()
     (line,) = (line for line in limits if line.startswith("Max data size"))
     assert 2 * 2**30 <= int(line.split()[3]) < 4 * 2**30
+
+
+def test_a_run_that_is_given_up_leaves_nothing_half_made(reader, tmp_path, home):
+    model = str(whole_model(tmp_path / "model"))
+    lines = "".join(json.dumps({"prompt": f"q {n}", "completion": f"a {n}"}) + "\n" for n in range(300_000))
+    file = tmp_path / "many.jsonl"
+    file.write_text(lines)
+    config = RunConfig(model=ModelConfig(path=model), data=DataConfig(path=str(file)))
+    reader.say(reading.PrepareRun(id=1, config=config, name="first", runs_dir=str(tmp_path / "runs")))
+    next(said for said in reader.heard() if isinstance(said, reading.Progress) and said.done > 0)
+
+    began = time.monotonic()
+    reader.end()
+    assert reader.wait(CLEARING_S) == 0
+    assert time.monotonic() - began < CLEARING_S
+    left = [path.name for path in (home / "cache").rglob(".*")]
+    assert left == []
+    assert not (tmp_path / "runs").exists()

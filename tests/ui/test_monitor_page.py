@@ -358,11 +358,33 @@ def test_a_run_being_made_ready_is_followed_into_its_folder(app, silent, home, o
     app.launcher.start(app.draft.config, "my-run")
     page = open_run(None)
     silent.tell_progress(reading.PrepareRun, 5, 20, "Counting tokens")
-    assert _text(page, "monitor_state") == "Getting ready"
+    assert _text(page, "monitor_state") == "Preparing"
     assert _text(page, "monitor_waiting") == "Counting tokens 5 of 20"
     silent.answer(reading.PrepareRun, reading.RunPrepared, run=str(folder), **PREPARED)
     qtbot.waitUntil(lambda: not app.monitor.loading)
     assert (app.monitor.folder, app.monitor.live) == (folder, True)
+
+
+def test_what_is_being_made_ready_can_be_cancelled(app, silent, open_run, qtbot):
+    app.draft.set("model.path", "/models/llama")
+    app.launcher.start(app.draft.config, "my-run")
+    page = open_run(None)
+    assert not _button(page, "monitor_pause").isVisible()
+    _click(qtbot, page, "monitor_cancel")
+    assert (app.launcher.busy, silent.asked(reading.PrepareRun)) == (False, [])
+    assert not _button(page, "monitor_cancel").isVisible()
+    assert "No run is open" in _text(page, "monitor_waiting")
+    assert not page.findChild(QWidget, "monitor_state").isVisible()
+
+
+def test_a_resume_that_is_cancelled_leaves_the_run_paused(app, silent, make, open_run, qtbot):
+    page = open_run(make(end="paused"))
+    _click(qtbot, page, "monitor_pause")
+    assert not _button(page, "monitor_pause").isVisible()
+    _click(qtbot, page, "monitor_cancel")
+    assert silent.asked(reading.CheckResume) == []
+    assert _button(page, "monitor_pause").text() == "Resume"
+    assert "Paused at step 300" in page.banner.text()
 
 
 def test_a_run_that_could_not_be_made_ready_says_why(app, silent, open_run):

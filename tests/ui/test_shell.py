@@ -210,6 +210,18 @@ def test_the_status_line_says_what_the_engine_does(shell, app, training):
     assert shell.findChild(QLabel, "status_engine").full_text() == "Training"
 
 
+def test_the_status_line_and_the_chip_say_that_a_run_is_being_made_ready(shell, app, qtbot):
+    app.launcher.name = "sample-run"
+    app.launcher._now("Reading the data 120 of 300")
+    status = shell.findChild(QLabel, "status_engine")
+    assert status.full_text() == "Preparing sample-run: reading the data 120 of 300"
+    _click(qtbot, shell, "run_chip")
+    assert (shell.page().name, shell.page().what) == ("monitor", None)
+    app.launcher.cancel()
+    assert status.full_text() == "Ready, nothing is training"
+    assert not shell.findChild(QPushButton, "run_chip").isVisible()
+
+
 def test_an_engine_that_is_silent_can_be_waited_for_or_stopped(shell, app, training):
     app.engine.silent_s = 34.0
     app.engine.words, app.engine.tone = "The engine has not answered for 34 s.", "warn"

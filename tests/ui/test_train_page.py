@@ -14,7 +14,7 @@ from qlora_studio.config.setting import fields_of
 from qlora_studio.config.toml_file import read_run_config, with_changes
 from qlora_studio.memory.devices import RamReading
 from qlora_studio.protocol import commands, reading
-from qlora_studio.protocol.events import Problem
+from qlora_studio.protocol.events import LoadingProgress, Problem
 from qlora_studio.state import launch
 from qlora_studio.ui.pages.train import TrainPage
 from tests.state.reports import counted, import_report, model_report
@@ -85,6 +85,33 @@ def test_while_model_and_data_are_read_the_start_says_what_it_waits_for(page, si
     assert words(page, "train_waits_for") == "Start waits for: checking tensors: 14 of 291"
     assert not found(page, "train_start").isEnabled()
     assert "…" in words(page, "train_length")
+
+
+def test_the_problems_card_says_what_the_start_waits_for_and_calls_nothing_well(page, silent):
+    silent.tell_progress(reading.CheckModel, 14, 291, "Checking tensors")
+    assert words(page, "train_problems_count") == "looking"
+    assert "Start waits for: checking tensors: 14 of 291" in words(page, "train_problems")
+    assert "Nothing stands in the way" not in words(page, "train_problems")
+
+
+def test_while_tokens_are_counted_nothing_is_called_well_yet(page, silent, qtbot):
+    silent.answer(reading.CheckModel, reading.ModelChecked, report=model_report())
+    silent.answer(reading.ImportData, reading.DataImported, dataset="/d", report=import_report())
+    qtbot.waitUntil(lambda: bool(silent.asked(reading.CountTokens)))
+    silent.tell_progress(reading.CountTokens, 41, 300, "Counting tokens")
+    qtbot.waitUntil(lambda: "Counting tokens: 41 of 300 rows" in words(page, "train_problems"))
+    assert words(page, "train_problems_count") == "looking"
+    assert found(page, "train_start").isEnabled()
+
+
+def test_while_the_sample_is_unpacked_the_card_tells_how_far_it_is(app, silent, qtbot):
+    page = TrainPage(app)
+    qtbot.addWidget(page)
+    page.show()
+    page.opened(None)
+    silent.hear(LoadingProgress(done=1, total=3, words="Unpacking the sample model"))
+    told = "Start waits for: unpacking the sample model: 1 of 3"
+    qtbot.waitUntil(lambda: told in words(page, "train_problems"))
 
 
 def test_the_tiles_say_what_was_chosen_and_how_it_stands(ready):
@@ -310,6 +337,15 @@ def test_a_start_that_is_refused_comes_back_with_the_reason(ready, silent, asked
     silent.refuse(reading.PrepareRun, "This run needs 4.2 GB; 1.2 GB of it is missing.", "Free some space.")
     assert ready.banner.text() == "This run needs 4.2 GB; 1.2 GB of it is missing. Free some space."
     assert asked[-1] == ("train", None)
+
+
+def test_a_start_that_is_cancelled_comes_back_here(ready, app, silent, asked, qtbot):
+    click(qtbot, ready, "train_start")
+    assert "Start waits for: reading the data" in words(ready, "train_problems")
+    app.launcher.cancel()
+    assert silent.asked(reading.PrepareRun) == []
+    assert asked[-1] == ("train", None)
+    assert found(ready, "train_start").isEnabled()
 
 
 def test_a_start_from_another_page_is_told_there(ready, app, silent, asked, qtbot):

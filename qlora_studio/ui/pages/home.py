@@ -95,6 +95,7 @@ class HomePage(Page):
         self.app.preferences.changed.connect(self._on_preference_changed)
         self.app.launcher.changed.connect(self._show_found)
         self.app.launcher.failed.connect(self._on_launch_failed)
+        self.app.launcher.cancelled.connect(self._on_cancelled)
         self.app.engine.changed.connect(self._on_engine_changed)
         self._trained = self.app.engine.run
 
@@ -210,6 +211,12 @@ class HomePage(Page):
         if self._started_here:
             self._started_here = False
             self.show_error(f"{problem.message} {problem.hint}".strip())
+            self.app.show_page("home")
+
+    def _on_cancelled(self) -> None:
+        """Back to where it was asked."""
+        if self._started_here:
+            self._started_here = False
             self.app.show_page("home")
 
     def _on_engine_changed(self) -> None:

@@ -67,7 +67,8 @@ class MonitorPage(Page):
         self._pause = SecondaryButton("Pause", "pause", name="monitor_pause")
         self._save = SecondaryButton("Save now", "save", name="monitor_save_now")
         self._stop = DangerButton("Stop…", "square", name="monitor_stop")
-        for button in (self._pause, self._save, self._stop):
+        self._cancel = SecondaryButton("Cancel", "x", name="monitor_cancel")
+        for button in (self._pause, self._save, self._stop, self._cancel):
             self.add_header(button)
         self._numbers = Numbers()
         self._loss = LossCard(self.stretch)
@@ -171,6 +172,7 @@ class MonitorPage(Page):
         self._pause.clicked.connect(self._on_pause)
         self._save.clicked.connect(self._on_save)
         self._stop.clicked.connect(self._on_stop)
+        self._cancel.clicked.connect(self._state.cancel)
         self._loss.export.clicked.connect(self.export.open)
         self._loss.table.clicked.connect(self._on_table)
         self._table.back.clicked.connect(self._on_table)
@@ -306,8 +308,8 @@ class MonitorPage(Page):
 
     def _show_state(self) -> None:
         state, engine = self._state, self.app.engine
-        if state.awaiting:
-            word = StateWord("Getting ready", "hourglass", Tone.ACCENT)
+        if state.preparing:
+            word = StateWord("Preparing", "hourglass", Tone.ACCENT)
         elif state.live:
             icon_name = _DOING_ICONS.get(engine.doing, "activity")
             word = StateWord(engine.doing.value, icon_name, Tone.ACCENT)
@@ -337,6 +339,7 @@ class MonitorPage(Page):
         self._pause.become(*(("Pause", "pause") if state.live else ("Resume", "play")))
         self._pause.setEnabled(not ending if state.live else not state.why_no_resume)
         self._pause.setToolTip("" if state.live else state.why_no_resume or "As if it had never stopped")
+        self._cancel.setVisible(state.preparing)
         for button in (self._save, self._stop):
             button.setVisible(state.live)
             button.setEnabled(not ending)

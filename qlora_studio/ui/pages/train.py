@@ -213,8 +213,9 @@ class TrainPage(Page):
         self._bar.start.clicked.connect(self._on_start)
         self._bar.cancel.clicked.connect(self.app.launcher.cancel)
         self._bar.name.textEdited.connect(self._state.set_name)
-        self.app.launcher.changed.connect(self._bar.refresh)
+        self.app.launcher.changed.connect(self._on_launcher)
         self.app.launcher.failed.connect(self._on_failed)
+        self.app.launcher.cancelled.connect(self._on_cancelled)
         self.app.launcher.prepared.connect(self._on_prepared)
         self._on_mode("simple")
         self._on_draft_changed()
@@ -312,9 +313,18 @@ class TrainPage(Page):
         self.app.launcher.start(self._draft.config, self._state.name, self._state.skipped_accepted)
         self.app.show_page("monitor")
 
+    def _on_launcher(self) -> None:
+        self._bar.refresh()
+        self._show_waiting()
+
     def _on_prepared(self, run: RunPrepared) -> None:
         self._started_here = False
         self._state.started()
+
+    def _on_cancelled(self) -> None:
+        if self._started_here:
+            self._started_here = False
+            self.app.show_page("train")
 
     def _on_failed(self, problem: Problem) -> None:
         """Where the start came from here; Home and the Monitor tell of their own."""
@@ -357,10 +367,17 @@ class TrainPage(Page):
         )
         self._show_difference()
         self._problems.show_problems(state.problems)
+        self._show_waiting()
         self._show_problems_at_fields()
         self._refresh_advanced()
         self._command.show_command(state.command())
         self._bar.refresh()
+
+    def _show_waiting(self) -> None:
+        """The card says what the bar says, and what is counted meanwhile."""
+        preparing = self.app.launcher.words
+        holding = (preparing,) if preparing else self._state.held_up_by
+        self._problems.show_waiting(holding, self._state.counts.words)
 
     def _refresh_advanced(self) -> None:
         if not self._advanced:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import QGridLayout, QHBoxLayout, QVBoxLayout, QWidget
@@ -133,29 +133,55 @@ class ProblemsCard(Card):
         super().__init__("Before you start", name="train_problems")
         self._count = Chip("", "neutral", name="train_problems_count")
         self.add_to_head(self._count)
+        self._waiting, self._waits = QWidget(), PlainLabel("", wrap=True, name="train_looking_at")
+        waiting = QHBoxLayout(self._waiting)
+        waiting.setContentsMargins(0, 0, 0, 0)
+        waiting.setSpacing(theme().px(8))
+        waiting.addWidget(IconLabel("hourglass", "muted"), 0, Qt.AlignmentFlag.AlignTop)
+        waiting.addWidget(self._waits, 1)
+        self.body.addWidget(self._waiting)
+        self._well = PlainLabel("Nothing stands in the way.", "muted")
+        self.body.addWidget(self._well)
         self._rows = QVBoxLayout()
         self._rows.setSpacing(theme().px(10))
         self.body.addLayout(self._rows)
-        self._shown: list[TrainProblem] | None = None
+        self._shown: list[TrainProblem] = []
+        self.show_waiting((), "")
+
+    def show_waiting(self, holding: Sequence[str], counting: str) -> None:
+        """holding: what the start waits for; counting: what goes on besides, and may find more."""
+        words = [f"Start waits for: {holding[0][:1].lower()}{holding[0][1:]}"] if holding else []
+        words += holding[1:]
+        if counting:
+            words.append(f"{counting}. What that finds stands here.")
+        self._waits.setText("\n".join(words))
+        self._waiting.setVisible(bool(words))
+        self._show_count()
 
     def show_problems(self, problems: list[TrainProblem]) -> None:
         """Drawn anew only where they changed: a button must not go away under the pointer."""
         if problems == self._shown:
             return
         self._shown = list(problems)
+        self._show_count()
         empty_layout(self._rows)
-        blocking = sum(problem.blocks for problem in problems)
-        if blocking:
-            self._count.set(f"{blocking} to mend", "bad", "circle-alert")
-        elif problems:
-            self._count.set(f"{len(problems)} to look at", "warn", "triangle-alert")
-        else:
-            self._count.set("All well", "ok", "check")
-            self._rows.addWidget(PlainLabel("Nothing stands in the way.", "muted"))
         for number, problem in enumerate(problems):
             if number:
                 self._rows.addWidget(Separator())
             self._rows.addWidget(self._row(number, problem))
+
+    def _show_count(self) -> None:
+        """What blocks comes first; well is only what was looked at to the end."""
+        blocking, waiting = sum(problem.blocks for problem in self._shown), not self._waiting.isHidden()
+        self._well.setVisible(not self._shown and not waiting)
+        if blocking:
+            self._count.set(f"{blocking} to mend", "bad", "circle-alert")
+        elif waiting:
+            self._count.set("looking", "neutral", "hourglass")
+        elif self._shown:
+            self._count.set(f"{len(self._shown)} to look at", "warn", "triangle-alert")
+        else:
+            self._count.set("All well", "ok", "check")
 
     def _row(self, number: int, problem: TrainProblem) -> QWidget:
         row = QWidget()
