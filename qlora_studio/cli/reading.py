@@ -29,6 +29,12 @@ def add_commands(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     data.add_argument("file", metavar="FILE", help="the data, or 'sample'")
     data.add_argument("--format", default="auto", metavar="F", help="where the guess is wrong")
     data.add_argument(
+        "--alternatives",
+        choices=("best", "all"),
+        default="best",
+        help="of several answers to one question (default: the best)",
+    )
+    data.add_argument(
         "--map", action="append", default=[], metavar="FIELD=COLUMN", help="name a column's role"
     )
     data.add_argument("--model", metavar="M", help="also count tokens: a model folder, or 'sample'")
@@ -54,6 +60,7 @@ def data_command(arguments: argparse.Namespace) -> int:
     data = DataConfig(
         path=arguments.file if arguments.file == SAMPLE else str(Path(arguments.file).absolute()),
         format=arguments.format,
+        alternatives=arguments.alternatives,
         map=_mapping(arguments.map),
         seq_len=arguments.seq_len,
     )
@@ -198,6 +205,8 @@ def _lengths_object(counted: reading.TokensCounted) -> dict[str, Any]:
 
 def _row_object(row: Row, tokens: reading.TokensShown | None) -> dict[str, Any]:
     value: dict[str, Any] = msgspec.to_builtins(row)
+    if row.rejected:
+        value["chosen"] = value.pop("messages")
     if tokens is not None:
         value["tokens"] = [
             {"text": token.text, "id": token.id, "fate": token.fate} for token in tokens.tokens
@@ -238,6 +247,10 @@ def _tell_row(row: Row, tokens: reading.TokensShown | None) -> None:
     if tokens is None:
         for message in row.messages:
             print_text(f"{message.role}: {message.content}")
+        for message in row.rejected[row.shared_turns :]:
+            print_text(f"rejected {message.role}: {message.content}")
+        if row.label is not None:
+            print_text(f"rated {'good' if row.label else 'bad'}")
         if row.text is not None:
             print_text(row.text)
         return

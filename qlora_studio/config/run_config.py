@@ -82,6 +82,15 @@ class DataConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         str,
         Setting(label="Format", help="Found from the content; set it where the guess is wrong."),
     ] = "auto"
+    alternatives: Annotated[
+        Literal["best", "all"],
+        Setting(
+            label="Several answers",
+            help="Where the data holds several answers to one question, as OASST's trees do: "
+            "only the best is learned, or each of them.",
+            choices={"best": "The best only", "all": "Each of them"},
+        ),
+    ] = "best"
     seq_len: Annotated[
         int,
         Setting(

@@ -17,11 +17,11 @@ from qlora_studio.data.conversation import Row
 from qlora_studio.data.limits import SHOWN_CHARACTERS
 from qlora_studio.data.path_text import path_text
 from qlora_studio.data.report import ImportReport
-from qlora_studio.data.row_table import messages_of
+from qlora_studio.data.row_table import chats_of
 from qlora_studio.data.rows_writer import ARROW_FILE
 from qlora_studio.errors import StudioError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _IMPORT_FILE = "import.json"
 
@@ -145,10 +145,10 @@ class Dataset:
         found: list[int] = []
         for first, batch in zip(self._first_rows, self._batches, strict=True):
             hits = set(_rows_with(batch.column("text"), text))
-            messages = batch.column("messages")
-            contents = messages.flatten().field("content")
-            parents = pc.list_parent_indices(messages)
-            hits.update(parents.take(pa.array(_rows_with(contents, text), pa.int64())).to_pylist())
+            for messages in (batch.column("messages"), batch.column("rejected")):
+                contents = messages.flatten().field("content")
+                parents = pc.list_parent_indices(messages)
+                hits.update(parents.take(pa.array(_rows_with(contents, text), pa.int64())).to_pylist())
             found.extend(first + row for row in sorted(hits))
         return found
 
@@ -158,13 +158,14 @@ class Dataset:
         tools = batch.column("tools").to_pylist()
         texts = batch.column("text").to_pylist()
         names = [_file_name(file) for file in self._files]
-        chats = messages_of(batch.column("messages"))
-        for index, messages in enumerate(chats):
+        for index, (messages, rejected, label) in enumerate(chats_of(batch)):
             yield Row(
                 row=first + index,
                 line=lines[index],
                 file=names[files[index]] if len(self._files) > 1 else "",
                 messages=messages,
+                rejected=rejected,
+                label=label,
                 tools=tools[index] or "",
                 text=texts[index],
             )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qlora_studio.data.limits import LISTED_LINES, LISTED_REASONS
+from qlora_studio.data.record import LeftOutError, RecordError
 from qlora_studio.data.report import Finding, SkipReason
 
 _LISTED_IN_ALL = 20_000  # line numbers of all reasons: a report is one message of at most 1 MB
@@ -44,6 +45,97 @@ KINDS = {
         "empty system texts were left out",
         "It says nothing, and some templates render it all the same.",
     ),
+    "folded": Kind(
+        "info",
+        "message is a turn of a chat",
+        "messages are turns of chats",
+        "A tree's messages are records of the file; those of one path make one row.",
+    ),
+    "same_speaker": Kind(
+        "warn",
+        "chat has two turns of one speaker in a row",
+        "chats have two turns of one speaker in a row",
+        "They are kept as they stand; some chat templates refuse them.",
+    ),
+    "answer_first": Kind(
+        "warn",
+        "chat begins with the assistant",
+        "chats begin with the assistant",
+        "What comes before the first question is context only; some chat templates refuse it.",
+    ),
+    "odd_order": Kind(
+        "warn",
+        "chat has a turn where none is expected",
+        "chats have a turn where none is expected",
+        "A system text in the middle, or a tool's result that nobody asked for. It is kept as it stands; "
+        "some chat templates refuse it.",
+    ),
+    "systems_joined": Kind(
+        "info",
+        "chat begins with several system texts",
+        "chats begin with several system texts",
+        "They were joined, with a blank line between them.",
+    ),
+    "unnamed_turns": Kind(
+        "info",
+        "row doesn't say who speaks",
+        "rows don't say who speaks",
+        "Its texts were taken for a user's and an assistant's in turn.",
+    ),
+    "several_answers": Kind(
+        "info",
+        "row has several answers",
+        "rows have several answers",
+        "The first one is learned; each of them where all are asked for.",
+    ),
+    "part_left_out": Kind(
+        "warn",
+        "record has parts that can't be learned",
+        "records have parts that can't be learned",
+        "Those have no answer, or aren't text. The rest of the record is learned.",
+    ),
+    "end_mark": Kind(
+        "info",
+        "answer ended in an end-of-text mark",
+        "answers ended in an end-of-text mark",
+        "The mark was left out: the chat template writes its own.",
+    ),
+    "choice_letter": Kind(
+        "info",
+        "answer was the number of a choice",
+        "answers were the number of a choice",
+        "The letter of that choice was taken.",
+    ),
+    "preface": Kind(
+        "info",
+        "talk has a text before its first turn",
+        "talks have a text before their first turn",
+        "It was taken for the system text.",
+    ),
+    "prompt_unused": Kind(
+        "warn",
+        "row has another prompt than its chats",
+        "rows have another prompt than their chats",
+        "The chats begin with a question of their own; that one was taken.",
+    ),
+    "equal_pair": Kind(
+        "warn",
+        "pair has two equal answers",
+        "pairs have two equal answers",
+        "There is nothing to prefer in it; the answer itself can be learned.",
+    ),
+    "empty_rejected": Kind(
+        "warn",
+        "pair has an empty worse answer",
+        "pairs have an empty worse answer",
+        "Any answer is better than none; the better one can be learned.",
+    ),
+    "rated_bad": Kind(
+        "info",
+        "answer is rated bad",
+        "answers are rated bad",
+        "Plain finetuning (method sft) learns the good ones only.",
+    ),
     "open_end": Kind(
         "info",
         "chat ends without an answer",
@@ -69,10 +161,14 @@ class Tally:
     """Counts while rows come; rows_in = imported + skipped + merged."""
 
     def __init__(self) -> None:
-        self.imported = 0
-        self.merged = 0
+        self.imported = 0  # records that gave at least one row
+        self.duplicates = 0  # records whose rows were all there before
+        self.folded = 0  # records that are earlier turns of a row
+        self.left_out = 0  # of the skipped: what the format itself leaves out
+        self.equal_parts = 0  # rows that were there before, of records that gave others
         self.equal_rows: list[int] = []  # rows that merged records were equal to, the first thousand
         self._skipped: Counter[str] = Counter()
+        self._by_design: set[str] = set()
         self._listed = 0
         self._lines: defaultdict[str, list[int]] = defaultdict(list)
         self._notes: Counter[str] = Counter()
@@ -84,13 +180,22 @@ class Tally:
         return self._skipped.total()
 
     @property
+    def merged(self) -> int:
+        """Records whose content stands in a row, though they gave none."""
+        return self.duplicates + self.folded
+
+    @property
     def rows_in(self) -> int:
         """Records of the file so far."""
         return self.imported + self.skipped + self.merged
 
-    def skip(self, reason: str, line: int) -> None:
+    def skip(self, error: RecordError, line: int) -> None:
         """The record at `line` doesn't become a row."""
-        if reason not in self._skipped and len(self._skipped) >= LISTED_REASONS:
+        reason = str(error)
+        if isinstance(error, LeftOutError):
+            self.left_out += 1
+            self._by_design.add(reason)
+        elif reason not in self._skipped and len(self._skipped) >= LISTED_REASONS:
             reason = _OTHER_REASONS
         self._skipped[reason] += 1
         if self._skipped[reason] <= LISTED_LINES and (
@@ -108,7 +213,9 @@ class Tally:
     def problems(self) -> tuple[SkipReason, ...]:
         """Most frequent first; their counts add up to `skipped`."""
         return tuple(
-            SkipReason(min(self._lines[reason]), reason, count, tuple(self._lines[reason]))
+            SkipReason(
+                min(self._lines[reason]), reason, count, tuple(self._lines[reason]), reason in self._by_design
+            )
             for reason, count in self._skipped.most_common()
         )
 
@@ -116,8 +223,9 @@ class Tally:
         """In the order of `KINDS`, without those of the file as a whole."""
         counts = dict(self._notes)
         rows = dict(self._rows)
-        if self.merged:
-            counts["duplicates"], rows["duplicates"] = self.merged, self.equal_rows
+        if equal := self.duplicates + self.equal_parts:
+            counts["duplicates"], rows["duplicates"] = equal, self.equal_rows
+        counts["folded"] = self.folded
         return tuple(
             Finding(
                 kind=kind,
@@ -125,7 +233,7 @@ class Tally:
                 count=counts[kind],
                 words=f"{counts[kind]:,} {words.one if counts[kind] == 1 else words.many}",
                 why=words.why,
-                rows=tuple(rows[kind]),
+                rows=tuple(rows.get(kind, ())),
             )
             for kind, words in KINDS.items()
             if counts.get(kind)
@@ -143,13 +251,12 @@ def file_findings(
     """What is to be said of the files as a whole."""
     found = []
     if tally.skipped:
-        many = tally.skipped > MANY_SKIPPED * tally.rows_in
+        faulty = tally.skipped - tally.left_out
+        tone = "bad" if faulty > MANY_SKIPPED * tally.rows_in else "warn" if faulty else "info"
         share = 100 * tally.skipped / tally.rows_in
         words = f"{tally.skipped:,} of {tally.rows_in:,} rows were skipped ({share:.1f} %)"
         why = "What is skipped is not learned."
-        found.append(
-            Finding(kind="skipped", tone="bad" if many else "warn", count=tally.skipped, words=words, why=why)
-        )
+        found.append(Finding(kind="skipped", tone=tone, count=tally.skipped, words=words, why=why))
     for words in sorted(set(guesses)):
         why = "No column has a usual name: look whether prompt and answer are right."
         found.append(Finding(kind="guess", tone="warn", count=guesses.count(words), words=words, why=why))

@@ -30,7 +30,7 @@ from qlora_studio.data.rows_writer import RowsWriter
 from qlora_studio.data.source_file import SourceFile, Told
 from qlora_studio.errors import StudioError
 
-IMPORTER_VERSION = 1  # raised when the same bytes would give other rows
+IMPORTER_VERSION = 2  # raised when the same bytes would give other rows
 
 _STAGING = ".importing-"
 _TELL_EVERY_S = 0.1
@@ -121,7 +121,7 @@ def _write_rows(
         intake.finish()
         _refuse_nothing(intake.tally, _shown_path(chosen))
         arrow_bytes = writer.finish()
-    report = _report(chosen, files, guesses, sha256, intake.tally)
+    report = _report(chosen, files, guesses, sha256, intake.tally, writer.rows)
     row_files = tuple(_row_file(file, index) for index, file in enumerate(files))
     write_import(
         staging, ImportedSet(rows=writer.rows, arrow_bytes=arrow_bytes, files=row_files, report=report)
@@ -132,7 +132,8 @@ def _write_rows(
 def _guess(file: FileRecords, data: DataConfig) -> Guess:
     if file.rows_are and data.format in ("auto", "text") and not data.map:
         return Guess(Layout("text", {}), (), file.rows_are)
-    return find_layout(file.sample(), data.format, data.map, file.source.name)
+    every = data.alternatives == "all"
+    return find_layout(file.sample(), data.format, data.map, file.source.name, all_answers=every)
 
 
 def _refuse_too_much(sources: Sequence[SourceFile]) -> None:
@@ -168,7 +169,7 @@ def _refuse_nothing(tally: Tally, path: str) -> None:
 
 
 def _report(
-    chosen: DataFiles, files: list[FileRecords], guesses: list[Guess], sha256: str, tally: Tally
+    chosen: DataFiles, files: list[FileRecords], guesses: list[Guess], sha256: str, tally: Tally, rows: int
 ) -> ImportReport:
     guess = guesses[0]
     return ImportReport(
@@ -177,7 +178,7 @@ def _report(
         imported=tally.imported,
         skipped=tally.skipped,
         merged=tally.merged,
-        conversations=tally.imported,
+        conversations=rows,
         format=guess.layout.format,
         encoding=", ".join(sorted({file.encoding for file in files})),
         sha256=sha256,
@@ -186,6 +187,7 @@ def _report(
         columns=guess.columns,
         map=dict(guess.layout.map),
         guess=guess.reason,
+        left_out=tally.left_out,
     )
 
 
@@ -220,5 +222,5 @@ def _sha256(sources: Sequence[SourceFile], told: Told) -> str:
 
 
 def _cache_key(sha256: str, chosen: DataFiles, data: DataConfig) -> str:
-    asked = (IMPORTER_VERSION, sha256, data.format, sorted(data.map.items()), chosen.names)
+    asked = (IMPORTER_VERSION, sha256, data.format, sorted(data.map.items()), data.alternatives, chosen.names)
     return hashlib.sha256(msgspec.json.encode(asked)).hexdigest()[:40]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -17,8 +17,9 @@ from qlora_studio.data.findings import Tally
 from qlora_studio.data.formats import Convert, Layout, converter
 from qlora_studio.data.limits import LISTED_LINES, MAX_ROW_BYTES, MAX_ROWS
 from qlora_studio.data.lines import LineChunk
+from qlora_studio.data.message_trees import read_trees
 from qlora_studio.data.plain_chats import PlainChats, may_be_plain, plain_chats
-from qlora_studio.data.record import Conversation, Record, RecordError, SpellingNeededError, spelled
+from qlora_studio.data.record import Conversation, Place, Record, RecordError, SpellingNeededError, spelled
 from qlora_studio.data.row_digest import digest_of
 from qlora_studio.data.row_table import batch_of_plain_chats
 from qlora_studio.data.rows_writer import RowsWriter
@@ -52,13 +53,30 @@ class Intake:
         """All records of the file with this number."""
         convert = converter(layout)
         self._name = file.source.name
-        if file.kind == "JSON lines" and may_be_plain(layout):
+        if layout.is_of_trees:
+            self._take_trees(file, layout, index)
+        elif file.kind == "JSON lines" and may_be_plain(layout):
             self._take_chunks(file, layout, convert, index)
         else:
             for record in file.records(layout.map.values()):
                 self._take_record(record, convert, index)
         self._bytes_before += file.source.size
         self._tell(0)
+
+    def _take_trees(self, file: FileRecords, layout: Layout, index: int) -> None:
+        records = self._told_of(file.records(layout.map.values()))
+        for part in read_trees(records, layout.map, all_paths=layout.all_answers, name=self._name):
+            for conversation, place in part.paths:
+                self._take_conversations([conversation], place, index)
+            self.tally.folded += part.folded
+            for reason, place in part.skipped:
+                self.tally.skip(reason, place.line)
+
+    def _told_of(self, records: Iterable[Record]) -> Iterator[Record]:
+        for record in records:
+            yield record
+            if time.monotonic() - self._told_at > _TELL_EVERY_S:
+                self._tell(record.place.offset)
 
     def finish(self) -> None:
         """Tell the tally which rows others were equal to, as far as they are listed."""
@@ -104,6 +122,8 @@ class Intake:
     def _take_batch(self, rows: Any, plain: PlainChats, start: int, end: int) -> None:
         """Rows `start` to `end` of a batch."""
         new = np.array(self._new(plain.digests[start:end]), dtype=np.int64) + start
+        self.tally.imported += len(new)
+        self.tally.duplicates += end - start - len(new)
         if not len(new):
             return
         aliased = self._writer.rows + np.flatnonzero(plain.aliased[new])
@@ -112,19 +132,29 @@ class Intake:
 
     def _take_record(self, record: Record, convert: Convert, index: int) -> None:
         try:
-            conversation = _conversation(record, convert)
+            conversations = _conversations(record, convert)
         except RecordError as reason:
-            self.tally.skip(str(reason), record.place.line)
+            self.tally.skip(reason, record.place.line)
         else:
-            if self._new([digest_of(conversation)]):
-                for note in conversation.notes:
-                    self.tally.note_rows(note, [self._writer.rows])
-                self._writer.add(conversation, record.place, index)
+            self._take_conversations(conversations, record.place, index)
         if time.monotonic() - self._told_at > _TELL_EVERY_S:
             self._tell(record.place.offset)
 
+    def _take_conversations(self, conversations: Sequence[Conversation], place: Place, index: int) -> None:
+        """All of one record; it counts as merged where each of them was there before."""
+        new = self._new([digest_of(conversation) for conversation in conversations])
+        for at in new:
+            for note in conversations[at].notes:
+                self.tally.note_rows(note, [self._writer.rows])
+            self._writer.add(conversations[at], place, index)
+        if new:
+            self.tally.imported += 1
+            self.tally.equal_parts += len(conversations) - len(new)
+        else:
+            self.tally.duplicates += 1
+
     def _new(self, digests: list[bytes]) -> Sequence[int]:
-        """Which of these rows weren't there before, counted as imported; the others as merged."""
+        """Which of these rows weren't there before."""
         distinct = set(digests)
         new: Sequence[int] = range(len(digests))
         if len(distinct) < len(digests) or not self._seen.isdisjoint(distinct):
@@ -138,9 +168,7 @@ class Intake:
             self._merged = self._merged[:LISTED_LINES]
         self._seen |= distinct
         self._digests.frombytes(_halves([digests[index] for index in new]).tobytes())
-        self.tally.imported += len(new)
-        self.tally.merged += len(digests) - len(new)
-        if self.tally.imported > MAX_ROWS:
+        if len(self._digests) > MAX_ROWS:
             raise StudioError(
                 f"{self._name} has more rows than the {MAX_ROWS:,} that are read.",
                 hint="Split the file, and train on its parts in turn.",
@@ -153,18 +181,17 @@ class Intake:
         self._told(done, self._bytes_in_all, f"{self.tally.rows_in:,} rows read")
 
 
-def _conversation(record: Record, convert: Convert) -> Conversation:
+def _conversations(record: Record, convert: Convert) -> Sequence[Conversation]:
     if isinstance(record.value, RecordError):
         raise record.value
     try:
-        conversation = convert(record.value)
+        conversations = convert(record.value)
     except SpellingNeededError:
         value = spelled(record.value) if record.json is None else parse_spelled(record.json)
-        conversation = convert(value)
-    characters = sum(len(message.content) for message in conversation.messages) + len(conversation.text or "")
-    if characters > MAX_ROW_BYTES:
+        conversations = convert(value)
+    if any(conversation.characters > MAX_ROW_BYTES for conversation in conversations):
         raise RecordError(f"longer than {MAX_ROW_BYTES / 1e6:.0f} MB")
-    return conversation
+    return conversations
 
 
 def _halves(digests: Sequence[bytes]) -> NDArray[np.uint64]:

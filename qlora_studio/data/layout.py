@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qlora_studio.data.chats import turns_of
-from qlora_studio.data.formats import CHAT_COLUMNS, FIELDS, NOT_BUILT, READ, Layout
-from qlora_studio.data.limits import MAX_COLUMNS
-from qlora_studio.data.record import in_words, named
+from qlora_studio.data.column_names import FIELDS, SHAPES
+from qlora_studio.data.formats import READ, Layout, converter
+from qlora_studio.data.layout_rules import candidates, complete, kind_of_turns, transcripts_in
+from qlora_studio.data.record import RecordError, SpellingNeededError, in_words, named, spelled
+from qlora_studio.data.sampled_rows import Candidate, SampledRows, listed_names
 from qlora_studio.errors import StudioError
 
 
@@ -24,206 +25,180 @@ class Guess:
     sure: bool = True
 
 
-# format, then for each field the names its column has; the first two must be there
-_PAIRS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
-    ("alpaca", (("prompt", "instruction"), ("answer", "output response completion answer target"))),
-    ("question_answer", (("prompt", "question"), ("answer", "answer response output completion"))),
-    ("prompt_completion", (("prompt", "prompt"), ("answer", "completion response answer output target"))),
-    ("prompt_completion", (("prompt", "input inputs"), ("answer", "output outputs target targets response"))),
-    ("prompt_completion", (("prompt", "query"), ("answer", "response answer output"))),
-    ("prompt_completion", (("prompt", "user human"), ("answer", "assistant gpt bot"))),
-    ("prompt_completion", (("prompt", "source"), ("answer", "target"))),
-)
-_OPTIONAL = {"alpaca": (("input", "input context"),)}
-_ALWAYS_OPTIONAL = (("system", "system system_prompt"), ("history", "history"), ("tools", "tools functions"))
-_LONGEST_NAME = 100  # characters; what is longer is no name of a column
-_BESIDE_TURNS = (("system", "system system_prompt"), ("tools", "tools functions"))
-_TEXT_COLUMNS = ("text", "content", "document", "body", "raw_content")
-
-
-def find_layout(records: Sequence[Any], format: str, chosen: Mapping[str, str], where: str) -> Guess:
+def find_layout(
+    records: Sequence[Any],
+    format: str,
+    chosen: Mapping[str, str],
+    where: str,
+    *,
+    all_answers: bool = False,
+) -> Guess:
     """`format` may be "auto"; `chosen`: field -> column, by hand. Raises: StudioError naming `where`."""
-    columns = columns_of(records)
-    if not columns and not any(isinstance(record, str) for record in records):
+    rows = SampledRows(records)
+    if not rows.columns and not any(isinstance(record, str) for record in records):
         kind = "an object without columns" if records[0] == {} else in_words(records[0])
         raise StudioError(
             f"{where}: its first rows are {kind}.",
             hint="A row is an object with columns, such as prompt and answer, or a text.",
         )
-    _check_choice(format, chosen, columns, where)
-    lower = {name.strip().lower(): name for name in reversed(columns)}
+    _check_choice(format, chosen, rows, where)
     if chosen:
-        return _by_hand(format, chosen, records, columns, where)
-    guess = _from_values(records, lower, columns) if format == "auto" else None
-    if guess is None:
-        guess = _from_names(records, format, lower, columns)
-    if guess is None and format == "auto":
-        guess = _from_turns(records, lower, lower, columns) or _last_resort(records, columns)
-    if guess is None:
-        raise StudioError(
-            f"{where}: no column of {_list(columns)} says which text is the prompt and which the answer"
-            + (f" of the format {format}." if format != "auto" else "."),
-            hint="Choose the columns: prompt and answer, or text, or messages.",
-        )
-    _refuse_unbuilt(guess.layout.format, where)
-    return guess
+        found = _by_hand(format, chosen, rows, where)
+        layout = Layout(found.format, dict(found.map), all_answers)
+        return Guess(layout, rows.columns, found.reason + _unused(rows, found))
+    fitting = [found for found in candidates(rows) if format in ("auto", found.format)]
+    if not fitting and format != "auto" and (columns := complete(rows, format, {})):
+        fitting = [Candidate(format, columns, "The format was chosen by hand.")]
+    if not fitting:
+        raise _unknown(rows, format, where)
+    held = [_held(records, Layout(found.format, found.map, all_answers)) for found in fitting]
+    at = _best(held, len(records))
+    found = fitting[at]
+    reason = f"{found.reason}{_other_ways(fitting, held, at)}{_misfits(held[at], len(records))}"
+    layout = Layout(found.format, dict(found.map), all_answers)
+    return Guess(layout, rows.columns, reason + _unused(rows, found), found.sure)
 
 
 def columns_of(records: Sequence[Any]) -> list[str]:
     """Names that any of the records has, in the order they first stand there."""
-    counts: Counter[str] = Counter()
-    for record in records:
-        if isinstance(record, dict):
-            counts.update(record.keys())
-    return [name for name in counts if len(name) <= _LONGEST_NAME][:MAX_COLUMNS]
+    return list(SampledRows(records).columns)
 
 
-def _check_choice(format: str, chosen: Mapping[str, str], columns: list[str], where: str) -> None:
-    if format != "auto" and format not in READ and format not in NOT_BUILT:
+def best_guess(records: Sequence[Any]) -> dict[str, str]:
+    """field -> column, by what the columns' names sound like; empty where they say nothing."""
+    rows = SampledRows(records)
+    texts = [column for column in rows.columns if rows.mostly(column, lambda value: isinstance(value, str))]
+    sounding = {field: _sounding(texts, words) for field, words in _SOUNDS.items()}
+    found = {field: columns[0] for field, columns in sounding.items() if columns}
+    return found if len(found) == len(_SOUNDS) and len(set(found.values())) == len(found) else {}
+
+
+# What the names of columns have in them, in some languages
+_SOUNDS = {
+    "prompt": "prompt|instruct|quest|input|query|frage|pregunta|user|human|src|source|task|问",
+    "answer": "answer|respon|output|complet|repl|antwort|respuesta|réponse|assist|bot|tgt|target|solution|答",
+}
+
+
+def _sounding(columns: Sequence[str], words: str) -> list[str]:
+    return [column for column in columns if re.search(words, column, re.IGNORECASE)]
+
+
+def _check_choice(format: str, chosen: Mapping[str, str], rows: SampledRows, where: str) -> None:
+    if format != "auto" and format not in READ:
         raise StudioError(
             f"There is no data format {format!r}.", hint=f"It must be auto or one of {', '.join(READ)}."
         )
-    _refuse_unbuilt(format, where)
     for field, column in chosen.items():
         if field not in FIELDS:
             raise StudioError(f"There is no field {field!r}.", hint=f"It must be one of {', '.join(FIELDS)}.")
-        if column not in columns:
+        if column not in rows.columns:
             raise StudioError(
-                f"{where} has no column {named(column)} for {field}.", hint=f"Its columns: {_list(columns)}."
+                f"{where} has no column {named(column)} for {field}.",
+                hint=f"Its columns: {listed_names(rows.columns)}.",
             )
 
 
-def _refuse_unbuilt(format: str, where: str) -> None:
-    if format in NOT_BUILT:
-        raise StudioError(f"{where} holds {NOT_BUILT[format]}.", hint=f"Formats read: {', '.join(READ)}.")
+def _by_hand(format: str, chosen: Mapping[str, str], rows: SampledRows, where: str) -> Candidate:
+    for kind in [format] if format != "auto" else _formats_of(chosen, rows):
+        found = complete(rows, kind, chosen)
+        if found:
+            return Candidate(kind, found, "The columns were chosen by hand.")
+    shapes = SHAPES.get(format, _USUAL_SHAPES)
+    needed = ", or ".join(" and ".join(shape) for shape in shapes)
+    raise StudioError(
+        f"{where}: a mapping names {needed}.", hint=f"This one names {listed_names(sorted(chosen))}."
+    )
 
 
-def _by_hand(
-    format: str, chosen: Mapping[str, str], records: Sequence[Any], columns: list[str], where: str
-) -> Guess:
-    if "chosen" in chosen or "rejected" in chosen:
-        _refuse_unbuilt("preference", where)
-    if "messages" in chosen:
-        kind = _kind_of_turns(records, chosen["messages"]) or "messages"
-    elif "text" in chosen:
-        kind = "text"
-    elif "prompt" in chosen and "answer" in chosen:
-        kind = "prompt_completion"
-    else:
-        raise StudioError(
-            f"{where}: a mapping names prompt and answer, or text, or messages.",
-            hint=f"It has {_list(sorted(chosen))}.",
-        )
-    layout = Layout(kind if format == "auto" else format, dict(chosen))
-    return Guess(layout, tuple(columns), "The columns were chosen by hand.")
+_USUAL_SHAPES = ({"prompt": "", "answer": ""}, {"text": ""}, {"messages": ""}, {"chosen": "", "rejected": ""})
 
 
-def _from_values(records: Sequence[Any], lower: Mapping[str, str], columns: list[str]) -> Guess | None:
-    """Formats that are known by what their columns hold, or by columns that no other format has."""
-    if sum(isinstance(record, str) for record in records) * 2 > len(records):
-        return Guess(Layout("text", {}), (), "Each record is a text.")
-    for format, names in (
-        ("preference", ("chosen", "rejected")),
-        ("oasst", ("message_id", "parent_id")),
-        ("self_instruct", ("instruction", "instances")),
-        ("kto", ("kto_tag",)),
-    ):
-        if all(name in lower for name in names):
-            return Guess(Layout(format, {}), tuple(columns), "")
-    if "label" in lower and "completion" in lower and _mostly(records, lower["label"], bool):
-        return Guess(Layout("kto", {}), tuple(columns), "")
-    return _from_turns(records, CHAT_COLUMNS, lower, columns)
+def _formats_of(chosen: Mapping[str, str], rows: SampledRows) -> list[str]:
+    """What a mapping can mean, the most telling first."""
+    fields = chosen.keys()
+    if "label" in fields:
+        return ["kto"]
+    if fields & {"chosen", "rejected", "first", "second", "better"}:
+        transcripts = "chosen" in fields and "hh_rlhf" in transcripts_in(rows, chosen["chosen"])
+        return ["hh_rlhf" if transcripts else "preference"]
+    if "instances" in fields:
+        return ["self_instruct", "unnatural_instructions"]
+    if fields & {"id", "parent", "tree"}:
+        return ["oasst"]
+    if "messages" in fields:
+        return [kind_of_turns(rows, chosen["messages"]) or "messages"]
+    if "text" in fields:
+        return [*transcripts_in(rows, chosen["text"]), "text"][:1]
+    if fields & {"context", "choices"}:
+        return ["question_answer"]
+    return ["prompt_completion"]
 
 
-def _from_turns(
-    records: Sequence[Any], names: Iterable[str], lower: Mapping[str, str], columns: list[str]
-) -> Guess | None:
-    for name in names:
-        if name in lower and (kind := _kind_of_turns(records, lower[name])):
-            fields = {"messages": lower[name]} | _found(_BESIDE_TURNS, lower)
-            spelled = "from and value" if kind == "sharegpt" else "role and content"
-            reason = f"The column {named(lower[name])} holds lists of turns with {spelled}."
-            return Guess(Layout(kind, fields), tuple(columns), reason + _unused(columns, fields))
-    return None
-
-
-def _from_names(
-    records: Sequence[Any], format: str, lower: Mapping[str, str], columns: list[str]
-) -> Guess | None:
-    for pair_format, required in _PAIRS:
-        if format not in ("auto", pair_format):
-            continue
-        fields = _found(required, lower)
-        if len(fields) == len(required):
-            fields |= _found(_OPTIONAL.get(pair_format, ()) + _ALWAYS_OPTIONAL, lower)
-            names = " and ".join(named(fields[field]) for field in ("prompt", "answer"))
-            return Guess(
-                Layout(pair_format, fields), tuple(columns), f"It has {names}." + _unused(columns, fields)
-            )
-    if format in ("messages", "sharegpt"):
-        for name in CHAT_COLUMNS:
-            if name in lower:
-                fields = {"messages": lower[name]} | _found(_BESIDE_TURNS, lower)
-                return Guess(Layout(format, fields), tuple(columns), "The format was chosen by hand.")
-    if format in ("auto", "text"):
-        for name in _TEXT_COLUMNS:
-            if name in lower and (len(columns) == 1 or _mostly(records, lower[name], str)):
-                fields = {"text": lower[name]}
-                reason = f"The column {named(lower[name])} holds text."
-                return Guess(Layout("text", fields), tuple(columns), reason + _unused(columns, fields))
-    return None
-
-
-def _last_resort(records: Sequence[Any], columns: list[str]) -> Guess | None:
-    texts = [column for column in columns if _mostly(records, column, str)]
-    if len(texts) == 1:
-        fields = {"text": texts[0]}
-        reason = f"{named(texts[0])} is the only column with text."
-        return Guess(Layout("text", fields), tuple(columns), reason + _unused(columns, fields), sure=False)
-    if len(texts) == 2:
-        fields = {"prompt": texts[0], "answer": texts[1]}
-        reason = f"There are two columns with text: {named(texts[0])} is taken for the prompt, "
-        reason += f"{named(texts[1])} for the answer."
-        return Guess(
-            Layout("prompt_completion", fields), tuple(columns), reason + _unused(columns, fields), sure=False
-        )
-    return None
-
-
-def _found(wanted: tuple[tuple[str, str], ...], lower: Mapping[str, str]) -> dict[str, str]:
-    fields: dict[str, str] = {}
-    for field, names in wanted:
-        for name in names.split():
-            if name in lower and lower[name] not in fields.values():
-                fields[field] = lower[name]
-                break
-    return fields
-
-
-def _kind_of_turns(records: Sequence[Any], column: str) -> str | None:
-    kinds: Counter[str] = Counter()
+def _held(records: Sequence[Any], layout: Layout) -> int:
+    """How many of the records can be read so."""
+    if layout.is_of_trees:
+        column = layout.map.get("tree") or layout.map["id"]
+        return sum(isinstance(record, dict) and record.get(column) is not None for record in records)
+    convert = converter(layout)
+    held = 0
     for record in records:
-        turns = turns_of(record.get(column)) if isinstance(record, dict) else None
-        first = turns[0] if isinstance(turns, list) and turns else None
-        if isinstance(first, dict):
-            keys = {key for key, value in first.items() if value is not None}
-            if "from" in keys and "value" in keys:
-                kinds["sharegpt"] += 1
-            elif keys & {"role", "from", "speaker", "author", "sender"}:
-                kinds["messages"] += 1
-    return kinds.most_common(1)[0][0] if kinds else None
+        try:
+            convert(record)
+        except SpellingNeededError:
+            held += _is_held(spelled(record), layout)
+        except RecordError:
+            continue
+        else:
+            held += 1
+    return held
 
 
-def _mostly(records: Sequence[Any], column: str, kind: type) -> bool:
-    values = [record[column] for record in records if isinstance(record, dict) and column in record]
-    return bool(values) and sum(isinstance(value, kind) for value in values) * 2 > len(values)
+def _is_held(record: Any, layout: Layout) -> bool:
+    try:
+        converter(layout)(record)
+    except RecordError:
+        return False
+    return True
 
 
-def _unused(columns: Sequence[str], fields: Mapping[str, str]) -> str:
-    unused = [column for column in columns if column not in fields.values()]
-    return f" Not used: {_list(unused)}." if unused else ""
+def _best(held: Sequence[int], records: int) -> int:
+    """The first way that most records can be read in, or else the one for the most of them."""
+    most = (at for at, count in enumerate(held) if count * 2 > records)
+    return next(most, max(range(len(held)), key=held.__getitem__))
 
 
-def _list(names: Sequence[str]) -> str:
-    shown = ", ".join(named(name) for name in names[:12])
-    return f"{shown} and {len(names) - 12} more" if len(names) > 12 else shown or "none"
+def _other_ways(fitting: Sequence[Candidate], held: Sequence[int], at: int) -> str:
+    chosen = fitting[at].format
+    others = dict.fromkeys(
+        other.format
+        for other, count in zip(fitting, held, strict=True)
+        if count and count >= held[at] and other.format != chosen and other.sure
+    )
+    return f" It could also be read as {' or '.join(others)}; this says more." if others else ""
+
+
+def _misfits(held: int, records: int) -> str:
+    misfits = records - held
+    return f" Of the first {records:,} rows {misfits:,} can't be read so." if 0 < misfits < records else ""
+
+
+def _unused(rows: SampledRows, found: Candidate) -> str:
+    unused = [column for column in rows.columns if column not in found.map.values()]
+    return f" Not used: {listed_names(unused)}." if unused else ""
+
+
+def _unknown(rows: SampledRows, format: str, where: str) -> StudioError:
+    of_format = f" of the format {format}" if format != "auto" else ""
+    hint = "Choose the columns: prompt and answer, or text, or messages"
+    guess = best_guess(rows.records)
+    example = guess or {"prompt": "COLUMN", "answer": "COLUMN"}
+    written = " ".join(f"--map {field}={column}" for field, column in example.items())
+    hint += f"; in a terminal {written}."
+    if guess:
+        hint += " That is a guess from their names."
+    return StudioError(
+        f"{where}: no column of {listed_names(rows.columns)} says which text is the prompt and which the "
+        f"answer{of_format}.",
+        hint=hint,
+    )

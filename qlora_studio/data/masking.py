@@ -100,8 +100,12 @@ def turns_of(row: Row, template: ChatTemplate, find_special: FindSpecial) -> tup
 
 
 def _weights(messages: Sequence[Message], train_on: str) -> list[float | None]:
-    """What each message counts in the loss; None: its characters are what the rest of the chat is."""
-    answers = [k for k, message in enumerate(messages) if message.role == "assistant"]
+    """What each message counts in the loss; None: its characters are what the rest of the chat is.
+
+    What an assistant says before the first question is no answer.
+    """
+    asked = next((k for k, message in enumerate(messages) if message.role == "user"), 0)
+    answers = [k for k, message in enumerate(messages) if k >= asked and message.role == "assistant"]
     taught = {"answers": answers, "last_answer": answers[-1:]}.get(train_on, [])
     weights: list[float | None] = []
     for k, message in enumerate(messages):

@@ -22,7 +22,8 @@ from qlora_studio.data.plain_table import plain_table
 from qlora_studio.data.row_digest import ROLE_CODES, seeds_of
 
 _KEYS = {"messages": ("role", "content"), "sharegpt": ("from", "value")}
-_PAIRS = ("alpaca", "prompt_completion", "question_answer")
+_PAIRS = ("alpaca", "prompt_completion", "question_answer", "flan", "longform")
+_FIELDS = {"messages", "prompt", "input", "answer", "system", "history", "tools"}
 _SYSTEM, _USER, _ASSISTANT = (ROLE_CODES[role] for role in ("system", "user", "assistant"))
 _WORTH_IT = 0.9  # share of plain rows; below it the slower way is as fast
 _BLANK_BEGINNINGS = np.isin(np.arange(256), [*range(33), 0xC2, 0xE1, 0xE2, 0xE3])  # of blank texts in UTF-8
@@ -53,7 +54,7 @@ class PlainChats:
 def may_be_plain(layout: Layout) -> bool:
     """Whether rows of this layout can be plain."""
     known = layout.format in _KEYS or layout.format in _PAIRS
-    return known and len(set(layout.map.values())) == len(layout.map)
+    return known and layout.map.keys() <= _FIELDS and len(set(layout.map.values())) == len(layout.map)
 
 
 def plain_chats(block: bytes, layout: Layout) -> PlainChats | None:

@@ -29,7 +29,7 @@ from qlora_studio.data.prepared import (
 from qlora_studio.data.row_encoder import ROWS_AT_ONCE, EncodedRow, RowEncoder, UnusableRow, fit
 from qlora_studio.errors import StudioError
 
-PREPARER_VERSION = 1  # raised when the same rows would give other tokens
+PREPARER_VERSION = 2  # raised when the same rows would give other tokens
 
 MANY_LEFT_OUT = 0.01  # more than this share of rows that can't be rendered is asked about (D3)
 _SAMPLES = 3  # prompts taken from the data where the person gave none
@@ -122,6 +122,7 @@ class _Counts:
 
     def __init__(self) -> None:
         self.rows = self.dropped = self.cut = self.nothing = self.special = self.on_both_sides = 0
+        self.pairs = self.rated_bad = 0
         self.refused: list[UnusableRow] = []  # the first ones
         self.refused_rows = 0
         self._waiting: list[tuple[Row, bool]] = []
@@ -153,7 +154,10 @@ class _Counts:
         self.dropped += fitted.fate == "dropped"
         self.cut += fitted.fate == "cut"
         taught = [piece for piece in fitted.pieces if piece.learned_tokens]
-        self.nothing += not taught and fitted.fate != "dropped"
+        bad = item.row.label is False
+        self.rated_bad += bad
+        self.nothing += not taught and not bad and fitted.fate != "dropped"
+        self.pairs += bool(item.row.rejected and taught)
         for piece in taught:
             writer.add(piece, held_out=held_out)
 
@@ -162,6 +166,7 @@ class _Counts:
         parts = [
             (self.dropped, f"longer than {seq_len:,} tokens"),
             (self.nothing, "without a token to learn"),
+            (self.rated_bad, "rated bad"),
             (self.refused_rows, "refused by the chat template"),
         ]
         words = ", ".join(f"{count:,} {what}" for count, what in parts if count) or "there are none"
@@ -171,6 +176,8 @@ class _Counts:
 
     def hint(self, config: RunConfig) -> str:
         """What would help most."""
+        if self.rated_bad > self.dropped + self.nothing + self.refused_rows:
+            return "Plain finetuning learns answers that are rated good; this data has none."
         if self.dropped >= max(self.nothing, self.refused_rows):
             return "Raise the sequence length, or cut longer chats in place of dropping them."
         if self.refused and self.refused_rows >= self.nothing:
@@ -276,6 +283,13 @@ def _info(
 def _notes(counts: _Counts, config: RunConfig) -> Iterator[str]:
     """What a person should know before the start."""
     seq_len = config.data.seq_len
+    if counts.pairs:
+        yield (
+            f"{counts.pairs:,} rows have a better and a worse answer: the better one is learned, "
+            "as in any other chat."
+        )
+    if counts.rated_bad:
+        yield f"{counts.rated_bad:,} rows have an answer rated bad and are left out."
     if counts.dropped:
         yield f"{counts.dropped:,} chats are longer than {seq_len:,} tokens and left out."
     if counts.cut:

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from qlora_studio.data.conversation import Message
-from qlora_studio.data.strict_json import Spelled
+from qlora_studio.data.strict_json import JsonError, Spelled, parse_json
 
 
 class RecordError(ValueError):
     """Why a record is skipped, in a few words that start in lower case; the same words for the same cause."""
+
+
+class LeftOutError(RecordError):
+    """The record is sound, and its format itself leaves it out: nobody need be asked about it."""
 
 
 class SpellingNeededError(Exception):
@@ -38,12 +42,20 @@ class Record:
 
 @dataclass(frozen=True)
 class Conversation:
-    """What a record says. `notes` are the kinds of findings it gives (`findings.py`)."""
+    """What a record says, as in `Row`; `notes` are the kinds of findings that it gives (`findings.py`)."""
 
     messages: tuple[Message, ...] = ()
+    rejected: tuple[Message, ...] = ()
+    label: bool | None = None
     text: str | None = None
     tools: str = ""
     notes: frozenset[str] = frozenset()
+
+    @property
+    def characters(self) -> int:
+        """Of all texts together."""
+        messages = self.messages + self.rejected
+        return sum(len(message.content) for message in messages) + len(self.text or "")
 
 
 def text_of(value: Any, what: str, notes: set[str]) -> str:
@@ -63,6 +75,16 @@ def text_of(value: Any, what: str, notes: set[str]) -> str:
     if kind is float:
         raise SpellingNeededError
     raise RecordError(f"{what} is {in_words(value)}, not text")
+
+
+def nested(value: Any) -> Any:
+    """A list or an object that stands as JSON text in a cell, as what it is; anything else as it is."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        try:
+            return parse_json(value.encode("utf-8"))
+        except JsonError:
+            return value
+    return value
 
 
 def spelled(value: Any) -> Any:

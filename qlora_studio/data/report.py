@@ -12,6 +12,7 @@ class SkipReason(msgspec.Struct, frozen=True):
     reason: str
     count: int
     lines: tuple[int, ...] = ()  # the first thousand
+    by_design: bool = False  # the format itself leaves such records out; the file has no fault
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,7 +27,13 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ImportReport(msgspec.Struct, frozen=True, kw_only=True):
-    """rows_in = imported + skipped + merged, always."""
+    """rows_in = imported + skipped + merged, always, in records of the file.
+
+    imported:      records that gave rows
+    merged:        records equal to earlier ones, and messages of a tree that are turns of a row
+    conversations: rows; a record may give several
+    left_out:      of the skipped, what the format itself leaves out, as the lower-ranked replies of a tree
+    """
 
     path: str
     rows_in: int
@@ -42,3 +49,9 @@ class ImportReport(msgspec.Struct, frozen=True, kw_only=True):
     columns: tuple[str, ...] = ()
     map: dict[str, str] = {}
     guess: str = ""  # the reason for format and map
+    left_out: int = 0
+
+    @property
+    def unusable(self) -> int:
+        """Records that were skipped for a fault of theirs: what a person is asked about (D3)."""
+        return self.skipped - self.left_out

@@ -60,11 +60,12 @@ def _seed(lengths: Sequence[int], codes: Sequence[int]) -> int:
 
 
 def _extras(conversation: Conversation) -> bytes:
-    """What messages have beside role and content; nothing where all have nothing."""
+    """What messages have beside role and content, and what a row has; nothing where all have nothing."""
     per_message = [
         (message.loss_weight, message.name, message.tool_calls, message.tool_call_id, message.reasoning)
         for message in conversation.messages
     ]
-    if not conversation.tools and all(extra == (None, "", (), "", "") for extra in per_message):
+    beside = (conversation.tools, conversation.rejected, conversation.label)
+    if beside == ("", (), None) and all(extra == (None, "", (), "", "") for extra in per_message):
         return b""
-    return msgspec.msgpack.encode((conversation.tools, per_message))
+    return msgspec.msgpack.encode((beside, per_message))

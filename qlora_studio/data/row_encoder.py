@@ -195,4 +195,6 @@ def _chat(row: Row, chat: Rendered, encoded: Encoded) -> EncodedRow:
     for span in chat.learned:
         weights[encoded.tokens_of(span.start, span.end)] = span.weight
     weights[:1] = 0  # nothing stands before the first token that could predict it
+    if row.label is False:
+        weights[:] = 0  # an answer rated bad: of a rated set the good ones are learned
     return EncodedRow(row, chat.text, encoded.ids, weights, len(chat.foreign), encoded)

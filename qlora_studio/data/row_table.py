@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from qlora_studio.data.conversation import Message, ToolCall
+from qlora_studio.data.conversation import Message, ToolCall, shared_turns
 from qlora_studio.data.record import Conversation, Place
 
 _MESSAGE = pa.struct(
@@ -20,13 +20,17 @@ _MESSAGE = pa.struct(
         ("more", pa.string()),  # JSON: what few messages have (`_More`)
     ]
 )
+_MESSAGES = pa.list_(_MESSAGE)
 SCHEMA = pa.schema(
     [
         ("line", pa.int64()),
         ("file", pa.int16()),
         ("offset", pa.int64()),  # of the record in its file, as UTF-8; -1: there is no text of it
         ("bytes", pa.int64()),
-        ("messages", pa.list_(_MESSAGE)),
+        ("messages", _MESSAGES),
+        ("rejected", _MESSAGES),  # of the chat with the worse answer: what follows the turns that both have
+        ("shared", pa.int32()),  # how many turns both have, from the first; null: there is no worse answer
+        ("label", pa.bool_()),  # whether the answer was rated good; null: it wasn't rated
         ("tools", pa.string()),
         ("text", pa.string()),
     ]
@@ -49,21 +53,21 @@ _decode_more = msgspec.json.Decoder(_More).decode
 
 def batch_of_rows(conversations: Sequence[Conversation], places: Sequence[Place], file: int) -> Any:
     """A record batch of these rows, all from the same file."""
-    messages = [message for conversation in conversations for message in conversation.messages]
-    starts = np.cumsum([0, *(len(conversation.messages) for conversation in conversations)], dtype=np.int32)
+    shared = [_shared(conversation) for conversation in conversations]
+    worse = [
+        conversation.rejected[both or 0 :] for conversation, both in zip(conversations, shared, strict=True)
+    ]
     return _batch(
         np.array([place.line for place in places], dtype=np.int64),
         file,
         np.array([place.offset for place in places], dtype=np.int64),
         np.array([place.size for place in places], dtype=np.int64),
-        _lists(
-            starts,
-            pa.array([message.role for message in messages], pa.string()),
-            pa.array([message.content for message in messages], pa.string()),
-            pa.array([_more_text(message) for message in messages], pa.string()),
-        ),
-        pa.array([conversation.tools or None for conversation in conversations], pa.string()),
-        pa.array([conversation.text for conversation in conversations], pa.string()),
+        messages=_lists_of([conversation.messages for conversation in conversations]),
+        rejected=_lists_of(worse) if any(worse) else None,
+        shared=pa.array(shared, pa.int32()),
+        label=pa.array([conversation.label for conversation in conversations], pa.bool_()),
+        tools=pa.array([conversation.tools or None for conversation in conversations], pa.string()),
+        text=pa.array([conversation.text for conversation in conversations], pa.string()),
     )
 
 
@@ -77,13 +81,23 @@ def batch_of_plain_chats(
     contents: Any,
 ) -> Any:
     """A record batch of rows whose messages have role and content only; `starts` [rows + 1] into these."""
-    nothing = pa.nulls(len(lines), pa.string())
     messages = _lists(starts, roles, contents, pa.nulls(len(roles), pa.string()))
-    return _batch(lines, file, offsets, sizes, messages, nothing, nothing)
+    return _batch(lines, file, offsets, sizes, messages=messages)
 
 
-def messages_of(column: Any) -> Iterator[tuple[Message, ...]]:
-    """The messages of each row."""
+def chats_of(batch: Any) -> Iterator[tuple[tuple[Message, ...], tuple[Message, ...], bool | None]]:
+    """Messages, those of the chat with the worse answer, and the rating of each row."""
+    rejected = batch.column("rejected")
+    none_rejected = batch.column("shared").null_count == len(rejected)
+    worse = [()] * len(rejected) if none_rejected else _messages_of(rejected)
+    columns = (batch.column(name).to_pylist() for name in ("shared", "label"))
+    for messages, rest, shared, label in zip(
+        _messages_of(batch.column("messages")), worse, *columns, strict=True
+    ):
+        yield messages, () if shared is None else messages[:shared] + rest, label
+
+
+def _messages_of(column: Any) -> Iterator[tuple[Message, ...]]:
     flat = column.flatten()
     columns = (flat.field(index).to_pylist() for index in range(len(_MESSAGE)))
     messages = [
@@ -92,8 +106,12 @@ def messages_of(column: Any) -> Iterator[tuple[Message, ...]]:
     ]
     at = 0
     for length in column.value_lengths().to_pylist():
-        yield tuple(messages[at : at + length])
-        at += length
+        yield tuple(messages[at : at + (length or 0)])
+        at += length or 0
+
+
+def _shared(conversation: Conversation) -> int | None:
+    return shared_turns(conversation.messages, conversation.rejected) if conversation.rejected else None
 
 
 def _batch(
@@ -101,13 +119,28 @@ def _batch(
     file: int,
     offsets: NDArray[np.int64],
     sizes: NDArray[np.int64],
-    messages: Any,
-    tools: Any,
-    texts: Any,
+    **columns: Any,
 ) -> Any:
-    files = pa.array(np.full(len(lines), file, dtype=np.int16))
-    columns = [pa.array(lines), files, pa.array(offsets), pa.array(sizes), messages, tools, texts]
-    return pa.record_batch(columns, schema=SCHEMA)
+    """columns: those of `SCHEMA` beside the first four; None, or not there: null in all rows."""
+    rows = len(lines)
+    columns |= {"line": lines, "file": np.full(rows, file, dtype=np.int16), "offset": offsets, "bytes": sizes}
+    arrays = [
+        pa.nulls(rows, field.type) if (column := columns.get(field.name)) is None else column
+        for field in SCHEMA
+    ]
+    return pa.record_batch(
+        [pa.array(array) if isinstance(array, np.ndarray) else array for array in arrays], schema=SCHEMA
+    )
+
+
+def _lists_of(chats: Sequence[Sequence[Message]]) -> Any:
+    messages = [message for chat in chats for message in chat]
+    return _lists(
+        np.cumsum([0, *(len(chat) for chat in chats)], dtype=np.int32),
+        pa.array([message.role for message in messages], pa.string()),
+        pa.array([message.content for message in messages], pa.string()),
+        pa.array([_more_text(message) for message in messages], pa.string()),
+    )
 
 
 def _lists(starts: NDArray[np.int32], roles: Any, contents: Any, more: Any) -> Any:

@@ -49,8 +49,7 @@ class RowsWriter:
             self._file = file
         self._conversations.append(conversation)
         self._places.append(place)
-        self._characters += sum(len(message.content) for message in conversation.messages)
-        self._characters += len(conversation.text or "")
+        self._characters += conversation.characters
         self.rows += 1
         if self._characters > _BATCH_BYTES or len(self._conversations) >= _ROWS_IN_HAND:
             self._gather()

@@ -88,9 +88,13 @@ def _fits(answer: reading.ReaderAnswer) -> bool:
 
 def _cut(row: Row) -> Row:
     """A widget is given no more of one text (S8)."""
-    messages = tuple(
-        msgspec.structs.replace(message, content=message.content[:SHOWN_CHARACTERS], reasoning="")
-        for message in row.messages[:50]
+    messages, rejected = (
+        tuple(
+            msgspec.structs.replace(message, content=message.content[:SHOWN_CHARACTERS], reasoning="")
+            for message in chat[:50]
+        )
+        for chat in (row.messages, row.rejected)
     )
     text = row.text[:SHOWN_CHARACTERS] if row.text is not None else None
-    return msgspec.structs.replace(row, messages=messages, text=text, tools=row.tools[:SHOWN_CHARACTERS])
+    tools = row.tools[:SHOWN_CHARACTERS]
+    return msgspec.structs.replace(row, messages=messages, rejected=rejected, text=text, tools=tools)

@@ -202,10 +202,10 @@ def _source(config: RunConfig, accept_skipped: bool, told: Told) -> Source:
 
 
 def _refuse_many_skipped(report: ImportReport, accept_skipped: bool) -> None:
-    if report.skipped > MANY_SKIPPED * report.rows_in and not accept_skipped:
-        first = report.problems[0]
+    if report.unusable > MANY_SKIPPED * report.rows_in and not accept_skipped:
+        first = next(problem for problem in report.problems if not problem.by_design)
         raise StudioError(
-            f"{report.skipped:,} of {report.rows_in:,} rows of {report.path} were skipped, the first one in "
+            f"{report.unusable:,} of {report.rows_in:,} rows of {report.path} were skipped, the first one in "
             f"line {first.line:,}: {first.reason}.",
             hint="Mend them, or accept that they are left out (--accept-skipped).",
         )

@@ -231,7 +231,7 @@ class DataState(QObject):
         report = self.report
         if report is None or report.sha256 in self._draft.skipped_accepted:
             return False
-        return report.skipped > MOST_SKIPPED * report.rows_in
+        return report.unusable > MOST_SKIPPED * report.rows_in
 
     def findings(self) -> list[Finding]:
         """Of the import, and of the token counts; the gravest first."""

@@ -74,10 +74,11 @@ def of_name(name: str, taken: bool, free_name: str) -> Iterator[TrainProblem]:
 
 def of_import(report: ImportReport | None, accepted: bool) -> Iterator[TrainProblem]:
     """More was skipped than goes without asking (D3)."""
-    if report is None or report.skipped <= MOST_SKIPPED * report.rows_in or accepted:
+    if report is None or report.unusable <= MOST_SKIPPED * report.rows_in or accepted:
         return
-    reasons = ", ".join(f"{problem.count:,} {problem.reason}" for problem in report.problems[:2])
-    words = f"{report.skipped:,} of {report.rows_in:,} rows were skipped: {reasons}."
+    faults = [problem for problem in report.problems if not problem.by_design]
+    reasons = ", ".join(f"{problem.count:,} {problem.reason}" for problem in faults[:2])
+    words = f"{report.unusable:,} of {report.rows_in:,} rows were skipped: {reasons}."
     mends = (Mend("Show them", page="data"), Mend("Train without them", accepts_skipped=True))
     yield TrainProblem(words, blocks=True, mends=mends)
 

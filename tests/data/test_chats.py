@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from qlora_studio.data.chats import chat, order_problem
+from qlora_studio.data.chats import chat, oddities
 from qlora_studio.data.conversation import Message, ToolCall
 from qlora_studio.data.record import RecordError
+from qlora_studio.data.strict_json import Spelled
 
 USER = {"role": "user", "content": "2 + 2?"}
 ASSISTANT = {"role": "assistant", "content": "4"}
@@ -62,14 +63,8 @@ def test_other_names_of_known_roles_are_mapped_and_noted(spelling: str, role: st
         ([USER], "no answer"),
         ([USER, {"role": "assistant", "content": " \n"}], "no answer"),
         ([USER, {"role": "assistant", "content": None}], "no answer"),
-        ([ASSISTANT, USER], "an assistant turn before the first user turn"),
-        ([USER, USER, ASSISTANT], "two user turns in a row"),
-        ([USER, ASSISTANT, ASSISTANT], "two assistant turns in a row"),
-        ([USER, {"role": "system", "content": "x"}, ASSISTANT], "a system turn behind the first turn"),
-        (
-            [USER, {"role": "tool", "content": "x"}, ASSISTANT],
-            "a tool turn without an assistant turn before it",
-        ),
+        ([ASSISTANT, USER], "no answer"),
+        ("[{'role': 'user', 'content': 'a'}]", "the turns are a text that is no JSON"),
         ([USER, ASSISTANT | {"loss_weight": -1}], "a loss_weight is no number from 0 on"),
         ([USER, ASSISTANT | {"loss_weight": "1"}], "a loss_weight is no number from 0 on"),
         ([USER, ASSISTANT | {"tool_calls": {}}], "tool_calls is an object, not a list"),
@@ -122,9 +117,40 @@ def test_a_system_column_comes_first() -> None:
     assert len(chat([USER, ASSISTANT], system="").messages) == 2
 
 
-def test_two_system_texts_are_one_too_many() -> None:
-    with pytest.raises(RecordError, match="two system texts"):
-        chat([{"role": "system", "content": "a"}, USER, ASSISTANT], system="b")
+def test_system_texts_at_the_beginning_are_joined_and_equal_ones_are_one() -> None:
+    both = chat([{"role": "system", "content": "a"}, USER, ASSISTANT], system="b")
+    one = chat([{"role": "system", "content": "a"}, USER, ASSISTANT], system="a")
+
+    assert (both.messages[0], both.notes) == (Message("system", "b\n\na"), {"systems_joined"})
+    assert (one.messages[0], one.notes) == (Message("system", "a"), frozenset())
+
+
+@pytest.mark.parametrize(
+    ("turns", "note"),
+    [
+        ([USER, USER, ASSISTANT], "same_speaker"),
+        ([USER, ASSISTANT, ASSISTANT], "same_speaker"),
+        ([ASSISTANT, USER, ASSISTANT], "answer_first"),
+        ([{"role": "system", "content": "x"}, ASSISTANT, USER, ASSISTANT], "answer_first"),
+        ([USER, {"role": "system", "content": "x"}, ASSISTANT], "odd_order"),
+        ([USER, {"role": "tool", "content": "x"}, ASSISTANT], "odd_order"),
+        ([USER, ASSISTANT, {"role": "tool", "content": "x"}, USER, ASSISTANT], "odd_order"),
+    ],
+)
+def test_an_odd_order_is_kept_as_it_stands_and_noted(turns: Any, note: str) -> None:  # D8
+    found = chat(turns)
+
+    assert [(m.role, m.content) for m in found.messages] == [(t["role"], t["content"]) for t in turns]
+    assert found.notes == {note}
+
+
+def test_texts_in_turn_and_turns_named_by_their_role_are_chats() -> None:
+    in_turn = chat(["2 + 2?", "4", "Sure?", "Yes."])
+    by_role = chat([{"human": "2 + 2?", "assistant": "4"}, {"Human": "Sure?", "Assistant": "Yes."}])
+
+    assert [m.content for m in in_turn.messages] == ["2 + 2?", "4", "Sure?", "Yes."]
+    assert in_turn == by_role
+    assert in_turn.notes == {"unnamed_turns"}
 
 
 def test_a_message_keeps_its_own_weight() -> None:
@@ -136,6 +162,46 @@ def test_a_message_keeps_its_own_weight() -> None:
     ]
 
     assert weights == [None, 0.5, None, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("marks", "weight"),
+    [
+        ({"train": False}, 0.0),
+        ({"train": True}, 1.0),
+        ({"loss": False}, 0.0),
+        ({"masked": True}, 0.0),
+        ({"masked": False}, None),
+        ({"weight": True}, 1.0),
+        ({"loss": 0.25}, None),  # a loss that was measured says nothing about what is to be learned
+    ],
+)
+def test_other_words_for_what_is_learned_are_understood(marks: dict[str, Any], weight: float | None) -> None:
+    assert chat([USER, ASSISTANT | marks]).messages[1].loss_weight == weight
+
+
+def test_what_was_thought_may_stand_in_a_part_or_beside_the_text() -> None:
+    parts = [{"type": "thinking", "thinking": "Easy."}, {"type": "text", "text": "4"}]
+
+    assert chat([USER, {"role": "assistant", "content": parts}]).messages[1].reasoning == "Easy."
+    assert chat([USER, ASSISTANT | {"thinking": "Easy."}]).messages[1].reasoning == "Easy."
+
+
+def test_numbers_in_calls_stay_numbers_where_a_record_is_read_with_their_spelling() -> None:
+    calls = [{"function": {"name": "add", "arguments": {"a": Spelled("2.50"), "b": [Spelled("1")]}}}]
+
+    (call,) = chat([USER, {"role": "assistant", "tool_calls": calls}]).messages[1].tool_calls
+
+    assert call.arguments == '{"a": 2.5, "b": [1]}'
+
+
+def test_a_tool_may_answer_with_any_json_or_with_nothing() -> None:
+    results = [[{"type": "text", "text": "4"}], [{"sum": 4}], None]
+    turns = [{"role": "tool", "content": result} for result in results]
+
+    found = chat([USER, ASSISTANT, *turns, ASSISTANT])
+
+    assert [message.content for message in found.messages[2:5]] == ["4", '[{"sum": 4}]', ""]
 
 
 def test_calls_of_tools_and_their_results_are_kept() -> None:
@@ -172,6 +238,13 @@ def test_calls_of_sharegpt_and_of_the_older_form_are_calls_too() -> None:
     assert chat([USER, older]).messages[1].tool_calls == (call,)
 
 
+def test_tools_may_be_one_object_or_json_texts() -> None:
+    add = {"name": "add"}
+
+    assert json.loads(chat([USER, ASSISTANT], tools=add).tools) == [add]
+    assert json.loads(chat([USER, ASSISTANT], tools=[json.dumps(add)]).tools) == [add]
+
+
 def test_tools_that_are_no_list_of_objects_are_refused() -> None:
     with pytest.raises(RecordError, match="the tools are no list of objects"):
         chat([USER, ASSISTANT], tools=["add"])
@@ -179,8 +252,8 @@ def test_tools_that_are_no_list_of_objects_are_refused() -> None:
         chat([USER, ASSISTANT], tools="[add]")
 
 
-def test_a_usual_order_has_no_problem() -> None:
-    assert order_problem(("system", "user", "assistant", "tool", "tool", "assistant", "user")) is None
+def test_a_usual_order_has_nothing_odd() -> None:
+    assert oddities(("system", "user", "assistant", "tool", "tool", "assistant", "user")) == frozenset()
 
 
 def test_turns_may_stand_as_json_text_in_a_cell() -> None:

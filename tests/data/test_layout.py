@@ -50,19 +50,133 @@ def test_the_format_is_found(record: dict[str, Any], format: str, fields: str) -
     assert guess.reason
 
 
+HH = "\n\nHuman: a\n\nAssistant: b"
+INSTANCES = [{"input": "", "output": "b"}]
+UNNATURAL = [{"instruction_with_input": "a", "input": "", "output": "b", "constraints": "None."}]
+MESSAGE = {"message_id": "m", "parent_id": None, "text": "a", "role": "prompter", "rank": None}
+
+
 @pytest.mark.parametrize(
-    ("record", "words"),
+    ("record", "format", "fields"),
     [
-        ({"prompt": "a", "chosen": "b", "rejected": "c"}, "preference training isn't built yet"),
-        ({"prompt": "a", "completion": "b", "label": True}, "KTO"),
-        ({"messages": TURNS, "kto_tag": True}, "KTO"),
-        ({"instruction": "a", "instances": [{"input": "", "output": "b"}]}, "Self-Instruct"),
-        ({"message_id": "a", "parent_id": None, "text": "b", "role": "prompter"}, "OASST"),
+        ({"inputs": "a", "targets": "b", "task": "t"}, "flan", "prompt=inputs answer=targets"),
+        (
+            {"input": "a", "output": "b", "source": "C4", "subset": "train"},
+            "longform",
+            "prompt=input answer=output",
+        ),
+        (
+            {"instruction": "a", "instances": INSTANCES},
+            "self_instruct",
+            "prompt=instruction instances=instances",
+        ),
+        (
+            {"prompt": "a\nOutput:", "completion": " b<|endoftext|>"},
+            "self_instruct",
+            "prompt=prompt answer=completion",
+        ),
+        (
+            {"instruction": "a", "instances": UNNATURAL, "reformulations": None},
+            "unnatural_instructions",
+            "instances=instances prompt=instruction reformulations=reformulations",
+        ),
+        (
+            MESSAGE | {"deleted": False, "tree_state": "ready_for_export"},
+            "oasst",
+            "id=message_id parent=parent_id text=text role=role rank=rank deleted=deleted state=tree_state",
+        ),
+        (
+            {"message_tree_id": "m", "tree_state": "ready_for_export", "prompt": MESSAGE | {"replies": []}},
+            "oasst",
+            "tree=prompt state=tree_state",
+        ),
+        ({"text": "### Human: a### Assistant: b"}, "oasst", "text=text"),
+        ({"text": "<human>: a\n<bot>: b", "metadata": "{}"}, "chip2", "text=text"),
+        ({"chosen": HH, "rejected": HH}, "hh_rlhf", "chosen=chosen rejected=rejected"),
+        (
+            {"prompt": HH + "\n\nHuman: c\n\nAssistant:", "response": " d"},
+            "hh_rlhf",
+            "prompt=prompt answer=response",
+        ),
+        (
+            {"prompt": "a", "chosen": "b", "rejected": "c"},
+            "preference",
+            "chosen=chosen rejected=rejected prompt=prompt",
+        ),
+        (
+            {"prompt": "a", "response_0": "b", "response_1": "c", "better_response_id": 1},
+            "preference",
+            "first=response_0 second=response_1 better=better_response_id prompt=prompt",
+        ),
+        (
+            {"prompt": "a", "completion": "b", "label": True},
+            "kto",
+            "prompt=prompt answer=completion label=label",
+        ),
+        ({"messages": TURNS, "kto_tag": True}, "kto", "messages=messages label=kto_tag"),
+        (
+            {"question": "a", "choices": ["x", "y"], "answer": 1},
+            "question_answer",
+            "prompt=question answer=answer choices=choices",
+        ),
+        ({"data": ["a", "b", "c", "d"], "id": "1"}, "messages", "messages=data"),
+        ({"messages": TURNS, "images": []}, "messages", "messages=messages media=images"),
     ],
 )
-def test_formats_that_are_not_built_are_refused_by_name(record: dict[str, Any], words: str) -> None:
-    with pytest.raises(StudioError, match=words):
+def test_formats_with_a_form_of_their_own_are_found(record: dict[str, Any], format: str, fields: str) -> None:
+    guess = find_layout([record] * 3, "auto", {}, "rows.jsonl")
+
+    assert guess.layout.format == format
+    assert guess.layout.map == dict(field.split("=") for field in fields.split())
+
+
+def test_a_format_is_taken_where_most_of_the_rows_can_be_read_so() -> None:
+    alpaca, chat = {"instruction": "a", "output": "b"}, {"messages": TURNS}
+
+    guess = find_layout([chat, alpaca, alpaca, alpaca], "auto", {}, "rows.jsonl")
+
+    assert guess.layout.format == "alpaca"
+    assert "Of the first 4 rows 1 can't be read so." in guess.reason
+
+
+def test_another_way_to_read_the_rows_is_said() -> None:
+    guess = find_layout([{"instruction": "a", "output": "b", "text": "a b"}], "auto", {}, "rows.jsonl")
+
+    assert guess.reason == (
+        "It has 'instruction' and 'output'. It could also be read as text; this says more. Not used: 'text'."
+    )
+
+
+def test_a_number_that_could_mean_either_answer_is_no_preference() -> None:
+    record = {"prompt": "a", "response_a": "b", "response_b": "c", "preference": 1}
+
+    with pytest.raises(
+        StudioError, match="no column of 'prompt', 'response_a', 'response_b', 'preference' says"
+    ):
         find_layout([record], "auto", {}, "rows.jsonl")
+
+
+def test_ratings_of_three_kinds_are_not_taken_for_good_and_bad() -> None:
+    records = [{"prompt": "a", "completion": "b", "label": label} for label in (-1, 0, 1)]
+
+    assert find_layout(records, "auto", {}, "rows.jsonl").layout.format == "prompt_completion"
+
+
+def test_a_mapping_of_a_part_is_completed_by_the_usual_names() -> None:
+    record = {"question": "a", "reply": "b", "grade": "good"}
+
+    guess = find_layout([record], "kto", {"answer": "reply", "label": "grade"}, "rows.jsonl")
+
+    assert guess.layout.map == {"answer": "reply", "label": "grade", "prompt": "question"}
+
+
+def test_what_cannot_be_guessed_is_refused_with_a_command_that_says_how_to_map() -> None:
+    records = [{"Frage": "a", "Antwort": "b", "quelle": "c"}]
+
+    with pytest.raises(StudioError) as error:
+        find_layout(records, "auto", {}, "rows.jsonl")
+
+    assert "--map prompt=Frage --map answer=Antwort." in error.value.hint
 
 
 @pytest.mark.parametrize(
@@ -74,7 +188,12 @@ def test_formats_that_are_not_built_are_refused_by_name(record: dict[str, Any], 
         ("auto", {"prompt": "a"}, "a mapping names prompt and answer"),
         ("auto", {"prompt": "a", "answer": "z"}, "has no column 'z' for answer"),
         ("auto", {"question": "a"}, "There is no field 'question'"),
-        ("auto", {"chosen": "a", "rejected": "b"}, "preference training isn't built yet"),
+        ("auto", {"chosen": "a"}, "a mapping names prompt and answer, or text, or messages, or chosen and"),
+        (
+            "kto",
+            {"prompt": "a", "answer": "b"},
+            "a mapping names prompt and answer and label, or messages and",
+        ),
     ],
 )
 def test_what_cannot_be_mapped_is_refused(format: str, chosen: dict[str, str], words: str) -> None:
@@ -139,12 +258,12 @@ def test_a_guess_without_known_names_is_said_to_be_one(tmp_path: Path) -> None:
 
 
 def test_what_stands_where_text_belongs_is_converted_or_skipped(tmp_path: Path) -> None:  # D4
-    answers = ["1e5", "0.10", "true", "null", '["a"]', '{"a": 1}', '""']
+    answers = ["1e5", "0.10", "true", "null", '[["a"]]', '{"a": 1}', '""', '["a"]']
     content = "\n".join(f'{{"question": "q", "answer": {answer}}}' for answer in answers).encode()
 
     data = import_bytes(tmp_path / "rows.jsonl", content)
 
-    assert [row.messages[1].content for row in data] == ["1e5", "0.10", "true"]
+    assert [row.messages[1].content for row in data] == ["1e5", "0.10", "true", "a"]
     assert findings(data)["number"] == 3
     assert reasons(data) == {
         "'answer' is null, not text": [4],
