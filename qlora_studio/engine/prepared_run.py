@@ -40,6 +40,7 @@ from qlora_studio.engine.update import Updater, first_loss_scale
 from qlora_studio.memory.promise import promise
 from qlora_studio.models.shapes import model_shape
 from qlora_studio.runs.checkpoints import resume_point
+from qlora_studio.runs.samples import SAMPLES_FILE, read_samples
 from qlora_studio.runs.run_record import RunRecord
 from qlora_studio.runs.run_writer import RunWriter
 
@@ -121,8 +122,7 @@ class PreparedRun:
         self.log = RunLog(writer, self.position, self.total_steps)
         self.memory = MemoryMeter(adapted, self.optimizer)
         self.saved_step = self.position.step if self.resumed else None
-        self.evaluated_step: int | None = None
-        self.sampled_step: int | None = None
+        self.sampled_step = self.position.step if self.resumed and self._has_samples() else None
         self._sitting_start = time.monotonic()
         self._elapsed_before = self.position.elapsed_s
         self.validation = evaluation_batches(
@@ -180,6 +180,12 @@ class PreparedRun:
         """As it is now, for a checkpoint."""
         noise = self.noise.random if self.noise else None
         return TrainerState(position=self.position, random=take_random_state(noise), fixed=self.fixed)
+
+    def _has_samples(self) -> bool:
+        """Whether every prompt was answered where the run goes on."""
+        told = read_samples(self.writer.folder / SAMPLES_FILE).samples
+        answered = {sample.index for sample in told if sample.step == self.position.step}
+        return answered >= set(range(len(self.rows.info.samples)))
 
     def _collate(self, micro_batch: MicroBatch, rows: TokenizedRows) -> Batch:
         pad_id = self.rows.info.pad_id

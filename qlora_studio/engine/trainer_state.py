@@ -21,6 +21,7 @@ class Position(msgspec.Struct, kw_only=True):
     """Where training stands after `step`. The only struct that changes while it runs.
 
     epoch, update:      the next update is number `update` of pass `epoch`, both from 0
+    evaluated_step:     of the newest evaluation
     without_better:     evaluations since the best one
     non_finite_in_row:  updates that were not made, the newest ones
     loss_scale:         gradients are made this much larger in float16
@@ -35,6 +36,7 @@ class Position(msgspec.Struct, kw_only=True):
     first_evaluation_loss: float | None = None
     best_evaluation_loss: float | None = None
     best_step: int | None = None
+    evaluated_step: int | None = None
     without_better: int = 0
     non_finite_in_row: int = 0
     loss_scale: float = 1.0

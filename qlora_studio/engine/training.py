@@ -44,8 +44,7 @@ def train(run: PreparedRun, wish: Callable[[], Wish]) -> Iterator[EngineEvent]:
 
 def _train(run: PreparedRun, asked: _Asked) -> Iterator[EngineEvent]:
     yield _started(run)
-    if run.position.step == 0:
-        yield from _evaluate(run, asked)
+    yield from _catch_up(run, asked)
     updater = run.updater()
     for planned in _updates(run):
         if asked.to_end or _is_early_enough(run):
@@ -89,6 +88,16 @@ def _started(run: PreparedRun) -> RunStarted:
         resumed=run.resumed,
         time=time.time(),
     )
+
+
+def _catch_up(run: PreparedRun, asked: _Asked) -> Iterator[EngineEvent]:
+    """What is due before the next update and isn't there yet, as the last sitting was ended before it."""
+    if _is_last(run):
+        return  # the end does it all
+    if run.position.step == 0 or _evaluation_is_due(run):
+        yield from _evaluate(run, asked)
+    if run.resumed:
+        yield from _sample(run, asked)
 
 
 @dataclass(frozen=True)
@@ -184,14 +193,19 @@ def _is_early_enough(run: PreparedRun) -> bool:
 
 def _measure_and_save(run: PreparedRun, asked: _Asked) -> Iterator[EngineEvent]:
     """What is due after an update in the middle of a run. Whoever ends it is saved at once (R4)."""
-    step, due = run.position.step, run.config.checkpoints
-    if due.evaluate_every_steps and step % due.evaluate_every_steps == 0:
+    step = run.position.step
+    if _evaluation_is_due(run):
         yield from _evaluate(run, asked)
     is_best = run.position.best_step == step
-    if step % due.every_steps == 0 or is_best or asked.look() is not Wish.NOTHING:
+    if step % run.config.checkpoints.every_steps == 0 or is_best or asked.look() is not Wish.NOTHING:
         yield from _save(run)
         asked.saved()
         yield from _sample(run, asked)
+
+
+def _evaluation_is_due(run: PreparedRun) -> bool:
+    every = run.config.checkpoints.evaluate_every_steps
+    return every > 0 and run.position.step % every == 0
 
 
 def _end(run: PreparedRun, asked: _Asked) -> Iterator[EngineEvent]:
@@ -221,7 +235,7 @@ def _end(run: PreparedRun, asked: _Asked) -> Iterator[EngineEvent]:
 def _evaluate(run: PreparedRun, asked: _Asked) -> Iterator[EngineEvent]:
     """Once at each step, where rows are held out. Given up where the run is to end and isn't saved yet."""
     step = run.position.step
-    if not run.validation or run.evaluated_step == step:
+    if not run.validation or run.position.evaluated_step == step:
         return
     working = evaluate(run.model, run.validation, run.collate_validation, run.put)
     told = time.monotonic()
@@ -242,7 +256,6 @@ def _is_given_up(run: PreparedRun, asked: _Asked) -> bool:
 
 
 def _evaluated(run: PreparedRun, result: EvaluationResult) -> EvaluationFinished:
-    run.evaluated_step = run.position.step
     loss = _finite(result.loss)
     return EvaluationFinished(
         step=run.position.step,
@@ -260,6 +273,7 @@ def _evaluated(run: PreparedRun, result: EvaluationResult) -> EvaluationFinished
 def _take_in(run: PreparedRun, loss: float | None) -> bool:
     """Notes an evaluation; whether it is the best so far."""
     position = run.position
+    position.evaluated_step = position.step
     if position.step == 0:
         position.first_evaluation_loss = loss
     position.evaluation_loss = loss

@@ -10,13 +10,22 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from qlora_studio.data.prepared import EncodedSample
 from qlora_studio.engine.model_holder import ModelHolder
 from qlora_studio.engine.training_job import run_training
 from qlora_studio.engine.wish import Wish
-from qlora_studio.protocol.events import RunFailed, RunFinished, RunStarted, StepFinished
+from qlora_studio.protocol.events import (
+    EvaluationFinished,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    SampleReady,
+    StepFinished,
+)
 from qlora_studio.runs.lock import is_locked
 from qlora_studio.runs.metrics import read_metrics
 from qlora_studio.runs.run_record import read_record
+from qlora_studio.runs.samples import read_samples
 from tests.engine.tiny import CPU, events_of, losses, make_model, make_rows, make_run, of_kind
 
 # Everything that draws at random or carries something from one update to the next.
@@ -279,3 +288,49 @@ def test_a_run_that_has_told_its_failure_can_be_resumed_at_once(
     ]
 
     assert locked == [False]
+
+
+PROMPTS = tuple(EncodedSample(prompt=str(token), ids=(token,), max_tokens=3) for token in (5, 7))
+
+
+def told_between_updates(run: Path) -> tuple[list[Any], list[Any]]:
+    """Evaluations and samples of a whole run."""
+    evaluations = [
+        (line.step, line.loss, line.best) for line in read_metrics(run / "metrics.jsonl").evaluations
+    ]
+    samples = [
+        (sample.step, sample.index, sample.reply) for sample in read_samples(run / "samples.jsonl").samples
+    ]
+    return evaluations, samples
+
+
+def test_what_was_due_at_the_step_of_a_pause_is_made_up_for_on_resume(tmp_path: Path, model: Path) -> None:
+    settings = {"training__steps": 6, "early_stopping__patience": 9, "samples": PROMPTS}
+    unbroken, broken = make_run(tmp_path, model, **settings), make_run(tmp_path, model, **settings)
+    events_of(unbroken)
+
+    events_of(broken, Wish.PAUSE, after_step=4)  # said before the evaluation of step 4
+    assert [step for step, *_ in told_between_updates(broken)[0]] == [0, 2]
+    events_of(broken)
+
+    assert told_between_updates(broken) == told_between_updates(unbroken)
+
+
+@pytest.mark.parametrize("stops_before", [4, 6])  # 6 is the last step
+def test_what_was_due_when_the_engine_died_after_a_save_is_made_up_for_on_resume(
+    tmp_path: Path, model: Path, stops_before: int
+) -> None:
+    settings = {"training__steps": 6, "samples": PROMPTS}
+    unbroken, broken = make_run(tmp_path, model, **settings), make_run(tmp_path, model, **settings)
+    events_of(unbroken)
+
+    for event in run_training(broken, ModelHolder(CPU), lambda: Wish.NOTHING):
+        if isinstance(event, SampleReady) and event.step == stops_before:
+            break  # the first of two replies is there, the checkpoint too
+    resumed = events_of(broken)
+
+    assert told_between_updates(broken) == told_between_updates(unbroken)
+    assert of_kind(resumed, RunStarted)[0].step == stops_before
+    again = [event.step for event in of_kind(resumed, EvaluationFinished)]
+    assert stops_before not in again  # it was made before the save
+    assert resumed[-1].evaluation_loss == told_between_updates(unbroken)[0][-1][1]
