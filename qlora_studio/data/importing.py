@@ -18,6 +18,7 @@ from qlora_studio.config.places import cache_folder
 from qlora_studio.config.run_config import DataConfig
 from qlora_studio.data.data_files import DataFiles, data_files
 from qlora_studio.data.dataset import ImportedSet, RowFile, imported_set, move_files, write_import
+from qlora_studio.data.file_hash import FileHash
 from qlora_studio.data.file_records import FileRecords
 from qlora_studio.data.findings import Tally, file_findings
 from qlora_studio.data.formats import Layout
@@ -56,33 +57,54 @@ def import_data(data: DataConfig, told: Told) -> Imported:
     with ExitStack() as opened:
         sources = [opened.enter_context(SourceFile(path)) for path in chosen.files]
         _refuse_too_much(sources)
-        sha256 = _sha256(sources, told)
-        folder = cache_folder() / "datasets" / _cache_key(sha256, chosen, data)
-        cached = imported_set(folder)
-        if cached is None:
-            return _import_anew(data, chosen, sources, sha256, folder, told)
-        files = tuple(
-            RowFile(path=os.fsencode(s.path), size=s.size, modified_ns=s.modified_ns) for s in sources
-        )
-        return Imported(folder, move_files(folder, cached, files, _shown_path(chosen)))
+        hashed = opened.enter_context(FileHash(sources))
+        place = _Place(cache_folder() / "datasets", _way_of_reading(chosen, sources, data))
+        if place.may_hold_it:  # else reading need not wait for the hash
+            folder = place.folder(hashed.result(told))
+            if cached := imported_set(folder):
+                return Imported(folder, move_files(folder, cached, _row_files(sources), _shown_path(chosen)))
+        return _import_anew(data, chosen, sources, hashed, place, told)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where imported rows lie. `way`: of all that decides about them but the bytes."""
+
+    datasets: Path
+    way: str
+
+    @property
+    def may_hold_it(self) -> bool:
+        """Whether files of these sizes were read in this way before."""
+        return any(self.datasets.glob(f"{self.way}-*"))
+
+    def folder(self, sha256: str) -> Path:
+        """Of files with this hash."""
+        return self.datasets / f"{self.way}-{sha256[:32]}"
 
 
 def _import_anew(
-    data: DataConfig, chosen: DataFiles, sources: list[SourceFile], sha256: str, folder: Path, told: Told
+    data: DataConfig,
+    chosen: DataFiles,
+    sources: list[SourceFile],
+    hashed: FileHash,
+    place: _Place,
+    told: Told,
 ) -> Imported:
     staging = None
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(folder.parent)
-        staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=folder.parent))
-        report = _write_rows(data, chosen, sources, sha256, staging, told)
+        place.datasets.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(place.datasets)
+        staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=place.datasets))
+        report = _write_rows(data, chosen, sources, hashed, staging, told)
         for source in sources:
             if not source.unchanged():
                 raise StudioError(f"{source.name} changed while it was read.", hint="Import it again.")
+        folder = place.folder(report.sha256)
         _put_in_place(staging, folder)
     except OSError as error:  # of the cache: what the source does wrong is a StudioError already
         raise StudioError(
-            f"The imported rows can't be written to {path_text(folder.parent)}: {error.strerror or error}.",
+            f"The imported rows can't be written to {path_text(place.datasets)}: {error.strerror or error}.",
             hint="Free some space there, or move the cache.",
         ) from error
     finally:
@@ -109,7 +131,12 @@ def _remove_abandoned(datasets: Path) -> None:
 
 
 def _write_rows(
-    data: DataConfig, chosen: DataFiles, sources: list[SourceFile], sha256: str, staging: Path, told: Told
+    data: DataConfig,
+    chosen: DataFiles,
+    sources: list[SourceFile],
+    hashed: FileHash,
+    staging: Path,
+    told: Told,
 ) -> ImportReport:
     files = [FileRecords(source, staging / f"text-{index}", told) for index, source in enumerate(sources)]
     guesses = [_guess(file, data) for file in files]
@@ -121,7 +148,7 @@ def _write_rows(
         intake.finish()
         _refuse_nothing(intake.tally, _shown_path(chosen))
         arrow_bytes = writer.finish()
-    report = _report(chosen, files, guesses, sha256, intake.tally, writer.rows)
+    report = _report(chosen, files, guesses, hashed.result(told), intake.tally, writer.rows)
     row_files = tuple(_row_file(file, index) for index, file in enumerate(files))
     write_import(
         staging, ImportedSet(rows=writer.rows, arrow_bytes=arrow_bytes, files=row_files, report=report)
@@ -213,14 +240,14 @@ def _shown_path(chosen: DataFiles) -> str:
     return path_text(chosen.folder or chosen.files[0])
 
 
-def _sha256(sources: Sequence[SourceFile], told: Told) -> str:
-    """Of the file's bytes; of several files, over their names and hashes."""
-    if len(sources) == 1:
-        return sources[0].sha256(told)
-    lines = sorted(f"{source.sha256(told)}  {path_text(Path(source.path.name))}\n" for source in sources)
-    return hashlib.sha256("".join(lines).encode("utf-8")).hexdigest()
+def _row_files(sources: Sequence[SourceFile]) -> tuple[RowFile, ...]:
+    return tuple(
+        RowFile(path=os.fsencode(source.path), size=source.size, modified_ns=source.modified_ns)
+        for source in sources
+    )
 
 
-def _cache_key(sha256: str, chosen: DataFiles, data: DataConfig) -> str:
-    asked = (IMPORTER_VERSION, sha256, data.format, sorted(data.map.items()), data.alternatives, chosen.names)
-    return hashlib.sha256(msgspec.json.encode(asked)).hexdigest()[:40]
+def _way_of_reading(chosen: DataFiles, sources: Sequence[SourceFile], data: DataConfig) -> str:
+    sizes = sorted(source.size for source in sources)
+    asked = (IMPORTER_VERSION, sizes, data.format, sorted(data.map.items()), data.alternatives, chosen.names)
+    return hashlib.sha256(msgspec.json.encode(asked)).hexdigest()[:16]

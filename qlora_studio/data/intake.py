@@ -18,7 +18,7 @@ from qlora_studio.data.formats import Convert, Layout, converter
 from qlora_studio.data.limits import LISTED_LINES, MAX_ROW_BYTES, MAX_ROWS
 from qlora_studio.data.lines import LineChunk
 from qlora_studio.data.message_trees import read_trees
-from qlora_studio.data.plain_chats import PlainChats, may_be_plain, plain_chats
+from qlora_studio.data.plain_chats import PlainChats, PlainChatsReader, may_be_plain
 from qlora_studio.data.record import Conversation, Place, Record, RecordError, SpellingNeededError, spelled
 from qlora_studio.data.row_digest import digest_of
 from qlora_studio.data.row_table import batch_of_plain_chats
@@ -85,7 +85,8 @@ class Intake:
 
     def _take_chunks(self, file: FileRecords, layout: Layout, convert: Convert, index: int) -> None:
         line = 1
-        for chunk, plain in _ahead(lambda chunk: plain_chats(chunk.block, layout), file.line_chunks()):
+        chats = PlainChatsReader(layout)
+        for chunk, plain in _ahead(lambda chunk: chats.read(chunk.block), file.line_chunks()):
             if plain is None:
                 lines = chunk.lines()
                 for record in file.records_of_lines(lines, line, chunk.offset):

@@ -50,8 +50,9 @@ def numbered_lines(text: TextFile) -> Iterator[Line]:
 def line_chunks(text: TextFile) -> Iterator[LineChunk]:
     """All lines, some megabytes at a time."""
     offset, size = text.start, CHUNK_BYTES
-    while buffer := text.source.read(offset, size):
-        end = len(buffer) if len(buffer) < size else _end_of_whole_lines(buffer)
+    while buffer := text.source.read_lines(offset, size):
+        at_the_end = len(buffer) < size
+        end = len(buffer) if at_the_end or buffer.endswith(b"\n") else _end_of_cr_lines(buffer)
         if end:
             yield LineChunk(buffer[:end], offset)
             offset, size = offset + end, CHUNK_BYTES
@@ -70,10 +71,7 @@ def count_line_ends(text: bytes) -> int:
     return ends
 
 
-def _end_of_whole_lines(buffer: bytes) -> int:
-    end = buffer.rfind(b"\n") + 1
-    if end:
-        return end
+def _end_of_cr_lines(buffer: bytes) -> int:
     return buffer.rfind(b"\r", 0, max(0, len(buffer) - 1)) + 1
 
 

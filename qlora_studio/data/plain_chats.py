@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from qlora_studio.data.chats import ROLE_OF
 from qlora_studio.data.formats import Layout
-from qlora_studio.data.plain_table import plain_table
+from qlora_studio.data.plain_table import PlainTables
 from qlora_studio.data.row_digest import ROLE_CODES, seeds_of
 
 _KEYS = {"messages": ("role", "content"), "sharegpt": ("from", "value")}
@@ -27,6 +27,7 @@ _FIELDS = {"messages", "prompt", "input", "answer", "system", "history", "tools"
 _SYSTEM, _USER, _ASSISTANT = (ROLE_CODES[role] for role in ("system", "user", "assistant"))
 _WORTH_IT = 0.9  # share of plain rows; below it the slower way is as fast
 _BLANK_BEGINNINGS = np.isin(np.arange(256), [*range(33), 0xC2, 0xE1, 0xE2, 0xE3])  # of blank texts in UTF-8
+_BLANK_ENDS = np.isin(np.arange(256), [*range(33), *range(0x80, 0xC0)])
 
 
 @dataclass(frozen=True)
@@ -57,32 +58,39 @@ def may_be_plain(layout: Layout) -> bool:
     return known and layout.map.keys() <= _FIELDS and len(set(layout.map.values())) == len(layout.map)
 
 
-def plain_chats(block: bytes, layout: Layout) -> PlainChats | None:
-    """`block` holds whole lines; None where too few of them are plain."""
-    read = plain_table(block, _schema(layout))
-    if read is None:
-        return None
-    lines, table = read
-    columns = _Columns(table.combine_chunks(), layout.map)
-    found = _pairs(columns) if layout.format in _PAIRS else _chats(columns)
-    if found is None:
-        return None
-    turns, plain = found
-    if plain.mean() < _WORTH_IT:
-        return None
-    aliased = turns.rows_with(turns.aliased)[plain]
-    if not plain.all():
-        turns = turns.of_rows(plain)
-    return PlainChats(
-        plain=plain,
-        offsets=lines.offsets,
-        sizes=lines.sizes,
-        roles=turns.known_roles(),
-        contents=turns.contents,
-        starts=turns.starts,
-        digests=turns.digests(),
-        aliased=aliased,
-    )
+class PlainChatsReader:
+    """Reads the chunks of one file, on several threads."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._tables = PlainTables(_schema(layout))
+
+    def read(self, block: bytes) -> PlainChats | None:
+        """`block` holds whole lines; None where too few of them are plain."""
+        read = self._tables.read(block)
+        if read is None:
+            return None
+        lines, table = read
+        columns = _Columns(table.combine_chunks(), self._layout.map)
+        found = _pairs(columns) if self._layout.format in _PAIRS else _chats(columns)
+        if found is None:
+            return None
+        turns, plain = found
+        if plain.mean() < _WORTH_IT:
+            return None
+        aliased = turns.rows_with(turns.aliased)[plain]
+        if not plain.all():
+            turns = turns.of_rows(plain)
+        return PlainChats(
+            plain=plain,
+            offsets=lines.offsets,
+            sizes=lines.sizes,
+            roles=turns.known_roles(),
+            contents=turns.contents,
+            starts=turns.starts,
+            digests=turns.digests(),
+            aliased=aliased,
+        )
 
 
 def _schema(layout: Layout) -> Any:
@@ -172,8 +180,8 @@ class _Turns:
         other = np.array(
             [role != spelling for role, spelling in zip(known, spellings, strict=True)] + [False]
         )
-        indices = roles.indices.fill_null(len(spellings)).to_numpy(zero_copy_only=False)
-        lengths = chats.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+        indices = _numbers(roles.indices, len(spellings))
+        lengths = _numbers(chats.value_lengths(), 0)
         starts = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64))).astype(np.int32)
         return cls(starts, roles, turns.field(1), codes[indices], other[indices])
 
@@ -238,13 +246,14 @@ class _Turns:
 def _blank(texts: Any) -> NDArray[np.bool_]:
     """Which are missing, or hold blanks only."""
     offsets, text = _utf_8_of(texts)
-    empty = np.diff(offsets) == 0
-    blank: NDArray[np.bool_] = empty | _as_numpy(texts.is_null())
-    beginnings = np.frombuffer(text, dtype=np.uint8)[offsets[:-1][~empty]]
-    suspects = np.flatnonzero(~empty)[_BLANK_BEGINNINGS[beginnings]]
-    for index in suspects.tolist():
-        start, end = int(offsets[index]), int(offsets[index + 1])
-        blank[index] |= not str(text[start:end], "utf-8").strip()
+    blank: NDArray[np.bool_] = offsets[1:] == offsets[:-1]
+    if texts.null_count:
+        blank |= _as_numpy(texts.is_null())
+    filled = np.flatnonzero(~blank)
+    bytes_ = np.frombuffer(text, dtype=np.uint8)
+    begins, ends = bytes_[offsets[:-1][filled]], bytes_[offsets[1:][filled] - 1]
+    for index in filled[_BLANK_BEGINNINGS[begins] & _BLANK_ENDS[ends]].tolist():
+        blank[index] = not str(text[int(offsets[index]) : int(offsets[index + 1])], "utf-8").strip()
     return blank
 
 
@@ -266,6 +275,10 @@ def _utf_8_of(texts: Any) -> tuple[NDArray[np.int64], memoryview]:
     return numbers, memoryview(text) if text is not None else memoryview(b"")
 
 
+def _numbers(array: Any, for_null: int) -> NDArray[np.int32]:
+    filled = array.fill_null(for_null) if array.null_count else array
+    return np.from_dlpack(filled).astype(np.int32, copy=False)  # its `to_numpy` may load pandas: 0.4 s
+
+
 def _as_numpy(booleans: Any) -> NDArray[np.bool_]:
-    array: NDArray[np.bool_] = booleans.to_numpy(zero_copy_only=False).copy()
-    return array
+    return _numbers(booleans.cast(pa.uint8()), 0).astype(np.bool_)

@@ -37,16 +37,37 @@ class PlainLines:
         return bool(counts.max() > _MANY_BRACKETS)
 
 
-def plain_table(block: bytes, schema: Any) -> tuple[PlainLines, Any] | None:
-    """The lines of `block` and a table with a row for each; None where they must be read one by one.
+class PlainTables:
+    """Reads the blocks of one file, on several threads. It remembers which columns the last ones had."""
 
-    Columns beside those of `schema` may be there or not.
-    """
-    lines = _lines(block)
-    table = _table(block, schema, lines) if lines else None
-    if not lines or table is None or table.num_rows != len(lines.offsets) or not _is_strict(table):
-        return None
-    return lines, table
+    def __init__(self, schema: Any) -> None:
+        """Columns beside those of `schema` may be there or not."""
+        self._asked = schema
+        self._known = schema
+
+    def read(self, block: bytes) -> tuple[PlainLines, Any] | None:
+        """The lines of `block` and a table with a row for each; None where they must be read one by one."""
+        lines = _lines(block)
+        table = self._table(block, lines) if lines else None
+        if not lines or table is None or table.num_rows != len(lines.offsets) or not _is_strict(table):
+            return None
+        return lines, table
+
+    def _table(self, block: bytes, lines: PlainLines) -> Any | None:
+        known = self._known
+        try:
+            return _read(block, known)
+        except pa.ArrowInvalid as error:
+            others = "unexpected field" in str(error) or known is not self._asked
+            if not others or lines.any_with_many_brackets():
+                return None
+        try:
+            found = _with_other_columns(block, self._asked)
+            table = _read(block, found)
+        except pa.ArrowInvalid:
+            return None
+        self._known = found
+        return table
 
 
 def _lines(block: bytes) -> PlainLines | None:
@@ -67,18 +88,6 @@ def _lines(block: bytes) -> PlainLines | None:
     if not ((bytes_[offsets] == _OPEN).all() and (bytes_[last] == _CLOSE).all()):
         return None
     return PlainLines(bytes_, offsets, sizes)
-
-
-def _table(block: bytes, schema: Any, lines: PlainLines) -> Any | None:
-    try:
-        return _read(block, schema)
-    except pa.ArrowInvalid as error:
-        if "unexpected field" not in str(error) or lines.any_with_many_brackets():
-            return None
-    try:
-        return _read(block, _with_other_columns(block, schema))
-    except pa.ArrowInvalid:
-        return None
 
 
 def _read(block: bytes, schema: Any, others: str = "error") -> Any:

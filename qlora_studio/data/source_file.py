@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from qlora_studio.data.path_text import path_text
 from qlora_studio.errors import StudioError
 
 CHUNK_BYTES = 4 << 20
+_TAIL_BYTES = 1 << 16  # in which a line of most files ends
 
 Told = Callable[[int, int, str], None]  # done, total (0: unknown), words for a person
 
@@ -44,9 +44,9 @@ class SourceFile:
         self.path = path
         self.name = path_text(path)
         self._descriptor = _open_regular_file(path)
-        status = os.fstat(self._descriptor)
-        self.size = status.st_size
-        self.modified_ns = status.st_mtime_ns
+        self.status = os.fstat(self._descriptor)
+        self.size = self.status.st_size
+        self.modified_ns = self.status.st_mtime_ns
         if self.size > MAX_TEXT_BYTES:
             self.close()
             raise StudioError(
@@ -80,6 +80,14 @@ class SourceFile:
             raise StudioError(f"{self.name} can't be read: {error.strerror}.") from error
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    def read_lines(self, offset: int, size: int) -> bytes:
+        """As `read`, but without what stands behind the last LF, where there is one."""
+        tail_at = offset + max(0, size - _TAIL_BYTES)
+        if end := self.read(tail_at, offset + size - tail_at).rfind(b"\n") + 1:
+            return self.read(offset, tail_at + end - offset)  # no byte of it is copied again
+        buffer = self.read(offset, size)
+        return buffer[: buffer.rfind(b"\n") + 1] or buffer
+
     def chunks(self, offset: int = 0) -> Iterator[bytes]:
         """The bytes from `offset` to the end."""
         while chunk := self.read(offset, CHUNK_BYTES):
@@ -90,15 +98,16 @@ class SourceFile:
         """The same open file for a library that wants a stream; it is closed on its own."""
         return os.fdopen(os.dup(self._descriptor), "rb")
 
-    def sha256(self, told: Told) -> str:
-        """Of all bytes."""
-        digest = hashlib.sha256()
-        done = 0
-        for chunk in self.chunks():
-            digest.update(chunk)
-            done += len(chunk)
-            told(done, self.size, "Reading the file")
-        return digest.hexdigest()
+    def read_into(self, buffer: bytearray, offset: int) -> int:
+        """Some bytes at the beginning of `buffer`, how many; 0 at the end. Raises: StudioError."""
+        try:
+            if hasattr(os, "preadv"):
+                return os.preadv(self._descriptor, [buffer], offset)
+            part = _read_at(self._descriptor, offset, len(buffer))
+        except OSError as error:
+            raise StudioError(f"{self.name} can't be read: {error.strerror}.") from error
+        buffer[: len(part)] = part
+        return len(part)
 
     def unchanged(self) -> bool:
         """Whether size and time of change are as they were when it was opened."""

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qlora_studio.data import intake, plain_chats
 from qlora_studio.data import lines as module_of_lines
+from qlora_studio.data import plain_chats
 from qlora_studio.data.conversation import Message, Row
 from qlora_studio.data.formats import Layout
 from qlora_studio.data.record import Conversation
@@ -100,7 +100,7 @@ def test_many_at_once_give_what_each_alone_gives(
     content = end.join([GOOD, *lines])
 
     at_once = _import(tmp_path, content)
-    monkeypatch.setattr(intake, "plain_chats", lambda block, layout: None)
+    monkeypatch.setattr(plain_chats.PlainChatsReader, "read", lambda chats, block: None)
     one_by_one = _import(tmp_path, content)
 
     assert at_once == one_by_one
@@ -132,7 +132,7 @@ def test_many_pairs_at_once_give_what_each_alone_gives(
     content = "\n".join([json.dumps(first), *lines]).encode()
 
     at_once = _import(tmp_path, content)
-    monkeypatch.setattr(intake, "plain_chats", lambda block, layout: None)
+    monkeypatch.setattr(plain_chats.PlainChatsReader, "read", lambda chats, block: None)
     one_by_one = _import(tmp_path, content)
 
     assert at_once == one_by_one
@@ -142,7 +142,7 @@ def test_pairs_are_plain_with_their_input_below_the_prompt() -> None:
     block = b"\n".join(json.dumps(PAIR | {"input": text}).encode() for text in ("", "x", " "))
     layout = Layout("alpaca", {"prompt": "instruction", "input": "input", "answer": "output"})
 
-    found = plain_chats.plain_chats(block, layout)
+    found = plain_chats.PlainChatsReader(layout).read(block)
 
     assert found is not None
     assert found.plain.all()
@@ -152,7 +152,7 @@ def test_pairs_are_plain_with_their_input_below_the_prompt() -> None:
 def test_plain_chats_are_found_to_be_plain() -> None:
     block = b"\n".join([GOOD, GOOD.replace(b'"a"', b'"\xe2\x80\x8b"'), GOOD[:-1] + b', "id": 1}'])
 
-    found = plain_chats.plain_chats(block, MESSAGES)
+    found = plain_chats.PlainChatsReader(MESSAGES).read(block)
 
     assert found is not None
     assert found.plain.all()
@@ -163,12 +163,14 @@ def test_other_columns_may_differ_in_what_they_hold() -> None:
     others = (b"1", b"1.5", b"null", b"12345678901234567890123")
     block = b"\n".join(GOOD[:-1] + b', "score": %s, "when": "2026-01-01"}' % other for other in others)
 
-    assert plain_chats.plain_chats(block + b"\n" + GOOD, MESSAGES) is not None
+    assert plain_chats.PlainChatsReader(MESSAGES).read(block + b"\n" + GOOD) is not None
 
 
 def test_sharegpt_is_plain_too_with_its_roles_mapped(tmp_path: Path) -> None:
     line = b'{"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}], "id": "x"}\n'
-    assert plain_chats.plain_chats(line, Layout("sharegpt", {"messages": "conversations"})) is not None
+    assert (
+        plain_chats.PlainChatsReader(Layout("sharegpt", {"messages": "conversations"})).read(line) is not None
+    )
 
     data = import_bytes(tmp_path / "rows.jsonl", line)
 
