@@ -40,9 +40,9 @@ from qlora_studio.engine.update import Updater, first_loss_scale
 from qlora_studio.memory.promise import promise
 from qlora_studio.models.shapes import model_shape
 from qlora_studio.runs.checkpoints import resume_point
-from qlora_studio.runs.samples import SAMPLES_FILE, read_samples
 from qlora_studio.runs.run_record import RunRecord
 from qlora_studio.runs.run_writer import RunWriter
+from qlora_studio.runs.samples import SAMPLES_FILE, read_samples
 
 
 @dataclass(frozen=True, eq=False)

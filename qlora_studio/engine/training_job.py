@@ -38,7 +38,7 @@ _FIRST_STEPS = 2  # slower than the rest: memory is allocated, kernels are chose
 
 
 def run_training(folder: Path, holder: ModelHolder, wish: Callable[[], Wish]) -> Iterator[EngineEvent]:
-    """The last event is RunFinished or RunFailed. It comes when the run's lock is free: a resume may follow."""
+    """The last event is RunFinished or RunFailed. It comes once the lock is free: a resume may follow."""
     try:
         writer = RunWriter(folder)
     except StudioError as error:
