@@ -15,6 +15,7 @@ from qlora_studio.errors import StudioError
 from qlora_studio.protocol.events import Problem
 from qlora_studio.protocol.lines import ANSWERS, LONGEST_LINE, REQUESTS, BrokenLineError
 from qlora_studio.protocol.reading import ReaderAnswer, ReaderReady, ReaderRequest, Refused
+from qlora_studio.reader.left_out import leave_out
 
 MEMORY_BYTES = 2 * 1024**3  # beside what the libraries take when they are loaded (D1)
 
@@ -29,6 +30,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _on_end)
     say = _Speaker(_stdout_for_answers_alone())
     sys.modules["torch"] = None  # type: ignore[assignment]  # what would load it takes another way, or fails
+    leave_out("pandas")
     from qlora_studio.reader.jobs import Jobs
     from qlora_studio.reader.limits import limit_memory
 
