@@ -73,7 +73,7 @@ def checked_chat(messages: Sequence[Message], notes: set[str], tools: str = "") 
         raise RecordError("no answer")
     if empty:
         notes.add("empty_answer")
-    if any(message.role == "user" and not message.content.strip() for message in messages):
+    if "user" not in roles or any(m.role == "user" and not m.content.strip() for m in messages):
         notes.add("empty_prompt")
     if roles[-1] != "assistant":
         notes.add("open_end")

@@ -150,13 +150,15 @@ def _with_answer(before: list[Message], side: Any, notes: set[str]) -> list[Mess
 
 
 def _transcript(before: list[Message], text: str, notes: set[str]) -> list[Message]:
-    if MARKS["hh_rlhf"].match(text):
+    if not before or MARKS["hh_rlhf"].match(text):
         return talk(text, "hh_rlhf", notes)
     return [*before, Message("assistant", text.strip())]
 
 
 def _pair_of(chosen: list[Message], rejected: list[Message], notes: set[str], tools: str) -> Conversation:
     better = checked_chat(chosen, notes, tools)
+    if better.messages[-1].role == "assistant" and better.messages[-1].says_nothing:
+        raise RecordError("no answer")
     worse = tuple(one_system_first(rejected, set()))
     answers = [message for message in worse if message.role == "assistant"]
     if not answers:

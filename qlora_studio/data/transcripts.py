@@ -13,7 +13,7 @@ from qlora_studio.data.record import Conversation, RecordError
 
 # format -> what stands before a turn; the group is who speaks
 MARKS: Mapping[str, re.Pattern[str]] = {
-    "hh_rlhf": re.compile(r"(?:\A|\n[ \t]*\n)\s*(Human|Assistant):"),
+    "hh_rlhf": re.compile(r"(?:\A|\n[ \t\r]*\n)\s*(Human|Assistant):"),
     "chip2": re.compile(r"(?:\A|\n)[ \t]*<(human|bot)>:", re.IGNORECASE),
     "oasst": re.compile(r"###[ \t]*(Human|Assistant):"),  # the Guanaco set: OASST's best paths as one text
 }

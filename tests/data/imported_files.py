@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from qlora_studio.config.run_config import DataConfig
 from qlora_studio.data.conversation import Row
@@ -10,18 +11,20 @@ from qlora_studio.data.dataset import Dataset, open_dataset
 from qlora_studio.data.importing import import_data
 
 
-def import_path(path: Path | str, format: str = "auto", map: dict[str, str] | None = None) -> Dataset:
+def import_path(
+    path: Path | str, format: str = "auto", map: dict[str, str] | None = None, **how: Any
+) -> Dataset:
     """The rows of a file or folder."""
-    data = DataConfig(path=str(path), format=format, map=map or {})
+    data = DataConfig(path=str(path), format=format, map=map or {}, **how)
     return open_dataset(import_data(data, lambda done, total, words: None).dataset)
 
 
 def import_bytes(
-    file: Path, content: bytes, format: str = "auto", map: dict[str, str] | None = None
+    file: Path, content: bytes, format: str = "auto", map: dict[str, str] | None = None, **how: Any
 ) -> Dataset:
     """The rows of a file with this content."""
     file.write_bytes(content)
-    return import_path(file, format, map)
+    return import_path(file, format, map, **how)
 
 
 def turns(row: Row) -> list[tuple[str, str]]:
