@@ -38,12 +38,12 @@ _PURPOSE = 1  # another order than that of an epoch with this seed
 
 
 def _prompt_hash(row: Row) -> int:
-    """Of what stands before the first answer; a text's own beginning."""
+    """Of what stands before the first answer to a question; a text's own beginning."""
     if row.text is not None:
         return _hash([row.text])
     parts = []
     for message in row.messages:
-        if message.role == "assistant":
+        if message.role == "assistant" and "user" in parts[::2]:
             break
         parts += [message.role, message.content]
     return _hash(parts)

@@ -23,7 +23,7 @@ from qlora_studio.data.row_digest import ROLE_CODES, seeds_of
 
 _KEYS = {"messages": ("role", "content"), "sharegpt": ("from", "value")}
 _PAIRS = ("alpaca", "prompt_completion", "question_answer", "flan", "longform")
-_FIELDS = {"messages", "prompt", "input", "answer", "system", "history", "tools"}
+_FIELDS = {"messages", "prompt", "input", "answer", "system", "history", "tools", "media"}
 _SYSTEM, _USER, _ASSISTANT = (ROLE_CODES[role] for role in ("system", "user", "assistant"))
 _WORTH_IT = 0.9  # share of plain rows; below it the slower way is as fast
 _BLANK_BEGINNINGS = np.isin(np.arange(256), [*range(33), 0xC2, 0xE1, 0xE2, 0xE3])  # of blank texts in UTF-8
@@ -126,13 +126,15 @@ def _chats(columns: _Columns) -> tuple[_Turns, NDArray[np.bool_]] | None:
     if turns is None:
         return None
     plain = turns.rows_in_order() & ~turns.rows_with(_blank(turns.contents))
-    return turns, plain & columns.absent("system") & columns.absent("tools")
+    for field in ("system", "tools", "media"):
+        plain &= columns.absent(field)
+    return turns, plain
 
 
 def _pairs(columns: _Columns) -> tuple[_Turns, NDArray[np.bool_]]:
     prompts, answers = columns.of("prompt"), columns.of("answer")
     plain = ~_blank(prompts) & ~_blank(answers)
-    for field in ("system", "history", "tools"):
+    for field in ("system", "history", "tools", "media"):
         plain &= columns.absent(field)
     if "input" in columns.map:
         inputs = columns.of("input")

@@ -230,7 +230,9 @@ def _sample_of_row(row: Row, encoder: RowEncoder, config: RunConfig) -> EncodedS
         prompt = " ".join(row.text.split(" ")[:_WORDS_OF_A_TEXT])[:1000]
         ids = encoder.encode_beginning(prompt)
     else:
-        asked = next((k for k, message in enumerate(row.messages) if message.role == "assistant"), 0)
+        roles = [message.role for message in row.messages]
+        question = roles.index("user") if "user" in roles else 0
+        asked = next((k for k, role in enumerate(roles) if k > question and role == "assistant"), 0)
         if not asked:
             return None
         prompt = row.messages[asked - 1].content
@@ -284,12 +286,11 @@ def _notes(counts: _Counts, config: RunConfig) -> Iterator[str]:
     """What a person should know before the start."""
     seq_len = config.data.seq_len
     if counts.pairs:
-        yield (
-            f"{counts.pairs:,} rows have a better and a worse answer: the better one is learned, "
-            "as in any other chat."
-        )
+        rows = "row has" if counts.pairs == 1 else "rows have"
+        yield f"{counts.pairs:,} {rows} a better and a worse answer: the better one is learned."
     if counts.rated_bad:
-        yield f"{counts.rated_bad:,} rows have an answer rated bad and are left out."
+        rows = "row has" if counts.rated_bad == 1 else "rows have"
+        yield f"{counts.rated_bad:,} {rows} an answer rated bad: left out."
     if counts.dropped:
         yield f"{counts.dropped:,} chats are longer than {seq_len:,} tokens and left out."
     if counts.cut:

@@ -1,3 +1,4 @@
+import msgspec
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,6 +36,13 @@ def test_the_seed_alone_decides():  # R3
 
     assert (held_out_rows(rows, 0.1, 3) == held_out_rows(rows, 0.1, 3)).all()
     assert (held_out_rows(rows, 0.1, 3) != held_out_rows(rows, 0.1, 4)).any()
+
+
+def test_what_an_assistant_says_before_the_first_question_makes_no_prompts_equal():
+    greeting = Message("assistant", "Hello!")
+    rows = [msgspec.structs.replace(row, messages=(greeting, *row.messages)) for row in rows_of("abcd")]
+
+    assert held_out_rows(rows, 0.5, 0).sum() == 2
 
 
 def test_without_a_share_or_with_one_prompt_nothing_is_held_out():

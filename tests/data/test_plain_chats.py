@@ -59,6 +59,12 @@ ODD_LINES = (
     GOOD[:-1] + b', "system": null}',
     GOOD[:-1] + b', "tools": [{"name": "f"}]}',
     GOOD[:-1] + b', "tools": "[]"}',
+    GOOD[:-1] + b', "images": []}',
+    GOOD[:-1] + b', "images": null}',
+    GOOD[:-1] + b', "images": [null]}',
+    GOOD[:-1] + b', "images": ["a.png"]}',
+    GOOD[:-1] + b', "images": [{"path": "a.png"}]}',
+    GOOD[:-1] + b', "images": {}}',
     GOOD.replace(b"messages", b"m\\u0065ssages"),
     GOOD.replace(b'"b"', b'"\\ud800"'),
     GOOD.replace(b'"b"', b'"\\ud83d\\ude00\\u0000"'),
@@ -113,7 +119,7 @@ PAIRS = st.fixed_dictionaries(
     {"instruction": CONTENT, "output": CONTENT},
     optional={"input": CONTENT, "system": CONTENT, "history": st.just([]), "id": st.integers()},
 )
-ODD_PAIRS = st.dictionaries(st.sampled_from([*PAIR, "system", "history", "tools", "id"]), VALUES)
+ODD_PAIRS = st.dictionaries(st.sampled_from([*PAIR, "system", "history", "tools", "id", "images"]), VALUES)
 PAIR_LINES = st.one_of(
     st.just(PAIR).map(json.dumps),
     PAIRS.map(json.dumps),

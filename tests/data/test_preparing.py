@@ -7,7 +7,7 @@ from qlora_studio.config.run_config import DataConfig, RunConfig, SamplePrompt
 from qlora_studio.config.toml_file import with_changes
 from qlora_studio.data.dataset import open_dataset
 from qlora_studio.data.importing import import_data
-from qlora_studio.data.preparing import Source, prepare, prepare_for_evaluation
+from qlora_studio.data.preparing import Source, prepare, prepare_for_evaluation, sample_prompts
 from qlora_studio.data.row_encoder import RowEncoder, fit
 from qlora_studio.data.template import find_template
 from qlora_studio.data.tokenizer import load_tokenizer
@@ -199,3 +199,49 @@ def test_rows_for_an_evaluation_are_all_held_out(tmp_path):
     )
 
     assert (len(rows.train), len(rows.validation)) == (0, 2)
+
+
+def rated(folder, *records):
+    file = folder / "rated.jsonl"
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return Source(open_dataset(import_data(DataConfig(path=str(file)), silent).dataset))
+
+
+def test_of_pairs_of_answers_the_better_ones_are_learned_and_it_is_said(tmp_path):
+    pairs = [{"prompt": "p", "chosen": f"better {i}", "rejected": f"worse {i}"} for i in range(3)]
+    encoder = encoder_of(tmp_path, settings())
+
+    info = prepare(rated(tmp_path, *pairs), encoder, settings(), silent)
+
+    learned = [row.ids[row.weights > 0].tolist() for row in info.train]
+    assert [encoder.tokenizer.decode(ids) for ids in learned] == ["better 0", "better 1", "better 2"]
+    assert info.info.notes == ("3 rows have a better and a worse answer: the better one is learned.",)
+
+
+def test_of_rated_answers_the_good_ones_are_learned_and_the_others_counted(tmp_path):
+    answers = [{"prompt": "p", "completion": f"answer {i}", "label": i > 0} for i in range(3)]
+    encoder = encoder_of(tmp_path, settings())
+
+    rows = prepare(rated(tmp_path, *answers), encoder, settings(), silent)
+
+    assert (len(rows.train), rows.info.nothing_to_learn) == (2, 0)
+    assert rows.info.notes == ("1 row has an answer rated bad: left out.",)
+
+
+def test_answers_that_are_all_rated_bad_say_so(tmp_path):
+    source = rated(tmp_path, {"prompt": "p", "completion": "c", "label": False})
+
+    with pytest.raises(StudioError, match="anything to learn from: 1 rated bad") as error:
+        prepare(source, encoder_of(tmp_path, settings()), settings(), silent)
+
+    assert error.value.hint == "Plain finetuning learns answers that are rated good; this data has none."
+
+
+def test_a_sample_asks_the_first_question_though_the_assistant_speaks_first(tmp_path):
+    roles = ("assistant", "user", "assistant")
+    turns = [{"role": role, "content": text} for role, text in zip(roles, ("Hi", "hello?", "b"), strict=True)]
+    source = rated(tmp_path, {"messages": turns})
+
+    (sample,) = sample_prompts(source, encoder_of(tmp_path, settings()), settings())
+
+    assert sample == "hello?"
