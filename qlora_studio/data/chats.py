@@ -61,10 +61,12 @@ def turns_of(value: Any) -> Any:
 
 def checked_chat(messages: Sequence[Message], notes: set[str], tools: str = "") -> Conversation:
     """The messages, if they make a chat to learn from. Raises: RecordError."""
-    messages = one_system_first(messages, notes)
+    roles = tuple([message.role for message in messages])
+    if "system" in roles:
+        messages = one_system_first(messages, notes)
+        roles = tuple([message.role for message in messages])
     if not messages:
         raise RecordError("no turns")
-    roles = tuple(message.role for message in messages)
     notes |= oddities(roles)
     asked = roles.index("user") if "user" in roles else 0
     answers = [message for message in messages[asked:] if message.role == "assistant"]

@@ -9,7 +9,7 @@ from typing import Any
 from qlora_studio.data.record import RecordError, named, text_of
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Fields:
     """map: field -> column; notes: kinds of findings that come up while the values are read.
 
@@ -35,10 +35,14 @@ class Fields:
     def text(self, name: str) -> str:
         """Of an optional field; empty where it says nothing. Raises: RecordError, SpellingNeededError."""
         value = self.maybe(name)
-        if value is None or value == [] or value == {}:
-            return ""
-        return text_of(value, named(self.map[name]), self.notes)
+        return "" if value is None or value == [] or value == {} else self.as_text(value, name)
 
     def needed_text(self, name: str) -> str:
         """Raises: RecordError, SpellingNeededError."""
-        return text_of(self.needed(name), named(self.map[name]), self.notes)
+        return self.as_text(self.needed(name), name)
+
+    def as_text(self, value: Any, name: str) -> str:
+        """A value of this field. Raises: RecordError, SpellingNeededError."""
+        if type(value) is str:
+            return value
+        return text_of(value, named(self.map[name]), self.notes)

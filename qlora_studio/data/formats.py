@@ -39,16 +39,17 @@ Convert = Callable[[Any], tuple[Conversation, ...]]
 def converter(layout: Layout) -> Convert:
     """What turns a record of this layout into conversations. It raises: RecordError, SpellingNeededError."""
     convert = _CONVERTERS[layout.format]
+    columns, all_answers = dict(layout.map), layout.all_answers
+    media = columns.get("media")
 
     def of(record: Any) -> tuple[Conversation, ...]:
         if layout.format == "text" and isinstance(record, str):
             return _text(Fields({"text": record}, {"text": "text"}))
         if not isinstance(record, dict):
             raise RecordError(f"{in_words(record)} in place of an object with columns")
-        fields = Fields(record, layout.map, layout.all_answers)
-        if _shows(fields.maybe("media")):
-            raise RecordError(f"{named(layout.map['media'])} isn't empty; only text can be learned")
-        return convert(fields)
+        if media is not None and _shows(record.get(media)):
+            raise RecordError(f"{named(media)} isn't empty; only text can be learned")
+        return convert(Fields(record, columns, all_answers))
 
     return of
 

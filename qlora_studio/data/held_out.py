@@ -41,7 +41,7 @@ def _prompt_hash(row: Row) -> int:
     """Of what stands before the first answer to a question; a text's own beginning."""
     if row.text is not None:
         return _hash([row.text])
-    parts = []
+    parts: list[str] = []
     for message in row.messages:
         if message.role == "assistant" and "user" in parts[::2]:
             break

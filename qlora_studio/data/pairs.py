@@ -51,6 +51,8 @@ def before_answer(fields: Fields) -> list[Message]:
 
 def are_turns(value: Any) -> bool:
     """Whether it is a turn with a role, or a list of them."""
+    if isinstance(value, str):
+        return False
     first = value[0] if isinstance(value, list) and value else value
     return isinstance(first, dict) and first_of(first, ROLE_KEYS) is not None
 
@@ -62,15 +64,17 @@ def listed(value: Any) -> list[Any]:
 
 def _prompt(value: Any, fields: Fields) -> str:
     """The prompt with its input below it; a passage that is asked about stands above."""
-    prompt = "" if value is None else text_of(value, named(fields.map["prompt"]), fields.notes)
+    prompt = "" if value is None else fields.as_text(value, "prompt")
     parts = [fields.text("context"), prompt, fields.text("input")]
-    question = "\n\n".join(part for part in parts if part.strip()) or prompt
-    choices = _choices(fields)
-    return "\n".join([question, *(f"{label}. {text}" for label, text in choices)])
+    question = "\n\n".join([part for part in parts if part.strip()]) or prompt
+    choices = [f"{label}. {text}" for label, text in _choices(fields)]
+    return "\n".join([question, *choices]) if choices else question
 
 
 def _answers(value: Any, fields: Fields) -> list[str]:
     """Different ones, in their order; one where not all are asked for."""
+    if type(value) is str and "choices" not in fields.map and "context" not in fields.map:
+        return [value]
     if isinstance(value, str) and "context" in fields.map:
         found = nested(value)  # any other answer in JSON is the text that is to be learned
         value = found if isinstance(found, dict) and found.keys() == {"text", "answer_start"} else value
@@ -127,9 +131,9 @@ def _choices(fields: Fields) -> Sequence[tuple[str, str]]:
 
 
 def _history(history: Any, notes: set[str]) -> list[Message]:
-    history = nested(history)
     if history is None or history == "":
         return []
+    history = nested(history)
     if not isinstance(history, list):
         raise RecordError(f"the history is {in_words(history)}, not a list")
     if any(isinstance(part, dict) for part in history):
