@@ -56,7 +56,7 @@ def evaluate_command(arguments: argparse.Namespace) -> int:
 def _follow(engine: Engine, told: Told) -> events.EvaluationReport:
     for event in engine.events():
         if isinstance(event, events.EvaluationProgress):
-            told("Evaluating", event.done, event.total)
+            told(event.words or "Evaluating", event.done, event.total)
         elif isinstance(event, events.EvaluationReport):
             return event
         elif isinstance(event, events.CommandFailed):

@@ -10,7 +10,7 @@ import threading
 
 from qlora_studio.engine.inbox import Inbox
 from qlora_studio.engine.outbox import Outbox, stdout_for_events_alone
-from qlora_studio.protocol.events import EngineReady
+from qlora_studio.protocol.events import EngineReady, LoadingProgress
 
 
 def main() -> int:
@@ -46,8 +46,11 @@ def main() -> int:
             from qlora_studio.engine.jobs import Jobs  # transformers and peft take some more
 
             jobs = Jobs(device, inbox)
-        for event in jobs.events_of(command):
+        events = jobs.events_of(command)
+        for event in events:
             outbox.tell(event)
+            if isinstance(event, LoadingProgress) and inbox.ends:
+                events.close()  # nobody waits for what is being loaded, and there is nothing to save yet
     return 1 if inbox.broken else 0
 
 

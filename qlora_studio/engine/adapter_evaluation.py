@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from qlora_studio.engine.adapters import AdaptedModel
 from qlora_studio.engine.evaluation import EvaluationResult
 from qlora_studio.engine.learned_loss import Head, learned_hidden_states
 from qlora_studio.engine.model_holder import ModelHolder
-from qlora_studio.engine.number_answers import number_questions, right_numbers
+from qlora_studio.engine.number_answers import TokensWritten, number_questions, right_numbers
 from qlora_studio.engine.packed_batch import PackedBatch, on_device
 from qlora_studio.engine.trained_model import load_trained, newest_adapter_folder
 from qlora_studio.errors import StudioError
@@ -31,6 +32,7 @@ from qlora_studio.protocol.events import EvaluationProgress, EvaluationReport, L
 from qlora_studio.runs.folder import open_run
 
 _CHUNK_LOGITS = 2**23  # that exist at one time
+_PROGRESS_S = 0.2
 
 
 def evaluate_adapter(
@@ -69,13 +71,29 @@ def _share_of_right_numbers(
         return None  # random weights have no tokenizer
     decode = load_tokenizer(Path(adapted.base.source)).decode
     questions = number_questions(rows, decode)
-    answered, right = 0, 0
-    for answered, now_right in right_numbers(adapted.causal_lm, questions, rows, decode, stopped):
-        if stopped():
-            raise StudioError("The evaluation was stopped.")
-        right = now_right
-        yield EvaluationProgress(step=step, done=answered, total=len(questions))
-    return (right / answered, answered) if questions else None
+    if not questions:
+        return None
+    answering = right_numbers(adapted.causal_lm, questions, rows, decode)
+    told = time.monotonic()
+    while not stopped():
+        try:
+            written = next(answering)
+        except StopIteration as finished:
+            return finished.value / len(questions), len(questions)
+        if time.monotonic() - told >= _PROGRESS_S:
+            told = time.monotonic()
+            yield _tokens_written(step, written, len(questions))
+    raise StudioError("The evaluation was stopped.")
+
+
+def _tokens_written(step: int, written: TokensWritten, questions: int) -> EvaluationProgress:
+    last = written.first + written.count
+    return EvaluationProgress(
+        step=step,
+        done=written.tokens,
+        total=written.most_tokens,
+        words=f"Answering rows {written.first + 1} to {last} of {questions}, tokens",
+    )
 
 
 def _measure(
@@ -90,7 +108,8 @@ def _measure(
         rows.validation.lengths,
         seq_len=config.data.seq_len,
         packing=config.data.packing,
-        batch_size=config.training.batch_size,
+        # A processor gains nothing by several at once, and a person hears sooner how far it is.
+        batch_size=config.training.batch_size if adapted.base.device.is_cuda else 1,
     ):
         if stopped():
             raise StudioError("The evaluation was stopped.")

@@ -50,6 +50,32 @@ class Segments:
         return mask
 
 
+@dataclass(frozen=True, eq=False)
+class LeftPadding:
+    """Several texts of unequal length that are written together: the shorter ones begin later.
+
+    before: int64 [texts] on the device, tokens before each text that nobody looks at
+    tokens: of the longest text so far, those included that are computed now
+    """
+
+    before: Tensor
+    tokens: int
+
+    def as_mask(self) -> Tensor:
+        """As `Segments.as_mask`."""
+        mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.before.device)
+        mask.padding = self  # type: ignore[attr-defined]
+        return mask
+
+    def seen(self, q_len: int, k_len: int, window: int | None) -> Tensor:
+        """bool [texts, 1, q, k]: True where the query sees the key; the keys are the last positions."""
+        at = torch.arange(self.tokens - k_len, self.tokens, device=self.before.device)
+        is_text = at >= self.before[:, None]
+        # A query before its text sees what it likes: nobody asks for the result, but it must be a number.
+        allowed = is_text[:, None, None, :] | ~is_text[:, None, -q_len:, None]
+        return allowed & _causal_mask(q_len, k_len, window, self.before.device)
+
+
 def register() -> None:
     """Makes `IMPLEMENTATION` known to transformers.
 
@@ -76,7 +102,7 @@ def attention(
 ) -> tuple[Tensor, None]:
     """What transformers' attention layers call.
 
-    attention_mask: of `Segments.as_mask`, or a true mask that takes the place of the causal one, or None
+    attention_mask: of `Segments` or `LeftPadding`; or a true mask that replaces the causal one; or None
     query:      [batch, heads, q, head_dim]
     key, value: [batch, kv_heads, k, head_dim]; the last q of the k positions are the queries'
     returns:    [batch, q, heads, head_dim]
@@ -85,6 +111,9 @@ def attention(
     if unknown:
         raise StudioError(f"This model's attention needs {unknown[0]}, which isn't built yet.")
     look = _Look(scaling, dropout, sliding_window, softcap)
+    padding: LeftPadding | None = getattr(attention_mask, "padding", None)
+    if padding is not None:
+        attention_mask = padding.seen(query.shape[2], key.shape[2], sliding_window)
     segments: Segments | None = getattr(attention_mask, "segments", None)
     if segments is None:
         return _attend(query, key, value, look, attention_mask).transpose(1, 2), None

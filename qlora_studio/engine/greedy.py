@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 
 from transformers import PreTrainedModel
 
@@ -34,19 +34,22 @@ def continue_together(
     prompts: Sequence[Sequence[int]],
     max_tokens: int,
     stop_ids: Collection[int],
-    given_up: Callable[[], bool] = lambda: False,
-) -> list[list[int]]:
-    """As `continue_greedily`, for prompts of one length at once: a step takes hardly longer than for one."""
+) -> Generator[int, None, list[list[int]]]:
+    """As `continue_greedily`, for several prompts at once: a step takes hardly longer than for one.
+
+    Says after each step how many tokens the longest reply has; whoever listens may stop there.
+    """
     texts = Continuation(model)
     replies: list[list[int]] = [[] for _ in prompts]
     open_replies = set(range(len(prompts)))
     ids: Sequence[Sequence[int]] = prompts
-    for _ in range(max_tokens):
-        if not open_replies or given_up():
-            break
+    for written in range(1, max_tokens + 1):
         tokens: list[int] = texts.extend_each(ids).argmax(-1).tolist()
         open_replies -= {text for text in open_replies if tokens[text] in stop_ids}
         for text in open_replies:
             replies[text].append(tokens[text])
+        if not open_replies:
+            break
         ids = [[token] for token in tokens]
+        yield written
     return replies

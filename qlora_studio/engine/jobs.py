@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from qlora_studio.engine.adapter_evaluation import evaluate_adapter
@@ -48,7 +48,7 @@ class Jobs:
         self._inbox = inbox
         self._chat = Chat(self.holder)
 
-    def events_of(self, command: EngineCommand) -> Iterator[EngineEvent]:
+    def events_of(self, command: EngineCommand) -> Generator[EngineEvent, None, None]:
         """Every end is an event: what fails, fails in words."""
         try:
             yield from self._work(command)

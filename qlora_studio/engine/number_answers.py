@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +31,16 @@ class NumberQuestion:
     most_tokens: int
 
 
+@dataclass(frozen=True)
+class TokensWritten:
+    """`tokens` of at most `most_tokens` of each reply to `count` questions from number `first` on."""
+
+    first: int
+    count: int
+    tokens: int
+    most_tokens: int
+
+
 def number_questions(rows: PreparedRows, decode: Decode) -> list[NumberQuestion]:
     """Of many rows some, evenly spread. None where not every one of them has a number."""
     count = min(len(rows.validation), MOST_ASKED)
@@ -49,18 +58,23 @@ def right_numbers(
     questions: Sequence[NumberQuestion],
     rows: PreparedRows,
     decode: Decode,
-    stopped: Callable[[], bool],
-) -> Iterator[tuple[int, int]]:
-    """How many were answered so far by the likeliest reply, and how many of them right."""
-    answered = right = 0
-    for group in _of_like_length(questions):
+) -> Generator[TokensWritten, None, int]:
+    """How many of the questions the likeliest reply answers right. Whoever listens may stop at any token."""
+    right = 0
+    for first, group in _of_like_length(questions):
         most_tokens = max(question.most_tokens for question in group)
         prompts = [question.prompt for question in group]
-        replies = continue_together(model, prompts, most_tokens, rows.info.stop_ids, stopped)
+        writing = continue_together(model, prompts, most_tokens, rows.info.stop_ids)
+        while True:
+            try:
+                written = next(writing)
+            except StopIteration as finished:
+                replies: list[list[int]] = finished.value
+                break
+            yield TokensWritten(first, len(group), written, most_tokens)
         for question, reply in zip(group, replies, strict=True):
-            right += number_in(decode(reply)) == question.number
-        answered += len(group)
-        yield answered, right
+            right += number_in(decode(reply[: question.most_tokens])) == question.number
+    return right
 
 
 def number_in(text: str) -> str | None:
@@ -85,11 +99,8 @@ def _question(row: TokenizedRow, decode: Decode) -> NumberQuestion | None:
     return NumberQuestion(tuple(row.ids[:begin].tolist()), number, 2 * len(learned) + _SPARE_TOKENS)
 
 
-def _of_like_length(questions: Sequence[NumberQuestion]) -> Iterator[list[NumberQuestion]]:
-    """Prompts of one length can be answered together without padding."""
-    by_length: dict[int, list[NumberQuestion]] = defaultdict(list)
-    for question in questions:
-        by_length[len(question.prompt)].append(question)
-    for _, alike in sorted(by_length.items()):
-        for start in range(0, len(alike), _TOGETHER):
-            yield alike[start : start + _TOGETHER]
+def _of_like_length(questions: Sequence[NumberQuestion]) -> Iterator[tuple[int, list[NumberQuestion]]]:
+    """Those that are answered together, and the number of the first: little of them is padding."""
+    by_length = sorted(questions, key=lambda question: (question.most_tokens, len(question.prompt)))
+    for start in range(0, len(by_length), _TOGETHER):
+        yield start, by_length[start : start + _TOGETHER]

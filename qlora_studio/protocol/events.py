@@ -83,11 +83,12 @@ class StepFinished(Event, frozen=True, tag="step_finished"):
 
 
 class EvaluationProgress(Event, frozen=True, tag="evaluation_progress"):
-    """Rows measured so far."""
+    """Rows measured so far; or what `words` say, where something else is counted."""
 
     step: int
     done: int
     total: int
+    words: str = ""
 
 
 class EvaluationFinished(Event, frozen=True, tag="evaluation_finished"):

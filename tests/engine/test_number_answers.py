@@ -17,10 +17,12 @@ from qlora_studio.engine.greedy import continue_greedily, continue_together
 from qlora_studio.engine.loading import load_base
 from qlora_studio.engine.model_holder import ModelHolder
 from qlora_studio.engine.number_answers import MOST_ASKED, number_in, number_questions
+from qlora_studio.errors import StudioError
 from qlora_studio.protocol.commands import Evaluate
-from qlora_studio.protocol.events import EvaluationReport
+from qlora_studio.protocol.events import EvaluationProgress, EvaluationReport
 from qlora_studio.runs.run_record import read_record
-from tests.engine.tiny import CPU, events_of, loaded, make_model, make_rows, make_run
+from tests.engine.tiny import CPU, FAMILIES, events_of, loaded, make_model, make_rows, make_run
+from tests.engine.tuned_run import make_tuned_run
 
 
 @pytest.mark.parametrize(
@@ -39,17 +41,22 @@ def test_only_the_number_after_the_last_mark_counts(text: str, number: str | Non
     assert number_in(text) == number
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
-def test_replies_written_together_are_those_written_alone(tmp_path: Path, family: str) -> None:
+@pytest.mark.parametrize("lengths", [(12, 12, 12, 12), (12, 3, 1, 9)], ids=["alike", "unlike"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_replies_written_together_are_those_written_alone(
+    tmp_path: Path, family: str, lengths: tuple[int, ...]
+) -> None:
     folder = make_model(tmp_path / "model", family)
     model = loaded(load_base(str(folder), Storage("none", False, torch.float32), CPU)).causal_lm
-    prompts = [[(3 + 7 * row + place) % 90 + 3 for place in range(12)] for row in range(4)]
+    prompts = [
+        [(3 + 7 * row + place) % 90 + 3 for place in range(length)] for row, length in enumerate(lengths)
+    ]
     alone = [continue_greedily(model, prompt, 10, (2,)) for prompt in prompts]
     ends = alone[0][4]
 
-    assert continue_together(model, prompts, 10, (2,)) == alone
+    assert loaded(continue_together(model, prompts, 10, (2,))) == alone
     cut = [reply[: reply.index(ends)] if ends in reply else reply for reply in alone]
-    assert continue_together(model, prompts, 10, (2, ends)) == cut
+    assert loaded(continue_together(model, prompts, 10, (2, ends))) == cut
 
 
 def as_numbers(ids: Sequence[int]) -> str:
@@ -113,3 +120,30 @@ def test_the_accuracy_is_the_share_of_right_numbers(tmp_path: Path, monkeypatch:
         right += str(reply[-1]) == question.number
     assert isinstance(report, EvaluationReport)
     assert (report.accuracy, report.accuracy_rows) == (right / 6, 6)
+
+
+def test_answering_tells_how_far_it_is_and_ends_at_any_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapter_evaluation, "load_tokenizer", lambda folder: _Speaks())
+    monkeypatch.setattr(adapter_evaluation, "_PROGRESS_S", 0.0)
+    rows = make_rows(4)
+    run = make_tuned_run(tmp_path, make_model(tmp_path / "model", eos_token_id=None), validation=rows)
+    command = Evaluate(id=1, run=str(run), prepared=read_record(run).record.prepared.folder)
+    told: list[Any] = []
+
+    def third_token() -> bool:
+        return (
+            bool(told)
+            and isinstance(told[-1], EvaluationProgress)
+            and told[-1].words != ""
+            and told[-1].done >= 3
+        )
+
+    with pytest.raises(StudioError, match="stopped"):
+        for event in evaluate_adapter(command, ModelHolder(CPU), third_token):
+            told.append(event)
+
+    answering = [event for event in told if isinstance(event, EvaluationProgress) and event.words]
+    assert [event.done for event in answering] == [1, 2, 3]
+    assert answering[0].words == "Answering rows 1 to 4 of 4, tokens"
