@@ -168,12 +168,18 @@ def _best(held: Sequence[int], records: int) -> int:
     return next(most, max(range(len(held)), key=held.__getitem__))
 
 
+_WITHIN = {"hh_rlhf": ("preference",), "sharegpt": ("messages",), "self_instruct": ("prompt_completion",)}
+
+
 def _other_ways(fitting: Sequence[Candidate], held: Sequence[int], at: int) -> str:
     chosen = fitting[at].format
     others = dict.fromkeys(
         other.format
         for other, count in zip(fitting, held, strict=True)
-        if count and count >= held[at] and other.format != chosen and other.sure
+        if count
+        and count >= held[at]
+        and other.sure
+        and other.format not in (chosen, *_WITHIN.get(chosen, ()))
     )
     return f" It could also be read as {' or '.join(others)}; this says more." if others else ""
 

@@ -30,6 +30,7 @@ _VERDICTS = (
     *("chosen", "choice", "label", "labels", "preferred_response", "preferred_answer", "vote", "annotation"),
     "human_preference",
 )
+_FEW = 0.1
 _RATINGS = (
     *("kto_tag", "label", "desirable", "is_desirable", "thumbs", "thumbs_up", "feedback", "is_good"),
     "binary_label",
@@ -128,9 +129,12 @@ def _are_whole_chats(rows: SampledRows, found: Mapping[str, str]) -> bool:
 
 
 def _are_verdicts(rows: SampledRows, column: str, first: str, second: str) -> bool:
-    """Whether each value names one of the two answers, or neither; a number could mean anything else."""
+    """Whether nearly each value names one of the two answers, or neither.
+
+    Where many don't, those that do may mean something else: 1 of 0 and 1 isn't the first of 1 and 2.
+    """
     said = [_verdict(value, first, second) for value in rows.values(column)]
-    return "one" in said and all(said)
+    return "one" in said and said.count("") <= _FEW * len(said)
 
 
 def _verdict(value: Any, first: str, second: str) -> str:
