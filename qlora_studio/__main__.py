@@ -8,6 +8,14 @@ import sys
 
 def main() -> int:
     """The exit status."""
+    try:
+        return _main()
+    except KeyboardInterrupt:  # while modules are loaded, or after a command has told its end
+        sys.stderr.write("stopped\n")
+        return 130
+
+
+def _main() -> int:
     from qlora_studio.cli.main import build_parser, run_command
 
     arguments = build_parser().parse_args()

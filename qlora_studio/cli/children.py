@@ -18,6 +18,10 @@ from qlora_studio.protocol.lines import BrokenLineError
 
 A = TypeVar("A", bound=reading.Answer)
 E = TypeVar("E", bound=events.Event)
+_WRITING = (commands.Train, commands.Export, commands.MakeSampleModel)
+_SAVING_S = 60.0  # that an engine has to save, or to clear away what it was writing
+_ENDING_S = 3.0  # that one has which wrote nothing; it may be loading libraries, and hears nothing then
+
 Told = Callable[[str, int, int], None]  # words, done, total (0: unknown)
 
 
@@ -65,6 +69,7 @@ class Engine:
     def __init__(self, told: Told = _silent) -> None:
         self._told = told
         self._ids = itertools.count(1)
+        self._writes = False
         self._child: Child[commands.EngineCommand, events.EngineEvent] = start_engine()
         self._heard = self._child.heard()
         self.ready = self.wait_for(events.EngineReady)
@@ -74,12 +79,13 @@ class Engine:
 
     def __exit__(self, *_: object) -> None:
         self._child.hang_up()
-        if self._child.wait(60) is None:
+        if self._child.wait(_SAVING_S if self._writes else _ENDING_S) is None:
             self._child.kill()
             self._child.wait()
 
     def say(self, command: commands.EngineCommand) -> None:
         """A command without an answer of its own."""
+        self._writes |= isinstance(command, _WRITING)
         self._child.say(command)
 
     def events(self) -> Iterator[events.EngineEvent]:
@@ -100,7 +106,7 @@ class Engine:
     def command(self, kind: type[commands.Command], **fields: Any) -> int:
         """Says a command that has an id, and gives the id back."""
         command_id = next(self._ids)
-        self._child.say(kind(id=command_id, **fields))  # type: ignore[arg-type]  # one of EngineCommand
+        self.say(kind(id=command_id, **fields))  # type: ignore[arg-type]  # one of EngineCommand
         return command_id
 
     def wait_for(self, kind: type[E]) -> E:
