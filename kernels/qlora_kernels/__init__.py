@@ -4,6 +4,7 @@ import qlora_kernels.triton  # noqa: F401  (registers what runs on a card)
 from qlora_kernels.cross_entropy import learned_cross_entropy
 from qlora_kernels.dequantize import dequantize_4bit
 from qlora_kernels.linear import linear_4bit
+from qlora_kernels.packed_attention import packed_attention
 from qlora_kernels.quantized import NestedAbsmax, Quantized4bit, quantize_4bit
 from qlora_kernels.replacement import ReplacedReport, disable_cpu_repacking, replace_forwards
 
@@ -15,6 +16,7 @@ __all__ = [
     "disable_cpu_repacking",
     "learned_cross_entropy",
     "linear_4bit",
+    "packed_attention",
     "quantize_4bit",
     "replace_forwards",
 ]

@@ -45,12 +45,17 @@ class FrozenLinear4bit(bnb.nn.Linear4bit):  # type: ignore[misc]
             product = product + self.bias.to(dtype)
         return product.to(x.dtype)
 
+    def look_at_weight(self) -> None:
+        """Before the layer is compiled: no compiler looks through bitsandbytes' own classes."""
+        self._weight(self.compute_dtype or torch.float32)
+
     def product_dtype(self, x: Tensor) -> torch.dtype:
         return self.compute_dtype or x.dtype
 
     def _weight(self, dtype: torch.dtype) -> tuple[Quantized4bit, list[Tensor]]:
         used = self._weight_in_use
-        if used is None or used.parameter is not self.weight:  # merging puts a new parameter in its place
+        # Merging puts a new parameter in its place. A compiler can't compare them: it finds it looked at.
+        if used is None or (not torch.compiler.is_compiling() and used.parameter is not self.weight):
             quantized = Quantized4bit.from_bitsandbytes(self.weight, self.weight.quant_state)
             used = self._weight_in_use = _WeightInUse(self.weight, quantized)
         if not self.keep_dequantized:

@@ -328,6 +328,15 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             maximum=1000,
         ),
     ] = "auto"
+    compile: Annotated[
+        Literal["auto", "off"],
+        Setting(
+            label="Compile",
+            help="The layers are compiled for the card: the first step takes some seconds more, all others "
+            "less time and memory. Off: every layer runs as it is written.",
+            choices={"auto": "Auto", "off": "Off"},
+        ),
+    ] = "auto"
     devices: Annotated[
         str | tuple[int, ...],
         Setting(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from qlora_kernels import packed_attention
 from torch import Tensor, nn
 
 from qlora_studio.errors import StudioError
@@ -47,6 +46,15 @@ class Segments:
         """
         mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.starts.device)
         mask.segments = self  # type: ignore[attr-defined]
+        return mask
+
+    def as_starts(self, longest: int) -> Tensor:
+        """The same for a compiled layer, which sees tensors only: no row is longer than `longest`.
+
+        int32 [1, 1, longest, rows + 1]: the starts, over and over in the same memory.
+        """
+        mask = self.starts.view(1, 1, 1, -1).expand(1, 1, longest, -1)
+        torch._dynamo.mark_dynamic(mask, 3)
         return mask
 
 
@@ -111,6 +119,9 @@ def attention(
     if unknown:
         raise StudioError(f"This model's attention needs {unknown[0]}, which isn't built yet.")
     look = _Look(scaling, dropout, sliding_window, softcap)
+    if attention_mask is not None and attention_mask.dtype == torch.int32:
+        starts, longest = attention_mask[0, 0, 0], attention_mask.shape[2]
+        return _attend_at_once(query, key, value, look, starts, longest), None
     padding: LeftPadding | None = getattr(attention_mask, "padding", None)
     if padding is not None:
         attention_mask = padding.seen(query.shape[2], key.shape[2], sliding_window)
@@ -118,7 +129,8 @@ def attention(
     if segments is None:
         return _attend(query, key, value, look, attention_mask).transpose(1, 2), None
     if _flash_takes(query, value) and not softcap and not dropout:
-        return _attend_at_once(query, key, value, look, segments), None
+        longest = max(segments.lengths)
+        return _attend_at_once(query, key, value, look, segments.starts, longest), None
     return _attend_one_by_one(query, key, value, look, segments).transpose(1, 2), None
 
 
@@ -146,28 +158,12 @@ def _attend_row(query: Tensor, key: Tensor, value: Tensor, look: _Look) -> Tenso
     return _attend(query, key, value, look)
 
 
-def _attend_at_once(query: Tensor, key: Tensor, value: Tensor, look: _Look, segments: Segments) -> Tensor:
-    from torch.nn.attention.varlen import varlen_attn
-
-    extra: dict[str, Any] = {}
-    if query.shape[1] != key.shape[1]:
-        if _varlen_knows_grouped_heads():
-            extra["enable_gqa"] = True
-        else:
-            key, value = _repeated(key, query), _repeated(value, query)
-    longest = max(segments.lengths)
-    out = varlen_attn(
-        query[0].transpose(0, 1),
-        key[0].transpose(0, 1),
-        value[0].transpose(0, 1),
-        segments.starts,
-        segments.starts,
-        longest,
-        longest,
-        scale=look.scaling,
-        window_size=(look.window - 1 if look.window else -1, 0),
-        **extra,
-    )
+def _attend_at_once(
+    query: Tensor, key: Tensor, value: Tensor, look: _Look, starts: Tensor, longest: int
+) -> Tensor:
+    scale = look.scaling if look.scaling is not None else query.shape[-1] ** -0.5
+    tokens_first = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    out, _ = packed_attention(*tokens_first, starts, longest, scale, look.window or 0)
     assert isinstance(out, Tensor)
     return out[None]
 
@@ -223,20 +219,16 @@ def _repeated(kv: Tensor, query: Tensor) -> Tensor:
 
 
 def _flash_takes(query: Tensor, value: Tensor) -> bool:
-    """Whether torch's variable-length flash attention runs on this device, dtype and shape."""
     head_dim = query.shape[-1]
+    return head_dim == value.shape[-1] and flash_takes(head_dim, query.dtype, query.device)
+
+
+def flash_takes(head_dim: int, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether torch's flash attention over packed rows runs on this device, dtype and shape."""
     return (
-        query.is_cuda
-        and query.dtype in (torch.bfloat16, torch.float16)
-        and head_dim == value.shape[-1]
+        device.type == "cuda"
+        and dtype in (torch.bfloat16, torch.float16)
         and head_dim % 8 == 0
         and head_dim <= 256
-        and torch.cuda.get_device_capability(query.device) >= (8, 0)
+        and torch.cuda.get_device_capability(device) >= (8, 0)
     )
-
-
-@cache
-def _varlen_knows_grouped_heads() -> bool:
-    from torch.nn.attention.varlen import varlen_attn
-
-    return "enable_gqa" in inspect.signature(varlen_attn).parameters

@@ -36,10 +36,13 @@ def learned_hidden_states(
     if noise is not None:
         embedded = model.get_input_embeddings()(batch.input_ids)
         inputs = {"inputs_embeds": noise.added_to(embedded, batch.segments)}
+    elif batch.longest is not None and torch.is_grad_enabled():
+        # A first layer whose input needs no gradient would be compiled apart from the others.
+        inputs = {"inputs_embeds": model.get_input_embeddings()(batch.input_ids).requires_grad_()}
     output = model.base_model(
         **inputs,
         position_ids=batch.position_ids,
-        attention_mask=batch.segments.as_mask(),
+        attention_mask=batch.attention_mask,
         use_cache=False,
     )
     hidden: Tensor = output.last_hidden_state

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,21 @@ NOT_PAGED = "The optimizer is AdamW in 32 bit; on a processor it isn't paged."
 
 
 class AdapterOptimizer:
-    """Moves the adapter's weights; its state can be saved and put back, tensor by tensor, by their names."""
+    """Moves the adapter's weights; its state can be saved and put back, tensor by tensor, by their names.
+
+    On a card all weights of an optimizer in 32 bit lie in one flat tensor, so that an update is one kernel
+    and not one for each of hundreds of small tensors. The 8-bit optimizer keeps a scale for 256 numbers of
+    one weight: there each weight stays for itself.
+    """
 
     def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], training: TrainingConfig) -> None:
         self.parameters = dict(parameters)
         weights = list(self.parameters.values())
         self._is_cuda = weights[0].is_cuda
-        self._optimizer = _adamw(weights, training, on_card=self._is_cuda)
+        is_flat = self._is_cuda and training.optimizer.endswith("32bit")
+        self._flat = FlatWeights(weights) if is_flat else None
+        moved = [self._flat.weight] if self._flat else weights
+        self._optimizer = _adamw(moved, training, on_card=self._is_cuda)
         self.paged = self._is_cuda and training.optimizer.startswith("paged")
         self.notes = () if self._is_cuda or not training.optimizer.startswith("paged") else (NOT_PAGED,)
 
@@ -40,9 +48,13 @@ class AdapterOptimizer:
     def forget_gradients(self) -> None:
         """Frees them."""
         self._optimizer.zero_grad(set_to_none=True)
+        for weight in self.parameters.values():
+            weight.grad = None
 
     def gradients(self) -> list[Tensor]:
-        """Of all weights that have one."""
+        """Those that the next step takes: of all weights that have one, or one flat tensor of all."""
+        if self._flat is not None:
+            return [self._flat.gradient()]
         return [weight.grad for weight in self.parameters.values() if weight.grad is not None]
 
     @property
@@ -64,19 +76,27 @@ class AdapterOptimizer:
     def put(self, file: Path) -> None:
         """Raises: StudioError where the file doesn't hold the state of these weights."""
         stored = load_file(file)
+        states = {name: _of_weight(name, stored) for name in self.parameters}
+        missing = next((name for name, state in states.items() if stored and not state), None)
+        if missing is not None:
+            raise StudioError(f"{file} holds no optimizer state for {missing}.")
+        if not stored:
+            return
+        if self._flat is not None:
+            self._put_state(0, self._flat.weight, self._flat.joined(list(states.values())), file)
+            return
         for place, (name, weight) in enumerate(self.parameters.items()):
-            prefix = f"{name}."
-            values = {key.removeprefix(prefix): stored[key] for key in stored if key.startswith(prefix)}
-            if not values and stored:
-                raise StudioError(f"{file} holds no optimizer state for {name}.")
-            if values:
-                self._put_state(place, weight, values, file)
+            self._put_state(place, weight, states[name], file)
 
     def _state(self) -> dict[str, Tensor]:
+        if self._flat is not None:
+            parts = self._flat.parted(self._optimizer.state[self._flat.weight])
+        else:
+            parts = [self._optimizer.state[weight] for weight in self.parameters.values()]
         return {
             f"{name}.{key}": torch.as_tensor(value).detach().cpu().clone()
-            for name, weight in self.parameters.items()
-            for key, value in self._optimizer.state[weight].items()
+            for name, state in zip(self.parameters, parts, strict=True)
+            for key, value in state.items()
             if value is not None
         }
 
@@ -98,6 +118,56 @@ class AdapterOptimizer:
     @property
     def _is_bitsandbytes(self) -> bool:
         return not isinstance(self._optimizer, torch.optim.AdamW)
+
+
+class FlatWeights:
+    """One tensor in which many weights lie one behind the other; they go on as views of it.
+
+    weight: any float dtype [numbers of all]
+    """
+
+    def __init__(self, weights: Sequence[nn.Parameter]) -> None:
+        self._weights = list(weights)
+        self._sizes = [weight.numel() for weight in weights]
+        self.weight = nn.Parameter(torch.cat([weight.detach().reshape(-1) for weight in weights]))
+        for weight, part in zip(
+            self._weights, self.weight.detach().split_with_sizes(self._sizes), strict=True
+        ):
+            weight.data = part.view(weight.shape)
+
+    def gradient(self) -> Tensor:
+        """Of all weights, gathered once until `weight.grad` is forgotten; 0 where a weight has none."""
+        if self.weight.grad is None:
+            parts = [
+                torch.zeros_like(weight).view(-1) if weight.grad is None else weight.grad.reshape(-1)
+                for weight in self._weights
+            ]
+            self.weight.grad = torch.cat(parts)
+        return self.weight.grad
+
+    def parted(self, state: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The state of each weight: its part of what is as long as the flat one, a copy of the rest."""
+        return [
+            {key: self._part(value, number) for key, value in state.items()}
+            for number in range(len(self._weights))
+        ]
+
+    def joined(self, states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """`parted` taken back."""
+        return {
+            key: torch.cat([state[key].reshape(-1) for state in states]) if value.dim() else value
+            for key, value in states[0].items()
+        }
+
+    def _part(self, value: Any, number: int) -> Any:
+        if not isinstance(value, Tensor) or value.numel() != self.weight.numel():
+            return value
+        return value.view(-1).split_with_sizes(self._sizes)[number].view(self._weights[number].shape)
+
+
+def _of_weight(name: str, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    prefix = f"{name}."
+    return {key.removeprefix(prefix): stored[key] for key in stored if key.startswith(prefix)}
 
 
 def _adamw(weights: list[nn.Parameter], training: TrainingConfig, *, on_card: bool) -> Any:

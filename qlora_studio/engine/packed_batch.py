@@ -21,6 +21,7 @@ class PackedBatch:
     learned:                 int64 [n], positions whose next token counts
     targets:                 int64 [n], that next token
     weights:                 float32 [n], how much it counts
+    longest:                 for compiled layers, which take every batch alike: no row is longer
     """
 
     input_ids: Tensor
@@ -29,9 +30,17 @@ class PackedBatch:
     learned: Tensor
     targets: Tensor
     weights: Tensor
+    longest: int | None = None
+
+    @property
+    def attention_mask(self) -> Tensor:
+        """Which earlier tokens each one sees, as our attention reads it."""
+        return self.segments.as_mask() if self.longest is None else self.segments.as_starts(self.longest)
 
 
-def on_device(batch: Batch, device: torch.device, *, keep_padding: bool) -> PackedBatch:
+def on_device(
+    batch: Batch, device: torch.device, *, keep_padding: bool, longest: int | None = None
+) -> PackedBatch:
     """The rows of a batch [b, s] as one sequence.
 
     keep_padding: t stays b * s, so every micro-batch of a run takes the same memory; padding is then a row of
@@ -51,6 +60,7 @@ def on_device(batch: Batch, device: torch.device, *, keep_padding: bool) -> Pack
         learned=put(place[batch.learned].astype(np.int64)),
         targets=put(batch.targets),
         weights=put(batch.weights),
+        longest=longest,
     )
 
 

@@ -18,6 +18,7 @@ from qlora_studio.data.prepared import PreparedRows, check_content, open_prepare
 from qlora_studio.data.tokenized_row import TokenizedRows
 from qlora_studio.engine.adapters import AdaptedModel, decoder_layers
 from qlora_studio.engine.checkpointing import ADAPTER, put_checkpoint
+from qlora_studio.engine.compiled_layers import compile_layers, let_layers_be, why_not_compiled
 from qlora_studio.engine.compute_dtype import dtype_of, name_of, resolve_compute_dtype
 from qlora_studio.engine.device import Device
 from qlora_studio.engine.embedding_noise import EmbeddingNoise
@@ -111,7 +112,8 @@ class PreparedRun:
         training = self.config.training
         seed_everything(training.seed)
         adapted.add_new(ADAPTER, self.config.lora, training.seed)
-        self.recomputed_layers = recompute(adapted.causal_lm, self._layers_to_recompute())
+        self.recomputed_layers = self._layers_to_recompute()
+        self.not_compiled = self._compile()
         self.optimizer = AdapterOptimizer(adapted.trained_parameters(ADAPTER), training)
         self.noise = _noise(training.neftune_alpha, training.seed, self.device.torch_device)
         self.position = Position(loss_scale=first_loss_scale(adapted.base.storage.compute_dtype))
@@ -174,7 +176,8 @@ class PreparedRun:
     def put(self, batch: Batch) -> PackedBatch:
         """On the device. A card takes packed rows with their padding, so that memory never changes."""
         fixed_shape = self.device.is_cuda and self.config.data.packing
-        return on_device(batch, self.device.torch_device, keep_padding=fixed_shape)
+        longest = self.config.data.seq_len if self.not_compiled is None else None
+        return on_device(batch, self.device.torch_device, keep_padding=fixed_shape, longest=longest)
 
     def trainer_state(self) -> TrainerState:
         """As it is now, for a checkpoint."""
@@ -186,6 +189,17 @@ class PreparedRun:
         told = read_samples(self.writer.folder / SAMPLES_FILE).samples
         answered = {sample.index for sample in told if sample.step == self.position.step}
         return answered >= set(range(len(self.rows.info.samples)))
+
+    def _compile(self) -> str | None:
+        """Why the layers run uncompiled; None where they are compiled."""
+        layers = decoder_layers(self.model)
+        reason = why_not_compiled(self.adapted, self.config)
+        if reason is None:
+            compile_layers(layers, self.recomputed_layers)
+        else:
+            let_layers_be(layers)
+            recompute(self.model, self.recomputed_layers)
+        return reason
 
     def _collate(self, micro_batch: MicroBatch, rows: TokenizedRows) -> Batch:
         pad_id = self.rows.info.pad_id

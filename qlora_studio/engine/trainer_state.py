@@ -73,7 +73,7 @@ def fixed_of(record: RunRecord, rows_sha256: str, total_steps: int, compute_dtyp
         model=msgspec.structs.replace(config.model, path="", compute_dtype="auto"),
         data=msgspec.structs.replace(config.data, path=""),
         lora=config.lora,
-        training=msgspec.structs.replace(config.training, recompute="auto", devices="auto"),
+        training=msgspec.structs.replace(config.training, recompute="auto", compile="auto", devices="auto"),
         hashes=record.hashes,
         rows_sha256=rows_sha256,
         total_steps=total_steps,

@@ -154,10 +154,12 @@ def _loaded(run: PreparedRun) -> ModelLoaded:
 def _device_line(run: PreparedRun) -> str:
     replaced = run.adapted.replaced
     plain = [f"{name}: {reason}" for name, reason in replaced.fallbacks.items()]
+    compiled = "layers compiled" if run.not_compiled is None else f"layers not compiled ({run.not_compiled})"
     dtype = name_of(run.adapted.base.storage.compute_dtype)
     return (
         f"{run.device.name}, {dtype}, {replaced.replaced} layers fused, {len(plain)} plain, "
-        f"{run.recomputed_layers} recomputed" + "".join(f"\n  {line}" for line in (*plain, *run.notes))
+        f"{run.recomputed_layers} recomputed, {compiled}"
+        + "".join(f"\n  {line}" for line in (*plain, *run.notes))
     )
 
 

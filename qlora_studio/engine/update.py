@@ -68,7 +68,8 @@ class Updater:
 
     def _gradients(self, batches: Sequence[Batch], learned: int, scale: float) -> UpdateResult:
         self.optimizer.forget_gradients()
-        self.model.train()
+        if not self.model.training:
+            self.model.train()  # goes through thousands of modules, while the card waits
         total = torch.zeros((), device=self.model.device)
         for batch in self.ranks.share(batches):
             loss = learned_loss(self.model, self.put(batch), self.noise)

@@ -8,6 +8,7 @@ import msgspec
 
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import RunConfig
+from qlora_studio.memory.compiling import not_compiled_reason
 from qlora_studio.memory.parts import Parts, Setting, parts
 from qlora_studio.memory.suggestions import ways_to_fit
 
@@ -63,7 +64,6 @@ def promise(
     device_bytes: int | None = None,
     free_bytes: int | None = None,
     longest_row: int | None = None,
-    compiled: bool = False,
 ) -> Promise:
     """What this run needs, and what would fit where it doesn't.
 
@@ -71,15 +71,14 @@ def promise(
     device_bytes: the card's memory, or the machine's
     free_bytes:   what is free of it; where not known, all of `device_bytes`
     longest_row:  tokens; without packing no row is computed longer than this
-    compiled:     whether the engine compiles the layers
     """
     room = free_bytes if free_bytes is not None else device_bytes
-    found = _promise(shape, config, device, room, longest_row, compiled)
+    found = _promise(shape, config, device, room, longest_row)
     if found.verdict not in ("tight", "too large"):
         return found
 
     def needs(changed: RunConfig) -> Promise:
-        return _promise(shape, changed, device, room, longest_row, compiled)
+        return _promise(shape, changed, device, room, longest_row)
 
     ways = ways_to_fit(config, lambda changed: needs(changed).verdict == "fits", on_card=device == "cuda")
     suggestions = []
@@ -96,11 +95,11 @@ def _promise(
     device: str,
     room: int | None,
     longest_row: int | None,
-    compiled: bool,
 ) -> Promise:
     row = config.data.seq_len
     if longest_row is not None and not config.data.packing:
         row = min(row, longest_row)
+    compiled = device == "cuda" and not_compiled_reason(shape.family, config) is None
     setting = Setting(shape, config, device, compiled, config.training.batch_size * row, room)
     recomputed = _recomputed_layers(setting)
     needed = parts(setting, recomputed)

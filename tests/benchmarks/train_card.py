@@ -69,11 +69,12 @@ def ours(arguments: argparse.Namespace) -> dict[str, float]:
     ends = [step["elapsed_s"] for step in steps]
     seconds = [later - earlier for earlier, later in itertools.pairwise(ends)]
     counted = seconds[WARM_UP:]
+    print(f"first step {ends[0]:.1f} s; loss {steps[0]['loss']:.3f} to {steps[-1]['loss']:.3f}")
     per_step = statistics.median(counted)
     return {
         "tokens_per_second": steps[-1]["tokens"] / per_step,
-        "peak": max(sum(step["memory"].values()) for step in steps),
-        "reserved": float("nan"),
+        "peak": max(sum(step["memory"].values()) - step["memory"]["other"] for step in steps),
+        "reserved": max(sum(step["memory"].values()) for step in steps),
         "seconds": per_step,
         "run": events[-1]["run"],
         "home": home,

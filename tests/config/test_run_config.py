@@ -95,7 +95,7 @@ def test_a_file_that_is_no_settings_file_is_refused_by_name(tmp_path: Path, cont
 
 
 def test_every_default_stands_within_its_own_limits():
-    assert [problem_with(field, field.default) for field in fields_of(RunConfig)] == [""] * 37
+    assert {problem_with(field, field.default) for field in fields_of(RunConfig)} == {""}
 
 
 def test_every_setting_has_a_label_and_a_help():

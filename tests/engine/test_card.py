@@ -90,3 +90,13 @@ def test_a_card_and_a_processor_learn_the_same(tmp_path: Path, model: Path) -> N
     found = losses(events_of(on_card, holder=ModelHolder(find_device())))
 
     assert found == pytest.approx(losses(events_of(on_processor)), rel=1e-3)
+
+
+def test_compiled_layers_learn_what_uncompiled_ones_do(tmp_path: Path, model: Path) -> None:
+    settings: dict[str, Any] = {"training__steps": 4, "model__compute_dtype": "bfloat16"}
+    compiled = make_run(tmp_path, model, device="cuda", **settings)
+    plain = make_run(tmp_path, model, device="cuda", training__compile="off", **settings)
+
+    found = losses(events_of(compiled, holder=ModelHolder(find_device())))
+
+    assert found == pytest.approx(losses(events_of(plain, holder=ModelHolder(find_device()))), rel=5e-3)

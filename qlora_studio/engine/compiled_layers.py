@@ -1,0 +1,110 @@
+"""The decoder layers compiled: one graph serves all layers of a kind, with or without recomputing."""
+
+from __future__ import annotations
+
+import logging
+import types
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from qlora_kernels.lora_layers import FrozenLinear4bit
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from qlora_studio.config.run_config import RunConfig
+from qlora_studio.engine.adapters import AdaptedModel
+from qlora_studio.engine.attention import flash_takes
+from qlora_studio.memory.compiling import not_compiled_reason
+
+_log = logging.getLogger(__name__)
+_GRAPHS = 64  # of one function: kinds of layers x recomputed or not x adapters on or off
+
+
+def compile_layers(
+    layers: nn.ModuleList, recomputed: int, *, backend: str | Callable[..., Any] = "inductor"
+) -> None:
+    """Each layer's forward is compiled where gradients are wanted; without them it stays as it is.
+
+    The first `recomputed` layers keep nothing but their input. They do it inside their graph: a checkpoint
+    around it would hide from the compiler what is needed twice.
+    """
+    _configure()
+    whole, again = _Compiled(_forward, backend), _Compiled(_forward_twice, backend)
+    for module in layers.modules():
+        if isinstance(module, FrozenLinear4bit):
+            module.look_at_weight()
+    for number, layer in enumerate(layers):
+        layer.gradient_checkpointing = False  # type: ignore[assignment]
+        layer.forward = types.MethodType(again if number < recomputed else whole, layer)
+
+
+def why_not_compiled(adapted: AdaptedModel, config: RunConfig) -> str | None:
+    """In words for the log; None where the layers of this run can be compiled."""
+    model, storage, device = adapted.causal_lm, adapted.base.storage, adapted.base.device
+    if not device.is_cuda:
+        return "compiling a layer on a processor takes longer than it saves"
+    if getattr(model.config, "attn_logit_softcapping", None):
+        return "its attention bends the scores"
+    if not flash_takes(_head_dim(model), storage.compute_dtype, device.torch_device):
+        return "torch's flash attention doesn't take its heads on this card"
+    return not_compiled_reason(str(model.config.model_type), config)
+
+
+def _head_dim(model: PreTrainedModel) -> int:
+    config = model.config
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def let_layers_be(layers: nn.ModuleList) -> None:
+    """Takes `compile_layers` back."""
+    for layer in layers:
+        vars(layer).pop("forward", None)
+
+
+class _Compiled:
+    """Runs a layer compiled where gradients are wanted, and as it is written where the compiler fails."""
+
+    def __init__(self, function: Callable[..., Any], backend: str | Callable[..., Any]) -> None:
+        self._plain = function
+        self._compiled: Callable[..., Any] | None = torch.compile(function, backend=backend, fullgraph=True)
+
+    def __call__(self, layer: nn.Module, *inputs: Any, **named: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return _forward(layer, *inputs, **named)  # chat and evaluation come in ever new shapes
+        if self._compiled is not None:
+            from torch._dynamo.exc import TorchDynamoException  # loads a second's worth of compiler
+            from torch._inductor.exc import InductorError
+
+            try:
+                return self._compiled(layer, *inputs, **named)
+            except (TorchDynamoException, InductorError) as error:
+                self._compiled = None
+                words = str(error).strip().partition("\n")[0]
+                _log.warning("%s runs uncompiled: %s: %s", type(layer).__name__, type(error).__name__, words)
+        return self._plain(layer, *inputs, **named)
+
+
+def _forward(layer: nn.Module, *inputs: Any, **named: Any) -> Any:
+    return type(layer).forward(layer, *inputs, **named)
+
+
+def _forward_twice(layer: nn.Module, *inputs: Any, **named: Any) -> Tensor:
+    output: Tensor = checkpoint(partial(_forward, layer), *inputs, use_reentrant=False, **named)
+    return output
+
+
+def _configure() -> None:
+    import torch._dynamo.config as dynamo
+    import torch._functorch.config as functorch
+    import torch._inductor.config as inductor
+
+    dynamo.recompile_limit = max(dynamo.recompile_limit, _GRAPHS)
+    inductor.fallback_random = True  # dropout draws the numbers that it draws uncompiled (R3)
+    # What is cheap to make again is not kept: H100, Llama 8B shape, 4 x 2048: see docs/BENCHMARKS.md
+    functorch.ban_recompute_used_far_apart = False
+    functorch.ban_recompute_long_fusible_chains = False
+    functorch.ban_recompute_materialized_backward = False
+    functorch.ban_recompute_reductions = False

@@ -1,0 +1,22 @@
+"""Which runs have their layers compiled on a card: the engine does it, and the promise counts with it."""
+
+from __future__ import annotations
+
+from qlora_studio.config.run_config import RunConfig
+
+_SOFTCAP_FAMILIES = ("gemma2",)
+
+
+def not_compiled_reason(family: str, config: RunConfig) -> str | None:
+    """In words for the log; None where settings and architecture allow it."""
+    if config.training.compile == "off":
+        return "compiling is off"
+    if not config.data.packing:
+        return "rows that aren't packed come in ever new shapes"
+    if config.model.quantization == "int8":
+        return "int8 layers can't be compiled"
+    if config.lora.use_dora:
+        return "DoRA layers run as peft has them"
+    if family in _SOFTCAP_FAMILIES:
+        return "its attention bends the scores"
+    return None

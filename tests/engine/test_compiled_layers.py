@@ -1,0 +1,128 @@
+"""Compiled layers learn what uncompiled ones do; tried with the front of the compiler alone."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import bitsandbytes as bnb
+import peft
+import pytest
+import torch
+from qlora_kernels import replace_forwards
+from torch import Tensor, nn
+from torch._dynamo.utils import counters
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+from qlora_studio.engine import attention
+from qlora_studio.engine.attention import Segments
+from qlora_studio.engine.compiled_layers import compile_layers, let_layers_be
+
+LENGTHS = ((20, 30, 14), (20, 20, 10, 14))
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[PreTrainedModel]:
+    attention.register()
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=96,
+        attn_implementation=attention.IMPLEMENTATION,
+    )
+    llama = LlamaForCausalLM(config)
+    for name, linear in list(llama.named_modules()):
+        if isinstance(linear, nn.Linear) and name != "lm_head":
+            llama.set_submodule(name, _in_four_bits(linear))
+    llama.is_loaded_in_4bit = True
+    adapted = peft.get_peft_model(llama, peft.LoraConfig(r=4, target_modules="all-linear"))
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(weight, std=0.1)
+    replace_forwards(adapted, keep_dequantized=False)
+    yield llama.train()
+    torch._dynamo.reset()
+
+
+def _in_four_bits(linear: nn.Linear) -> nn.Module:
+    quantized = bnb.nn.Linear4bit(linear.in_features, linear.out_features, bias=False, quant_type="nf4")
+    weight = bnb.nn.Params4bit(linear.weight.data, requires_grad=False, quant_type="nf4", module=quantized)
+    quantized.weight = weight.to("cpu")
+    return quantized
+
+
+def gradients(model: PreTrainedModel, lengths: tuple[int, ...], *, compiled: bool) -> list[Tensor]:
+    model.zero_grad()
+    torch.manual_seed(len(lengths))
+    segments = Segments.of(lengths, torch.device("cpu"))
+    ids = torch.randint(0, 96, (1, sum(lengths)))
+    output = model.model(
+        inputs_embeds=model.get_input_embeddings()(ids).detach().requires_grad_(),
+        position_ids=torch.cat([torch.arange(length) for length in lengths])[None],
+        attention_mask=segments.as_starts(longest=32) if compiled else segments.as_mask(),
+        use_cache=False,
+    )
+    hidden = output.last_hidden_state
+    # Not the sum of its squares, which the last norm makes a constant.
+    (hidden * torch.randn_like(hidden)).sum().backward()
+    return [weight.grad for weight in model.parameters() if weight.grad is not None]
+
+
+@pytest.mark.parametrize("recomputed", [0, 1], ids=["kept", "one of two recomputed"])
+def test_gradients_are_those_of_the_layers_as_they_are_written(
+    model: PreTrainedModel, recomputed: int
+) -> None:
+    layers = model.model.layers
+    let_layers_be(layers)
+    wanted = [gradients(model, lengths, compiled=False) for lengths in LENGTHS]
+
+    compile_layers(layers, recomputed, backend="aot_eager")
+    found = [gradients(model, lengths, compiled=True) for lengths in LENGTHS]
+
+    for ours, reference in zip(itertools.chain(*found), itertools.chain(*wanted), strict=True):
+        assert (ours - reference).norm() <= 1e-5 * reference.norm()
+
+
+def test_one_graph_serves_all_layers_and_any_number_of_rows(model: PreTrainedModel) -> None:
+    torch._dynamo.reset()
+    counters.clear()
+    compile_layers(model.model.layers, 0, backend="aot_eager")
+
+    for lengths in LENGTHS:
+        gradients(model, lengths, compiled=True)
+
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+def test_without_gradients_a_layer_stays_as_it_is_written(model: PreTrainedModel) -> None:
+    counters.clear()
+    compile_layers(model.model.layers, 0, backend="aot_eager")
+
+    with torch.no_grad():
+        model(input_ids=torch.ones(1, 5, dtype=torch.long))
+
+    assert not counters["stats"]
+
+
+def test_a_layer_that_no_compiler_takes_runs_as_it_is_written(
+    model: PreTrainedModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("no C compiler")
+
+    torch._dynamo.reset()
+    let_layers_be(model.model.layers)
+    wanted = gradients(model, LENGTHS[0], compiled=False)
+    compile_layers(model.model.layers, 0, backend=refuse)
+
+    found = gradients(model, LENGTHS[0], compiled=True)
+
+    assert all(
+        (ours - reference).norm() <= 1e-5 * reference.norm()
+        for ours, reference in zip(found, wanted, strict=True)
+    )
+    assert "runs uncompiled" in caplog.text
