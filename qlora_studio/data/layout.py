@@ -168,7 +168,12 @@ def _best(held: Sequence[int], records: int) -> int:
     return next(most, max(range(len(held)), key=held.__getitem__))
 
 
-_WITHIN = {"hh_rlhf": ("preference",), "sharegpt": ("messages",), "self_instruct": ("prompt_completion",)}
+_WITHIN = {
+    "oasst": ("text",),
+    "hh_rlhf": ("preference",),
+    "sharegpt": ("messages",),
+    "self_instruct": ("prompt_completion",),
+}
 
 
 def _other_ways(fitting: Sequence[Candidate], held: Sequence[int], at: int) -> str:
