@@ -12,7 +12,7 @@ from qlora_studio.data.tool_calls import calls_in_text, tool_calls, tool_definit
 from qlora_studio.data.turn_content import content_of, first_of, loss_weight
 
 ROLE_KEYS = ("role", "from", "speaker", "author", "sender")
-CONTENT_KEYS = ("content", "value", "text", "message", "utterance")
+CONTENT_KEYS = ("content", "value", "text", "message", "utterance", "parts")
 
 _ROLES = {
     "system": ("system", "developer"),
@@ -26,6 +26,11 @@ _ROLES = {
 }
 ROLE_OF = {alias: role for role, aliases in _ROLES.items() for alias in aliases}
 ROLES = ("system", "user", "assistant", "tool")
+# Keys of a turn that hold what a user, and what the assistant says, where no role is named
+PAIRED_KEYS = {key: role for role in ("user", "assistant") for key in _ROLES[role]} | {
+    **dict.fromkeys(("input", "prompt", "question", "query"), "user"),
+    **dict.fromkeys(("output", "response", "answer", "completion"), "assistant"),
+}
 _REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 
 
@@ -34,7 +39,7 @@ def chat(turns: Any, system: Any = None, tools: Any = None) -> Conversation:
     notes: set[str] = set()
     messages = messages_of(turns, notes)
     if system is not None:
-        text = text_of(system, "the system text", notes)
+        text, _ = content_of(system, "system", notes)
         if text.strip() and not (messages and messages[0].role == "system" and messages[0].content == text):
             messages.insert(0, Message("system", text))
     return checked_chat(messages, notes, tool_definitions(tools))
@@ -126,9 +131,9 @@ def _messages(turn: Any, notes: set[str]) -> Iterator[Message]:
 
 
 def _said_by_roles(turn: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Of {"human": ..., "assistant": ...}: who says what."""
-    said = ((ROLE_OF.get(key.strip().lower(), ""), value) for key, value in turn.items() if value is not None)
-    return [(role, value) for role, value in said if role in ("user", "assistant")]
+    """Of {"human": ..., "assistant": ...} and the like: who says what."""
+    said = ((PAIRED_KEYS.get(key.strip().lower(), ""), value) for key, value in turn.items())
+    return [(role, value) for role, value in said if role and value is not None]
 
 
 def _message(turn: Mapping[str, Any], notes: set[str]) -> Message:

@@ -11,7 +11,7 @@ CHAT_COLUMNS = (
     *("items", "data", "utterances", "thread"),
 )
 _BESIDE: Names = {
-    "system": "system system_prompt system_message",
+    "system": "system system_prompt system_message system_instruction systeminstruction",
     "tools": "tools functions",
     "media": "images image videos video audios audio",
 }
@@ -21,6 +21,7 @@ _ANSWERS = (
     "answer answers response output completion correct_answer best_answer answerkey answer_key answer_text "
     "correct solution target"
 )
+SUMMARIES = ("summary", "highlights")  # no instruction asks for them: what they mean is a guess
 _TEXTS = "text content document body raw_content raw_text article story passage markdown code source_code"
 
 # What a format must have, a line a shape; what a person maps by hand is completed by these names
@@ -32,7 +33,10 @@ SHAPES: Mapping[str, tuple[Names, ...]] = {
         {"prompt": "question question_text question_stem", "answer": _ANSWERS},
         {"prompt": "problem", "answer": "solution answer response output"},
     ),
-    "flan": ({"prompt": "inputs", "answer": "targets"},),
+    "flan": (
+        {"prompt": "inputs", "answer": "targets"},
+        {"prompt": "inputs_pretokenized", "answer": "targets_pretokenized"},
+    ),
     "longform": ({"prompt": "input", "answer": "output", "source": "source", "subset": "subset"},),
     "prompt_completion": (
         {"prompt": "prompt", "answer": "completion response answer output target reply"},
@@ -40,6 +44,8 @@ SHAPES: Mapping[str, tuple[Names, ...]] = {
         {"prompt": "query", "answer": "response answer answers output"},
         {"prompt": "user human", "answer": "assistant gpt bot"},
         {"prompt": "source", "answer": "target"},
+        {"prompt": "context", "answer": "response"},
+        {"prompt": "document article dialogue text", "answer": " ".join(SUMMARIES)},
     ),
     "self_instruct": (
         {"prompt": "instruction", "instances": "instances"},
@@ -81,6 +87,7 @@ OPTIONAL: Mapping[str, Names] = {
         "choices": "choices options",
         **_BEFORE,
     },
+    "flan": {"context": "definition"},
     "prompt_completion": _BEFORE,
     "unnatural_instructions": {"prompt": "instruction", "reformulations": "reformulations"},
     "oasst": {"rank": "rank", "deleted": "deleted", "review": "review_result", "state": "tree_state"},

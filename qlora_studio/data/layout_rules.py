@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any
 
-from qlora_studio.data.chats import ROLE_KEYS, turns_of
-from qlora_studio.data.column_names import CHAT_COLUMNS, OPTIONAL, SHAPES
+from qlora_studio.data.chats import PAIRED_KEYS, ROLE_KEYS, turns_of
+from qlora_studio.data.column_names import CHAT_COLUMNS, OPTIONAL, SHAPES, SUMMARIES
 from qlora_studio.data.instances import END_MARK
 from qlora_studio.data.preference_rules import pairs_of_answers, rated, two_sides, waits_for_assistant
 from qlora_studio.data.record import named, nested
-from qlora_studio.data.sampled_rows import Candidate, SampledRows
+from qlora_studio.data.sampled_rows import Candidate, SampledRows, plain_name
 from qlora_studio.data.transcripts import MARKS, is_transcript
 
 Rule = Callable[[SampledRows], Iterator[Candidate]]
@@ -50,9 +50,14 @@ def kind_of_turns(rows: SampledRows, column: str) -> str | None:
             keys = {key for key, held in first.items() if held is not None}
             sharegpt = "from" in keys and "value" in keys
             kinds["sharegpt"] += sharegpt
-            kinds["messages"] += not sharegpt and bool(keys & {*ROLE_KEYS, "human", "user"})
+            kinds["messages"] += not sharegpt and _are_of_a_turn(keys)
     best = max(kinds, key=lambda kind: kinds[kind])
     return best if kinds[best] else None
+
+
+def _are_of_a_turn(keys: Iterable[str]) -> bool:
+    names = {key.strip().lower() for key in keys}
+    return bool(names & {*ROLE_KEYS}) or {PAIRED_KEYS.get(name) for name in names} >= {"user", "assistant"}
 
 
 def transcripts_in(rows: SampledRows, column: str) -> list[str]:
@@ -144,7 +149,7 @@ def _pairs(rows: SampledRows, format: str, prompt: str, answer: str) -> Iterator
     if format == "prompt_completion" and rows.mostly(prompt, waits_for_assistant):
         yield Candidate("hh_rlhf", fields, f"{has}; the first is a talk with Human: and Assistant: in it.")
     beside = rows.find(OPTIONAL.get(format, {}), fields.values())
-    yield Candidate(format, fields | beside, f"{has}.")
+    yield Candidate(format, fields | beside, f"{has}.", sure=plain_name(answer) not in SUMMARIES)
 
 
 def _ends_in_mark(value: Any) -> bool:
@@ -173,6 +178,8 @@ _MARKS_IN_WORDS = {
 
 def _last_resort(rows: SampledRows) -> Iterator[Candidate]:
     texts: Sequence[str] = [column for column in rows.columns if rows.mostly(column, _is_text)]
+    if any(rows.mostly(column, _is_nested) for column in rows.columns):
+        return  # what is in there may be the answers
     if len(texts) == 1:
         reason = f"{named(texts[0])} is the only column with text."
         yield Candidate("text", {"text": texts[0]}, reason, sure=False)
@@ -180,6 +187,10 @@ def _last_resort(rows: SampledRows) -> Iterator[Candidate]:
         reason = f"There are two columns with text: {named(texts[0])} is taken for the prompt, "
         reason += f"{named(texts[1])} for the answer."
         yield Candidate("prompt_completion", {"prompt": texts[0], "answer": texts[1]}, reason, sure=False)
+
+
+def _is_nested(value: Any) -> bool:
+    return isinstance(value, list | dict) and bool(value)
 
 
 def _is_text(value: Any) -> bool:
