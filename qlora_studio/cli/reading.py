@@ -12,6 +12,7 @@ import msgspec
 from qlora_studio.cli.children import Engine, Reader
 from qlora_studio.cli.output import Told, print_json, print_text
 from qlora_studio.config import places
+from qlora_studio.config.encodings import ENCODINGS
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import SAMPLE, DataConfig
 from qlora_studio.data.conversation import Row
@@ -28,6 +29,13 @@ def add_commands(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     data = subparsers.add_parser("data", help="import a file and say what was counted")
     data.add_argument("file", metavar="FILE", help="the data, or 'sample'")
     data.add_argument("--format", default="auto", metavar="F", help="where the guess is wrong")
+    data.add_argument(
+        "--encoding",
+        choices=ENCODINGS,
+        default="auto",
+        metavar="E",
+        help=f"how letters are stored, where the file isn't UTF-8: {', '.join(ENCODINGS[1:])}",
+    )
     data.add_argument(
         "--alternatives",
         choices=("best", "all"),
@@ -60,6 +68,7 @@ def data_command(arguments: argparse.Namespace) -> int:
     data = DataConfig(
         path=arguments.file if arguments.file == SAMPLE else str(Path(arguments.file).absolute()),
         format=arguments.format,
+        encoding=arguments.encoding,
         alternatives=arguments.alternatives,
         map=_mapping(arguments.map),
         seq_len=arguments.seq_len,

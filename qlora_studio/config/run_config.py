@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from qlora_studio.config.encodings import ENCODING_WORDS, Encoding
 from qlora_studio.config.setting import Setting
 
 SCHEMA_VERSION = 1
@@ -81,6 +82,15 @@ class DataConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     format: Annotated[
         str,
         Setting(label="Format", help="Found from the content; set it where the guess is wrong."),
+    ] = "auto"
+    encoding: Annotated[
+        Encoding,
+        Setting(
+            label="Encoding",
+            help="How letters are stored in the file. Found from the content where it is UTF-8, or UTF-16 "
+            "with its mark; any other is chosen by hand.",
+            choices=ENCODING_WORDS,
+        ),
     ] = "auto"
     alternatives: Annotated[
         Literal["best", "all"],

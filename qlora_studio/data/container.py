@@ -7,29 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qlora_studio.data.csv_header import delimiter_of, has_usual_header
+from qlora_studio.data.file_names import (
+    COMPRESSED_SUFFIXES,
+    CSV_SUFFIXES,
+    EXPECTED,
+    JSON_SUFFIXES,
+    data_suffix,
+)
 from qlora_studio.data.lines import count_line_ends
-from qlora_studio.data.source_file import SourceFile, TextFile
+from qlora_studio.data.source_file import SourceFile
 from qlora_studio.data.strict_json import JsonError, parse_json
-from qlora_studio.data.text_records import not_utf_8
+from qlora_studio.data.text_file import TextFile, not_utf_8
 from qlora_studio.errors import StudioError
 
 PARQUET_MAGIC = b"PAR1"
 HEAD_BYTES = 1 << 20
 
-_EXPECTED = {
-    ".json": "a JSON list",
-    ".jsonl": "JSON lines",
-    ".ndjson": "JSON lines",
-    ".csv": "CSV",
-    ".tsv": "CSV",
-    ".parquet": "Parquet",
-    ".txt": "text",
-    ".md": "text",
-    ".markdown": "text",
-}
-DATA_SUFFIXES = frozenset(_EXPECTED)
-_JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
-_CSV_SUFFIXES = (".csv", ".tsv")
 _TRIED_LINES = 20
 
 _BLANK = b" \t\r\n"
@@ -75,7 +68,7 @@ def is_parquet(source: SourceFile) -> bool:
 
 def container_of(text: TextFile) -> Container:
     """Raises: StudioError where it holds nothing, is not UTF-8, or is no JSON though its name says so."""
-    suffix = text.path.suffix.lower()
+    suffix = data_suffix(text.path)
     head = text.source.read(text.start, HEAD_BYTES)
     whole = len(head) < HEAD_BYTES
     _refuse_other_encodings(head, whole, text)
@@ -83,7 +76,7 @@ def container_of(text: TextFile) -> Container:
     if not content:
         raise StudioError(f"{text.name} is empty.", hint="Choose a file with rows in it.")
     offset = text.start + len(head) - len(content)
-    named_json = suffix in _JSON_SUFFIXES
+    named_json = suffix in JSON_SUFFIXES
     if _LIST.match(content) or (named_json and content[:1] == b"["):
         return Container("a JSON list", array_at=offset)
     if json := _json_objects(content, offset, named_json, whole):
@@ -93,18 +86,21 @@ def container_of(text: TextFile) -> Container:
             f"{text.name} is not JSON, though its name says so.",
             hint="A JSON file holds one list of objects, or one object a line.",
         )
-    if suffix in _CSV_SUFFIXES or has_usual_header(content):
+    if suffix in CSV_SUFFIXES or has_usual_header(content):
         usual = "\t" if suffix == ".tsv" else ","
         return Container("CSV", delimiter=delimiter_of(content, whole=whole, otherwise=usual))
     return Container("text", paragraphs=bool(_BLANK_LINE.search(content.rstrip(_BLANK))))
 
 
-def mismatch(path: Path, kind: str) -> str:
+def mismatch(path: Path, kind: str, packed: str = "") -> str:
     """What to say where the content is not what the name says; empty where it is."""
-    expected = _EXPECTED.get(path.suffix.lower())
-    if expected is None or expected == kind:
+    suffix = data_suffix(path)
+    named_packed = path.suffix.lower() in COMPRESSED_SUFFIXES
+    if (not suffix or EXPECTED[suffix] == kind) and (named_packed == bool(packed) or not path.suffix):
         return ""
-    return f"The name ends in {path.suffix}, the content is {kind}."
+    name = f"{suffix}{path.suffix.lower()}" if named_packed else path.suffix
+    content = f"{kind}, compressed with {packed}" if packed else f"{kind}, not compressed"
+    return f"The name ends in {name}, the content is {content if packed or named_packed else kind}."
 
 
 def _refuse_other_encodings(head: bytes, whole: bool, text: TextFile) -> None:
@@ -112,7 +108,8 @@ def _refuse_other_encodings(head: bytes, whole: bool, text: TextFile) -> None:
         head.decode("utf-8")
     except UnicodeDecodeError as error:
         if whole or error.start < len(head) - 3:  # else a character is cut by the end of the head
-            raise not_utf_8(text, 1 + count_line_ends(head[: error.start])) from error
+            line = 1 + count_line_ends(head[: error.start])
+            raise not_utf_8(text, line, b"") from error
 
 
 def _json_objects(content: bytes, offset: int, named_json: bool, whole: bool) -> Container | None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from qlora_studio.data.limits import MAX_COLUMNS, MAX_ROW_BYTES
 from qlora_studio.data.lines import Line, numbered_lines
 from qlora_studio.data.record import Place, Record, RecordError, named
-from qlora_studio.data.source_file import TextFile
+from qlora_studio.data.text_file import TextFile
 from qlora_studio.data.text_records import decoded
 from qlora_studio.errors import StudioError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from qlora_studio.config.places import sample_data_file
 from qlora_studio.config.run_config import SAMPLE
-from qlora_studio.data.container import DATA_SUFFIXES
+from qlora_studio.data.file_names import DATA_SUFFIXES, data_suffix
 from qlora_studio.data.path_text import path_text
 from qlora_studio.errors import StudioError
 
@@ -35,7 +35,7 @@ class DataFiles:
     def names(self) -> list[str]:
         """What of the names bears on how files are read: of one file its ending, of a folder all of them."""
         if self.folder is None:
-            return [suffix for path in self.files if (suffix := path.suffix.lower()) in DATA_SUFFIXES]
+            return [suffix for path in self.files if (suffix := data_suffix(path))]
         return [path_text(path.relative_to(self.folder)) for path in self.files] + list(self.held_out)
 
 
@@ -78,7 +78,7 @@ def _files_below(folder: Path) -> list[Path]:
 
 def _is_data(path: Path) -> bool:
     return (
-        path.suffix.lower() in DATA_SUFFIXES
+        bool(data_suffix(path))
         and not path.name.startswith(".")
         and not _NOT_DATA.match(path.name)
         and path.is_file()

@@ -27,7 +27,8 @@ _IMPORT_FILE = "import.json"
 
 
 class RowFile(msgspec.Struct, frozen=True, kw_only=True):
-    """A file that rows came from. `copy`: its text in the data set's folder, where the file isn't UTF-8."""
+    """A file that rows came from. `copy`: the beginning of its text in the data set's folder, where the file
+    itself is compressed, or isn't UTF-8."""
 
     path: bytes  # as the system has it: a name need not be text
     size: int
@@ -176,9 +177,12 @@ class Dataset:
             return None
         origin = self._files[batch.column("file")[0].as_py()]
         path = self.folder / origin.copy if origin.copy else Path(os.fsdecode(origin.path))
-        size = min(batch.column("bytes")[0].as_py(), 4 * SHOWN_CHARACTERS)  # of UTF-8: at most 4 a character
+        whole = batch.column("bytes")[0].as_py()
+        size = min(whole, 4 * SHOWN_CHARACTERS)  # of UTF-8: at most 4 a character
         try:
             status = path.stat()
+            if offset + whole > status.st_size:
+                return None  # only the beginning of a file that had to be turned is kept
             if not origin.copy and (status.st_size, status.st_mtime_ns) != (origin.size, origin.modified_ns):
                 return None  # changed since: what stands there now is something else
             with path.open("rb") as file:

@@ -243,12 +243,16 @@ class Tally:
 def file_findings(
     tally: Tally,
     *,
+    encoding: str,
     encodings: Sequence[str],
     mismatches: Sequence[str],
     guesses: Sequence[str],
     held_out: Sequence[str],
 ) -> tuple[Finding, ...]:
-    """What is to be said of the files as a whole."""
+    """What is to be said of the files as a whole.
+
+    encoding: "auto", or the one that was chosen
+    """
     found = []
     if tally.skipped:
         faulty = tally.skipped - tally.left_out
@@ -263,11 +267,13 @@ def file_findings(
     for words in sorted(set(mismatches) - {""}):
         why = "It was read as what it is."
         found.append(Finding(kind="name", tone="info", count=mismatches.count(words), words=words, why=why))
-    utf_16 = [encoding for encoding in encodings if encoding.startswith("utf-16")]
-    if utf_16:
-        words = f"Read as {utf_16[0].upper()}, as the mark at its beginning says"
-        why = "Files in UTF-16 are rare; look whether the rows read well."
-        found.append(Finding(kind="encoding", tone="warn", count=len(utf_16), words=words, why=why))
+    turned = [encoding for encoding in encodings if not encoding.startswith(("utf-8", "binary"))]
+    if turned:
+        chosen = f"Read as {turned[0].upper()}, as you chose"
+        marked = f"Read as {turned[0].upper()}, as the mark at its beginning says"
+        words = chosen if encoding != "auto" else marked
+        why = "Look whether letters such as é read well."
+        found.append(Finding(kind="encoding", tone="warn", count=len(turned), words=words, why=why))
     if held_out:
         words = f"Left out by their names: {', '.join(held_out[:5])}" + (
             " and more" if len(held_out) > 5 else ""

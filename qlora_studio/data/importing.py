@@ -29,6 +29,7 @@ from qlora_studio.data.path_text import path_text
 from qlora_studio.data.report import Finding, ImportReport
 from qlora_studio.data.rows_writer import RowsWriter
 from qlora_studio.data.source_file import SourceFile, Told
+from qlora_studio.data.turned_file import COPIED_BYTES
 from qlora_studio.errors import StudioError
 
 IMPORTER_VERSION = 2  # raised when the same bytes would give other rows
@@ -138,17 +139,24 @@ def _write_rows(
     staging: Path,
     told: Told,
 ) -> ImportReport:
-    files = [FileRecords(source, staging / f"text-{index}", told) for index, source in enumerate(sources)]
-    guesses = [_guess(file, data) for file in files]
+    copied = COPIED_BYTES // len(sources)
+    files, guesses = [], []
+    for index, source in enumerate(sources):
+        told(0, 0, f"Looking at {source.path.name}")
+        files.append(FileRecords(source, staging / f"text-{index}", data.encoding, copied))
+        guesses.append(_guess(files[-1], data))
+        files[-1].rest()
     _refuse_different_formats(files, guesses)
     with RowsWriter(staging) as writer:
         intake = Intake(writer, told, sum(source.size for source in sources))
         for index, (file, guess) in enumerate(zip(files, guesses, strict=True)):
             intake.take(file, guess.layout, index)
+            file.rest()
+            _refuse_too_much_text(files[: index + 1])
         intake.finish()
         _refuse_nothing(intake.tally, _shown_path(chosen))
         arrow_bytes = writer.finish()
-    report = _report(chosen, files, guesses, hashed.result(told), intake.tally, writer.rows)
+    report = _report(data, chosen, files, guesses, hashed.result(told), intake.tally, writer.rows)
     row_files = tuple(_row_file(file, index) for index, file in enumerate(files))
     write_import(
         staging, ImportedSet(rows=writer.rows, arrow_bytes=arrow_bytes, files=row_files, report=report)
@@ -168,6 +176,14 @@ def _refuse_too_much(sources: Sequence[SourceFile]) -> None:
     if size > MAX_TEXT_BYTES:
         raise StudioError(
             f"These files hold {size / 1e9:.1f} GB; at most {MAX_TEXT_BYTES / 1e9:.0f} GB are read at once."
+        )
+
+
+def _refuse_too_much_text(files: Sequence[FileRecords]) -> None:
+    if sum(file.text_bytes for file in files) > MAX_TEXT_BYTES:
+        raise StudioError(
+            f"These files unpack to more than {MAX_TEXT_BYTES / 1e9:.0f} GB of text.",
+            hint="Import some of them at a time.",
         )
 
 
@@ -196,7 +212,13 @@ def _refuse_nothing(tally: Tally, path: str) -> None:
 
 
 def _report(
-    chosen: DataFiles, files: list[FileRecords], guesses: list[Guess], sha256: str, tally: Tally, rows: int
+    data: DataConfig,
+    chosen: DataFiles,
+    files: list[FileRecords],
+    guesses: list[Guess],
+    sha256: str,
+    tally: Tally,
+    rows: int,
 ) -> ImportReport:
     guess = guesses[0]
     return ImportReport(
@@ -210,7 +232,7 @@ def _report(
         encoding=", ".join(sorted({file.encoding for file in files})),
         sha256=sha256,
         problems=tally.problems(),
-        findings=(*_of_the_files(tally, files, guesses, chosen), *tally.findings()),
+        findings=(*_of_the_files(tally, files, guesses, chosen, data.encoding), *tally.findings()),
         columns=guess.columns,
         map=dict(guess.layout.map),
         guess=guess.reason,
@@ -219,10 +241,11 @@ def _report(
 
 
 def _of_the_files(
-    tally: Tally, files: list[FileRecords], guesses: list[Guess], chosen: DataFiles
+    tally: Tally, files: list[FileRecords], guesses: list[Guess], chosen: DataFiles, encoding: str
 ) -> tuple[Finding, ...]:
     return file_findings(
         tally,
+        encoding=encoding,
         encodings=[file.encoding for file in files],
         mismatches=[file.mismatch for file in files],
         guesses=[guess.reason for guess in guesses if not guess.sure],
@@ -249,5 +272,13 @@ def _row_files(sources: Sequence[SourceFile]) -> tuple[RowFile, ...]:
 
 def _way_of_reading(chosen: DataFiles, sources: Sequence[SourceFile], data: DataConfig) -> str:
     sizes = sorted(source.size for source in sources)
-    asked = (IMPORTER_VERSION, sizes, data.format, sorted(data.map.items()), data.alternatives, chosen.names)
+    asked = (
+        IMPORTER_VERSION,
+        sizes,
+        data.format,
+        sorted(data.map.items()),
+        data.alternatives,
+        data.encoding,
+        chosen.names,
+    )
     return hashlib.sha256(msgspec.json.encode(asked)).hexdigest()[:16]

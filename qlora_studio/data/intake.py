@@ -6,7 +6,7 @@ import sys
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -59,13 +59,13 @@ class Intake:
         elif file.kind == "JSON lines" and may_be_plain(layout):
             self._take_chunks(file, layout, convert, index)
         else:
-            for record in file.records(layout.map.values()):
+            for record in self._told_of(file, layout):
                 self._take_record(record, convert, index)
         self._bytes_before += file.source.size
         self._tell(0)
 
     def _take_trees(self, file: FileRecords, layout: Layout, index: int) -> None:
-        records = self._told_of(file.records(layout.map.values()))
+        records = self._told_of(file, layout)
         for part in read_trees(records, layout.map, all_paths=layout.all_answers, name=self._name):
             for conversation, place in part.paths:
                 self._take_conversations([conversation], place, index)
@@ -73,11 +73,11 @@ class Intake:
             for reason, place in part.skipped:
                 self.tally.skip(reason, place.line)
 
-    def _told_of(self, records: Iterable[Record]) -> Iterator[Record]:
-        for record in records:
+    def _told_of(self, file: FileRecords, layout: Layout) -> Iterator[Record]:
+        for record in file.records(layout.map.values()):
             yield record
             if time.monotonic() - self._told_at > _TELL_EVERY_S:
-                self._tell(record.place.offset)
+                self._tell(file.done(record.place))
 
     def finish(self) -> None:
         """Tell the tally which rows others were equal to, as far as they are listed."""
@@ -96,7 +96,7 @@ class Intake:
             else:
                 self._take_plain(file, chunk, plain, line, convert, index)
                 line += len(plain.plain)
-            self._tell(chunk.offset)
+            self._tell(file.done(Place(line, chunk.offset)))
 
     def _take_plain(
         self, file: FileRecords, chunk: LineChunk, plain: PlainChats, line: int, convert: Convert, index: int
@@ -139,8 +139,6 @@ class Intake:
             self.tally.skip(reason, record.place.line)
         else:
             self._take_conversations(conversations, record.place, index)
-        if time.monotonic() - self._told_at > _TELL_EVERY_S:
-            self._tell(record.place.offset)
 
     def _take_conversations(self, conversations: Sequence[Conversation], place: Place, index: int) -> None:
         """All of one record; it counts as merged where each of them was there before."""
@@ -185,10 +183,10 @@ class Intake:
                 hint="Split the file, and train on its parts in turn.",
             )
 
-    def _tell(self, offset: int) -> None:
+    def _tell(self, done: int) -> None:
+        """done: bytes of the file in hand."""
         self._told_at = time.monotonic()
-        done = self._bytes_before + max(0, offset)
-        self._told(done, self._bytes_in_all, f"{self.tally.rows_in:,} rows read")
+        self._told(self._bytes_before + done, self._bytes_in_all, f"{self.tally.rows_in:,} rows read")
 
 
 def _conversations(record: Record, convert: Convert) -> Sequence[Conversation]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from qlora_studio.data.limits import MAX_ROW_BYTES
 from qlora_studio.data.lines import count_line_ends, numbered_lines
-from qlora_studio.data.source_file import TextFile
+from qlora_studio.data.text_file import TextFile
 from qlora_studio.errors import StudioError
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from qlora_studio.data.limits import MAX_ROW_BYTES
-from qlora_studio.data.source_file import CHUNK_BYTES, TextFile
+from qlora_studio.data.source_file import CHUNK_BYTES
+from qlora_studio.data.text_file import TextFile
 
 _LINE_END = re.compile(rb"\r\n|\n|\r(?!\n|\Z)")  # a CR at the very end may be half of a CRLF
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import codecs
+import mmap
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -19,21 +18,6 @@ CHUNK_BYTES = 4 << 20
 _TAIL_BYTES = 1 << 16  # in which a line of most files ends
 
 Told = Callable[[int, int, str], None]  # done, total (0: unknown), words for a person
-
-_UTF_16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
-_UTF_32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
-_TEXT_CONTROLS = frozenset(b"\t\n\r\f\x1b")  # controls that text files have
-_KNOWN_BINARY = (
-    (b"PK\x03\x04", "a ZIP archive; archives are not unpacked"),
-    (b"\x1f\x8b", "compressed with gzip; compressed files can't be read yet"),
-    (b"BZh", "compressed with bzip2; compressed files can't be read yet"),
-    (b"\xfd7zXZ\x00", "compressed with xz; compressed files can't be read yet"),
-    (b"\x28\xb5\x2f\xfd", "compressed with zstd; compressed files can't be read yet"),
-    (b"%PDF", "a PDF document"),
-    (b"GGUF", "a GGUF model"),
-    (b"SQLite format 3\x00", "an SQLite database"),
-    (b"ARROW1", "an Arrow file"),
-)
 
 
 class SourceFile:
@@ -98,6 +82,13 @@ class SourceFile:
         """The same open file for a library that wants a stream; it is closed on its own."""
         return os.fdopen(os.dup(self._descriptor), "rb")
 
+    def mapped(self) -> mmap.mmap:
+        """The same bytes in memory, as they are touched. Raises: StudioError."""
+        try:
+            return mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise StudioError(f"{self.name} can't be read: {error}.") from error
+
     def read_into(self, buffer: bytearray, offset: int) -> int:
         """Some bytes at the beginning of `buffer`, how many; 0 at the end. Raises: StudioError."""
         try:
@@ -115,80 +106,23 @@ class SourceFile:
         return (status.st_size, status.st_mtime_ns) == (self.size, self.modified_ns)
 
 
-@dataclass(frozen=True)
-class TextFile:
-    """A file known to hold text: its bytes from `start` on are UTF-8, or said to be.
+class Feed:
+    """A file from its beginning on. `at`: how many of its bytes were taken."""
 
-    path, name, encoding: of the file as it came: "utf-8", "utf-8-sig", "utf-16-le" or "utf-16-be"
-    """
+    def __init__(self, source: SourceFile) -> None:
+        self._source = source
+        self.name = source.name
+        self.at = 0
 
-    path: Path
-    name: str
-    source: SourceFile
-    start: int
-    encoding: str
+    def read(self, size: int) -> bytes:
+        """The next bytes; none at the end. Raises: StudioError where the disk fails."""
+        data = self._source.read(self.at, size)
+        self.at += len(data)
+        return data
 
-
-def as_text(source: SourceFile, copy: Path, told: Told) -> TextFile:
-    """`source` as UTF-8; a file in UTF-16 is turned into UTF-8 at `copy`, which stands for it from then on.
-
-    Raises: StudioError naming the file, where it holds no text.
-    """
-    head = source.read(0, 1 << 16)
-    for bom, encoding in _UTF_16.items():
-        if head.startswith(bom) and not head.startswith(_UTF_32):
-            return TextFile(source.path, source.name, _transcoded(source, encoding, copy, told), 0, encoding)
-    refuse_binary(source, head)
-    if head.startswith(codecs.BOM_UTF8):
-        return TextFile(source.path, source.name, source, len(codecs.BOM_UTF8), "utf-8-sig")
-    return TextFile(source.path, source.name, source, 0, "utf-8")
-
-
-def refuse_binary(source: SourceFile, head: bytes) -> None:
-    """Raises: StudioError where the file's first bytes show that it is no text, saying what it is."""
-    name = source.name
-    if not head:
-        raise StudioError(f"{name} is empty.", hint="Choose a file with rows in it.")
-    for magic, what in _KNOWN_BINARY:
-        if head.startswith(magic):
-            raise StudioError(f"{name} is {what}.", hint="Choose a JSON, CSV, Parquet or text file.")
-    if head.startswith(_UTF_32):
-        raise StudioError(f"{name} is UTF-32, which is not read.", hint="Save it as UTF-8.")
-    if _like_utf_16(head):
-        raise StudioError(
-            f"{name} looks like UTF-16 without a byte order mark, so its byte order is not known.",
-            hint="Save it as UTF-8.",
-        )
-    controls = sum(1 for byte in head if byte < 32 and byte not in _TEXT_CONTROLS)
-    if b"\x00" in head or controls > len(head) / 100:
-        raise StudioError(f"{name} is binary, not text.", hint="Choose a JSON, CSV, Parquet or text file.")
-
-
-def _like_utf_16(head: bytes) -> bool:
-    half = len(head) // 2
-    if half < 2:
-        return False
-    zeros = (head[0 : 2 * half : 2].count(0), head[1 : 2 * half : 2].count(0))
-    return min(zeros) < 0.05 * half and max(zeros) > 0.5 * half  # mostly Latin letters
-
-
-def _transcoded(source: SourceFile, encoding: str, copy: Path, told: Told) -> SourceFile:
-    decoder = codecs.getincrementaldecoder(encoding)("strict")
-    lines = 1
-    with copy.open("wb") as file:
-        try:
-            for chunk in source.chunks(2):  # the mark itself takes two bytes
-                text = decoder.decode(chunk)
-                lines += text.count("\n")
-                file.write(text.encode("utf-8"))
-                told(file.tell(), 0, "Turning the file into UTF-8")
-            decoder.decode(b"", final=True)
-        except UnicodeError as error:
-            raise StudioError(
-                f"{source.name} begins with the mark of UTF-16 but is not valid UTF-16 after line {lines:,}.",
-                hint="Save it as UTF-8.",
-            ) from error
-    return SourceFile(copy)
+    def peek(self, size: int) -> bytes:
+        """The bytes that `read` will give."""
+        return self._source.read(self.at, size)
 
 
 def _open_regular_file(path: Path) -> int:

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from qlora_studio.data.limits import MAX_ROW_BYTES
 from qlora_studio.data.lines import numbered_lines
 from qlora_studio.data.record import Place, Record, RecordError
-from qlora_studio.data.source_file import TextFile
-from qlora_studio.errors import StudioError
+from qlora_studio.data.text_file import TextFile, not_utf_8
 
 GATHERED_BYTES = 8_000  # some 2,000 tokens of English: a row of the usual sequence length
 
@@ -72,12 +71,4 @@ def decoded(raw: bytes, text: TextFile, line: int) -> str:
             return raw[: error.start].decode(
                 "utf-8"
             )  # cut off in the middle of a character; it is skipped anyway
-        raise not_utf_8(text, line) from error
-
-
-def not_utf_8(text: TextFile, line: int) -> StudioError:
-    """What a person is told about a file in another encoding."""
-    return StudioError(
-        f"{text.name}: line {line:,} is not UTF-8.",
-        hint="If it was saved by an older program, save it again as UTF-8.",
-    )
+        raise not_utf_8(text, line, raw) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from qlora_studio.config.encodings import Encoding
 from qlora_studio.config.run_config import DataConfig, RunConfig
 from qlora_studio.data.conversation import Message, Row
 from qlora_studio.data.report import ImportReport
@@ -39,6 +40,7 @@ class ShowColumns(Request, frozen=True, tag="show_columns"):
     """What a file holds, where nobody could guess what its columns mean."""
 
     path: str
+    encoding: Encoding = "auto"
 
 
 class CountTokens(Request, frozen=True, tag="count_tokens"):
@@ -234,6 +236,7 @@ class Refused(Answer, frozen=True, tag="refused"):
     """The request can't be done; what a person should know."""
 
     error: Problem
+    likely_encoding: str = ""  # of a file that isn't UTF-8: what it looks most like
 
 
 ReaderRequest = (

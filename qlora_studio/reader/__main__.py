@@ -11,6 +11,7 @@ import threading
 import traceback
 from typing import Any
 
+from qlora_studio.data.encodings import OtherEncodingError
 from qlora_studio.errors import StudioError
 from qlora_studio.protocol.events import Problem
 from qlora_studio.protocol.lines import ANSWERS, LONGEST_LINE, REQUESTS, BrokenLineError
@@ -74,7 +75,9 @@ def _answer(jobs: Any, request: ReaderRequest, say: _Speaker) -> None:
     try:
         say(jobs.answer(request))
     except StudioError as error:
-        say(Refused(id=request.id, error=Problem(error.message[:10_000], error.hint[:10_000])))
+        problem = Problem(error.message[:10_000], error.hint[:10_000])
+        likely = error.likely if isinstance(error, OtherEncodingError) else ""
+        say(Refused(id=request.id, error=problem, likely_encoding=likely))
     except MemoryError:
         traceback.print_exc()
         problem = Problem("This needs more than the 2 GB of memory that reading may take.", "Split the file.")

@@ -28,7 +28,7 @@ def show_columns(request: reading.ShowColumns, told: Told) -> reading.ColumnsSho
         tempfile.TemporaryDirectory(dir=cache_folder(), prefix=".columns-") as scratch,
         SourceFile(chosen.files[0]) as source,
     ):
-        records = FileRecords(source, Path(scratch) / "text", told).sample()
+        records = FileRecords(source, Path(scratch) / "text", request.encoding).sample()
     texts = (json.dumps(record, ensure_ascii=False, default=str) for record in records[:_RECORDS])
     return reading.ColumnsShown(
         id=request.id,

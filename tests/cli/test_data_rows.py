@@ -52,3 +52,18 @@ def test_one_record_may_show_several_rows(tmp_path: Path, capsys: pytest.Capture
 
     assert (best["imported"], best["conversations"], len(best["rows"])) == (1, 1, 1)
     assert (each["imported"], each["conversations"], len(each["rows"])) == (1, 2, 2)
+
+
+def test_an_encoding_can_be_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:  # D5
+    file = tmp_path / "a.csv"
+    file.write_bytes("question,answer\nкак?,так\n".encode("koi8-r"))
+    command = ["data", str(file), "--json", "--show", "1"]
+
+    refused = run_command(build_parser().parse_args(command))
+    said = json.loads(capsys.readouterr().out)["error"]
+    read = run_command(build_parser().parse_args([*command, "--encoding", "koi8-r"]))
+    found = json.loads(capsys.readouterr().out)
+
+    assert (refused, read) == (2, 0)
+    assert "--encoding" in said["hint"]
+    assert found["rows"][0]["messages"][1]["content"] == "так"

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from qlora_studio.data.container import Container, container_of, mismatch
-from qlora_studio.data.source_file import SourceFile, TextFile
+from qlora_studio.data.source_file import SourceFile
+from qlora_studio.data.text_file import TextFile
 from tests.data.imported_files import findings, import_bytes
 
 ROW = '{"question": "a", "answer": "b"}'

@@ -14,7 +14,8 @@ from qlora_studio.data import csv_records as module
 from qlora_studio.data import lines
 from qlora_studio.data.csv_records import csv_records
 from qlora_studio.data.record import RecordError
-from qlora_studio.data.source_file import SourceFile, TextFile
+from qlora_studio.data.source_file import SourceFile
+from qlora_studio.data.text_file import TextFile
 from qlora_studio.errors import StudioError
 from tests.data.imported_files import import_bytes, reasons, turns
 

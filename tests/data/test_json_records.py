@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from qlora_studio.data import json_records, source_file
 from qlora_studio.data.json_records import json_elements
-from qlora_studio.data.source_file import SourceFile, TextFile
+from qlora_studio.data.source_file import SourceFile
+from qlora_studio.data.text_file import TextFile
 from qlora_studio.errors import StudioError
 
 VALUES = st.recursive(

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from qlora_studio.data import lines
 from qlora_studio.data.lines import count_line_ends, numbered_lines
-from qlora_studio.data.source_file import SourceFile, TextFile
+from qlora_studio.data.source_file import SourceFile
+from qlora_studio.data.text_file import TextFile
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)

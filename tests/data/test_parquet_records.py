@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from qlora_studio.data import parquet_records
+from qlora_studio.data import column_records
 from qlora_studio.data.conversation import ToolCall
 from qlora_studio.data.dataset import Dataset
 from qlora_studio.errors import StudioError
@@ -87,7 +87,7 @@ def test_a_file_without_a_column_that_can_be_read_is_refused(tmp_path: Path) -> 
 def test_a_small_file_that_holds_very_much_text_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # D6
-    monkeypatch.setattr(parquet_records, "_SMALL_BYTES", 1_000)
+    monkeypatch.setattr(column_records, "_SMALL_BYTES", 1_000)
 
     with pytest.raises(StudioError, match="more than 200 times its size"):
         _imported(tmp_path, {"text": ["x" * 50_000] * 400, "id": list(range(400))})

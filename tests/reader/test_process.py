@@ -5,6 +5,7 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from qlora_studio.client.reader_thread import CLEARING_S
@@ -78,6 +79,18 @@ def test_a_refusal_names_the_file_and_the_reader_goes_on(reader, tmp_path):
 
     assert "missing.jsonl" in refused.error.message
     assert imported.report.imported == 40
+
+
+def test_a_file_that_is_not_utf_8_is_refused_with_the_likely_encoding(reader, tmp_path):  # D5
+    (tmp_path / "chats.csv").write_bytes("question,answer\nOù est le café ?,À côté".encode("cp1252"))
+    data = DataConfig(path=str(tmp_path / "chats.csv"))
+
+    refused = ask(reader, reading.ImportData(id=1, data=data))
+    again = msgspec.structs.replace(data, encoding=refused.likely_encoding)
+    imported = ask(reader, reading.ImportData(id=2, data=again))
+
+    assert refused.likely_encoding == "windows-1252"
+    assert imported.report.encoding == "windows-1252"
 
 
 def test_a_bug_is_told_as_one_and_the_reader_goes_on(capfd):

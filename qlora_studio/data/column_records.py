@@ -1,0 +1,74 @@
+"""Records of files that store columns: strings, numbers, lists and structs of them, nothing else (D10)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from qlora_studio.data.limits import MAX_COLUMNS, MAX_EXPANSION
+from qlora_studio.data.record import Place, Record, named
+from qlora_studio.data.source_file import SourceFile
+from qlora_studio.errors import StudioError
+
+ROWS_AT_ONCE = 64  # a dictionary can make rows far larger than their file: few at a time
+_SMALL_BYTES = 1_000_000  # a file of less than that can't fill much
+
+BROKEN = (pa.ArrowException, OSError, ValueError)  # what pyarrow raises where a file is no good
+
+
+def readable_columns(schema: Any, source: SourceFile) -> tuple[str, ...]:
+    """Names of the columns that are read. Raises: StudioError where there are none, or too many."""
+    if len(schema) > MAX_COLUMNS:
+        raise StudioError(f"{source.name} has {len(schema):,} columns; at most {MAX_COLUMNS} are read.")
+    columns = tuple(field.name for field in schema if _readable(field.type))
+    if not columns:
+        raise StudioError(f"{source.name} has no column with text, numbers, lists or structs.")
+    doubled = {name for name in columns if columns.count(name) > 1}
+    if doubled:
+        raise StudioError(f"{source.name}: the column {named(min(doubled))} stands there twice.")
+    return columns
+
+
+def broken(kind: str, source: SourceFile, error: Exception) -> StudioError:
+    """What a person is told about such a file."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    return StudioError(f"{source.name} is broken {kind}: {lines[0][:200]}", hint="Copy or download it again.")
+
+
+def records_of(batches: Iterable[Any], source: SourceFile) -> Iterator[Record]:
+    """A record a row; its line is its number from 1. Raises: StudioError where they are far too many."""
+    line = size = 0
+    for batch in batches:
+        size += batch.nbytes
+        if size > MAX_EXPANSION * max(source.size, _SMALL_BYTES):
+            raise StudioError(
+                f"{source.name} holds more than {MAX_EXPANSION} times its size in text.",
+                hint="It may be made to fill the disk; its rows are not read.",
+            )
+        for value in batch.to_pylist():
+            line += 1
+            yield Record(value, Place(line))
+
+
+def _readable(kind: Any) -> bool:
+    types = pa.types
+    if types.is_struct(kind):
+        return all(_readable(field.type) for field in kind)
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return _readable(kind.value_type)
+    if types.is_dictionary(kind):
+        return _readable(kind.value_type)
+    return any(
+        of(kind)
+        for of in (
+            types.is_string,
+            types.is_large_string,
+            types.is_string_view,
+            types.is_integer,
+            types.is_floating,
+            types.is_boolean,
+            types.is_null,
+        )
+    )
