@@ -248,6 +248,7 @@ def file_findings(
     mismatches: Sequence[str],
     guesses: Sequence[str],
     held_out: Sequence[str],
+    ignored: Sequence[str],
 ) -> tuple[Finding, ...]:
     """What is to be said of the files as a whole.
 
@@ -275,9 +276,16 @@ def file_findings(
         why = "Look whether letters such as é read well."
         found.append(Finding(kind="encoding", tone="warn", count=len(turned), words=words, why=why))
     if held_out:
-        words = f"Left out by their names: {', '.join(held_out[:5])}" + (
-            " and more" if len(held_out) > 5 else ""
-        )
+        words = f"Left out by their names: {_listed(held_out)}"
         why = "Rows for testing must not be learned."
         found.append(Finding(kind="held_out", tone="info", count=len(held_out), words=words, why=why))
+    if ignored:
+        words = f"Not read, as they hold no rows: {_listed(ignored)}"
+        why = "Only files whose names end as those of data do are read; cards and settings are left alone."
+        found.append(Finding(kind="ignored", tone="info", count=len(ignored), words=words, why=why))
     return tuple(found)
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(name[:100] for name in names[:5])
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5:,} more"

@@ -250,6 +250,7 @@ def _of_the_files(
         mismatches=[file.mismatch for file in files],
         guesses=[guess.reason for guess in guesses if not guess.sure],
         held_out=chosen.held_out,
+        ignored=chosen.ignored,
     )
 
 

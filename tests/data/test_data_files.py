@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+import subprocess
+import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from qlora_studio.data.data_files import data_files
 from qlora_studio.errors import StudioError
 from tests.data.imported_files import findings, import_path
 
+ROOT = Path(__file__).parents[2]
 ROW = '{"question": "%s", "answer": "b"}\n'
 
 
@@ -34,6 +41,9 @@ def test_data_files_are_read_in_order_and_other_files_left(tmp_path: Path) -> No
         ("c.jsonl", "data/c.jsonl"),
     ]
     assert data.row(2, source=True).source == (ROW % "data/c.jsonl").strip()
+    assert [finding.words for finding in data.report.findings] == [
+        "Not read, as they hold no rows: .git, .hidden.jsonl, README.md, load.py"
+    ]
 
 
 def test_held_out_splits_are_not_learned(tmp_path: Path) -> None:
@@ -87,3 +97,118 @@ def test_a_link_out_of_the_folder_is_not_followed_to_other_folders(tmp_path: Pat
 def test_a_path_that_is_none_is_refused(path: str) -> None:
     with pytest.raises(StudioError):
         import_path(path)
+
+
+def test_many_names_that_are_not_read_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(ROW % "a")
+    for number in range(9):
+        (tmp_path / f"{number}.png").write_bytes(b"")
+
+    (finding,) = import_path(tmp_path).report.findings
+
+    assert finding.words == "Not read, as they hold no rows: 0.png, 1.png, 2.png, 3.png, 4.png and 4 more"
+    assert finding.count == 9
+
+
+def test_compressed_and_plain_files_lie_side_by_side(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(ROW % "a")
+    (tmp_path / "b.csv.gz").write_bytes(gzip.compress(b"question,answer\nb,b\n"))
+    (tmp_path / "c.gz").write_bytes(gzip.compress((ROW % "c").encode()))
+
+    data = import_path(tmp_path)
+
+    assert [row.messages[0].content for row in data] == ["a", "b"]
+    assert findings(data) == {"ignored": 1}
+
+
+def test_a_folder_as_the_hub_lays_it_out(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for number, name in enumerate(("train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001")):
+        pq.write_table(
+            pa.table({"question": [f"{number}?"], "answer": ["b"]}), tmp_path / "data" / f"{name}.parquet"
+        )
+    (tmp_path / "README.md").write_text("---\nconfigs: []\n---\n")
+    (tmp_path / ".gitattributes").write_text("*.parquet filter=lfs\n")
+
+    data = import_path(tmp_path)
+
+    assert [row.messages[0].content for row in data] == ["0?", "1?"]
+    assert [finding.words for finding in data.report.findings] == [
+        "Left out by their names: data/test-00000-of-00001.parquet",
+        "Not read, as they hold no rows: .gitattributes, README.md",
+    ]
+
+
+def test_a_folder_that_datasets_saved(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_dict({"question": ["a", "b", "c"], "answer": ["1", "2", "3"]})
+    rows.save_to_disk(str(tmp_path / "saved"), num_shards=2)
+    rows.select([0]).save_to_disk(str(tmp_path / "other"))
+    (tmp_path / "other" / "data-00000-of-00001.arrow").rename(tmp_path / "saved" / "cache-0a1b.arrow")
+
+    data = import_path(tmp_path / "saved")
+
+    assert [row.messages[0].content for row in data] == ["a", "b", "c"]
+    assert [finding.words for finding in data.report.findings] == [
+        "Not read, as they hold no rows: cache-0a1b.arrow, dataset_info.json, state.json"
+    ]
+
+
+def test_only_the_training_rows_of_saved_splits_are_learned(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    splits = {
+        name: datasets.Dataset.from_dict({"question": [name], "answer": ["1"]})
+        for name in ("train", "test", "validation")
+    }
+    datasets.DatasetDict(splits).save_to_disk(str(tmp_path / "saved"))
+
+    data = import_path(tmp_path / "saved")
+
+    assert [row.messages[0].content for row in data] == ["train"]
+    assert data.report.findings[0].words == (
+        "Left out by their names: test/data-00000-of-00001.arrow, validation/data-00000-of-00001.arrow"
+    )
+
+
+@pytest.mark.parametrize("name", ["missing.arrow", "../outside.arrow", "/etc/passwd", "", "sub/a.arrow"])
+def test_a_saved_folder_names_only_files_of_its_own(tmp_path: Path, name: str) -> None:  # D1
+    (tmp_path / "outside.arrow").write_bytes(b"")
+    (tmp_path / "saved" / "sub").mkdir(parents=True)
+    (tmp_path / "saved" / "sub" / "a.arrow").write_bytes(b"")
+    (tmp_path / "saved" / "state.json").write_text(json.dumps({"_data_files": [{"filename": name}]}))
+
+    with pytest.raises(StudioError, match=r"state\.json names .* which isn't in its folder"):
+        import_path(tmp_path / "saved")
+
+
+def test_a_saved_selection_of_rows_is_refused(tmp_path: Path) -> None:  # its rows are others than the files'
+    state = {"_data_files": [{"filename": "a.arrow"}], "_indices_data_files": [{"filename": "i.arrow"}]}
+    (tmp_path / "state.json").write_text(json.dumps(state))
+
+    with pytest.raises(StudioError, match="names a selection of rows"):
+        import_path(tmp_path)
+
+
+@pytest.mark.parametrize("state", ["", "{", "[]", '{"step": 3}', "[" * 100_000])
+def test_another_state_says_nothing(tmp_path: Path, state: str) -> None:
+    (tmp_path / "a.jsonl").write_text(ROW % "a")
+    (tmp_path / "state.json").write_text(state)
+
+    assert findings(import_path(tmp_path)) == {"ignored": 1}
+
+
+def test_hundreds_of_compressed_files_are_read_with_few_descriptors(tmp_path: Path) -> None:
+    for number in range(300):
+        (tmp_path / f"{number:04}.txt.gz").write_bytes(gzip.compress(b"text %d" % number))
+    script = (
+        "import resource, sys\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (400, 400))\n"
+        "from tests.data.imported_files import import_path\n"
+        "print(len(import_path(sys.argv[1])))\n"
+    )
+
+    ended = subprocess.run(
+        [sys.executable, "-c", script, tmp_path], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+    assert (ended.stdout.strip(), ended.returncode) == ("300", 0), ended.stderr[-2_000:]
