@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -98,7 +100,14 @@ class _FrozenHeadLoss(torch.autograd.Function):
     ) -> Tensor:
         grad_hidden = torch.empty_like(hidden)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        in_place = _in_place_kernel(hidden)
         for part in _parts(len(targets), chunk):
+            if in_place is not None:
+                logits = linear(hidden[part], head.weight, head.bias)
+                losses = in_place(logits, targets[part], head.logit_scale, head.softcap)
+                total += (losses * weights[part]).sum()
+                grad_hidden[part] = (logits @ head.weight) * weights[part, None]
+                continue
             logits = head.logits(hidden[part])
             target = targets[part, None]
             log_probabilities = logits.log_softmax(dim=-1)
@@ -114,6 +123,15 @@ class _FrozenHeadLoss(torch.autograd.Function):
     def backward(ctx: Any, *grad_total: Tensor) -> Any:
         (grad_hidden,) = ctx.saved_tensors
         return (grad_hidden * grad_total[0]).to(grad_hidden.dtype), None, None, None, None
+
+
+def _in_place_kernel(hidden: Tensor) -> Callable[[Tensor, Tensor, float, float | None], Tensor] | None:
+    """Where there is a card and Triton: no fp32 logits are made, and their gradient takes their place."""
+    if not hidden.is_cuda or find_spec("triton") is None:
+        return None
+    from qlora_kernels.triton.cross_entropy import losses_and_gradient
+
+    return losses_and_gradient
 
 
 def _parts(n: int, chunk: int) -> list[slice]:

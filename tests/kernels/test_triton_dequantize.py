@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 from qlora_kernels import dequantize_4bit, quantize_4bit
@@ -16,12 +14,9 @@ DEVICE = "cuda" if ON_CARD else "cpu"
 
 @pytest.fixture(scope="module")
 def dequantize_4bit_triton():
-    if not ON_CARD:
-        os.environ["TRITON_INTERPRET"] = "1"  # read where the kernel is defined, so before its import
     from qlora_kernels.triton.dequantize import dequantize_4bit_triton
 
-    yield dequantize_4bit_triton
-    os.environ.pop("TRITON_INTERPRET", None)
+    return dequantize_4bit_triton
 
 
 def arguments(shape, quant_type, block_size, double_quant, dtype):
