@@ -9,6 +9,7 @@ from typing import Any
 from qlora_studio.data.chats import checked_chat
 from qlora_studio.data.conversation import Message
 from qlora_studio.data.fields import Fields
+from qlora_studio.data.limits import MAX_PARTS, MAX_ROW_BYTES
 from qlora_studio.data.pairs import pair
 from qlora_studio.data.record import Conversation, RecordError, in_words, nested, text_of
 
@@ -45,7 +46,10 @@ def unnatural_instructions(fields: Fields) -> tuple[Conversation, ...]:
 
 def _conversations(fields: Fields, instruction: str, instances: Any) -> tuple[Conversation, ...]:
     found = []
-    for instance in _list(instances):
+    given = _list(instances)
+    if len(given) > MAX_PARTS:
+        raise RecordError(f"more than {MAX_PARTS:,} instances")
+    for instance in given:
         notes: set[str] = set()
         answer = _answer(instance, notes)
         if answer.strip():
@@ -72,6 +76,8 @@ def _prompt(instance: Mapping[str, Any], instruction: str, notes: set[str]) -> s
         return text_of(whole, "an instruction with its input", notes)
     given = instance.get("input")
     text = "" if given is None else text_of(given, "an input", notes)
+    if text and instruction.count("{INPUT}") * len(text) > MAX_ROW_BYTES:
+        raise RecordError(f"longer than {MAX_ROW_BYTES / 1e6:.0f} MB")
     if "{INPUT}" in instruction:
         return instruction.replace("{INPUT}", text)
     parts = (instruction, "" if text.strip().lower() == _NO_INPUT else text)

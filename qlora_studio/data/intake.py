@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from qlora_studio.data.file_records import FileRecords
 from qlora_studio.data.findings import Tally
 from qlora_studio.data.formats import Convert, Layout, converter
-from qlora_studio.data.limits import LISTED_LINES, MAX_ROW_BYTES, MAX_ROWS
+from qlora_studio.data.limits import LISTED_LINES, MAX_RECORD_CHARACTERS, MAX_ROW_BYTES, MAX_ROWS
 from qlora_studio.data.lines import LineChunk
 from qlora_studio.data.message_trees import read_trees
 from qlora_studio.data.plain_chats import PlainChats, PlainChatsReader, may_be_plain
@@ -199,6 +199,10 @@ def _conversations(record: Record, convert: Convert) -> Sequence[Conversation]:
         conversations = convert(value)
     if any(conversation.characters > MAX_ROW_BYTES for conversation in conversations):
         raise RecordError(f"longer than {MAX_ROW_BYTES / 1e6:.0f} MB")
+    if len(conversations) > 1:
+        characters = sum(conversation.characters for conversation in conversations)
+        if characters > MAX_RECORD_CHARACTERS:
+            raise RecordError(f"its rows together are longer than {MAX_RECORD_CHARACTERS / 1e6:.0f} MB")
     return conversations
 
 

@@ -163,8 +163,8 @@ def _is_held(record: Any, layout: Layout) -> bool:
 
 
 def _best(held: Sequence[int], records: int) -> int:
-    """The first way that most records can be read in, or else the one for the most of them."""
-    most = (at for at, count in enumerate(held) if count * 2 > records)
+    """The first way that half of the records can be read in, or else the one for the most of them."""
+    most = (at for at, count in enumerate(held) if count * 2 >= records)
     return next(most, max(range(len(held)), key=held.__getitem__))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -50,14 +50,9 @@ def kind_of_turns(rows: SampledRows, column: str) -> str | None:
             keys = {key for key, held in first.items() if held is not None}
             sharegpt = "from" in keys and "value" in keys
             kinds["sharegpt"] += sharegpt
-            kinds["messages"] += not sharegpt and _are_of_a_turn(keys)
+            kinds["messages"] += not sharegpt and bool(keys & {*ROLE_KEYS})
     best = max(kinds, key=lambda kind: kinds[kind])
     return best if kinds[best] else None
-
-
-def _are_of_a_turn(keys: Iterable[str]) -> bool:
-    names = {key.strip().lower() for key in keys}
-    return bool(names & {*ROLE_KEYS}) or {PAIRED_KEYS.get(name) for name in names} >= {"user", "assistant"}
 
 
 def transcripts_in(rows: SampledRows, column: str) -> list[str]:
@@ -106,10 +101,8 @@ def _usual_chats(rows: SampledRows) -> Iterator[Candidate]:
     usual = [rows.by_name[name] for name in CHAT_COLUMNS if name in rows.by_name]
     for column in usual:
         yield from _chats(rows, column)
-        if rows.mostly(column, _are_texts):
-            reason = (
-                f"The column {named(column)} holds lists of texts, taken for a user's and an assistant's."
-            )
+        if rows.mostly(column, _are_unnamed):
+            reason = f"The column {named(column)} holds lists of what a user and an assistant say in turn."
             yield _chat("messages", rows, column, reason)
 
 
@@ -129,9 +122,14 @@ def _chat(kind: str, rows: SampledRows, column: str, reason: str) -> Candidate:
     return Candidate(kind, {"messages": column} | rows.find(OPTIONAL[kind], (column,)), reason)
 
 
-def _are_texts(value: Any) -> bool:
+def _are_unnamed(value: Any) -> bool:
+    """Texts in turn, or objects with a key for each of the two who speak."""
     turns = turns_of(value)
-    return isinstance(turns, list) and len(turns) > 1 and all(isinstance(turn, str) for turn in turns)
+    if not isinstance(turns, list) or not turns:
+        return False
+    if isinstance(turns[0], dict):
+        return {PAIRED_KEYS.get(key.strip().lower()) for key in turns[0]} >= {"user", "assistant"}
+    return len(turns) > 1 and all(isinstance(turn, str) for turn in turns)
 
 
 def _usual_pairs(rows: SampledRows) -> Iterator[Candidate]:

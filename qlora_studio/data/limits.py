@@ -1,6 +1,8 @@
 """How much an import takes from a file (D6). Each limit has a message of its own where it is met."""
 
 MAX_ROW_BYTES = 8_000_000
+MAX_PARTS = 10_000  # answers or instances of a record, each of which becomes a row
+MAX_RECORD_CHARACTERS = 8 * MAX_ROW_BYTES  # of all rows of a record: they may repeat its prompt
 MAX_DEPTH = 64  # of nested lists and objects
 MAX_COLUMNS = 512
 MAX_ROWS = 5_000_000

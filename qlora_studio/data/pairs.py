@@ -8,6 +8,7 @@ from typing import Any
 from qlora_studio.data.chats import ROLE_KEYS, checked_chat, messages_of
 from qlora_studio.data.conversation import Message
 from qlora_studio.data.fields import Fields
+from qlora_studio.data.limits import MAX_PARTS
 from qlora_studio.data.record import Conversation, RecordError, in_words, named, nested, text_of
 from qlora_studio.data.tool_calls import tool_definitions
 from qlora_studio.data.turn_content import first_of
@@ -81,6 +82,8 @@ def _answers(value: Any, fields: Fields) -> list[str]:
     value = _text_in(value)
     if not isinstance(value, list):
         return [_answer(value, fields)]
+    if len(value) > MAX_PARTS:
+        raise RecordError(f"more than {MAX_PARTS:,} answers")
     texts = (_answer(_text_in(item), fields) for item in value if item is not None)
     answers = list(dict.fromkeys(text for text in texts if text.strip()))
     if len(answers) > 1 and not fields.all_answers:

@@ -11,9 +11,9 @@ from qlora_studio.data.conversation import Message
 from qlora_studio.data.fields import Fields
 from qlora_studio.data.record import Conversation, RecordError
 
-# format -> what stands before a turn; the group is who speaks
+# format -> what stands before a turn; the group is who speaks. None takes long for any text
 MARKS: Mapping[str, re.Pattern[str]] = {
-    "hh_rlhf": re.compile(r"(?:\A|\n[ \t\r]*\n)\s*(Human|Assistant):"),
+    "hh_rlhf": re.compile(r"(?:\A\s*|\n[ \t\r]{0,9}\n[ \t]{0,9})(Human|Assistant):"),
     "chip2": re.compile(r"(?:\A|\n)[ \t]*<(human|bot)>:", re.IGNORECASE),
     "oasst": re.compile(r"###[ \t]*(Human|Assistant):"),  # the Guanaco set: OASST's best paths as one text
 }
