@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import csv
+import re
+from collections.abc import Collection, Sequence
 
 DELIMITERS = ",\t;|"
 
 _USUAL_NAMES = {
     *("instruction", "input", "output", "prompt", "completion", "question", "answer", "response", "text"),
     *("context", "system", "query", "chosen", "rejected", "history", "category", "content", "label"),
-    *("id", "target", "source", "messages", "conversations"),
+    *("id", "target", "source", "messages", "conversations", "name", "date", "timestamp"),
 }
 _LOOKED_AT = 200  # lines
+_LONGEST_NAME = 60  # characters
+_NUMBERED = re.compile(r"column [1-9]\d{0,2}")
 
 
 def has_usual_header(head: bytes) -> bool:
@@ -22,6 +26,27 @@ def has_usual_header(head: bytes) -> bool:
         if sum(cell in _USUAL_NAMES for cell in cells) >= 2:
             return True
     return False
+
+
+def is_header(cells: Sequence[str]) -> bool:
+    """Whether the first row names the columns: of two columns one may plainly hold a text instead."""
+    names = [cell.strip().lower() for cell in cells]
+    return len(cells) != 2 or any(name in _USUAL_NAMES for name in names) or not any(map(_is_text, names))
+
+
+def _is_text(cell: str) -> bool:
+    words = len(cell.split())
+    return len(cell) > _LONGEST_NAME or "\n" in cell or (words >= 3 and cell.endswith((".", "!", "?", "…")))
+
+
+def numbered_columns(count: int) -> list[str]:
+    """What the columns of a file without a header are called."""
+    return [f"column {number}" for number in range(1, count + 1)]
+
+
+def are_numbered(columns: Collection[str]) -> bool:
+    """Whether columns are called so, as by a person who knows that the file has no header."""
+    return bool(columns) and all(_NUMBERED.fullmatch(column) for column in columns)
 
 
 def delimiter_of(head: bytes, *, whole: bool, otherwise: str) -> str:

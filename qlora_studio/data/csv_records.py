@@ -6,6 +6,7 @@ import csv
 from collections import deque
 from collections.abc import Iterator
 
+from qlora_studio.data.csv_header import is_header, numbered_columns
 from qlora_studio.data.limits import MAX_COLUMNS, MAX_ROW_BYTES
 from qlora_studio.data.lines import Line, numbered_lines
 from qlora_studio.data.record import Place, Record, RecordError, named
@@ -14,32 +15,54 @@ from qlora_studio.data.text_records import decoded
 from qlora_studio.errors import StudioError
 
 _LOST_QUOTE = "a quote is opened and not closed where it should be"
+_NO_DELIMITER = "\x1f"  # of one column: whatever stands in a line is its cell, commas too
 _MOST_READ_AGAIN = 8 * MAX_ROW_BYTES
 
 
-def csv_records(text: TextFile, delimiter: str) -> Iterator[Record]:
-    """A record a row below the header. Raises: StudioError where there is no usable header."""
-    rows = _Rows(text, delimiter)
-    header: list[str] | None = None
-    for cells, place in rows:
-        if header is None:
-            header = _header(cells, text)
-        elif isinstance(cells, RecordError):
-            yield Record(cells, place)
-        elif place.size > MAX_ROW_BYTES:
-            yield Record(RecordError(f"longer than {MAX_ROW_BYTES / 1e6:.0f} MB"), place)
-        elif len(cells) != len(header):
-            yield Record(RecordError(f"{_cells(len(cells))}, where the header has {len(header)}"), place)
-        else:
-            yield Record(dict(zip(header, cells, strict=True)), place)
+class CsvTable:
+    """The columns of a CSV file, and its rows.
+
+    columns:  names in the first row; "column 1" and so on where it has none
+    headless: the first row is a row like the others
+    """
+
+    def __init__(self, text: TextFile, delimiter: str, headed: bool | None = None) -> None:
+        """headed: whether the first row names the columns; None: by what stands there.
+
+        Raises: StudioError where the columns can't be used.
+        """
+        self._text = text
+        cells = next(self._rows_of(delimiter), ([], None))[0]
+        if isinstance(cells, RecordError):
+            raise StudioError(f"{text.name}: the header can't be read: {cells}.")
+        self._delimiter = delimiter if len(cells) > 1 else _NO_DELIMITER
+        self.headless = not (is_header(cells) if headed is None else headed)
+        self.columns = numbered_columns(len(cells)) if self.headless else _names(cells, text)
+        if len(cells) > MAX_COLUMNS:
+            raise StudioError(f"{text.name} has {len(cells):,} columns; at most {MAX_COLUMNS} are read.")
+
+    def records(self) -> Iterator[Record]:
+        """A record a row."""
+        rows = self._rows_of(self._delimiter)
+        if not self.headless:
+            next(rows, None)
+        for cells, place in rows:
+            if isinstance(cells, RecordError):
+                yield Record(cells, place)
+            elif place.size > MAX_ROW_BYTES:
+                yield Record(RecordError(f"longer than {MAX_ROW_BYTES / 1e6:.0f} MB"), place)
+            elif len(cells) != len(self.columns):
+                counts = f"{_cells(len(cells))}, where the first row has {len(self.columns)}"
+                yield Record(RecordError(counts), place)
+            else:
+                yield Record(dict(zip(self.columns, cells, strict=True)), place)
+
+    def _rows_of(self, delimiter: str) -> Iterator[tuple[list[str] | RecordError, Place]]:
+        return iter(_Rows(self._text, delimiter))
 
 
-def _header(cells: list[str] | RecordError, text: TextFile) -> list[str]:
-    if isinstance(cells, RecordError):
-        raise StudioError(f"{text.name}: the header can't be read: {cells}.")
+def _names(cells: list[str], text: TextFile) -> list[str]:
     names = [cell.strip() for cell in cells]
-    if len(names) > MAX_COLUMNS:
-        raise StudioError(f"{text.name} has {len(names):,} columns; at most {MAX_COLUMNS} are read.")
     doubled = {name for name in names if names.count(name) > 1}
     if doubled:
         raise StudioError(

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 from qlora_studio.data.arrow_records import ArrowRows, is_arrow
 from qlora_studio.data.container import Container, container_of, is_parquet, mismatch
-from qlora_studio.data.csv_records import csv_records
+from qlora_studio.data.csv_header import are_numbered
+from qlora_studio.data.csv_records import CsvTable
 from qlora_studio.data.json_records import JsonText, json_elements, json_lines
 from qlora_studio.data.limits import MAX_ROW_BYTES
 from qlora_studio.data.lines import LineChunk, count_line_ends, line_chunks
@@ -40,19 +41,26 @@ class FileRecords:
     encoding: "utf-8", "utf-8-sig", "utf-16-le", "utf-16-be", one that was chosen; "binary" of columns
     mismatch: what to say where the name promises something else
     rows_are: of plain text: what a row of it is
+    headless: CSV whose first row is a row like the others
     """
 
     def __init__(
-        self, source: SourceFile, copy: Path, encoding: str = "auto", copied_bytes: int = COPIED_BYTES
+        self,
+        source: SourceFile,
+        copy: Path,
+        encoding: str = "auto",
+        columns: Collection[str] = (),
+        copied_bytes: int = COPIED_BYTES,
     ) -> None:
         """Of what must be turned into UTF-8 the beginning is written to `copy`.
 
         encoding:     one of `ENCODINGS`, for text
+        columns:      those that were chosen by hand: they say whether CSV has a header
         copied_bytes: about how many are written
         Raises: StudioError where the file can't be read.
         """
         self.source = source
-        self.copied = False
+        self.copied = self.headless = False
         self.rows_are = ""
         self._text: TextFile | None = None
         self._columns: _Columns | None = None
@@ -63,6 +71,10 @@ class FileRecords:
             self.copied = self._text.source is not source
             self._container = container_of(self._text)
             self.kind, self.encoding, packed = self._container.kind, self._text.encoding, self._text.packed
+            if self.kind == "CSV":
+                headed = not are_numbered(columns) if columns else None
+                self._table = CsvTable(self._text, self._container.delimiter, headed)
+                self.headless = self._table.headless
             if self.kind == "text":
                 self.rows_are = PARAGRAPHS_ARE_ROWS if self._container.paragraphs else LINES_ARE_ROWS
         self.mismatch = mismatch(source.path, self.kind, packed)
@@ -111,6 +123,8 @@ class FileRecords:
 
         Raises: StudioError where the file as a whole is broken.
         """
+        if self.kind == "CSV":
+            return self._table.records()
         if self._text is not None:
             return _text_records(self._text, self._container)
         if self._columns is None:
@@ -144,8 +158,6 @@ def _text_records(text: TextFile, container: Container) -> Iterator[Record]:
         return (json_record(found, text) for found in json_lines(text))
     if container.kind in ("a JSON list", "JSON objects"):
         return (json_record(found, text) for found in json_elements(text, container.array_at))
-    if container.kind == "CSV":
-        return csv_records(text, container.delimiter)
     return text_records(text, paragraphs=container.paragraphs)
 
 

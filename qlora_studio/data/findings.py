@@ -246,6 +246,7 @@ def file_findings(
     encoding: str,
     encodings: Sequence[str],
     mismatches: Sequence[str],
+    headless: int,
     guesses: Sequence[str],
     held_out: Sequence[str],
     ignored: Sequence[str],
@@ -262,6 +263,12 @@ def file_findings(
         words = f"{tally.skipped:,} of {tally.rows_in:,} rows were skipped ({share:.1f} %)"
         why = "What is skipped is not learned."
         found.append(Finding(kind="skipped", tone=tone, count=tally.skipped, words=words, why=why))
+    if headless:
+        words = "The first row is taken for a row: it doesn't look like names of columns"
+        why = (
+            "The columns are called column 1, column 2 and so on; choose what they mean where it isn't right."
+        )
+        found.append(Finding(kind="header", tone="warn", count=headless, words=words, why=why))
     for words in sorted(set(guesses)):
         why = "No column has a usual name: look whether prompt and answer are right."
         found.append(Finding(kind="guess", tone="warn", count=guesses.count(words), words=words, why=why))

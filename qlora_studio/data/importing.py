@@ -143,7 +143,8 @@ def _write_rows(
     files, guesses = [], []
     for index, source in enumerate(sources):
         told(0, 0, f"Looking at {source.path.name}")
-        files.append(FileRecords(source, staging / f"text-{index}", data.encoding, copied))
+        copy = staging / f"text-{index}"
+        files.append(FileRecords(source, copy, data.encoding, data.map.values(), copied))
         guesses.append(_guess(files[-1], data))
         files[-1].rest()
     _refuse_different_formats(files, guesses)
@@ -248,6 +249,7 @@ def _of_the_files(
         encoding=encoding,
         encodings=[file.encoding for file in files],
         mismatches=[file.mismatch for file in files],
+        headless=sum(file.headless for file in files),
         guesses=[guess.reason for guess in guesses if not guess.sure],
         held_out=chosen.held_out,
         ignored=chosen.ignored,

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from qlora_studio.data import csv_records as module
 from qlora_studio.data import lines
-from qlora_studio.data.csv_records import csv_records
+from qlora_studio.data.csv_records import CsvTable
 from qlora_studio.data.record import RecordError
 from qlora_studio.data.source_file import SourceFile
 from qlora_studio.data.text_file import TextFile
 from qlora_studio.errors import StudioError
-from tests.data.imported_files import import_bytes, reasons, turns
+from tests.data.imported_files import findings, import_bytes, reasons, turns
 
 Found = list[tuple[int, dict[str, str] | str]]
 CELL = st.text(alphabet='ab ",;\n\r\té\u2028', max_size=6)
@@ -75,7 +75,10 @@ def test_each_row_knows_the_line_it_begins_in_and_its_text(tmp_path: Path) -> No
 def test_rows_with_too_few_or_too_many_cells_are_skipped(tmp_path: Path) -> None:  # D3
     data = import_bytes(tmp_path / "rows.csv", b"question,answer\nq,a\nq\nq,a,b\n")
 
-    assert reasons(data) == {"1 cell, where the header has 2": [3], "3 cells, where the header has 2": [4]}
+    assert reasons(data) == {
+        "1 cell, where the first row has 2": [3],
+        "3 cells, where the first row has 2": [4],
+    }
 
 
 def test_a_lost_quote_costs_one_line_only(tmp_path: Path) -> None:  # D3
@@ -123,12 +126,80 @@ def test_a_header_that_cannot_be_used_is_refused(tmp_path: Path, content: bytes,
         import_bytes(tmp_path / "rows.csv", content)
 
 
+def _written(folder: Path, content: bytes) -> Path:
+    (folder / "rows.csv").write_bytes(content)
+    return folder / "rows.csv"
+
+
 def _records(folder: Path, content: bytes, delimiter: str = ",") -> Found:
-    file = folder / "rows.csv"
-    file.write_bytes(content)
+    file = _written(folder, content)
     with SourceFile(file) as source:
-        records = csv_records(TextFile(file, str(file), source, 0, "utf-8"), delimiter)
+        records = CsvTable(TextFile(file, str(file), source), delimiter, headed=True).records()
         return [
             (record.place.line, str(record.value) if isinstance(record.value, RecordError) else record.value)
             for record in records
         ]
+
+
+ROWS = b'"What is the capital, of France?",Paris\n"And of ""Italy""?\n(in short)",Rome\n'
+
+
+def test_a_file_of_two_columns_without_a_header_loses_no_row(tmp_path: Path) -> None:  # D3
+    data = import_bytes(tmp_path / "rows.csv", ROWS)
+
+    assert [turns(row) for row in data] == [
+        [("user", "What is the capital, of France?"), ("assistant", "Paris")],
+        [("user", 'And of "Italy"?\n(in short)'), ("assistant", "Rome")],
+    ]
+    assert [row.line for row in data] == [1, 2]
+    assert findings(data) == {"header": 1, "guess": 1}
+
+
+def test_its_columns_are_mapped_by_number(tmp_path: Path) -> None:
+    data = import_bytes(tmp_path / "rows.csv", ROWS, map={"prompt": "column 2", "answer": "column 1"})
+
+    assert turns(data.row(0)) == [("user", "Paris"), ("assistant", "What is the capital, of France?")]
+    assert data.report.columns == ("column 1", "column 2")
+
+
+def test_a_mapping_by_number_says_that_short_cells_are_no_header(tmp_path: Path) -> None:
+    numbered = {"prompt": "column 1", "answer": "column 2"}
+
+    data = import_bytes(tmp_path / "rows.tsv", b"hi\thello\nbye\tgoodbye\n", map=numbered)
+
+    assert [turns(row)[0] for row in data] == [("user", "hi"), ("user", "bye")]
+
+
+def test_a_mapping_by_name_says_that_the_first_row_is_a_header(tmp_path: Path) -> None:
+    asked = "What would you like to know about us?"
+
+    data = import_bytes(
+        tmp_path / "rows.csv", f"{asked},said\na,b\n".encode(), map={"prompt": asked, "answer": "said"}
+    )
+
+    assert [turns(row) for row in data] == [[("user", "a"), ("assistant", "b")]]
+    assert "header" not in findings(data)
+
+
+@pytest.mark.parametrize(
+    ("content", "columns"),
+    [
+        (b"Timestamp,What is your name?\n1,b\n", ("Timestamp", "What is your name?")),
+        (b"question,This ends as a text does.\na,b\n", ("question", "This ends as a text does.")),
+        (b"frage,antwort\na,b\n", ("frage", "antwort")),
+        (b"a,b,This is no name of a column.\n1,2,3\n", ("a", "b", "This is no name of a column.")),
+    ],
+)
+def test_a_header_is_taken_for_one(tmp_path: Path, content: bytes, columns: tuple[str, ...]) -> None:
+    with SourceFile(_written(tmp_path, content)) as source:
+        table = CsvTable(TextFile(source.path, source.name, source), ",")
+
+    assert (tuple(table.columns), table.headless) == (columns, False)
+
+
+def test_a_single_column_keeps_its_commas(tmp_path: Path) -> None:
+    content = b'text\nOne, two; three\n"Four, ""five"""\n'
+
+    data = import_bytes(tmp_path / "rows.csv", content)
+
+    assert [row.text for row in data] == ["One, two; three", 'Four, "five"']
