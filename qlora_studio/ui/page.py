@@ -18,6 +18,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
+from qlora_studio.ui.dress import Dress
 from qlora_studio.ui.theme import Tone, theme
 from qlora_studio.ui.widgets import Banner, ElidedLabel, IconButton, IconLabel, LinkButton
 
@@ -54,6 +55,7 @@ class Page(QWidget):
         self.setFocusPolicy(Qt.FocusPolicy.ClickFocus)  # a place for the keyboard before the first control
         self.app = app
         self.name = name
+        self.dress = Dress(self)
         self.search: QLineEdit | None = None
         self.menu = QMenu(self)
         self.main = QVBoxLayout()
@@ -151,7 +153,7 @@ class Page(QWidget):
         if action_bar:
             layout.addWidget(self._build_action_bar(across))
         self._fit_text_size()
-        theme().changed.connect(self._fit_text_size)
+        self.dress.changed.connect(self._fit_text_size)
 
     def _build_header(self, title: str, across: int) -> QWidget:
         bar = self._header = QWidget()

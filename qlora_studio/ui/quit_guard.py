@@ -7,6 +7,7 @@ from enum import Enum
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QDialog, QHBoxLayout, QVBoxLayout, QWidget
 
+from qlora_studio.ui.dress import Dress
 from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets import IconLabel, PlainLabel, PrimaryButton, SecondaryButton
 
@@ -35,6 +36,7 @@ class QuitGuard(QDialog):
         self._hide.clicked.connect(lambda: self.done(Leave.HIDE.value))
         self._save.clicked.connect(lambda: self.done(Leave.SAVE_AND_QUIT.value))
         self._build(words, note)
+        Dress(self)
         self._stay.setFocus()
 
     def _build(self, words: str, note: str) -> None:

@@ -6,6 +6,7 @@ from PySide6.QtCore import QSize, Qt, Signal
 from PySide6.QtWidgets import QButtonGroup, QFrame, QHBoxLayout, QVBoxLayout, QWidget
 
 from qlora_studio.ui import figures
+from qlora_studio.ui.dress import Dress
 from qlora_studio.ui.icons import icon
 from qlora_studio.ui.logo import Logo
 from qlora_studio.ui.theme import theme
@@ -35,6 +36,7 @@ class Rail(QFrame):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.setObjectName("rail")
+        Dress(self)
         self.setAccessibleName("Pages")
         self._group = QButtonGroup(self)
         self._group.setExclusive(True)

@@ -30,6 +30,7 @@ from PySide6.QtWidgets import (
 from qlora_studio.config import places
 from qlora_studio.state.app import AppState
 from qlora_studio.state.notices import Notice
+from qlora_studio.ui.dress import Dress
 from qlora_studio.ui.live_run import LiveRun
 from qlora_studio.ui.logo import window_icon
 from qlora_studio.ui.page import Page
@@ -165,6 +166,7 @@ class Shell(QMainWindow):
         """Those of the first list stand in every page's menu, with their keys."""
         pages = QMenu("Go to", self)
         pages.setObjectName("menu_go_to")
+        Dress(pages)
         for number, (name, words, _) in enumerate(PAGES, 1):
             pages.addAction(self._action(words, f"Ctrl+{number}", partial(self.open_page, name)))
         pages.addAction(self._action(SETTINGS[1], "Ctrl+,", partial(self.open_page, SETTINGS[0])))

@@ -13,6 +13,7 @@ from qlora_studio.plain_text import visible_line
 from qlora_studio.state.app import AppState
 from qlora_studio.state.engine import Doing
 from qlora_studio.ui import figures
+from qlora_studio.ui.dress import Dress
 from qlora_studio.ui.icons import tone_color
 from qlora_studio.ui.theme import Tone, theme
 from qlora_studio.ui.widgets import (
@@ -53,6 +54,7 @@ class StatusBar(QFrame):
         self._name = ""  # of it
         self._ended = False  # the engine, by itself, under that run
         self.setObjectName("status_bar")
+        Dress(self)
         self.setAccessibleName("Status")
         self._build()
         self._bind()

@@ -121,17 +121,24 @@ class ThemeFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Theme(QObject):
-    """The look in force. What paints itself reads `colors`, `px` and `font`, and repaints on `changed`."""
+    """The look in force. What paints itself reads `colors`, `px` and `font`, and repaints on `changed`.
+
+    restyled:    comes just before, when there is another style sheet; `Dress` puts it on
+    style_sheet: of everything that is dressed
+    """
 
     changed = Signal()
+    restyled = Signal()
 
     def __init__(self, app: QApplication) -> None:
         super().__init__(app)
+        _in_force[app] = self  # already: widgets ask for it when they are given a style below
         self._app = app
         self._file = read_theme_file()
         self._choice = ThemeChoice.SYSTEM
         self._text_size = 100
         self._reduced_motion = False
+        self.style_sheet = ""
         _load_fonts()
         app.setStyle("Fusion")
         app.styleHints().colorSchemeChanged.connect(self._on_system_scheme_changed)
@@ -206,10 +213,11 @@ class Theme(QObject):
         self._app.setFont(self.font())
         self._app.setPalette(_qt_palette(self.colors))
         QToolTip.setFont(self.font("label"))
-        self._app.setStyleSheet(self._style_sheet())
+        self.style_sheet = self._write_style_sheet()
+        self.restyled.emit()
         self.changed.emit()
 
-    def _style_sheet(self) -> str:
+    def _write_style_sheet(self) -> str:
         indicators = write_indicators(places.cache_folder() / "indicators", self.colors)
         words = msgspec.structs.asdict(self.colors) | {
             f"image_{name}": path.as_posix() for name, path in indicators.items()
@@ -218,13 +226,15 @@ class Theme(QObject):
         return re.sub(r"\b(\d+)dp\b", lambda found: f"{self.px(int(found[1]))}px", sheet)
 
 
+_in_force: dict[QApplication, Theme] = {}
+
+
 def theme() -> Theme:
     """The application's look; put in force on the first call."""
     app = QApplication.instance()
     if not isinstance(app, QApplication):
         raise RuntimeError("A look needs a QApplication.")
-    found = app.findChild(Theme, options=Qt.FindChildOption.FindDirectChildrenOnly)
-    return found if found is not None else Theme(app)
+    return _in_force[app] if app in _in_force else Theme(app)
 
 
 def read_theme_file() -> ThemeFile:

@@ -103,9 +103,9 @@ def test_every_colour_that_the_style_sheet_names_is_in_the_theme_file():
 
 def test_the_theme_changes_while_the_window_runs(look, qapp):
     look.set_choice(ThemeChoice.LIGHT)
-    assert read_theme_file().light.window in qapp.styleSheet()
+    assert read_theme_file().light.surface in look.style_sheet
     look.set_choice(ThemeChoice.DARK)
-    assert read_theme_file().dark.window in qapp.styleSheet()
+    assert read_theme_file().dark.surface in look.style_sheet
     assert qapp.palette().window().color() == look.color("window")
 
 

@@ -8,6 +8,7 @@ from PySide6.QtCore import QEvent, QObject, QTimer, Signal
 from PySide6.QtGui import QEnterEvent
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QSizePolicy, QWidget
 
+from qlora_studio.ui.dress import Dress
 from qlora_studio.ui.icons import TONE_ICONS, tone_color
 from qlora_studio.ui.theme import Tone, theme
 from qlora_studio.ui.widgets.buttons import IconButton, LinkButton
@@ -89,6 +90,7 @@ class Toast(QFrame):
     ) -> None:
         super().__init__(parent)
         self.setObjectName("toast")
+        Dress(self)
         self.setAccessibleName(text)
         self.text = PlainLabel(text, wrap=len(text) > 60)
         layout = QHBoxLayout(self)

@@ -8,6 +8,7 @@ from PySide6.QtCore import QPoint, Qt, Signal
 from PySide6.QtGui import QKeyEvent, QPainter, QPaintEvent
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QPushButton, QStyle, QStyleOption, QVBoxLayout, QWidget
 
+from qlora_studio.ui.dress import Dress
 from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets.buttons import DangerButton, PrimaryButton, SecondaryButton
 from qlora_studio.ui.widgets.text import PlainLabel
@@ -51,6 +52,7 @@ class Popover(QFrame):
         layout.addWidget(words)
         layout.addLayout(self.body)
         layout.addLayout(row)
+        Dress(self)
 
     def open(self) -> None:
         """Shows it where it fits, with the no in focus: Enter by mistake changes nothing."""
