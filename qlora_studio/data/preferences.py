@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from itertools import takewhile
 from typing import Any
@@ -182,6 +183,6 @@ def _score(value: Any) -> float:
 
 
 def _word(value: Any) -> str:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return "" if value is None else str(value).strip().lower().replace(" ", "_").replace("-", "_")
+    """Of a verdict, which may be a number: 1.0 is 1."""
+    word = "" if value is None else str(value).strip().lower().replace(" ", "_").replace("-", "_")
+    return re.sub(r"^(\d{1,9})\.0{1,9}$", r"\1", word)

@@ -91,6 +91,36 @@ def test_more_than_one_percent_skipped_asks(jobs, model, tmp_path):  # D3
     assert accepted.report.skipped == 2
 
 
+def trees_file(file, *lines):
+    """Thirty prompts with two ranked answers each, a record a message; `lines` behind them."""
+    messages = []
+    for i in range(30):
+        messages.append({"message_id": f"p{i}", "parent_id": None, "role": "prompter", "text": f"hello {i}?"})
+        for rank in (1, 0):
+            answer = {"message_id": f"a{i}-{rank}", "parent_id": f"p{i}", "role": "assistant", "rank": rank}
+            messages.append(answer | {"text": f"answer {rank}"})
+    file.write_text("".join(f"{line}\n" for line in [*map(json.dumps, messages), *lines]))
+    return file
+
+
+def test_what_a_format_leaves_out_by_design_is_not_asked_about(jobs, model, tmp_path):  # D3
+    config = settings(model, trees_file(tmp_path / "trees.jsonl"))
+
+    prepared = prepare(jobs, tmp_path, config)
+
+    assert (prepared.report.skipped, prepared.report.unusable, prepared.report.merged) == (30, 0, 30)
+    assert prepared.train_rows + prepared.validation_rows == 30
+
+
+def test_faults_beside_what_a_format_leaves_out_are_asked_about(jobs, model, tmp_path):  # D3
+    config = settings(model, trees_file(tmp_path / "trees.jsonl", "{broken", "{broken"))
+
+    refused = refusal(jobs, reading.PrepareRun(id=1, config=config, name="", runs_dir=str(tmp_path / "runs")))
+
+    assert "2 of 92 rows" in refused.message
+    assert "line 91: not valid JSON" in refused.message
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

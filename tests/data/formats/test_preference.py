@@ -141,6 +141,14 @@ def test_a_verdict_that_names_no_answer_is_told(tmp_path: Path) -> None:
     ]
 
 
+def test_a_verdict_in_a_number_with_a_point_is_that_number(tmp_path: Path) -> None:
+    record = {"prompt": 2.5, "response_0": "r", "response_1": "c", "better_response_id": 1.0}
+
+    data = import_records(tmp_path, [record])
+
+    assert outcomes(data, 1) == [["user: 2.5 | assistant: c | x assistant: r"]]
+
+
 def test_equal_scores_and_scores_that_are_none_are_no_pair(tmp_path: Path) -> None:
     sides = {"prompt": "p", "answer_0": "c", "answer_1": "r"}
     scores = [(1, 0), ("0.5", "0.25"), (1, 1.0), (None, 1), ("high", "low")]
