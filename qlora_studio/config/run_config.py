@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from qlora_studio.config.data_parts import Fix, MixPart
 from qlora_studio.config.encodings import ENCODING_WORDS, Encoding
 from qlora_studio.config.setting import Setting
 
@@ -56,16 +57,6 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             },
         ),
     ] = "auto"
-
-
-class MixPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One file of a mixture."""
-
-    path: str
-    weight: float = 1.0
-    format: str = "auto"
-    map: dict[str, str] = {}
-    recipe: str = ""
 
 
 class DataConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -150,7 +141,8 @@ class DataConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         ),
     ] = 0.05
     map: dict[str, str] = {}
-    mix: tuple[MixPart, ...] = ()
+    mix: tuple[MixPart, ...] = ()  # in place of `path`, which is then empty
+    recipe: tuple[Fix, ...] = ()  # applied to the imported rows, in this order
 
 
 class LoraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

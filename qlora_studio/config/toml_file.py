@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from qlora_studio.config.data_parts import Fix, check_parts
 from qlora_studio.config.run_config import SAMPLE, SCHEMA_VERSION, SHAPE_PREFIX, RunConfig
 from qlora_studio.config.setting import check_limits, fields_of
 from qlora_studio.errors import StudioError
@@ -42,11 +43,14 @@ def with_absolute_paths(config: RunConfig, *folders: Path) -> RunConfig:
     """
 
     def absolute(path: str) -> str:
-        if path == SAMPLE or path.startswith(SHAPE_PREFIX) or Path(path).is_absolute():
+        if path in ("", SAMPLE) or path.startswith(SHAPE_PREFIX) or Path(path).is_absolute():
             return path
         relative = Path(path).expanduser()
         found = next((folder for folder in folders if (folder / relative).exists()), folders[0])
         return str(found / relative)
+
+    def mended(recipe: tuple[Fix, ...]) -> tuple[Fix, ...]:
+        return tuple(msgspec.structs.replace(fix, path=absolute(fix.path)) for fix in recipe)
 
     data = config.data
     held_out = data.validation
@@ -57,7 +61,11 @@ def with_absolute_paths(config: RunConfig, *folders: Path) -> RunConfig:
             data,
             path=absolute(data.path),
             validation=absolute(held_out) if isinstance(held_out, str) else held_out,
-            mix=tuple(msgspec.structs.replace(part, path=absolute(part.path)) for part in data.mix),
+            mix=tuple(
+                msgspec.structs.replace(part, path=absolute(part.path), recipe=mended(part.recipe))
+                for part in data.mix
+            ),
+            recipe=mended(data.recipe),
         ),
     )
 
@@ -71,11 +79,20 @@ def run_config_from(values: Mapping[str, Any], where: str) -> RunConfig:
             hint="Update QLoRA Studio to use it.",
         )
     try:
-        config = msgspec.convert(values, RunConfig)
+        config = msgspec.convert(_without_sample(values), RunConfig)
     except msgspec.ValidationError as error:
         raise StudioError(f"{where}: {_in_plain_words(error)}") from error
     check_limits(config, where)
+    check_parts(config.data.path, config.data.mix, config.data.recipe, where)
     return config
+
+
+def _without_sample(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A mixture stands in place of data.path: the sample isn't meant where no path is named."""
+    data = values.get("data")
+    if isinstance(data, dict) and data.get("mix") and "path" not in data:
+        return {**values, "data": {**data, "path": ""}}
+    return values
 
 
 def run_config_text(config: RunConfig) -> str:

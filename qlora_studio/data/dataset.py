@@ -111,6 +111,10 @@ class Dataset:
             for start in range(0, batch.num_rows, 1000):
                 yield from self._read(batch.slice(start, 1000), first + start)
 
+    def batches(self) -> Iterator[Any]:
+        """All rows in order, as the record batches they lie in (`row_table.SCHEMA`)."""
+        return iter(self._batches)
+
     def row(self, index: int, *, source: bool = False) -> Row:
         """With the text of its record in the file, where `source` asks for it. Raises: IndexError."""
         if not 0 <= index < self._rows:

@@ -48,12 +48,12 @@ class Imported:
 
 
 def import_data(data: DataConfig, told: Told) -> Imported:
-    """The rows of `data.path`, from the cache where the same bytes were read in the same way before.
+    """The rows of `data.path` alone, without its recipe (`data_set.py`).
+
+    From the cache where the same bytes were read in the same way before.
 
     Raises: StudioError naming the file, where nothing of it can be used.
     """
-    if data.mix:
-        raise StudioError("data.mix is refused: mixing several files isn't built yet in this version.")
     chosen = data_files(data.path)
     with ExitStack() as opened:
         sources = [opened.enter_context(SourceFile(path)) for path in chosen.files]

@@ -13,11 +13,15 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from qlora_studio.config.data_parts import USUALLY_ALIKE
 from qlora_studio.config.places import cache_folder
 from qlora_studio.config.run_config import RunConfig, SamplePrompt
 from qlora_studio.data.conversation import Message, Row
 from qlora_studio.data.dataset import Dataset
 from qlora_studio.data.held_out import content_hash, held_out_rows
+from qlora_studio.data.marked_rows import near_rows
+from qlora_studio.data.mix import times_seen
+from qlora_studio.data.near_rows import NEAR_VERSION
 from qlora_studio.data.prepared import (
     EncodedSample,
     PreparedInfo,
@@ -29,7 +33,7 @@ from qlora_studio.data.prepared import (
 from qlora_studio.data.row_encoder import ROWS_AT_ONCE, EncodedRow, RowEncoder, UnusableRow, fit
 from qlora_studio.errors import StudioError
 
-PREPARER_VERSION = 2  # raised when the same rows would give other tokens
+PREPARER_VERSION = 3  # raised when the same rows would give other tokens
 
 MANY_LEFT_OUT = 0.01  # more than this share of rows that can't be rendered is asked about (D3)
 _SAMPLES = 3  # prompts taken from the data where the person gave none
@@ -82,20 +86,24 @@ def prepare_for_evaluation(rows: Dataset, encoder: RowEncoder, config: RunConfig
         return writer.finish(_info(writer, counts, encoder, config, rows.report.sha256, samples=()))
 
 
-def sample_prompts(source: Source, encoder: RowEncoder, config: RunConfig) -> tuple[str, ...]:
+def sample_prompts(source: Source, encoder: RowEncoder, config: RunConfig, told: Told) -> tuple[str, ...]:
     """What `prepare` would take to be answered at each checkpoint."""
-    apart = _held_out(source, config)
-    return tuple(sample.prompt for sample in _samples(source, apart, encoder, config))
+    split = _split(source, config, told)
+    return tuple(sample.prompt for sample in _samples(source, split.apart, encoder, config))
 
 
 def _prepare_anew(
     folder: Path, source: Source, encoder: RowEncoder, config: RunConfig, told: Told
 ) -> PreparedRows:
-    apart = _held_out(source, config)
+    split = _split(source, config, told)
+    apart = split.apart
     with PreparedWriter(folder) as writer:
         counts = _Counts()
         for row in _each(source.train, told):
-            counts.take(row, encoder, config, writer, held_out=bool(apart[row.row]))
+            held_out, times = bool(apart[row.row]), int(split.times[row.row])
+            counts.unseen += not times
+            if times:
+                counts.take(row, encoder, config, writer, held_out=held_out, times=1 if held_out else times)
         counts.flush(encoder, config, writer)
         for row in _each(source.validation, told) if source.validation else ():
             counts.take(row, encoder, config, writer, held_out=True)
@@ -112,9 +120,23 @@ def _prepare_anew(
         return writer.finish(info)
 
 
-def _held_out(source: Source, config: RunConfig) -> NDArray[np.bool_]:
-    share = config.data.validation if isinstance(config.data.validation, float | int) else 0.0
-    return held_out_rows(source.train, share, config.training.seed)
+@dataclass(frozen=True)
+class _Split:
+    """apart: rows that are held out; times: how often each of the others is learned in an epoch, 0: never."""
+
+    apart: NDArray[np.bool_]
+    times: NDArray[np.int64]
+
+
+def _split(source: Source, config: RunConfig, told: Told) -> _Split:
+    data, seed = config.data, config.training.seed
+    weights = [part.weight for part in data.mix]
+    times = times_seen(source.train.report, weights, len(source.train), seed)
+    share = data.validation if isinstance(data.validation, float | int) else 0.0
+    if share <= 0:
+        return _Split(np.zeros(len(times), dtype=bool), times)
+    near = near_rows(source.train, USUALLY_ALIKE, told).groups
+    return _Split(held_out_rows(source.train, share, seed, near=near, seen=times > 0), times)
 
 
 class _Counts:
@@ -122,33 +144,42 @@ class _Counts:
 
     def __init__(self) -> None:
         self.rows = self.dropped = self.cut = self.nothing = self.special = self.on_both_sides = 0
-        self.pairs = self.rated_bad = 0
+        self.pairs = self.rated_bad = self.unseen = 0
         self.refused: list[UnusableRow] = []  # the first ones
         self.refused_rows = 0
-        self._waiting: list[tuple[Row, bool]] = []
+        self._waiting: list[tuple[Row, bool, int]] = []
 
     def take(
-        self, row: Row, encoder: RowEncoder, config: RunConfig, writer: PreparedWriter, *, held_out: bool
+        self,
+        row: Row,
+        encoder: RowEncoder,
+        config: RunConfig,
+        writer: PreparedWriter,
+        *,
+        held_out: bool,
+        times: int = 1,
     ) -> None:
         """Rows are encoded many at once: on all cores."""
-        self._waiting.append((row, held_out))
+        self._waiting.append((row, held_out, times))
         if len(self._waiting) == ROWS_AT_ONCE:
             self.flush(encoder, config, writer)
 
     def flush(self, encoder: RowEncoder, config: RunConfig, writer: PreparedWriter) -> None:
         """Encode and write what waits."""
-        encoded = encoder.encode([row for row, _ in self._waiting])
-        for item, (_, held_out) in zip(encoded, self._waiting, strict=True):
+        encoded = encoder.encode([row for row, _, _ in self._waiting])
+        for item, (_, held_out, times) in zip(encoded, self._waiting, strict=True):
             self.rows += 1
             if isinstance(item, UnusableRow):
                 self.refused_rows += 1
                 if len(self.refused) < 10:
                     self.refused.append(item)
             else:
-                self._write(item, config, writer, held_out)
+                self._write(item, config, writer, held_out, times)
         self._waiting = []
 
-    def _write(self, item: EncodedRow, config: RunConfig, writer: PreparedWriter, held_out: bool) -> None:
+    def _write(
+        self, item: EncodedRow, config: RunConfig, writer: PreparedWriter, held_out: bool, times: int
+    ) -> None:
         self.special += item.special_in_text
         fitted = fit(item, config.data.seq_len, config.data.too_long)
         self.dropped += fitted.fate == "dropped"
@@ -158,7 +189,7 @@ class _Counts:
         self.rated_bad += bad
         self.nothing += not taught and not bad and fitted.fate != "dropped"
         self.pairs += bool(item.row.rejected and taught)
-        for piece in taught:
+        for piece in taught * times:
             writer.add(piece, held_out=held_out)
 
     def in_words(self, seq_len: int) -> str:
@@ -285,6 +316,8 @@ def _info(
 def _notes(counts: _Counts, config: RunConfig) -> Iterator[str]:
     """What a person should know before the start."""
     seq_len = config.data.seq_len
+    if counts.unseen:
+        yield f"{counts.unseen:,} rows of the mixture are not seen: their data sets weigh less than 1."
     if counts.pairs:
         rows = "row has" if counts.pairs == 1 else "rows have"
         yield f"{counts.pairs:,} {rows} a better and a worse answer: the better one is learned."
@@ -328,6 +361,8 @@ def _cache_key(source: Source, encoder: RowEncoder, config: RunConfig) -> str:
     key = _settings(encoder, config) | {
         "train": source.train.folder.name,  # itself a hash of the file's bytes and of how they were read
         "validation": source.validation.folder.name if source.validation else config.data.validation,
+        "near": NEAR_VERSION,
+        "weights": [part.weight for part in config.data.mix],
         "seed": config.training.seed,
         "samples": msgspec.to_builtins(config.samples),
     }

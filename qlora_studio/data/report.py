@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from qlora_studio.config.data_parts import Fix
+
 
 class SkipReason(msgspec.Struct, frozen=True):
     """Why `count` records were skipped; `line` is the first of them."""
@@ -24,6 +26,28 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     words: str
     why: str
     rows: tuple[int, ...] = ()  # the first thousand
+    groups: tuple[tuple[int, ...], ...] = ()  # rows that belong together; in all the first thousand
+    fix: Fix | None = None  # what would mend it
+    fix_words: str = ""  # as on a button: "Leave out 12 copies"
+
+
+class FixCount(msgspec.Struct, frozen=True):
+    """What one fix of a recipe did."""
+
+    fix: Fix
+    left_out: int
+    mended: int = 0  # rows whose text was changed
+
+
+class PartReport(msgspec.Struct, frozen=True):
+    """One data set of a mixture. `first_row`: of its rows in the mixture's."""
+
+    path: str
+    weight: float
+    first_row: int
+    rows: int
+    sha256: str
+    left_out_by_fixes: int = 0
 
 
 class ImportReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,6 +56,7 @@ class ImportReport(msgspec.Struct, frozen=True, kw_only=True):
     imported:      records that gave rows
     merged:        records equal to earlier ones, and messages of a tree that are turns of a row
     conversations: rows; a record may give several
+    fixes:         what a recipe did to the rows; `conversations` is what it left
     left_out:      of the skipped, what the format itself leaves out, as the lower-ranked replies of a tree
     """
 
@@ -50,6 +75,13 @@ class ImportReport(msgspec.Struct, frozen=True, kw_only=True):
     map: dict[str, str] = {}
     guess: str = ""  # the reason for format and map
     left_out: int = 0
+    fixes: tuple[FixCount, ...] = ()
+    parts: tuple[PartReport, ...] = ()  # of a mixture
+
+    @property
+    def left_out_by_fixes(self) -> int:
+        """Rows, over all fixes of the recipe, or of the recipes of a mixture."""
+        return sum(fix.left_out for fix in self.fixes) + sum(part.left_out_by_fixes for part in self.parts)
 
     @property
     def unusable(self) -> int:

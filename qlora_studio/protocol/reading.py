@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
+from qlora_studio.config.data_parts import USUALLY_ALIKE
 from qlora_studio.config.encodings import Encoding
 from qlora_studio.config.run_config import DataConfig, RunConfig
 from qlora_studio.data.conversation import Message, Row
-from qlora_studio.data.report import ImportReport
+from qlora_studio.data.report import Finding, ImportReport
 from qlora_studio.data.token_view import Lengths, Token
 from qlora_studio.models.report import ModelReport
 from qlora_studio.protocol.events import Problem
@@ -22,18 +23,22 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
 
 
 class ImportData(Request, frozen=True, tag="import_data"):
-    """Read a file into conversations. Cached by the file's hash and the mapping."""
+    """Read data into conversations, mended by its recipe. Cached by the files' hashes and the mapping."""
 
     data: DataConfig
 
 
 class ShowRows(Request, frozen=True, tag="show_rows"):
-    """`count` rows from `start` of an imported data set; `search` keeps those that hold the text."""
+    """`count` rows from `start` of an imported data set; `search` keeps those that hold the text.
+
+    only: these rows, as a finding names them; `start` and `count` are then of them, and `search` is unused
+    """
 
     dataset: str
     start: int
     count: int
     search: str = ""
+    only: tuple[int, ...] = ()
 
 
 class ShowColumns(Request, frozen=True, tag="show_columns"):
@@ -62,6 +67,30 @@ class ShowTokens(Request, frozen=True, tag="show_tokens"):
     method: str = "sft"
     start: int = 0
     count: int = 5000
+
+
+class Diagnose(Request, frozen=True, tag="diagnose"):
+    """What the doctor finds in an imported data set. Kept beside it, by these arguments.
+
+    data:      `data.validation`, where it is a file, and `data.seq_len` are looked at too
+    model:     for rows that its tokens and `data.seq_len` cut or leave without anything to learn; "": none
+    test:      a file whose rows must not be learned; "": none
+    threshold: of words that nearly equal rows have in common, in their order
+    """
+
+    dataset: str
+    data: DataConfig
+    model: str = ""
+    method: str = "sft"
+    test: str = ""
+    threshold: float = USUALLY_ALIKE
+
+
+class SaveCopy(Request, frozen=True, tag="save_copy"):
+    """Write an imported data set, as its recipe left it, to a new JSON lines file."""
+
+    dataset: str
+    path: str
 
 
 class CheckModel(Request, frozen=True, tag="check_model"):
@@ -175,6 +204,21 @@ class TokensShown(Answer, frozen=True, tag="tokens_shown"):
     total: int = 0
 
 
+class Diagnosed(Answer, frozen=True, tag="diagnosed"):
+    """What was found, with what the import found: all that is to be said of these rows."""
+
+    rows: int
+    findings: tuple[Finding, ...]
+
+
+class CopySaved(Answer, frozen=True, tag="copy_saved"):
+    """The file is there, whole; importing it gives the same rows."""
+
+    path: str
+    rows: int
+    sha256: str
+
+
 class ModelChecked(Answer, frozen=True, tag="model_checked"):
     """The folder holds a sound model."""
 
@@ -245,6 +289,8 @@ ReaderRequest = (
     | ShowColumns
     | CountTokens
     | ShowTokens
+    | Diagnose
+    | SaveCopy
     | CheckModel
     | CheckAdapter
     | EncodeChat
@@ -261,6 +307,8 @@ ReaderAnswer = (
     | ColumnsShown
     | TokensCounted
     | TokensShown
+    | Diagnosed
+    | CopySaved
     | ModelChecked
     | AdapterChecked
     | ChatEncoded

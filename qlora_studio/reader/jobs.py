@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from qlora_studio.data.data_set import data_set
 from qlora_studio.data.dataset import Dataset, open_dataset
-from qlora_studio.data.importing import import_data
 from qlora_studio.protocol import reading
-from qlora_studio.reader import column_jobs, model_jobs, row_jobs, run_jobs
+from qlora_studio.reader import column_jobs, doctor_jobs, model_jobs, row_jobs, run_jobs
 from qlora_studio.reader.model_text import ModelTexts
 
 _TELL_EVERY_S = 0.1
@@ -30,7 +30,7 @@ class Jobs:
         told = Progress(request.id, self._say)
         match request:
             case reading.ImportData():
-                imported = import_data(request.data, told)
+                imported = data_set(request.data, told)
                 return reading.DataImported(
                     id=request.id, dataset=str(imported.dataset), report=imported.report
                 )
@@ -42,6 +42,10 @@ class Jobs:
                 return row_jobs.count_tokens(request, self._open(request.dataset), self._texts, told)
             case reading.ShowTokens():
                 return row_jobs.show_tokens(request, self._open(request.dataset), self._texts)
+            case reading.Diagnose():
+                return doctor_jobs.diagnose_rows(request, self._open(request.dataset), self._texts, told)
+            case reading.SaveCopy():
+                return doctor_jobs.save_copy(request, self._open(request.dataset), told)
             case reading.CheckModel():
                 return model_jobs.check(request, self._texts, told)
             case reading.CheckAdapter():

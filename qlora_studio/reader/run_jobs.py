@@ -11,9 +11,12 @@ from pathlib import Path
 
 import msgspec
 
+from qlora_studio.config.data_parts import MixPart
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import SAMPLE, SHAPE_PREFIX, RunConfig
 from qlora_studio.config.setting import check_limits
+from qlora_studio.config.toml_file import with_absolute_paths
+from qlora_studio.data.data_set import data_set, part_alone
 from qlora_studio.data.dataset import open_dataset
 from qlora_studio.data.findings import MANY_SKIPPED
 from qlora_studio.data.importing import import_data
@@ -67,8 +70,6 @@ def prepare_run(request: reading.PrepareRun, texts: ModelTexts, told: Told) -> r
     """Raises: StudioError with what is missing or wrong; no run folder is made then."""
     config = _with_full_paths(request.config)
     check_limits(config, "The settings")
-    if config.data.mix:
-        raise StudioError("data.mix is refused: mixing several files isn't built yet in this version.")
     if config.model.path.startswith(SHAPE_PREFIX):
         ready = _of_shape(config)
     else:
@@ -103,7 +104,7 @@ def suggest_samples(
     """Prompts that fit no widget are left out (S8). Raises: StudioError."""
     config = _with_full_paths(request.config)
     encoder = texts.of(config.model.path).encoder(config.data.train_on, config.training.method)
-    prompts = sample_prompts(_source(config, True, told), encoder, config)
+    prompts = sample_prompts(_source(config, True, told), encoder, config, told)
     shown = tuple(prompt for prompt in prompts if len(prompt) <= SHOWN_CHARACTERS)
     return reading.SamplesSuggested(id=request.id, prompts=shown)
 
@@ -193,11 +194,13 @@ def _of_shape(config: RunConfig) -> _Ready:
 
 
 def _source(config: RunConfig, accept_skipped: bool, told: Told) -> Source:
-    train = open_dataset(import_data(config.data, told).dataset)
+    train = open_dataset(data_set(config.data, told).dataset)
     _refuse_many_skipped(train.report, accept_skipped)
     if not isinstance(config.data.validation, str):
         return Source(train)
-    held_out = msgspec.structs.replace(config.data, path=config.data.validation, validation=0.0)
+    held_out = msgspec.structs.replace(
+        config.data, path=config.data.validation, validation=0.0, mix=(), recipe=()
+    )
     return Source(train, open_dataset(import_data(held_out, told).dataset))
 
 
@@ -265,8 +268,8 @@ def _notes(config: RunConfig, shape: ModelShape, promised: Promise) -> Iterator[
 
 
 def _name(config: RunConfig, model: str) -> str:
-    data = "sample" if config.data.path == SAMPLE else Path(config.data.path).stem
-    return f"{data} {model}"
+    paths = [part.path for part in config.data.mix] or [config.data.path]
+    return f"{' and '.join(Path(path).stem for path in paths)} {model}"
 
 
 def _versions() -> dict[str, str]:
@@ -281,17 +284,7 @@ def _versions() -> dict[str, str]:
 
 def _with_full_paths(config: RunConfig) -> RunConfig:
     """A run may go on from another working folder."""
-    data = msgspec.structs.replace(config.data, path=_full(config.data.path))
-    if isinstance(data.validation, str):
-        data = msgspec.structs.replace(data, validation=_full(data.validation))
-    model = msgspec.structs.replace(config.model, path=_full(config.model.path))
-    return msgspec.structs.replace(config, data=data, model=model)
-
-
-def _full(path: str) -> str:
-    if path == SAMPLE or path.startswith(SHAPE_PREFIX):
-        return path
-    return str(Path(path).expanduser().absolute())
+    return with_absolute_paths(config, Path.cwd())
 
 
 def _refuse_changed_model(config: RunConfig, hashes: Hashes, texts: ModelTexts, told: Told) -> None:
@@ -311,13 +304,17 @@ def _refuse_changed_model(config: RunConfig, hashes: Hashes, texts: ModelTexts, 
 
 def _refuse_changed_data(config: RunConfig, hashes: Hashes, told: Told) -> None:
     """A file that is gone has not changed: the prepared rows are what is trained on."""
-    if config.data.path != SAMPLE and not Path(config.data.path).exists():
-        return
-    if import_data(config.data, told).report.sha256 != hashes.data:
-        raise StudioError(
-            f"{config.data.path} changed since this run began.",
-            hint="Put the old file back, or start a new run.",
-        )
+    parts = config.data.mix or (MixPart(path=config.data.path),)
+    before = hashes.data.split("+")  # as `mix.py` puts them together
+    for part, then in zip(parts, before, strict=True):
+        if part.path != SAMPLE and not Path(part.path).exists():
+            continue
+        alone = part_alone(config.data, part) if config.data.mix else config.data
+        if import_data(alone, told).report.sha256 != then:
+            raise StudioError(
+                f"{part.path} changed since this run began.",
+                hint="Put the old file back, or start a new run.",
+            )
 
 
 def _prepare_again(config: RunConfig, folder: Path, texts: ModelTexts, told: Told) -> None:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qlora_studio.config.data_parts import Fix
 from qlora_studio.config.run_config import RunConfig
 from qlora_studio.config.setting import fields_of, problem_with
 from qlora_studio.config.toml_file import parse_assignment, read_run_config, run_config_text, with_changes
@@ -26,7 +27,7 @@ def test_the_design_documents_example_is_read(tmp_path: Path):
     file.write_text(
         'schema_version = 1\n[model]\npath = "m"\nquantization = "nf4"\n'
         '[data]\npath = "d.jsonl"\nseq_len = 2048\n'
-        '[data.map]\nanswer = "reply"\n[[data.mix]]\npath = "e.jsonl"\nweight = 2.0\n[lora]\nr = 64\n'
+        '[data.map]\nanswer = "reply"\n[[data.recipe]]\nkind = "refusals"\n[lora]\nr = 64\n'
         "[training]\nlearning_rate = 2e-4\nrecompute = 12\n[preference]\nbeta = 0.1\n"
         '[[samples]]\nprompt = "Hi"\nmax_tokens = 64\n',
         "utf-8",
@@ -112,3 +113,52 @@ def test_any_change_gives_settings_or_a_reason(key: str, value: object):
     except StudioError:
         return
     assert msgspec.convert(msgspec.to_builtins(changed), RunConfig) == changed
+
+
+MIXTURE = (
+    '[[data.mix]]\npath = "a.jsonl"\nweight = 2\n[[data.mix.recipe]]\nkind = "test_rows"\npath = "t.jsonl"\n'
+    '[[data.mix]]\npath = "b.jsonl"\n[[data.recipe]]\nkind = "near_duplicates"\nthreshold = 0.95\n'
+)
+
+
+def test_a_mixture_stands_in_place_of_a_path_and_is_read_back_with_its_recipes(tmp_path: Path):
+    file, again = tmp_path / "run.toml", tmp_path / "again.toml"
+    file.write_text(MIXTURE, "utf-8")
+
+    config = read_run_config(file)
+    again.write_text(run_config_text(config), "utf-8")
+
+    assert (config.data.path, [part.weight for part in config.data.mix]) == ("", [2.0, 1.0])
+    assert config.data.mix[0].recipe == (Fix(kind="test_rows", path=str(tmp_path / "t.jsonl")),)
+    assert config.data.recipe == (Fix(kind="near_duplicates", threshold=0.95),)
+    assert read_run_config(again) == config
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ('[data]\npath = "sample"\n' + MIXTURE, "can't stand together"),
+        ('[data]\npath = ""\n', "data.path is empty"),
+        (MIXTURE.replace('"b.jsonl"', '"a.jsonl"'), "the same path twice"),
+        (MIXTURE.replace("weight = 2", "weight = 101"), "at most 100"),
+        (MIXTURE.replace("weight = 2", "weight = 0"), "above 0"),
+        (MIXTURE.replace("0.95", "0.3"), "between 0.7 and 1"),
+        (MIXTURE.replace("near_duplicates", "near_misses"), "data.recipe"),
+        (MIXTURE.replace('path = "t.jsonl"\n', ""), "test_rows, which needs it"),
+        ('[[data.recipe]]\nkind = "rows"\n', "which needs some"),
+        ('[[data.recipe]]\nkind = "rows"\nrows = [-1]\n', "counted from 0"),
+    ],
+)
+def test_a_mixture_or_recipe_that_can_not_stand_is_refused_by_key(tmp_path: Path, changed: str, words: str):
+    file = tmp_path / "run.toml"
+    file.write_text(changed, "utf-8")
+
+    with pytest.raises(StudioError, match=words):
+        read_run_config(file)
+
+
+def test_settings_from_before_there_were_recipes_are_read():
+    values = msgspec.to_builtins(RunConfig())
+    del values["data"]["recipe"]
+
+    assert msgspec.convert(values, RunConfig) == RunConfig()

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qlora_studio.config.run_config import DataConfig, MixPart
+from qlora_studio.config.run_config import DataConfig
 from qlora_studio.data import intake
 from qlora_studio.data.dataset import Dataset, open_dataset
 from qlora_studio.data.importing import import_data
@@ -199,11 +199,6 @@ def test_more_rows_than_the_limit_are_refused(tmp_path: Path, monkeypatch: pytes
 
     with pytest.raises(StudioError, match=r"rows\.jsonl has more rows than the 2 that are read"):
         import_bytes(tmp_path / "rows.jsonl", content)
-
-
-def test_mixtures_are_refused_until_they_are_built() -> None:
-    with pytest.raises(StudioError, match="isn't built yet"):
-        import_data(DataConfig(mix=(MixPart(path="a"),)), lambda done, total, words: None)
 
 
 def test_an_import_of_a_written_back_import_is_the_identity(tmp_path: Path) -> None:

@@ -242,6 +242,6 @@ def test_a_sample_asks_the_first_question_though_the_assistant_speaks_first(tmp_
     turns = [{"role": role, "content": text} for role, text in zip(roles, ("Hi", "hello?", "b"), strict=True)]
     source = rated(tmp_path, {"messages": turns})
 
-    (sample,) = sample_prompts(source, encoder_of(tmp_path, settings()), settings())
+    (sample,) = sample_prompts(source, encoder_of(tmp_path, settings()), settings(), silent)
 
     assert sample == "hello?"

@@ -126,7 +126,7 @@ def test_faults_beside_what_a_format_leaves_out_are_asked_about(jobs, model, tmp
     [
         ({"data__seq_len": 20}, "40 longer than 20 tokens"),
         ({"data__too_long": "stop", "data__seq_len": 20}, "line 1 has"),
-        ({"data__mix": [{"path": "x"}]}, "isn't built yet"),
+        ({"data__path": "", "data__mix": [{"path": "x"}]}, "x can't be opened"),
         ({"model__path": "missing"}, "missing"),
         ({"model__path": "sample"}, "sample model"),
         ({"data__path": "missing.jsonl"}, "missing.jsonl"),

@@ -1,0 +1,224 @@
+"""Rows that a fix would leave out or mend, found the same way by the doctor that offers it and the recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow.compute as pc
+import xxhash
+from numpy.typing import NDArray
+
+from qlora_studio.config.data_parts import Fix
+from qlora_studio.config.places import cache_folder
+from qlora_studio.config.run_config import DataConfig
+from qlora_studio.data import text_signs
+from qlora_studio.data.dataset import open_dataset
+from qlora_studio.data.importing import import_data
+from qlora_studio.data.near_rows import NearRows, cached_near_rows, find_near_rows
+from qlora_studio.data.row_words import RowWords, read_words
+from qlora_studio.data.text_signs import Sign
+
+MARKS_VERSION = 1  # raised when the same fix would mark other rows
+
+Told = Callable[[int, int, str], None]
+
+_NONE = np.zeros(0, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Marked:
+    """What is found of one kind.
+
+    rows:     that show it, in their order
+    left_out: those of them that the fix leaves out
+    groups:   rows that belong together, the one that stays first
+    exact:    how many of the rows are equal word for word to what they are compared with
+    """
+
+    rows: NDArray[np.int64]
+    left_out: NDArray[np.int64]
+    groups: tuple[tuple[int, ...], ...] = ()
+    exact: int = 0
+
+
+class Rows(Protocol):
+    """Rows to look at, as record batches. folder: where findings are kept, if anywhere."""
+
+    @property
+    def folder(self) -> Path | None: ...
+
+    def __len__(self) -> int: ...
+
+    def batches(self) -> Iterator[Any]: ...
+
+
+def marked_rows(dataset: Rows, fix: Fix, told: Told) -> Marked:
+    """By everything but the fix of kind "rows", whose numbers are those of the import.
+
+    Raises: StudioError where the file of a fix can't be read.
+    """
+    match fix.kind:
+        case "near_duplicates":
+            return _copies(near_rows(dataset, fix.threshold, told))
+        case "test_rows":
+            return rows_of_file(dataset, fix.path, fix.threshold, told)
+        case "contradictions":
+            return _contradictions(dataset, told)
+        case "empty_answers":
+            return _all(_empty_answers(dataset, told))
+        case "refusals":
+            return _all(rows_with(dataset, text_signs.REFUSAL, told, answers=True))
+        case "cut_sentences":
+            return _all(rows_with(dataset, text_signs.CUT, told, answers=True, last=True))
+        case "broken_encoding":
+            return Marked(rows_with(dataset, text_signs.ENCODING, told), _NONE)
+        case "rows":
+            return _all(_NONE)
+
+
+def near_rows(dataset: Rows, threshold: float, told: Told) -> NearRows:
+    """Which rows are nearly equal; kept beside the data set."""
+
+    def words() -> RowWords:
+        return read_words([dataset], cache_folder(), told)
+
+    if dataset.folder is None:
+        return find_near_rows(words(), threshold, told)
+    return cached_near_rows(dataset.folder, threshold, words, told)
+
+
+def rows_of_file(dataset: Rows, path: str, threshold: float, told: Told) -> Marked:
+    """Rows that stand in another file too, with all they say, nearly so, or with the same question."""
+    other = open_dataset(import_data(DataConfig(path=path), told).dataset)
+    words = read_words([other, dataset], cache_folder(), told)
+    known = len(other)
+    near = find_near_rows(words, threshold, told, known).copy_of[known:] >= 0
+    asked = _questions(words)
+    equal = np.isin(asked[known:], asked[:known])
+    return _all(np.flatnonzero(near | equal), exact=int(equal.sum()))
+
+
+def rows_with(
+    dataset: Rows, sign: Sign, told: Told, *, answers: bool = False, last: bool = False
+) -> NDArray[np.int64]:
+    """Rows with a text that shows a sign. answers: only those of the assistant; last: only the last turn."""
+    found: list[NDArray[np.int64]] = []
+    for first, batch in _each(dataset, told, "Reading texts"):
+        rows = [
+            parents[at]
+            for texts, parents in _texts(batch, answers=answers, last=last)
+            for at in _fitting(texts, sign)
+        ]
+        found.append(np.unique(np.array(rows, dtype=np.int64)) + first)
+    return np.concatenate([_NONE, *found])
+
+
+def _fitting(texts: Any, sign: Sign) -> Iterator[int]:
+    hits = pc.match_substring_regex(texts, pattern=sign.pattern)
+    for at in pc.indices_nonzero(hits).to_pylist():
+        if sign.judge(texts[at].as_py()):
+            yield at
+
+
+def _texts(batch: Any, *, answers: bool, last: bool) -> Iterator[tuple[Any, NDArray[np.int64]]]:
+    """Columns of texts, each with the number of every text's row in the batch."""
+    for column in (batch.column("messages"), batch.column("rejected"))[: 1 if answers else 2]:
+        flat = column.flatten()
+        parents = pc.list_parent_indices(column).to_numpy(zero_copy_only=False).astype(np.int64)
+        contents, kept = flat.field("content"), np.ones(len(parents), dtype=bool)
+        if answers:
+            kept &= pc.equal(flat.field("role"), "assistant").to_numpy(zero_copy_only=False)
+        if last:
+            kept[:-1] &= parents[1:] != parents[:-1]
+        at = np.flatnonzero(kept)
+        yield (contents if kept.all() else contents.take(at)), parents[at]
+    if not answers:
+        texts = batch.column("text")
+        yield texts.drop_null(), np.flatnonzero(texts.is_valid().to_numpy(zero_copy_only=False))
+
+
+def _empty_answers(dataset: Rows, told: Told) -> NDArray[np.int64]:
+    found = [_NONE]
+    for first, batch in _each(dataset, told, "Looking for empty answers"):
+        messages = batch.column("messages")
+        flat = messages.flatten()
+        silent = pc.equal(pc.utf8_trim_whitespace(flat.field("content")), "")
+        calls = pc.fill_null(pc.match_substring(flat.field("more"), '"tool_calls"'), False)
+        empty = pc.and_(pc.and_not(silent, calls), pc.equal(flat.field("role"), "assistant"))
+        parents = pc.list_parent_indices(messages).filter(empty).to_numpy(zero_copy_only=False)
+        found.append(np.unique(parents).astype(np.int64) + first)
+    return np.concatenate(found)
+
+
+def _contradictions(dataset: Rows, told: Told) -> Marked:
+    """Questions of one turn that are answered differently, and answers that are rated both ways."""
+    rows, asked, said = [], [], []
+    for first, batch in _each(dataset, told, "Comparing answers to equal questions"):
+        for row, question, answer in _questions_and_answers(batch):
+            rows.append(first + row)
+            asked.append(xxhash.xxh3_64_intdigest(question))
+            said.append(xxhash.xxh3_64_intdigest(answer))
+    order = np.argsort(np.array(asked, dtype=np.uint64), kind="stable")
+    by_question = np.array(asked, dtype=np.uint64)[order]
+    bounds = np.flatnonzero(np.diff(by_question)) + 1
+    several = [part for part in np.split(order, bounds) if len(part) > 1]
+    groups = [
+        tuple(rows[at] for at in part) for part in several if len({said[at] for at in part.tolist()}) > 1
+    ]
+    groups.sort()
+    later = np.array(sorted(row for group in groups for row in group[1:]), dtype=np.int64)
+    every = np.array(sorted(row for group in groups for row in group), dtype=np.int64)
+    return Marked(every, later, tuple(groups))
+
+
+def _questions_and_answers(batch: Any) -> Iterator[tuple[int, bytes, bytes]]:
+    """Of chats with one question and one answer: row, all that stands before the answer, and the answer."""
+    messages = batch.column("messages")
+    flat = messages.flatten()
+    roles, contents = flat.field("role").to_pylist(), flat.field("content").to_pylist()
+    tools, ratings = batch.column("tools").to_pylist(), batch.column("label").to_pylist()
+    paired = batch.column("shared").is_valid().to_pylist()
+    at = 0
+    for row, length in enumerate(messages.value_lengths().to_pylist()):
+        first, at = at, at + (length or 0)
+        turns = [role for role in roles[first:at] if role != "system"]
+        if turns != ["user", "assistant"] or roles[at - 1] != "assistant" or paired[row] or tools[row]:
+            continue
+        question = "\n".join(" ".join(text.split()) for text in contents[first : at - 1]).lower()
+        answer = " ".join(contents[at - 1].split()).lower().rstrip(".")
+        if not answer:
+            continue
+        if ratings[row] is not None:  # of rated answers several to one question are meant
+            question, answer = f"{question}\n{answer}", str(ratings[row])
+        yield row, question.encode("utf-8"), answer.encode("utf-8")
+
+
+def _questions(words: RowWords) -> NDArray[np.uint64]:
+    """A hash of each row's words before its first answer; of a text, and where nothing is asked, of all."""
+    found = np.zeros(len(words), dtype=np.uint64)
+    for row in range(len(words)):
+        of_row = words.of(row)
+        answers = np.flatnonzero(of_row & 1)
+        asked = of_row[: answers[0]] if len(answers) and answers[0] else of_row
+        found[row] = xxhash.xxh3_64_intdigest(asked.tobytes())
+    return found
+
+
+def _copies(near: NearRows) -> Marked:
+    return Marked(near.copies, near.copies, tuple(near.members()))
+
+
+def _all(rows: NDArray[np.int64], exact: int = 0) -> Marked:
+    return Marked(rows, rows, exact=exact)
+
+
+def _each(dataset: Rows, told: Told, words: str) -> Iterator[tuple[int, Any]]:
+    first = 0
+    for batch in dataset.batches():
+        told(first, len(dataset), words)
+        yield first, batch
+        first += batch.num_rows

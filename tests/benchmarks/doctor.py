@@ -1,0 +1,141 @@
+"""How long the doctor takes, and how much of what was planted it finds: `tests/benchmarks/doctor.py`.
+
+Rows are questions and answers of words as frequent as in a language (Zipf). Into them copies with edits are
+planted: of 10 % of the words at most, each replaced, left out, put in or swapped with the next, anywhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+
+def main() -> None:
+    """Prints seconds, memory, recall and precision."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--words", type=int, default=120, help="of a row, on average")
+    parser.add_argument("--vocabulary", type=int, default=30_000)
+    parser.add_argument("--planted", type=float, default=0.05, help="share of the rows")
+    parser.add_argument("--form", type=int, default=0, help="words that all rows begin with")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as home:
+        os.environ["QLORA_STUDIO_HOME"] = home
+        file = Path(home) / "rows.jsonl"
+        copies = write(file, arguments)
+        measure(file, copies)
+
+
+def write(file: Path, arguments: argparse.Namespace) -> dict[int, int]:
+    """Line of each planted copy -> line of its original, both from 1."""
+    random.seed(7)
+    numbers = np.random.Generator(np.random.PCG64(7))
+    form = [f"form{i}" for i in range(arguments.form)]
+    rows = list(originals(arguments, numbers))
+    planted = int(arguments.planted * arguments.rows)
+    places = random.sample(range(1, len(rows)), planted)
+    copies: dict[int, int] = {}
+    with file.open("w", encoding="utf-8") as out:
+        line, copied = 0, set(places)
+        lines: dict[int, int] = {}
+        for index, words in enumerate(rows):
+            line += 1
+            lines[index] = line
+            out.write(record(form, words))
+            if index in copied:
+                original = random.randrange(index)
+                line += 1
+                copies[line] = lines[original]
+                out.write(record(form, edited(rows[original], arguments.vocabulary)))
+    return copies
+
+
+def originals(arguments: argparse.Namespace, numbers: np.random.Generator) -> Iterator[list[str]]:
+    """Rows of words of a language."""
+    for _ in range(arguments.rows):
+        count = max(20, int(numbers.normal(arguments.words, arguments.words / 3)))
+        ranks = np.minimum(numbers.zipf(1.2, count), arguments.vocabulary)
+        yield [f"w{rank}" for rank in ranks.tolist()]
+
+
+def edited(words: list[str], vocabulary: int) -> list[str]:
+    """At most a tenth of the words differ."""
+    words = list(words)
+    edits = random.randint(1, max(1, len(words) // 10))
+    while edits > 0:
+        at = random.randrange(len(words) - 1)
+        kind = random.choice(["replace", "leave out", "put in", "swap"])
+        if kind == "replace":
+            words[at] = f"w{random.randrange(vocabulary)}"
+        elif kind == "leave out":
+            del words[at]
+        elif kind == "put in":
+            words.insert(at, f"w{random.randrange(vocabulary)}")
+        elif edits >= 2:
+            words[at], words[at + 1] = words[at + 1], words[at]
+            edits -= 1
+        else:
+            continue
+        edits -= 1
+    return words
+
+
+def record(form: list[str], words: list[str]) -> str:
+    """A line: the first half is asked, the second one is the answer."""
+    half = len(words) // 2
+    chat = [
+        {"role": "user", "content": " ".join(form + words[:half])},
+        {"role": "assistant", "content": " ".join(words[half:])},
+    ]
+    return json.dumps({"messages": chat}) + "\n"
+
+
+def measure(file: Path, copies: dict[int, int]) -> None:
+    from qlora_studio.config.run_config import DataConfig
+    from qlora_studio.data.dataset import open_dataset
+    from qlora_studio.data.importing import import_data
+    from qlora_studio.data.near_rows import find_near_rows
+    from qlora_studio.data.row_words import read_words
+
+    def told(done: int, total: int, words: str) -> None:
+        return None
+
+    begun = time.monotonic()
+    dataset = open_dataset(import_data(DataConfig(path=str(file)), told).dataset)
+    print(f"{len(dataset):,} rows, {file.stat().st_size / 1e6:,.0f} MB, imported in {since(begun)}")
+    begun = time.monotonic()
+    words = read_words([dataset], file.parent, told)
+    print(f"{len(words.words):,} words read in {since(begun)}")
+    begun = time.monotonic()
+    near = find_near_rows(words, 0.9, told)
+    print(f"near-equal rows found in {since(begun)}")
+    line = [row.line for row in dataset]
+    row_of = {line: row for row, line in enumerate(line)}
+    found = {line[row] for row in near.copies.tolist()}
+    copies = {copy: first for copy, first in copies.items() if copy in row_of}  # the others were equal
+    together = sum(near.groups[row_of[copy]] == near.groups[row_of[first]] for copy, first in copies.items())
+    right = len(found & copies.keys())
+    print(f"recall {right / len(copies):.4f}, precision {right / max(1, len(found)):.4f}")
+    print(f"{together / len(copies):.4f} of the copies stand with their original")
+    print(
+        f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB; "
+        f"load {os.getloadavg()[0]:.1f}"
+    )
+
+
+def since(begun: float) -> str:
+    """Seconds in words."""
+    return f"{time.monotonic() - begun:.1f} s"
+
+
+if __name__ == "__main__":
+    main()
