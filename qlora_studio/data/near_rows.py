@@ -24,6 +24,7 @@ from qlora_studio.data.row_words import RowWords
 NEAR_VERSION = 1  # raised when the same rows would give other pairs
 
 LEAST_WORDS = 10  # shorter rows are near only where all words are the same
+_HALF = 0.5 + 1e-9  # a tenth is no binary number: 1.5 of 15 words are two
 _ANSWERS_SHARE = 0.5  # of their words, at least: two questions on one long text are no copies
 _SHARED_RUNS = 2  # c
 _BOILERPLATE = 0.05  # a run of words in more than this share of the rows is a form, not what a row says
@@ -66,7 +67,7 @@ class NearRows:
 
 def allowed_edits(words: int, threshold: float) -> int:
     """How many words may differ in rows of so many words, the nearest number to the share."""
-    return int((1 - threshold) * words + 0.5) if words >= LEAST_WORDS else 0
+    return int((1 - threshold) * words + _HALF) if words >= LEAST_WORDS else 0
 
 
 def find_near_rows(words: RowWords, threshold: float, told: Told, known: int = 0) -> NearRows:
@@ -146,7 +147,8 @@ class _Runs:
         # one number that sorts by row, then by how rare the run is, then by the run
         rarity = np.minimum(seen[shared], _MOST_SEEN).astype(np.uint64) << np.uint64(32)
         keys = rows[shared].astype(np.uint64) << np.uint64(44) | rarity | runs[shared] >> np.uint64(32)
-        keys = np.unique(keys)
+        keys.sort()  # several times faster here than np.unique, which hashes
+        keys = keys[np.append(True, keys[1:] != keys[:-1])] if len(keys) else keys
         rows = (keys >> np.uint64(44)).astype(np.int64)
         rank = np.arange(len(rows)) - np.searchsorted(rows, np.arange(last - first))[rows]
         kept = rank < np.minimum(self._prefix(own) - alone, self._kept)[rows]
@@ -312,14 +314,23 @@ class _Copies:
         self._rows = rows
 
     def take(self, row: int, others: list[int], near: Callable[[int, int], bool]) -> None:
-        """others: earlier rows that may be near to this one."""
+        """others: earlier rows that may be near to this one; what they are copies of may be so too."""
+        compared: dict[int, bool] = {}
+
+        def is_near(other: int) -> bool:
+            if other not in compared:
+                compared[other] = near(row, other)
+            return compared[other]
+
+        firsts = dict.fromkeys(
+            other if self._copy_of[other] < 0 else int(self._copy_of[other]) for other in others
+        )
+        first = next((other for other in firsts if is_near(other)), -1)
+        if first >= 0:
+            self._copy_of[row] = first
+            self._join(row, first)
         for other in others:
-            first_of_all = self._copy_of[other] < 0
-            if first_of_all and self._copy_of[row] < 0:
-                if near(row, other):
-                    self._copy_of[row] = other
-                    self._join(row, other)
-            elif self._root(row) != self._root(other) and near(row, other):
+            if self._root(row) != self._root(other) and is_near(other):
                 self._join(row, other)
 
     def result(self) -> NearRows:
