@@ -438,7 +438,7 @@ def test_dragging_zooms_to_the_steps_under_it_in_all_charts(open_run, make, qtbo
     assert page.stretch.first == pytest.approx(100, abs=2)
     assert page.stretch.last == pytest.approx(200, abs=2)
     for name in ("monitor_loss", "monitor_vram", "monitor_speed"):
-        assert _chart(page, name)._box.viewRange()[0] == pytest.approx([100, 200], abs=2)
+        assert _chart(page, name).box.viewRange()[0] == pytest.approx([100, 200], abs=2)
 
 
 def test_a_double_click_shows_all_steps_again(open_run, make, qtbot):

@@ -192,8 +192,8 @@ def test_the_axes_tell_the_range_in_sight_however_often_the_same_runs_are_shown(
     chart.show_runs(app.runs.compared(), "evaluation", "steps")
     chart.show_runs(app.runs.compared(), "evaluation", "steps")
 
-    in_sight = chart.getPlotItem().getViewBox().viewRange()
-    axes = [chart.getPlotItem().getAxis(side).range for side in ("bottom", "left")]
+    in_sight = chart.box.viewRange()
+    axes = [chart.axes[side].range for side in ("bottom", "left")]
     assert in_sight[0][1] > 100
     assert [list(axis) for axis in axes] == [list(span) for span in in_sight]
 

@@ -16,7 +16,7 @@ from PySide6.QtGui import QPen, QResizeEvent
 from qlora_studio.state.curves import Points
 from qlora_studio.ui.pages.monitor_stretch import Stretch
 from qlora_studio.ui.theme import fade, theme
-from qlora_studio.ui.widgets.chart import ChartView, ThousandsAxis
+from qlora_studio.ui.widgets.chart import ChartView, ThousandsAxis, UprightAxis, round_step
 
 _ZOOM = 0.85  # of what is shown, a notch of the wheel
 _ROOM = 0.07  # above and below what is drawn, of its height
@@ -45,36 +45,24 @@ class StepChart(ChartView):
         self._sought = pg.LinearRegionItem(movable=False)
         self._drag_from: QPointF | None = None
         self._pans = False
-        super().__init__(name=name, label=label)
-        item = self.getPlotItem()
-        item.setAxisItems({"bottom": StepsAxis("bottom"), "left": left_axis})
-        item.setDownsampling(auto=False)
-        item.setClipToView(False)
-        item.getAxis("left").setWidth(theme().px(46))
-        item.getAxis("bottom").setHeight(theme().px(22))  # a fixed one: no layout at each move
-        for side in ("left", "bottom"):
-            item.getAxis(side).setStyle(tickLength=-4, autoExpandTextSpace=False)
-        for side in ("left", "bottom", "right", "top"):  # those that aren't shown follow the range too
-            item.getAxis(side).enableAutoSIPrefix(False)
+        super().__init__(left_axis, StepsAxis("bottom"), name=name, label=label)
+        for axis in self.axes.values():
+            axis.setStyle(autoExpandTextSpace=False)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-        self._box: pg.ViewBox = item.getViewBox()
-        self._box.setMouseEnabled(False, False)
-        self._box.disableAutoRange()
+        self.box.setMouseEnabled(False, False)
+        self.box.disableAutoRange()
         self._sought.setZValue(30)
         self._crosshair.setZValue(20)
         for guest in (self._sought, self._crosshair):
             guest.hide()
-            self.addItem(guest, ignoreBounds=True)
+            self.addItem(guest)
         self.recolor()
         stretch.changed.connect(self.redraw)
         stretch.pointed.connect(self._show_crosshair)
 
     def add_step_line(self, name: str, color: str | int, width: float) -> None:
         """name: of an array of `Points`; color: a token of the theme, or a series."""
-        item = self.add_line(color, width)
-        item.setDownsampling(auto=False)
-        item.setClipToView(False)
-        self._step_lines.append(StepLine(item, name))
+        self._step_lines.append(StepLine(self.add_line(color, width), name))
 
     def redraw(self) -> None:
         """What is in sight, in as many points as there are columns of pixels."""
@@ -106,7 +94,7 @@ class StepChart(ChartView):
 
     def columns(self) -> int:
         """Of pixels, for the curves."""
-        return max(int(self._box.width()), 50)
+        return max(int(self.box.width()), 50)
 
     def scaled(self, values: NDArray[Any]) -> NDArray[Any]:
         """As they are drawn: their logarithms where the axis is logarithmic."""
@@ -125,8 +113,8 @@ class StepChart(ChartView):
     def set_range(self, low: float, high: float) -> None:
         """Of the left axis; the bottom one shows the stretch."""
         self._range = (low, high)
-        self._box.setRange(xRange=(self._stretch.first, self._stretch.last), yRange=self._range, padding=0)
-        self._box.updateMatrix()  # while it paints it would, and then paint once more
+        self.box.setRange(xRange=(self._stretch.first, self._stretch.last), yRange=self._range, padding=0)
+        self.box.updateMatrix()  # while it paints it would, and then paint once more
 
     # Crosshair and mouse ----------------------------------------------------------------------------
 
@@ -139,11 +127,11 @@ class StepChart(ChartView):
     def step_at(self, position: QPointF) -> float:
         """position: in this widget."""
         scene = self.mapToScene(position.toPoint())
-        return float(self._box.mapSceneToView(scene).x())
+        return float(self.box.mapSceneToView(scene).x())
 
     def x_of(self, step: float) -> int:
         """Where a step stands, in this widget's pixels."""
-        return int(self.mapFromScene(self._box.mapViewToScene(QPointF(step, self._range[0]))).x())
+        return int(self.mapFromScene(self.box.mapViewToScene(QPointF(step, self._range[0]))).x())
 
     def mousePressEvent(self, event: Any) -> None:
         pans = event.button() == Qt.MouseButton.MiddleButton or (
@@ -204,6 +192,8 @@ class StepChart(ChartView):
 
     def recolor(self) -> None:
         super().recolor()
+        self.axes["left"].setWidth(theme().px(46))
+        self.axes["bottom"].setHeight(theme().px(22))  # a fixed one: no layout at each move
         text = theme().color("muted")
         self._crosshair.setPen(pg.mkPen(text, width=1, style=Qt.PenStyle.DotLine))
         self._sought.setBrush(pg.mkBrush(fade(theme().color("accent"), 0.18)))
@@ -227,14 +217,14 @@ class StepsAxis(ThousandsAxis):
         return [level for level in found if level[0] >= 1] or [(1.0, 0.0)]
 
 
-class PowerAxis(pg.AxisItem):  # type: ignore[misc]
+class PowerAxis(UprightAxis):
     """Ticks such as 2e-4."""
 
     def tickStrings(self, values: Sequence[float], scale: float, spacing: float) -> list[str]:
         return [in_powers(value * scale) for value in values]
 
 
-class ShortAxis(pg.AxisItem):  # type: ignore[misc]
+class ShortAxis(UprightAxis):
     """Ticks such as 5k and 0.25."""
 
     def tickStrings(self, values: Sequence[float], scale: float, spacing: float) -> list[str]:
@@ -243,7 +233,7 @@ class ShortAxis(pg.AxisItem):  # type: ignore[misc]
         return [f"{value * scale:g}" for value in values]
 
 
-class LossAxis(pg.AxisItem):  # type: ignore[misc]
+class LossAxis(UprightAxis):
     """Plain ticks; on a logarithmic scale they stand at round losses, not at round powers."""
 
     def __init__(self) -> None:
@@ -259,7 +249,7 @@ class LossAxis(pg.AxisItem):  # type: ignore[misc]
             powers = range(math.floor(low), math.ceil(high) + 1)
             round_ones = [base * 10.0**power for power in powers for base in (1, 2, 5)]
         else:
-            step = _round_step((most - least) / max(size / 40, 2))
+            step = round_step((most - least) / max(size / 40, 2))
             round_ones = [step * number for number in range(1, int(most / step) + 1)]
         return [(1.0, [math.log10(value) for value in round_ones if least <= value <= most])]
 
@@ -276,8 +266,3 @@ def in_powers(value: float) -> str:
         return "0" if value == 0 else "–"
     power = math.floor(math.log10(abs(value)) + 1e-9)
     return f"{value / 10**power:.3g}e{power}"
-
-
-def _round_step(least: float) -> float:
-    power = 10.0 ** math.floor(math.log10(least))
-    return next(base * power for base in (1, 2, 2.5, 5, 10) if base * power >= least)

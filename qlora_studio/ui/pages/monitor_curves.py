@@ -16,7 +16,7 @@ from qlora_studio.state.monitor import CardPoint
 from qlora_studio.ui.pages.monitor_chart import LossAxis, PowerAxis, ShortAxis, StepChart
 from qlora_studio.ui.pages.monitor_stretch import Stretch
 from qlora_studio.ui.theme import theme
-from qlora_studio.ui.widgets.chart import series_pen
+from qlora_studio.ui.widgets.chart import UprightAxis, series_pen
 
 _EVALUATION = 1  # series: dashed, with markers
 _MARKED = 120  # evaluations in sight, at most, that have a marker each
@@ -35,9 +35,8 @@ class LossChart(StepChart):
         self.add_step_line("loss", "raw_line", 1.0)
         self.add_step_line("smoothed", 0, 2.6)
         self._evaluations = self.add_line(_EVALUATION, 2.0, "o")
-        self._evaluations.setDownsampling(auto=False)
         for item in (self._gaps, self._saved):
-            self.addItem(item, ignoreBounds=True)
+            self.addItem(item)
         self.recolor()
 
     @property
@@ -75,7 +74,7 @@ class LossChart(StepChart):
             label = pg.TextItem(text, anchor=(0, 0), color=theme().color("bad"))
             label.setFont(theme().font("note", 600))
             label.setPos(gap.step, high - (high - low) * 0.07 * place)
-            self.addItem(label, ignoreBounds=True)
+            self.addItem(label)
             self._labels.append(label)
 
     def _draw_checkpoints(self, points: Points, low: float) -> None:
@@ -118,7 +117,7 @@ class GradNormChart(StepChart):
             stretch, name="monitor_grad_norm", label="Gradient norm", left_axis=ShortAxis("left")
         )
         self._clip.hide()
-        self.addItem(self._clip, ignoreBounds=True)
+        self.addItem(self._clip)
         self.add_step_line("grad_norm", 3, 1.2)
 
     def set_clip(self, norm: float) -> None:
@@ -149,7 +148,6 @@ class CardChart(StepChart):
     def __init__(self, stretch: Stretch) -> None:
         super().__init__(stretch, name="monitor_gpu", label="GPU temperature", left_axis=DegreeAxis("left"))
         self._heat = self.add_line(4, 1.8)
-        self._heat.setDownsampling(auto=False)
         self._readings: list[CardPoint] = []
 
     def set_readings(self, readings: list[CardPoint]) -> None:
@@ -165,7 +163,7 @@ class CardChart(StepChart):
         return (float(heat.min()) - 5, float(heat.max()) + 5) if told else (low, high)
 
 
-class DegreeAxis(pg.AxisItem):  # type: ignore[misc]
+class DegreeAxis(UprightAxis):
     """Ticks such as 80°."""
 
     def tickStrings(self, values: list[float], scale: float, spacing: float) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyqtgraph as pg
 from numpy.typing import NDArray
-from PySide6.QtCore import Qt
+from PySide6.QtCore import QRectF, Qt
 
 from qlora_studio.state.curves import PARTS, Points
 from qlora_studio.ui.pages.monitor_chart import ShortAxis, StepChart
@@ -16,6 +16,7 @@ from qlora_studio.ui.theme import readable_on, theme
 
 GIB = 2**30
 _LIMIT_IN_SIGHT = 3.0  # times what is used: a limit further away is written at the edge instead
+_BETWEEN_WORDS = 10  # px at 100 %
 _WRITTEN_FROM = 0.09  # of the chart's height: thinner parts have no word in them
 
 
@@ -32,15 +33,16 @@ class MemoryChart(StepChart):
         self._spike_bars = pg.PlotCurveItem(connect="pairs")
         self._spike_marks = pg.ScatterPlotItem(symbol="t", size=10, pxMode=True)
         self._letters: list[pg.TextItem] = []
+        self._high, self._far = 1.0, False
         super().__init__(stretch, name="monitor_vram", label="Memory", left_axis=ShortAxis("left"))
         for depth, part in enumerate(reversed(PARTS)):
             self._areas[part].setZValue(depth - 10)  # the highest stack is drawn first, the lowest over it
-            self.addItem(self._areas[part], ignoreBounds=True)
+            self.addItem(self._areas[part])
         for guest in (*self._words.values(), self._spike_bars, self._spike_marks):
-            self.addItem(guest, ignoreBounds=True)
+            self.addItem(guest)
         for level in self._levels.values():
-            self.addItem(level.line, ignoreBounds=True)
-            self.addItem(level.label, ignoreBounds=True)
+            self.addItem(level.line)
+            self.addItem(level.label)
         self.recolor()
 
     def set_levels(self, limit_words: str, limit: int | None, promise: int | None) -> None:
@@ -60,14 +62,24 @@ class MemoryChart(StepChart):
         high = max(top * (1.22 if points.spikes else 1.14), 0.0 if far else limit * 1.03)
         self._write_parts(stacked, high)
         self._draw_spikes(points, places, high)
-        near = promise < limit < promise + 0.12 * high
-        left, right = max(self._stretch.first, 0.0), self._stretch.last
-        self._levels["limit"].place(left if far else right, high or 1.0, far=far)
-        self._levels["promise"].place(right, high or 1.0, below=near and not far)
-        return 0.0, high or 1.0
+        self._high, self._far = high or 1.0, far
+        return 0.0, self._high
 
     def _show_range(self, low: float, high: float) -> None:
         self.set_range(0.0, high)
+        self._place_levels()
+
+    def _place_levels(self) -> None:
+        """Words at the right, above their lines; where the two would touch, the promise's at the left of
+        the limit's. A limit out of sight is named at the left.
+        """
+        limit, promise = self._levels["limit"], self._levels["promise"]
+        left, right = max(self._stretch.first, 0.0), self._stretch.last
+        limit.place(left if self._far else right, self._high, far=self._far)
+        promise.place(right, self._high)
+        if limit.touches(promise):
+            step = self.box.viewPixelSize()[0]
+            promise.place(right - (limit.width() + theme().px(_BETWEEN_WORDS)) * step, self._high)
 
     def _draw_areas(self, points: Points, places: NDArray[Any]) -> dict[str, float]:
         """Each step as wide as it is: one alone is seen too. Gives the middle of each part, in GiB."""
@@ -113,7 +125,7 @@ class MemoryChart(StepChart):
                 label = pg.TextItem(letter, anchor=(0.5, 1.35), color=theme().color("warn"))
                 label.setFont(theme().font("label", 700))
                 label.setPos(step, gib + 0.02 * high)
-                self.addItem(label, ignoreBounds=True)
+                self.addItem(label)
                 self._letters.append(label)
         foot = float(np.median(points.memory_total[places])) / GIB if y else 0.0
         self._spike_bars.setData(np.repeat(x, 2), np.ravel([(foot, top) for top in y]))
@@ -156,15 +168,28 @@ class _Level:
         self.line.setVisible(bool(self.gib))
         self.label.setVisible(bool(self.gib))
 
-    def place(self, x: float, high: float, *, far: bool = False, below: bool = False) -> None:
-        """far: it lies above what is in sight, and is only named there; below: its words stand below it."""
+    def place(self, x: float, high: float, *, far: bool = False) -> None:
+        """far: it lies above what is in sight, and is only named there."""
         if self.gib is None:
             return
         self.line.setVisible(not far)
         self.line.setValue(self.gib)
         self._write(f"↑ {self._words}" if far else self._words)
-        self.label.setAnchor((0, 0) if far else (1, 0) if below or self.gib > 0.9 * high else (1, 1))
+        self.label.setAnchor((0, 0) if far else (1, 0) if self.gib > 0.9 * high else (1, 1))
         self.label.setPos(x, high if far else self.gib)
+
+    def touches(self, other: _Level) -> bool:
+        """Whether the words of the two lie on each other."""
+        seen = self.label.isVisible() and other.label.isVisible()
+        return seen and self._place_of_words().intersects(other._place_of_words())
+
+    def width(self) -> float:
+        """px of its words."""
+        return float(self.label.boundingRect().width())
+
+    def _place_of_words(self) -> QRectF:
+        place: QRectF = self.label.sceneBoundingRect()
+        return place
 
     def _write(self, words: str) -> None:
         if words != self._written:

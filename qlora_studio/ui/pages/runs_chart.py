@@ -32,6 +32,7 @@ AXES = (("steps", "Steps"), ("tokens", "Tokens"), ("time", "Time"))
 _COLUMNS = 1_200  # of points a curve is cut down to
 _MARKED = 60  # points that still get a marker each
 _LABEL_HEIGHT = 0.075  # of the height, between two labels
+_BESIDE_MARKER = 5  # px at 100 % from the end of a curve to its words: the marker stands between
 _LONGEST_LABEL = 30  # characters
 _AXES = {"learning_rate": PowerAxis, "grad_norm": ShortAxis, "memory": ShortAxis}
 
@@ -60,9 +61,10 @@ class RunsChart(ChartView):
         self._compared: Sequence[Compared] = ()
         self._metric, self._across = METRICS[0][0], AXES[0][0]
         self._zoomed = False  # the person chose what is in sight
-        super().__init__(name="runs_compare_chart", label="Chosen runs compared")
-        self.getPlotItem().getAxis("left").setWidth(theme().px(46))
-        self.getPlotItem().getViewBox().sigRangeChangedManually.connect(self._on_zoomed)
+        super().__init__(
+            LossAxis(), ThousandsAxis("bottom"), name="runs_compare_chart", label="Chosen runs compared"
+        )
+        self.box.sigRangeChangedManually.connect(self._on_zoomed)
 
     def show_runs(self, compared: Sequence[Compared], metric: str, across: str) -> None:
         """metric: of METRICS; across: of AXES."""
@@ -70,18 +72,12 @@ class RunsChart(ChartView):
         if others or (metric, across) != (self._metric, self._across):
             self._zoomed = False
         self._compared, self._metric, self._across = compared, metric, across
-        item = self.getPlotItem()
         left = _AXES.get(metric)
         bottom = TimeAxis("bottom") if across == "time" else ThousandsAxis("bottom")
         if across == "tokens":
             bottom = MillionsAxis("bottom")
-        item.setAxisItems({"left": left("left") if left else LossAxis(), "bottom": bottom})
-        item.getAxis("left").setWidth(theme().px(46))
-        for side in ("left", "bottom"):
-            item.getAxis(side).enableAutoSIPrefix(False)
-            item.getAxis(side).linkedViewChanged(item.getViewBox())  # a new axis hears of changes alone
-        super().recolor()
-        self._draw()
+        self.set_axes(left("left") if left else LossAxis(), bottom)
+        self.recolor()
 
     def sizeHint(self) -> QSize:
         return QSize(theme().px(200), self.minimumHeight())
@@ -95,6 +91,7 @@ class RunsChart(ChartView):
 
     def recolor(self) -> None:
         super().recolor()
+        self.axes["left"].setWidth(theme().px(46))
         self._draw()
 
     def _draw(self) -> None:
@@ -141,7 +138,7 @@ class RunsChart(ChartView):
         xs = np.concatenate([curve.x for curve in curves]) if curves else np.empty(0)
         ys = np.concatenate([curve.y for curve in curves]) if curves else np.empty(0)
         finite = ys[np.isfinite(ys)]
-        box = self.getPlotItem().getViewBox()
+        box = self.box
         if not len(finite):
             box.setRange(xRange=(0, 1), yRange=(0, 1), padding=0)
             return
@@ -149,22 +146,25 @@ class RunsChart(ChartView):
         room = (high - low) * 0.08 or abs(high) * 0.1 or 0.5
         right = float(xs.max()) or 1.0
         metrics = QFontMetrics(theme().font("note", 600))
-        longest = max((metrics.horizontalAdvance(end.words) for end in ends), default=0) + theme().px(14)
+        longest = max((metrics.horizontalAdvance(end.words) for end in ends), default=0) + theme().px(
+            14 + _BESIDE_MARKER
+        )
         share = min(longest / max(box.width(), 1.0), 0.6)
         box.setRange(xRange=(0, right / (1 - share)), yRange=(low - room, high + room), padding=0)
 
     def _label(self, ends: Sequence[_End]) -> None:
         """Beside the ends, pushed apart where they would lie on each other."""
-        (_, _), (bottom, top) = self.getPlotItem().getViewBox().viewRange()
+        (_, _), (bottom, top) = self.box.viewRange()
         least = (top - bottom) * _LABEL_HEIGHT
+        beside = self.box.viewPixelSize()[0] * theme().px(_BESIDE_MARKER)
         before = -math.inf
         for end in sorted(ends, key=lambda end: end.y):
             at = before = max(end.y, before + least)
             label = pg.TextItem(end.words, anchor=(0, 0.5))
             label.setColor(end.color)
             label.setFont(theme().font("note", 600))
-            label.setPos(end.x, at)
-            self.addItem(label, ignoreBounds=True)
+            label.setPos(end.x + beside, at)
+            self.addItem(label)
             self._drawn.append(label)
 
     def _describe(self, ends: Sequence[_End]) -> None:

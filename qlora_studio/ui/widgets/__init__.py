@@ -51,7 +51,7 @@ Rows, words and figures
 Tables (tables.py)
     TableView(label=)                                    .opened(QModelIndex) .set_widths(...)
 Charts (chart.py, import it from there: it loads pyqtgraph and numpy)
-    ChartView(label=)                                    .add_line(token | series, width, symbol) .recolor()
+    ChartView(left, bottom, label=)                      .add_line(token | series, width, symbol) .recolor()
     series_pen(series), MARKERS, ThousandsAxis
     line_sample.LineSample(token | series), line_pixmap  a piece of a line, for legends and tables
 Wheel (wheel.py)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from enum import IntEnum
 
 import numpy as np
 import pyqtgraph as pg
 from PySide6.QtCore import Qt
-from PySide6.QtGui import QPen, QWheelEvent
-from PySide6.QtWidgets import QWidget
+from PySide6.QtGui import QFontMetrics, QPen, QWheelEvent
+from PySide6.QtWidgets import QGraphicsGridLayout, QSizePolicy, QWidget
 
 from qlora_studio.ui.theme import theme
 
 pg.setConfigOptions(antialias=True, useNumba=False)
 
+_GRID = 127  # how much of the grid is seen, of 255
+_LINES_APART = 1.25  # of a line's height, from one number of an upright axis to the next
 MARKERS = ("o", "s", "t", "d", "+", "x")
 
 
@@ -45,40 +48,70 @@ def series_pen(number: int, width: float = 2.2) -> QPen:
     return pen
 
 
-class ChartView(pg.PlotWidget):  # type: ignore[misc]  # pyqtgraph has no types
+class ChartView(pg.GraphicsView):  # type: ignore[misc]  # pyqtgraph has no types
     """Axes, grid and ticks of the theme; a plain wheel scrolls the page, Ctrl and wheel zooms.
 
     Draw with `add_line`, whose pen may be a token of the theme or the number of a series, and which follows a
     change of theme. Override `recolor` to renew what you drew otherwise.
+
+    box:  what is drawn stands in it
+    axes: "left" and "bottom"
+
+    pyqtgraph's PlotWidget has four axes, a title and menus of fifty widgets besides, and takes three times as
+    long to build.
     """
 
-    def __init__(self, *, name: str, label: str, parent: QWidget | None = None) -> None:
-        super().__init__(parent, enableMenu=False)  # menus that nobody sees take half the time to build
+    def __init__(
+        self, left: pg.AxisItem, bottom: pg.AxisItem, *, name: str, label: str, parent: QWidget | None = None
+    ) -> None:
+        super().__init__(parent, background=None)
         self.setObjectName(name)
         self.setAccessibleName(label)
-        self._lines: list[tuple[pg.PlotDataItem, str | int, float, str]] = []
-        self.setMenuEnabled(False)
-        self.hideButtons()
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
         self.setFrameShape(self.Shape.NoFrame)
         self.viewport().setAutoFillBackground(False)
-        item = self.getPlotItem()
-        item.setContentsMargins(0, 4, 8, 0)
-        for side in ("left", "bottom"):
-            item.getAxis(side).setStyle(tickLength=-4, autoExpandTextSpace=True)
-        item.getAxis("bottom").enableAutoSIPrefix(False)
-        item.getAxis("left").enableAutoSIPrefix(False)
-        item.setDownsampling(auto=True, mode="peak")
-        item.setClipToView(True)
+        self.enableMouse(False)
+        self._lines: list[tuple[pg.PlotDataItem, str | int, float, str]] = []
+        self.box = pg.ViewBox(enableMenu=False)
+        self.axes: dict[str, pg.AxisItem] = {}
+        area = pg.GraphicsWidget()
+        self._grid = QGraphicsGridLayout()
+        self._grid.setContentsMargins(0, 4, 8, 0)
+        self._grid.setSpacing(0)
+        self._grid.addItem(self.box, 0, 1)
+        area.setLayout(self._grid)
+        self.setCentralItem(area)
+        self.set_axes(left, bottom)
         self.recolor()
         theme().changed.connect(self.recolor)
 
-    def add_line(
-        self, color: str | int = 0, width: float = 2.2, symbol: str = "", *, name: str = ""
-    ) -> pg.PlotDataItem:
+    def set_axes(self, left: pg.AxisItem, bottom: pg.AxisItem) -> None:
+        """In place of those it has. `recolor` gives them their look."""
+        for old in self.axes.values():
+            self._grid.removeItem(old)
+            old.unlinkFromView()
+            self.scene().removeItem(old)
+        self.axes = {"left": left, "bottom": bottom}
+        for axis, place in ((left, (0, 0)), (bottom, (1, 1))):
+            axis.enableAutoSIPrefix(False)
+            axis.setStyle(tickLength=-4)
+            axis.setZValue(0.5)
+            axis.linkToView(self.box)
+            axis.linkedViewChanged(self.box)  # it hears of changes alone
+            self._grid.addItem(axis, *place)
+
+    def addItem(self, item: pg.GraphicsObject) -> None:
+        """Into the box, whose range it doesn't change."""
+        self.box.addItem(item, ignoreBounds=True)
+
+    def removeItem(self, item: pg.GraphicsObject) -> None:
+        """Out of the box."""
+        self.box.removeItem(item)
+
+    def add_line(self, color: str | int = 0, width: float = 2.2, symbol: str = "") -> pg.PlotDataItem:
         """color: a token ("raw_line") or a series 0 to 5. Values: `line.setData(x, y)`; NaN is a gap."""
-        line = self.plot(name=name, connect="finite")
-        line.setDownsampling(auto=True, method="peak")
-        line.setClipToView(True)
+        line = pg.PlotDataItem(connect="finite")
+        self.addItem(line)
         self._lines.append((line, color, width, symbol))
         self._color_line(line, color, width, symbol)
         return line
@@ -86,15 +119,12 @@ class ChartView(pg.PlotWidget):  # type: ignore[misc]  # pyqtgraph has no types
     def recolor(self) -> None:
         """The colours of the theme in force, on everything drawn."""
         colors = theme().colors
-        self.setBackground(None)
-        item = self.getPlotItem()
-        for side in ("left", "bottom"):
-            axis = item.getAxis(side)
+        for axis in self.axes.values():
             axis.setPen(pg.mkPen(colors.border, width=1))
             axis.setTextPen(pg.mkPen(colors.muted))
             axis.setTickFont(theme().font("note"))
             axis.setTickPen(pg.mkPen(colors.grid))
-        item.showGrid(x=True, y=True, alpha=0.5)
+            axis.setGrid(_GRID)
         for line in self._lines:
             self._color_line(*line)
 
@@ -118,6 +148,24 @@ class ChartView(pg.PlotWidget):  # type: ignore[misc]  # pyqtgraph has no types
             line.setSymbolSize(7)
             line.setSymbolPen(pg.mkPen(pen.color(), width=1.6))
             line.setSymbolBrush(pg.mkBrush(theme().colors.surface))
+
+
+class UprightAxis(pg.AxisItem):  # type: ignore[misc]
+    """A left axis whose numbers never lie on each other, however low the chart is."""
+
+    def tickSpacing(self, low: float, high: float, size: float) -> list[tuple[float, float]]:
+        found: list[tuple[float, float]] = super().tickSpacing(low, high, size)
+        line = QFontMetrics(theme().font("note")).height() * _LINES_APART
+        least = line * (high - low) / max(size, 1.0)  # of what is measured, from one number to the next
+        roomy = [level for level in found if level[0] >= least]
+        several = any(high // step - -(-low // step) >= 1 for step, _ in roomy)
+        return roomy if several else [(round_step(least), 0.0)]
+
+
+def round_step(least: float) -> float:
+    """The next of 1, 2, 2.5, 5 and 10 times a power of ten."""
+    power = 10.0 ** math.floor(math.log10(least)) if least > 0 else 1.0
+    return next(base * power for base in (1, 2, 2.5, 5, 10) if base * power >= least)
 
 
 class ThousandsAxis(pg.AxisItem):  # type: ignore[misc]
