@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PySide6.QtCore import QObject, QTimer, Signal
 
+from qlora_studio.config.encodings import Encoding
 from qlora_studio.config.run_config import SAMPLE, DataConfig
 from qlora_studio.data.conversation import Row
 from qlora_studio.data.report import Finding, ImportReport
@@ -97,23 +98,35 @@ class DataState(QObject):
         """Another page is in front."""
         self._open = False
 
-    def read(self, path: str, format: str = "auto", columns: dict[str, str] | None = None) -> None:
+    def read(
+        self,
+        path: str,
+        format: str = "auto",
+        columns: dict[str, str] | None = None,
+        encoding: Encoding = "auto",
+    ) -> None:
         """Reads a file. What is shown stays until the new rows are there."""
         self.counts.give_up()  # or the file would wait for it
         data = self._draft.config.data
+        columns = dict(columns or {})
         self.file.read(
-            msgspec.structs.replace(data, path=path, format=format, map=dict(columns or {}), mix=())
+            msgspec.structs.replace(data, path=path, format=format, map=columns, encoding=encoding, mix=())
         )
 
     def read_as(self, format: str) -> None:
         """The last file in another format; columns that were chosen for it no longer hold."""
         if self.file.asked is not None:
-            self.read(self.file.asked.path, format)
+            self.read(self.file.asked.path, format, encoding=self.file.asked.encoding)
+
+    def read_encoded(self, encoding: Encoding) -> None:
+        """The last file, with its letters stored in this way."""
+        if self.file.asked is not None:
+            self.read(*_way(self.file.asked)[:3], encoding)
 
     def read_columns(self, columns: dict[str, str]) -> None:
         """The last file, with these columns for these fields."""
         if self.file.asked is not None:
-            self.read(self.file.asked.path, "auto", columns)
+            self.read(self.file.asked.path, "auto", columns, self.file.asked.encoding)
 
     def read_again(self) -> None:
         """The last file, as it lies on the disk now."""
@@ -124,7 +137,7 @@ class DataState(QObject):
         """For the next run."""
         if self.data is not None:
             self._drafted = _way(self.data)
-            names = ("data.path", "data.format", "data.map", "data.mix")
+            names = ("data.path", "data.format", "data.map", "data.encoding", "data.mix")
             self._draft.set_many(dict(zip(names, (*self._drafted, ()), strict=True)))
 
     def unpack_sample(self) -> None:
@@ -336,6 +349,6 @@ class DataState(QObject):
         self.changed.emit()
 
 
-def _way(data: DataConfig) -> tuple[str, str, dict[str, str]]:
+def _way(data: DataConfig) -> tuple[str, str, dict[str, str], Encoding]:
     """Which file, and how it is read."""
-    return data.path, data.format, dict(data.map)
+    return data.path, data.format, dict(data.map), data.encoding

@@ -18,6 +18,7 @@ class DataImport(QObject):
 
     asked:    the last file, and how it was to be read
     problem:  why it was refused
+    likely_encoding: of a refused file that isn't UTF-8: what it looks most like
     columns, records: of a refused file, where it has any: for whoever chooses the columns by hand
     """
 
@@ -32,6 +33,7 @@ class DataImport(QObject):
         self.words = ""
         self.share = -1.0  # of the file; below 0: unknown
         self.problem: Problem | None = None
+        self.likely_encoding = ""
         self.columns: tuple[str, ...] = ()
         self.records: tuple[str, ...] = ()
 
@@ -44,6 +46,7 @@ class DataImport(QObject):
         """Ends in `imported`, or in `changed` with a problem."""
         self.stop()
         self.asked, self.problem, self.columns, self.records = data, None, (), ()
+        self.likely_encoding = ""
         self.words, self.share = f"Reading {file_name(data.path)}", -1.0
         self._job = self._reader.ask(reading.ImportData, data=data)
         self._job.progress.connect(self._on_progress)
@@ -70,10 +73,10 @@ class DataImport(QObject):
         self.changed.emit()
 
     def _on_refused(self, problem: Problem) -> None:
-        assert self.asked is not None
+        assert self.asked is not None and self._job is not None
+        self.problem, self.likely_encoding = problem, self._job.likely_encoding
         self._job = None
-        self.problem = problem
-        columns = self._reader.ask(reading.ShowColumns, path=self.asked.path)
+        columns = self._reader.ask(reading.ShowColumns, path=self.asked.path, encoding=self.asked.encoding)
         columns.answered.connect(self._on_columns)
         self.changed.emit()
 

@@ -98,7 +98,7 @@ class RunDraft(QObject):
 
     def changed_keys(self) -> list[str]:
         """Those that differ from the preset or the default; model and data aside."""
-        aside = ("model.path", "data.path", "data.format")
+        aside = ("model.path", "data.path", "data.format", "data.encoding")
         return [key for key in self.fields if key not in aside and self.value(key) != self.default(key)]
 
     def undo(self) -> bool:

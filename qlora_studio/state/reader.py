@@ -18,6 +18,8 @@ class Job(QObject):
     answered: the request's own answer
     refused:  Problem(message, hint)
     too_late: the request's own answer, which was on its way when it was cancelled
+
+    likely_encoding: of a file that was refused because it isn't UTF-8; else empty
     """
 
     progress = Signal(object)
@@ -28,6 +30,7 @@ class Job(QObject):
     def __init__(self, request_id: int, reader: Reader) -> None:
         super().__init__(reader)
         self.id = request_id
+        self.likely_encoding = ""
         self._reader = reader
 
     def cancel(self) -> None:
@@ -85,6 +88,7 @@ class Reader(QObject):
             return
         del self._jobs[job.id]
         if isinstance(answer, Refused):
+            job.likely_encoding = answer.likely_encoding
             job.refused.emit(answer.error)
         else:
             job.answered.emit(answer)

@@ -274,7 +274,7 @@ class TrainState(QObject):
 
     def _read_data(self) -> None:
         data: DataConfig = self._draft.config.data
-        asked = (data.path, data.format, tuple(data.map.items()))
+        asked = (data.path, data.format, data.encoding, data.alternatives, tuple(data.map.items()))
         if asked == self._asked_data:
             return
         self._asked_data = asked

@@ -28,6 +28,7 @@ from PySide6.QtWidgets import (
 )
 
 from qlora_studio.config import places
+from qlora_studio.data.file_names import may_be_data
 from qlora_studio.state.app import AppState
 from qlora_studio.state.notices import Notice
 from qlora_studio.ui.dress import Dress
@@ -45,8 +46,6 @@ from qlora_studio.ui.widgets import ToastCorner, plain_tooltip
 FIRST_SIZE = (1440, 900)
 LEAST_SIZE = (1024, 600)
 NARROW_BELOW = 1200  # px of the window at 100 %: narrower, and the rail shows icons
-
-_DATA_SUFFIXES = {".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt", ".md", ".gz", ".zst", ".bz2", ".xz"}
 
 
 class Shell(QMainWindow):
@@ -252,17 +251,17 @@ class Shell(QMainWindow):
                 return
 
     def open_dropped(self, path: Path) -> None:
-        """A folder with safetensors is a model, one with a run.json a run, a data file is data."""
+        """A folder with a run.json is a run, one with safetensors a model; what else is dropped is data."""
         if path.is_dir() and (path / "run.json").is_file():
             self.open_page("monitor", path)
         elif path.is_dir() and any(path.glob("*.safetensors")):
             self.open_page("models", path)
-        elif path.is_file() and path.suffix.lower() in _DATA_SUFFIXES:
+        elif path.is_dir() or (path.is_file() and may_be_data(path)):
             self.open_page("data", path)
         else:
             self._app.notices.say(
                 f"{path.name} is no model folder (with .safetensors files) and no data file "
-                "(JSON, JSONL, CSV, Parquet, text).",
+                "(JSON, JSONL, CSV, Parquet, Arrow, text, also compressed).",
                 "warn",
             )
 

@@ -16,6 +16,7 @@ from qlora_studio.data.conversation import Message, Row
 from qlora_studio.data.report import Finding, ImportReport, SkipReason
 from qlora_studio.data.token_view import Lengths, Token
 from qlora_studio.protocol import reading
+from qlora_studio.protocol.events import Problem
 from qlora_studio.ui.pages.data import DataPage
 from qlora_studio.ui.pages.data_tokens import TokenView, drawn, lay_out
 from qlora_studio.ui.theme import theme
@@ -167,6 +168,52 @@ def test_an_unreadable_file_is_one_paragraph(page, app, silent):
     assert "latin.jsonl: line 51 is not UTF-8. Save it again as UTF-8." in words(find(page, "data_problem"))
 
 
+def refuse_as_no_utf_8(silent, likely):
+    """As the reader does."""
+    reader, asked = silent._taken(reading.ImportData)
+    problem = Problem("latin.jsonl: line 1,204 is not UTF-8.", "(--encoding)")
+    reader.heard.emit(reading.Refused(id=asked.id, error=problem, likely_encoding=likely))
+
+
+def test_a_file_in_another_encoding_is_read_once_it_is_chosen(page, app, silent, qtbot):  # D5
+    app.data.read("/data/latin.jsonl")
+    refuse_as_no_utf_8(silent, "koi8-r")
+
+    assert words(find(page, "data_problem")).endswith(
+        "latin.jsonl: line 1,204 is not UTF-8. If it was saved by an older program, choose its encoding."
+    )
+    assert find(page, "data_encoding_pick").value() == "koi8-r"
+    choose(find(page, "data_encoding_pick"), "windows-1251")
+    qtbot.mouseClick(find(page, "data_encoding_pick_read"), Qt.MouseButton.LeftButton)
+    (asked,) = silent.asked(reading.ImportData)
+    assert (asked.data.path, asked.data.encoding) == ("/data/latin.jsonl", "windows-1251")
+    silent.answer(reading.ImportData, reading.DataImported, dataset="/cache/set", report=REPORT)
+    app.data.use()
+    assert app.draft.config.data.encoding == "windows-1251"
+
+
+def test_the_encoding_is_chosen_beside_the_rows_of_another_file_too(page, app, silent, shown, qtbot):
+    shown()
+    app.data.read("/data/latin.jsonl")
+    refuse_as_no_utf_8(silent, "windows-1252")
+
+    qtbot.mouseClick(find(page, "data_encoding_here_read"), Qt.MouseButton.LeftButton)
+
+    (asked,) = silent.asked(reading.ImportData)
+    assert asked.data.encoding == "windows-1252"
+
+
+def test_another_file_is_read_by_its_content_again(page, app, silent):
+    app.data.read("/data/latin.jsonl")
+    refuse_as_no_utf_8(silent, "koi8-r")
+    app.data.read_encoded("koi8-r")
+
+    app.data.read("/data/chats.jsonl")
+
+    assert silent.asked(reading.ImportData)[0].data.encoding == "auto"
+    assert not app.data.file.likely_encoding
+
+
 def test_columns_that_nobody_could_guess_are_chosen_by_hand(page, app, silent, qtbot):
     app.data.read("/data/german.csv")
     silent.refuse(reading.ImportData, "no column says which text is the prompt.")
@@ -174,7 +221,7 @@ def test_columns_that_nobody_could_guess_are_chosen_by_hand(page, app, silent, q
     silent.answer(reading.ShowColumns, reading.ColumnsShown, columns=names, records=records)
 
     qtbot.mouseClick(find(page, "data_mend_columns"), Qt.MouseButton.LeftButton)
-    assert '{"frage": "Was?"}' in words(find(page, "data_columns"))
+    qtbot.waitUntil(lambda: '{"frage": "Was?"}' in words(find(page, "data_columns")))
     choose(find(page, "data_column_prompt"), "frage")
     assert silent.asked(reading.ImportData) == []
     choose(find(page, "data_column_answer"), "antwort")

@@ -164,6 +164,14 @@ def test_a_data_file_dropped_anywhere_opens_data(shell, tmp_path):
     assert (shell.page().name, shell.page().what) == ("data", file)
 
 
+@pytest.mark.parametrize("name", ["rows.csv.gz", "rows.zst", "data-00000-of-00001.arrow", "folder"])
+def test_whatever_the_reader_takes_may_be_dropped(shell, tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"") if "." in name else path.mkdir()
+    shell.open_dropped(path)
+    assert (shell.page().name, shell.page().what) == ("data", path)
+
+
 def test_a_folder_with_weights_dropped_anywhere_opens_models(shell, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"")
     shell.open_dropped(tmp_path)

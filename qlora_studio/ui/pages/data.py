@@ -10,12 +10,14 @@ from PySide6.QtGui import QAction, QGuiApplication, QHideEvent, QKeySequence, QR
 from PySide6.QtWidgets import QBoxLayout, QFileDialog, QVBoxLayout, QWidget
 
 from qlora_studio.config.run_config import SAMPLE
+from qlora_studio.data.file_names import name_filter
 from qlora_studio.data.report import ImportReport
 from qlora_studio.state.app import AppState
 from qlora_studio.state.data import ALL
 from qlora_studio.state.data_import import file_name
 from qlora_studio.ui.page import SIDE_BELOW, Page
 from qlora_studio.ui.pages.data_columns import ColumnsCard
+from qlora_studio.ui.pages.data_encoding import HINT, EncodingPick
 from qlora_studio.ui.pages.data_equation import EquationCard, percent
 from qlora_studio.ui.pages.data_list import RowsCard
 from qlora_studio.ui.pages.data_reading import RowCard
@@ -30,8 +32,6 @@ LEAST_ROW_WIDTH = 440
 LEAST_HEIGHT = 380
 LEAST_HEADER_WIDTH = 640
 QWIDGETSIZE_MAX = 16_777_215
-
-FILE_KINDS = "Data (*.jsonl *.json *.csv *.tsv *.parquet *.txt *.md);;All files (*)"
 
 
 class DataPage(Page):
@@ -119,6 +119,7 @@ class DataPage(Page):
     def _build_menu(self) -> None:
         for words, keys, slot, at in (
             ("Import…", "Ctrl+O", self._on_import, self),
+            ("Import a folder…", "", self._on_import_folder, self),
             ("Columns…", "", self._on_columns, self),
             ("Previous row", "Up", partial(self._list.go, -1), self._list),
             ("Next row", "Down", partial(self._list.go, 1), self._list),
@@ -180,6 +181,7 @@ class DataPage(Page):
         self._start.use_sample.clicked.connect(lambda: state.read(SAMPLE))
         self._start.chosen.connect(state.read)
         self._start.mend_columns.clicked.connect(self._on_columns)
+        self._start.encoding.chosen.connect(state.read_encoded)
         self._strip.stop.clicked.connect(state.file.stop)
         self._use.clicked.connect(self._on_use)
         self._columns_button.clicked.connect(self._on_columns)
@@ -248,14 +250,18 @@ class DataPage(Page):
         file = self._state.file
         self._start.show_recent(self.app.preferences.values.data)
         if file.problem is not None and file.asked is not None:
-            self._start.show_problem(file_name(file.asked.path), file.problem, mendable=bool(file.columns))
+            mendable = bool(file.columns)
+            self._start.show_problem(
+                file_name(file.asked.path), file.problem, mendable=mendable, encoding=file.likely_encoding
+            )
         else:
             self._start.show_empty()
 
     def _show_banner(self) -> None:
         state, problem = self._state, self._state.file.problem
         if state.report is not None and problem is not None:
-            self._tell_problem(f"{problem.message} {problem.hint}".strip())
+            hint = HINT if state.file.likely_encoding else problem.hint
+            self._tell_problem(f"{problem.message} {hint}".strip())
         elif state.asks_about_skipped:
             self._ask_about_skipped()
         elif self.banner.isVisible():
@@ -268,9 +274,16 @@ class DataPage(Page):
         if (words, mendable) == self._told:
             return
         self._told = words, mendable
-        mend = SecondaryButton("Choose the columns…", small=True, name="data_mend_columns_here")
-        mend.clicked.connect(self._on_columns)
-        self.banner.show_text(words, "bad", *([mend] if mendable else []))
+        ways: list[QWidget] = []
+        if mendable:
+            mend = SecondaryButton("Choose the columns…", small=True, name="data_mend_columns_here")
+            mend.clicked.connect(self._on_columns)
+            ways.append(mend)
+        if likely := self._state.file.likely_encoding:
+            encoding = EncodingPick(likely, "data_encoding_here", small=True)
+            encoding.chosen.connect(self._state.read_encoded)
+            ways.append(encoding)
+        self.banner.show_text(words, "bad", *ways)
 
     def _ask_about_skipped(self) -> None:
         report = self._state.report
@@ -290,8 +303,17 @@ class DataPage(Page):
         self.banner.show_text(words, "warn", look, go_on, closable=False)
 
     def _on_import(self) -> None:
-        dialog = QFileDialog(self, "Import data", "", FILE_KINDS)
+        dialog = QFileDialog(self, "Import data", "", name_filter())
         dialog.setObjectName("data_pick")
+        dialog.fileSelected.connect(lambda path: self._state.read(str(Path(path).absolute())))
+        dialog.finished.connect(dialog.deleteLater)
+        dialog.open()
+
+    def _on_import_folder(self) -> None:
+        dialog = QFileDialog(self, "Import a folder of data files")
+        dialog.setObjectName("data_pick_folder")
+        dialog.setFileMode(QFileDialog.FileMode.Directory)
+        dialog.setOption(QFileDialog.Option.ShowDirsOnly)
         dialog.fileSelected.connect(lambda path: self._state.read(str(Path(path).absolute())))
         dialog.finished.connect(dialog.deleteLater)
         dialog.open()

@@ -8,6 +8,7 @@ from PySide6.QtCore import Signal
 from PySide6.QtWidgets import QGridLayout, QHBoxLayout, QVBoxLayout, QWidget
 
 from qlora_studio.protocol.events import Problem
+from qlora_studio.ui.pages.data_encoding import HINT, EncodingPick
 from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets import (
     Card,
@@ -56,10 +57,13 @@ class StartArea(QWidget):
         self.use_sample = SecondaryButton("Use the sample data", "sparkles", name="data_use_sample")
         self.mend_columns = SecondaryButton("Choose the columns…", "columns-3", name="data_mend_columns")
         self.mend_columns.hide()
+        self.encoding = EncodingPick()
+        self.encoding.hide()
         self._empty = EmptyState(
             "file-input",
             "Drop a file here",
-            "JSONL, JSON, CSV, Parquet or text, in any of the shapes below. Nothing leaves this machine.",
+            "JSONL, JSON, CSV, Parquet, Arrow or text, also compressed, or a folder of them, in any of the "
+            "shapes below. Nothing leaves this machine.",
             name="data_empty",
         )
         self._problem = EmptyState("circle-alert", "", name="data_problem")
@@ -73,15 +77,23 @@ class StartArea(QWidget):
     def show_empty(self) -> None:
         """Nothing was imported yet."""
         self.mend_columns.hide()
+        self.encoding.hide()
         self._empty.show()
         self._problem.hide()
 
-    def show_problem(self, name: str, problem: Problem, *, mendable: bool) -> None:
-        """One paragraph: what is wrong, where, what to do. mendable: it has columns to choose from."""
+    def show_problem(self, name: str, problem: Problem, *, mendable: bool, encoding: str) -> None:
+        """One paragraph: what is wrong, where, what to do.
+
+        mendable: it has columns to choose from
+        encoding: the likely one of a file that isn't UTF-8; else empty
+        """
         self.mend_columns.setVisible(mendable)
+        self.encoding.setVisible(bool(encoding))
+        self.encoding.propose(encoding)
+        hint = HINT if encoding else problem.hint
         self._empty.hide()
         self._problem.show()
-        self._problem.set_words(f"{name} could not be read", f"{problem.message} {problem.hint}".strip())
+        self._problem.set_words(f"{name} could not be read", f"{problem.message} {hint}".strip())
 
     def show_recent(self, paths: list[str]) -> None:
         """Newest first."""
@@ -98,7 +110,7 @@ class StartArea(QWidget):
         buttons = QHBoxLayout()
         buttons.setSpacing(theme().px(8))
         buttons.addStretch()
-        for button in (self.choose_file, self.use_sample, self.mend_columns):
+        for button in (self.choose_file, self.use_sample, self.mend_columns, self.encoding):
             buttons.addWidget(button)
         buttons.addStretch()
         self._drop.body.addStretch()

@@ -90,7 +90,10 @@ class RowSource(QWidget):
             return
         self._place.setText(f"Line {row.line:,}" + (f" of {row.file}" if row.file else ""))
         if row.source is None:
-            self._text.setPlainText("The file has changed since it was read, or holds no lines of text.")
+            self._text.setPlainText(
+                "The file has changed since it was read, or holds no lines of text. "
+                "Of a compressed file only the beginning is kept."
+            )
         else:
             self._text.setPlainText(visible_text(row.source, LONGEST - 60))
 

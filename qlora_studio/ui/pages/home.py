@@ -10,6 +10,7 @@ from PySide6.QtWidgets import QFileDialog, QHBoxLayout
 
 from qlora_studio.config.presets import sample_preset
 from qlora_studio.config.run_config import SAMPLE
+from qlora_studio.data.file_names import name_filter
 from qlora_studio.protocol.events import Problem
 from qlora_studio.state.app import AppState
 from qlora_studio.state.home import HomeState
@@ -181,9 +182,7 @@ class HomePage(Page):
 
     def _import_data(self) -> None:
         self._pick(
-            QFileDialog(
-                self, "Import data", "", "Data (*.jsonl *.json *.csv *.tsv *.parquet *.txt);;All files (*)"
-            ),
+            QFileDialog(self, "Import data", "", name_filter()),
             "data",
         )
 

@@ -1,0 +1,37 @@
+"""A file that isn't UTF-8: the person says how its letters are stored, and it is read again."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import Signal
+from PySide6.QtWidgets import QHBoxLayout, QWidget
+
+from qlora_studio.config.encodings import ENCODING_WORDS
+from qlora_studio.ui.theme import theme
+from qlora_studio.ui.widgets import ChoiceBox, SecondaryButton
+
+HINT = "If it was saved by an older program, choose its encoding."
+
+
+class EncodingPick(QWidget):
+    """The likely encoding first, and a button that reads with it.
+
+    chosen: one of `ENCODINGS`
+    """
+
+    chosen = Signal(str)
+
+    def __init__(self, likely: str = "", name: str = "data_encoding_pick", *, small: bool = False) -> None:
+        super().__init__()
+        self._box = ChoiceBox(list(ENCODING_WORDS.items())[1:], name=name, label="Encoding of the file")
+        self._read = SecondaryButton("Read again", "refresh-cw", small=small, name=f"{name}_read")
+        self._box.set_value(likely)
+        layout = QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(theme().px(8))
+        layout.addWidget(self._box)
+        layout.addWidget(self._read)
+        self._read.clicked.connect(lambda: self.chosen.emit(self._box.value()))
+
+    def propose(self, likely: str) -> None:
+        """Shows this one."""
+        self._box.set_value(likely)
