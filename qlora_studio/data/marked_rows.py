@@ -12,13 +12,13 @@ import pyarrow.compute as pc
 import xxhash
 from numpy.typing import NDArray
 
-from qlora_studio.config.data_parts import Fix
+from qlora_studio.config.data_parts import USUALLY_ALIKE, Fix
 from qlora_studio.config.places import cache_folder
 from qlora_studio.config.run_config import DataConfig
 from qlora_studio.data import text_signs
 from qlora_studio.data.dataset import open_dataset
 from qlora_studio.data.importing import import_data
-from qlora_studio.data.near_rows import NearRows, cached_near_rows, find_near_rows
+from qlora_studio.data.near_rows import NearRows, cached_near_rows, find_near_rows, near_texts
 from qlora_studio.data.row_words import RowWords, read_words
 from qlora_studio.data.text_signs import Sign
 
@@ -164,15 +164,37 @@ def _contradictions(dataset: Rows, told: Told) -> Marked:
             said.append(xxhash.xxh3_64_intdigest(answer))
     order = np.argsort(np.array(asked, dtype=np.uint64), kind="stable")
     by_question = np.array(asked, dtype=np.uint64)[order]
-    bounds = np.flatnonzero(np.diff(by_question)) + 1
-    several = [part for part in np.split(order, bounds) if len(part) > 1]
-    groups = [
-        tuple(rows[at] for at in part) for part in several if len({said[at] for at in part.tolist()}) > 1
+    bounds = np.flatnonzero(by_question[1:] != by_question[:-1]) + 1
+    several = [
+        [rows[at] for at in part]
+        for part in np.split(order, bounds)
+        if len(part) > 1 and len({said[at] for at in part.tolist()}) > 1
     ]
-    groups.sort()
+    groups = sorted(_different(several, _answers_of(dataset, several)))
     later = np.array(sorted(row for group in groups for row in group[1:]), dtype=np.int64)
     every = np.array(sorted(row for group in groups for row in group), dtype=np.int64)
     return Marked(every, later, tuple(groups))
+
+
+def _answers_of(dataset: Rows, groups: list[list[int]]) -> dict[int, list[bytes]]:
+    """The words of the answers of these rows."""
+    wanted = {row for group in groups for row in group}
+    if not wanted:
+        return {}
+    return {
+        first + row: answer.split()
+        for first, batch in _each(dataset, _silent, "")
+        for row, _, answer in _questions_and_answers(batch)
+        if first + row in wanted
+    }
+
+
+def _different(groups: list[list[int]], answers: dict[int, list[bytes]]) -> Iterator[tuple[int, ...]]:
+    """Without what is a near copy of the first answer: that is no contradiction."""
+    for first, *others in groups:
+        kept = [row for row in others if not near_texts(answers[first], answers[row], USUALLY_ALIKE)]
+        if kept:
+            yield (first, *kept)
 
 
 def _questions_and_answers(batch: Any) -> Iterator[tuple[int, bytes, bytes]]:
@@ -214,6 +236,10 @@ def _copies(near: NearRows) -> Marked:
 
 def _all(rows: NDArray[np.int64], exact: int = 0) -> Marked:
     return Marked(rows, rows, exact=exact)
+
+
+def _silent(done: int, total: int, words: str) -> None:
+    return None
 
 
 def _each(dataset: Rows, told: Told, words: str) -> Iterator[tuple[int, Any]]:

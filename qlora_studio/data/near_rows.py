@@ -10,7 +10,7 @@ word by word. Nothing is estimated: the pairs that can be missed are those whose
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,12 @@ class NearRows:
 def allowed_edits(words: int, threshold: float) -> int:
     """How many words may differ in rows of so many words, the nearest number to the share."""
     return int((1 - threshold) * words + _HALF) if words >= LEAST_WORDS else 0
+
+
+def near_texts(one: Sequence[Hashable], two: Sequence[Hashable], threshold: float) -> bool:
+    """Whether texts of these words are nearly equal."""
+    edits = allowed_edits(max(len(one), len(two)), threshold)
+    return bool(Levenshtein.distance(one, two, score_cutoff=edits) <= edits)
 
 
 def find_near_rows(words: RowWords, threshold: float, told: Told, known: int = 0) -> NearRows:

@@ -28,8 +28,8 @@ class Sign:
 
 
 _REFUSED = (
-    r"assist|help|provide|fulfil|comply|answer|generate|create|write|produce|do that|support|engage|discuss|"
-    r"share|access|browse|offer|give|participate|continue|respond|complete|process|predict|express|recommend"
+    r"assist|help|provide|fulfill?|comply|answer|generate|create|write|produce|do that|support|engage|"
+    r"discuss|share|access|browse|offer|give|participate|continue|respond|complete|process|predict|express|recommend"
 )
 _CANNOT = (
     r"(?:can(?:no|')?t|can not|cannot|am (?:not able|unable) to|'m (?:not able|unable) to|won't|will not)"
@@ -111,7 +111,7 @@ ENCODING = Sign(
 )
 
 _OPEN_WORD = re.compile(
-    r"[^\s.!?:;)\]}\"'”’»|>`*_$\\]\s+(?:the|a|an|and|or|of|your|their|our|my|because|which|whose|into|than|"
+    r"[^\s.!?:;)\]}\"'”’»|>`*_$\\]\s+(?:the|a|an|and|or|your|their|our|my|because|which|whose|into|than|"
     r"although|whether)$|\w,$"
 )
 _LEAST_LENGTH = 200  # characters: a short answer may be a title or a list
@@ -126,6 +126,6 @@ def is_cut(answer: str) -> bool:
 
 
 CUT = Sign(
-    r"(?:\s(?:the|a|an|and|or|of|your|their|our|my|because|which|whose|into|than|although|whether)|\w,)\s*$",
+    r"(?:\s(?:the|a|an|and|or|your|their|our|my|because|which|whose|into|than|although|whether)|\w,)\s*$",
     is_cut,
 )

@@ -56,3 +56,29 @@ def test_rows_are_equal_where_all_they_say_is():
 
     assert content_hash(one) != content_hash(other)
     assert content_hash(one) == content_hash(rows_of(["a"])[0])
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=40), st.floats(0.05, 0.5), st.integers(0, 3))
+def test_rows_that_are_nearly_equal_never_straddle(near, share, seed):  # D9
+    rows = rows_of(f"prompt {i % 7}" for i in range(len(near)))
+
+    apart = held_out_rows(rows, share, seed, near=np.array(near))
+
+    linked = [{i for i in range(len(near)) if i % 7 == prompt} for prompt in range(7)]
+    linked += [{i for i, group in enumerate(near) if group == number} for number in range(10)]
+    assert all(len({bool(apart[i]) for i in group}) <= 1 for group in linked)
+
+
+def test_rows_that_are_not_seen_are_on_neither_side_and_count_for_no_share():
+    seen = np.arange(100) % 2 == 0
+
+    apart = held_out_rows(rows_of(map(str, range(100))), 0.1, 0, seen=seen)
+
+    assert apart.sum() == 5
+    assert not apart[~seen].any()
+
+
+def test_near_groups_of_one_row_each_change_nothing():
+    rows = rows_of(map(str, range(50)))
+
+    assert held_out_rows(rows, 0.2, 0, near=np.arange(50)).sum() == 10

@@ -245,3 +245,19 @@ def test_a_sample_asks_the_first_question_though_the_assistant_speaks_first(tmp_
     (sample,) = sample_prompts(source, encoder_of(tmp_path, settings()), settings(), silent)
 
     assert sample == "hello?"
+
+
+def test_near_copies_of_a_row_are_all_learned_or_all_held_out(tmp_path):  # D9
+    words = [[f"{letter}{i}" for letter in "abcdefghijklmnopqrstuvwxyz"] for i in range(20)]
+    talks = [
+        (f"what is {i} {k}", " ".join([*row[:9], str(k), *row[9:]]))
+        for i, row in enumerate(words)
+        for k in range(3)
+    ]
+
+    rows = prepared(tmp_path, talks, data__validation=0.2, data__seq_len=400)
+
+    held_out = {rows.validation[i].row // 3 for i in range(len(rows.validation))}
+    learned = {rows.train[i].row // 3 for i in range(len(rows.train))}
+    assert held_out
+    assert held_out.isdisjoint(learned)
