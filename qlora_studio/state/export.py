@@ -71,6 +71,7 @@ class ExportState(QObject):
         self.sources: list[Source] | None = None  # None: not looked yet
         self.sources_problem = ""
         self.source: Source | None = None
+        self.checkpoint: int | None = None  # a step; None: the finished adapter
         self.kind = ADAPTER
         self.place = Place()
         self.prompt_count = len(CHECK_QUESTIONS)
@@ -171,7 +172,7 @@ class ExportState(QObject):
         source = next((item for item in self.sources or () if item.folder == folder), None)
         if source is None or self.busy or (self.source is not None and source.folder == self.source.folder):
             return
-        self.source = source
+        self.source, self.checkpoint = source, source.best
         self.finished = self.problem = self.model_problem = None
         self._folder_is_own = False
         self._suggest_folder()
@@ -181,6 +182,14 @@ class ExportState(QObject):
         if self.shape is None:
             self._ask(reading.CheckModel, self._on_model_checked, folder=self._model_folder())
         self.changed.emit()
+
+    def set_checkpoint(self, step: int | None) -> None:
+        """None: the finished adapter."""
+        if self.source is not None and (step is None or step in self.source.checkpoints):
+            self.checkpoint = step
+            if not self._folder_is_own:
+                self._suggest_folder()
+            self.changed.emit()
 
     def set_kind(self, kind: str) -> None:
         """adapter | merged."""
@@ -244,7 +253,7 @@ class ExportState(QObject):
         elif model not in self._shapes:
             self._ask(reading.CheckModel, self._on_model_checked, folder=model)
         else:
-            adapter = str(self.source.adapter)
+            adapter = str(self.source.adapter_at(self.checkpoint))
             self._ask(reading.CheckAdapter, self._on_adapter_checked, folder=adapter, base=model)
 
     def _encode_next(self) -> None:
@@ -264,6 +273,7 @@ class ExportState(QObject):
             commands.Export,
             run=str(self.source.folder),
             to=self.kind,
+            checkpoint=self.checkpoint,
             out=str(Path(self.place.folder).expanduser()),
             prompts=tuple(self._encoded),
         )
@@ -365,9 +375,9 @@ class ExportState(QObject):
 
     def _on_sources(self, found: list[Source], wanted: Path | None, problem: str = "") -> None:
         self.sources, self.sources_problem = found, problem
-        known = {source.folder for source in found}
-        if self.source is not None and self.source.folder not in known and not self.busy:
-            self.source = None  # its folder is gone
+        known = {source.folder: source for source in found}
+        if self.source is not None and not self.busy:
+            self.source = known.get(self.source.folder)  # as it is now; None: its folder is gone
         if wanted in known:
             self.choose(wanted)
         elif self.source is None and found:
@@ -378,7 +388,7 @@ class ExportState(QObject):
         if self.source is None:
             return
         exports = self._preferences.runs_folder.parent / "exports"
-        suggest = partial(suggested_folder, exports, self.source.run, self.kind)
+        suggest = partial(suggested_folder, exports, self.source.run, self.checkpoint, self.kind)
         self._background.do(lambda: look_at(str(suggest())), self._on_suggested)
 
     def _suggest_folder_anew(self) -> None:

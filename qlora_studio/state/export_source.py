@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from qlora_studio.config.run_config import SHAPE_PREFIX
 from qlora_studio.errors import StudioError
+from qlora_studio.runs.checkpoints import checkpoints
 from qlora_studio.runs.folder import Run
 from qlora_studio.runs.history import list_runs
 from qlora_studio.runs.samples import read_samples
@@ -17,17 +18,32 @@ from qlora_studio.state.folders import size_of
 
 @dataclass(frozen=True)
 class Source:
-    """A run with a finished adapter. prompts: what it was asked at its checkpoints."""
+    """A run with a finished adapter.
+
+    prompts:     what it was asked at its checkpoints
+    checkpoints: folders of those before the last step that aren't known to be damaged, by their step
+    """
 
     run: Run
     adapter: Path
     adapter_bytes: int
     prompts: tuple[str, ...]
+    checkpoints: dict[int, Path] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
         """Of the run."""
         return self.run.folder
+
+    @property
+    def best(self) -> int | None:
+        """The step of the checkpoint with the best evaluation; None: that is the finished adapter's own."""
+        step = self.run.state.best_step
+        return step if step in self.checkpoints else None
+
+    def adapter_at(self, step: int | None) -> Path:
+        """The folder of a checkpoint, or of the finished adapter."""
+        return self.adapter if step is None else self.checkpoints[step]
 
     @property
     def model(self) -> str:
@@ -52,13 +68,14 @@ def sources(runs_folder: Path) -> list[Source]:
         if run is None or run.adapter is None or run.record.config.model.path.startswith(SHAPE_PREFIX):
             continue
         if run.state.state in ("finished", "stopped"):
-            found.append(Source(run, run.adapter, size_of(run.adapter), _prompts_of(run)))
+            size, prompts = size_of(run.adapter), _prompts_of(run)
+            found.append(Source(run, run.adapter, size, prompts, _checkpoints_of(run)))
     return found
 
 
-def suggested_folder(exports: Path, run: Run, kind: str) -> Path:
+def suggested_folder(exports: Path, run: Run, step: int | None, kind: str) -> Path:
     """A name in `exports` that is free: `support-llama8b-merged`, `support-llama8b-merged-2`, ..."""
-    name = f"{run.folder.name}-{kind}"
+    name = f"{run.folder.name}-{kind}" if step is None else f"{run.folder.name}-step-{step}-{kind}"
     number = 1
     while os.path.lexists(folder := exports / (name if number == 1 else f"{name}-{number}")):
         number += 1
@@ -81,6 +98,12 @@ def look_at(folder: str) -> Place:
         return Place(folder, free_bytes(path))
     except StudioError as error:
         return Place(folder, problem=error.message)
+
+
+def _checkpoints_of(run: Run) -> dict[int, Path]:
+    """The one of the last step is the finished adapter."""
+    found = checkpoints(run.folder)
+    return {info.step: info.path for info in found if not info.reason and info.step != run.state.step}
 
 
 def _prompts_of(run: Run) -> tuple[str, ...]:

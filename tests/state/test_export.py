@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from qlora_studio.config import places
@@ -11,6 +12,8 @@ from qlora_studio.config.prompts import CHECK_QUESTIONS
 from qlora_studio.config.run_config import SAMPLE
 from qlora_studio.protocol import commands, events, reading
 from qlora_studio.protocol.events import Problem
+from qlora_studio.runs.checkpoints import save_checkpoint
+from qlora_studio.runs.run_state import read_state, write_state
 from qlora_studio.state import export_source
 from qlora_studio.state.export import ADAPTER, MERGED, Stage
 from qlora_studio.state.export_source import look_at
@@ -166,6 +169,35 @@ def test_the_engine_writes_once_adapter_and_prompts_were_read(export, silent, ru
     assert export.stage is Stage.WRITING
 
 
+def test_the_checkpoint_of_the_best_evaluation_is_chosen_first(app, silent, qtbot):
+    best = _make_run_that_got_worse(app)
+    app.export.refresh(best)
+    qtbot.waitUntil(lambda: bool(silent.asked(reading.CheckModel)))
+    silent.answer(reading.CheckModel, reading.ModelChecked, report=model_report(MODEL))
+    qtbot.waitUntil(lambda: bool(app.export.place.folder))
+    assert (app.export.checkpoint, sorted(app.export.source.checkpoints)) == (10, [10])
+    assert app.export.place.folder.endswith("-step-10-adapter")
+    app.export.start()
+    assert silent.asked(reading.CheckAdapter)[0].folder == str(best / "checkpoints" / "step-000010")
+    _prepare(silent)
+    assert silent.last_said(commands.Export).checkpoint == 10
+
+
+def test_the_finished_adapter_can_be_chosen_instead(app, silent, qtbot):
+    best = _make_run_that_got_worse(app)
+    app.export.refresh(best)
+    qtbot.waitUntil(lambda: bool(app.export.place.folder))
+    silent.answer(reading.CheckModel, reading.ModelChecked, report=model_report(MODEL))
+    app.export.set_checkpoint(None)
+    qtbot.waitUntil(lambda: "step" not in app.export.place.folder)
+    app.export.start()
+    assert silent.asked(reading.CheckAdapter)[0].folder == str(best / "adapter")
+
+
+def test_where_the_last_evaluation_is_the_best_the_finished_adapter_is_meant(export):
+    assert export.checkpoint is None
+
+
 def test_progress_tells_stage_bytes_and_time_left(writing, silent, monkeypatch):
     now = [100.0]
     monkeypatch.setattr("qlora_studio.state.export.time.monotonic", lambda: now[0])
@@ -266,6 +298,16 @@ def _make_run(app, name, model):
     )
     folder = make_run(app.preferences.runs_folder, example)
     (folder / "adapter" / "adapter_model.safetensors").write_bytes(b"x" * WEIGHTS)
+    return folder
+
+
+def _make_run_that_got_worse(app):
+    """20 steps; the evaluation at step 10 was the best."""
+    folder = _make_run(app, "overfit", MODEL)
+    for step in (10, 20):
+        save_checkpoint(folder, step, lambda staging: (staging / "trainer.json").write_bytes(b"{}"))
+    state = read_state(folder).state
+    write_state(folder, msgspec.structs.replace(state, best_step=10, best_evaluation_loss=0.9))
     return folder
 
 

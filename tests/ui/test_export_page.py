@@ -11,6 +11,7 @@ from PySide6.QtWidgets import QApplication, QFileDialog
 
 from qlora_studio.protocol import commands, events, reading
 from qlora_studio.protocol.events import Problem
+from qlora_studio.runs.checkpoints import save_checkpoint
 from qlora_studio.ui.pages.export import ExportPage
 from tests.state.reports import CHECKED_ADAPTER, chat_encoded, model_report
 from tests.ui.example_runs import Example, make_run
@@ -110,6 +111,20 @@ def test_another_run_is_chosen_from_the_list(page, app, silent, runs, qtbot):
     box.activated.emit(box.currentIndex())
     assert app.export.source.folder == runs[1]
     qtbot.waitUntil(lambda: "support-again-adapter" in found(page, "export_folder").text())
+
+
+def test_a_checkpoint_is_chosen_from_the_list_the_best_one_named(page, app, runs, qtbot):
+    save_checkpoint(runs[0], 10, lambda staging: (staging / "trainer.json").write_bytes(b"{}"))
+    app.export.refresh()
+    box = found(page, "export_checkpoint")
+    qtbot.waitUntil(lambda: box.isVisible())
+    assert [box.itemText(at) for at in range(box.count())] == [
+        "step 20, finished, best evaluation",
+        "step 10",
+    ]
+    box.setCurrentIndex(1)
+    box.activated.emit(1)
+    assert app.export.checkpoint == 10
 
 
 def test_merged_is_chosen_and_its_folder_follows(page, qtbot):

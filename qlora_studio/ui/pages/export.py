@@ -11,6 +11,7 @@ from PySide6.QtWidgets import QFileDialog, QWidget
 from qlora_studio.state.app import AppState
 from qlora_studio.ui.page import Page
 from qlora_studio.ui.pages.export_cards import (
+    WHILE_BUSY,
     CheckCard,
     KindCard,
     ProgressCard,
@@ -26,6 +27,9 @@ from qlora_studio.ui.widgets import (
     PrimaryButton,
     SecondaryButton,
 )
+from qlora_studio.ui.widgets.allowed import allow
+
+NO_RUN, LOOKING = "No finished run", "Looking for finished runs"
 
 
 class ExportPage(Page):
@@ -61,7 +65,7 @@ class ExportPage(Page):
         self._to_runs = PrimaryButton("Runs", "chart-line", name="export_to_runs")
         self._empty = EmptyState(
             "package-check",
-            "No finished run",
+            NO_RUN,
             "A run can be exported once it finished or was stopped.",
             self._to_runs,
             name="export_empty",
@@ -110,6 +114,7 @@ class ExportPage(Page):
         state.changed.connect(self._refresh)
         state.stopped.connect(lambda: self.app.notices.say("Export stopped, nothing was left behind"))
         self._source.chosen.connect(state.choose)
+        self._source.at_step.connect(state.set_checkpoint)
         self._kind.chosen.connect(state.set_kind)
         self._where.folder.textEdited.connect(state.set_folder)
         self._where.choose.clicked.connect(self._on_choose_folder)
@@ -161,10 +166,10 @@ class ExportPage(Page):
         self._below.setVisible(not nothing)
         self._to_runs.setVisible(state.sources is not None)
         if state.sources is None:
-            self._empty.set_words("Looking for finished runs", "")
+            self._empty.set_words(LOOKING, "")
         else:
             words = state.sources_problem or "A run can be exported once it finished or was stopped."
-            self._empty.set_words("No finished run", words)
+            self._empty.set_words(NO_RUN, words)
         self._refresh_actions(nothing)
         if state.problem is not None:
             self.show_error(f"{state.problem.message} {state.problem.hint}".strip())
@@ -173,12 +178,13 @@ class ExportPage(Page):
 
     def _refresh_actions(self, nothing: bool) -> None:
         state = self._state
-        waits = "" if state.busy or nothing else state.waits_for
+        waits = "" if nothing else f"{WHILE_BUSY}." if state.busy else state.waits_for
         self._waits.setText(waits)
         self._waits.set_tone("warn" if state.holder else "")
         self._pause.setVisible(bool(state.holder) and not nothing)
         self._start.setVisible(not state.busy)
-        self._start.setEnabled(not waits and not nothing)
+        allow(self._start, (LOOKING if state.sources is None else NO_RUN) if nothing else waits)
         self._stop.setVisible(state.busy)
-        self._stop.setEnabled(state.can_stop)
+        allow(self._stop, "" if state.can_stop else state.words)
         self._stop_action.setEnabled(state.busy and state.can_stop)
+        self._stop_action.setText("Stop…" if state.busy else "Stop… (nothing is being written)")

@@ -11,6 +11,7 @@ from qlora_studio.config.run_config import SAMPLE
 from qlora_studio.protocol.events import ExportFinished, Verification
 from qlora_studio.runs.folder import Run
 from qlora_studio.state.export import ADAPTER, MERGED, ExportState, Stage
+from qlora_studio.state.export_source import Source
 from qlora_studio.ui import figures
 from qlora_studio.ui.figures import in_gb
 from qlora_studio.ui.run_words import state_word
@@ -26,6 +27,8 @@ from qlora_studio.ui.widgets import (
     SecondaryButton,
     TextBox,
 )
+from qlora_studio.ui.widgets.allowed import allow
+from qlora_studio.ui.widgets.text_size import at_text_size
 
 KINDS = {
     ADAPTER: ("Adapter", "What was learned alone: for peft and for this application, beside its base model."),
@@ -34,37 +37,54 @@ KINDS = {
         "The whole model in 16 bit, as safetensors: for any program that reads such folders.",
     ),
 }
+WHILE_BUSY = "What is written is set until this export ends"
 _PROMPTS_SHOWN = 4
 
 
 class SourceCard(Card):
-    """chosen: the folder of the run to export."""
+    """chosen: the folder of the run to export. at_step: the checkpoint, or None for the finished adapter."""
 
     chosen = Signal(object)
+    at_step = Signal(object)
 
     def __init__(self) -> None:
         super().__init__("Run", name="export_source")
         self._run = ChoiceBox([], name="export_run", label="Run to export")
         self._state = Chip("", name="export_run_state")
         self._note = PlainLabel("", "note", wrap=True)
+        self._at = PlainLabel("Checkpoint", "label")
+        self._checkpoint = ChoiceBox([], name="export_checkpoint", label="Checkpoint to export")
+        self._at.setBuddy(self._checkpoint)
         row = QHBoxLayout()
         row.setSpacing(theme().px(10))
         row.addWidget(self._run, 1)
         row.addWidget(self._state)
+        below = QHBoxLayout()
+        below.setSpacing(theme().px(10))
+        below.addWidget(self._at)
+        below.addWidget(self._checkpoint)
+        below.addStretch()
         self.body.addLayout(row)
+        self.body.addLayout(below)
         self.body.addWidget(self._note)
+        self._checkpoint.chosen.connect(lambda step: self.at_step.emit(int(step) if step else None))
         self._run.chosen.connect(lambda folder: self.chosen.emit(Path(folder)))
 
     def refresh(self, state: ExportState) -> None:
         """After the runs, or the chosen one, are others."""
         choices = [(str(source.folder), source.run.name) for source in state.sources or ()]
         self._run.set_choices(choices)
-        self._run.setEnabled(not state.busy)
+        allow(self._run, WHILE_BUSY if state.busy else "")
         if state.source is not None:
             self._run.set_value(str(state.source.folder))
             word = state_word(state.source.run.state.state)
             self._state.set(word.word, word.tone, word.icon_name)
             self._note.setText(_about(state.source.run))
+            self._checkpoint.set_choices(_checkpoints(state.source))
+            self._checkpoint.set_value("" if state.checkpoint is None else str(state.checkpoint))
+        for widget in (self._at, self._checkpoint):
+            widget.setVisible(state.source is not None and bool(state.source.checkpoints))
+        allow(self._checkpoint, WHILE_BUSY if state.busy else "")
         self._state.setVisible(state.source is not None)
 
 
@@ -102,7 +122,7 @@ class KindCard(Card):
         """After the run or the kind is another one."""
         for kind, button in self._buttons.items():
             button.setChecked(kind == state.kind)
-            button.setEnabled(not state.busy)
+            allow(button, WHILE_BUSY if state.busy else "")
             needed = state.needed_bytes(kind)
             about = "about " if kind == MERGED else ""
             self._sizes[kind].setText(f"{about}{in_gb(needed)}" if needed is not None else "…")
@@ -131,7 +151,7 @@ class WhereCard(Card):
         if self.folder.text() != state.place.folder:
             self.folder.setText(state.place.folder)
         for widget in (self.folder, self.choose):
-            widget.setEnabled(not state.busy)
+            allow(widget, WHILE_BUSY if state.busy else "")
         needed, free = state.needed_bytes(state.kind), state.place.free_bytes
         known = needed is not None and free is not None
         self._room.setVisible(known)
@@ -182,7 +202,7 @@ class CheckCard(Card):
         for box in (self.prompts, self.limit):
             label = PlainLabel(box.accessibleName(), "label")
             label.setBuddy(box)
-            box.setFixedWidth(theme().px(110))
+            at_text_size(box, box.setFixedWidth, 110)
             row = QHBoxLayout()
             row.addWidget(label, 1)
             row.addWidget(box)
@@ -193,7 +213,7 @@ class CheckCard(Card):
         """After the run, or the number of prompts, is another one."""
         with QSignalBlocker(self.prompts):
             self.prompts.setValue(state.prompt_count)
-        self.prompts.setEnabled(not state.busy)
+        allow(self.prompts, WHILE_BUSY if state.busy else "")
         prompts = state.prompts
         lines = [
             f"• {prompt if len(prompt) <= 90 else prompt[:88] + '…'}" for prompt in prompts[:_PROMPTS_SHOWN]
@@ -283,6 +303,19 @@ def _about(run: Run) -> str:
     if state.evaluation_loss is not None:
         parts.append(f"evaluation loss {figures.loss(state.evaluation_loss)}")
     return " · ".join(parts)
+
+
+def _checkpoints(source: Source) -> list[tuple[str, str]]:
+    """The finished adapter first, then the newest."""
+    best = source.run.state.best_step
+    steps: list[int | None] = [None, *sorted(source.checkpoints, reverse=True)]
+    choices = []
+    for step in steps:
+        at = source.run.state.step if step is None else step
+        words = f"step {at:,}{', finished' if step is None else ''}"
+        value = "" if step is None else str(step)
+        choices.append((value, f"{words}, best evaluation" if at == best else words))
+    return choices
 
 
 def _files_in_words(finished: ExportFinished) -> str:
