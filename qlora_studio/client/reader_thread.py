@@ -47,6 +47,11 @@ class ReaderThread(QThread):
         if self._current == request_id and self._child is not None:
             _end(self._child)
 
+    def renew(self) -> None:
+        """The process is to know what changed around it: the next request is answered by another one."""
+        if self._current is None and self._child is not None:
+            _end(self._child)
+
     def end(self) -> None:
         """No more requests; the reader ends now."""
         self._ending = True

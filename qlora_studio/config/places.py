@@ -1,4 +1,7 @@
-"""Where files lie: runs, cache, logs and the window's settings. `QLORA_STUDIO_HOME` moves all of them."""
+"""Where files lie: runs, cache, logs and the window's settings.
+
+`QLORA_STUDIO_HOME` moves all of them, `QLORA_STUDIO_CACHE` the cache alone.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from pathlib import Path
 import platformdirs
 
 _APP = "qlora-studio"
+_CACHE = "QLORA_STUDIO_CACHE"  # an environment variable, so that children follow
 
 
 def runs_folder() -> Path:
@@ -23,7 +27,18 @@ def models_folder() -> Path:
 
 def cache_folder() -> Path:
     """What can be made again: imported rows, tokens, the sample model, quantized weights."""
+    chosen = os.environ.get(_CACHE)
+    if chosen:
+        return Path(chosen).absolute()
     return _home("cache") or Path(platformdirs.user_cache_dir(_APP, appauthor=False))
+
+
+def use_cache_folder(folder: str) -> None:
+    """For this process and the children it starts from now on; empty: the usual place."""
+    if folder:
+        os.environ[_CACHE] = folder
+    else:
+        os.environ.pop(_CACHE, None)
 
 
 def settings_folder() -> Path:

@@ -38,7 +38,7 @@ class AppState(QObject):
         super().__init__(parent)
         self.preferences = PreferencesState(self)
         self.notices = Notices(self)
-        self.machine = MachineState(self)
+        self.machine = MachineState(self.preferences, self)
         self.engine = EngineState(self)
         self.reader = Reader(self)  # imports, checks, token counts: may take minutes
         self.chat_reader = Reader(self)  # renders and encodes chats: must answer at once

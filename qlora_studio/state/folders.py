@@ -51,10 +51,13 @@ class FoldersState(QObject):
         self.changed.emit()
         self._in_thread(self._count, self._preferences.runs_folder)
 
-    def use_runs_folder(self, folder: Path) -> None:
-        """Raises: StudioError where it can't be written to; the old one then stays."""
+    def use(self, which: str, folder: Path) -> None:
+        """which: runs | models | cache. What lies in the old one stays there.
+
+        Raises: StudioError where it can't be written to; the old one then stays in use.
+        """
         check_writable(folder)
-        self._preferences.set("runs_folder", str(folder))
+        self._preferences.set(f"{which}_folder", str(folder.absolute()))
         self.count()
 
     def clear_cache(self) -> None:
@@ -63,7 +66,7 @@ class FoldersState(QObject):
 
     def _count(self, runs_folder: Path) -> None:
         sizes = FolderSizes(
-            size_of(runs_folder), size_of(places.models_folder()), size_of(places.cache_folder())
+            size_of(runs_folder), size_of(self._preferences.models_folder), size_of(places.cache_folder())
         )
         self._counted.emit(sizes)
 

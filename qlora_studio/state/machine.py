@@ -8,18 +8,22 @@ from pathlib import Path
 
 from PySide6.QtCore import QObject, QTimer, Signal
 
-from qlora_studio.config import places
 from qlora_studio.memory.devices import CardReading, card_reading
+from qlora_studio.state.preferences import PreferencesState
 
 
 class MachineState(QObject):
-    """changed: `card` or `free_bytes` is another one. Readings are taken in a thread: a driver may hang."""
+    """changed: `card` or `free_bytes`, of the disk of the runs folder, is another one.
+
+    Readings are taken in a thread: a driver may hang.
+    """
 
     changed = Signal()
     _read = Signal(object, object)
 
-    def __init__(self, parent: QObject | None = None) -> None:
+    def __init__(self, preferences: PreferencesState, parent: QObject | None = None) -> None:
         super().__init__(parent)
+        self._preferences = preferences
         self.card: CardReading | None = None
         self.free_bytes: int | None = None
         self._busy = threading.Lock()
@@ -43,7 +47,7 @@ class MachineState(QObject):
 
     def _take(self) -> None:
         try:
-            card, free_bytes = card_reading(), _free_bytes(places.runs_folder())
+            card, free_bytes = card_reading(), _free_bytes(self._preferences.runs_folder)
             try:
                 self._read.emit(card, free_bytes)
             except RuntimeError:  # the window is gone

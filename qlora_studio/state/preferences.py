@@ -19,6 +19,7 @@ class Preferences(msgspec.Struct, kw_only=True):
     reduced_motion: str = "system"  # system | on | off
     runs_folder: str = ""  # empty: the usual place
     models_folder: str = ""
+    cache_folder: str = ""
     offline: bool = False
     keep_awake: bool = True
     notify: bool = True
@@ -37,6 +38,8 @@ class PreferencesState(QObject):
         super().__init__(parent)
         self._file = places.settings_folder() / "window.json"
         self._values = _read(self._file)
+        if self._values.cache_folder:
+            places.use_cache_folder(self._values.cache_folder)
 
     @property
     def values(self) -> Preferences:
@@ -48,11 +51,18 @@ class PreferencesState(QObject):
         """Where new runs are made."""
         return Path(self._values.runs_folder) if self._values.runs_folder else places.runs_folder()
 
+    @property
+    def models_folder(self) -> Path:
+        """Whose folders are listed as models."""
+        return Path(self._values.models_folder) if self._values.models_folder else places.models_folder()
+
     def set(self, name: str, value: object) -> None:
         """Acts at once; a disk that can't be written to costs the memory of it, not the change."""
         if getattr(self._values, name) == value:
             return
         setattr(self._values, name, value)
+        if name == "cache_folder":
+            places.use_cache_folder(self._values.cache_folder)
         self._keep()
         self.changed.emit(name)
 

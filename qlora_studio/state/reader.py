@@ -67,6 +67,10 @@ class Reader(QObject):
             self._cancelled[job.id] = job
             self._thread.give_up(job.id)
 
+    def renew(self) -> None:
+        """The next request gets a new process: one that is at work ends with that."""
+        self._thread.renew()
+
     def close(self) -> None:
         """Ends the process and waits for the thread."""
         self._watch.stop()

@@ -76,15 +76,44 @@ def test_a_switch_is_kept(page, app, qtbot, name, key):
 def test_a_runs_folder_that_can_not_be_written_gives_its_reason_and_keeps_the_old_one(page, app, tmp_path):
     file = tmp_path / "a-file"
     file.write_text("")
-    page.use_runs_folder(file / "runs")
+    page.use_folder("runs", file / "runs")
     assert "can't be written to" in page._runs.note()
     assert app.preferences.runs_folder == places.runs_folder()
 
 
 def test_another_runs_folder_is_used_from_now_on(page, app, tmp_path):
-    page.use_runs_folder(tmp_path / "elsewhere")
+    page.use_folder("runs", tmp_path / "elsewhere")
     assert app.preferences.runs_folder == tmp_path / "elsewhere"
     assert page.findChild(QLabel, "settings_runs_folder").full_text() == str(tmp_path / "elsewhere")
+
+
+def test_another_models_folder_is_the_one_that_is_listed(page, app, tmp_path, qtbot):
+    (tmp_path / "mine" / "Llama-3.1-8B").mkdir(parents=True)
+    page.use_folder("models", tmp_path / "mine")
+    app.models.look()
+    qtbot.waitUntil(lambda: "Llama-3.1-8B" in [entry.name for entry in app.models.table.entries])
+    assert page.findChild(QLabel, "settings_models_folder").full_text() == str(tmp_path / "mine")
+
+
+def test_another_cache_is_used_at_once_and_at_the_next_start(page, app, tmp_path, monkeypatch, qtbot):
+    monkeypatch.setenv("QLORA_STUDIO_CACHE", "")  # and as it was, afterwards
+    usual = places.cache_folder()
+    page.use_folder("cache", tmp_path / "roomy")
+    assert places.cache_folder() == tmp_path / "roomy"
+    places.use_cache_folder("")
+    assert PreferencesState().values.cache_folder == str(tmp_path / "roomy")
+    assert places.cache_folder() == tmp_path / "roomy"
+    _click(qtbot, page, "settings_reset_folders")
+    assert places.cache_folder() == usual
+
+
+def test_a_reader_that_rests_is_replaced_when_the_cache_moves(app, page, tmp_path, monkeypatch):
+    monkeypatch.setenv("QLORA_STUDIO_CACHE", "")
+    renewed = []
+    for reader in (app.reader, app.chat_reader):
+        monkeypatch.setattr(reader, "renew", lambda reader=reader: renewed.append(reader))
+    page.use_folder("cache", tmp_path / "roomy")
+    assert renewed == [app.reader, app.chat_reader]
 
 
 def test_clearing_the_cache_asks_first_and_says_how_much_came_back(page, app, qtbot):
@@ -106,7 +135,8 @@ def test_the_cache_can_not_be_cleared_while_the_engine_works(page, app):
     app.engine.changed.emit()
     button = page.findChild(QWidget, "settings_clear_cache")
     assert not button.isEnabled()
-    assert button.toolTip() == "The engine works with it now"
+    assert button.toolTip() == "the engine works with it now"
+    assert not page.findChild(QWidget, "settings_change_cache").isEnabled()
 
 
 def test_a_word_finds_its_setting(page):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from PySide6.QtCore import QUrl
@@ -27,9 +28,17 @@ from qlora_studio.ui.widgets import (
     Segmented,
     Switch,
 )
+from qlora_studio.ui.widgets.allowed import allow
+from qlora_studio.ui.widgets.text_size import at_text_size
 
 _LOOK = ("theme", "text_size", "reduced_motion")
 _WHILE_TRAINING = ("keep_awake", "notify", "sound")
+FOLDERS = {
+    "runs": "Folder for new runs",
+    "models": "Folder whose models are listed",
+    "cache": "Folder for what can be made again",
+}
+COUNTING, IN_USE = "counting…", "the engine works with it now"
 _WIDEST = 940  # px: longer lines are hard to follow from words to control
 
 
@@ -39,6 +48,7 @@ class SettingsPage(Page):
     def __init__(self, app: AppState) -> None:
         super().__init__(app, "settings", "Settings", side=False)
         self._folders = FoldersState(app.preferences, self)
+        self._known_cache = places.cache_folder()
         self._fill()
         self._bind()
         self._show_preferences()
@@ -55,7 +65,7 @@ class SettingsPage(Page):
 
     def _fill(self) -> None:
         self._words = self.search = SearchBox("Search settings", name="settings_search")
-        self._words.setFixedWidth(theme().px(240))
+        at_text_size(self._words, self._words.setFixedWidth, 240)
         self.add_header(self._words)
         self._sections = [
             self._look_section(),
@@ -92,15 +102,20 @@ class SettingsPage(Page):
 
     def _folder_section(self) -> Section:
         section = self._folder = Section("Folders", "folders")
-        self._change_runs = SecondaryButton("Change…", name="settings_change_runs", small=True)
+        self._change = {which: _change_button(which) for which in FOLDERS}
         self._clear_cache = SecondaryButton("Clear…", name="settings_clear_cache", small=True)
         self._open_runs = _open_button("runs")
         self._open_models = _open_button("models")
         self._open_cache = _open_button("cache")
-        self._runs = FolderRow("Runs", "settings_runs_folder", self._open_runs, self._change_runs)
-        self._models = FolderRow("Models", "settings_models_folder", self._open_models)
-        self._cache = FolderRow("Cache", "settings_cache_folder", self._open_cache, self._clear_cache)
-        for row in (self._runs, self._models, self._cache):
+        self._runs = FolderRow("Runs", "settings_runs_folder", self._open_runs, self._change["runs"])
+        self._models = FolderRow(
+            "Models", "settings_models_folder", self._open_models, self._change["models"]
+        )
+        self._cache = FolderRow(
+            "Cache", "settings_cache_folder", self._open_cache, self._clear_cache, self._change["cache"]
+        )
+        self._rows = dict(zip(FOLDERS, (self._runs, self._models, self._cache), strict=True))
+        for row in self._rows.values():
             section.add(row)
         return section
 
@@ -134,12 +149,13 @@ class SettingsPage(Page):
         self._notify.clicked.connect(lambda on: preferences.set("notify", on))
         self._sound.clicked.connect(lambda on: preferences.set("sound", on))
         self._look.reset.clicked.connect(lambda: self._reset(*_LOOK))
-        self._folder.reset.clicked.connect(lambda: self._reset("runs_folder"))
+        self._folder.reset.clicked.connect(self._on_reset_folders)
         self._training.reset.clicked.connect(lambda: self._reset(*_WHILE_TRAINING))
         self._open_runs.clicked.connect(lambda: _show_folder(preferences.runs_folder))
-        self._open_models.clicked.connect(lambda: _show_folder(places.models_folder()))
+        self._open_models.clicked.connect(lambda: _show_folder(preferences.models_folder))
         self._open_cache.clicked.connect(lambda: _show_folder(places.cache_folder()))
-        self._change_runs.clicked.connect(self._pick_runs_folder)
+        for which, button in self._change.items():
+            button.clicked.connect(partial(self._pick_folder, which))
         self._clear_cache.clicked.connect(self._ask_to_clear)
         self._folders.changed.connect(self._show_sizes)
         self._folders.cleared.connect(self._on_cleared)
@@ -155,22 +171,22 @@ class SettingsPage(Page):
         self._notify.setChecked(values.notify)
         self._sound.setChecked(values.sound)
         self._runs.path.setText(str(self.app.preferences.runs_folder))
-        self._models.path.setText(str(places.models_folder()))
+        self._models.path.setText(str(self.app.preferences.models_folder))
         self._cache.path.setText(str(places.cache_folder()))
 
     def _show_sizes(self) -> None:
         sizes = self._folders.sizes
-        rows = ((self._runs, "runs"), (self._models, "models"), (self._cache, "cache"))
-        for row, name in rows:
-            row.set_note("counting…" if sizes is None else figures.in_gb(getattr(sizes, name)))
+        for row, name in ((self._runs, "runs"), (self._models, "models")):
+            row.set_note(COUNTING if sizes is None else figures.in_gb(getattr(sizes, name)))
         self._show_whether_busy()
 
     def _show_whether_busy(self) -> None:
-        engine = self.app.engine
+        engine, sizes = self.app.engine, self._folders.sizes
         busy = engine.training or engine.doing is not Doing.NOTHING or self.app.launcher.busy
-        empty = self._folders.sizes is None or self._folders.sizes.cache == 0
-        self._clear_cache.setEnabled(not busy and not empty)
-        self._clear_cache.setToolTip("The engine works with it now" if busy else "")
+        size = COUNTING if sizes is None else figures.in_gb(sizes.cache) if sizes.cache else "empty"
+        allow(self._clear_cache, IN_USE if busy else size if size in (COUNTING, "empty") else "")
+        allow(self._change["cache"], IN_USE if busy else "")
+        self._cache.set_note(f"{size} · {IN_USE}" if busy else size)
 
     def _filter(self, text: str) -> None:
         for section in self._sections:
@@ -184,20 +200,38 @@ class SettingsPage(Page):
             self.app.preferences.set(name, getattr(defaults, name))
         self._folders.count()
 
-    def _pick_runs_folder(self) -> None:
-        dialog = QFileDialog(self, "Folder for new runs", str(self.app.preferences.runs_folder))
-        dialog.setObjectName("settings_pick_runs")
+    def _on_reset_folders(self) -> None:
+        """The cache's place stays while somebody works in it."""
+        names = [f"{which}_folder" for which in FOLDERS if self._change[which].isEnabled()]
+        self._reset(*names)
+        self._renew_readers()
+
+    def _pick_folder(self, which: str) -> None:
+        dialog = QFileDialog(self, FOLDERS[which], self._rows[which].path.full_text())
+        dialog.setObjectName(f"settings_pick_{which}")
         dialog.setFileMode(QFileDialog.FileMode.Directory)
-        dialog.fileSelected.connect(lambda path: self.use_runs_folder(Path(path)))
+        dialog.fileSelected.connect(lambda path: self.use_folder(which, Path(path)))
         dialog.finished.connect(dialog.deleteLater)
         dialog.open()
 
-    def use_runs_folder(self, folder: Path) -> None:
+    def use_folder(self, which: str, folder: Path) -> None:
         """A folder that can't be written turns its line into the reason; the old one stays."""
+        before = self._rows[which].path.full_text()
         try:
-            self._folders.use_runs_folder(folder)
+            self._folders.use(which, folder)
         except StudioError as error:
-            self._runs.set_note(str(error), "bad")
+            self._rows[which].set_note(str(error), "bad")
+            return
+        self._renew_readers()
+        self.app.notices.say(f"What lies in {before} stays there.")
+
+    def _renew_readers(self) -> None:
+        """Children know the cache from their start."""
+        if self._known_cache != places.cache_folder():
+            self._known_cache = places.cache_folder()
+            self.app.engine.drop()
+            self.app.reader.renew()
+            self.app.chat_reader.renew()
 
     def _ask_to_clear(self) -> None:
         size = self._folders.sizes.cache if self._folders.sizes is not None else 0
@@ -220,6 +254,12 @@ class SettingsPage(Page):
 def _open_button(which: str) -> SecondaryButton:
     button = SecondaryButton("Open", name=f"settings_open_{which}", small=True)
     button.setAccessibleName(f"Open the {which} folder")
+    return button
+
+
+def _change_button(which: str) -> SecondaryButton:
+    button = SecondaryButton("Change…", name=f"settings_change_{which}", small=True)
+    button.setAccessibleName(f"Change the {which} folder")
     return button
 
 
