@@ -17,7 +17,6 @@ from qlora_studio.ui.look import follow_preferences
 from qlora_studio.ui.pages import page_modules
 from qlora_studio.ui.shell import Shell
 from qlora_studio.ui.theme import keep_numbers_plain
-from qlora_studio.ui.widgets import WheelFilter
 
 PAGES_AFTER_MS = 300  # the first page is painted by then
 NOT_AWAKE = "This desktop can't be kept awake: if it sleeps, the run waits until it wakes."
@@ -30,8 +29,6 @@ def open_window(page: str | None = None, run: str | None = None) -> int:
     qt.setApplicationVersion(__version__)
     qt.setDesktopFileName("qlora-studio")
     keep_numbers_plain()
-    wheel = WheelFilter(qt)
-    qt.installEventFilter(wheel)
     app = AppState()
     follow_preferences(app.preferences)
     awake = KeepAwake(app.engine, app.preferences, app)

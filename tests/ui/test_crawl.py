@@ -24,7 +24,7 @@ from qlora_studio.state.app import AppState
 from qlora_studio.ui.pages import page_factories
 from qlora_studio.ui.shell import Shell
 from qlora_studio.ui.theme import theme
-from qlora_studio.ui.widgets import ElidedLabel, PlainLabel, WheelFilter
+from qlora_studio.ui.widgets import ElidedLabel, PlainLabel
 
 CONTROLS = (
     QAbstractButton,
@@ -39,17 +39,14 @@ CONTROLS = (
 
 
 @pytest.fixture
-def shell(qtbot, qapp, monkeypatch):
+def shell(qtbot, monkeypatch):
     app = AppState()
     monkeypatch.setattr(app.machine, "start", lambda: None)
-    wheel = WheelFilter(qapp)
-    qapp.installEventFilter(wheel)
     window = Shell(app)
     qtbot.addWidget(window)
     window.show()
     yield window
     app.close()
-    qapp.removeEventFilter(wheel)
     theme().set_text_size(100)
 
 

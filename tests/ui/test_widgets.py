@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from PySide6.QtCore import QPoint, QPointF, Qt
-from PySide6.QtGui import QWheelEvent
-from PySide6.QtWidgets import QApplication, QLabel, QScrollArea, QSlider, QVBoxLayout, QWidget
+from PySide6.QtTest import QTest
+from PySide6.QtWidgets import QLabel, QScrollArea, QVBoxLayout, QWidget
 
 from qlora_studio.ui.theme import Tone
 from qlora_studio.ui.widgets import (
@@ -25,10 +25,10 @@ from qlora_studio.ui.widgets import (
     Popover,
     SecondaryButton,
     Segmented,
+    Slider,
     StackedBar,
     Switch,
     ToastCorner,
-    WheelFilter,
     plain_tooltip,
 )
 
@@ -211,10 +211,8 @@ def test_a_meter_stays_between_empty_and_full(qtbot):
 
 
 @pytest.fixture
-def page_of_fields(qtbot, qapp):
-    """A scrolled page with one field of each kind, under the application's filter."""
-    wheel = WheelFilter(qapp)
-    qapp.installEventFilter(wheel)
+def page_of_fields(qtbot):
+    """A scrolled page with one field of each kind."""
     area = QScrollArea(widgetResizable=True)
     content = QWidget()
     layout = QVBoxLayout(content)
@@ -222,9 +220,10 @@ def page_of_fields(qtbot, qapp):
         NumberBox(1, 512, 64, name="number", label="Number"),
         DecimalBox(0, 1, 0.5, name="decimal", label="Decimal"),
         ChoiceBox([("a", "A"), ("b", "B"), ("c", "C")], name="choice", label="Choice"),
-        QSlider(Qt.Orientation.Horizontal, value=50),
+        Slider(0, 100, name="slider", label="Slider"),
     ]
     fields[2].set_value("b")
+    fields[3].setValue(50)
     for field in fields:
         layout.addWidget(field)
     card = Card("Tall")
@@ -234,34 +233,24 @@ def page_of_fields(qtbot, qapp):
     area.resize(400, 300)
     area.show()
     qtbot.addWidget(area)
-    yield area, fields
-    qapp.removeEventFilter(wheel)
+    return area, fields
 
 
 def test_the_wheel_changes_no_value_and_scrolls_the_page(page_of_fields):
     area, fields = page_of_fields
     before = [_value(field) for field in fields]
-    for field in fields:
-        field.setFocus()
-        _turn_wheel(field)
+    scrolled = [_scrolled_by_wheel(area, field) for field in fields]
     assert [_value(field) for field in fields] == before
-    assert area.verticalScrollBar().value() > 0
+    assert all(by > 0 for by in scrolled)
 
 
 def _value(field):
     return field.value()
 
 
-def _turn_wheel(widget):
-    middle = QPointF(widget.rect().center())
-    event = QWheelEvent(
-        middle,
-        widget.mapToGlobal(middle),
-        QPoint(0, 0),
-        QPoint(0, -120),
-        Qt.MouseButton.NoButton,
-        Qt.KeyboardModifier.NoModifier,
-        Qt.ScrollPhase.NoScrollPhase,
-        False,
-    )
-    QApplication.sendEvent(widget, event)
+def _scrolled_by_wheel(area, field):
+    """By how much a turn over the field, which has the focus, moves the page."""
+    area.verticalScrollBar().setValue(0)
+    field.setFocus()
+    QTest.wheelEvent(area.windowHandle(), QPointF(field.mapTo(area, field.rect().center())), QPoint(0, -120))
+    return area.verticalScrollBar().value()

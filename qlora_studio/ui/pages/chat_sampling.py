@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import msgspec
-from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QCheckBox, QHBoxLayout, QSlider, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QCheckBox, QHBoxLayout, QVBoxLayout, QWidget
 
 from qlora_studio.protocol.commands import Sampling
 from qlora_studio.state.chat import ChatState
 from qlora_studio.ui.theme import theme
-from qlora_studio.ui.widgets import Card, ChoiceBox, NumberBox, PlainLabel
+from qlora_studio.ui.widgets import Card, ChoiceBox, NumberBox, PlainLabel, Slider
 
 PRESETS = {
     "balanced": ("Balanced", Sampling()),
@@ -124,10 +123,7 @@ class HundredthsSlider(QWidget):
         """low, high: in hundredths."""
         super().__init__()
         self.key = key
-        self.bar = QSlider(Qt.Orientation.Horizontal)
-        self.bar.setObjectName(f"chat_{key}")
-        self.bar.setAccessibleName(label)
-        self.bar.setRange(low, high)
+        self.bar = Slider(low, high, name=f"chat_{key}", label=label)
         self.bar.setSingleStep(5)
         self.bar.setPageStep(10)
         self.bar.setMinimumHeight(theme().px(24))

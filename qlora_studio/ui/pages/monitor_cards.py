@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from PySide6.QtCore import Qt, QTimer, Signal
-from PySide6.QtWidgets import QFrame, QGridLayout, QHBoxLayout, QSizePolicy, QSlider, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QFrame, QGridLayout, QHBoxLayout, QSizePolicy, QVBoxLayout, QWidget
 
 from qlora_studio.state.curves import PARTS, Points
 from qlora_studio.state.monitor import MonitorState
@@ -22,6 +22,7 @@ from qlora_studio.ui.widgets import (
     IconLabel,
     LinkButton,
     PlainLabel,
+    Slider,
     Swatch,
 )
 from qlora_studio.ui.widgets.flow import Flow
@@ -48,10 +49,7 @@ class LossCard(Card):
         self.fit = LinkButton("Fit", name="monitor_fit", tip="Show all steps (F)")
         self.table = IconButton("table", "Show as a table (T)", name="monitor_as_table", small=True)
         self.export = IconButton("image-down", "Save picture and table", name="monitor_export", small=True)
-        self._slider = QSlider(Qt.Orientation.Horizontal)
-        self._slider.setObjectName("monitor_smoothing")
-        self._slider.setAccessibleName("Smoothing, 0 to 0.999")
-        self._slider.setRange(0, _SLIDER_END)
+        self._slider = Slider(0, _SLIDER_END, name="monitor_smoothing", label="Smoothing, 0 to 0.999")
         self._slider.setFixedWidth(theme().px(72))
         self._weight = PlainLabel("", "note")
         self._weight.setFixedWidth(theme().px(34))

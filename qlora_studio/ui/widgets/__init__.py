@@ -42,6 +42,7 @@ Fields (fields.py); the wheel never changes them
     DecimalBox(low, high, value, label=, step=, places=, unit="")
     ChoiceBox([(value, words)], label=)                  .chosen(str) .value() .set_value(v) .set_choices(...)
     TextBox(text, label=, placeholder=), SearchBox(placeholder)
+    Slider(low, high, label=)                            from left to right
     Switch(label=)                                       a checkable button that acts at once
     FormRow(label, field, key_name=)                     .reset .set_changed("0.0" | None) .set_problem(text)
 Rows, words and figures
@@ -54,8 +55,6 @@ Charts (chart.py, import it from there: it loads pyqtgraph and numpy)
     ChartView(left, bottom, label=)                      .add_line(token | series, width, symbol) .recolor()
     series_pen(series), MARKERS, ThousandsAxis
     line_sample.LineSample(token | series), line_pixmap  a piece of a line, for legends and tables
-Wheel (wheel.py)
-    WheelFilter                                          installed once by the application
 
 The page around them is `ui.page.Page`; colours and sizes are `theme()` of `ui.theme`.
 """
@@ -85,6 +84,7 @@ from qlora_studio.ui.widgets.fields import (
     FormRow,
     NumberBox,
     SearchBox,
+    Slider,
     Switch,
     TextBox,
 )
@@ -98,7 +98,6 @@ from qlora_studio.ui.widgets.text import (
     plain_tooltip,
     set_property,
 )
-from qlora_studio.ui.widgets.wheel import WheelFilter
 
 __all__ = [
     "Banner",
@@ -125,6 +124,7 @@ __all__ = [
     "SecondaryButton",
     "Segmented",
     "Separator",
+    "Slider",
     "StackedBar",
     "Swatch",
     "Switch",
@@ -133,7 +133,6 @@ __all__ = [
     "Tile",
     "Toast",
     "ToastCorner",
-    "WheelFilter",
     "empty_layout",
     "plain_tooltip",
     "set_property",

@@ -1,11 +1,15 @@
-"""Fields of a form: label with the way back to the default, number boxes, choices, switches."""
+"""Fields of a form: label with the way back to the default, number boxes, choices, sliders, switches.
+
+The wheel changes no value: a field passes it on to the page, which scrolls. Each does so itself: one filter
+on the whole application is asked at every event there is, which doubled the window's work.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from PySide6.QtCore import QRectF, QSize, Qt, Signal
-from PySide6.QtGui import QPainter, QPaintEvent, QPen
+from PySide6.QtGui import QPainter, QPaintEvent, QPen, QWheelEvent
 from PySide6.QtWidgets import (
     QAbstractButton,
     QAbstractSpinBox,
@@ -14,6 +18,7 @@ from PySide6.QtWidgets import (
     QHBoxLayout,
     QLineEdit,
     QSizePolicy,
+    QSlider,
     QSpinBox,
     QVBoxLayout,
     QWidget,
@@ -27,7 +32,7 @@ from qlora_studio.ui.widgets.text import PlainLabel, set_property
 
 
 class NumberBox(QSpinBox):
-    """A whole number with thousands commas; the wheel scrolls the page instead."""
+    """A whole number with thousands commas."""
 
     def __init__(
         self,
@@ -46,6 +51,9 @@ class NumberBox(QSpinBox):
         self.setGroupSeparatorShown(True)
         self.setSuffix(f" {unit}" if unit else "")
         self.setValue(value)
+
+    def wheelEvent(self, event: QWheelEvent) -> None:
+        event.ignore()
 
 
 class DecimalBox(QDoubleSpinBox):
@@ -75,6 +83,9 @@ class DecimalBox(QDoubleSpinBox):
     def textFromValue(self, value: float) -> str:
         text = f"{value:.{self.decimals()}f}".rstrip("0")
         return f"{text}0" if text.endswith(".") else text
+
+    def wheelEvent(self, event: QWheelEvent) -> None:
+        event.ignore()
 
 
 class ChoiceBox(QComboBox):
@@ -115,8 +126,24 @@ class ChoiceBox(QComboBox):
         if at >= 0:
             self.setCurrentIndex(at)
 
+    def wheelEvent(self, event: QWheelEvent) -> None:
+        event.ignore()
+
     def _on_activated(self) -> None:
         self.chosen.emit(self.value())
+
+
+class Slider(QSlider):
+    """A number by its place on a line, from left to right."""
+
+    def __init__(self, low: int, high: int, *, name: str, label: str, parent: QWidget | None = None) -> None:
+        super().__init__(Qt.Orientation.Horizontal, parent)
+        self.setObjectName(name)
+        self.setAccessibleName(label)
+        self.setRange(low, high)
+
+    def wheelEvent(self, event: QWheelEvent) -> None:
+        event.ignore()
 
 
 class TextBox(QLineEdit):
