@@ -260,7 +260,7 @@ class ModelsState(QObject):
         return next((row for row, entry in enumerate(self.table.entries) if entry.path == path), -1)
 
     def _paths(self) -> list[str]:
-        folder = places.models_folder()
+        folder = self._preferences.models_folder
         own = sorted(str(item) for item in folder.iterdir() if item.is_dir()) if folder.is_dir() else []
         return list(dict.fromkeys([SAMPLE, *self._preferences.values.models, *own]))
 
@@ -298,4 +298,4 @@ def _checked(entry: Entry) -> tuple[str, str]:
         return "not usable", "bad"
     if entry.report is not None:
         return ("sound, with notes", "warn") if entry.report.warnings else ("sound", "ok")
-    return "comes with the application", ""
+    return "bundled", ""

@@ -175,6 +175,14 @@ class MonitorState(QObject):
         return run_figures(self.points, self.run.record if self.run else None)
 
     @property
+    def on_card(self) -> bool:
+        """Whether memory is a card's, not the process's; without a run, as the next one would have it."""
+        if self.run is not None:
+            return self.run.record.device != "cpu"
+        device = self._engine.device
+        return self._machine.card is not None and (device is None or device.device != "cpu")
+
+    @property
     def limit_bytes(self) -> int | None:
         """Of the device the run trains on; None where that is another machine's."""
         if self.run is None or self.run.record.device == "cpu":

@@ -110,7 +110,7 @@ class TrainState(QObject):
         if self.held_up_by:
             return self.held_up_by[0]
         first = next((problem for problem in self.problems if problem.blocks), None)
-        return first.words if first else ""
+        return first.waits if first else ""
 
     @property
     def held_up_by(self) -> tuple[str, ...]:

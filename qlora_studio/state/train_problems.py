@@ -23,6 +23,7 @@ from qlora_studio.state.train_cost import (
 )
 
 MOST_SKIPPED = 0.01
+DEVICE = "the device"
 
 Fields = Mapping[str, Field]
 
@@ -40,36 +41,43 @@ class Mend:
 
 @dataclass(frozen=True)
 class TrainProblem:
-    """Before the start: `blocks` it, or only warns. `key`: the setting that it stands under."""
+    """Before the start: `blocks` it, or only warns. `key`: the setting that it stands under.
+
+    waits: what the start waits for, in a few words that stand beside the button
+    """
 
     words: str
     blocks: bool
     key: str = ""
     mends: tuple[Mend, ...] = ()
+    waits: str = ""
 
 
 def of_choice(key: str, problem: Problem | None, page: str) -> Iterator[TrainProblem]:
     """The model, or the data, can't be used."""
     if problem is not None:
         words = f"{problem.message} {problem.hint}".strip()
-        yield TrainProblem(words, blocks=True, key=key, mends=(Mend("Choose again", page=page),))
+        again = (Mend("Choose again", page=page),)
+        waits = f"{'a model' if page == 'models' else 'data'} that can be used"
+        yield TrainProblem(words, blocks=True, key=key, mends=again, waits=waits)
 
 
 def of_device(holder: str, exporting: bool) -> Iterator[TrainProblem]:
     """One device, one owner."""
     if holder:
         words = f"{holder} is training and holds the device."
-        yield TrainProblem(words, blocks=True, mends=(Mend("Look at it", page="monitor"),))
+        yield TrainProblem(words, blocks=True, mends=(Mend("Look at it", page="monitor"),), waits=DEVICE)
     elif exporting:
         words = "An export is being written and holds the device."
-        yield TrainProblem(words, blocks=True, mends=(Mend("Look at it", page="export"),))
+        yield TrainProblem(words, blocks=True, mends=(Mend("Look at it", page="export"),), waits=DEVICE)
 
 
 def of_name(name: str, taken: bool, free_name: str) -> Iterator[TrainProblem]:
     """Two runs of one name can't be told apart."""
     if taken:
         words = f"There is a run named {name} already."
-        yield TrainProblem(words, blocks=True, mends=(Mend(f"Name it {free_name}", name=free_name),))
+        mends = (Mend(f"Name it {free_name}", name=free_name),)
+        yield TrainProblem(words, blocks=True, mends=mends, waits="a free name")
 
 
 def of_import(report: ImportReport | None, accepted: bool) -> Iterator[TrainProblem]:
@@ -80,7 +88,7 @@ def of_import(report: ImportReport | None, accepted: bool) -> Iterator[TrainProb
     reasons = ", ".join(f"{problem.count:,} {problem.reason}" for problem in faults[:2])
     words = f"{report.unusable:,} of {report.rows_in:,} rows were skipped: {reasons}."
     mends = (Mend("Show them", page="data"), Mend("Train without them", accepts_skipped=True))
-    yield TrainProblem(words, blocks=True, mends=mends)
+    yield TrainProblem(words, blocks=True, mends=mends, waits="a look at what was skipped")
 
 
 def of_rows(config: RunConfig, counted: TokensCounted | None, kept: Kept) -> Iterator[TrainProblem]:
@@ -92,11 +100,13 @@ def of_rows(config: RunConfig, counted: TokensCounted | None, kept: Kept) -> Ite
     raised = Mend(f"Raise to {room:,}", {"data.seq_len": room})
     if kept.rows == 0:
         words = f"No row has a token to learn within {seq_len:,} tokens."
-        yield TrainProblem(words, blocks=True, key="data.seq_len", mends=(raised,))
+        waits = "rows with something to learn"
+        yield TrainProblem(words, blocks=True, key="data.seq_len", mends=(raised,), waits=waits)
     elif kept.longer and too_long == "stop":
         words = f"{kept.longer:,} rows are longer than {seq_len:,} tokens."
         mends = (raised, Mend("Drop them", {"data.too_long": "drop"}))
-        yield TrainProblem(words, blocks=True, key="data.seq_len", mends=mends)
+        waits = "a length that holds all rows"
+        yield TrainProblem(words, blocks=True, key="data.seq_len", mends=mends, waits=waits)
     elif kept.longer:
         fate = "will be cut" if too_long == "truncate" else "will not be trained on"
         words = f"{kept.longer:,} rows are longer than {seq_len:,} tokens and {fate}."
@@ -111,14 +121,16 @@ def of_memory(config: RunConfig, promised: Promise | None, fields: Fields) -> It
     """Doesn't fit, or just so; with what would."""
     if promised is not None and promised.verdict in ("tight", "too large"):
         mends = tuple(_fitting(config, suggestion, fields) for suggestion in promised.suggestions[:3])
-        yield TrainProblem(promised.words, blocks=not promised.fits, mends=mends)
+        waits = "settings that fit in memory"
+        yield TrainProblem(promised.words, blocks=not promised.fits, mends=mends, waits=waits)
 
 
 def of_disk(needed: int | None, free: int | None) -> Iterator[TrainProblem]:
     """Checkpoints must have room before the start (R9)."""
     if needed is not None and free is not None and needed > free:
         words = f"The runs disk has {in_gb(free)} free; this run needs {in_gb(needed)}."
-        yield TrainProblem(words, blocks=True, mends=(Mend("Change the folder", page="settings"),))
+        mends = (Mend("Change the folder", page="settings"),)
+        yield TrainProblem(words, blocks=True, mends=mends, waits="room on the disk")
 
 
 def of_length(

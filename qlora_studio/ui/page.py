@@ -21,10 +21,12 @@ from PySide6.QtWidgets import (
 from qlora_studio.ui.dress import Dress
 from qlora_studio.ui.theme import Tone, theme
 from qlora_studio.ui.widgets import Banner, ElidedLabel, IconButton, IconLabel, LinkButton
+from qlora_studio.ui.widgets.text_size import rescale_layouts
 
 if TYPE_CHECKING:
     from qlora_studio.state.app import AppState
 
+CRUMB_FROM = 520  # px of the page at 100 %: narrower, and the title line needs the crumb's room
 SIDE_BELOW = 1280  # px of the window at 100 %: narrower, and the side column moves under the main one
 
 
@@ -63,6 +65,7 @@ class Page(QWidget):
         self.action_bar = QHBoxLayout()
         self.banner = Banner()
         self._action_area: QFrame | None = None
+        self._drawn_at = theme().text_size  # per cent
         self._build(title, side, action_bar)
 
     # What a page calls
@@ -73,9 +76,9 @@ class Page(QWidget):
         self._title.set_tip(tip)
         if crumb:
             self._crumb.setText(crumb)
-        for widget in (self._crumb, self._crumb_arrow):
-            widget.setVisible(bool(crumb))
+        self._has_crumb = bool(crumb)
         self._crumb.page = crumb_page
+        self._fit_header()
 
     def add_chip(self, chip: QWidget) -> None:
         """Beside the title."""
@@ -188,14 +191,30 @@ class Page(QWidget):
         self.action_bar.setSpacing(theme().px(10))
         return bar
 
+    def _fit_header(self) -> None:
+        """A crumb is a button with room around its words: these stand above the cards' edge all the same."""
+        roomy = self.width() >= theme().px(CRUMB_FROM)
+        for widget in (self._crumb, self._crumb_arrow):
+            widget.setVisible(self._has_crumb and roomy)
+        across = theme().px(theme().size.page_margin[0])
+        room = 0 if self._crumb.isHidden() else 2 + theme().px(2)  # as the style sheet has it
+        self._header.layout().setContentsMargins(across - room, 0, across, 0)  # type: ignore[union-attr]
+
     def _fit_text_size(self) -> None:
+        size = theme().text_size
+        if size != self._drawn_at:
+            rescale_layouts(self, size / self._drawn_at)
+            self._drawn_at = size
         self._header.setFixedHeight(theme().px(36))
+        self._fit_header()
         if self._action_area is not None:
             self._action_area.setFixedHeight(theme().px(theme().size.action_bar_height))
         self._place_side()
+        self._keep_edge()
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         super().resizeEvent(event)
+        self._fit_header()
         self._place_side()
 
     def _place_side(self) -> None:
@@ -207,10 +226,6 @@ class Page(QWidget):
         else:
             self._side_area.setMinimumWidth(0)
             self._side_area.setMaximumWidth(16_777_215)
-        self._side_area.setSizePolicy(
-            QSizePolicy.Policy.Preferred,
-            QSizePolicy.Policy.Preferred if beside else QSizePolicy.Policy.Maximum,
-        )
 
     def _keep_edge(self) -> None:
         """The right edge stays where it is when the scroll bar comes."""

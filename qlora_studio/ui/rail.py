@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from PySide6.QtCore import QSize, Qt, Signal
-from PySide6.QtWidgets import QButtonGroup, QFrame, QHBoxLayout, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QButtonGroup, QFrame, QHBoxLayout, QScrollArea, QVBoxLayout, QWidget
 
 from qlora_studio.ui import figures
 from qlora_studio.ui.dress import Dress
@@ -45,7 +45,9 @@ class Rail(QFrame):
         self._build()
 
     def show_current(self, page: str) -> None:
-        self._buttons[_UNDER.get(page, page)].setChecked(True)
+        button = self._buttons[_UNDER.get(page, page)]
+        button.setChecked(True)
+        self._pages.ensureWidgetVisible(button)
 
     def set_narrow(self, narrow: bool) -> None:
         """Icons alone, their words as tooltips."""
@@ -69,13 +71,29 @@ class Rail(QFrame):
         self._layout.setSpacing(theme().px(3))
         self._layout.addLayout(brand)
         self._layout.addSpacing(theme().px(14))
-        for page in PAGES:
-            self._layout.addWidget(self._button(*page))
-        self._layout.addStretch()
+        self._layout.addWidget(self._build_pages(), 1)
         self._layout.addWidget(self.run_chip)
         self._layout.addSpacing(theme().px(6))
         self._layout.addWidget(self._button(*SETTINGS))
         self.set_narrow(False)
+
+    def _build_pages(self) -> QScrollArea:
+        """They scroll where large text in a low window leaves no room for all."""
+        inside = QWidget()
+        column = QVBoxLayout(inside)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(theme().px(3))
+        for page in PAGES:
+            column.addWidget(self._button(*page))
+        column.addStretch()
+        self._pages = QScrollArea(widgetResizable=True)
+        self._pages.setFrameShape(QFrame.Shape.NoFrame)
+        self._pages.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self._pages.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self._pages.setWidget(inside)
+        for ground in (inside, self._pages.viewport()):
+            ground.setAutoFillBackground(False)
+        return self._pages
 
     def _button(self, page: str, words: str, icon_name: str) -> NavButton:
         button = NavButton(words, icon_name, name=f"nav_{page}")
@@ -178,4 +196,7 @@ class RunChip(RingedButton):
         self.set_narrow(False)
 
     def sizeHint(self) -> QSize:
-        return self._layout.sizeHint()
+        """As narrow as the rail has it; as high as what it shows, within the style sheet's own height."""
+        edges = 2
+        height = theme().px(42 if self._narrow else 90) + edges
+        return QSize(self._layout.minimumSize().width(), height)

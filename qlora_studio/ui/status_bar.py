@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from PySide6.QtCore import QPoint, Qt, QUrl
-from PySide6.QtGui import QDesktopServices
+from PySide6.QtGui import QDesktopServices, QResizeEvent
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QMenu, QWidget
 
 from qlora_studio.memory.devices import CardReading
@@ -25,6 +25,7 @@ from qlora_studio.ui.widgets import (
     PlainLabel,
     Separator,
 )
+from qlora_studio.ui.widgets.text_size import at_text_size, rescale_layouts
 
 _TONE_ICONS = {
     Tone.OK: "circle-check",
@@ -41,6 +42,8 @@ _DOING_ICONS = {
     Doing.STARTING: "hourglass",
 }
 _NOTICES_SHOWN = 20
+NARROW_BELOW = 720  # px at 100 %
+NO_GPU = "No GPU, training runs on the processor, slowly"
 LOG_FILE = "engine.log"  # in the run's folder
 
 
@@ -53,6 +56,7 @@ class StatusBar(QFrame):
         self._run: Path | None = None  # that trained last
         self._name = ""  # of it
         self._ended = False  # the engine, by itself, under that run
+        self._drawn_at = theme().text_size  # per cent
         self.setObjectName("status_bar")
         Dress(self)
         self.setAccessibleName("Status")
@@ -160,8 +164,20 @@ class StatusBar(QFrame):
         menu.aboutToHide.connect(menu.deleteLater)
         menu.popup(corner - QPoint(menu.sizeHint().width(), menu.sizeHint().height() + 4))
 
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self._fit_width()
+
+    def _fit_width(self) -> None:
+        self._gpu.set_narrow(self.width() < theme().px(NARROW_BELOW))
+
     def _on_theme_changed(self) -> None:
+        size = theme().text_size
+        if size != self._drawn_at:
+            rescale_layouts(self, size / self._drawn_at)
+            self._drawn_at = size
         self.setFixedHeight(theme().px(theme().size.status_height))
+        self._fit_width()
 
 
 class _StatusPart(QWidget):
@@ -191,9 +207,11 @@ class _GpuPart(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.setObjectName("status_gpu")
-        self._name = PlainLabel("", "status")
+        self._card: CardReading | None = None
+        self._narrow = False
+        self._name = ElidedLabel("", "status")
         self._meter = Meter(height=8, label="Memory of the card in use")
-        self._meter.setFixedWidth(theme().px(116))
+        at_text_size(self._meter, self._meter.setFixedWidth, 116)
         self._memory = PlainLabel("", "status")
         self._rest = PlainLabel("", "muted")
         layout = QHBoxLayout(self)
@@ -205,13 +223,21 @@ class _GpuPart(QWidget):
         layout.addWidget(self._memory)
         layout.addWidget(self._rest)
 
+    def set_narrow(self, narrow: bool) -> None:
+        """In few words, so that those of the engine have room."""
+        self._narrow = narrow
+        self.show_card(self._card)
+
     def show_card(self, card: CardReading | None) -> None:
+        self._card = card
         for widget in (self._meter, self._memory, self._rest):
             widget.setVisible(card is not None)
         if card is None:
-            self._name.setText("No GPU, training runs on the processor, slowly")
-            self.setAccessibleName(self._name.text())
+            self._name.setText(NO_GPU.partition(",")[0] if self._narrow else NO_GPU)
+            self._name.set_tip(NO_GPU if self._narrow else "")
+            self.setAccessibleName(NO_GPU)
             return
+        self._name.set_tip("")
         self._name.setText(visible_line(card.name, 60))
         self._meter.set_share(card.used_bytes / card.total_bytes if card.total_bytes else 0.0)
         total = figures.in_gib(card.total_bytes)
@@ -234,5 +260,5 @@ def _readings(card: CardReading) -> list[str]:
 
 def _upright() -> Separator:
     line = Separator(upright=True)
-    line.setFixedHeight(theme().px(14))
+    at_text_size(line, line.setFixedHeight, 14)
     return line

@@ -89,7 +89,7 @@ def test_a_model_that_is_refused_blocks_and_offers_another(train, silent, qtbot)
     qtbot.waitUntil(lambda: bool(train.problems))
     problem = _problem(train, "config.json is missing")
     assert (problem.blocks, problem.key, problem.mends[0].page) == (True, "model.path", "models")
-    assert train.waits_for == problem.words
+    assert train.waits_for == "a model that can be used"
 
 
 def test_many_skipped_rows_block_until_somebody_accepts_them(train, silent, qtbot, tmp_path):  # D3
@@ -132,7 +132,8 @@ def test_rows_that_are_too_long_can_be_kept_by_a_longer_limit(ready, app, qtbot)
 
 def test_where_any_longer_row_stops_the_start_waits(ready, app, qtbot):
     app.draft.set_many({"data.seq_len": 256, "data.too_long": "stop"})
-    qtbot.waitUntil(lambda: "are longer than 256" in ready.waits_for)
+    qtbot.waitUntil(lambda: ready.waits_for == "a length that holds all rows")
+    assert _problem(ready, "are longer than 256").blocks
 
 
 def test_no_row_with_anything_to_learn_blocks(train, silent, qtbot, tmp_path):  # D8
@@ -145,7 +146,7 @@ def test_what_does_not_fit_offers_what_would_with_its_price(ready, app, monkeypa
         launch, "ram_reading", lambda: RamReading(total_bytes=4 * GIB, free_bytes=3 * GIB, load=0.0)
     )
     app.draft.set("lora.r", 32)
-    qtbot.waitUntil(lambda: "are free" in ready.waits_for)
+    qtbot.waitUntil(lambda: ready.waits_for == "settings that fit in memory")
     problem = _problem(ready, "are free")
     assert problem.blocks
     assert problem.mends
@@ -155,17 +156,20 @@ def test_what_does_not_fit_offers_what_would_with_its_price(ready, app, monkeypa
 def test_a_full_disk_blocks_before_the_start(ready, app, qtbot):  # R9
     app.machine.free_bytes = 1_000_000_000
     app.machine.changed.emit()
-    qtbot.waitUntil(lambda: "The runs disk has 1.0 GB free" in ready.waits_for)
+    qtbot.waitUntil(lambda: ready.waits_for == "room on the disk")
+    assert _problem(ready, "The runs disk has 1.0 GB free").blocks
 
 
 def test_one_device_one_owner(ready, app, qtbot):
     app.engine.run = Path("/runs/other-run")
     app.engine.changed.emit()
-    qtbot.waitUntil(lambda: ready.waits_for == "other-run is training and holds the device.")
+    qtbot.waitUntil(lambda: ready.waits_for == "the device")
+    assert _problem(ready, "other-run is training and holds the device.").blocks
     app.engine.run = None
     app.engine.doing = Doing.EXPORTING
     app.engine.changed.emit()
-    qtbot.waitUntil(lambda: ready.waits_for == "An export is being written and holds the device.")
+    export = "An export is being written and holds the device."
+    qtbot.waitUntil(lambda: any(problem.words == export for problem in ready.problems))
 
 
 def test_the_name_is_made_of_data_and_model_and_is_free(ready, app, qtbot):

@@ -488,13 +488,12 @@ def test_the_keys_of_the_page_stand_in_its_menu(page):
     assert keys["Tokens: page down"] == "PgDown"
 
 
-def test_nothing_runs_out_of_a_small_window(page, shown):
+@pytest.mark.parametrize(("width", "size"), [(1024, 100), (1024, 200), (1440, 150)])
+def test_nothing_runs_out_of_a_small_window(page, shown, qtbot, width, size):
     shown()
-    for width, size in ((1024, 100), (1024, 200), (1440, 150)):
-        theme().set_text_size(size)
-        page.resize(width, 600)
-        QApplication.processEvents()
-        content = page._content
-        assert content.width() <= page.width()
-        assert content.minimumSizeHint().width() <= page.width()
+    theme().set_text_size(size)
+    page.resize(width, 600)
+    qtbot.waitUntil(lambda: page._content.width() <= page.width())
+    least = page._content.minimumSizeHint().width()
     theme().set_text_size(100)
+    assert least <= page.width()

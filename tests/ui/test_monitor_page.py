@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import math
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PySide6.QtCore import QPoint, Qt
-from PySide6.QtGui import QImage
+from PySide6.QtGui import QFontMetrics, QImage
 from PySide6.QtWidgets import QLabel, QPushButton, QSlider, QTableView, QTextEdit, QWidget
 
 from qlora_studio.data.report import ImportReport
+from qlora_studio.memory.devices import CardReading
 from qlora_studio.protocol import commands, events, reading
 from qlora_studio.protocol.lines import EVENTS
 from qlora_studio.runs.lock import RunLock
 from qlora_studio.runs.metrics import METRICS_FILE
 from qlora_studio.runs.run_state import RunState, write_state
 from qlora_studio.ui.pages.monitor import MonitorPage
+from qlora_studio.ui.theme import theme
 from tests.ui.example_runs import Example, make_run, step_event
 from tests.ui.silent import silent_app
 
@@ -483,6 +486,45 @@ def test_on_a_processor_it_is_called_process_memory(open_run, make):
     page = open_run(make(end="paused", device="cpu"))
     assert "Process memory" in _words(page, "monitor_vram_card")
     assert not page.findChild(QWidget, "monitor_gpu_card").isVisible()
+
+
+def test_before_a_run_is_open_it_speaks_of_the_memory_of_this_machine(open_run, app):
+    page = open_run(None)
+    assert "Process memory" in _words(page, "monitor_vram_card")
+    assert "Memory peak" in _words(page, "monitor_number_peak")
+    card = CardReading(
+        name="RTX 6000 Ada", total_bytes=47 * 2**30, used_bytes=0, load=None, temperature_c=None,
+        power_w=None, other_bytes=None,
+    )  # fmt: skip
+    app.machine._on_read(card, 412 * 10**9)
+    app.monitor.changed.emit()
+    assert "VRAM" in _words(page, "monitor_vram_card")
+
+
+@pytest.mark.parametrize("limit_gib", [20.0, 21.0, 21.7, 22.0, 23.0, 25.0, 30.0, 47.4, 200.0])
+@pytest.mark.parametrize("height", [190, 300])
+def test_the_words_of_limit_and_promise_never_lie_on_each_other(open_run, make, limit_gib, height):
+    page = open_run(make(end="paused"))
+    chart = _chart(page, "monitor_vram")
+    chart.resize(500, height)
+    chart.set_levels("card limit", int(limit_gib * 2**30), int(21.7 * 2**30))
+    words = [level.label.sceneBoundingRect() for level in chart._levels.values()]
+    assert not words[0].intersects(words[1])
+    assert all(chart.sceneRect().contains(place) for place in words)
+
+
+@pytest.mark.parametrize("name", ["monitor_lr", "monitor_grad_norm", "monitor_speed"])
+@pytest.mark.parametrize("text_size", [100, 200])
+def test_numbers_of_a_low_axis_have_a_line_each(open_run, make, name, text_size):
+    theme().set_text_size(text_size)
+    page = open_run(make(end="paused"))
+    axis = _chart(page, name).axes["left"]
+    (low, high), height = axis.range, axis.height()
+    ticks = sorted(value for _, values in axis.tickValues(low, high, height) for value in values)
+    lines = [(after - before) / (high - low) * height for before, after in pairwise(ticks)]
+    theme().set_text_size(100)
+    assert len(ticks) >= 2
+    assert min(lines) >= QFontMetrics(axis.style["tickFont"]).height()
 
 
 def test_the_curves_can_be_read_as_a_table(open_run, make, qtbot):

@@ -9,6 +9,7 @@ from PySide6.QtGui import QAction, QGuiApplication, QKeyEvent, QKeySequence, QRe
 from PySide6.QtWidgets import QHBoxLayout, QPlainTextEdit, QScrollArea, QVBoxLayout, QWidget
 
 from qlora_studio.config.run_config import SAMPLE
+from qlora_studio.plain_text import visible_line
 from qlora_studio.state.app import AppState
 from qlora_studio.state.chat_turns import Reply, Tuned, Turn
 from qlora_studio.ui.page import Page
@@ -26,11 +27,19 @@ from qlora_studio.ui.widgets import (
     SecondaryButton,
     Segmented,
     Tile,
+    plain_tooltip,
 )
+from qlora_studio.ui.widgets.allowed import allow
+from qlora_studio.ui.widgets.columns import Columns
+from qlora_studio.ui.widgets.text_size import at_text_size
 
 BASE_ALONE = ""
 AT_END = 24  # px from the end: the view still follows what is written
+NOTHING_TYPED = "Write a message first"
+WHILE_WRITING = "The models can be changed once the reply is complete"
 MOST_LINES = 5  # of the message box
+LONGEST_PROMPT = 120  # characters of one that is offered
+_AROUND_PROMPT = 64  # px at 100 % that a button has around its words, and the page around the button
 
 
 class ChatPage(Page):
@@ -88,7 +97,7 @@ class ChatPage(Page):
         self._view.setFrameShape(QScrollArea.Shape.NoFrame)
         self._view.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self._view.setWidget(inside)
-        self._view.setMinimumHeight(theme().px(220))
+        at_text_size(self._view, self._view.setMinimumHeight, 220)
         self.main.addWidget(self._view, 1)
         self.main.addWidget(self._build_input())
         self._sampling = SamplingCard(self._state)
@@ -100,18 +109,18 @@ class ChatPage(Page):
         self.side.addStretch(1)
         self._build_menu()
 
-    def _build_sides(self) -> QHBoxLayout:
-        row = QHBoxLayout()
-        row.setSpacing(theme().px(12))
+    def _build_sides(self) -> Columns:
+        """Beside each other, as the replies; one above the other where there is no room."""
+        row = Columns(most=2, least=260, gap=12, line_gap=8)
         self._left = Tile("box", "Base", "", name="chat_left")
         self._change = SecondaryButton("Change", small=True, name="chat_change_base")
         self._left.add(self._change)
         self._right = Tile("layers", "Tuned", "", name="chat_right_tile")
         self._choice = ChoiceBox([(BASE_ALONE, "No adapter")], name="chat_right", label="Tuned model")
-        self._choice.setMinimumWidth(theme().px(190))
+        at_text_size(self._choice, self._choice.setMinimumWidth, 190)
         self._right.add(self._choice)
-        row.addWidget(self._left, 1)
-        row.addWidget(self._right, 1)
+        row.addWidget(self._left)
+        row.addWidget(self._right)
         return row
 
     def _build_empty(self) -> EmptyState:
@@ -249,13 +258,13 @@ class ChatPage(Page):
         own = [(str(item.folder), self._choice_words(item)) for item in state.choices]
         self._choice.set_choices([(BASE_ALONE, "No adapter"), *own])
         self._choice.set_value(str(state.tuned.folder) if state.tuned else BASE_ALONE)
-        self._choice.setEnabled(not state.busy)
-        self._change.setEnabled(not state.busy)
+        for control in (self._choice, self._change):
+            allow(control, WHILE_WRITING if state.busy else "")
         self._type_first_prompt()
         self._refresh_turns()
         for button, prompt in zip(self._prompts, state.prompts(), strict=False):
             button.setProperty("prompt", prompt)
-            button.setText(prompt if len(prompt) <= 90 else f"{prompt[:88]}…")
+        self._fit_prompts()
         self._offers.setVisible(not state.turns)
         self._below.setVisible(bool(state.turns))
         two = "Both sides get the same message." if state.side_by_side else "One reply to each message."
@@ -265,6 +274,20 @@ class ChatPage(Page):
         self._system.refresh()
         self._template.refresh()
         self._refresh_buttons()
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self._fit_prompts()
+
+    def _fit_prompts(self) -> None:
+        """As much of each as there is room for; the tooltip has it whole."""
+        room = self._view.viewport().width() - theme().px(_AROUND_PROMPT)
+        for button in self._prompts:
+            prompt = visible_line(str(button.property("prompt") or ""), LONGEST_PROMPT)
+            shown = button.fontMetrics().elidedText(prompt, Qt.TextElideMode.ElideRight, room)
+            button.setText(shown)
+            button.setAccessibleName(prompt)
+            button.setToolTip(plain_tooltip(prompt) if shown != prompt else "")
 
     def _tuned_words(self) -> str:
         tuned = self._state.tuned
@@ -291,8 +314,9 @@ class ChatPage(Page):
         state = self._state
         self._send.setVisible(not state.busy)
         self._stop.setVisible(state.busy)
-        self._send.setEnabled(bool(self._input.toPlainText().strip()) and not state.holder)
-        self._waits.setText(f"{state.holder} is training and holds the device." if state.holder else "")
+        held = f"{state.holder} is training and holds the device." if state.holder else ""
+        allow(self._send, held or ("" if self._input.toPlainText().strip() else NOTHING_TYPED))
+        self._waits.setText(held)
         self._pause.setVisible(bool(state.holder))
         self._waits.setVisible(bool(state.holder))
         self._hint.setText(self._hint_words())
@@ -300,7 +324,9 @@ class ChatPage(Page):
 
     def _hint_words(self) -> str:
         state = self._state
-        hint = "Esc stops" if state.busy else "Enter sends, Shift+Enter starts a line"
+        keys = "Enter sends, Shift+Enter starts a line"
+        typed = bool(self._input.toPlainText().strip())
+        hint = f"Esc stops. {WHILE_WRITING}" if state.busy else keys if typed else f"{NOTHING_TYPED}. {keys}"
         if not state.left_out:
             return hint
         what = "message is" if state.left_out == 1 else f"{state.left_out} messages are"

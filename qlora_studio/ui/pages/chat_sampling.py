@@ -9,6 +9,8 @@ from qlora_studio.protocol.commands import Sampling
 from qlora_studio.state.chat import ChatState
 from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets import Card, ChoiceBox, NumberBox, PlainLabel, Slider
+from qlora_studio.ui.widgets.allowed import allow
+from qlora_studio.ui.widgets.text_size import at_text_size
 
 PRESETS = {
     "balanced": ("Balanced", Sampling()),
@@ -16,6 +18,8 @@ PRESETS = {
     "lively": ("Lively", Sampling(temperature=1.0, top_p=0.95, top_k=100)),
 }
 OWN = "own"
+NO_EFFECT = "Temperature, top-p, top-k and seed have no effect"
+WIDTHS = {"chat_top_k": 110, "chat_max_tokens": 110, "chat_seed": 156}  # px at 100 %: for the longest number
 
 
 class SamplingCard(Card):
@@ -46,7 +50,7 @@ class SamplingCard(Card):
         self._same_seed = QCheckBox("Same seed on both sides")
         self._same_seed.setObjectName("chat_same_seed")
         self._same_seed.setAccessibleName("Same seed on both sides")
-        self._note = PlainLabel("Temperature, top-p, top-k and seed have no effect.", "note", wrap=True)
+        self._note = PlainLabel(f"{NO_EFFECT}.", "note", wrap=True)
         self._build()
         self._bind()
         self._show()
@@ -58,7 +62,7 @@ class SamplingCard(Card):
             row = QHBoxLayout()
             label = PlainLabel(box.accessibleName(), "label")
             label.setBuddy(box)
-            box.setFixedWidth(theme().px(110))
+            at_text_size(box, box.setFixedWidth, WIDTHS[box.objectName()])
             row.addWidget(label, 1)
             row.addWidget(box)
             self.body.addLayout(row)
@@ -112,7 +116,7 @@ class SamplingCard(Card):
         self._preset.set_value(named)
         drawn = (*self._sliders[:2], self._numbers["top_k"], self._numbers["seed"], self._same_seed)
         for widget in drawn:
-            widget.setEnabled(not sampling.greedy)
+            allow(widget, NO_EFFECT if sampling.greedy else "")
         self._note.setVisible(sampling.greedy)
 
 
@@ -126,7 +130,7 @@ class HundredthsSlider(QWidget):
         self.bar = Slider(low, high, name=f"chat_{key}", label=label)
         self.bar.setSingleStep(5)
         self.bar.setPageStep(10)
-        self.bar.setMinimumHeight(theme().px(24))
+        at_text_size(self.bar, self.bar.setMinimumHeight, 24)
         self._shown = PlainLabel("", "strong")
         head = QHBoxLayout()
         head.addWidget(PlainLabel(label, "label"), 1)

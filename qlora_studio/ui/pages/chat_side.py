@@ -9,8 +9,8 @@ from PySide6.QtWidgets import QPlainTextEdit
 from qlora_studio.state.app import AppState
 from qlora_studio.state.chat import ChatState
 from qlora_studio.ui.figures import in_gib
-from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets import Card, Chip, LinkButton, PlainLabel
+from qlora_studio.ui.widgets.text_size import at_text_size
 
 READ_EVERY_MS = 2_000
 
@@ -26,7 +26,7 @@ class SystemCard(Card):
         self._text.setAccessibleName("System prompt")
         self._text.setPlaceholderText("None: the template's own, if it has one")
         self._text.setTabChangesFocus(True)
-        self._text.setFixedHeight(theme().px(64))
+        at_text_size(self._text, self._text.setFixedHeight, 64)
         self._text.textChanged.connect(self._on_changed)
         self.body.addWidget(self._text)
 

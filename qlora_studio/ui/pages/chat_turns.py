@@ -95,6 +95,7 @@ class ReplyPane(Card):
         self._again.clicked.connect(self.again)
         self._retry.clicked.connect(self.again)
         self._reply: Reply = Reply(side)
+        self._can_ask = True
         foot = QHBoxLayout()
         foot.setSpacing(theme().px(8))
         foot.addWidget(self._figures, 1)
@@ -104,10 +105,13 @@ class ReplyPane(Card):
         self.body.addLayout(foot)
 
     def allow_again(self, allowed: bool) -> None:
-        """One reply at a time; the button that stops it says why."""
-        for button in (self._again, self._retry):
-            button.setEnabled(allowed)
-            button.setToolTip("Answer again" if allowed else "Once the reply in hand is complete")
+        """One reply at a time: nothing is asked again meanwhile."""
+        self._can_ask = allowed
+        self._show_again()
+
+    def _show_again(self) -> None:
+        self._retry.setVisible(self._can_ask and self._reply.state is Writing.FAILED)
+        self._again.setVisible(self._can_ask and self._reply.state is Writing.DONE)
 
     def _on_copy(self) -> None:
         self.copied.emit(self._reply.text)
@@ -128,9 +132,8 @@ class ReplyPane(Card):
         if chip is not None:
             self._state.set(*chip)
         ended = reply.state in (Writing.DONE, Writing.FAILED)
-        self._retry.setVisible(reply.state is Writing.FAILED)
         self._copy.setVisible(ended and bool(reply.text))
-        self._again.setVisible(reply.state is Writing.DONE)
+        self._show_again()
 
 
 _CHIPS = {

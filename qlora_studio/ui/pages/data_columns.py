@@ -19,6 +19,7 @@ from qlora_studio.ui.widgets import (
     Separator,
     empty_layout,
 )
+from qlora_studio.ui.widgets.text_size import at_text_size
 
 PAIR, CHAT, TEXT = "pair", "chat", "text"
 SHAPES = ((PAIR, "Prompt, answer"), (CHAT, "Chat"), (TEXT, "Text"))
@@ -118,7 +119,7 @@ class ColumnsCard(Card):
             box = ChoiceBox(choices, name=f"data_column_{field}", label=WORDS[field])
             box.set_value(self._map.get(field, _NONE))
             box.chosen.connect(lambda _: self._on_chosen())
-            box.setMaximumWidth(theme().px(_WIDEST))
+            at_text_size(box, box.setMaximumWidth, _WIDEST)
             label = PlainLabel(WORDS[field], "label")
             label.setBuddy(box)
             self._grid.addWidget(label, at, 0)

@@ -15,6 +15,7 @@ from qlora_studio.state.draft import RunDraft
 from qlora_studio.ui.figures import THIN, count
 from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets import Card, Chip, ChoiceChip, DecimalBox, PlainLabel, Separator
+from qlora_studio.ui.widgets.allowed import allow
 from qlora_studio.ui.widgets.buttons import RingedButton
 from qlora_studio.ui.widgets.flow import Flow
 
@@ -67,8 +68,8 @@ class EquationCard(Card):
             return
         for name, button in self._numbers.items():
             button.set_number(getattr(report, name))
-        self._numbers["skipped"].set_idle("" if report.skipped else "Nothing was skipped")
-        self._numbers["merged"].set_idle("" if report.merged else "No row stands there twice")
+        self._numbers["skipped"].set_idle("" if report.skipped else "none skipped")
+        self._numbers["merged"].set_idle("" if report.merged else "none equal")
         train, evaluate = self._state.split()
         share = self._draft.value(HELD_OUT)
         self._train.setText(count(train))
@@ -94,7 +95,7 @@ class EquationCard(Card):
     # Layout and wiring ------------------------------------------------------------------------------
 
     def _build(self) -> None:
-        flow = Flow(gap=theme().px(8), line_gap=theme().px(8), last_at_right=True)
+        flow = Flow(gap=8, line_gap=8, last_at_right=True)
         for name, button in self._numbers.items():
             sign = {"rows_in": "", "imported": "="}.get(name, "+")
             flow.addWidget(_in_line(PlainLabel(sign, "card_title"), button) if sign else button)
@@ -158,8 +159,8 @@ class NumberButton(RingedButton):
 
     def set_idle(self, reason: str) -> None:
         """Where there are no such rows, there is nothing to press."""
-        self.setEnabled(not reason)
-        self.setToolTip(reason)
+        allow(self, reason)
+        self._caption.setText(reason or self._words)
 
     def sizeHint(self) -> QSize:
         return self._column.sizeHint()

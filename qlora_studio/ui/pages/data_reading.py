@@ -25,6 +25,7 @@ from qlora_studio.ui.widgets import (
     Separator,
 )
 from qlora_studio.ui.widgets.flow import Flow
+from qlora_studio.ui.widgets.text_size import at_text_size
 
 TOKENS, TEXT, SOURCE = "tokens", "text", "source"
 FATES = ("learned", "context", "cut")
@@ -151,7 +152,7 @@ class RowCard(Card):
         for widget in (self.view, self._previous, self._next):
             self.add_to_head(widget)
         self._legend_row = QWidget()
-        legend = Flow(gap=theme().px(18), line_gap=theme().px(4), parent=self._legend_row)
+        legend = Flow(gap=18, line_gap=4, parent=self._legend_row)
         for item in self._legend.values():
             legend.addWidget(item)
         for view in (self.tokens, self._text, self._source, self._missing):
@@ -210,7 +211,8 @@ class FateSample(QWidget):
     def __init__(self, fate: str) -> None:
         super().__init__()
         self._fate = fate
-        self.setFixedSize(theme().px(26), theme().px(14))
+        at_text_size(self, self.setFixedWidth, 26)
+        at_text_size(self, self.setFixedHeight, 14)
         theme().changed.connect(self.update)
 
     def paintEvent(self, event: QPaintEvent) -> None:
@@ -253,8 +255,8 @@ class TokenFoot(QWidget):
         on_page = len(shown.tokens)
         paged = shown.total > on_page
         self._page_row.setVisible(paged)
-        self._last.setEnabled(shown.start > 0)
-        self._next.setEnabled(shown.start + on_page < shown.total)
+        self._last.setVisible(shown.start > 0)
+        self._next.setVisible(shown.start + on_page < shown.total)
         self._pages.setText(f"Tokens {shown.start + 1:,} to {shown.start + on_page:,} of {shown.total:,}")
         self.copy.setToolTip("Of the tokens on this page" if paged else "")
         self._number.setText(f"Token {shown.start + view.cursor_place() + 1:,}")
@@ -277,6 +279,9 @@ class TokenFoot(QWidget):
         pages.setContentsMargins(0, 0, 0, 0)
         pages.setSpacing(theme().px(8))
         for widget in (self._last, self._next, self._pages):
+            keep = widget.sizePolicy()
+            keep.setRetainSizeWhenHidden(True)  # the words beside them stay where they are
+            widget.setSizePolicy(keep)
             pages.addWidget(widget)
         pages.addStretch()
         layout = QVBoxLayout(self)

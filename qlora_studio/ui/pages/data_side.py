@@ -23,9 +23,12 @@ from qlora_studio.ui.widgets import (
     Separator,
     empty_layout,
 )
+from qlora_studio.ui.widgets.allowed import allow
+from qlora_studio.ui.widgets.text_size import at_text_size
 
 SEQ_LEN, TOO_LONG = "data.seq_len", "data.too_long"
 FATE_WORDS = {"drop": "dropped", "truncate": "cut", "stop": "too long: training would not start"}
+SPLIT = "Longer texts are split, nothing is lost"
 TONE_ICONS = {"bad": "circle-alert", "warn": "triangle-alert", "info": "info", "ok": "check"}
 TONE_COLORS = {"bad": "bad", "warn": "warn", "info": "accent", "ok": "ok"}
 
@@ -66,12 +69,13 @@ class LengthsCard(Card):
         self._seq_len.setValue(self._draft.value(SEQ_LEN))
         self._seq_len.blockSignals(False)
         self._too_long.set_value(self._draft.value(TOO_LONG))
-        self._too_long.setEnabled(not state.texts_are_split)
+        allow(self._too_long, SPLIT if state.texts_are_split else "")
         named = state.model_name
         self._model.setText(f"Tokens and template of {named}" if named else "No model is chosen")
         if counted is None:
             self.histogram.clear(_why_none(state))
-            self._cost.setText("")
+            self._cost.set_tone("")
+            self._cost.setText(SPLIT if state.texts_are_split else "")
             self._half.setText("")
             return
         self.histogram.show_counts(counted.bins, counted.bin_width)
@@ -82,7 +86,7 @@ class LengthsCard(Card):
         long, fate = len(self._state.table.long_rows()), FATE_WORDS[self._draft.value(TOO_LONG)]
         if self._state.texts_are_split:
             self._cost.set_tone("")
-            self._cost.setText("Longer texts are split, nothing is lost")
+            self._cost.setText(SPLIT)
         elif long:
             self._cost.set_tone("bad")
             self._cost.setText(f"{long:,} rows ({percent(long / max(rows, 1))}) are {fate}")
@@ -92,7 +96,7 @@ class LengthsCard(Card):
 
     def _build(self) -> None:
         self.add_to_head(self._too_long)
-        self.histogram.setMinimumHeight(theme().px(150))
+        at_text_size(self.histogram, self.histogram.setMinimumHeight, 150)
         limit = QHBoxLayout()
         limit.setSpacing(theme().px(8))
         limit.addWidget(self._seq_len)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from PySide6.QtCore import Signal
-from PySide6.QtWidgets import QGridLayout, QHBoxLayout, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QHBoxLayout, QVBoxLayout, QWidget
 
 from qlora_studio.protocol.events import Problem
 from qlora_studio.ui.pages.data_encoding import HINT, EncodingPick
@@ -19,7 +19,9 @@ from qlora_studio.ui.widgets import (
     SecondaryButton,
     empty_layout,
 )
+from qlora_studio.ui.widgets.columns import Columns
 from qlora_studio.ui.widgets.rows import RowButton
+from qlora_studio.ui.widgets.text_size import at_text_size
 
 RECENT_SHOWN = 6
 EXAMPLES = (
@@ -118,26 +120,25 @@ class StartArea(QWidget):
         self._drop.body.addWidget(self._problem)
         self._drop.body.addLayout(buttons)
         self._drop.body.addStretch()
-        self._drop.setMinimumHeight(theme().px(220))
+        at_text_size(self._drop, self._drop.setMinimumHeight, 220)
         self._recent.body.addLayout(self._files)
         examples = Card("What a file may look like", name="data_examples")
-        grid = QGridLayout()
-        grid.setSpacing(theme().px(16))
-        for number, (title, text) in enumerate(EXAMPLES):
-            column = QVBoxLayout()
+        side_by_side = Columns(most=2, least=300, gap=16, line_gap=16)
+        for title, text in EXAMPLES:
+            example = QWidget()
+            column = QVBoxLayout(example)
+            column.setContentsMargins(0, 0, 0, 0)
             column.setSpacing(theme().px(4))
-            column.addWidget(PlainLabel(title, "label"))
-            column.addWidget(PlainLabel(text, "mono"))
+            column.addWidget(PlainLabel(title, "label", wrap=True))
+            column.addWidget(PlainLabel(text, "mono", wrap=True))
             column.addStretch()
-            grid.addLayout(column, number // 2, number % 2)
-        examples.body.addLayout(grid)
+            side_by_side.addWidget(example)
+        examples.body.addLayout(side_by_side)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(theme().px(12))
         for card in (self._drop, self._recent, examples):
             layout.addWidget(card)
-        for card in (self._recent, examples):
-            card.keep_snug()
         layout.addStretch()
 
 

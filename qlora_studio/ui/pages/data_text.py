@@ -10,6 +10,7 @@ from qlora_studio.data.conversation import Message, Row
 from qlora_studio.plain_text import LONGEST, visible_text
 from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets import PlainLabel, empty_layout
+from qlora_studio.ui.widgets.text_size import at_text_size
 
 MOST_TURNS = 50
 MOST_CHARACTERS = 20_000  # of all turns together: laid out at once
@@ -53,7 +54,7 @@ class TurnText(QWidget):
     def __init__(self, role: str, text: str) -> None:
         super().__init__()
         who = PlainLabel(role, "label")
-        who.setFixedWidth(theme().px(78))
+        at_text_size(who, who.setFixedWidth, 78)
         words = PlainLabel(text, wrap=True)
         words.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         layout = QHBoxLayout(self)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QModelIndex
-from PySide6.QtWidgets import QFileDialog, QHBoxLayout
+from PySide6.QtWidgets import QFileDialog
 
 from qlora_studio.config.presets import sample_preset
 from qlora_studio.config.run_config import SAMPLE
@@ -17,7 +17,9 @@ from qlora_studio.state.home import HomeState
 from qlora_studio.ui.page import Page
 from qlora_studio.ui.pages.home_cards import ContinueCard, DoctorCard, OwnDataCard, WelcomeCard
 from qlora_studio.ui.pages.home_lists import RecentCard, ShelfCard
+from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets import IconButton
+from qlora_studio.ui.widgets.columns import Columns
 
 if TYPE_CHECKING:
     from qlora_studio.runs.history import RunSummary
@@ -57,8 +59,7 @@ class HomePage(Page):
         self._models = ShelfCard("Your models", "home_models", "home_add_model", "Add a folder")
         self._data = ShelfCard("Your data", "home_data", "home_import_data", "Import a file")
         self._doctor = DoctorCard()
-        shelves = QHBoxLayout()
-        shelves.setSpacing(self.main.spacing())
+        shelves = Columns(most=2, least=300, gap=theme().size.grid, line_gap=theme().size.grid)
         shelves.addWidget(self._models)
         shelves.addWidget(self._data)
         for card in (self._welcome, self._continue, self._own_data, self._recent):
@@ -108,6 +109,7 @@ class HomePage(Page):
         launcher, engine = self.app.launcher, self.app.engine
         waits = launcher.words or (f"{engine.run_name} is training" if engine.training else "")
         self._sample_action.setEnabled(not waits)
+        self._sample_action.setText(f"Start sample run ({waits})" if waits else "Start sample run")
         self._welcome.setVisible(found is not None and newest is None)
         self._continue.setVisible(newest is not None)
         self._own_data.setVisible(newest is not None and self._only_samples())

@@ -26,6 +26,7 @@ from qlora_studio.ui.widgets import (
     Separator,
     empty_layout,
 )
+from qlora_studio.ui.widgets.allowed import allow
 
 if TYPE_CHECKING:
     from qlora_studio.runs.history import RunSummary
@@ -67,7 +68,7 @@ class WelcomeCard(Card):
 
     def show_waiting(self, words: str, *, can_cancel: bool) -> None:
         """What goes on in place of a start."""
-        self.start.setEnabled(not words)
+        allow(self.start, words)
         self._waiting.setText(words)
         self._waiting.setVisible(bool(words))
         self.cancel.setVisible(can_cancel)
@@ -121,6 +122,7 @@ class OwnDataCard(Card):
         super().__init__(
             "Now your own data", "a file of questions and answers, or chats", name="home_own_data"
         )
+        self.note.setWordWrap(True)
         self.import_file = SecondaryButton("Import a file", "file-plus", name="home_own_import")
         self.choose_model = SecondaryButton("Choose a model", "box", name="home_own_model")
         row = QHBoxLayout()

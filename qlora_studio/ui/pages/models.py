@@ -31,6 +31,8 @@ from qlora_studio.ui.widgets import (
     TableView,
     empty_layout,
 )
+from qlora_studio.ui.widgets.allowed import allow
+from qlora_studio.ui.widgets.text_size import at_text_size
 
 PRESETS_SHOWN = 4
 WIDTHS = (0, 84, 100, 124, 168)  # px of the table's columns at 100 %; 0: what is left
@@ -71,7 +73,7 @@ class ModelsPage(Page):
         self._table = TableView(name="models_table", label="Models on disk")
         self._table.setModel(self._proxy)
         self._table.setItemDelegate(TintedCells(self._table))
-        self._table.setMinimumHeight(theme().px(180))
+        at_text_size(self._table, self._table.setMinimumHeight, 180)
         self._show_all = SecondaryButton("Show all", name="models_show_all")
         self._nothing = EmptyState("search", "No model", "", self._show_all, name="models_nothing_found")
         card.body.addWidget(self._search)
@@ -224,7 +226,7 @@ class ModelCard(Card):
         self.unpack.setVisible(waiting and not entry.words)
         self.again.setVisible(not waiting and not entry.words)
         self.forget.setVisible(can_forget)
-        self.use.setEnabled(entry.usable)
+        allow(self.use, "" if entry.usable else findings[0][2])
 
 
 class _Finding(QWidget):

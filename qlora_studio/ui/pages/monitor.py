@@ -26,9 +26,11 @@ from qlora_studio.ui.pages.monitor_table import TableCard
 from qlora_studio.ui.run_words import StateWord, state_word
 from qlora_studio.ui.theme import Tone, theme
 from qlora_studio.ui.widgets import Card, Chip, DangerButton, Popover, SecondaryButton
+from qlora_studio.ui.widgets.allowed import allow
 
 _DOING_ICONS = {Doing.SAVING: "save", Doing.PAUSING: "pause", Doing.STOPPING: "square"}
 _ENDING = (Doing.PAUSING, Doing.STOPPING)
+TAGS_FROM, SAVE_FROM = 900, 720  # px of the page at 100 %: narrower, and the title line has no room for them
 _SHIFTED = 50  # steps that Shift and an arrow move the crosshair
 
 
@@ -60,10 +62,10 @@ class MonitorPage(Page):
         self.add_chip(self._chip)
         self._tags = QHBoxLayout()
         self._tags.setSpacing(theme().px(6))
-        tags = QWidget()
-        tags.setLayout(self._tags)
+        self._tag_area = QWidget()
+        self._tag_area.setLayout(self._tags)
         self._tags.setContentsMargins(0, 0, 0, 0)
-        self.add_chip(tags)
+        self.add_chip(self._tag_area)
         self._pause = SecondaryButton("Pause", "pause", name="monitor_pause")
         self._save = SecondaryButton("Save now", "save", name="monitor_save_now")
         self._stop = DangerButton("Stop…", "square", name="monitor_stop")
@@ -194,7 +196,7 @@ class MonitorPage(Page):
             state.pause()
 
     def _on_save(self) -> None:
-        if self._save.isEnabled() and not self._save.isHidden():
+        if self._state.live and self._save.isEnabled():
             self._state.save_now()
 
     def _on_stop(self) -> None:
@@ -261,6 +263,8 @@ class MonitorPage(Page):
         across, down = QBoxLayout.Direction.LeftToRight, QBoxLayout.Direction.TopToBottom
         self._columns_box.setDirection(across if wide else down)
         self._numbers.fit(self.width() - 2 * theme().px(theme().size.page_margin[0]))
+        self._tag_area.setVisible(self.width() >= theme().px(TAGS_FROM))
+        self._show_buttons()
 
     def showEvent(self, event: QShowEvent) -> None:
         super().showEvent(event)
@@ -337,12 +341,13 @@ class MonitorPage(Page):
         paused = state.ending is not None and state.ending.at_pause and state.resume_step is not None
         self._pause.setVisible(state.live or paused)
         self._pause.become(*(("Pause", "pause") if state.live else ("Resume", "play")))
-        self._pause.setEnabled(not ending if state.live else not state.why_no_resume)
-        self._pause.setToolTip("" if state.live else state.why_no_resume or "As if it had never stopped")
+        why_not = self.app.engine.words if ending else "" if state.live else state.why_no_resume
+        allow(self._pause, why_not)
         self._cancel.setVisible(state.preparing)
+        self._save.setVisible(state.live and self.width() >= theme().px(SAVE_FROM))
+        self._stop.setVisible(state.live)
         for button in (self._save, self._stop):
-            button.setVisible(state.live)
-            button.setEnabled(not ending)
+            allow(button, self.app.engine.words if ending else "")
 
     def _show_banner(self) -> None:
         """Renewed where it says or offers something else; one that was put away stays away until then."""
@@ -358,14 +363,13 @@ class MonitorPage(Page):
         if shown is None:
             self.banner.clear()
         else:
-            buttons = ending_buttons(shown, state.resume_step, not why, self._on_action)
-            self.banner.show_text(f"{shown.words} {why}".strip(), shown.tone, *buttons)
+            buttons = ending_buttons(shown, state.resume_step, why, self._on_action)
+            self.banner.show_text(f"{shown.words} {why}".strip(), shown.tone, *buttons, closable=not why)
 
     def _show_figures(self) -> None:
         state = self._state
         found = state.figures
-        on_card = state.run is None or state.run.record.device != "cpu"
-        self._numbers.show_figures(found, live=state.live or state.elsewhere, on_card=on_card)
+        self._numbers.show_figures(found, live=state.live or state.elsewhere, on_card=state.on_card)
         points = state.points
         if len(points):
             self._rate.show_value(in_powers(float(points.learning_rate[-1])))

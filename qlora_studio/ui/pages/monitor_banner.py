@@ -7,6 +7,7 @@ from functools import partial
 
 from qlora_studio.state.run_end import Action, Ending
 from qlora_studio.ui.widgets import PrimaryButton, SecondaryButton
+from qlora_studio.ui.widgets.allowed import allow
 
 _WORDS = {
     Action.CHAT: "Chat with it",
@@ -17,7 +18,7 @@ _WORDS = {
 
 
 def ending_buttons(
-    ending: Ending, resume_step: int | None, can_resume: bool, chosen: Callable[[Action], None]
+    ending: Ending, resume_step: int | None, why_no_resume: str, chosen: Callable[[Action], None]
 ) -> list[SecondaryButton]:
     """The first that gets the run on is the primary one.
 
@@ -30,7 +31,7 @@ def ending_buttons(
         words = f"Resume from step {resume_step:,}" if resume_step else "Resume"
         make = PrimaryButton if not buttons and action is not Action.LOG else SecondaryButton
         button = make(_WORDS.get(action, words), small=True, name=f"monitor_{action.value}")
-        button.setEnabled(action is not Action.RESUME or can_resume)
+        allow(button, why_no_resume if action is Action.RESUME else "")
         button.clicked.connect(partial(_tell, chosen, action))
         buttons.append(button)
     return buttons

@@ -27,6 +27,7 @@ from qlora_studio.ui.widgets import (
 )
 from qlora_studio.ui.widgets.flow import Flow
 from qlora_studio.ui.widgets.line_sample import LineSample
+from qlora_studio.ui.widgets.text_size import at_text_size
 
 SETTLE_MS = 60  # after the slider moved: a million points aren't smoothed at each pixel
 _SLIDER_END = 100
@@ -50,9 +51,9 @@ class LossCard(Card):
         self.table = IconButton("table", "Show as a table (T)", name="monitor_as_table", small=True)
         self.export = IconButton("image-down", "Save picture and table", name="monitor_export", small=True)
         self._slider = Slider(0, _SLIDER_END, name="monitor_smoothing", label="Smoothing, 0 to 0.999")
-        self._slider.setFixedWidth(theme().px(72))
+        at_text_size(self._slider, self._slider.setFixedWidth, 64)
         self._weight = PlainLabel("", "note")
-        self._weight.setFixedWidth(theme().px(34))
+        at_text_size(self._weight, self._weight.setFixedWidth, 36)
         self._waiting = PlainLabel("", "muted", wrap=True, name="monitor_waiting")
         self._waiting.setAlignment(Qt.AlignmentFlag.AlignCenter)
         self._skipped = PlainLabel("", "note", name="monitor_skipped")
@@ -68,15 +69,15 @@ class LossCard(Card):
             in_line(LineSample("raw_line", 1.2), PlainLabel("Each step", "note")),
             in_line(LineSample(0, 2.6), PlainLabel("Smoothed", "note"), self._slider, self._weight),
             in_line(LineSample(1, 2.0, marker=True), PlainLabel("Evaluation", "note")),
-            gap=14,
+            gap=10,
         )
-        head = Flow(gap=theme().px(16), line_gap=theme().px(4), last_at_right=True)
+        head = Flow(gap=16, line_gap=4, last_at_right=True)
         head.addWidget(
             in_line(PlainLabel("Loss", "card_title"), PlainLabel("nats per learned token", "muted"))
         )
         head.addWidget(legend)
         head.addWidget(in_line(self.log, self.fit, self.table, self.export))
-        self.chart.setMinimumHeight(theme().px(210))
+        at_text_size(self.chart, self.chart.setMinimumHeight, 210)
         self.body.addLayout(head)
         self.body.addWidget(self._waiting)
         self.body.addWidget(self.chart, 1)
@@ -116,9 +117,9 @@ class MemoryCard(Card):
     def __init__(self, stretch: Stretch) -> None:
         super().__init__(name="monitor_vram_card")
         self.chart = MemoryChart(stretch)
-        self.chart.setMinimumHeight(theme().px(190))
+        at_text_size(self.chart, self.chart.setMinimumHeight, 190)
         self._what = PlainLabel("VRAM", "card_title")
-        head = Flow(gap=theme().px(12), line_gap=theme().px(4))
+        head = Flow(gap=12, line_gap=4)
         head.addWidget(in_line(self._what, PlainLabel("GiB, peak of each step", "muted")))
         self._legend: dict[str, QWidget] = {}
         for part, words in _PART_WORDS.items():
@@ -139,8 +140,8 @@ class MemoryCard(Card):
 
     def show_state(self, state: MonitorState) -> None:
         """Which memory it is, and its lines."""
-        on_card = state.run is not None and state.run.record.device != "cpu"
-        self._what.setText("VRAM" if on_card or state.run is None else "Process memory")
+        on_card = state.on_card
+        self._what.setText("VRAM" if on_card else "Process memory")
         for widget in (self, self.chart):
             widget.setAccessibleName(self._what.text())
         promised = state.figures.promised_bytes
@@ -186,7 +187,7 @@ class SmallCard(Card):
         head.addWidget(self._value)
         self.body.setSpacing(theme().px(2))
         self.body.addLayout(head)
-        chart.setMinimumHeight(theme().px(76))
+        at_text_size(chart, chart.setMinimumHeight, 76)
         chart.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
         self.body.addWidget(chart, 1)
 
@@ -230,7 +231,7 @@ class ChartReadout(QFrame):
             self._rows[words] = (name, value)
         grid.setColumnStretch(1, 1)
         layout.addLayout(grid)
-        self.setMinimumWidth(theme().px(190))
+        at_text_size(self, self.setMinimumWidth, 190)
         self.hide()
 
     def show_place(self, points: Points, place: int) -> None:

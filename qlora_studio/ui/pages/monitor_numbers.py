@@ -81,16 +81,14 @@ class Numbers(QWidget):
         took = figures.duration(found.elapsed_s) if found.elapsed_s is not None else "–"
         if not live:
             self._left.caption.setText("Time")
-            number, _, unit = took.rpartition(figures.THIN)
-            self._left.set_value(number or took, unit, "of training")
+            self._left.set_value(*_figure(took), "of training")
             return
         self._left.caption.setText("Time left")
         if found.seconds_left is None:
             self._left.set_value("–", note=f"{took} so far" if found.elapsed_s is not None else "")
             return
-        number, _, unit = figures.duration(found.seconds_left).rpartition(figures.THIN)
         ends = time.strftime("%H:%M", time.localtime(time.time() + found.seconds_left))
-        self._left.set_value(number, unit, f"ends about {ends}")
+        self._left.set_value(*_figure(figures.duration(found.seconds_left)), f"ends about {ends}")
 
     def _show_peak(self, found: RunFigures, on_card: bool) -> None:
         self._peak.caption.setText("VRAM peak" if on_card else "Memory peak")
@@ -100,9 +98,15 @@ class Numbers(QWidget):
         note, tone = _promised(found), ""
         if found.promised_bytes:
             off = found.peak_bytes / found.promised_bytes - 1
-            note += f", off by {abs(off):.1%}"
+            note += f", off by {abs(off) * 100:.1f}{figures.THIN}%"
             tone = "ok" if abs(off) <= _PEAK_OFF else "warn" if off > 0 else ""
         self._peak.set_value(f"{found.peak_bytes / 2**30:,.1f}", "GiB", note, tone)
+
+
+def _figure(duration: str) -> tuple[str, str]:
+    """Number and unit; hours and minutes are one figure."""
+    number, _, unit = duration.rpartition(figures.THIN)
+    return (duration, "") if not number or " " in number else (number, unit)
 
 
 def _promised(found: RunFigures) -> str:

@@ -13,6 +13,7 @@ from qlora_studio.runs.samples import Sample
 from qlora_studio.state.word_diff import word_diff
 from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets import Card, ChoiceBox, LinkButton, PlainLabel
+from qlora_studio.ui.widgets.text_size import at_text_size
 
 _LONGEST_REPLY = 1_500  # characters of one reply that are shown
 _MOST_PROMPTS = 6
@@ -103,7 +104,7 @@ class SampleText(QTextEdit):
         self.setUndoRedoEnabled(False)
         self.setFrameShape(QTextEdit.Shape.NoFrame)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
-        self.setMinimumHeight(theme().px(120))
+        at_text_size(self, self.setMinimumHeight, 120)
         self.document().setDocumentMargin(0)
 
     def show_replies(self, before: dict[str, str], after: dict[str, str]) -> None:

@@ -33,6 +33,7 @@ from qlora_studio.ui.widgets import (
     empty_layout,
 )
 from qlora_studio.ui.widgets.flow import Flow
+from qlora_studio.ui.widgets.text_size import at_text_size
 
 if TYPE_CHECKING:
     from qlora_studio.runs.history import RunSummary
@@ -49,6 +50,7 @@ class RunsPage(Page):
         self._tag = ""
         self._wanted: Path | None = None  # a run to put the keyboard on once it is listed
         self._actions: dict[str, QAction] = {}
+        self._action_words: dict[str, str] = {}
         self._build_page()
         self._build_actions()
         self._bind()
@@ -88,7 +90,7 @@ class RunsPage(Page):
     def _build_list(self) -> Card:
         card = Card(name="runs_list_card")
         self._search = self.search = SearchBox("Search name, model, data, tag, note", name="runs_search")
-        self._search.setFixedWidth(theme().px(300))
+        at_text_size(self._search, self._search.setFixedWidth, 300)
         self._tags = QHBoxLayout()
         self._tags.setSpacing(theme().px(6))
         tags = QWidget()
@@ -97,12 +99,12 @@ class RunsPage(Page):
         self._tags.setContentsMargins(0, 0, 0, 0)
         self._count = PlainLabel("", "muted", name="runs_chosen")
         self._clear = LinkButton("Clear", name="runs_clear")
-        row = Flow(gap=theme().px(8), line_gap=theme().px(6), last_at_right=True)
+        row = Flow(gap=8, line_gap=6, last_at_right=True)
         row.addWidget(self._search)
         row.addWidget(tags)
         row.addWidget(in_line(self._count, self._clear))
         self._list = RunsList(self._state.table)
-        self._list.setMinimumHeight(theme().px(150))
+        at_text_size(self._list, self._list.setMinimumHeight, 150)
         self._about = ElidedLabel("", "note", name="runs_about")
         card.body.addLayout(row)
         card.body.addWidget(self._list, 1)
@@ -114,12 +116,12 @@ class RunsPage(Page):
         self._metric = ChoiceBox(METRICS, name="runs_metric", label="What is compared")
         self._across = Segmented(list(AXES), name="runs_axis", label="Across")
         self._faint = PlainLabel("", "muted")
-        row = Flow(gap=theme().px(10), line_gap=theme().px(6), last_at_right=True)
+        row = Flow(gap=10, line_gap=6, last_at_right=True)
         row.addWidget(self._metric)
         row.addWidget(self._faint)
         row.addWidget(self._across)
         self._chart = RunsChart()
-        self._chart.setMinimumHeight(theme().px(220))
+        at_text_size(self._chart, self._chart.setMinimumHeight, 220)
         self._choose = PlainLabel("Choose runs in the list to lay them over each other.", "muted", wrap=True)
         self._choose.setAlignment(Qt.AlignmentFlag.AlignCenter)
         card.body.addLayout(row)
@@ -150,6 +152,7 @@ class RunsPage(Page):
             action.triggered.connect(slot)
             self._list.addAction(action)
             self._actions[key] = action
+            self._action_words[key] = words
         self.menu.addActions(list(self._actions.values()))
 
     # Wiring -----------------------------------------------------------------------------------------
@@ -183,18 +186,24 @@ class RunsPage(Page):
             menu.popup(self._list.viewport().mapToGlobal(place))
 
     def _enable_actions(self) -> None:
-        """What can't be done now says why in its tooltip."""
+        """What can't be done now says why."""
         run = self._list.current_run()
-        readable = run is not None and run.run is not None
         for key, action in self._actions.items():
-            action.setEnabled(readable or (run is not None and key in ("open", "folder", "bin")))
-        if run is None or run.run is None:
-            return
-        why = self._state.why_not_resume(run)
-        self._actions["resume"].setEnabled(not why)
-        self._actions["resume"].setText(f"Resume ({why.rstrip('.')})" if why else "Resume")
-        self._actions["chat"].setEnabled(run.run.adapter is not None)
-        self._actions["bin"].setEnabled(not run.run.locked)
+            why = self._why_not(key, run)
+            action.setEnabled(not why)
+            action.setText(f"{self._action_words[key]} ({why})" if why else self._action_words[key])
+
+    def _why_not(self, key: str, run: RunSummary | None) -> str:
+        """Why an entry of the menu can't be chosen, in words; empty where it can."""
+        if run is None:
+            return "choose a run first"
+        if run.run is None:
+            return "" if key in ("folder", "bin") else "the run can't be read"
+        if key == "resume":
+            return self._state.why_not_resume(run).rstrip(".")
+        if key == "chat" and run.run.adapter is None:
+            return "it has no adapter yet"
+        return "it is training" if key == "bin" and run.run.locked else ""
 
     def _on_row(self, current: QModelIndex) -> None:
         run: RunSummary | None = current.data(Qt.ItemDataRole.UserRole) if current.isValid() else None

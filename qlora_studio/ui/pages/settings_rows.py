@@ -22,7 +22,7 @@ class SettingRow(QWidget):
         self._note.setVisible(bool(note))
         if controls:
             self.label.setBuddy(controls[0])
-        words = QVBoxLayout()
+        self.words = words = QVBoxLayout()
         words.setSpacing(theme().px(1))
         words.addWidget(self.label)
         words.addWidget(self._note)
@@ -50,11 +50,10 @@ class FolderRow(SettingRow):
     """A folder by its path, with what lies in it."""
 
     def __init__(self, label: str, name: str, *controls: QWidget) -> None:
+        super().__init__(label, "counting…", *controls)
         self.path = ElidedLabel("", "mono", name=name)
         self.path.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self.path.setFixedWidth(theme().px(380))
-        self.path.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
-        super().__init__(label, "counting…", self.path, *controls)
+        self.words.insertWidget(1, self.path)
 
 
 class PairsRow(SettingRow):
@@ -69,9 +68,11 @@ class PairsRow(SettingRow):
         grid.setColumnStretch(0, 2)
         grid.setColumnStretch(1, 3)
         for row, (left, right) in enumerate(pairs):
-            grid.addWidget(PlainLabel(left, "label"), row, 0)
-            grid.addWidget(PlainLabel(right, "muted"), row, 1)
+            top = Qt.AlignmentFlag.AlignTop
+            grid.addWidget(PlainLabel(left, "label"), row, 0, top)
+            grid.addWidget(PlainLabel(right, "muted", wrap=True), row, 1, top)
         super().__init__(label, "", table)
+        self.row.setAlignment(table, Qt.AlignmentFlag(0))  # as high as its lines need, whatever its width
         self.row.setStretch(0, 2)
         self.row.setStretch(1, 3)
         self._words += " ".join(f"{left} {right}" for left, right in pairs).lower()

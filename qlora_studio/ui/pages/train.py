@@ -33,7 +33,14 @@ COLUMNS = 4
 LEAST_WIDTH = 150  # px of a column at 100 %
 ADAPTER = ("lora.r", "lora.alpha", "lora.dropout", "lora.target_modules")
 ADAPTER_SWITCHES = ("lora.use_rslora", "lora.use_dora")
-MODEL = ("model.quantization", "model.compute_dtype", "training.method", "data.train_on")
+MODEL = (
+    "model.quantization",
+    "model.compute_dtype",
+    "training.method",
+    "data.train_on",
+    "data.alternatives",
+    "data.encoding",
+)
 MODEL_SWITCHES = ("model.double_quant", "data.packing")
 LEARNING = (
     "training.learning_rate",
@@ -48,6 +55,7 @@ LEARNING = (
     "training.weight_decay",
     "training.neftune_alpha",
     "training.recompute",
+    "training.compile",
     "training.seed",
 )
 WHILE = (
@@ -143,12 +151,11 @@ class TrainPage(Page):
     def _build_grid(
         self, title: str, note: str, keys: tuple[str, ...], switches: tuple[str, ...] = ()
     ) -> Card:
-        px = theme().px
         card = Card(title, note)
         card.note.setWordWrap(True)
-        for part, gap in ((keys, px(10)), (switches, 0)):
+        for part, gap in ((keys, 10), (switches, 0)):
             if part:
-                columns = Columns(most=COLUMNS, least=px(LEAST_WIDTH), gap=px(14), line_gap=gap)
+                columns = Columns(most=COLUMNS, least=LEAST_WIDTH, gap=14, line_gap=gap)
                 for key in part:
                     self._add_field(key)
                 card.body.addLayout(columns)

@@ -9,7 +9,6 @@ from qlora_studio.models.report import ModelReport
 from qlora_studio.protocol.events import Problem
 from qlora_studio.state.draft import RunDraft
 from qlora_studio.state.train import TrainState
-from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets import Card, Chip, SecondaryButton, Tile
 from qlora_studio.ui.widgets.columns import Columns
 
@@ -29,7 +28,7 @@ class ChoiceCard(Card):
         self._data = Tile("database", "Choose data", "", name="train_data_path")
         self._data_chip = Chip("", "neutral", name="train_data_state")
         self.change_data = SecondaryButton("Change", small=True, name="train_change_data")
-        tiles = Columns(most=2, least=theme().px(300), gap=theme().px(12), line_gap=theme().px(8))
+        tiles = Columns(most=2, least=300, gap=12, line_gap=8)
         for tile, chip, button in (
             (self._model, self._model_chip, self.change_model),
             (self._data, self._data_chip, self.change_data),

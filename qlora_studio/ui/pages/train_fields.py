@@ -229,7 +229,8 @@ class LineRow(QWidget):
         """default: in words, shown while the value differs from it; None: the value is the default."""
         self._reset.setVisible(default is not None)
         if default is not None:
-            self._reset.setText(f"default {default}")
+            if not isinstance(self._field, QCheckBox):  # a box has one other state: the arrow alone says it
+                self._reset.setText(f"default {default}")
             self._reset.setAccessibleName(f"{self._label}: back to {default}")
             self._reset.setToolTip(f"Back to {default}")
 

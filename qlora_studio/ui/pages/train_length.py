@@ -13,6 +13,7 @@ from qlora_studio.ui.pages.train_fields import SettingField
 from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets import Card, IconLabel, PlainLabel
 from qlora_studio.ui.widgets.flow import Flow
+from qlora_studio.ui.widgets.text_size import at_text_size
 
 
 class LengthCard(Card):
@@ -75,7 +76,7 @@ class LengthCard(Card):
 
     def _build_head(self) -> Flow:
         """On a line of their own where the title leaves no room for the fields."""
-        head = Flow(gap=theme().px(8), line_gap=theme().px(8), last_at_right=True)
+        head = Flow(gap=8, line_gap=8, last_at_right=True)
         fields = QWidget()
         row = QHBoxLayout(fields)
         row.setContentsMargins(0, 0, 0, 0)
@@ -94,7 +95,7 @@ class LengthCard(Card):
         self.body.addLayout(self._build_head())
         body = QHBoxLayout()
         body.setSpacing(theme().px(16))
-        self._histogram.setMinimumHeight(theme().px(130))
+        at_text_size(self._histogram, self._histogram.setMinimumHeight, 130)
         body.addWidget(self._histogram, 1)
         answers = QGridLayout()
         answers.setHorizontalSpacing(theme().px(8))
@@ -113,9 +114,13 @@ class LengthCard(Card):
             note.setWordWrap(True)
             answers.addWidget(IconLabel(icon), row, 0, Qt.AlignmentFlag.AlignTop)
             answers.addLayout(words, row, 1)
-        side = QVBoxLayout()
+        answers.setColumnStretch(1, 1)
+        beside = QWidget()
+        side = QVBoxLayout(beside)
+        side.setContentsMargins(0, 0, 0, 0)
         side.addLayout(answers)
         side.addStretch()
-        body.addLayout(side)
+        at_text_size(beside, beside.setFixedWidth, 176)
+        body.addWidget(beside)
         self.body.addLayout(body)
         self.body.addWidget(self._problem)

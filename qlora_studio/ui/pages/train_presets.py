@@ -24,7 +24,7 @@ class PresetChoice(Card):
         self._draft = draft
         self._buttons: list[tuple[QRadioButton, Preset]] = []
         self._group = QButtonGroup(self)
-        row = Columns(most=3, least=theme().px(190), gap=theme().px(16), line_gap=theme().px(10))
+        row = Columns(most=3, least=190, gap=16, line_gap=10)
         for preset in (item for item in draft.presets if item.name in SHOWN):
             button = QRadioButton(preset.name)
             button.setObjectName(f"train_preset_{preset.name.lower().replace(' ', '_')}")

@@ -8,6 +8,7 @@ from PySide6.QtWidgets import QHBoxLayout, QPlainTextEdit, QVBoxLayout, QWidget
 from qlora_studio.state.train import TrainState
 from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets import LinkButton, NumberBox, PlainLabel
+from qlora_studio.ui.widgets.text_size import at_text_size
 
 FIELDS = 3
 LONGEST_REPLY = 64  # tokens, where nobody said otherwise
@@ -101,5 +102,5 @@ def _field(number: int) -> QPlainTextEdit:
     text.setAccessibleName(f"Sample prompt {number + 1}")
     text.setPlaceholderText("No prompt")
     text.setTabChangesFocus(True)
-    text.setFixedHeight(theme().px(56))
+    at_text_size(text, text.setFixedHeight, 56)
     return text

@@ -10,8 +10,12 @@ from qlora_studio.state.train import TrainState
 from qlora_studio.ui.figures import in_gb
 from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets import Chip, PlainLabel, PrimaryButton, SecondaryButton, TextBox
+from qlora_studio.ui.widgets.allowed import allow
+from qlora_studio.ui.widgets.text_size import at_text_size
 
-NARROW_BELOW = 760  # px at 100 %: the label goes, and the chip has the figure alone
+NARROW_BELOW = (
+    760  # px at 100 %: the label goes; the chip has the figure alone, or goes before what is waited for
+)
 
 
 class StartBar(QWidget):
@@ -23,8 +27,8 @@ class StartBar(QWidget):
         self._state = state
         self._label = PlainLabel("Run name", "muted")
         self.name = TextBox(name="train_name", label="Run name")
-        self.name.setMinimumWidth(theme().px(120))
-        self.name.setMaximumWidth(theme().px(250))
+        at_text_size(self.name, self.name.setMinimumWidth, 120)
+        at_text_size(self.name, self.name.setMaximumWidth, 250)
         self._disk = Chip("", "neutral", "hard-drive", name="train_disk")
         self._waits = PlainLabel("", "muted", wrap=True, name="train_waits_for")
         self.cancel = SecondaryButton("Cancel", name="train_cancel")
@@ -38,6 +42,7 @@ class StartBar(QWidget):
         layout.addWidget(self._waits, 1)
         layout.addWidget(self.cancel)
         layout.addWidget(self.start)
+        theme().changed.connect(self.refresh)
 
     def refresh(self) -> None:
         """After anything that the start waits for is another one."""
@@ -48,20 +53,21 @@ class StartBar(QWidget):
         self.name.setPlaceholderText(self._state.name)
         launcher = self._app.launcher
         waits = launcher.words or self._state.waits_for
-        self._waits.setText(f"Start waits for: {waits[:1].lower()}{waits[1:]}" if waits else "")
-        self.start.setEnabled(not waits)
+        words = f"Start waits for: {waits[:1].lower()}{waits[1:]}" if waits else ""
+        self._waits.setText(words)
+        allow(self.start, words)
         self.cancel.setVisible(launcher.busy)
-        self._show_disk()
+        self._show_disk(bool(waits))
 
-    def _show_disk(self) -> None:
+    def _show_disk(self, waits: bool) -> None:
         needed, free = self._state.disk_bytes(), self._app.machine.free_bytes
-        self._disk.setVisible(needed is not None)
+        narrow = self.width() < theme().px(NARROW_BELOW)
+        self._disk.setVisible(needed is not None and not (narrow and waits))
         if needed is None:
             return
         words = f"Needs {in_gb(needed)} on disk"
         if free is not None:
             words += f", {in_gb(free)} free"
-        narrow = self.width() < theme().px(NARROW_BELOW)
         self._label.setVisible(not narrow)
         self._disk.set(in_gb(needed) if narrow else words, "neutral", "hard-drive")
         self._disk.setAccessibleName(words)

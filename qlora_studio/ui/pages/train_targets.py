@@ -8,11 +8,12 @@ from PySide6.QtCore import Signal
 from PySide6.QtWidgets import QCheckBox, QWidget
 
 from qlora_studio.config.model_shape import ModelShape
-from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets import PlainLabel, Popover
+from qlora_studio.ui.widgets.allowed import allow
 from qlora_studio.ui.widgets.columns import Columns
 
 ALL_LINEAR = "all-linear"
+TICK_ONE = "Tick at least one."
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class TargetPicker(Popover):
         words = f"Layers that get an adapter, in each of the {shape.layers} layers of the model"
         super().__init__(anchor, words, "Use these", "Cancel", name="train_target_picker")
         self._boxes: dict[str, QCheckBox] = {}
-        ticks = Columns(most=2, least=theme().px(150), gap=theme().px(12), line_gap=theme().px(2))
+        ticks = Columns(most=2, least=150, gap=12, line_gap=2)
         for target in targets(shape):
             box = QCheckBox(target.name)
             box.setObjectName(f"train_target_{target.name.replace('.', '_')}")
@@ -55,7 +56,7 @@ class TargetPicker(Popover):
             box.toggled.connect(self._on_toggled)
             self._boxes[target.name] = box
             ticks.addWidget(box)
-        self._reason = PlainLabel("Tick at least one.", "note")
+        self._reason = PlainLabel(TICK_ONE, "note")
         self._reason.set_tone("warn")
         self.body.addLayout(ticks)
         self.body.addWidget(self._reason)
@@ -67,7 +68,7 @@ class TargetPicker(Popover):
 
     def _on_toggled(self) -> None:
         self._reason.setVisible(not self._ticked())
-        self.yes.setEnabled(bool(self._ticked()))
+        allow(self.yes, "" if self._ticked() else TICK_ONE)
 
     def _on_confirmed(self) -> None:
         ticked = self._ticked()

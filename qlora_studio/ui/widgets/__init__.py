@@ -12,6 +12,8 @@ Words (text.py)
     ElidedLabel(text, role)                              one line, middle elision, tooltip; .full_text()
                                                          .set_tip(text)
     set_property(widget, name, value)                    property and re-polish
+    widgets.allowed.allow(control, why_not)              enabled, or not: the words stand beside it
+    widgets.text_size.at_text_size(w, w.setFixedWidth, 110)  px at 100 % that follow the text size
 Buttons (buttons.py): .setText .set_icon(icon) .become(text, icon)
     PrimaryButton | SecondaryButton | DangerButton | LinkButton(text, icon_name="", small=False, tip="")
     IconButton(icon_name, label, small=False, color="muted")
@@ -53,7 +55,7 @@ Tables (tables.py)
     TableView(label=)                                    .opened(QModelIndex) .set_widths(...)
 Charts (chart.py, import it from there: it loads pyqtgraph and numpy)
     ChartView(left, bottom, label=)                      .add_line(token | series, width, symbol) .recolor()
-    series_pen(series), MARKERS, ThousandsAxis
+    series_pen(series), MARKERS, ThousandsAxis, UprightAxis
     line_sample.LineSample(token | series), line_pixmap  a piece of a line, for legends and tables
 
 The page around them is `ui.page.Page`; colours and sizes are `theme()` of `ui.theme`.

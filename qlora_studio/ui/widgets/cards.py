@@ -72,7 +72,7 @@ class Card(QFrame):
         layout.setContentsMargins(theme().px(across), theme().px(down), theme().px(across), theme().px(down))
         layout.setSpacing(0)
         head = QWidget()
-        head.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
+        head.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Preferred)
         self.head = QHBoxLayout(head)
         self.head.setContentsMargins(0, 0, 0, 0)
         self.head.setSpacing(theme().px(8))

@@ -7,15 +7,32 @@ from collections.abc import Sequence
 from PySide6.QtCore import QRect, QSize, Qt
 from PySide6.QtWidgets import QLayout, QLayoutItem, QWidget
 
+from qlora_studio.ui.theme import theme
+
 
 class Columns(QLayout):
-    """most: columns at the widest; least: px of each, or there are fewer; gap, line_gap: px between."""
+    """most: columns at the widest; least: of each, or what is in it is narrower than its words; there are
+    fewer then. gap, line_gap: between them. All in px at 100 %.
+    """
 
     def __init__(self, *, most: int, least: int, gap: int, line_gap: int) -> None:
         super().__init__()
         self.setContentsMargins(0, 0, 0, 0)
-        self._most, self._least, self._gap, self._line_gap = most, least, gap, line_gap
+        self._most = most
+        self._sizes_at_100 = (least, gap, line_gap)
         self._items: list[QLayoutItem] = []
+
+    @property
+    def _least(self) -> int:
+        return theme().px(self._sizes_at_100[0])
+
+    @property
+    def _gap(self) -> int:
+        return theme().px(self._sizes_at_100[1])
+
+    @property
+    def _line_gap(self) -> int:
+        return theme().px(self._sizes_at_100[2])
 
     def show_widgets(self, widgets: Sequence[QWidget]) -> None:
         """These, in this order; a widget may come from another layout."""
@@ -23,9 +40,11 @@ class Columns(QLayout):
             self._items.pop()
         for widget in widgets:
             self.addWidget(widget)
+        self.invalidate()
 
     def addItem(self, item: QLayoutItem) -> None:
         self._items.append(item)
+        self.invalidate()
 
     def count(self) -> int:
         return len(self._items)
@@ -62,7 +81,7 @@ class Columns(QLayout):
     def _place(self, rect: QRect, *, move: bool) -> int:
         """Returns: the height that is taken."""
         shown = [item for item in self._items if not item.isEmpty()]
-        across = self._across(rect.width())
+        across = self._across(rect.width(), shown)
         width = (rect.width() - (across - 1) * self._gap) // across
         top = rect.top()
         for start in range(0, len(shown), across):
@@ -74,10 +93,11 @@ class Columns(QLayout):
             top += height + self._line_gap
         return top - rect.top() - (self._line_gap if shown else 0)
 
-    def _across(self, room: int) -> int:
+    def _across(self, room: int, shown: Sequence[QLayoutItem]) -> int:
         """How many columns; 4 become 2 rather than 3, so that lines are full."""
         across = self._most
-        while across > 1 and across * self._least + (across - 1) * self._gap > room:
+        least = max([self._least, *(item.minimumSize().width() for item in shown)])
+        while across > 1 and across * least + (across - 1) * self._gap > room:
             across = across // 2 if across % 2 == 0 else across - 1
         return across
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from PySide6.QtCore import QRectF, QSize, Qt, Signal
-from PySide6.QtGui import QPainter, QPaintEvent, QPen, QWheelEvent
+from PySide6.QtGui import QPainter, QPaintEvent, QPen, QResizeEvent, QWheelEvent
 from PySide6.QtWidgets import (
     QAbstractButton,
     QAbstractSpinBox,
@@ -29,6 +29,9 @@ from qlora_studio.ui.icons import icon
 from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets.buttons import LinkButton
 from qlora_studio.ui.widgets.text import PlainLabel, set_property
+
+_GAP = 6  # px at 100 % between a label and the way back to its default
+_AROUND_ICON = 8
 
 
 class NumberBox(QSpinBox):
@@ -180,11 +183,14 @@ class FormRow(QWidget):
         """key_name: object name of the arrow, such as `train_reset_lora_r`."""
         super().__init__(parent)
         self.field = field
+        if isinstance(field, QComboBox):  # as wide as the other fields, whatever it offers
+            field.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.label = PlainLabel(label, "label")
         self.label.setBuddy(field)
         self._reset = ResetButton("rotate-ccw", name=key_name)
         self._reset.setAccessibleName(f"{label}: back to the default")
         self._reset.clicked.connect(self.reset)
+        self._default = ""
         keep = self._reset.sizePolicy()
         keep.setRetainSizeWhenHidden(True)
         self._reset.setSizePolicy(keep)
@@ -193,7 +199,7 @@ class FormRow(QWidget):
         self._problem.set_tone("bad")
         self._problem.hide()
         head = QHBoxLayout()
-        head.setSpacing(theme().px(6))
+        head.setSpacing(theme().px(_GAP))
         head.addWidget(self.label)
         head.addStretch()
         head.addWidget(self._reset)
@@ -209,9 +215,28 @@ class FormRow(QWidget):
         """default: in words, shown while the value differs from it; None: the value is the default."""
         self._reset.setVisible(default is not None)
         if default is not None:
-            self._reset.setText(f"default {default}")
-            self._reset.setAccessibleName(f"{self.label.text()}: back to {default}")
+            self._default = default
+            self._fit_reset()
             self._reset.setToolTip(f"Back to {default}")
+
+    def minimumSizeHint(self) -> QSize:
+        """The arrow alone is enough beside the label: its words come where there is room."""
+        beside = theme().px(_GAP) + self._reset.iconSize().width() + theme().px(_AROUND_ICON)
+        least = max(self.label.sizeHint().width() + beside, self.field.minimumSizeHint().width())
+        return QSize(least, super().minimumSizeHint().height())
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self._fit_reset()
+
+    def _fit_reset(self) -> None:
+        if not self._default:
+            return
+        self._reset.setText(f"default {self._default}")
+        room = self.width() - self.label.sizeHint().width() - theme().px(_GAP)
+        if self._reset.sizeHint().width() > room:
+            self._reset.setText("")
+        self._reset.setAccessibleName(f"{self.label.text()}: back to {self._default}")
 
     def set_problem(self, text: str) -> None:
         """Under the field, with its edge in red; "" takes it away."""

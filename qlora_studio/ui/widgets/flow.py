@@ -5,11 +5,13 @@ from __future__ import annotations
 from PySide6.QtCore import QPoint, QRect, QSize, Qt
 from PySide6.QtWidgets import QLayout, QLayoutItem, QWidget
 
+from qlora_studio.ui.theme import theme
+
 
 class Flow(QLayout):
     """Like words on a page. The last widget may stand at the right edge of its line.
 
-    gap, line_gap: px between widgets, and between lines
+    gap, line_gap: px at 100 % between widgets, and between lines
     """
 
     def __init__(
@@ -17,11 +19,20 @@ class Flow(QLayout):
     ) -> None:
         super().__init__(parent)
         self.setContentsMargins(0, 0, 0, 0)
-        self._gap, self._line_gap, self._last_at_right = gap, line_gap, last_at_right
+        self._gap_at_100, self._line_gap_at_100, self._last_at_right = gap, line_gap, last_at_right
         self._items: list[QLayoutItem] = []
+
+    @property
+    def _gap(self) -> int:
+        return theme().px(self._gap_at_100)
+
+    @property
+    def _line_gap(self) -> int:
+        return theme().px(self._line_gap_at_100)
 
     def addItem(self, item: QLayoutItem) -> None:
         self._items.append(item)
+        self.invalidate()
 
     def count(self) -> int:
         return len(self._items)

@@ -33,4 +33,4 @@ class RowButton(RingedButton):
             child.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
 
     def sizeHint(self) -> QSize:
-        return QSize(theme().px(160), theme().px(34))
+        return QSize(theme().px(160), theme().px(30) + 4)  # 4: its edges, as the style sheet has it

@@ -1,0 +1,297 @@
+"""Every page with something on it, from silent children: for what is measured, crawled and pictured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pytestqt.qtbot import QtBot
+
+from qlora_studio.data.conversation import Message, Row
+from qlora_studio.data.report import Finding, ImportReport, SkipReason
+from qlora_studio.data.token_view import Lengths, Token
+from qlora_studio.protocol import commands, events, reading
+from qlora_studio.state.app import AppState
+from qlora_studio.ui.page import Page
+from qlora_studio.ui.shell import Shell
+from tests.state.reports import CHECKED_ADAPTER, chat_encoded, counted, import_report, model_report
+from tests.ui.example_runs import Example, make_run, step_event
+from tests.ui.person import click, found
+from tests.ui.silent import Silent
+
+MODEL = "/models/Mistral-7B-Instruct-v0.3-of-somebody-with-a-long-name"
+DATA = "/data/support_replies_of_the_last_three_years.jsonl"
+QUESTION = "A baker makes 12 trays of 8 rolls and sells 70 of them. How many rolls are left?"
+ANSWER = "The baker makes 12 x 8 = 96 rolls. After selling 70 of them, 96 - 70 = 26 rolls are left.\n#### 26"
+
+REPORT = ImportReport(
+    path=DATA,
+    rows_in=18_420,
+    imported=18_211,
+    skipped=37,
+    merged=172,
+    conversations=18_211,
+    format="sharegpt",
+    encoding="utf-8",
+    sha256="5" * 64,
+    problems=(SkipReason(204, "no answer", 31, (204, 311)), SkipReason(880, "not valid JSON", 6, (880,))),
+    findings=(
+        Finding(kind="skipped", tone="bad", count=37, words="37 of 18,420 rows were skipped", why="Lost."),
+        Finding(
+            kind="empty_answer",
+            tone="warn",
+            count=12,
+            words="12 answers are empty",
+            why="There is nothing to learn from them; they are left out of training.",
+            rows=(2, 3),
+        ),
+        Finding(
+            kind="special_tokens",
+            tone="info",
+            count=3,
+            words="3 texts hold “<|eot_id|>”",
+            why="Encoded as plain text, never as the token of that name.",
+            rows=(1,),
+        ),
+    ),
+    columns=("conversations", "id", "source"),
+    map={"messages": "conversations"},
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Filler:
+    """What it takes to fill a page. folder: for the small files that answers name."""
+
+    shell: Shell
+    app: AppState
+    silent: Silent
+    qtbot: QtBot
+    folder: Path
+
+    def fill(self, name: str) -> Page:
+        """Opened, and shown with what a person would have on it."""
+        return _FILLS[name](self)
+
+    # One page each ----------------------------------------------------------------------------------
+
+    def home(self) -> Page:
+        make_runs(self.app)
+        self.app.preferences.set("models", [MODEL])
+        self.app.preferences.set("data", [DATA])
+        page = self.shell.open_page("home")
+        self.qtbot.waitUntil(found(page, "home_continue").isVisible)
+        return page
+
+    def models(self) -> Page:
+        sound, broken = self.folder / "Llama-3.1-8B-Instruct", self.folder / "old-model-with-pickles"
+        for folder in (sound, broken):
+            folder.mkdir(exist_ok=True)
+        page = self.shell.open_page("models", broken)
+        message = "Only safetensors files are read; this folder has .bin files, which can run code."
+        self.silent.refuse(reading.CheckModel, message, "Look for a safetensors version.")
+        self.app.models.add_folder(sound)
+        warnings = ("This model comes with its own code. It was not run.",)
+        report = model_report(sound, warnings=warnings)
+        self.silent.answer(reading.CheckModel, reading.ModelChecked, report=report)
+        self.qtbot.waitUntil(lambda: bool(self.app.models.promises()))
+        return page
+
+    def data(self) -> Page:
+        self.app.draft.set("model.path", MODEL)
+        page = self.shell.open_page("data")
+        self.app.data.read(DATA)
+        self.silent.answer(reading.ImportData, reading.DataImported, dataset="/cache/set", report=REPORT)
+        file = self.folder / "many-lengths.npy"
+        rows = REPORT.conversations
+        lengths = np.stack((np.arange(rows) % 2_600 + 40, np.arange(rows) % 900), axis=1).astype(np.int32)
+        np.save(file, lengths)
+        found = Lengths(
+            file=str(file), rows=rows, tokens=int(lengths[:, 0].sum()), learned_tokens=1, longest=2_639,
+            median=1_340, nothing_to_learn=21, template_sha256="",
+        )  # fmt: skip
+        bins = tuple(int(count) for count in np.bincount(lengths[:, 0] // 64))
+        counted_rows = {"lengths": found, "too_long": 3_000, "bins": bins, "bin_width": 64}
+        self.qtbot.waitUntil(lambda: bool(self.silent.asked(reading.CountTokens)))
+        self.silent.answer(reading.CountTokens, reading.TokensCounted, **counted_rows)
+        self.answer_rows()
+        return page
+
+    def answer_rows(self) -> None:
+        """Rows, and the tokens of the first of them."""
+        while self.silent.asked(reading.ShowRows):
+            asked = self.silent.asked(reading.ShowRows)[0]
+            rows = tuple(_row(at) for at in range(asked.start, asked.start + asked.count))
+            self.silent.answer(reading.ShowRows, reading.RowsShown, rows=rows, total=REPORT.conversations)
+        if self.silent.asked(reading.ShowTokens):
+            fields = {"row": 0, "tokens": _tokens(), "text": "", "total": 2 * len(_tokens())}
+            self.silent.answer(reading.ShowTokens, reading.TokensShown, **fields)
+
+    def train(self) -> Page:
+        make_runs(self.app)
+        self.app.draft.set_many({"model.path": MODEL, "data.path": DATA, "lora.dropout": 0.05})
+        page = self.shell.open_page("train")
+        self.silent.answer(reading.CheckModel, reading.ModelChecked, report=model_report(MODEL))
+        report = import_report(DATA, skipped=30, imported=270, problems=REPORT.problems)
+        self.silent.answer(reading.ImportData, reading.DataImported, dataset="/d", report=report)
+        self.qtbot.waitUntil(lambda: bool(self.silent.asked(reading.CountTokens)))
+        lengths = [100 + row % 3_001 for row in range(3_000)]
+        self.silent.answer(reading.CountTokens, reading.TokensCounted, **counted(self.folder, lengths))
+        self.qtbot.waitUntil(lambda: bool(self.app.train.problems))
+        return page
+
+    def train_advanced(self) -> Page:
+        page = self.train()
+        click(self.qtbot, page, "train_mode_advanced")
+        return page
+
+    def runs(self) -> Page:
+        folders = make_runs(self.app)
+        page = self.shell.open_page("runs")
+        self.qtbot.waitUntil(lambda: len(self.app.runs.table.runs) == len(folders))
+        for row in (0, 1):
+            self.app.runs.table.toggle(row)
+        self.qtbot.waitUntil(lambda: all(item.points is not None for item in self.app.runs.compared()))
+        return page
+
+    def monitor(self) -> Page:
+        folder = make_run(
+            self.app.preferences.runs_folder, Example(steps=600, evaluate_every=200, end="paused")
+        )
+        page = self.shell.open_page("monitor", folder)
+        self.qtbot.waitUntil(lambda: not self.app.monitor.loading and not self.app.monitor.verifying)
+        return page
+
+    def monitor_live(self) -> Page:
+        """While it trains here, after its last save."""
+        example = Example(steps=200, evaluate_every=100, tags=("support", "keep"))
+        folder = make_run(self.app.preferences.runs_folder, example)
+        self.app.engine.train(folder, "support-llama8b-r64")
+        page = self.shell.open_page("monitor", folder)
+        self.qtbot.waitUntil(lambda: not self.app.monitor.loading)
+        started = events.RunStarted(run=str(folder), step=200, total_steps=3_410, resumed=True, time=0.0)
+        self.silent.hear(started)
+        for number in range(201, 206):
+            self.silent.hear(step_event(number, example))
+        self.qtbot.waitUntil(lambda: len(self.app.monitor.points) == 205)
+        return page
+
+    def chat(self) -> Page:
+        model = str(self.folder / "tiny")
+        example = Example(
+            name="support-llama8b-r64", model="tiny", steps=20, evaluate_every=10, end="finished",
+            changes={"model.path": model},
+        )  # fmt: skip
+        run = make_run(self.app.preferences.runs_folder, example)
+        page = self.shell.open_page("chat", run)
+        self.qtbot.waitUntil(lambda: self.app.chat.tuned is not None)
+        self.app.chat.send(QUESTION)
+        self.silent.answer(reading.CheckModel, reading.ModelChecked, report=model_report(model))
+        self.silent.hear(_loaded(model))
+        self._reply("Let me think. " * 30)
+        self.silent.answer(reading.CheckAdapter, reading.AdapterChecked, **CHECKED_ADAPTER)
+        self._reply(ANSWER)
+        return page
+
+    def _reply(self, text: str) -> None:
+        self.silent.answer(reading.EncodeChat, reading.ChatEncoded, **chat_encoded())
+        self.silent.hear(
+            events.GenerationFinished(
+                id=self.silent.last_said(commands.Generate).id, reply=text, tokens=67,
+                tokens_per_second=13.0, first_token_seconds=0.2, ended="length",
+            )
+        )  # fmt: skip
+
+    def export(self) -> Page:
+        example = Example(
+            name="support-llama8b-r64", steps=400, end="finished", changes={"model.path": MODEL}
+        )
+        folder = make_run(self.app.preferences.runs_folder, example)
+        (folder / "adapter" / "adapter_model.safetensors").write_bytes(b"x" * 5_000)
+        page = self.shell.open_page("export", folder)
+        self.qtbot.waitUntil(lambda: self.app.export.sources is not None)
+        self.silent.answer(reading.CheckModel, reading.ModelChecked, report=model_report(MODEL))
+        self.qtbot.waitUntil(lambda: bool(self.app.export.place.folder) and not self.app.export.waits_for)
+        self.app.export.start()
+        self.silent.answer(reading.CheckAdapter, reading.AdapterChecked, **CHECKED_ADAPTER)
+        while self.silent.asked(reading.EncodeChat):
+            self.silent.answer(reading.EncodeChat, reading.ChatEncoded, **chat_encoded())
+        self.silent.hear(_exported(self.silent.last_said(commands.Export).id))
+        return page
+
+    def settings(self) -> Page:
+        return self.shell.open_page("settings")
+
+
+_FILLS: dict[str, Callable[[Filler], Page]] = {
+    "home": Filler.home,
+    "models": Filler.models,
+    "data": Filler.data,
+    "train": Filler.train,
+    "train_advanced": Filler.train_advanced,
+    "runs": Filler.runs,
+    "monitor": Filler.monitor,
+    "monitor_live": Filler.monitor_live,
+    "chat": Filler.chat,
+    "export": Filler.export,
+    "settings": Filler.settings,
+}
+FILLED = tuple(_FILLS)
+
+
+def make_runs(app: AppState) -> list[Path]:
+    """One of each end, the last one the newest."""
+    examples = (
+        Example(name="recipes-smollm", model="SmolLM2-135M", steps=40, end="stopped", tags=("trial",)),
+        Example(
+            name="support-llama8b-8k",
+            steps=318,
+            end="failed",
+            cause="out_of_memory",
+            message="The GPU ran out of memory at step 318: 2.1 GiB asked, 0.6 free.",
+            hint="Try a sequence length of 1,024, or a smaller batch.",
+        ),
+        Example(name="gsm8k-llama8b-r32", steps=420, end="running", tags=("maths", "keep")),
+        Example(name="support-llama8b-r64-second-try-with-a-long-name", steps=600, end="finished"),
+    )
+    return [make_run(app.preferences.runs_folder, example) for example in examples]
+
+
+def _row(index: int) -> Row:
+    messages = (Message("user", f"Hi, the battery of order {index} is empty"), Message("assistant", ANSWER))
+    return Row(row=index, line=index + 1, messages=messages, source='{"conversations": []}')
+
+
+def _tokens() -> tuple[Token, ...]:
+    said = [Token(f" word{at}", 900 + at, "context", "user") for at in range(80)]
+    learned = [Token(f" learned{at}", 2_000 + at, "learned", "assistant") for at in range(200)]
+    cut = [Token(f" cut{at}", 3_000 + at, "cut", "assistant") for at in range(30)]
+    return (Token("<|im_start|>", 1, "context", "user", special=True), *said, *learned, *cut)
+
+
+def _loaded(model: str) -> events.ModelLoaded:
+    return events.ModelLoaded(
+        model=model, parameters=1, trainable_parameters=0, seconds=1.0, device_name="CPU",
+        compute_dtype="float32",
+    )  # fmt: skip
+
+
+def _exported(command_id: int) -> events.ExportFinished:
+    verified = events.Verification(
+        with_="peft",
+        prompts=8,
+        token_agreement=0.984,
+        mean_kl=0.002,
+        max_logprob_drift=0.03,
+        passed=True,
+        merge_base="Merged into the 16-bit weights, the closer ones: KL 0.002 against 0.041.",
+    )
+    return events.ExportFinished(
+        id=command_id,
+        folder="/home/somebody/qlora-studio/exports/2026-11-24-support-llama8b-r64-adapter",
+        files=("adapter_model.safetensors", "adapter_config.json", "tokenizer.json"),
+        bytes=671_000_000,
+        verified=verified,
+    )
