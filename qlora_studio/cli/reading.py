@@ -9,14 +9,17 @@ from typing import Any
 
 import msgspec
 
+from qlora_studio.cli import data_doctor
 from qlora_studio.cli.children import Engine, Reader
 from qlora_studio.cli.output import Told, print_json, print_text
 from qlora_studio.config import places
+from qlora_studio.config.data_check import check_data
+from qlora_studio.config.data_parts import MixPart
 from qlora_studio.config.encodings import ENCODINGS
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import SAMPLE, DataConfig
 from qlora_studio.data.conversation import Row
-from qlora_studio.data.report import ImportReport
+from qlora_studio.data.report import Finding, ImportReport
 from qlora_studio.errors import StudioError
 from qlora_studio.plain_text import visible_line
 from qlora_studio.protocol import reading
@@ -27,7 +30,9 @@ Subparsers = argparse._SubParsersAction  # the type argparse gives back, without
 def add_commands(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """`qlora-studio data`, `model` and `adapter`."""
     data = subparsers.add_parser("data", help="import a file and say what was counted")
-    data.add_argument("file", metavar="FILE", help="the data, or 'sample'")
+    data.add_argument(
+        "files", nargs="+", metavar="FILE", help="the data, or 'sample'; several are mixed into one data set"
+    )
     data.add_argument("--format", default="auto", metavar="F", help="where the guess is wrong")
     data.add_argument(
         "--encoding",
@@ -48,6 +53,7 @@ def add_commands(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     data.add_argument("--model", metavar="M", help="also count tokens: a model folder, or 'sample'")
     data.add_argument("--seq-len", type=int, default=2048, metavar="N")
     data.add_argument("--show", type=int, default=0, metavar="N", help="show the first N rows")
+    data_doctor.add_options(data)
     data.add_argument("--json", action="store_true")
     data.set_defaults(run=data_command)
 
@@ -65,29 +71,47 @@ def add_commands(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 
 def data_command(arguments: argparse.Namespace) -> int:
     """Raises: StudioError."""
-    data = DataConfig(
-        path=arguments.file if arguments.file == SAMPLE else str(Path(arguments.file).absolute()),
-        format=arguments.format,
-        encoding=arguments.encoding,
-        alternatives=arguments.alternatives,
-        map=_mapping(arguments.map),
-        seq_len=arguments.seq_len,
-    )
+    data = _data(arguments)
     with Told(quiet=arguments.json) as told:
         model = _model_folder(arguments.model, told) if arguments.model else None
         with Reader(told) as reader:
             imported = reader.ask(reading.DataImported, reading.ImportData, data=data)
             counted = _count(reader, imported.dataset, model, data) if model else None
             rows = _rows(reader, imported, model, data, arguments.show)
+            findings = data_doctor.findings_of(reader, imported, data, model, arguments)
+            copy = (
+                data_doctor.save_copy(reader, imported, arguments.save_copy) if arguments.save_copy else None
+            )
     if arguments.json:
-        print_json(_data_object(imported.report, counted, rows, shown=arguments.show > 0))
+        value = _data_object(imported.report, findings, counted, rows, shown=arguments.show > 0)
+        print_json(value | ({"copy": msgspec.to_builtins(copy)} if copy else {}))
         return 0
     _tell_report(imported.report)
+    data_doctor.tell_findings(findings, imported.report)
+    data_doctor.tell_fixes(imported.report)
+    if copy:
+        print_text(f"saved {copy.rows:,} rows: {copy.path}")
     if counted:
         _tell_lengths(counted, data.seq_len)
     for row, tokens in rows:
         _tell_row(row, tokens)
     return 0
+
+
+def _data(arguments: argparse.Namespace) -> DataConfig:
+    paths = [path if path == SAMPLE else str(Path(path).absolute()) for path in arguments.files]
+    how = {
+        "format": arguments.format,
+        "encoding": arguments.encoding,
+        "alternatives": arguments.alternatives,
+        "map": _mapping(arguments.map),
+    }
+    what: dict[str, Any] = {"path": paths[0], **how}
+    if len(paths) > 1:
+        what = {"path": "", "mix": tuple(MixPart(path=path, **how) for path in paths)}
+    data = DataConfig(seq_len=arguments.seq_len, recipe=data_doctor.recipe_of(arguments), **what)
+    check_data(data, "The command")
+    return data
 
 
 def model_command(arguments: argparse.Namespace) -> int:
@@ -191,11 +215,16 @@ def _tokens(reader: Reader, dataset: str, model: str, data: DataConfig, row: Row
 
 def _data_object(
     report: ImportReport,
+    findings: tuple[Finding, ...] | None,
     counted: reading.TokensCounted | None,
     rows: list[tuple[Row, reading.TokensShown | None]],
     shown: bool,
 ) -> dict[str, Any]:
     value: dict[str, Any] = msgspec.to_builtins(report)
+    value["left_out_by_fixes"] = report.left_out_by_fixes
+    value["doctor"] = findings is not None
+    if findings is not None:
+        value["findings"] = msgspec.to_builtins(findings)
     value["lengths"] = _lengths_object(counted) if counted else {}
     if shown:
         value["rows"] = [_row_object(row, tokens) for row, tokens in rows]
@@ -233,8 +262,6 @@ def _tell_report(report: ImportReport) -> None:
         print_text(report.guess)
     for problem in report.problems:
         print_text(f"skipped {problem.count:,}: {problem.reason} (first: line {problem.line:,})")
-    for finding in report.findings:
-        print_text(f"{finding.tone}: {finding.words}")
 
 
 def _tell_lengths(counted: reading.TokensCounted, seq_len: int) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import msgspec
 
-from qlora_studio.errors import StudioError
+from qlora_studio.config.encodings import Encoding
 
 LEAST_ALIKE = 0.7  # below this nearly every row of one kind of task is like another
 USUALLY_ALIKE = 0.9
@@ -47,39 +46,7 @@ class MixPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     path: str
     weight: float = 1.0
     format: str = "auto"
+    encoding: Encoding = "auto"
+    alternatives: Literal["best", "all"] = "best"
     map: dict[str, str] = {}
     recipe: tuple[Fix, ...] = ()
-
-
-def check_parts(path: str, mix: Sequence[MixPart], recipe: Sequence[Fix], where: str) -> None:
-    """Raises: StudioError where data.path, data.mix and data.recipe can't stand together."""
-    for problem in _problems(path, mix, recipe):
-        raise StudioError(f"{where}: {problem}")
-
-
-def _problems(path: str, mix: Sequence[MixPart], recipe: Sequence[Fix]) -> Iterator[str]:
-    if mix and path:
-        yield f"data.path = {path!r} and data.mix can't stand together: name that file in data.mix too."
-    if not mix and not path:
-        yield "data.path is empty; it must name a file with conversations or text."
-    if len({part.path for part in mix}) < len(mix):
-        yield "data.mix names the same path twice: raise its weight instead."
-    for part in mix:
-        if not part.path:
-            yield "data.mix has a part without a path."
-        if not 0 < part.weight <= MOST_OFTEN:
-            yield f"data.mix: the weight of {part.path} is {part.weight:g}; it must be above 0, at most 100."
-        yield from _problems_of_fixes(part.recipe, "data.mix.recipe")
-    yield from _problems_of_fixes(recipe, "data.recipe")
-
-
-def _problems_of_fixes(recipe: Sequence[Fix], key: str) -> Iterator[str]:
-    for fix in recipe:
-        if not LEAST_ALIKE <= fix.threshold <= 1:
-            yield f"{key}: threshold is {fix.threshold:g}; it must be between {LEAST_ALIKE:g} and 1."
-        if (fix.kind == "test_rows") != bool(fix.path):
-            yield f"{key}: path belongs to the kind test_rows, which needs it."
-        if (fix.kind == "rows") != bool(fix.rows):
-            yield f"{key}: rows belongs to the kind rows, which needs some."
-        if any(row < 0 for row in fix.rows):
-            yield f"{key}: rows are counted from 0."

@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from qlora_studio.config.data_parts import Fix, check_parts
+from qlora_studio.config.data_check import check_data
+from qlora_studio.config.data_parts import Fix
 from qlora_studio.config.run_config import SAMPLE, SCHEMA_VERSION, SHAPE_PREFIX, RunConfig
 from qlora_studio.config.setting import check_limits, fields_of
 from qlora_studio.errors import StudioError
@@ -83,7 +84,7 @@ def run_config_from(values: Mapping[str, Any], where: str) -> RunConfig:
     except msgspec.ValidationError as error:
         raise StudioError(f"{where}: {_in_plain_words(error)}") from error
     check_limits(config, where)
-    check_parts(config.data.path, config.data.mix, config.data.recipe, where)
+    check_data(config.data, where)
     return config
 
 

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from qlora_studio.config.data_check import check_recipe
 from qlora_studio.config.data_parts import USUALLY_ALIKE, Fix
 from qlora_studio.config.run_config import DataConfig
 from qlora_studio.data import text_signs
@@ -49,8 +50,9 @@ class Asked:
 def diagnose(dataset: Dataset, asked: Asked, told: Told) -> tuple[Finding, ...]:
     """What the import found, and what the doctor does; from the cache where the same was asked before.
 
-    Raises: StudioError where the test file can't be read.
+    Raises: StudioError where the test file can't be read, or the threshold is none.
     """
+    check_recipe([Fix(kind="near_duplicates", threshold=asked.threshold)], "The doctor")
     others = {path: import_data(DataConfig(path=path), told).dataset.name for path in _other_files(asked)}
     file = dataset.folder / f"doctor-{_key(asked, others)}.json"
     try:

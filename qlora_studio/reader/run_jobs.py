@@ -309,7 +309,7 @@ def _refuse_changed_data(config: RunConfig, hashes: Hashes, told: Told) -> None:
     for part, then in zip(parts, before, strict=True):
         if part.path != SAMPLE and not Path(part.path).exists():
             continue
-        alone = part_alone(config.data, part) if config.data.mix else config.data
+        alone = part_alone(part) if config.data.mix else config.data
         if import_data(alone, told).report.sha256 != then:
             raise StudioError(
                 f"{part.path} changed since this run began.",
