@@ -20,13 +20,15 @@ from qlora_studio.data.dataset import Dataset
 from qlora_studio.data.importing import import_data
 from qlora_studio.data.lengths import count_lengths, read_lengths
 from qlora_studio.data.limits import LISTED_LINES
-from qlora_studio.data.marked_rows import MARKS_VERSION, Marked, marked_rows, rows_with
+from qlora_studio.data.marked_rows import MARKS_VERSION, Marked, marked_rows, row_scripts, rows_with
 from qlora_studio.data.near_rows import NEAR_VERSION
 from qlora_studio.data.report import Finding
 from qlora_studio.data.row_encoder import RowEncoder
+from qlora_studio.data.scripts import NAMES
 
 DOCTOR_VERSION = 1  # raised when the same rows would give other findings
 
+_FEW_ROWS = 0.1  # of those in the usual script; more are meant
 _FAIR_RATIO = (3 / 4, 4 / 3)  # of good to bad answers, beyond which one side should count more
 
 Told = Callable[[int, int, str], None]
@@ -68,7 +70,7 @@ def diagnose(dataset: Dataset, asked: Asked, told: Told) -> tuple[Finding, ...]:
 def _findings(dataset: Dataset, asked: Asked, told: Told) -> Iterator[Finding]:
     """Bad ones first, then those to decide on, then what is good to know."""
     own = [*_of_other_files(dataset, asked, told), *_of_rows(dataset, asked, told), *_of_texts(dataset, told)]
-    own += [*_of_tokens(dataset, asked, told), *_of_ratings(dataset)]
+    own += [*_of_tokens(dataset, asked, told), *_of_ratings(dataset), *_of_scripts(dataset, told)]
     replaced = {finding.kind for finding in own} | {"empty_answer"}
     found = own + [finding for finding in dataset.report.findings if finding.kind not in replaced]
     yield from sorted(found, key=lambda finding: ("bad", "warn", "info", "ok").index(finding.tone))
@@ -204,6 +206,19 @@ def _of_ratings(dataset: Dataset) -> Iterator[Finding]:
         f"should count {times:.1f} times. Plain finetuning learns the good ones only."
     )
     yield Finding(kind="ratings", tone="info", count=good + bad, words=words, why=why)
+
+
+def _of_scripts(dataset: Dataset, told: Told) -> Iterator[Finding]:
+    """A script that few rows are written in: it may be a language that isn't meant."""
+    scripts = row_scripts(dataset, told)
+    counts = np.bincount(scripts, minlength=len(NAMES))[:-1]
+    usual = int(counts.argmax())
+    rare = [at for at in np.argsort(-counts).tolist() if 0 < counts[at] < _FEW_ROWS * counts[usual]]
+    rows = np.flatnonzero(np.isin(scripts, rare))
+    written = ", ".join(f"{counts[at]:,} in {NAMES[at]}" for at in rare)
+    words = f"{_count(len(rows), 'row is', 'rows are')} written in another script than most: {written}"
+    why = f"Most are written in {NAMES[usual]} script. Languages that share a script aren't told apart."
+    yield from _finding("scripts", "info", Marked(rows, rows), words, why)
 
 
 def _ratings(dataset: Dataset) -> NDArray[np.int8]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from qlora_studio.data.dataset import open_dataset
 from qlora_studio.data.importing import import_data
 from qlora_studio.data.near_rows import NearRows, cached_near_rows, find_near_rows, near_texts
 from qlora_studio.data.row_words import RowWords, read_words
+from qlora_studio.data.scripts import scripts_of
 from qlora_studio.data.text_signs import Sign
 
 MARKS_VERSION = 1  # raised when the same fix would mark other rows
@@ -115,6 +117,19 @@ def rows_with(
         ]
         found.append(np.unique(np.array(rows, dtype=np.int64)) + first)
     return np.concatenate([_NONE, *found])
+
+
+def row_scripts(dataset: Rows, told: Told) -> NDArray[np.int8]:
+    """Of each row an index into `scripts.NAMES`: what its answers, or its text, are written in."""
+    found: list[NDArray[np.int8]] = [np.zeros(0, np.int8)]
+    for _, batch in _each(dataset, told, "Looking at scripts"):
+        answers, rows = next(_texts(batch, answers=True, last=False))
+        raw = batch.column("text")
+        at = np.flatnonzero(raw.is_valid().to_numpy(zero_copy_only=False))
+        if len(at):
+            answers, rows = pa.concat_arrays([answers, raw.drop_null()]), np.concatenate([rows, at])
+        found.append(scripts_of(answers, rows, batch.num_rows))
+    return np.concatenate(found)
 
 
 def _fitting(texts: Any, sign: Sign) -> Iterator[int]:

@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import random
-import resource
 import tempfile
 import time
 from collections.abc import Iterator
@@ -100,24 +99,42 @@ def record(form: list[str], words: list[str]) -> str:
 
 
 def measure(file: Path, copies: dict[int, int]) -> None:
+    """In a reader of its own, as the window and the terminal ask it, with its limit on memory."""
+    from qlora_studio.cli.children import Reader
     from qlora_studio.config.run_config import DataConfig
     from qlora_studio.data.dataset import open_dataset
-    from qlora_studio.data.importing import import_data
-    from qlora_studio.data.near_rows import find_near_rows
-    from qlora_studio.data.row_words import read_words
+    from qlora_studio.data.marked_rows import near_rows
+    from qlora_studio.protocol import reading
 
-    def told(done: int, total: int, words: str) -> None:
-        return None
+    data = DataConfig(path=str(file))
+    last = [time.monotonic(), ""]
+    spent: dict[str, float] = {}
 
-    begun = time.monotonic()
-    dataset = open_dataset(import_data(DataConfig(path=str(file)), told).dataset)
-    print(f"{len(dataset):,} rows, {file.stat().st_size / 1e6:,.0f} MB, imported in {since(begun)}")
-    begun = time.monotonic()
-    words = read_words([dataset], file.parent, told)
-    print(f"{len(words.words):,} words read in {since(begun)}")
-    begun = time.monotonic()
-    near = find_near_rows(words, 0.9, told)
-    print(f"near-equal rows found in {since(begun)}")
+    def told(words: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        spent[str(last[1])] = spent.get(str(last[1]), 0.0) + now - float(last[0])
+        last[:] = now, words if not words.endswith("read") else "import"
+
+    with Reader(told) as reader:
+        begun = time.monotonic()
+        imported = reader.ask(reading.DataImported, reading.ImportData, data=data)
+        rows = imported.report.conversations
+        print(f"{rows:,} rows, {file.stat().st_size / 1e6:,.0f} MB, imported in {since(begun)}")
+        begun = last[0] = time.monotonic()
+        last[1], before = "start", memory_gb(reader)
+        findings = reader.ask(
+            reading.Diagnosed, reading.Diagnose, dataset=imported.dataset, data=data
+        ).findings
+        told("end", 0, 0)
+        print(
+            f"doctor: {since(begun)}; peak memory {memory_gb(reader):.2f} GB, after the import {before:.2f}"
+        )
+    print(", ".join(f"{words} {seconds:.1f} s" for words, seconds in spent.items() if seconds > 0.5))
+    for finding in findings:
+        print(f"  {finding.tone}: {finding.words}")
+
+    dataset = open_dataset(Path(imported.dataset))
+    near = near_rows(dataset, 0.9, lambda done, total, words: None)  # kept beside the rows
     line = [row.line for row in dataset]
     row_of = {line: row for row, line in enumerate(line)}
     found = {line[row] for row in near.copies.tolist()}
@@ -126,10 +143,13 @@ def measure(file: Path, copies: dict[int, int]) -> None:
     right = len(found & copies.keys())
     print(f"recall {right / len(copies):.4f}, precision {right / max(1, len(found)):.4f}")
     print(f"{together / len(copies):.4f} of the copies stand with their original")
-    print(
-        f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB; "
-        f"load {os.getloadavg()[0]:.1f}"
-    )
+    print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+
+
+def memory_gb(reader: object) -> float:
+    """The most that the reader has held, as Linux counts it."""
+    status = Path(f"/proc/{reader._child.pid}/status").read_text("ascii")  # type: ignore[attr-defined]
+    return int(status.split("VmHWM:")[1].split()[0]) / 1e6
 
 
 def since(begun: float) -> str:

@@ -220,3 +220,21 @@ def test_bad_findings_come_first(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, chat("a", "Ask jane.smith@gmail.com"), chat("b", "AKIAQ7RT2MNOPX5WZ3LB"))
 
     assert [finding.tone for finding in found(rows).values()] == ["bad", "info"]
+
+
+def test_a_few_rows_in_another_script_are_told(tmp_path: Path) -> None:
+    plain = [chat(f"question {i}", f"It is number {i}, déjà vu") for i in range(30)]
+    rows = rows_of(
+        tmp_path, *plain, chat("What?", "Это река Рейн"), chat("Why?", "これは川です"), chat("3?", "3")
+    )
+
+    finding = found(rows)["scripts"]
+
+    assert finding.rows == (30, 31)
+    assert finding.words == "2 rows are written in another script than most: 1 in Cyrillic, 1 in Japanese"
+
+
+def test_rows_in_two_scripts_of_like_number_are_meant(tmp_path: Path) -> None:
+    talks = [chat(f"question {i}", text) for i, text in enumerate(["It is a river", "Это река Рейн"] * 5)]
+
+    assert "scripts" not in found(rows_of(tmp_path, *talks))
