@@ -8,7 +8,7 @@ from pathlib import Path
 
 from qlora_studio.cli.children import Engine, Reader
 from qlora_studio.cli.named_run import run_folder
-from qlora_studio.cli.output import Told, print_json, print_text
+from qlora_studio.cli.output import Told, print_error, print_json, print_text
 from qlora_studio.config import places
 from qlora_studio.config.run_config import SAMPLE, ModelConfig
 from qlora_studio.data.conversation import Message
@@ -38,7 +38,8 @@ def chat_command(arguments: argparse.Namespace) -> int:
         talk = Talk(engine, reader, model)
         if adapter:
             talk.check_adapter(adapter)
-        talk.load()
+        for note in talk.load(alone=adapter is None):
+            print_error(f"note: {note}")
         if arguments.prompt is not None:
             _answer(talk, [Message("user", arguments.prompt)], adapter, sampling, arguments.json)
             return 0
@@ -75,8 +76,11 @@ class Talk:
         """Raises: StudioError where it doesn't fit the base."""
         self._reader.ask(reading.AdapterChecked, reading.CheckAdapter, folder=adapter, base=self._folder)
 
-    def load(self) -> None:
-        """Checks the model in the reader, then puts it on the device. Raises: StudioError."""
+    def load(self, alone: bool) -> tuple[str, ...]:
+        """Checks the model in the reader, then puts it on the device. Gives what a person should know.
+
+        alone: no adapter will be asked for. Raises: StudioError.
+        """
         self._reader.ask(reading.ModelChecked, reading.CheckModel, folder=self._folder)
         self._engine.command(
             commands.LoadModel,
@@ -84,8 +88,9 @@ class Talk:
             quantization=self._model.quantization,
             double_quant=self._model.double_quant,
             compute_dtype=self._model.compute_dtype,
+            alone=alone,
         )
-        self._engine.wait_for(events.ModelLoaded)
+        return self._engine.wait_for(events.ModelLoaded).notes
 
     def answer(
         self,

@@ -30,7 +30,7 @@ def first_run() -> int:
         if status == 0 and finished.adapter:
             with Reader(told) as reader:
                 talk = Talk(engine, reader, config.model)
-                talk.load()
+                talk.load(alone=False)
                 for name, adapter in (("base", None), ("tuned", finished.adapter)):
                     print_text(f"{name}: {_reply(talk, adapter)}")
     return status

@@ -19,6 +19,7 @@ from qlora_studio.engine.verifying import Difference, Reference, difference, gre
 from qlora_studio.engine.weight_files import write_weights
 from qlora_studio.errors import StudioError
 from qlora_studio.memory.disk import merged_bytes
+from qlora_studio.models.merged import MERGED_INTO
 from qlora_studio.models.shapes import model_shape
 from qlora_studio.protocol.commands import Export
 from qlora_studio.protocol.events import ExportFinished, ExportProgress, LoadingProgress, Verification
@@ -154,7 +155,8 @@ def _write_merged(
     merged, why = closest_merge(adapted, adapter, trained, order.go_on)
     total = merged.bytes
     yield order.progress("Writing the merged model", 0, total)
-    for done in write_weights(staging, merged.shapes, merged.dtype, merged.tensor):
+    says = {MERGED_INTO: merged.base}
+    for done in write_weights(staging, merged.shapes, merged.dtype, merged.tensor, metadata=says):
         order.go_on()
         yield order.progress("Writing the merged model", done, total)
     write_texts(staging, adapted, merged.dtype)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from qlora_studio.config.run_config import SHAPE_PREFIX
 from qlora_studio.data.tokenizer import load_tokenizer
 from qlora_studio.engine.compute_dtype import name_of, resolve_compute_dtype
@@ -17,9 +19,13 @@ from qlora_studio.engine.model_holder import ModelHolder
 from qlora_studio.engine.reply_text import ReplyText
 from qlora_studio.engine.token_choice import TokenChoice
 from qlora_studio.errors import StudioError
+from qlora_studio.models.check import model_folder
+from qlora_studio.models.merged import is_merged
+from qlora_studio.models.shapes import model_shape
 from qlora_studio.protocol.commands import Generate, LoadModel
 from qlora_studio.protocol.events import GenerationFinished, LoadingProgress, ModelLoaded, TextGenerated
 
+_HEADROOM = 1.2  # of memory for weights as they are merged, over these alone
 _TELL_EVERY_S = 0.05  # a window that paints each token of a fast model has no time for anything else
 
 
@@ -34,7 +40,7 @@ class Chat:
         """What is on the device already isn't loaded again. Raises: StudioError."""
         device = self._holder.device
         dtype = resolve_compute_dtype(command.compute_dtype, device)
-        storage = Storage(command.quantization, command.double_quant, dtype)
+        storage, note = _storage_for(command, dtype, self._holder)
         adapted = yield from self._holder.hold(command.model, storage)
         for folder in command.adapters.values():
             adapted.add_from(Path(folder))
@@ -47,6 +53,7 @@ class Chat:
             seconds=adapted.base.seconds,
             device_name=device.name,
             compute_dtype=name_of(dtype),
+            notes=(note,) if note else (),
         )
 
     def answer(
@@ -82,6 +89,28 @@ class Chat:
         if self._language is None or self._language.source != base.source:
             self._language = _read_language(base)
         return self._language
+
+
+def _storage_for(command: LoadModel, dtype: torch.dtype, holder: ModelHolder) -> tuple[Storage, str]:
+    """As asked, but a merged model alone as it was merged; and what a person should know of it.
+
+    Its adapter's change is smaller than the steps of 4 bit: quantized again, SmolLM2 after 30 updates gave
+    the very answers of its base.
+    """
+    asked = Storage(command.quantization, command.double_quant, dtype)
+    if not command.alone or asked.quantization == "none" or command.model.startswith(SHAPE_PREFIX):
+        return asked, ""
+    folder = model_folder(command.model)
+    if not is_merged(folder):
+        return asked, ""
+    needed = int(model_shape(command.model).parameters * dtype.itemsize * _HEADROOM)
+    held = holder.held.base.weight_bytes if holder.held else 0
+    if needed <= holder.device.free_bytes() + held:
+        return Storage("none", False, dtype), ""
+    return asked, (
+        f"{folder.name} is a merged model. Its weights take {needed / 2**30:.1f} GiB, more than is free, so "
+        f"they are quantized to {asked.quantization.upper()} again: some of what its adapter changed is lost."
+    )
 
 
 @dataclass(frozen=True)

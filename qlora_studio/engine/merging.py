@@ -50,7 +50,7 @@ class MergedWeights:
     def __init__(self, adapted: AdaptedModel, adapter: str, base: str) -> None:
         self._adapted = adapted
         self._adapter = adapter
-        self._base = base
+        self.base = base
         self._stored = StoredWeights(Path(adapted.base.source))
         self.dtype = _dtype_of(self._stored.tensors)
 
@@ -92,10 +92,10 @@ class MergedWeights:
     def _weight(self, name: str, module: Any) -> Tensor:
         """float32 [out, in], without the adapter."""
         linear = base_layer(module)
-        if self._base == DEQUANTIZED and isinstance(linear, bnb.nn.Linear4bit):
+        if self.base == DEQUANTIZED and isinstance(linear, bnb.nn.Linear4bit):
             quantized = Quantized4bit.from_bitsandbytes(linear.weight, linear.weight.quant_state)
             return quantized.dequantize(torch.float32)
-        if self._base == DEQUANTIZED and isinstance(linear, bnb.nn.Linear8bitLt):
+        if self.base == DEQUANTIZED and isinstance(linear, bnb.nn.Linear8bitLt):
             scales: Tensor = linear.weight.SCB if linear.weight.SCB is not None else linear.state.SCB
             codes: Tensor = linear.weight.detach().as_subclass(Tensor)
             return codes.float() * (scales / 127)[:, None]

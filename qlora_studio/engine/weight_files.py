@@ -28,9 +28,11 @@ def write_weights(
     dtype: torch.dtype,
     tensor_of: Callable[[str], Tensor],
     shard_bytes: int = SHARD_BYTES,
+    metadata: Mapping[str, str] | None = None,
 ) -> Iterator[int]:
     """Says after each tensor how many bytes of numbers are written. At the end all is on the disk.
 
+    metadata: what each file says of itself beside its tensors
     Raises: OSError, and what `tensor_of` raises.
     """
     shards = _shards(shapes, dtype.itemsize, shard_bytes)
@@ -39,7 +41,7 @@ def write_weights(
     for file, names in zip(files, shards, strict=True):
         descriptor = os.open(folder / file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0))
         with synced_and_closed(descriptor):
-            _write_all(descriptor, _header(names, shapes, dtype))
+            _write_all(descriptor, _header(names, shapes, dtype, metadata or {}))
             for name in names:
                 data = tensor_of(name).cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
                 _write_all(descriptor, data)
@@ -71,8 +73,10 @@ def _file_names(count: int) -> list[str]:
     return [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
 
 
-def _header(names: list[str], shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype) -> bytes:
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+def _header(
+    names: list[str], shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, metadata: Mapping[str, str]
+) -> bytes:
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}
     at = 0
     for name in names:
         end = at + math.prod(shapes[name]) * dtype.itemsize

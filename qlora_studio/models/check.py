@@ -10,6 +10,7 @@ from qlora_studio.config.run_config import SAMPLE
 from qlora_studio.errors import StudioError
 from qlora_studio.models.clean_config import CleanConfig, clean_config
 from qlora_studio.models.licence import read_licence
+from qlora_studio.models.merged import is_merged
 from qlora_studio.models.model_folder import ModelFolder, open_folder
 from qlora_studio.models.report import ModelReport
 from qlora_studio.models.shapes import folder_plan
@@ -85,5 +86,10 @@ def _warnings(source: ModelFolder, config: CleanConfig, template: str | None) ->
         raise StudioError(
             f"{source.path / 'config.json'} names no end token (eos_token_id), so a reply would never end.",
             hint="Add eos_token_id to config.json, or eos_token to tokenizer_config.json.",
+        )
+    if is_merged(source.path):
+        found.append(
+            "It was merged with an adapter here. A chat loads its 16-bit weights; to train on it they are "
+            "quantized again, and some of what the adapter changed is lost."
         )
     return found

@@ -45,6 +45,21 @@ class StoredTensor:
 def read_header(folder: ModelFolder, name: str) -> dict[str, StoredTensor]:
     """Every tensor of one file, by name. Raises: StudioError naming the file and the field (S3)."""
     where = str(folder.path / name)
+    header, data_start, size = _read(folder, name, where)
+    _metadata(header, where)
+    tensors = {key: _tensor(key, value, where, Path(name).name, data_start) for key, value in header.items()}
+    _check_places(tensors, data_start, size, where)
+    return tensors
+
+
+def read_metadata(folder: ModelFolder, name: str) -> dict[str, str]:
+    """What a file says of itself beside its tensors; not to be trusted. Raises: StudioError (S3)."""
+    where = str(folder.path / name)
+    return _metadata(_read(folder, name, where)[0], where)
+
+
+def _read(folder: ModelFolder, name: str, where: str) -> tuple[dict[str, Any], int, int]:
+    """The header, where the numbers begin, and the file's size."""
     with folder.open(name) as file:
         size = os.fstat(file.fileno()).st_size
         start = file.read(8)
@@ -52,11 +67,7 @@ def read_header(folder: ModelFolder, name: str) -> dict[str, StoredTensor]:
         data = file.read(length)
     if len(data) < length:
         raise StudioError(f"{where} ends inside its header.", hint=_INCOMPLETE)
-    header = strict_object(data, f"The header of {where}")
-    _check_metadata(header.pop("__metadata__", {}), where)
-    tensors = {key: _tensor(key, value, where, Path(name).name, 8 + length) for key, value in header.items()}
-    _check_places(tensors, 8 + length, size, where)
-    return tensors
+    return strict_object(data, f"The header of {where}"), 8 + length, size
 
 
 def _header_length(start: bytes, size: int, where: str) -> int:
@@ -79,9 +90,12 @@ def _header_length(start: bytes, size: int, where: str) -> int:
     return length
 
 
-def _check_metadata(metadata: Any, where: str) -> None:
+def _metadata(header: dict[str, Any], where: str) -> dict[str, str]:
+    """Taken out of the header: all else there are tensors."""
+    metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise StudioError(f"{where}: __metadata__ of the header must map text to text.")
+    return metadata
 
 
 def _tensor(name: str, entry: Any, where: str, file: str, data_start: int) -> StoredTensor:

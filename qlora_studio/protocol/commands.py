@@ -40,7 +40,10 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LoadModel(Command, frozen=True, tag="load_model"):
-    """The base for chat. `adapters`: name -> folder; they are switched without loading the base again."""
+    """The base for chat. `adapters`: name -> folder; they are switched without loading the base again.
+
+    alone: no adapter will be asked for; a merged model is then loaded in its 16 bit, where these fit
+    """
 
     id: int
     model: str
@@ -48,6 +51,7 @@ class LoadModel(Command, frozen=True, tag="load_model"):
     double_quant: bool = True
     compute_dtype: str = "auto"
     adapters: dict[str, str] = {}
+    alone: bool = False
 
 
 class Generate(Command, frozen=True, tag="generate"):

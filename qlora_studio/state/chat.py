@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 from PySide6.QtCore import QObject, Signal
@@ -23,6 +24,13 @@ from qlora_studio.state.reader import Job, Reader
 from qlora_studio.state.sample_model import SampleModel
 
 SIDE_SEED = 1_000_003  # added on the right where the sides shall not draw alike
+
+
+class _Wanted(NamedTuple):
+    """What must be on the device for a reply. alone: no adapter is asked for."""
+
+    model: ModelConfig
+    alone: bool
 
 
 class ChatState(QObject):
@@ -51,8 +59,8 @@ class ChatState(QObject):
         self._writing: tuple[Turn, Reply] | None = None
         self._generating: int | None = None
         self._making_sample = False
-        self._loading: tuple[int, ModelConfig] | None = None  # the command's id, and what it loads
-        self._loaded: ModelConfig | None = None
+        self._loading: tuple[int, _Wanted] | None = None  # the command's id, and what it loads
+        self._loaded: _Wanted | None = None
         self._checked: set[str] = set()  # model folders and adapters that the reader found sound
         self._job: Job | None = None
         self.model = draft.config.model
@@ -159,6 +167,13 @@ class ChatState(QObject):
         self._next()
         self.changed.emit()
 
+    def change(self, turn: Turn, text: str) -> None:
+        """The message said otherwise: it makes room, with its replies and all that was said after it."""
+        if not self.busy and turn in self.turns:
+            del self.turns[self.turns.index(turn) :]
+            self.left_out = min(self.left_out, len(self.turns))
+            self.send(text)
+
     def stop(self) -> None:
         """The reply in hand ends where it is; what waits isn't begun."""
         for _, reply in self._queue:
@@ -194,13 +209,14 @@ class ChatState(QObject):
             self._ask(reading.CheckModel, self._on_model_checked, folder=self._folder())
         elif adapter is not None and adapter not in self._checked:
             self._ask(reading.CheckAdapter, self._on_adapter_checked, folder=adapter, base=self._folder())
-        elif self._loaded != self.model:
+        elif self._loaded != self._wanted():
             self._load()
         else:
             self._ask(reading.EncodeChat, self._on_encoded, model=self._folder(), messages=self._messages())
 
     def _load(self) -> None:
-        if self._loading is not None and self._loading[1] == self.model:
+        wanted = self._wanted()
+        if self._loading is not None and self._loading[1] == wanted:
             return  # a reply that was stopped meanwhile has asked for it
         command = self._engine.command(
             commands.LoadModel,
@@ -208,8 +224,9 @@ class ChatState(QObject):
             quantization=self.model.quantization,
             double_quant=self.model.double_quant,
             compute_dtype=self.model.compute_dtype,
+            alone=wanted.alone,
         )
-        self._loading = (command, self.model)
+        self._loading = (command, wanted)
 
     def _ask(self, request: type[reading.Request], answered: object, **fields: object) -> None:
         self._job = self._reader.ask(request, **fields)
@@ -286,9 +303,9 @@ class ChatState(QObject):
 
     def _on_loaded(self, event: events.ModelLoaded) -> None:
         assert self._loading is not None
-        model = self._loading[1]
-        if event.model == self._folder_of(model):
-            self._loading, self._loaded = None, model
+        wanted = self._loading[1]
+        if event.model == self._folder_of(wanted.model):
+            self._loading, self._loaded = None, wanted
             self._advance()
 
     def _finish(self, event: events.GenerationFinished) -> None:
@@ -324,6 +341,9 @@ class ChatState(QObject):
         self._next()
 
     # What a reply is made from ------------------------------------------------------------------------
+
+    def _wanted(self) -> _Wanted:
+        return _Wanted(self.model, self.tuned is None)
 
     def _folder(self) -> str:
         return self._folder_of(self.model)

@@ -12,16 +12,24 @@ from transformers import AutoModelForCausalLM
 
 from qlora_studio.engine import exporting, verifying
 from qlora_studio.engine.adapters import AdaptedModel
+from qlora_studio.engine.device import Device
 from qlora_studio.engine.exporting import export
 from qlora_studio.engine.frozen_weights import Storage
+from qlora_studio.engine.generation import Chat
 from qlora_studio.engine.learned_loss import Head
 from qlora_studio.engine.loading import load_base
 from qlora_studio.engine.merging import DEQUANTIZED, ORIGINAL, MergedWeights
 from qlora_studio.engine.model_holder import ModelHolder
 from qlora_studio.errors import StudioError
 from qlora_studio.models.check import check_model
-from qlora_studio.protocol.commands import Export
-from qlora_studio.protocol.events import ExportFinished, ExportProgress
+from qlora_studio.models.merged import is_merged
+from qlora_studio.protocol.commands import Export, Generate, LoadModel, Sampling
+from qlora_studio.protocol.events import (
+    ExportFinished,
+    ExportProgress,
+    GenerationFinished,
+    ModelLoaded,
+)
 from qlora_studio.runs import space
 from tests.engine.tiny import CPU, events_of, loaded, make_model, make_run
 from tests.engine.tuned_run import make_tuned_run
@@ -121,6 +129,45 @@ def test_a_checkpoint_can_be_exported_before_the_run_is_done(saved_run: Path, tm
     assert "trainer.json" not in finished.files
 
 
+def chat_reply(
+    model: Path, holder: ModelHolder, adapter: Path | None = None
+) -> tuple[str, str, tuple[str, ...]]:
+    """What a chat says, how the weights are stored for it, and what it notes."""
+    chat = Chat(holder)
+    order = LoadModel(id=1, model=str(model), compute_dtype="float32", alone=adapter is None)
+    *_, told = chat.load(order)
+    greedy = Sampling(greedy=True, max_tokens=12)
+    asked = Generate(id=2, prompt_ids=PROMPTS[0], adapter=str(adapter) if adapter else None, sampling=greedy)
+    *_, finished = chat.answer(asked, never)
+    assert holder.held is not None
+    assert isinstance(told, ModelLoaded)
+    assert isinstance(finished, GenerationFinished)
+    return finished.reply, holder.held.base.storage.quantization, told.notes
+
+
+def test_a_merged_model_is_chatted_with_in_the_weights_it_was_merged_in(run: Path, tmp_path: Path) -> None:
+    model, out = tmp_path / "model-llama", tmp_path / "out"
+    holder = ModelHolder(CPU)
+    tuned = chat_reply(model, holder, run / "adapter")
+    exported(run, out, "merged", holder)
+
+    assert (is_merged(model), is_merged(out)) == (False, True)
+    assert chat_reply(model, holder)[1:] == ("nf4", ())
+    assert chat_reply(out, holder) == (tuned[0], "none", ())
+
+
+def test_a_merged_model_that_is_too_large_for_its_16_bit_is_quantized_and_said_to_lose(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported(run, tmp_path / "out", "merged")
+    monkeypatch.setattr(Device, "free_bytes", lambda _: 1000)
+
+    _, quantization, notes = chat_reply(tmp_path / "out", ModelHolder(CPU))
+
+    assert quantization == "nf4"
+    assert "some of what its adapter changed is lost" in notes[0]
+
+
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2", "phi3", "gpt2", "gpt_neox"])
 def test_a_merged_model_answers_in_plain_transformers_as_the_adapter_did(tmp_path: Path, family: str) -> None:
     run, out = trained_run(tmp_path, family), tmp_path / "out"
@@ -133,7 +180,8 @@ def test_a_merged_model_answers_in_plain_transformers_as_the_adapter_did(tmp_pat
     difference = (by_plain_transformers(out) - as_trained(run)).abs().max()
     assert difference < 0.05 * as_trained(run).abs().max()  # bfloat16 keeps 8 bits of a number
     report = check_model(str(out))
-    assert (report.family, report.warnings[1:]) == (family, ())
+    no_template, merged = report.warnings
+    assert (report.family, "template" in no_template, "merged" in merged) == (family, True, True)
     progress = [event for event in told if isinstance(event, ExportProgress) and event.total]
     assert (
         progress[-1].done

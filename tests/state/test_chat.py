@@ -238,6 +238,16 @@ def test_another_base_forgets_the_chat_and_is_loaded(chat, silent, app):
     assert silent.last_said(commands.LoadModel).model == "/models/other"
 
 
+def test_a_merged_model_may_be_loaded_as_it_is_where_no_adapter_is_asked_for(chat, silent):
+    _talk(chat, silent, "Hello", "Hi.", "Hi!")
+    assert not silent.last_said(commands.LoadModel).alone
+
+    chat.choose_tuned(None)
+    chat.send("And now?")
+
+    assert silent.last_said(commands.LoadModel).alone
+
+
 def test_a_base_that_was_left_while_it_loaded_answers_nothing(base, silent):
     base.send("Hello")
     silent.answer(reading.CheckModel, reading.ModelChecked, report=model_report(MODEL))
