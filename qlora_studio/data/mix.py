@@ -209,7 +209,16 @@ def _path(reports: Sequence[ImportReport]) -> str:
 def _problems(reports: Sequence[ImportReport]) -> Iterator[SkipReason]:
     for report in reports:
         for problem in report.problems:
-            yield msgspec.structs.replace(problem, reason=f"{Path(report.path).name}: {problem.reason}")
+            yield msgspec.structs.replace(
+                problem,
+                reason=f"{Path(report.path).name}: {problem.reason}",
+                lines=problem.lines[: _listed(reports)],
+            )
+
+
+def _listed(reports: Sequence[ImportReport]) -> int:
+    """Numbers of each kind and data set: the whole report is one message of at most 1 MB."""
+    return max(1, LISTED_LINES // len(reports))
 
 
 def _equal_rows(equal: NDArray[np.int64]) -> Iterator[Finding]:
@@ -234,6 +243,5 @@ def _findings(reports: Sequence[ImportReport], first_rows: Sequence[int]) -> Ite
             yield msgspec.structs.replace(
                 finding,
                 words=f"{Path(report.path).name}: {finding.words}",
-                rows=tuple(first + row for row in finding.rows),
-                groups=tuple(tuple(first + row for row in group) for group in finding.groups),
+                rows=tuple(first + row for row in finding.rows[: _listed(reports)]),
             )

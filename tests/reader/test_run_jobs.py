@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -266,3 +267,55 @@ def test_text_is_pretrained_on(jobs, model, tmp_path):
 
     assert made.train_rows > 20
     assert made.learned_tokens > 20 * 300
+
+
+@pytest.fixture
+def mixed_run(jobs, model, tmp_path):
+    files = [chats_file(tmp_path / f"{name}.jsonl", answer=f"{name} {{i}}") for name in ("first", "second")]
+    parts = [{"path": str(file), "weight": weight} for file, weight in zip(files, (2.0, 1.0), strict=True)]
+    recipe = [{"kind": "rows", "rows": [0]}]
+    config = settings(model, "", data__mix=parts, data__recipe=recipe)
+    return prepare(jobs, tmp_path, config)
+
+
+def test_a_mixture_is_prepared_with_its_weights_and_recipe(mixed_run, tmp_path):
+    record = open_run(tmp_path / "runs" / mixed_run.run).record
+
+    assert record.name == "first and second tiny"
+    assert [part.weight for part in record.config.data.mix] == [2.0, 1.0]
+    assert record.config.data.recipe[0].rows == (0,)
+    assert mixed_run.report.left_out_by_fixes == 1
+    # a tenth of 79 with equal questions on one side: four pairs, and one whose first row is left out
+    assert (mixed_run.validation_rows, mixed_run.train_rows) == (9, 2 * 35 + 35)
+
+
+def test_a_mixture_goes_on_where_nothing_changed(jobs, mixed_run):  # R3
+    assert jobs.answer(reading.CheckResume(id=2, run=mixed_run.run)).step == 0
+
+
+def test_a_file_of_a_mixture_that_changed_is_named(jobs, mixed_run, tmp_path):  # R3
+    (tmp_path / "first.jsonl").unlink()
+    chats_file(tmp_path / "second.jsonl", answer="other {i}")
+
+    refused = refusal(jobs, reading.CheckResume(id=2, run=mixed_run.run))
+
+    assert "second.jsonl changed" in refused.message
+
+
+def test_a_cleared_cache_is_filled_again_with_the_same_mixture(jobs, mixed_run, tmp_path, home):  # R3
+    folder = tmp_path / open_run(tmp_path / "runs" / mixed_run.run).record.prepared.folder
+    before = open_prepared(folder).info.content_sha256
+    shutil.rmtree(home / "cache")
+
+    jobs.answer(reading.CheckResume(id=2, run=mixed_run.run))
+
+    assert open_prepared(folder).info.content_sha256 == before
+
+
+def test_a_run_from_before_there_were_recipes_goes_on(jobs, run):
+    file = Path(run.run) / "run.json"
+    record = json.loads(file.read_bytes())
+    del record["config"]["data"]["recipe"]
+    file.write_text(json.dumps(record))
+
+    assert jobs.answer(reading.CheckResume(id=2, run=run.run)).step == 0
