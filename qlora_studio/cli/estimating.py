@@ -7,10 +7,10 @@ from pathlib import Path
 
 from qlora_studio.cli.children import Reader
 from qlora_studio.cli.output import print_json, print_text
+from qlora_studio.cli.room import room_here, room_of_card
 from qlora_studio.cli.training import settings_from
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import SAMPLE, SHAPE_PREFIX
-from qlora_studio.memory.devices import card_reading, ram_reading
 from qlora_studio.memory.promise import promise
 from qlora_studio.models.shapes import known_shape
 from qlora_studio.protocol import reading
@@ -31,8 +31,8 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
 def estimate_command(arguments: argparse.Namespace) -> int:
     """Raises: StudioError."""
     config = settings_from(arguments.file, arguments.changes)
-    device, room = _device(arguments.card)
-    promised = promise(_shape(config.model.path), config, device=device, free_bytes=room)
+    room = room_here() if arguments.card is None else room_of_card(arguments.card)
+    promised = promise(_shape(config.model.path), config, device=room.device, free_bytes=room.free_bytes)
     parts = {name: count / 2**30 for name, count in promised.parts.items()}
     if arguments.json:
         print_json(
@@ -46,24 +46,11 @@ def estimate_command(arguments: argparse.Namespace) -> int:
         return 0
     for name, gib in parts.items():
         print_text(f"{name:<12} {gib:8.2f} GiB")
-    print_text(f"{'total':<12} {sum(parts.values()):8.2f} GiB of {room / 2**30:.1f} {_what(device)}")
+    print_text(f"{'total':<12} {sum(parts.values()):8.2f} GiB of {room.free_bytes / 2**30:.1f} {room.words}")
     print_text(promised.words)
     for suggestion in promised.suggestions:
         print_text(f"or: {suggestion.words}")
     return 0
-
-
-def _device(card_gib: float | None) -> tuple[str, int]:
-    if card_gib is not None:
-        return "cuda", int(card_gib * 2**30)
-    card = card_reading()
-    if card is not None:
-        return "cuda", card.total_bytes - card.used_bytes
-    return "cpu", ram_reading().free_bytes
-
-
-def _what(device: str) -> str:
-    return "on the card" if device == "cuda" else "of RAM"
 
 
 def _shape(model: str) -> ModelShape:

@@ -12,6 +12,7 @@ import msgspec
 from qlora_studio.cli import data_doctor
 from qlora_studio.cli.children import Engine, Reader
 from qlora_studio.cli.output import Told, print_json, print_text
+from qlora_studio.cli.room import Room, room_here
 from qlora_studio.config import places
 from qlora_studio.config.data_check import check_data
 from qlora_studio.config.data_parts import MixPart
@@ -120,7 +121,8 @@ def model_command(arguments: argparse.Namespace) -> int:
         folder = _model_folder(arguments.folder, told)
         with Reader(told) as reader:
             report = reader.ask(reading.ModelChecked, reading.CheckModel, folder=folder).report
-    needs = _needs_gib(report.shape)
+    room = room_here()
+    needs = _needs_gib(report.shape, room)
     if arguments.json:
         print_json(
             {
@@ -138,7 +140,7 @@ def model_command(arguments: argparse.Namespace) -> int:
     )
     print_text(f"template: {report.template_sha256 or 'none'}")
     for preset, gib in needs.items():
-        print_text(f"to train on a card with {preset!r}: {gib:.1f} GiB")
+        print_text(f"to train with the preset {preset!r}: {gib:.1f} GiB {room.words}")
     for warning in report.warnings:
         print_text(f"warning: {warning}")
     return 0
@@ -303,12 +305,13 @@ def _marked(text: str, fate: str) -> str:
     return {"learned": f"[{text}]", "cut": f"~{text}~"}.get(fate, text)
 
 
-def _needs_gib(shape: ModelShape) -> dict[str, float]:
-    """Preset -> GiB at the peak on a card."""
+def _needs_gib(shape: ModelShape, room: Room) -> dict[str, float]:
+    """Preset -> GiB at the peak, as `estimate` promises them."""
     from qlora_studio.config.presets import presets
     from qlora_studio.memory.promise import promise
 
-    return {
-        preset.name: round(promise(shape, preset.config, device="cuda").total / 2**30, 2)
+    totals = {
+        preset.name: promise(shape, preset.config, device=room.device, free_bytes=room.free_bytes).total
         for preset in presets()
     }
+    return {name: round(total / 2**30, 2) for name, total in totals.items()}

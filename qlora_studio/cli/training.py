@@ -9,6 +9,7 @@ from pathlib import Path
 from qlora_studio.cli.children import Engine, Reader
 from qlora_studio.cli.named_run import run_folder
 from qlora_studio.cli.output import Told, in_gib, print_json, print_text
+from qlora_studio.cli.room import room_here
 from qlora_studio.config import places
 from qlora_studio.config.presets import sample_preset
 from qlora_studio.config.run_config import RunConfig
@@ -178,6 +179,6 @@ def _say_what_starts(run: reading.RunPrepared) -> None:
         f"{run.train_rows:,} rows to learn from, {run.validation_rows:,} held out; {run.steps:,} updates"
     )
     promised = sum(run.promise_bytes.values())
-    print_text(f"memory promised: {in_gib(promised)}")
+    print_text(f"needs {in_gib(promised)} {room_here().words}")
     for note in run.notes:
         print_text(f"note: {note}")

@@ -1,0 +1,41 @@
+"""What a run needs here: one device and one figure, whichever command is asked."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+
+from qlora_studio.cli import estimating, reading
+from qlora_studio.cli.room import Room, room_of_card
+from qlora_studio.errors import StudioError
+from qlora_studio.models.shapes import known_shape
+
+SHAPE = known_shape(estimating.SAMPLE_SHAPE)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_model_and_estimate_promise_the_same_for_the_same_device(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], device: str
+) -> None:
+    room = Room(device, 8 * 2**30)
+    monkeypatch.setattr(estimating, "room_here", lambda: room)
+    asked = argparse.Namespace(file=Path("sample"), card=None, changes=[], json=True)
+
+    estimating.estimate_command(asked)
+
+    estimated = json.loads(capsys.readouterr().out)["total_gib"]
+    needs = reading._needs_gib(SHAPE, room)
+    assert needs["Sample run"] == pytest.approx(estimated, abs=0.006)
+
+
+def test_the_device_is_called_what_it_is() -> None:
+    assert (Room("cpu", 1).words, Room("cuda", 1).words) == ("of RAM", "on the card")
+
+
+@pytest.mark.parametrize("gib", [0.0, -1.0, float("nan"), float("inf"), 1e9])
+def test_a_card_that_can_not_be_is_refused(gib: float) -> None:
+    with pytest.raises(StudioError, match="--card"):
+        room_of_card(gib)
