@@ -24,7 +24,7 @@ from qlora_studio.data.row_words import RowWords, read_words
 from qlora_studio.data.scripts import scripts_of
 from qlora_studio.data.text_signs import Sign
 
-MARKS_VERSION = 1  # raised when the same fix would mark other rows
+MARKS_VERSION = 2  # raised when the same fix would mark other rows
 
 Told = Callable[[int, int, str], None]
 

@@ -21,7 +21,7 @@ from rapidfuzz.distance import Levenshtein
 
 from qlora_studio.data.row_words import RowWords
 
-NEAR_VERSION = 1  # raised when the same rows would give other pairs
+NEAR_VERSION = 2  # raised when the same rows would give other pairs
 
 LEAST_WORDS = 10  # shorter rows are near only where all words are the same
 _HALF = 0.5 + 1e-9  # a tenth is no binary number: 1.5 of 15 words are two
