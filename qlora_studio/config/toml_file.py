@@ -113,7 +113,7 @@ def with_changes(config: RunConfig, changes: Mapping[str, Any], where: str = "th
             section = section.setdefault(parent, {}) if isinstance(section, dict) else None
         if not isinstance(section, dict):
             raise StudioError(f"There is no setting {key!r}.")
-        section[name] = value
+        section[name] = msgspec.to_builtins(value)
     return run_config_from(values, where)
 
 

@@ -42,6 +42,7 @@ class AppState(QObject):
         self.engine = EngineState(self)
         self.reader = Reader(self)  # imports, checks, token counts: may take minutes
         self.chat_reader = Reader(self)  # renders and encodes chats: must answer at once
+        self.doctor_reader = Reader(self)  # looks for odd rows beside what a page waits for
         self.draft = RunDraft(self)
         self.sample_model = SampleModel(self.engine, self)
         self.launcher = Launcher(self.engine, self.reader, self.sample_model, self.preferences, self)
@@ -65,7 +66,15 @@ class AppState(QObject):
         """Of the Data page; built with it, as it loads numpy."""
         from qlora_studio.state.data import DataState
 
-        return DataState(self.reader, self.chat_reader, self.draft, self.sample_model, self.preferences, self)
+        return DataState(
+            self.reader,
+            self.chat_reader,
+            self.doctor_reader,
+            self.draft,
+            self.sample_model,
+            self.preferences,
+            self,
+        )
 
     @cached_property
     def train(self) -> TrainState:
@@ -107,3 +116,4 @@ class AppState(QObject):
         self.engine.close()
         self.reader.close()
         self.chat_reader.close()
+        self.doctor_reader.close()

@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from PySide6.QtCore import QObject, QTimer, Signal
+from PySide6.QtGui import QUndoStack
 
 from qlora_studio.config.encodings import Encoding
 from qlora_studio.config.run_config import SAMPLE, DataConfig
@@ -15,6 +16,8 @@ from qlora_studio.data.conversation import Row
 from qlora_studio.data.report import Finding, ImportReport
 from qlora_studio.protocol import reading
 from qlora_studio.state.data_counts import TokenCounts
+from qlora_studio.state.data_doctor import DataDoctor
+from qlora_studio.state.data_fixes import ReadAnew, for_other_rows, with_fix, without_fix
 from qlora_studio.state.data_import import DataImport, file_name
 from qlora_studio.state.data_row import ChosenRow, TokenSettings
 from qlora_studio.state.data_rows import RowTable
@@ -38,6 +41,8 @@ class DataState(QObject):
     data:   the file whose rows are shown and how it was read, None before the first import
     report: what came of it
     counts: how long its rows are
+    doctor: what is odd about them, looked for while they are shown
+    steps:  fixes that can be undone
     filter: all, flagged, long, search, or the kind of a finding
     """
 
@@ -47,12 +52,13 @@ class DataState(QObject):
         self,
         reader: Reader,
         quick_reader: Reader,
+        doctor_reader: Reader,
         draft: RunDraft,
         sample_model: SampleModel,
         preferences: PreferencesState,
         parent: QObject | None = None,
     ) -> None:
-        """quick_reader: for what a person waits for while `reader` counts for minutes."""
+        """quick_reader: for what a person waits for while `reader` counts and `doctor_reader` looks."""
         super().__init__(parent)
         self._quick_reader = quick_reader
         self._draft = draft
@@ -60,6 +66,8 @@ class DataState(QObject):
         self._preferences = preferences
         self.file = DataImport(reader, self)
         self.counts = TokenCounts(reader, self)
+        self.doctor = DataDoctor(doctor_reader, self)
+        self.steps = QUndoStack(self)
         self.table = RowTable(quick_reader, self)
         self.row = ChosenRow(quick_reader, self)
         self.data: DataConfig | None = None
@@ -68,6 +76,8 @@ class DataState(QObject):
         self.filter = ALL
         self.filter_words = ""
         self._dataset = ""
+        self._stepping = False  # a step is on its way; its rows are shown once they are there
+        self._new_step: ReadAnew | None = None  # where that is one that was just taken
         self._drafted = _way(DataConfig())  # what the draft named when it was last looked at
         self._open = False
         self._settle = QTimer(self, interval=50, singleShot=True)
@@ -81,6 +91,7 @@ class DataState(QObject):
         self.file.changed.connect(self._on_file)
         self.file.imported.connect(self._on_imported)
         self.counts.changed.connect(self._on_counts)
+        self.doctor.changed.connect(self._on_doctor)
 
     # What the page asks -----------------------------------------------------------------------------
 
@@ -91,7 +102,7 @@ class DataState(QObject):
         if drafted != self._drafted:
             self._drafted = drafted
             if self.data is None or _way(self.data) != drafted:
-                self.read(*drafted)
+                self._read(drafted)
         self._settle.start()
 
     def look_away(self) -> None:
@@ -106,39 +117,92 @@ class DataState(QObject):
         encoding: Encoding = "auto",
     ) -> None:
         """Reads a file. What is shown stays until the new rows are there."""
-        self.counts.give_up()  # or the file would wait for it
-        data = self._draft.config.data
-        columns = dict(columns or {})
-        self.file.read(
-            msgspec.structs.replace(data, path=path, format=format, map=columns, encoding=encoding, mix=())
+        alternatives = self._draft.config.data.alternatives
+        self._read(
+            DataConfig(
+                path=path, format=format, encoding=encoding, alternatives=alternatives, map=columns or {}
+            )
         )
 
     def read_as(self, format: str) -> None:
         """The last file in another format; columns that were chosen for it no longer hold."""
-        if self.file.asked is not None:
-            self.read(self.file.asked.path, format, encoding=self.file.asked.encoding)
+        self._read_otherwise(format=format, map={})
 
     def read_encoded(self, encoding: Encoding) -> None:
         """The last file, with its letters stored in this way."""
-        if self.file.asked is not None:
-            self.read(*_way(self.file.asked)[:3], encoding)
+        self._read_otherwise(encoding=encoding)
 
-    def read_columns(self, columns: dict[str, str]) -> None:
+    def read_columns(self, columns: dict[str, str], format: str = "auto") -> None:
         """The last file, with these columns for these fields."""
-        if self.file.asked is not None:
-            self.read(self.file.asked.path, "auto", columns, self.file.asked.encoding)
+        self._read_otherwise(format=format, map=dict(columns))
 
     def read_again(self) -> None:
         """The last file, as it lies on the disk now."""
-        if self.file.asked is not None:
-            self.read(*_way(self.file.asked))
+        self._read_otherwise()
 
     def use(self) -> None:
         """For the next run."""
         if self.data is not None:
-            self._drafted = _way(self.data)
-            names = ("data.path", "data.format", "data.map", "data.encoding", "data.mix")
-            self._draft.set_many(dict(zip(names, (*self._drafted, ()), strict=True)))
+            self._drafted = self.data
+            names = ("path", "format", "encoding", "alternatives", "map", "mix", "recipe")
+            self._draft.set_many({f"data.{name}": getattr(self.data, name) for name in names})
+
+    # Fixes ------------------------------------------------------------------------------------------
+
+    def fix(self, kind: str) -> None:
+        """Does what the finding of this kind proposes. The rows change once they are mended."""
+        finding = self._finding(kind)
+        if finding is not None and finding.fix is not None and self.data is not None:
+            self._change(with_fix(self.data, finding.fix))
+
+    def undo_fix(self, place: int) -> None:
+        """Takes one fix back, whichever; this too can be undone. place: in the recipe, from 0."""
+        if self.data is not None:
+            self._change(without_fix(self.data, place))
+
+    def undo(self) -> bool:
+        """One step back; a step that is still on its way is stopped. False where there is none."""
+        if self._stepping:
+            self.file.stop()
+            return True
+        if not self.steps.canUndo():
+            return False
+        self.steps.undo()
+        return True
+
+    def redo(self) -> bool:
+        """One step forward again. False where there is none."""
+        if self.file.busy or not self.steps.canRedo():
+            return False
+        self.steps.redo()
+        return True
+
+    def _change(self, data: DataConfig) -> None:
+        """One at a time: what a step is made from has to be on the screen."""
+        if self.data is not None and not self.file.busy:
+            step = ReadAnew(self._take_step, self.data, data)
+            self.steps.push(step)
+            self._new_step = step
+
+    def _take_step(self, data: DataConfig) -> None:
+        self._new_step = None
+        self.counts.give_up()
+        self.file.read(data)
+        self._stepping = True
+
+    def _read_otherwise(self, **changes: object) -> None:
+        asked = self.file.asked
+        if asked is not None:
+            recipe = for_other_rows(asked.recipe) if changes else asked.recipe
+            self._read(msgspec.structs.replace(asked, recipe=recipe, **changes))
+
+    def _read(self, data: DataConfig) -> None:
+        self.steps.clear()
+        self._stepping = False
+        if self.data is not None and (data.path, data.mix) != (self.data.path, self.data.mix):
+            self.doctor.test = ""  # it was chosen for other data
+        self.counts.give_up()  # or the file would wait for it
+        self.file.read(data)
 
     def unpack_sample(self) -> None:
         """Makes the bundled model's folder, whose tokens are to be shown."""
@@ -162,11 +226,10 @@ class DataState(QObject):
             self.filter = ALL
             self.table.show_all()
         else:
-            self.table.show_listed(rows)
             finding = self._finding(name)
+            self.table.show_listed(rows, finding.groups if finding is not None else ())
             if finding is not None:
-                listed = f"the first {len(rows):,} of " if len(rows) < finding.count else ""
-                self.filter_words = f"{listed}{finding.words}"
+                self.filter_words = _listed_words(finding)
         self.changed.emit()
 
     def search(self, text: str) -> None:
@@ -197,7 +260,10 @@ class DataState(QObject):
             case "nothing":
                 return self.table.empty_rows()
         finding = self._finding(name)
-        return None if finding is None else np.array(finding.rows, dtype=np.int64)
+        if finding is None:
+            return None
+        rows = [row for group in finding.groups for row in group] or finding.rows
+        return np.array(rows, dtype=np.int64)
 
     def _finding(self, kind: str) -> Finding | None:
         return next((found for found in self.findings() if found.kind == kind), None)
@@ -250,7 +316,8 @@ class DataState(QObject):
         """Of the import, and of the token counts; the gravest first."""
         if self.report is None:
             return []
-        found = [*self.report.findings, *self._findings_of_tokens()]
+        known = self.report.findings if self.doctor.findings is None else self.doctor.findings
+        found = [*known, *self._findings_of_tokens()]
         return sorted(found, key=lambda finding: TONES.index(finding.tone))
 
     def split(self) -> tuple[int, int]:
@@ -305,23 +372,43 @@ class DataState(QObject):
 
     def _on_imported(self, answer: reading.DataImported) -> None:
         assert self.file.asked is not None
+        drafted = self._stepping and self.data == _way(self._draft.config.data)
+        self._stepping = False
         self.data, self.report, self._dataset = self.file.asked, answer.report, answer.dataset
         self.first_rows = ()
         self.filter, self.filter_words = ALL, ""
-        if self.data.path != SAMPLE:
-            others = [path for path in self._preferences.values.data if path != self.data.path]
-            self._preferences.set("data", [self.data.path, *others][:RECENT])
+        self._remember(self.data.path)
+        self.doctor.forget()
         self.table.show_dataset(self._dataset, answer.report.conversations, answer.report.findings)
         self._see()
         self.row.choose(self._dataset, 0)
         first = self._quick_reader.ask(reading.ShowRows, dataset=self._dataset, start=0, count=3)
         first.answered.connect(self._on_first_rows)
+        if drafted:
+            self.use()  # the next run had the rows before the step: it has these now
         self._on_settled()
+
+    def _remember(self, path: str) -> None:
+        if path not in ("", SAMPLE):
+            others = [other for other in self._preferences.values.data if other != path]
+            self._preferences.set("data", [path, *others][:RECENT])
 
     def _on_file(self) -> None:
         if not self.file.busy:
+            self._take_back_step()
             self._settle.start()  # refused or stopped: the rows that are still there are counted again
         self.changed.emit()
+
+    def _take_back_step(self) -> None:
+        """It was refused or stopped: the rows on the screen are those from before it."""
+        if not self._stepping:
+            return
+        self._stepping = False
+        if self._new_step is None:
+            self.steps.clear()  # it went back or forward, and the rows didn't
+        else:
+            self._new_step.setObsolete(True)
+            self.steps.undo()  # which forgets it
 
     def _on_first_rows(self, answer: reading.RowsShown) -> None:
         self.first_rows = answer.rows
@@ -332,6 +419,7 @@ class DataState(QObject):
         config = self._draft.config
         if self._open and self.report is not None and not self.file.busy:
             self.counts.count(self._dataset, self.model, config.data, config.training.method)
+            self.doctor.look(self._dataset, self.report.conversations, config.data)
         if moved and self.filter == LONG:
             self.table.show_listed(self.table.long_rows())
         self.changed.emit()
@@ -348,7 +436,29 @@ class DataState(QObject):
         self.table.set_lengths(self.counts.lengths)
         self.changed.emit()
 
+    def _on_doctor(self) -> None:
+        if self.doctor.findings is not None:
+            self.table.set_flags(self.doctor.findings)
+        self.changed.emit()
 
-def _way(data: DataConfig) -> tuple[str, str, dict[str, str], Encoding]:
-    """Which file, and how it is read."""
-    return data.path, data.format, dict(data.map), data.encoding
+
+def _listed_words(finding: Finding) -> str:
+    """What the list shows, and that it isn't all where it isn't."""
+    if finding.groups:
+        grouped = sum(len(group) for group in finding.groups)
+        return f"{finding.words}. The first {grouped:,} rows of its groups, those of a group together"
+    listed = len(finding.rows)
+    return f"the first {listed:,} of {finding.words}" if 0 < listed < finding.count else finding.words
+
+
+def _way(data: DataConfig) -> DataConfig:
+    """Which files, and how they are read and mended; of the other settings the defaults."""
+    return DataConfig(
+        path=data.path,
+        format=data.format,
+        encoding=data.encoding,
+        alternatives=data.alternatives,
+        map=data.map,
+        mix=data.mix,
+        recipe=data.recipe,
+    )

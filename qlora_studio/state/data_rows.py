@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,19 @@ _MOST_KEPT = 20_000  # beginnings of rows that are remembered
 _LONGEST_BEGINNING = 160  # characters
 _UNKNOWN = "…"
 
-FLAG_WORDS = {"empty_answer": "empty", "empty_prompt": "no prompt", "number": "number"}
+FLAG_WORDS = {
+    "empty_answer": "empty",
+    "empty_prompt": "no prompt",
+    "near_duplicates": "alike",
+    "equal_across_sets": "equal",
+    "test_rows": "in test",
+    "validation_rows": "held out",
+    "contradictions": "differs",
+    "refusals": "refuses",
+    "cut_sentences": "cut off",
+    "broken_encoding": "encoding",
+    "secrets": "key",
+}
 TOO_LONG_WORDS = {"drop": "dropped", "truncate": "cut", "stop": "too long"}
 
 
@@ -44,6 +56,7 @@ class RowTable(QAbstractTableModel):
         self._dataset = ""
         self._rows = 0  # of the data set
         self._listed: NDArray[np.int64] | None = None
+        self._group_of: dict[int, int] = {}  # row -> number of its group, of those that are listed
         self._searched = ""
         self._found: dict[int, int] = {}  # position -> row, of a search
         self._total = 0  # positions in this order
@@ -73,6 +86,11 @@ class RowTable(QAbstractTableModel):
         self._total = rows
         self.endResetModel()
 
+    def set_flags(self, findings: Iterable[Finding]) -> None:
+        """What was found since."""
+        self._flags = _flags(findings)
+        self._repaint()
+
     def expect_lengths(self, expected: bool) -> None:
         """Whether there is a model whose tokens are counted."""
         if expected != self._counts:
@@ -99,9 +117,10 @@ class RowTable(QAbstractTableModel):
         """In the order of the file."""
         self._reorder(None, "", self._rows)
 
-    def show_listed(self, rows: NDArray[np.int64]) -> None:
-        """Only these, in their order."""
+    def show_listed(self, rows: NDArray[np.int64], groups: Sequence[Sequence[int]] = ()) -> None:
+        """Only these, in their order. groups: of them, those that belong together: each gets a number."""
         self._reorder(rows, "", len(rows))
+        self._group_of = {row: number for number, group in enumerate(groups, 1) for row in group}
 
     def search(self, text: str) -> None:
         """Only those that hold `text`; how many that are is known when the first page comes."""
@@ -132,8 +151,8 @@ class RowTable(QAbstractTableModel):
             return next((place for place, found in self._found.items() if found == row), None)
         if self._listed is None:
             return row if 0 <= row < self._total else None
-        place = int(np.searchsorted(self._listed, row))
-        return place if place < len(self._listed) and self._listed[place] == row else None
+        places = np.flatnonzero(self._listed == row)
+        return int(places[0]) if len(places) else None
 
     def flagged_rows(self) -> NDArray[np.int64]:
         """Those of a finding that one has to decide on, and those with nothing to learn."""
@@ -158,6 +177,8 @@ class RowTable(QAbstractTableModel):
 
     def flag(self, row: int) -> tuple[str, str]:
         """A word and its tone, the gravest; empty where there is nothing to say."""
+        if row in self._group_of:
+            return f"group {self._group_of[row]:,}", "warn"
         if self._lengths is not None:
             tokens, learned = (int(number) for number in self._lengths[row])
             if not tokens:
@@ -238,8 +259,14 @@ class RowTable(QAbstractTableModel):
         start = first if self._searched else self.row_at(first)
         if start is None:
             return
+        only = [] if self._listed is None else self._listed[first : first + PAGE].tolist()
         self._job = job = self._reader.ask(
-            reading.ShowRows, dataset=self._dataset, start=start, count=PAGE, search=self._searched
+            reading.ShowRows,
+            dataset=self._dataset,
+            start=0 if only else start,
+            count=PAGE,
+            search=self._searched,
+            only=tuple(only),
         )
         job.answered.connect(lambda answer: self._on_rows(first, answer))
         job.refused.connect(lambda problem: self._on_refused(first, problem))
@@ -284,6 +311,7 @@ class RowTable(QAbstractTableModel):
 
     def _order(self, listed: NDArray[np.int64] | None, searched: str) -> None:
         self._listed, self._searched = listed, searched
+        self._group_of = {}
         self._found.clear()
         self._out_of_reach.clear()
 

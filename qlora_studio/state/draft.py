@@ -81,7 +81,8 @@ class RunDraft(QObject):
         self.preset = preset
         kept = {"model.path": self._config.model.path}
         kept |= {
-            f"data.{name}": getattr(self._config.data, name) for name in ("path", "format", "map", "mix")
+            f"data.{name}": getattr(self._config.data, name)
+            for name in ("path", "format", "encoding", "map", "mix", "recipe")
         }
         config = with_changes(preset.config, kept)
         if not config.samples:

@@ -274,7 +274,8 @@ class TrainState(QObject):
 
     def _read_data(self) -> None:
         data: DataConfig = self._draft.config.data
-        asked = (data.path, data.format, data.encoding, data.alternatives, tuple(data.map.items()))
+        files = (data.path, data.format, data.encoding, data.alternatives, tuple(data.map.items()))
+        asked = (*files, data.mix, data.recipe)
         if asked == self._asked_data:
             return
         self._asked_data = asked

@@ -11,9 +11,10 @@ from PySide6.QtCore import QPointF, Qt
 from PySide6.QtGui import QGuiApplication, QImage
 from PySide6.QtWidgets import QApplication, QLabel, QMenu, QWidget
 
+from qlora_studio.config.data_parts import Fix
 from qlora_studio.config.run_config import SAMPLE
 from qlora_studio.data.conversation import Message, Row
-from qlora_studio.data.report import Finding, ImportReport, SkipReason
+from qlora_studio.data.report import Finding, FixCount, ImportReport, SkipReason
 from qlora_studio.data.token_view import Lengths, Token
 from qlora_studio.protocol import reading
 from qlora_studio.protocol.events import Problem
@@ -497,3 +498,122 @@ def test_nothing_runs_out_of_a_small_window(page, shown, qtbot, width, size):
     least = page._content.minimumSizeHint().width()
     theme().set_text_size(100)
     assert least <= page.width()
+
+
+# The doctor and its fixes
+
+COPIES = Finding(
+    kind="near_duplicates", tone="warn", count=2, words="2 rows are nearly equal to an earlier one",
+    why="Learned harder.", rows=(1, 4), groups=((0, 4), (1, 3)), fix=Fix(kind="near_duplicates"),
+    fix_words="Leave out 2 copies",
+)  # fmt: skip
+MENDED = msgspec.structs.replace(
+    REPORT, conversations=3, fixes=(FixCount(Fix(kind="near_duplicates"), left_out=2),), findings=()
+)
+
+
+def diagnosed(silent, *findings):
+    silent.answer(reading.Diagnose, reading.Diagnosed, rows=5, findings=findings)
+
+
+def listed(page):
+    table = find(page, "data_rows").model()
+    return [table.data(table.index(at, 0)) for at in range(table.rowCount())]
+
+
+def test_findings_come_while_the_rows_are_read_and_tell_how_far_they_are(page, shown, silent, qtbot):
+    shown()
+    assert find(page, "data_doctor_words").text() == "Looking for odd rows"
+    silent.tell_progress(reading.Diagnose, 2, 5, "Comparing rows")
+    assert find(page, "data_doctor_words").text() == "Comparing rows: 2 of 5"
+    diagnosed(silent, COPIES)
+
+    assert find(page, "data_to_decide").text() == "1 to decide"
+    assert "2 rows are nearly equal to an earlier one | Learned harder." in words(find(page, "data_findings"))
+    assert not page.findChild(QWidget, "data_doctor").isVisible()
+
+
+def test_the_doctor_can_be_stopped_and_called_again(page, shown, silent, qtbot):
+    shown()
+    qtbot.mouseClick(find(page, "data_doctor_stop"), Qt.MouseButton.LeftButton)
+    assert silent.asked(reading.Diagnose) == []
+    assert find(page, "data_doctor_words").text() == "Not all was looked for yet."
+
+    qtbot.mouseClick(find(page, "data_doctor_go"), Qt.MouseButton.LeftButton)
+    silent.refuse(reading.Diagnose, "The reader ended.", "Look again.")
+    assert find(page, "data_doctor_words").text() == "The reader ended. Look again."
+
+
+def test_where_nothing_is_odd_nothing_is_to_decide(page, app, shown, silent):
+    shown(report=msgspec.structs.replace(REPORT, findings=()))
+    app.data.counts.counted = None
+    diagnosed(silent)
+
+    assert find(page, "data_to_decide").text() == "Nothing to decide"
+    assert "Nothing odd was found | 5 rows were looked at" in words(find(page, "data_findings"))
+
+
+def test_rows_that_belong_together_are_listed_together(page, shown, silent, qtbot):
+    shown()
+    diagnosed(silent, COPIES)
+    qtbot.mouseClick(find(page, "data_show_near_duplicates"), Qt.MouseButton.LeftButton)
+    table = find(page, "data_rows").model()
+
+    assert listed(page) == ["1", "5", "2", "4"]
+    assert [table.data(table.index(at, 3)) for at in range(4)] == ["group 1", "group 1", "group 2", "group 2"]
+
+
+def test_a_fix_is_a_step_that_the_next_run_shares_and_that_can_be_undone(page, app, shown, silent, qtbot):
+    shown()
+    app.data.use()
+    diagnosed(silent, COPIES)
+    qtbot.mouseClick(find(page, "data_fix_near_duplicates"), Qt.MouseButton.LeftButton)
+    (asked,) = silent.asked(reading.ImportData)
+    assert asked.data.recipe == (Fix(kind="near_duplicates"),)
+    assert not find(page, "data_fix_near_duplicates").isEnabled()
+
+    silent.answer(reading.ImportData, reading.DataImported, dataset="/cache/mended", report=MENDED)
+    assert app.draft.config.data.recipe == (Fix(kind="near_duplicates"),)
+    assert find(page, "data_left_out").text() == "2"
+    assert "2 copies were left out" in words(find(page, "data_findings"))
+    assert page.undo()
+    assert silent.asked(reading.ImportData)[0].data.recipe == ()
+    silent.answer(reading.ImportData, reading.DataImported, dataset="/cache/set", report=REPORT)
+    assert app.draft.config.data.recipe == ()
+    assert page.redo()
+    assert silent.asked(reading.ImportData)[0].data.recipe == (Fix(kind="near_duplicates"),)
+
+
+def test_each_fix_has_its_own_way_back(page, app, shown, silent, qtbot):
+    shown()
+    diagnosed(silent, COPIES)
+    app.data.fix("near_duplicates")
+    silent.answer(reading.ImportData, reading.DataImported, dataset="/cache/mended", report=MENDED)
+
+    qtbot.mouseClick(find(page, "data_undo_0"), Qt.MouseButton.LeftButton)
+    assert silent.asked(reading.ImportData)[0].data.recipe == ()
+
+
+def test_a_fix_that_is_refused_or_stopped_leaves_the_rows_and_no_step(page, app, shown, silent):
+    shown()
+    diagnosed(silent, COPIES)
+    app.data.fix("near_duplicates")
+    silent.refuse(reading.ImportData, "The fixes leave no row of /data/chats.jsonl.")
+    assert "The fixes leave no row" in page.banner.text()
+    assert not app.data.steps.canUndo()
+
+    app.data.fix("near_duplicates")
+    assert page.undo()  # it is still on its way
+    assert (silent.asked(reading.ImportData), app.data.steps.canUndo()) == ([], False)
+    assert app.data.data.recipe == ()
+
+
+def test_a_draft_with_other_data_is_left_alone_by_a_fix(page, app, shown, silent):
+    shown()
+    diagnosed(silent, COPIES)
+    app.data.fix("near_duplicates")
+    silent.answer(reading.ImportData, reading.DataImported, dataset="/cache/mended", report=MENDED)
+
+    assert (app.draft.config.data.path, app.draft.config.data.recipe) == (SAMPLE, ())
+    app.data.use()
+    assert app.draft.config.data.recipe == (Fix(kind="near_duplicates"),)

@@ -110,10 +110,10 @@ def test_another_cache_is_used_at_once_and_at_the_next_start(page, app, tmp_path
 def test_a_reader_that_rests_is_replaced_when_the_cache_moves(app, page, tmp_path, monkeypatch):
     monkeypatch.setenv("QLORA_STUDIO_CACHE", "")
     renewed = []
-    for reader in (app.reader, app.chat_reader):
+    for reader in (app.reader, app.chat_reader, app.doctor_reader):
         monkeypatch.setattr(reader, "renew", lambda reader=reader: renewed.append(reader))
     page.use_folder("cache", tmp_path / "roomy")
-    assert renewed == [app.reader, app.chat_reader]
+    assert renewed == [app.reader, app.chat_reader, app.doctor_reader]
 
 
 def test_clearing_the_cache_asks_first_and_says_how_much_came_back(page, app, qtbot):

@@ -19,9 +19,10 @@ from qlora_studio.ui.page import SIDE_BELOW, Page
 from qlora_studio.ui.pages.data_columns import ColumnsCard
 from qlora_studio.ui.pages.data_encoding import HINT, EncodingPick
 from qlora_studio.ui.pages.data_equation import EquationCard, percent
+from qlora_studio.ui.pages.data_findings import FindingsCard
 from qlora_studio.ui.pages.data_list import RowsCard
 from qlora_studio.ui.pages.data_reading import RowCard
-from qlora_studio.ui.pages.data_side import FindingsCard, LengthsCard
+from qlora_studio.ui.pages.data_side import LengthsCard
 from qlora_studio.ui.pages.data_skipped import SkippedCard
 from qlora_studio.ui.pages.data_start import ReadingStrip, StartArea
 from qlora_studio.ui.theme import theme
@@ -58,6 +59,14 @@ class DataPage(Page):
         """F5: reads the file again."""
         self._state.read_again()
 
+    def undo(self) -> bool:
+        """Takes back the last fix."""
+        return self._state.undo()
+
+    def redo(self) -> bool:
+        """Does it again."""
+        return self._state.redo()
+
     def escape(self) -> bool:
         """Closes a panel, then empties the search."""
         if self._columns_open or self._skipped_open:
@@ -91,7 +100,7 @@ class DataPage(Page):
         self._lengths = LengthsCard(app.draft, self._state)
         self._lengths.keep_snug()
         self._columns_card = ColumnsCard()
-        self._findings = FindingsCard()
+        self._findings = FindingsCard(self._state)
         self._rows = QBoxLayout(QBoxLayout.Direction.LeftToRight)
         self._rows.setSpacing(grid)
         self._rows.addWidget(self._list)
@@ -196,6 +205,8 @@ class DataPage(Page):
         self._row.model_asked.connect(lambda: self.app.show_page("models"))
         self._lengths.model_asked.connect(lambda: self.app.show_page("models"))
         self._findings.asked.connect(self._on_finding)
+        self._findings.fix_asked.connect(state.fix)
+        self._findings.undo_asked.connect(state.undo_fix)
         self._skipped.copy_asked.connect(self._on_copy_skipped)
         self._skipped.save_asked.connect(self._on_save_skipped)
         self._skipped.closed.connect(self._on_skipped_closed)
@@ -219,7 +230,7 @@ class DataPage(Page):
         self._list.refresh(self.app.draft.value("data.too_long"))
         self._row.refresh()
         self._lengths.refresh()
-        self._findings.show_findings(state.findings(), report.conversations)
+        self._findings.refresh()
 
     def _show_columns(self) -> None:
         """Beside the rows; where a file gave none, in their place, with its records as they are."""

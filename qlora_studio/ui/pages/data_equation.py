@@ -52,6 +52,7 @@ class EquationCard(Card):
             "merged": NumberButton("merged as equal", name="data_merged"),
         }
         self._train, self._evaluate = PlainLabel("", "number"), PlainLabel("", "number")
+        self._left_out = PlainLabel("", "number", name="data_left_out")
         self._share = DecimalBox(
             0.0, 50.0, 5.0, name="data_validation", label="Share held out for evaluation",
             step=1.0, places=1, unit="%",
@@ -70,6 +71,8 @@ class EquationCard(Card):
             button.set_number(getattr(report, name))
         self._numbers["skipped"].set_idle("" if report.skipped else "none skipped")
         self._numbers["merged"].set_idle("" if report.merged else "none equal")
+        self._left_out.setText(count(report.left_out_by_fixes))
+        self._fixed.setVisible(bool(report.fixes) or report.left_out_by_fixes > 0)
         train, evaluate = self._state.split()
         share = self._draft.value(HELD_OUT)
         self._train.setText(count(train))
@@ -99,6 +102,11 @@ class EquationCard(Card):
         for name, button in self._numbers.items():
             sign = {"rows_in": "", "imported": "="}.get(name, "+")
             flow.addWidget(_in_line(PlainLabel(sign, "card_title"), button) if sign else button)
+        self._fixed = _in_line(
+            Separator(upright=True),
+            _in_column(self._left_out, PlainLabel("left out by fixes", "muted")),
+        )
+        flow.addWidget(self._fixed)
         split = _in_line(
             Separator(upright=True),
             _in_column(self._train, PlainLabel("for training, about", "muted")),

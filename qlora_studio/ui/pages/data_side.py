@@ -1,27 +1,22 @@
-"""Beside the rows: how long they are, and what is odd about them."""
+"""Beside the rows: how long they are."""
 
 from __future__ import annotations
 
-from PySide6.QtCore import Qt, Signal
-from PySide6.QtWidgets import QHBoxLayout, QVBoxLayout, QWidget
+from PySide6.QtCore import Signal
+from PySide6.QtWidgets import QHBoxLayout, QVBoxLayout
 
-from qlora_studio.data.report import Finding
-from qlora_studio.state.data import NOTHING, DataState
+from qlora_studio.state.data import DataState
 from qlora_studio.state.draft import RunDraft
 from qlora_studio.ui.pages.data_equation import percent
 from qlora_studio.ui.pages.data_lengths import LengthHistogram
 from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets import (
     Card,
-    Chip,
     ChoiceBox,
     ElidedLabel,
-    IconLabel,
     LinkButton,
     NumberBox,
     PlainLabel,
-    Separator,
-    empty_layout,
 )
 from qlora_studio.ui.widgets.allowed import allow
 from qlora_studio.ui.widgets.text_size import at_text_size
@@ -29,8 +24,6 @@ from qlora_studio.ui.widgets.text_size import at_text_size
 SEQ_LEN, TOO_LONG = "data.seq_len", "data.too_long"
 FATE_WORDS = {"drop": "dropped", "truncate": "cut", "stop": "too long: training would not start"}
 SPLIT = "Longer texts are split, nothing is lost"
-TONE_ICONS = {"bad": "circle-alert", "warn": "triangle-alert", "info": "info", "ok": "check"}
-TONE_COLORS = {"bad": "bad", "warn": "warn", "info": "accent", "ok": "ok"}
 
 
 class LengthsCard(Card):
@@ -116,72 +109,6 @@ class LengthsCard(Card):
         self._seq_len.valueChanged.connect(lambda tokens: self._draft.set(SEQ_LEN, tokens))
         self._too_long.chosen.connect(lambda value: self._draft.set(TOO_LONG, value))
         self._change.clicked.connect(self.model_asked)
-
-
-class FindingsCard(Card):
-    """Each finding with its count in words, why it matters, and the way to its rows.
-
-    asked: the kind of the finding whose rows are to be listed
-    """
-
-    asked = Signal(str)
-
-    def __init__(self) -> None:
-        super().__init__("Data doctor", name="data_findings")
-        self._to_decide = Chip("", "warn", name="data_to_decide")
-        self._list = QVBoxLayout()
-        self._list.setSpacing(theme().px(6))
-        self._shown: tuple[list[Finding], int] | None = None
-        self.add_to_head(self._to_decide)
-        self.body.addLayout(self._list)
-        self.body.addStretch()
-        self.body.addWidget(PlainLabel("Your file is never changed.", "note"))
-
-    def show_findings(self, findings: list[Finding], rows: int) -> None:
-        """rows: how many were looked at."""
-        if (findings, rows) == self._shown:
-            return
-        self._shown = findings, rows
-        grave = sum(finding.tone in ("bad", "warn") for finding in findings)
-        self._to_decide.set(f"{grave:,} to look at", "warn")
-        self._to_decide.setVisible(bool(grave))
-        empty_layout(self._list)
-        if not findings:
-            fine = Finding(
-                kind="fine",
-                tone="ok",
-                count=rows,
-                words="Nothing odd was found",
-                why=f"{rows:,} rows were looked at",
-            )
-            self._list.addWidget(FindingRow(fine))
-        for number, finding in enumerate(findings):
-            if number:
-                self._list.addWidget(Separator())
-            row = FindingRow(finding)
-            row.show_rows.clicked.connect(lambda _, kind=finding.kind: self.asked.emit(kind))
-            self._list.addWidget(row)
-
-
-class FindingRow(QWidget):
-    """Icon, count in words, why, [Show]."""
-
-    def __init__(self, finding: Finding) -> None:
-        super().__init__()
-        self.show_rows = LinkButton("Show", name=f"data_show_{finding.kind}")
-        self.show_rows.setAccessibleName(f"Show: {finding.words}")
-        words = QVBoxLayout()
-        words.setSpacing(theme().px(1))
-        words.addWidget(PlainLabel(finding.words, "label", wrap=True))
-        words.addWidget(PlainLabel(finding.why, "note", wrap=True))
-        layout = QHBoxLayout(self)
-        layout.setContentsMargins(0, theme().px(2), 0, theme().px(2))
-        layout.setSpacing(theme().px(10))
-        icon = IconLabel(TONE_ICONS[finding.tone], TONE_COLORS[finding.tone], label=finding.tone)
-        layout.addWidget(icon, 0, Qt.AlignmentFlag.AlignTop)
-        layout.addLayout(words, 1)
-        layout.addWidget(self.show_rows, 0, Qt.AlignmentFlag.AlignVCenter)
-        self.show_rows.setVisible(bool(finding.rows) or finding.kind in (NOTHING, "skipped"))
 
 
 def _why_none(state: DataState) -> str:

@@ -232,6 +232,7 @@ class SettingsPage(Page):
             self.app.engine.drop()
             self.app.reader.renew()
             self.app.chat_reader.renew()
+            self.app.doctor_reader.renew()
 
     def _ask_to_clear(self) -> None:
         size = self._folders.sizes.cache if self._folders.sizes is not None else 0

@@ -1,0 +1,127 @@
+"""The doctor beside the rows: what it finds arrives while they can be read already."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from PySide6.QtCore import QObject, Signal
+
+from qlora_studio.config.run_config import DataConfig
+from qlora_studio.data.report import Finding
+from qlora_studio.protocol import reading
+from qlora_studio.protocol.events import Problem
+from qlora_studio.state.reader import Job, Reader
+
+MOST_UNASKED = 200_000  # rows; more of them take minutes, so somebody has to ask (in a terminal: --doctor)
+
+
+@dataclass(frozen=True)
+class LookedAt:
+    """What the findings depend on. held_out, test: files; empty: none."""
+
+    dataset: str
+    rows: int
+    held_out: str
+    test: str
+
+
+class DataDoctor(QObject):
+    """changed: any of the below is another one.
+
+    findings: all there is to say of the rows, None until that is known
+    test:     the file whose rows must not be learned; empty: none
+    words:    how far it is, empty where it doesn't look now
+    share:    of the work in hand; below 0: unknown
+    problem:  why it could not look
+    """
+
+    changed = Signal()
+
+    def __init__(self, reader: Reader, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._reader = reader
+        self._job: Job | None = None
+        self._asked: LookedAt | None = None
+        self.findings: tuple[Finding, ...] | None = None
+        self.test = ""
+        self.words = ""
+        self.share = -1.0
+        self.problem: Problem | None = None
+
+    @property
+    def is_long(self) -> bool:
+        """Whether there are so many rows that it takes minutes."""
+        return self._asked is not None and self._asked.rows > MOST_UNASKED
+
+    def look(self, dataset: str, rows: int, data: DataConfig) -> None:
+        """At these rows, unless there are so many that somebody has to ask. Nothing is asked twice."""
+        held_out = data.validation if isinstance(data.validation, str) else ""
+        asked = LookedAt(dataset, rows, held_out, self.test)
+        if asked == self._asked:
+            return
+        self._give_up()
+        self._asked, self.findings, self.problem = asked, None, None
+        if rows <= MOST_UNASKED or asked.test:
+            self._ask(asked)
+        self.changed.emit()
+
+    def look_now(self) -> None:
+        """After it was stopped or refused, and at any number of rows."""
+        if self._asked is not None and self._job is None:
+            self.problem = None
+            self._ask(self._asked)
+            self.changed.emit()
+
+    def compare(self, test: str) -> None:
+        """test: a file whose rows must not be among these; empty: none any more."""
+        if self._asked is not None and test != self.test:
+            self.test = test
+            asked = LookedAt(self._asked.dataset, self._asked.rows, self._asked.held_out, test)
+            self._give_up()
+            self._asked, self.problem = asked, None
+            self._ask(asked)
+            self.changed.emit()
+
+    def stop(self) -> None:
+        """At once: the process that looks is ended."""
+        self._give_up()
+        self.changed.emit()
+
+    def forget(self) -> None:
+        """Other rows are on the screen; a test file stays with the data it was chosen for."""
+        self._give_up()
+        self._asked = self.findings = self.problem = None
+
+    def _ask(self, asked: LookedAt) -> None:
+        self.words, self.share = "Looking for odd rows", -1.0
+        self._job = self._reader.ask(
+            reading.Diagnose,
+            dataset=asked.dataset,
+            data=DataConfig(validation=asked.held_out or 0.0),  # of the settings, only this one counts
+            test=asked.test,
+        )
+        self._job.progress.connect(self._on_progress)
+        self._job.answered.connect(self._on_diagnosed)
+        self._job.refused.connect(self._on_refused)
+
+    def _give_up(self) -> None:
+        if self._job is not None:
+            self._job.cancel()
+            self._job = None
+            self.words = ""
+
+    def _on_progress(self, progress: reading.Progress) -> None:
+        count = f": {progress.done:,} of {progress.total:,}" if progress.total else ""
+        self.words = f"{progress.words}{count}"
+        self.share = progress.done / progress.total if progress.total else -1.0
+        self.changed.emit()
+
+    def _on_diagnosed(self, answer: reading.Diagnosed) -> None:
+        self._job = None
+        self.words, self.findings = "", answer.findings
+        self.changed.emit()
+
+    def _on_refused(self, problem: Problem) -> None:
+        self._job = None
+        self.words, self.problem = "", problem
+        self.changed.emit()

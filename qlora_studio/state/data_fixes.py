@@ -1,0 +1,60 @@
+"""Fixes of imported rows, each a step that can be undone: the file itself is never changed (D2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+from PySide6.QtGui import QUndoCommand
+
+from qlora_studio.config.data_parts import Fix
+from qlora_studio.config.run_config import DataConfig
+from qlora_studio.data.report import FixCount
+
+LEFT_OUT = {
+    "near_duplicates": ("copy was left out", "copies were left out"),
+    "test_rows": ("row of the test file was left out", "rows of the test file were left out"),
+    "contradictions": ("further answer was left out", "further answers were left out"),
+    "empty_answers": ("row with an empty answer was left out", "rows with an empty answer were left out"),
+    "refusals": ("refusal was left out", "refusals were left out"),
+    "cut_sentences": ("cut answer was left out", "cut answers were left out"),
+    "broken_encoding": ("row was mended", "rows were mended"),
+    "rows": ("row was left out by its number", "rows were left out by their number"),
+}
+
+
+class ReadAnew(QUndoCommand):
+    """The same files with another recipe or mixture; undone, with the one before."""
+
+    def __init__(self, read: Callable[[DataConfig], None], before: DataConfig, after: DataConfig) -> None:
+        super().__init__()
+        self._read = read
+        self._before, self._after = before, after
+
+    def redo(self) -> None:
+        self._read(self._after)
+
+    def undo(self) -> None:
+        self._read(self._before)
+
+
+def with_fix(data: DataConfig, fix: Fix) -> DataConfig:
+    """As the last one of the recipe."""
+    return msgspec.structs.replace(data, recipe=(*data.recipe, fix))
+
+
+def without_fix(data: DataConfig, place: int) -> DataConfig:
+    """place: in the recipe, from 0."""
+    return msgspec.structs.replace(data, recipe=data.recipe[:place] + data.recipe[place + 1 :])
+
+
+def for_other_rows(recipe: tuple[Fix, ...]) -> tuple[Fix, ...]:
+    """What still holds where the file is read in another way: not what names rows by their numbers."""
+    return tuple(fix for fix in recipe if fix.kind != "rows")
+
+
+def fix_words(count: FixCount) -> str:
+    """What a fix did: "12 copies were left out"."""
+    number = count.mended if count.fix.kind == "broken_encoding" else count.left_out
+    one, many = LEFT_OUT[count.fix.kind]
+    return f"{number:,} {one if number == 1 else many}"
