@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from qlora_studio.data.path_text import path_text
+from qlora_studio.data.source_file import SourceFile
 from qlora_studio.errors import StudioError
 
 SAVED_STATE = "state.json"
@@ -29,9 +30,9 @@ def saved_files(folder: Path) -> list[Path] | None:
     """
     file = folder / SAVED_STATE
     try:
-        with file.open("rb") as opened:
-            state = msgspec.json.decode(opened.read(_LARGEST_STATE), type=_State)
-    except (OSError, msgspec.MsgspecError, RecursionError):
+        with SourceFile(file) as opened:  # not `open`: a pipe of that name would wait for a writer
+            state = msgspec.json.decode(opened.read(0, _LARGEST_STATE), type=_State)
+    except (StudioError, msgspec.MsgspecError, RecursionError):
         return None
     if state.selected:
         raise StudioError(

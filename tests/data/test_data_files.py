@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -195,6 +196,23 @@ def test_another_state_says_nothing(tmp_path: Path, state: str) -> None:
     (tmp_path / "state.json").write_text(state)
 
     assert findings(import_path(tmp_path)) == {"ignored": 1}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_named_as_the_state_is_not_waited_for(tmp_path: Path) -> None:  # D1
+    (tmp_path / "a.jsonl").write_text(ROW % "a")
+    os.mkfifo(tmp_path / "state.json")
+    script = (
+        "import sys\n"
+        "from qlora_studio.data.data_files import data_files\n"
+        "print([path.name for path in data_files(sys.argv[1]).files])\n"
+    )
+
+    ended = subprocess.run(  # a process of its own: a hang ends it, and no OSError handler sees the limit
+        [sys.executable, "-c", script, tmp_path], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+
+    assert ended.stdout.strip() == "['a.jsonl']", ended.stderr[-2_000:]
 
 
 def test_hundreds_of_compressed_files_are_read_with_few_descriptors(tmp_path: Path) -> None:
