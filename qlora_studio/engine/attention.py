@@ -120,6 +120,8 @@ def attention(
         raise StudioError(f"This model's attention needs {unknown[0]}, which isn't built yet.")
     look = _Look(scaling, dropout, sliding_window, softcap)
     if attention_mask is not None and attention_mask.dtype == torch.int32:
+        assert not dropout, "compiled layers drop no scores"
+        assert not softcap, "compiled layers bend no scores"
         starts, longest = attention_mask[0, 0, 0], attention_mask.shape[2]
         return _attend_at_once(query, key, value, look, starts, longest), None
     padding: LeftPadding | None = getattr(attention_mask, "padding", None)

@@ -48,6 +48,8 @@ def why_not_compiled(adapted: AdaptedModel, config: RunConfig) -> str | None:
         return "compiling a layer on a processor takes longer than it saves"
     if getattr(model.config, "attn_logit_softcapping", None):
         return "its attention bends the scores"
+    if any(getattr(model.config, name, 0) for name in ("attention_dropout", "attn_pdrop")):
+        return "its attention drops some of the scores"
     if not flash_takes(_head_dim(model), storage.compute_dtype, device.torch_device):
         return "torch's flash attention doesn't take its heads on this card"
     return not_compiled_reason(str(model.config.model_type), config)
@@ -102,6 +104,9 @@ def _configure() -> None:
     import torch._inductor.config as inductor
 
     dynamo.recompile_limit = max(dynamo.recompile_limit, _GRAPHS)
+    functorch.force_non_lazy_backward_lowering = (
+        True  # what can't be compiled is known before the backward pass
+    )
     inductor.fallback_random = True  # dropout draws the numbers that it draws uncompiled (R3)
     # What is cheap to make again is not kept: H100, Llama 8B shape, 4 x 2048: see docs/BENCHMARKS.md
     functorch.ban_recompute_used_far_apart = False

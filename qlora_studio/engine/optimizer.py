@@ -16,6 +16,7 @@ from qlora_studio.errors import StudioError
 OPTIMIZER_FILE = "optimizer.safetensors"
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
+_MOST_FLAT = 2**31 - 1  # numbers: bitsandbytes counts them in 32 bit
 
 NOT_PAGED = "The optimizer is AdamW in 32 bit; on a processor it isn't paged."
 
@@ -32,7 +33,8 @@ class AdapterOptimizer:
         self.parameters = dict(parameters)
         weights = list(self.parameters.values())
         self._is_cuda = weights[0].is_cuda
-        is_flat = self._is_cuda and training.optimizer.endswith("32bit")
+        numbers = sum(weight.numel() for weight in weights)
+        is_flat = self._is_cuda and training.optimizer.endswith("32bit") and numbers <= _MOST_FLAT
         self._flat = FlatWeights(weights) if is_flat else None
         moved = [self._flat.weight] if self._flat else weights
         self._optimizer = _adamw(moved, training, on_card=self._is_cuda)
@@ -83,6 +85,8 @@ class AdapterOptimizer:
         if not stored:
             return
         if self._flat is not None:
+            if len({frozenset(state) for state in states.values()}) > 1:
+                raise StudioError(f"{file} was written by another kind of optimizer.")
             self._put_state(0, self._flat.weight, self._flat.joined(list(states.values())), file)
             return
         for place, (name, weight) in enumerate(self.parameters.items()):
@@ -143,6 +147,8 @@ class FlatWeights:
                 for weight in self._weights
             ]
             self.weight.grad = torch.cat(parts)
+            for weight in self._weights:
+                weight.grad = None  # or the gradients would be held twice
         return self.weight.grad
 
     def parted(self, state: Mapping[str, Any]) -> list[dict[str, Any]]:

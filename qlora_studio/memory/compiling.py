@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from qlora_studio.config.run_config import RunConfig
 
-_SOFTCAP_FAMILIES = ("gemma2",)
+# Attention that isn't computed over packed rows at once: it bends the scores, or drops some by default.
+_OTHER_ATTENTION = {
+    "gemma2": "its attention bends the scores",
+    "gpt2": "its attention drops some of the scores",
+}
 
 
 def not_compiled_reason(family: str, config: RunConfig) -> str | None:
@@ -17,6 +21,4 @@ def not_compiled_reason(family: str, config: RunConfig) -> str | None:
         return "int8 layers can't be compiled"
     if config.lora.use_dora:
         return "DoRA layers run as peft has them"
-    if family in _SOFTCAP_FAMILIES:
-        return "its attention bends the scores"
-    return None
+    return _OTHER_ATTENTION.get(family)

@@ -9,8 +9,10 @@ import bitsandbytes as bnb
 import peft
 import pytest
 import torch
+from functorch.compile import nop
 from qlora_kernels import replace_forwards
 from torch import Tensor, nn
+from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.utils import counters
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
@@ -126,3 +128,26 @@ def test_a_layer_that_no_compiler_takes_runs_as_it_is_written(
         for ours, reference in zip(found, wanted, strict=True)
     )
     assert "runs uncompiled" in caplog.text
+
+
+def test_a_backward_pass_that_no_compiler_takes_is_known_before_it_is_needed(
+    model: PreTrainedModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("no C compiler")
+
+    torch._dynamo.reset()
+    backend = aot_autograd(fw_compiler=nop, bw_compiler=refuse)
+    compile_layers(model.model.layers, 0, backend=backend)
+
+    gradients(model, LENGTHS[0], compiled=True)
+
+    assert "runs uncompiled" in caplog.text
+
+
+def test_scores_are_dropped_by_no_compiled_layer() -> None:
+    query = torch.randn(1, 2, 6, 16)
+    mask = Segments.of((4, 2), torch.device("cpu")).as_starts(longest=4)
+
+    with pytest.raises(AssertionError, match="drop no scores"):
+        attention.attention(nn.Module(), query, query, query, mask, dropout=0.5)
