@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from array import array
@@ -29,8 +30,8 @@ from qlora_studio.data.strict_json import parse_spelled
 from qlora_studio.errors import StudioError
 
 _TELL_EVERY_S = 0.1
-_THREADS = 2
-_READ_AHEAD = 3  # chunks that wait for their turn
+_THREADS = min(4, os.cpu_count() or 1)
+_READ_AHEAD = _THREADS + 1  # chunks that wait for their turn
 
 Out = TypeVar("Out")
 
@@ -160,18 +161,19 @@ class Intake:
             self._digests.append(int.from_bytes(digests[0][:8], sys.byteorder))
             self._refuse_too_many()
             return (0,)
-        distinct = set(digests)
-        new: Sequence[int] = range(len(digests))
-        if len(distinct) < len(digests) or not self._seen.isdisjoint(distinct):
-            new = []
-            for index, digest in enumerate(digests):
-                if digest in self._seen:
-                    self._merged.append(digest)
-                else:
-                    self._seen.add(digest)
-                    new.append(index)
-            self._merged = self._merged[:LISTED_LINES]
-        self._seen |= distinct
+        if self._seen.isdisjoint(digests) and len(set(digests)) == len(digests):
+            self._seen.update(digests)
+            self._digests.frombytes(_halves(digests).tobytes())
+            self._refuse_too_many()
+            return range(len(digests))
+        new: list[int] = []
+        for index, digest in enumerate(digests):
+            if digest in self._seen:
+                self._merged.append(digest)
+            else:
+                self._seen.add(digest)
+                new.append(index)
+        self._merged = self._merged[:LISTED_LINES]
         self._digests.frombytes(_halves([digests[index] for index in new]).tobytes())
         self._refuse_too_many()
         return new

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qlora_studio.config.places import cache_folder
+from qlora_studio.data.conversation import Row
 from qlora_studio.data.dataset import Dataset
 from qlora_studio.data.row_encoder import ROWS_AT_ONCE, EncodedRow, RowEncoder
 from qlora_studio.data.token_view import Lengths
@@ -59,13 +60,18 @@ def histogram(counted: NDArray[np.int32]) -> tuple[tuple[int, ...], int]:
 
 def _count(rows: Dataset, encoder: RowEncoder, told: Told) -> NDArray[np.int32]:
     counted = np.zeros((len(rows), 2), dtype=np.int32)
-    waiting = iter(rows)
-    while batch := list(islice(waiting, ROWS_AT_ONCE)):
-        told(batch[0].row, len(rows), "Counting tokens")
-        for item in encoder.encode(batch):
+    for batch in encoder.encode_each(_batches(rows)):
+        told(batch[0].row.row, len(rows), "Counting tokens")
+        for item in batch:
             if isinstance(item, EncodedRow):  # a row that can't be rendered teaches nothing
                 counted[item.row.row] = len(item.ids), item.learned_tokens
     return counted
+
+
+def _batches(rows: Dataset) -> Iterator[list[Row]]:
+    waiting = iter(rows)
+    while batch := list(islice(waiting, ROWS_AT_ONCE)):
+        yield batch
 
 
 def _cache_key(rows: Dataset, encoder: RowEncoder) -> str:

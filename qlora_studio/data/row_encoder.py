@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,28 +74,19 @@ class RowEncoder:
 
     def encode(self, rows: Sequence[Row]) -> list[EncodedRow | UnusableRow]:
         """All of them, in their order."""
-        done: list[EncodedRow | UnusableRow | None] = [None] * len(rows)
-        chats: list[tuple[int, Rendered]] = []
-        texts: list[tuple[int, str]] = []
-        for i, row in enumerate(rows):
-            if row.text is not None:
-                texts.append((i, row.text))
-                continue
-            try:
-                chats.append((i, self._render(row)))
-            except StudioError as error:
-                done[i] = UnusableRow(row, error.message, error.hint)
-        rendered = [chat for _, chat in chats]
-        encodings = self.tokenizer.encode_rendered(
-            [chat.text for chat in rendered], [chat.foreign for chat in rendered]
-        )
-        for (i, chat), encoded in zip(chats, encodings, strict=True):
-            done[i] = _chat(rows[i], chat, encoded)
-        for (i, text), encoded in zip(
-            texts, self.tokenizer.encode_texts([text for _, text in texts]), strict=True
-        ):
-            done[i] = self._text(rows[i], text, encoded)
-        return [item for item in done if item is not None]
+        return self._encoded(self._rendered(rows))
+
+    def encode_each(self, batches: Iterable[Sequence[Row]]) -> Iterator[list[EncodedRow | UnusableRow]]:
+        """As `encode` of one batch after the other; while one is encoded the next one is rendered."""
+        with ThreadPoolExecutor(1) as thread:
+            encoding: Future[list[EncodedRow | UnusableRow]] | None = None
+            for batch in batches:
+                rendered = self._rendered(batch)  # here: only the main thread can end a template in time
+                before, encoding = encoding, thread.submit(self._encoded, rendered)
+                if before is not None:
+                    yield before.result()
+            if encoding is not None:
+                yield encoding.result()
 
     def encode_prompt(
         self, messages: Sequence[Message], row: Row | None = None
@@ -137,6 +129,35 @@ class RowEncoder:
             tokens.append(Token(text, id, fate, role, special))
             shown_to = max(shown_to, end)
         return tuple(tokens)
+
+    def _rendered(self, rows: Sequence[Row]) -> list[tuple[Row, Rendered | UnusableRow | None]]:
+        """None for a text."""
+        found: list[tuple[Row, Rendered | UnusableRow | None]] = []
+        for row in rows:
+            try:
+                found.append((row, self._render(row) if row.text is None else None))
+            except StudioError as error:
+                found.append((row, UnusableRow(row, error.message, error.hint)))
+        return found
+
+    def _encoded(
+        self, rendered: Sequence[tuple[Row, Rendered | UnusableRow | None]]
+    ) -> list[EncodedRow | UnusableRow]:
+        chats = [chat for _, chat in rendered if isinstance(chat, Rendered)]
+        texts = [row.text for row, _ in rendered if row.text is not None]
+        of_chats = iter(
+            self.tokenizer.encode_rendered([chat.text for chat in chats], [chat.foreign for chat in chats])
+        )
+        of_texts = iter(self.tokenizer.encode_texts(texts))
+        done: list[EncodedRow | UnusableRow] = []
+        for row, chat in rendered:
+            if isinstance(chat, UnusableRow):
+                done.append(chat)
+            elif isinstance(chat, Rendered):
+                done.append(_chat(row, chat, next(of_chats)))
+            elif row.text is not None:
+                done.append(self._text(row, row.text, next(of_texts)))
+        return done
 
     def _render(self, row: Row) -> Rendered:
         return render_chat(row, self.template, self.train_on, self.tokenizer.special_in)

@@ -55,6 +55,23 @@ def test_every_token_is_learned_exactly_where_an_answer_is(encoder, texts):
     assert (row.ids[row.weights > 0] == encoder.tokenizer.special.eos_id).sum() == len(answers)
 
 
+def test_batches_encoded_one_behind_the_other_are_as_each_alone(encoder):
+    batches = [
+        [chat("hello", "a"), Row(row=1, line=2, text="hello"), chat("<|im_end|>", "b", row=2)],
+        [chat("hello", row=3)],
+        [Row(row=4, line=5, text="a hello")],
+    ]
+
+    found = list(encoder.encode_each(batches))
+
+    assert [[item.row.row for item in batch] for batch in found] == [[0, 1, 2], [3], [4]]
+    for batch, alone in zip(found, map(encoder.encode, batches), strict=True):
+        for item, same in zip(batch, alone, strict=True):
+            assert item.ids.tolist() == same.ids.tolist()
+            assert item.weights.tolist() == same.weights.tolist()
+    assert list(encoder.encode_each([])) == []
+
+
 def test_rows_come_back_in_their_order(encoder):
     rows = [
         chat("hello", "a"),
