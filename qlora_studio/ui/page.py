@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Self
 
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QResizeEvent
@@ -67,6 +68,19 @@ class Page(QWidget):
         self._action_area: QFrame | None = None
         self._drawn_at = theme().text_size  # per cent
         self._build(title, side, action_bar)
+
+    def pieces(self) -> Iterator[None]:
+        """Builds what isn't there yet, up to the next `yield`; after the last the page is whole.
+
+        Override it where all at once takes longer than a frame or two: the window answers in between.
+        """
+        yield from ()
+
+    def whole(self) -> Self:
+        """With all of its pieces, now."""
+        for _ in self.pieces():
+            pass
+        return self
 
     # What a page calls
 

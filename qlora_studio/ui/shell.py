@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from qlora_studio.config import places
 from qlora_studio.data.file_names import may_be_data
 from qlora_studio.state.app import AppState
 from qlora_studio.state.notices import Notice
+from qlora_studio.ui.ahead import Ahead
 from qlora_studio.ui.dress import Dress
 from qlora_studio.ui.live_run import LiveRun
 from qlora_studio.ui.logo import window_icon
@@ -49,7 +50,10 @@ NARROW_BELOW = 1200  # px of the window at 100 %: narrower, and the rail shows i
 
 
 class Shell(QMainWindow):
-    """Shows one page at a time. Pages are built when first opened."""
+    """Shows one page at a time. Pages are built when first opened, or ahead.
+
+    ahead: what the window does while nobody waits
+    """
 
     def __init__(self, app: AppState, factories: Mapping[str, PageFactory] | None = None) -> None:
         super().__init__()
@@ -59,7 +63,9 @@ class Shell(QMainWindow):
         self.setAcceptDrops(True)
         self._app = app
         self._factories = page_factories() if factories is None else factories
-        self._pages: dict[str, Page] = {}
+        self._pages: dict[str, Page] = {}  # those that are whole
+        self._builds: dict[str, Iterator[None]] = {}
+        self.ahead = Ahead(self)
         self._place = QSettings(
             str(places.settings_folder() / "window-place.ini"), QSettings.Format.IniFormat
         )
@@ -90,10 +96,10 @@ class Shell(QMainWindow):
         widget = self._stack.currentWidget()
         return widget if isinstance(widget, Page) else None
 
-    def build_ahead(self, name: str) -> None:
-        """While nobody waits, so that its first visit only paints it."""
-        if name not in self._pages:
-            self._build_page(name)
+    def build_ahead(self) -> None:
+        """All pages, so that the first visit of one only paints it."""
+        for name in self._factories:
+            self.ahead.add(self._build_of(name))
 
     def open_live_run(self) -> None:
         """The run that trains, or else the list of runs."""
@@ -104,11 +110,32 @@ class Shell(QMainWindow):
             self.open_page("runs")
 
     def _build_page(self, name: str) -> Page:
+        for _ in self._build_of(name):
+            pass
+        return self._pages[name]
+
+    def _build_of(self, name: str) -> Iterator[None]:
+        """One for each page, so that a page asked for while it is built ahead is built to its end."""
+        return self._builds.setdefault(name, self._build_in_pieces(name))
+
+    def _build_in_pieces(self, name: str) -> Iterator[None]:
         page = self._factories[name](self._app)
         page.menu.aboutToShow.connect(lambda: self._complete_menu(page.menu))
-        self._pages[name] = page
+        page.setParent(self._stack)
+        yield
+        yield from page.pieces()
         self._stack.addWidget(page)
-        return page
+        self._pages[name] = page
+
+    def _dress_ahead(self) -> None:
+        self.ahead.add(self._dress_hidden())
+
+    def _dress_hidden(self) -> Iterator[None]:
+        """Pages put on another look before they are asked for."""
+        for page in list(self._pages.values()):
+            if not page.dress.is_worn:
+                page.dress.put_on()
+                yield
 
     # Layout
 
@@ -140,6 +167,7 @@ class Shell(QMainWindow):
         self._app.notices.said.connect(self._on_notice)
         self._app.engine.changed.connect(self._on_engine_changed)
         theme().changed.connect(self._fit_rail)
+        theme().restyled.connect(self._dress_ahead)
         QApplication.instance().commitDataRequest.connect(self._on_session_ends)  # type: ignore[union-attr]
 
     def resizeEvent(self, event: QResizeEvent) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import sys
 from pathlib import Path
 
-from PySide6.QtCore import QThread, QTimer
+from PySide6.QtCore import Qt, QThread, QTimer
 from PySide6.QtWidgets import QApplication
 
 from qlora_studio import __version__
@@ -29,6 +30,7 @@ def open_window(page: str | None = None, run: str | None = None) -> int:
     qt.setApplicationVersion(__version__)
     qt.setDesktopFileName("qlora-studio")
     keep_numbers_plain()
+    gc.disable()  # until all is loaded
     app = AppState()
     follow_preferences(app.preferences)
     awake = KeepAwake(app.engine, app.preferences, app)
@@ -37,11 +39,18 @@ def open_window(page: str | None = None, run: str | None = None) -> int:
     shell.show()
     _open_first(shell, app, page, run)
     loader = PageLoader()
-    loader.finished.connect(lambda: shell.build_ahead("monitor"))
+    loader.finished.connect(shell.build_ahead)
+    shell.ahead.finished.connect(_keep_what_is_loaded, Qt.ConnectionType.SingleShotConnection)
     QTimer.singleShot(PAGES_AFTER_MS, loader.start)
     status = qt.exec()
     loader.wait()
     return status
+
+
+def _keep_what_is_loaded() -> None:
+    """What stays to the end isn't looked through for garbage again and again: that would hold the window."""
+    gc.freeze()
+    gc.enable()
 
 
 class PageLoader(QThread):

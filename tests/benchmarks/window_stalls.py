@@ -21,6 +21,7 @@ from PySide6.QtWidgets import QPlainTextEdit
 
 from qlora_studio.config import places
 from qlora_studio.ui import window
+from qlora_studio.ui.theme import ThemeChoice, theme
 from tests.journey.person import Gaps, Person, percentile
 
 BAR_MS = 100
@@ -65,6 +66,7 @@ class MeasuredShell(window.Shell):
         measure("chat", lambda: chat(person))
         measure("first visit of each page", lambda: visit(person))
         measure("second visit of each page", lambda: visit(person))
+        measure("theme and text size", lambda: change_look(self, person))
         self.close()
 
 
@@ -126,6 +128,19 @@ def visit(person: Person) -> None:
     for name in PAGES:
         person.clicks_on(f"nav_{name}")
         person.waits(1.0)
+
+
+def change_look(shell: window.Shell, person: Person) -> None:
+    """With all pages built, and one with much on it in front."""
+    look = theme()
+    for page in ("monitor", "train", "data"):
+        shell.open_page(page)
+        person.waits(1.0)
+        for choice, text_size in ((ThemeChoice.DARK, 150), (ThemeChoice.LIGHT, 100)):
+            look.set_choice(choice)
+            person.waits(1.0)
+            look.set_text_size(text_size)
+            person.waits(1.0)
 
 
 if __name__ == "__main__":

@@ -64,11 +64,12 @@ def app(sample_home: Path, qtbot) -> Iterator[AppState]:
 def person(app: AppState, qtbot) -> Person:
     load_pages()  # as the command does, beside the window
     shell = Shell(app)
-    shell.build_ahead("monitor")
     qtbot.addWidget(shell, before_close_func=lambda _: app.engine.kill())
     shell.resize(1440, 900)
     shell.show()
     shell.open_page("home")
+    with qtbot.waitSignal(shell.ahead.finished, timeout=60_000):
+        shell.build_ahead()
     return Person(shell)
 
 

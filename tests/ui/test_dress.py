@@ -105,6 +105,14 @@ def test_all_of_the_window_is_dressed(shell):
     assert bare == [shell.centralWidget(), shell._stack]  # they show nothing of their own
 
 
+def test_pages_that_are_hidden_change_ahead(shell, look, qtbot):
+    pages = [shell.open_page(name) for name in ("settings", "data", "home")]
+    with qtbot.waitSignal(shell.ahead.finished):
+        look.set_text_size(150)
+        assert [page.dress.is_worn for page in pages] == [False, False, True]
+    assert all(page.dress.is_worn for page in pages)
+
+
 def test_what_opens_above_the_window_is_dressed(shell):
     button = shell.findChild(SecondaryButton)
     popover = Popover(button, "Stop the run?", "Stop", "Go on", name="question")

@@ -81,7 +81,7 @@ def make(home):
 @pytest.fixture
 def open_run(app, qtbot):
     def open_page(what: Path | None) -> MonitorPage:
-        page = MonitorPage(app)
+        page = MonitorPage(app).whole()
         qtbot.addWidget(page)
         page.resize(1440, 860)
         page.show()

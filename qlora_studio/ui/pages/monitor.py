@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from PySide6.QtCore import Qt, QUrl
@@ -42,9 +43,6 @@ class MonitorPage(Page):
         self._state = app.monitor
         self.stretch = Stretch(self)
         self._shown_banner: tuple[Ending | None, int | None, str] = (None, None, "")
-        self._build_page()
-        self._bind()
-        self._refresh()
 
     def opened(self, what: object) -> None:
         """what: a run folder, or None for the run that is being made ready or trains."""
@@ -57,7 +55,47 @@ class MonitorPage(Page):
 
     # Layout -----------------------------------------------------------------------------------------
 
-    def _build_page(self) -> None:
+    def pieces(self) -> Iterator[None]:
+        """A chart or two at a time: all of them are ten frames' work."""
+        yield from self._build_page()
+        self._bind()
+        self._refresh()
+
+    def _build_page(self) -> Iterator[None]:
+        self._build_title()
+        self._numbers = Numbers()
+        self.main.addWidget(self._numbers)
+        left, right = self._build_columns()
+        yield
+        self._loss = LossCard(self.stretch)
+        self._readout = ChartReadout(self._loss.chart)
+        left.addWidget(self._loss, 1)
+        yield
+        self._memory = MemoryCard(self.stretch)
+        left.addWidget(self._memory, 1)
+        yield
+        self._grad = GradNormChart(self.stretch)
+        self._rate = SmallCard("Learning rate", RateChart(self.stretch), name="monitor_lr_card")
+        self._grad_card = SmallCard("Gradient norm", self._grad, name="monitor_grad_norm_card")
+        right.addLayout(side_by_side(self._rate, self._grad_card))
+        yield
+        self._heat = CardChart(self.stretch)
+        self._speed = SmallCard("Speed, tokens/s", SpeedChart(self.stretch), name="monitor_speed_card")
+        self._heat_card = SmallCard("GPU", self._heat, name="monitor_gpu_card")
+        right.addLayout(side_by_side(self._speed, self._heat_card))
+        yield
+        self._samples = SamplesCard()
+        right.addWidget(self._samples, 1)
+        self._table = TableCard()
+        self._all_samples = AllSamplesCard()
+        for card in (self._table, self._all_samples):
+            left.addWidget(card, 1)
+            card.hide()
+        yield
+        self.export = ChartExport(self.app, self.stretch, self._charts_area, self._loss.export)
+        self._build_menu()
+
+    def _build_title(self) -> None:
         self._chip = Chip("", "neutral", name="monitor_state")
         self.add_chip(self._chip)
         self._tags = QHBoxLayout()
@@ -72,55 +110,19 @@ class MonitorPage(Page):
         self._cancel = SecondaryButton("Cancel", "x", name="monitor_cancel")
         for button in (self._pause, self._save, self._stop, self._cancel):
             self.add_header(button)
-        self._numbers = Numbers()
-        self._loss = LossCard(self.stretch)
-        self._memory = MemoryCard(self.stretch)
-        self._table = TableCard()
-        self._all_samples = AllSamplesCard()
-        self._readout = ChartReadout(self._loss.chart)
-        self._rate = SmallCard("Learning rate", RateChart(self.stretch), name="monitor_lr_card")
-        self._grad = GradNormChart(self.stretch)
-        self._grad_card = SmallCard("Gradient norm", self._grad, name="monitor_grad_norm_card")
-        self._speed = SmallCard("Speed, tokens/s", SpeedChart(self.stretch), name="monitor_speed_card")
-        self._heat = CardChart(self.stretch)
-        self._heat_card = SmallCard("GPU", self._heat, name="monitor_gpu_card")
-        self._samples = SamplesCard()
-        self.main.addWidget(self._numbers)
-        self._columns_box = QBoxLayout(QBoxLayout.Direction.LeftToRight)
-        self._columns_box.setSpacing(theme().px(theme().size.grid))
-        self._columns_box.addWidget(self._build_left(), 17)
-        self._columns_box.addLayout(self._build_right(), 10)
-        self.main.addLayout(self._columns_box, 1)
-        self._build_menu()
 
-    def _build_left(self) -> QWidget:
-        area = QWidget()
-        left = QVBoxLayout(area)
+    def _build_columns(self) -> tuple[QVBoxLayout, QVBoxLayout]:
+        grid = theme().px(theme().size.grid)
+        self._charts_area = QWidget()
+        left, right = QVBoxLayout(self._charts_area), QVBoxLayout()
         left.setContentsMargins(0, 0, 0, 0)
-        left.setSpacing(theme().px(theme().size.grid))
-        left.addWidget(self._loss, 1)
-        left.addWidget(self._memory, 1)
-        for card in (self._table, self._all_samples):
-            left.addWidget(card, 1)
-            card.hide()
-        self.export = ChartExport(self.app, self.stretch, area, self._loss.export)
-        return area
-
-    def _build_right(self) -> QVBoxLayout:
-        small = QVBoxLayout()
-        small.setSpacing(theme().px(theme().size.grid))
-        for pair in ((self._rate, self._grad_card), (self._speed, self._heat_card)):
-            row = QHBoxLayout()
-            row.setSpacing(theme().px(theme().size.grid))
-            for card in pair:
-                card.keep_snug()
-                row.addWidget(card, 1)
-            small.addLayout(row)
-        right = QVBoxLayout()
-        right.setSpacing(theme().px(theme().size.grid))
-        right.addLayout(small)
-        right.addWidget(self._samples, 1)
-        return right
+        self._columns_box = QBoxLayout(QBoxLayout.Direction.LeftToRight)
+        for column in (left, right, self._columns_box):
+            column.setSpacing(grid)
+        self._columns_box.addWidget(self._charts_area, 17)
+        self._columns_box.addLayout(right, 10)
+        self.main.addLayout(self._columns_box, 1)
+        return left, right
 
     def _build_menu(self) -> None:
         for words, keys, slot in (
@@ -389,6 +391,16 @@ class MonitorPage(Page):
         self._loss.chart.setAccessibleDescription(words if len(points) else "No step was measured yet.")
         newest = figures.in_gib(float(points.memory_total[-1])) if len(points) else ""
         self._memory.chart.setAccessibleDescription(newest)
+
+
+def side_by_side(*cards: SmallCard) -> QHBoxLayout:
+    """A row of equal shares."""
+    row = QHBoxLayout()
+    row.setSpacing(theme().px(theme().size.grid))
+    for card in cards:
+        card.keep_snug()
+        row.addWidget(card, 1)
+    return row
 
 
 def stop_words(step: int) -> str:

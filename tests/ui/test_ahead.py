@@ -1,0 +1,91 @@
+"""What the window does while nobody waits, and how long it is busy with it at a time."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from PySide6.QtCore import QCoreApplication
+
+from qlora_studio.state.app import AppState
+from qlora_studio.ui.ahead import Ahead
+from qlora_studio.ui.pages import page_factories
+from qlora_studio.ui.shell import Shell
+from qlora_studio.ui.window import load_pages
+
+# Seconds of the window's thread, the least of some tries, as neighbours on the machine can lengthen them too.
+MOST_OWN_S = 0.1
+TRIES = 3
+
+
+@pytest.fixture
+def app(qtbot, monkeypatch) -> Iterator[AppState]:
+    load_pages()
+    state = AppState()
+    monkeypatch.setattr(state.machine, "start", lambda: None)
+    gc.disable()  # as the window does until all pages are built
+    yield state
+    gc.enable()
+    state.close()
+
+
+def test_jobs_are_done_in_their_order_and_the_window_answers_between_two_pieces(qtbot):
+    done: list[str] = []
+
+    def job(name: str) -> Iterator[None]:
+        for piece in (1, 2):
+            done.append(f"{name} {piece}")
+            yield
+
+    ahead = Ahead()
+    with qtbot.waitSignal(ahead.finished):
+        ahead.add(job("a"))
+        ahead.add(job("b"))
+        assert done == []
+        qtbot.waitUntil(lambda: len(done) == 1)
+    assert done == ["a 1", "a 2", "b 1", "b 2"]
+
+
+def test_a_job_may_be_added_after_the_others_are_done(qtbot):
+    ahead = Ahead()
+    for _ in range(2):
+        with qtbot.waitSignal(ahead.finished):
+            ahead.add(iter((None,)))
+
+
+@pytest.mark.parametrize("name", list(page_factories()))
+def test_no_page_holds_the_window_while_it_is_built_or_first_shown(app, qtbot, name):
+    tries = [_longest_turns(app, qtbot, name) for _ in range(TRIES)]
+    ahead, visit = (min(times) for times in zip(*tries, strict=True))
+    assert ahead < MOST_OWN_S
+    assert visit < MOST_OWN_S
+
+
+def _longest_turns(app: AppState, qtbot, name: str) -> tuple[float, float]:
+    """Of the event loop, while a page is built ahead, and at its first visit. Another one is in front."""
+    shell = Shell(app)
+    qtbot.addWidget(shell)
+    shell.resize(1440, 900)
+    shell.show()
+    shell.open_page("settings" if name == "home" else "home")
+    _settle()
+    pieces = shell._build_of(name)
+    building = []
+    while True:
+        building += [_own_s(lambda: next(pieces, None)), _own_s(_settle)]
+        if name in shell._pages:
+            break
+    visiting = [_own_s(lambda: shell.open_page(name)), _own_s(_settle)]
+    return max(building), max(visiting)
+
+
+def _own_s(do: Callable[[], object]) -> float:
+    start = time.thread_time()
+    do()
+    return time.thread_time() - start
+
+
+def _settle() -> None:
+    QCoreApplication.processEvents()
