@@ -15,6 +15,7 @@ from qlora_studio.config.run_config import SAMPLE, DataConfig
 from qlora_studio.data.conversation import Row
 from qlora_studio.data.report import Finding, ImportReport
 from qlora_studio.protocol import reading
+from qlora_studio.state.data_copy import DataCopy
 from qlora_studio.state.data_counts import TokenCounts
 from qlora_studio.state.data_doctor import DataDoctor
 from qlora_studio.state.data_fixes import ReadAnew, for_other_rows, with_fix, without_fix
@@ -42,6 +43,7 @@ class DataState(QObject):
     report: what came of it
     counts: how long its rows are
     doctor: what is odd about them, looked for while they are shown
+    copy:   the rows on their way to a new file
     steps:  fixes that can be undone
     filter: all, flagged, long, search, or the kind of a finding
     """
@@ -67,6 +69,7 @@ class DataState(QObject):
         self.file = DataImport(reader, self)
         self.counts = TokenCounts(reader, self)
         self.doctor = DataDoctor(doctor_reader, self)
+        self.copy = DataCopy(reader, self)
         self.steps = QUndoStack(self)
         self.table = RowTable(quick_reader, self)
         self.row = ChosenRow(quick_reader, self)
@@ -92,6 +95,7 @@ class DataState(QObject):
         self.file.imported.connect(self._on_imported)
         self.counts.changed.connect(self._on_counts)
         self.doctor.changed.connect(self._on_doctor)
+        self.copy.changed.connect(self.changed)
 
     # What the page asks -----------------------------------------------------------------------------
 
@@ -215,6 +219,10 @@ class DataState(QObject):
         if self.report is not None:
             self._draft.skipped_accepted.add(self.report.sha256)
             self.changed.emit()
+
+    def save_copy(self, path: str) -> None:
+        """The rows as they are now, to a new file. Ends in `copy.saved` or `copy.refused`."""
+        self.copy.save(self._dataset, path)
 
     # Which rows are listed --------------------------------------------------------------------------
 
@@ -358,13 +366,15 @@ class DataState(QObject):
         if not nothing:
             return []
         rows = "row has" if nothing == 1 else "rows have"
+        rated = self.report is not None and self.report.format in ("kto", "hh_rlhf")
+        why = "Their answers are empty, or the template can't render them. They are not trained on."
         return [
             Finding(
                 kind=NOTHING,
-                tone="bad",
+                tone="info" if rated else "bad",
                 count=nothing,
                 words=f"{nothing:,} {rows} no token to learn",
-                why="Their answers are empty, or the template can't render them. They are not trained on.",
+                why=f"Answers rated bad are among them. {why}" if rated else why,
             )
         ]
 

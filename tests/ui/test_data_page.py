@@ -617,3 +617,27 @@ def test_a_draft_with_other_data_is_left_alone_by_a_fix(page, app, shown, silent
     assert (app.draft.config.data.path, app.draft.config.data.recipe) == (SAMPLE, ())
     app.data.use()
     assert app.draft.config.data.recipe == (Fix(kind="near_duplicates"),)
+
+
+def test_a_test_file_is_compared_and_said_to_be_clean(page, app, shown, silent):
+    shown()
+    diagnosed(silent, COPIES)
+    app.data.doctor.compare("/data/test.jsonl")
+    (asked,) = silent.asked(reading.Diagnose)
+    assert asked.test == "/data/test.jsonl"
+    diagnosed(silent, COPIES)
+
+    assert "No row of test.jsonl is among these" in words(find(page, "data_findings"))
+
+
+def test_a_cleaned_copy_is_saved_and_told(page, app, shown, silent):
+    shown()
+    app.data.save_copy("/data/clean.jsonl")
+    silent.tell_progress(reading.SaveCopy, 2, 5, "Writing rows")
+    assert find(page, "data_saving").text() == "Saving the copy: 2 of 5 rows"
+    silent.answer(reading.SaveCopy, reading.CopySaved, path="/data/clean.jsonl", rows=5, sha256="")
+    assert app.notices.last[-1].text == "Saved 5 rows to clean.jsonl"
+
+    app.data.save_copy("/data/clean.jsonl")
+    silent.refuse(reading.SaveCopy, "/data/clean.jsonl is there already.", "Choose another name.")
+    assert app.notices.last[-1].text == "/data/clean.jsonl is there already. Choose another name."

@@ -12,6 +12,8 @@ from PySide6.QtWidgets import QBoxLayout, QFileDialog, QVBoxLayout, QWidget
 from qlora_studio.config.run_config import SAMPLE
 from qlora_studio.data.file_names import name_filter
 from qlora_studio.data.report import ImportReport
+from qlora_studio.protocol.events import Problem
+from qlora_studio.protocol.reading import CopySaved
 from qlora_studio.state.app import AppState
 from qlora_studio.state.data import ALL
 from qlora_studio.state.data_import import file_name
@@ -126,10 +128,14 @@ class DataPage(Page):
         return content
 
     def _build_menu(self) -> None:
+        self._of_rows: list[QAction] = []  # hidden, with their keys, where there are no rows
         for words, keys, slot, at in (
             ("Import…", "Ctrl+O", self._on_import, self),
             ("Import a folder…", "", self._on_import_folder, self),
             ("Columns…", "", self._on_columns, self),
+            ("Compare with a test file…", "", self._on_compare, self),
+            ("Save cleaned copy…", "Ctrl+E", self._on_save_copy, self),
+            ("Mend the first finding", "Ctrl+Return", self._findings.fix_first, self),
             ("Previous row", "Up", partial(self._list.go, -1), self._list),
             ("Next row", "Down", partial(self._list.go, 1), self._list),
             ("Tokens: page up", "PgUp", partial(self._row.turn, -1), self._row),
@@ -141,6 +147,8 @@ class DataPage(Page):
             action.triggered.connect(lambda _=False, slot=slot: slot())
             at.addAction(action)
             self.menu.addAction(action)
+            if slot in (self._on_compare, self._on_save_copy, self._findings.fix_first):
+                self._of_rows.append(action)
         self._recent = self.menu.addMenu("Imported before")
         self._recent.setObjectName("data_recent_menu")
         self._recent.aboutToShow.connect(self._fill_recent)
@@ -207,6 +215,10 @@ class DataPage(Page):
         self._findings.asked.connect(self._on_finding)
         self._findings.fix_asked.connect(state.fix)
         self._findings.undo_asked.connect(state.undo_fix)
+        self._findings.compare_asked.connect(self._on_compare)
+        self._findings.save_asked.connect(self._on_save_copy)
+        state.copy.saved.connect(self._on_copy_saved)
+        state.copy.refused.connect(self._on_copy_refused)
         self._skipped.copy_asked.connect(self._on_copy_skipped)
         self._skipped.save_asked.connect(self._on_save_skipped)
         self._skipped.closed.connect(self._on_skipped_closed)
@@ -219,6 +231,8 @@ class DataPage(Page):
         self._start.setVisible(report is None and not state.file.busy)
         self._content.setVisible(report is not None)
         self._use.setVisible(report is not None)
+        for action in self._of_rows:
+            action.setVisible(report is not None)
         self._place()
         self._show_columns()
         self._show_banner()
@@ -349,6 +363,30 @@ class DataPage(Page):
             self._on_number(kind)
         else:
             self._state.show(kind)
+
+    def _on_compare(self) -> None:
+        dialog = QFileDialog(self, "Compare with a test file", "", name_filter())
+        dialog.setObjectName("data_pick_test")
+        dialog.fileSelected.connect(lambda path: self._state.doctor.compare(str(Path(path).absolute())))
+        dialog.finished.connect(dialog.deleteLater)
+        dialog.open()
+
+    def _on_save_copy(self) -> None:
+        name = f"{Path(self._state.name).stem or 'data'}-cleaned.jsonl"
+        dialog = QFileDialog(self, "Save a cleaned copy", name, "JSON lines (*.jsonl)")
+        dialog.setObjectName("data_save_copy_as")
+        dialog.setAcceptMode(QFileDialog.AcceptMode.AcceptSave)
+        dialog.setOption(QFileDialog.Option.DontConfirmOverwrite)  # no file is ever written over
+        dialog.setDefaultSuffix("jsonl")
+        dialog.fileSelected.connect(lambda path: self._state.save_copy(str(Path(path).absolute())))
+        dialog.finished.connect(dialog.deleteLater)
+        dialog.open()
+
+    def _on_copy_saved(self, answer: CopySaved) -> None:
+        self.app.notices.say(f"Saved {answer.rows:,} rows to {Path(answer.path).name}")
+
+    def _on_copy_refused(self, problem: Problem) -> None:
+        self.app.notices.say(f"{problem.message} {problem.hint}".strip(), "bad")
 
     def _on_skipped_closed(self) -> None:
         self._skipped_open = False

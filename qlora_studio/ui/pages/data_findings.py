@@ -36,9 +36,12 @@ class FindingsCard(Card):
     asked:     the kind of the finding whose rows are to be listed
     fix_asked: the kind of the finding that is to be mended
     undo_asked: the place of a fix in the recipe
+    compare_asked, save_asked: for the file with tests, for the file of the copy
     """
 
     asked = Signal(str)
+    compare_asked = Signal()
+    save_asked = Signal()
     fix_asked = Signal(str)
     undo_asked = Signal(int)
 
@@ -48,6 +51,10 @@ class FindingsCard(Card):
         self._to_decide = Chip("", "warn", name="data_to_decide")
         self._work = DoctorWork()
         self._list = QVBoxLayout()
+        self._compare = LinkButton("Compare with a test file…", small=True, name="data_compare")
+        self._save = LinkButton("Save cleaned copy…", small=True, name="data_save_copy")
+        self._saving = PlainLabel("", "note", wrap=True, name="data_saving")
+        self._stop_saving = SecondaryButton("Stop", "square", small=True, name="data_stop_saving")
         self._shown: object = None
         self._build()
         self._bind()
@@ -56,6 +63,9 @@ class FindingsCard(Card):
         """After another import, or where the doctor is further."""
         state, doctor = self._state, self._state.doctor
         self._work.show_state(state)
+        self._saving.setText(state.copy.words or "Your file is never changed.")
+        self._stop_saving.setVisible(bool(state.copy.words))
+        self._save.setVisible(not state.copy.words)
         findings, report = state.findings(), state.report
         fixes = report.fixes if report is not None else ()
         shown = (findings, fixes, doctor.findings is None, doctor.test, state.file.busy)
@@ -106,12 +116,24 @@ class FindingsCard(Card):
         self.body.addWidget(self._work)
         self.body.addLayout(self._list)
         self.body.addStretch()
-        self.body.addWidget(PlainLabel("Your file is never changed.", "note"))
+        saving = QHBoxLayout()
+        saving.setSpacing(theme().px(8))
+        saving.addWidget(self._saving, 1)
+        saving.addWidget(self._stop_saving)
+        buttons = QWidget()
+        flow = Flow(gap=6, line_gap=4, parent=buttons)
+        flow.addWidget(self._compare)
+        flow.addWidget(self._save)
+        self.body.addLayout(saving)
+        self.body.addWidget(buttons)
 
     def _bind(self) -> None:
         doctor = self._state.doctor
         self._work.stop.clicked.connect(doctor.stop)
         self._work.go.clicked.connect(doctor.look_now)
+        self._compare.clicked.connect(self.compare_asked)
+        self._save.clicked.connect(self.save_asked)
+        self._stop_saving.clicked.connect(self._state.copy.stop)
 
 
 class DoctorWork(QWidget):
