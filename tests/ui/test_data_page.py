@@ -641,3 +641,34 @@ def test_a_cleaned_copy_is_saved_and_told(page, app, shown, silent):
     app.data.save_copy("/data/clean.jsonl")
     silent.refuse(reading.SaveCopy, "/data/clean.jsonl is there already.", "Choose another name.")
     assert app.notices.last[-1].text == "/data/clean.jsonl is there already. Choose another name."
+
+
+# Pairs of answers, and rated ones
+
+QUESTION = Message("user", "6 times 7?")
+
+
+def show_one(page, app, silent, shown, **fields):
+    shown()
+    app.data.row.shown = Row(row=0, line=1, **fields)
+    app.data.row.changed.emit()
+    page._row.view.set_value("text")
+    page._row.view.changed.emit("text")
+
+
+def test_a_pair_shows_both_answers_and_which_is_learned(page, app, silent, shown):
+    better, worse = Message("assistant", "42"), Message("assistant", "41")
+    show_one(page, app, silent, shown, messages=(QUESTION, better), rejected=(QUESTION, worse))
+
+    assert "the chosen one is learned" in find(page, "data_rating").text()
+    both = words(find(page, "data_both_answers"))
+    assert "Chosen, the better answer | assistant | 42" in both
+    assert "Rejected, the worse answer | assistant | 41" in both
+    assert words(find(page, "data_text")).count("6 times 7?") == 1
+
+
+@pytest.mark.parametrize(("label", "said"), [(True, "Rated good"), (False, "Rated bad")])
+def test_a_rated_answer_says_its_rating(page, app, silent, shown, label, said):
+    show_one(page, app, silent, shown, messages=(QUESTION, Message("assistant", "42")), label=label)
+
+    assert find(page, "data_rating").text().startswith(said)

@@ -6,6 +6,7 @@ from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QBrush, QColor, QGuiApplication, QPainter, QPaintEvent, QPen
 from PySide6.QtWidgets import QHBoxLayout, QSizePolicy, QStackedWidget, QVBoxLayout, QWidget
 
+from qlora_studio.data.conversation import Row
 from qlora_studio.protocol.reading import TokensShown
 from qlora_studio.state.data import DataState
 from qlora_studio.state.draft import RunDraft
@@ -60,6 +61,7 @@ class RowCard(Card):
         self._unpack = SecondaryButton("Unpack it now", "package-check", name="data_unpack_sample")
         self._choose = SecondaryButton("Choose a model", "box", name="data_choose_model")
         self._missing = EmptyState("box", "", "", self._unpack, self._choose, name="data_no_tokens")
+        self._rating = RatingLine()
         self._stack = QStackedWidget()
         self._foot = TokenFoot()
         self._build()
@@ -73,6 +75,7 @@ class RowCard(Card):
         tokens = row.tokens
         self.title.setText("Row" if row.row is None else f"Row {row.row + 1:,}")
         self._about.setText(self._note())
+        self._rating.show_row(row.shown)
         self._text.show_row(row.shown)
         self._source.show_row(row.shown)
         self.tokens.show_tokens(tokens.tokens if tokens else (), keep_place=row.row == self._shown_row)
@@ -157,6 +160,7 @@ class RowCard(Card):
             legend.addWidget(item)
         for view in (self.tokens, self._text, self._source, self._missing):
             self._stack.addWidget(view)
+        self.body.addWidget(self._rating)
         self.body.addWidget(self._legend_row)
         self.body.addWidget(Separator())
         self.body.addWidget(self._stack, 1)
@@ -184,6 +188,35 @@ class RowCard(Card):
         if tokens is not None:
             QGuiApplication.clipboard().setText(", ".join(str(token.id) for token in tokens.tokens))
             self.copied.emit(f"{len(tokens.tokens):,} token ids copied")
+
+
+class RatingLine(QWidget):
+    """Of a pair of answers, or a rated one: what of it is learned. Nothing of other rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._icon, self._words = IconLabel("check", "ok"), PlainLabel("", wrap=True, name="data_rating")
+        layout = QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(theme().px(6))
+        layout.addWidget(self._icon, 0, Qt.AlignmentFlag.AlignTop)
+        layout.addWidget(self._words, 1)
+        self.hide()
+
+    def show_row(self, row: Row | None) -> None:
+        """Plain finetuning, the one method so far, learns the better answers only."""
+        paired = row is not None and bool(row.rejected)
+        label = row.label if row is not None else None
+        self.setVisible(paired or label is not None)
+        if paired:
+            self._icon.set_icon("git-compare", "accent")
+            self._words.setText("A pair of answers: the chosen one is learned, the rejected one isn't.")
+        elif label:
+            self._icon.set_icon("check", "ok")
+            self._words.setText("Rated good: this answer is learned.")
+        elif label is not None:
+            self._icon.set_icon("x", "bad")
+            self._words.setText("Rated bad: plain finetuning doesn't learn this answer.")
 
 
 class LegendItem(QWidget):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QTextOption
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QPlainTextEdit, QScrollArea, QVBoxLayout, QWidget
@@ -9,7 +11,8 @@ from PySide6.QtWidgets import QFrame, QHBoxLayout, QPlainTextEdit, QScrollArea, 
 from qlora_studio.data.conversation import Message, Row
 from qlora_studio.plain_text import LONGEST, visible_text
 from qlora_studio.ui.theme import theme
-from qlora_studio.ui.widgets import PlainLabel, empty_layout
+from qlora_studio.ui.widgets import IconLabel, PlainLabel, empty_layout
+from qlora_studio.ui.widgets.columns import Columns
 from qlora_studio.ui.widgets.text_size import at_text_size
 
 MOST_TURNS = 50
@@ -43,9 +46,42 @@ class RowText(QScrollArea):
             return
         self._row = row
         empty_layout(self._turns)
-        for role, text in _parts(row) if row is not None else []:
-            self._turns.addWidget(TurnText(role, text))
+        if row is not None:
+            shared = row.messages[: row.shared_turns] if row.rejected else row.messages
+            for role, text in _parts(row, shared):
+                self._turns.addWidget(TurnText(role, text))
+            if row.rejected:
+                self._turns.addWidget(BothAnswers(row))
         self.verticalScrollBar().setValue(0)
+
+
+class BothAnswers(QWidget):
+    """The chosen and the rejected answer side by side, or below each other where room is short."""
+
+    def __init__(self, row: Row) -> None:
+        super().__init__()
+        self.setObjectName("data_both_answers")
+        sides = Columns(most=2, least=280, gap=16, line_gap=12)
+        for words, icon, color, messages in (
+            ("Chosen, the better answer", "check", "ok", row.messages),
+            ("Rejected, the worse answer", "x", "bad", row.rejected),
+        ):
+            side = QWidget()
+            column = QVBoxLayout(side)
+            column.setContentsMargins(0, 0, 0, 0)
+            column.setSpacing(theme().px(8))
+            head = QHBoxLayout()
+            head.setSpacing(theme().px(6))
+            head.addWidget(IconLabel(icon, color))
+            head.addWidget(PlainLabel(words, "strong", wrap=True), 1)
+            column.addLayout(head)
+            for role, text in _parts(row, messages[row.shared_turns :]):
+                column.addWidget(TurnText(role, text))
+            column.addStretch()
+            sides.addWidget(side)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addLayout(sides)
 
 
 class TurnText(QWidget):
@@ -102,18 +138,18 @@ class RowSource(QWidget):
         self._text.setFont(theme().font("mono"))
 
 
-def _parts(row: Row) -> list[tuple[str, str]]:
-    """Role and words of each turn."""
+def _parts(row: Row, messages: Sequence[Message]) -> list[tuple[str, str]]:
+    """Role and words of each of these turns of the row."""
     if row.text is not None:
         return [("text", row.text)]
     parts, left = [], MOST_CHARACTERS
-    for message in row.messages[:MOST_TURNS]:
+    for message in messages[:MOST_TURNS]:
         text = _words(message)
         if left <= 0:
             break
         parts.append((message.role, visible_text(text, min(left, LONGEST - 60))))
         left -= len(text)
-    hidden = len(row.messages) - len(parts)
+    hidden = len(messages) - len(parts)
     return parts + ([("", f"and {hidden:,} more turns")] if hidden else [])
 
 
