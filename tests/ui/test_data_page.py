@@ -14,6 +14,7 @@ from PySide6.QtWidgets import QApplication, QLabel, QMenu, QWidget
 from qlora_studio.config.data_parts import Fix
 from qlora_studio.config.run_config import SAMPLE
 from qlora_studio.data.conversation import Message, Row
+from qlora_studio.data.formats import READ
 from qlora_studio.data.report import Finding, FixCount, ImportReport, SkipReason
 from qlora_studio.data.token_view import Lengths, Token
 from qlora_studio.protocol import reading
@@ -672,3 +673,21 @@ def test_a_rated_answer_says_its_rating(page, app, silent, shown, label, said):
     show_one(page, app, silent, shown, messages=(QUESTION, Message("assistant", "42")), label=label)
 
     assert find(page, "data_rating").text().startswith(said)
+
+
+def test_every_format_can_be_picked(page):
+    menu = page.findChild(QMenu, "data_formats")
+    assert [action.data() for action in menu.actions()] == ["auto", *READ]
+
+
+def test_the_columns_of_pairs_are_marked_as_guessed(page, shown, silent, qtbot):
+    columns = ("question", "good", "poor")
+    mapped = {"prompt": "question", "chosen": "good", "rejected": "poor"}
+    shown(msgspec.structs.replace(REPORT, format="preference", columns=columns, map=mapped))
+    qtbot.mouseClick(find(page, "data_columns_open"), Qt.MouseButton.LeftButton)
+
+    assert find(page, "data_shape").value() == "two"
+    assert find(page, "data_column_chosen").currentText() == "good (guessed)"
+    choose(find(page, "data_column_chosen"), "poor")
+    choose(find(page, "data_shape"), "rated")
+    assert "Rating, good or bad" in find(page, "data_columns_missing").text()

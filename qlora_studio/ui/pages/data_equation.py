@@ -20,11 +20,20 @@ from qlora_studio.ui.widgets.buttons import RingedButton
 from qlora_studio.ui.widgets.flow import Flow
 
 FORMAT_WORDS = {
-    "alpaca": "Alpaca",
+    "alpaca": "Alpaca instructions",
     "sharegpt": "ShareGPT chats",
     "messages": "Messages",
     "prompt_completion": "Prompt and completion",
     "question_answer": "Question and answer",
+    "self_instruct": "Self-Instruct",
+    "unnatural_instructions": "Unnatural Instructions",
+    "oasst": "OpenAssistant trees",
+    "hh_rlhf": "HH-RLHF chats",
+    "chip2": "Chip2",
+    "longform": "LongForm",
+    "flan": "FLAN",
+    "preference": "Chosen and rejected",
+    "kto": "Rated answers (KTO)",
     "text": "Plain text",
 }
 HELD_OUT = "data.validation"
