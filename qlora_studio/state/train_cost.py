@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,6 +29,33 @@ class Kept:
     rows: int = 0
     longer: int = 0
     tokens: int = 0
+
+
+@dataclass(frozen=True)
+class LimitCost:
+    """What a length limit costs: rows longer than it, learned tokens lost (at most), updates of a run."""
+
+    rows: int
+    learned_lost: int
+    learned: int
+    updates: int
+
+
+def limit_cost(lengths: Lengths, config: RunConfig, seq_len: int) -> LimitCost:
+    """Of rows cut, at most the tokens beyond the limit are lost: answers stand at their ends."""
+    data = msgspec.structs.replace(config.data, seq_len=seq_len)
+    tokens, learned = lengths[:, 0].astype(np.int64), lengths[:, 1].astype(np.int64)
+    longer = tokens > seq_len
+    lost = learned[longer]
+    if data.too_long == "truncate":
+        lost = np.minimum(lost, tokens[longer] - seq_len)
+    changed = msgspec.structs.replace(config, data=data)
+    return LimitCost(
+        rows=int(longer.sum()),
+        learned_lost=int(lost.sum()),
+        learned=int(learned.sum()),
+        updates=updates(changed, kept_rows(lengths, data)),
+    )
 
 
 def kept_rows(lengths: Lengths | None, data: DataConfig) -> Kept:

@@ -691,3 +691,18 @@ def test_the_columns_of_pairs_are_marked_as_guessed(page, shown, silent, qtbot):
     choose(find(page, "data_column_chosen"), "poor")
     choose(find(page, "data_shape"), "rated")
     assert "Rating, good or bad" in find(page, "data_columns_missing").text()
+
+
+# What the limit costs
+
+
+def test_rows_tokens_and_updates_move_while_the_limit_is_dragged(page, app, shown, silent):
+    shown()
+    assert find(page, "data_cost").text() == "1 row (20\u202f%) is dropped"
+    assert find(page, "data_lost").text() == "20 learned tokens (49\u202f%) are lost"
+    assert find(page, "data_updates").text() == "About 1 update"
+
+    histogram = find(page, "data_lengths")
+    histogram._drag(histogram.x_of(3_100))
+    assert find(page, "data_lost").text() == "No learned token is lost"
+    assert app.draft.value("data.seq_len") == 2_048

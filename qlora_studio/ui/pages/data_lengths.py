@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from PySide6.QtCore import QPointF, QRectF, QSize, Qt
+from PySide6.QtCore import QPointF, QRectF, QSize, Qt, Signal
 from PySide6.QtGui import QBrush, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QPen
 from PySide6.QtWidgets import QSizePolicy, QWidget
 
@@ -19,7 +19,12 @@ _TICKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 50_00
 
 
 class LengthHistogram(QWidget):
-    """Square roots of the counts, so that the tail shows. The limit is the draft's `data.seq_len`."""
+    """Square roots of the counts, so that the tail shows. The limit is the draft's `data.seq_len`.
+
+    moved: the limit that the line stands at while it is dragged
+    """
+
+    moved = Signal(int)
 
     def __init__(self, draft: RunDraft, *, name: str, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -84,6 +89,7 @@ class LengthHistogram(QWidget):
         area = self._area()
         share = min(max((x - area.left()) / area.width(), 0.0), 1.0)
         self._dragging = max(STEP, round(share * self._longest() / STEP) * STEP)
+        self.moved.emit(self._dragging)
         self.update()
 
     # How it looks -----------------------------------------------------------------------------------

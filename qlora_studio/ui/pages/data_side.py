@@ -7,6 +7,7 @@ from PySide6.QtWidgets import QHBoxLayout, QVBoxLayout
 
 from qlora_studio.state.data import DataState
 from qlora_studio.state.draft import RunDraft
+from qlora_studio.state.train_cost import limit_cost
 from qlora_studio.ui.pages.data_equation import percent
 from qlora_studio.ui.pages.data_lengths import LengthHistogram
 from qlora_studio.ui.theme import theme
@@ -50,6 +51,8 @@ class LengthsCard(Card):
         self._too_long.setAccessibleDescription(longer.help)
         self._cost = PlainLabel("", "label", wrap=True, name="data_cost")
         self._half = PlainLabel("", "muted")
+        self._lost = PlainLabel("", "note", wrap=True, name="data_lost")
+        self._updates = PlainLabel("", "note", wrap=True, name="data_updates")
         self._model = ElidedLabel("", "note", name="data_template")
         self._change = LinkButton("Change", name="data_change_model")
         self._build()
@@ -69,23 +72,37 @@ class LengthsCard(Card):
             self.histogram.clear(_why_none(state))
             self._cost.set_tone("")
             self._cost.setText(SPLIT if state.texts_are_split else "")
-            self._half.setText("")
+            for label in (self._half, self._lost, self._updates):
+                label.setText("")
             return
         self.histogram.show_counts(counted.bins, counted.bin_width)
         self._half.setText(f"half are under {counted.lengths.median:,}")
-        self._show_cost(counted.lengths.rows)
+        self._show_cost()
 
-    def _show_cost(self, rows: int) -> None:
-        long, fate = len(self._state.table.long_rows()), FATE_WORDS[self._draft.value(TOO_LONG)]
-        if self._state.texts_are_split:
-            self._cost.set_tone("")
+    def _show_cost(self) -> None:
+        """Of the limit as the line stands, also while it is dragged."""
+        lengths = self._state.counts.lengths
+        if lengths is None:
+            return
+        rows = max(len(lengths), 1)
+        cost = limit_cost(lengths, self._draft.config, self.histogram.limit())
+        too_long = self._draft.value(TOO_LONG)
+        self._updates.setText(f"About {cost.updates:,} update{'' if cost.updates == 1 else 's'}")
+        split = self._state.texts_are_split
+        self._cost.set_tone("bad" if cost.rows and not split else "")
+        self._lost.setText("")
+        if split:
             self._cost.setText(SPLIT)
-        elif long:
-            self._cost.set_tone("bad")
-            self._cost.setText(f"{long:,} rows ({percent(long / max(rows, 1))}) are {fate}")
+        elif cost.rows:
+            one = cost.rows == 1
+            long = f"{cost.rows:,} row{'' if one else 's'} ({percent(cost.rows / rows)})"
+            self._cost.setText(f"{long} {'is' if one else 'are'} {FATE_WORDS[too_long]}")
+            share = percent(cost.learned_lost / max(cost.learned, 1))
+            most = "at most " if too_long == "truncate" else ""
+            self._lost.setText(f"{most}{cost.learned_lost:,} learned tokens ({share}) are lost".capitalize())
         else:
-            self._cost.set_tone("")
             self._cost.setText("No row is longer")
+            self._lost.setText("No learned token is lost")
 
     def _build(self) -> None:
         self.add_to_head(self._too_long)
@@ -96,6 +113,8 @@ class LengthsCard(Card):
         words = QVBoxLayout()
         words.setSpacing(0)
         words.addWidget(self._cost)
+        words.addWidget(self._lost)
+        words.addWidget(self._updates)
         words.addWidget(self._half)
         limit.addLayout(words, 1)
         model = QHBoxLayout()
@@ -107,6 +126,7 @@ class LengthsCard(Card):
 
     def _bind(self) -> None:
         self._seq_len.valueChanged.connect(lambda tokens: self._draft.set(SEQ_LEN, tokens))
+        self.histogram.moved.connect(lambda _: self._show_cost())
         self._too_long.chosen.connect(lambda value: self._draft.set(TOO_LONG, value))
         self._change.clicked.connect(self.model_asked)
 
