@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,7 @@ from qlora_studio.config.run_config import DataConfig
 from qlora_studio.data import text_signs
 from qlora_studio.data.dataset import open_dataset
 from qlora_studio.data.importing import import_data
-from qlora_studio.data.near_rows import NearRows, cached_near_rows, find_near_rows, near_texts
+from qlora_studio.data.near_rows import NearRows, cached_near_rows, find_near_rows, near_words
 from qlora_studio.data.row_words import RowWords, read_words
 from qlora_studio.data.scripts import scripts_of
 from qlora_studio.data.text_signs import Sign
@@ -29,6 +31,7 @@ MARKS_VERSION = 2  # raised when the same fix would mark other rows
 Told = Callable[[int, int, str], None]
 
 _NONE = np.zeros(0, dtype=np.int64)
+_TELL_EVERY = 1000  # groups
 
 
 @dataclass(frozen=True)
@@ -171,45 +174,68 @@ def _empty_answers(dataset: Rows, told: Told) -> NDArray[np.int64]:
 
 def _contradictions(dataset: Rows, told: Told) -> Marked:
     """Questions of one turn that are answered differently, and answers that are rated both ways."""
-    rows, asked, said = [], [], []
+    rows, asked, said = array("q"), array("Q"), array("Q")
     for first, batch in _each(dataset, told, "Comparing answers to equal questions"):
         for row, question, answer in _questions_and_answers(batch):
             rows.append(first + row)
             asked.append(xxhash.xxh3_64_intdigest(question))
             said.append(xxhash.xxh3_64_intdigest(answer))
-    order = np.argsort(np.array(asked, dtype=np.uint64), kind="stable")
-    by_question = np.array(asked, dtype=np.uint64)[order]
-    bounds = np.flatnonzero(by_question[1:] != by_question[:-1]) + 1
-    several = [
-        [rows[at] for at in part]
-        for part in np.split(order, bounds)
-        if len(part) > 1 and len({said[at] for at in part.tolist()}) > 1
-    ]
-    groups = sorted(_different(several, _answers_of(dataset, several)))
+    several = list(_answered_differently(np.array(rows), np.array(asked), np.array(said)))
+    groups = sorted(_different(dataset, several, told))
     later = np.array(sorted(row for group in groups for row in group[1:]), dtype=np.int64)
     every = np.array(sorted(row for group in groups for row in group), dtype=np.int64)
     return Marked(every, later, tuple(groups))
 
 
-def _answers_of(dataset: Rows, groups: list[list[int]]) -> dict[int, list[bytes]]:
-    """The words of the answers of these rows."""
-    wanted = {row for group in groups for row in group}
-    if not wanted:
-        return {}
-    return {
-        first + row: answer.split()
-        for first, batch in _each(dataset, _silent, "")
-        for row, _, answer in _questions_and_answers(batch)
-        if first + row in wanted
-    }
+def _answered_differently(
+    rows: NDArray[np.int64], asked: NDArray[np.uint64], said: NDArray[np.uint64]
+) -> Iterator[NDArray[np.int64]]:
+    """Rows with the same question of which not all say the same, each group in the order of the rows."""
+    if not len(rows):
+        return
+    order = np.argsort(asked, kind="stable")
+    asked, said = asked[order], said[order]
+    starts = np.append(0, np.flatnonzero(asked[1:] != asked[:-1]) + 1)
+    ends = np.append(starts[1:], len(order))
+    differ = np.minimum.reduceat(said, starts) != np.maximum.reduceat(said, starts)
+    for start, end in zip(starts[differ].tolist(), ends[differ].tolist(), strict=True):
+        yield rows[order[start:end]]
 
 
-def _different(groups: list[list[int]], answers: dict[int, list[bytes]]) -> Iterator[tuple[int, ...]]:
+def _different(dataset: Rows, groups: list[NDArray[np.int64]], told: Told) -> Iterator[tuple[int, ...]]:
     """Without what is a near copy of the first answer: that is no contradiction."""
-    for first, *others in groups:
-        kept = [row for row in others if not near_texts(answers[first], answers[row], USUALLY_ALIKE)]
+    if not groups:
+        return
+    wanted = np.sort(np.concatenate(groups))
+    answers = _answers_of(dataset, wanted, told)
+    for done, group in enumerate(groups):
+        if done % _TELL_EVERY == 0:
+            told(done, len(groups), "Comparing answers to equal questions")
+        first, *others = np.searchsorted(wanted, group).tolist()
+        words = answers.of(first)
+        kept = [at for at in others if not near_words(words, answers.of(at), USUALLY_ALIKE)]
         if kept:
-            yield (first, *kept)
+            yield (int(wanted[first]), *wanted[kept].tolist())
+
+
+def _answers_of(dataset: Rows, wanted: NDArray[np.int64], told: Told) -> RowWords:
+    """The words of the answers of these rows. They lie in a file that is gone with the result."""
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    counts: list[int] = []
+    with tempfile.TemporaryFile(dir=cache_folder(), prefix=".words-") as file:
+        for first, batch in _each(dataset, told, "Reading answers to equal questions"):
+            start, end = np.searchsorted(wanted, (first, first + batch.num_rows)).tolist()
+            if start == end:
+                continue
+            here = set((wanted[start:end] - first).tolist())
+            for row, _, answer in _questions_and_answers(batch):
+                if row in here:
+                    words = [xxhash.xxh3_64_intdigest(word) for word in answer.split()]
+                    file.write(np.array(words, dtype=np.uint64).astype(np.uint32).tobytes())
+                    counts.append(len(words))
+        file.flush()
+        flat = np.memmap(file, dtype=np.uint32, mode="r")  # no answer is empty
+    return RowWords(flat, np.concatenate([[0], np.cumsum(counts)]))
 
 
 def _questions_and_answers(batch: Any) -> Iterator[tuple[int, bytes, bytes]]:
@@ -251,10 +277,6 @@ def _copies(near: NearRows) -> Marked:
 
 def _all(rows: NDArray[np.int64], exact: int = 0) -> Marked:
     return Marked(rows, rows, exact=exact)
-
-
-def _silent(done: int, total: int, words: str) -> None:
-    return None
 
 
 def _each(dataset: Rows, told: Told, words: str) -> Iterator[tuple[int, Any]]:

@@ -5,12 +5,16 @@ What rows that differ in few words have in common: an edit touches at most q of 
 rare ones first, the first q * edits + c hold c that the other row has among its own first ones (prefix
 filter: Chaudhuri, Ganti, Kaushik 2006). Few rows share two rare runs by chance; each such pair is compared
 word by word. Nothing is estimated: the pairs that can be missed are those whose runs very many rows share.
+Only rows of many thousand words are compared by the words and runs that they have in common, as comparing
+all words in their order takes time with the square of their number.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable, Hashable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +25,7 @@ from rapidfuzz.distance import Levenshtein
 
 from qlora_studio.data.row_words import RowWords
 
-NEAR_VERSION = 2  # raised when the same rows would give other pairs
+NEAR_VERSION = 3  # raised when the same rows would give other pairs
 
 LEAST_WORDS = 10  # shorter rows are near only where all words are the same
 _HALF = 0.5 + 1e-9  # a tenth is no binary number: 1.5 of 15 words are two
@@ -31,9 +35,13 @@ _BOILERPLATE = 0.05  # a run of words in more than this share of the rows is a f
 _BOILERPLATE_ROWS = 50  # and in more than so many
 _FORM_WORDS = 8  # at least, in a row
 _NEIGHBOURS = 8  # rows with the same run that a row is compared with, on each side
-_MOST_PAIRS = 40_000_000
+_MOST_PAIRS = 24_000_000  # of rows with a run in common; what is nearer in the order of rows comes first
 _MOST_COMPARED = 64  # rows that one row is compared with word by word
-_EMITTED = 32_000_000  # runs that are kept of all rows
+_EMITTED = 24_000_000  # runs that are kept of all rows, where each has six
+_RUNS_AT_ONCE = 1_000_000
+_MOST_STEPS = 300_000_000  # words x edits up to which rows are compared word by word
+_LONG_RUN = 3  # words, of rows that are longer
+_TELL_EVERY_S = 0.1
 _WORDS_AT_ONCE = 1_000_000
 _ROWS_AT_ONCE = 1_000_000  # so that they are counted in 20 bits
 _MOST_SEEN = 4095
@@ -70,21 +78,20 @@ def allowed_edits(words: int, threshold: float) -> int:
     return int((1 - threshold) * words + _HALF) if words >= LEAST_WORDS else 0
 
 
-def near_texts(one: Sequence[Hashable], two: Sequence[Hashable], threshold: float) -> bool:
-    """Whether texts of these words are nearly equal."""
-    edits = allowed_edits(max(len(one), len(two)), threshold)
-    return bool(Levenshtein.distance(one, two, score_cutoff=edits) <= edits)
+def near_words(one: NDArray[Any], two: NDArray[Any], threshold: float) -> bool:
+    """Whether texts of these words, each a number, are nearly equal."""
+    return _within(one, two, allowed_edits(max(len(one), len(two)), threshold))
 
 
 def find_near_rows(words: RowWords, threshold: float, told: Told, known: int = 0) -> NearRows:
     """known: so many of the first rows are compared with all others, and nothing else with anything."""
     runs = _Runs(words, threshold, told)
-    pairs = _candidates(words, runs, known)
+    own_words = runs.own_words
+    pairs = _candidates(words, runs.found, known, told)
+    del runs
     found = _Copies(len(words))
-    near = _Comparison(words, runs.own_words, threshold)
-    for done, (row, others) in enumerate(_by_later(pairs)):
-        if done % 1000 == 0:
-            told(row, len(words), "Comparing rows")
+    near = _Comparison(words, own_words, threshold, told)
+    for row, others in _by_later(pairs):
         found.take(row, others, near)
     return found.result()
 
@@ -107,8 +114,9 @@ def cached_near_rows(folder: Path, threshold: float, words: Callable[[], RowWord
 class _Runs:
     """The rare runs of words of each row, and how many words each row has that stand in no common run.
 
-    runs, rows: uint32, one for each run that is kept; two runs are the same number once in four billion times
-    own_words:  int64 [rows]
+    found:     uint64, run << 32 | row for each run that is kept, in no order; two runs are the same number
+               once in four billion times
+    own_words: int64 [rows]
     """
 
     def __init__(self, words: RowWords, threshold: float, told: Told) -> None:
@@ -122,7 +130,7 @@ class _Runs:
         self._seen = np.zeros(1 << self._bits, dtype=np.uint32)
         self._count()
         self.own_words = np.zeros(len(words), dtype=np.int64)
-        self.rows, self.runs = self._rare()
+        self.found = self._rare()
         del self._seen
 
     def _count(self) -> None:
@@ -134,16 +142,16 @@ class _Runs:
             ends = np.append(np.flatnonzero(slots[1:] != slots[:-1]), len(slots) - 1) if len(slots) else slots
             self._seen[slots[ends]] += np.diff(ends, prepend=-1).astype(np.uint32)
 
-    def _rare(self) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-        kept_rows, kept_runs = [np.zeros(0, np.uint32)], [np.zeros(0, np.uint32)]
+    def _rare(self) -> NDArray[np.uint64]:
+        kept, end = np.empty(len(self._words) * self._kept, np.uint64), 0  # the system gives what is written
         for first, last in _parts(self._words):
             self._told(first, len(self._words), "Looking for rare runs of words")
-            rows, runs = self._rare_of(first, last)
-            kept_rows.append(rows)
-            kept_runs.append(runs)
-        return np.concatenate(kept_rows), np.concatenate(kept_runs)
+            part = self._rare_of(first, last)
+            kept[end : end + len(part)] = part
+            end += len(part)
+        return kept[:end]
 
-    def _rare_of(self, first: int, last: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+    def _rare_of(self, first: int, last: int) -> NDArray[np.uint64]:
         runs, rows, places = self._of(first, last)
         seen = self._seen[self._slots(runs)]
         own = self._own_words(first, last, places[seen > self._common])
@@ -158,7 +166,8 @@ class _Runs:
         rows = (keys >> np.uint64(44)).astype(np.int64)
         rank = np.arange(len(rows)) - np.searchsorted(rows, np.arange(last - first))[rows]
         kept = rank < np.minimum(self._prefix(own) - alone, self._kept)[rows]
-        return (rows[kept] + first).astype(np.uint32), keys[kept].astype(np.uint32)
+        runs_and_rows: NDArray[np.uint64] = keys[kept] << _HIGH | (rows[kept] + first).astype(np.uint64)
+        return runs_and_rows
 
     def _slots(self, runs: NDArray[np.uint64]) -> NDArray[np.uint32]:
         return (runs >> np.uint64(64 - self._bits)).astype(np.uint32)
@@ -207,6 +216,7 @@ class _Runs:
 
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _END = np.uint64(0xD6E8FEB86659FD93)
+_HIGH, _LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
 
 
 def _mixed(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -227,71 +237,92 @@ def _parts(words: RowWords) -> Iterator[tuple[int, int]]:
         first = last
 
 
-def _candidates(words: RowWords, runs: _Runs, known: int) -> NDArray[np.uint64]:
-    """Pairs of rows that share enough rare runs, each as later row << 32 | earlier row, in order."""
-    both = np.sort(runs.runs.astype(np.uint64) << np.uint64(32) | runs.rows)  # by run, then by row
-    values, rows = (both >> np.uint64(32)).astype(np.uint32), both.astype(np.uint32)
-    shared = _with_known(values, rows, known) if known else _with_neighbours(values, rows)
-    pairs, times = np.unique(shared, return_counts=True)
-    later, earlier = (
-        (pairs >> np.uint64(32)).astype(np.int64),
-        (pairs & np.uint64(0xFFFFFFFF)).astype(np.int64),
-    )
-    counts = words.counts
-    few = np.minimum(counts[later], counts[earlier]) < LEAST_WORDS
-    kept: NDArray[np.uint64] = pairs[(times >= _SHARED_RUNS) | few]
-    return kept
+def _candidates(words: RowWords, runs: NDArray[np.uint64], known: int, told: Told) -> NDArray[np.uint64]:
+    """Pairs of rows that share enough rare runs, each as later row << 32 | earlier row, in order.
+
+    runs: run << 32 | row; sorted here in place, as the whole takes hundreds of megabytes
+    """
+    told(0, len(words), "Sorting runs of words")
+    runs.sort()  # by run, then by row
+    shared = _sharing(runs, known, told)
+    told(0, len(words), "Sorting pairs of rows")
+    shared.sort()
+    counts, kept = words.counts, [np.zeros(0, np.uint64)]
+    for start in range(0, len(shared), _RUNS_AT_ONCE):
+        told(start, len(shared), "Choosing pairs of rows")
+        end = min(start + _RUNS_AT_ONCE, len(shared))
+        pairs = shared[start:end]
+        begins = np.append(start == 0 or shared[start - 1] != pairs[0], pairs[1:] != pairs[:-1])
+        again = np.zeros(len(pairs), dtype=bool)
+        ahead = shared[start + _SHARED_RUNS - 1 : end + _SHARED_RUNS - 1]
+        again[: len(ahead)] = ahead == pairs[: len(ahead)]
+        few = np.minimum(counts[pairs >> _HIGH], counts[pairs & _LOW]) < LEAST_WORDS
+        kept.append(pairs[begins & (again | few)])
+    return np.concatenate(kept)
 
 
-def _with_neighbours(values: NDArray[np.uint32], rows: NDArray[np.uint32]) -> NDArray[np.uint64]:
-    found, total = [np.zeros(0, np.uint64)], 0
-    for apart in range(1, _NEIGHBOURS + 1):
-        same = np.flatnonzero(values[apart:] == values[:-apart])
-        found.append(_pairs(rows[same], rows[same + apart]))
-        total += len(same)
-        if total > _MOST_PAIRS:
-            break
-    return np.concatenate(found)
-
-
-def _with_known(values: NDArray[np.uint32], rows: NDArray[np.uint32], known: int) -> NDArray[np.uint64]:
-    """Rows beyond the known ones, with those of the known ones that have the same run: they stand before."""
-    first = np.searchsorted(values, values)  # where this run begins
-    others = rows >= known
-    found = [np.zeros(0, np.uint64)]
+def _sharing(runs: NDArray[np.uint64], known: int, told: Told) -> NDArray[np.uint64]:
+    """Pairs of rows that have a run in common, as often as they have one, in no order; only so many."""
+    found, end = np.empty(min(_MOST_PAIRS, _NEIGHBOURS * len(runs)), np.uint64), 0
     for at in range(_NEIGHBOURS):
-        place = np.minimum(first + at, len(rows) - 1)
-        both = others & (rows[place] < known) & (values[place] == values)
-        found.append(_pairs(rows[place][both], rows[both]))
-    return np.concatenate(found)
+        for start in range(0, len(runs), _RUNS_AT_ONCE):
+            told(at * len(runs) + start, _NEIGHBOURS * len(runs), "Looking for rows with the same runs")
+            pairs = _with_known(runs, start, at, known) if known else _with_neighbour(runs, start, at + 1)
+            pairs = pairs[: len(found) - end]
+            found[end : end + len(pairs)] = pairs
+            end += len(pairs)
+    return found[:end]
 
 
-def _pairs(earlier: NDArray[np.uint32], later: NDArray[np.uint32]) -> NDArray[np.uint64]:
-    return later.astype(np.uint64) << np.uint64(32) | earlier.astype(np.uint64)
+def _with_neighbour(runs: NDArray[np.uint64], start: int, apart: int) -> NDArray[np.uint64]:
+    """Of some runs, the rows that stand so far apart and have the same."""
+    later = runs[start + apart : start + apart + _RUNS_AT_ONCE]
+    earlier = runs[start : start + len(later)]
+    same = (earlier ^ later) >> _HIGH == 0
+    return _pairs(earlier[same], later[same])
+
+
+def _with_known(runs: NDArray[np.uint64], start: int, at: int, known: int) -> NDArray[np.uint64]:
+    """Of some runs, rows beyond the known ones with a known one that has the same: those stand before."""
+    later = runs[start : start + _RUNS_AT_ONCE]
+    later = later[later & _LOW >= known]
+    place = np.searchsorted(runs, later >> _HIGH << _HIGH) + at  # counted from where this run begins
+    earlier = runs[np.minimum(place, len(runs) - 1)]
+    both = ((earlier ^ later) >> _HIGH == 0) & (earlier & _LOW < known)
+    return _pairs(earlier[both], later[both])
+
+
+def _pairs(earlier: NDArray[np.uint64], later: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    return later << _HIGH | earlier & _LOW
 
 
 def _by_later(pairs: NDArray[np.uint64]) -> Iterator[tuple[int, list[int]]]:
     """Each later row with the earlier ones of its pairs."""
-    later, earlier = (
-        (pairs >> np.uint64(32)).astype(np.int64),
-        (pairs & np.uint64(0xFFFFFFFF)).astype(np.int64),
-    )
-    rows, starts = np.unique(later, return_index=True)
-    ends = np.append(starts, len(later))[1:]
-    for row, start, end in zip(rows.tolist(), starts.tolist(), ends.tolist(), strict=True):
-        yield row, earlier[start : min(end, start + _MOST_COMPARED)].tolist()
+    later = (pairs >> _HIGH).astype(np.uint32)
+    bounds = np.concatenate([[0], np.flatnonzero(later[1:] != later[:-1]) + 1, [len(later)]])
+    bounds = bounds if len(later) else bounds[:0]
+    for at in range(0, len(bounds) - 1, _RUNS_AT_ONCE):  # numbers of Python take much memory
+        some = bounds[at : at + _RUNS_AT_ONCE + 1].tolist()
+        for start, end in itertools.pairwise(some):
+            others = pairs[start : min(end, start + _MOST_COMPARED)] & _LOW
+            yield int(later[start]), others.tolist()
 
 
 class _Comparison:
     """Whether two rows are near, word by word."""
 
-    def __init__(self, words: RowWords, own_words: NDArray[np.int64], threshold: float) -> None:
+    def __init__(self, words: RowWords, own_words: NDArray[np.int64], threshold: float, told: Told) -> None:
         self._words = words
+        self._told = told
+        self._told_at = 0.0
         self._own = own_words
         self._threshold = threshold
         self._last: tuple[int, NDArray[np.uint32]] = (-1, np.zeros(0, np.uint32))
 
     def __call__(self, row: int, other: int) -> bool:
+        if time.monotonic() - self._told_at > _TELL_EVERY_S:  # long rows take long
+            self._told(row, len(self._words), "Comparing rows")
+            self._told_at = time.monotonic()
         edits = allowed_edits(int(max(self._own[row], self._own[other])), self._threshold)
         one, two = self._of_row(row), self._words.of(other)
         if not _within(one >> 1, two >> 1, edits):
@@ -306,9 +337,34 @@ class _Comparison:
 
 
 def _within(one: NDArray[Any], two: NDArray[Any], edits: int) -> bool:
+    """Whether so many edits make one of the other.
+
+    Of long texts only what no such pair lacks is asked for: all words but so many, in whatever order, and
+    all runs of three words but three times as many.
+    """
+    longest = max(len(one), len(two))
     if abs(len(one) - len(two)) > edits:
         return False
-    return bool(Levenshtein.distance(one.tolist(), two.tolist(), score_cutoff=edits) <= edits)
+    if longest * edits <= _MOST_STEPS:
+        return bool(Levenshtein.distance(one.tolist(), two.tolist(), score_cutoff=edits) <= edits)
+    missing_words = longest - _in_common(one, two)
+    missing_runs = longest - _LONG_RUN + 1 - _in_common(_long_runs(one), _long_runs(two))
+    return missing_words <= edits and missing_runs <= _LONG_RUN * edits
+
+
+def _in_common(one: NDArray[Any], two: NDArray[Any]) -> int:
+    """How many numbers both have, each as often as both have it."""
+    values, counts = np.unique(one, return_counts=True)
+    others, other_counts = np.unique(two, return_counts=True)
+    _, at, other_at = np.intersect1d(values, others, assume_unique=True, return_indices=True)
+    return int(np.minimum(counts[at], other_counts[other_at]).sum())
+
+
+def _long_runs(words: NDArray[Any]) -> NDArray[np.uint64]:
+    runs = np.zeros(len(words) - _LONG_RUN + 1, dtype=np.uint64)
+    for ahead in range(_LONG_RUN):
+        runs = _mixed(runs * _ODD + words[ahead : ahead + len(runs)].astype(np.uint64))
+    return runs
 
 
 class _Copies:

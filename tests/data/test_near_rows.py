@@ -1,4 +1,5 @@
 import random
+import time
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 
+from qlora_studio.data import near_rows
 from qlora_studio.data.conversation import Message
 from qlora_studio.data.near_rows import NearRows, allowed_edits, find_near_rows
 from qlora_studio.data.record import Conversation, Place
@@ -182,6 +184,39 @@ def test_known_rows_are_compared_with_the_others_only(tmp_path):
     rows = [*known, text(second), text(edited(second, 2, 2)), text(edited(first, 3, 3))]
 
     assert near(tmp_path, rows, known=2).copy_of.tolist() == [-1, -1, -1, -1, 0]
+
+
+def test_rows_are_told_of_in_small_parts_and_the_pairs_are_the_same(tmp_path, monkeypatch):
+    first, second = some_words(0, 40), some_words(1, 40)
+    known = [text(first), text(edited(first, 2, 1)), text(second)]
+    copies = [text(edited(first, 3, seed)) for seed in range(9)]
+    words = words_of(tmp_path, [*known, *copies, text(edited(second, 2, 2))])
+    whole = [find_near_rows(words, 0.9, silent, number).copy_of.tolist() for number in (0, 3)]
+
+    monkeypatch.setattr(near_rows, "_RUNS_AT_ONCE", 7)
+
+    assert [find_near_rows(words, 0.9, silent, number).copy_of.tolist() for number in (0, 3)] == whole
+    assert whole == [[-1, 0, -1, *[0] * 9, 2], [-1, -1, -1, *[0] * 9, 2]]
+
+
+def test_no_more_pairs_are_kept_than_there_is_room_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(near_rows, "_MOST_PAIRS", 40)
+
+    found = near(tmp_path, [text(some_words(0, 40))] * 30)
+
+    assert 0 < len(found.copies) < 29
+
+
+def test_very_long_rows_are_told_apart_without_comparing_every_word(tmp_path):
+    first = some_words(0, 300_000)
+    rows = [first, edited(first, 20_000, 1), some_words(1, 300_000), edited(first, 40_000, 2)]
+    words = words_of(tmp_path, [text(row) for row in rows])
+
+    started = time.process_time()
+    found = find_near_rows(words, 0.9, silent)
+
+    assert found.copy_of.tolist() == [-1, 0, -1, -1]
+    assert time.process_time() - started < 4  # word by word each pair takes 5 s
 
 
 def test_without_rows_or_words_there_are_no_copies(tmp_path):
