@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterator
@@ -62,8 +63,9 @@ def diagnose(dataset: Dataset, asked: Asked, told: Told) -> tuple[Finding, ...]:
     except (OSError, msgspec.MsgspecError):
         findings = tuple(_findings(dataset, asked, told))
     staging = file.with_name(f".staging-{os.getpid()}-{file.name}")
-    staging.write_bytes(msgspec.json.encode(findings))
-    staging.replace(file)
+    with contextlib.suppress(OSError):  # where there is no room to keep them, they are found anew
+        staging.write_bytes(msgspec.json.encode(findings))
+        staging.replace(file)
     return findings
 
 

@@ -11,6 +11,7 @@ all words in their order takes time with the square of their number.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import time
@@ -105,9 +106,10 @@ def cached_near_rows(folder: Path, threshold: float, words: Callable[[], RowWord
     except (OSError, ValueError, EOFError):
         found = find_near_rows(words(), threshold, told)
     staging = file.with_name(f".staging-{os.getpid()}-{file.name}")
-    with staging.open("wb") as written:
-        np.save(written, np.stack([found.copy_of, found.groups]), allow_pickle=False)
-    staging.replace(file)
+    with contextlib.suppress(OSError):  # where there is no room to keep it, it is found anew
+        with staging.open("wb") as written:
+            np.save(written, np.stack([found.copy_of, found.groups]), allow_pickle=False)
+        staging.replace(file)
     return found
 
 

@@ -16,6 +16,9 @@ import pyarrow.compute as pc
 import xxhash
 from numpy.typing import NDArray
 
+from qlora_studio.data.path_text import path_text
+from qlora_studio.errors import StudioError
+
 # Written without spaces: each character is a word.
 _UNSPACED = r"([\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}])"
 _THREADS = 2
@@ -75,7 +78,19 @@ def read_words(datasets: Sequence[HasBatches], scratch: Path, told: Told) -> Row
     """Of all rows of these data sets, one behind the other.
 
     They lie in a file in `scratch`, four bytes a word, that is gone with the result.
+
+    Raises: StudioError where there is no room for it.
     """
+    try:
+        return _read_words(datasets, scratch, told)
+    except OSError as error:
+        raise StudioError(
+            f"The words of the rows can't be written to {path_text(scratch)}: {error.strerror or error}.",
+            hint="Free some space there, or move the cache.",
+        ) from error
+
+
+def _read_words(datasets: Sequence[HasBatches], scratch: Path, told: Told) -> RowWords:
     total = sum(len(dataset) for dataset in datasets)
     counts: list[NDArray[np.int64]] = []
     scratch.mkdir(parents=True, exist_ok=True)

@@ -9,10 +9,11 @@ from rapidfuzz.distance import Levenshtein
 
 from qlora_studio.data import near_rows
 from qlora_studio.data.conversation import Message
-from qlora_studio.data.near_rows import NearRows, allowed_edits, find_near_rows
+from qlora_studio.data.near_rows import NearRows, allowed_edits, cached_near_rows, find_near_rows
 from qlora_studio.data.record import Conversation, Place
 from qlora_studio.data.row_table import batch_of_rows
 from qlora_studio.data.row_words import read_words
+from qlora_studio.errors import StudioError
 
 WORDS = [f"word{number}" for number in range(2000)]
 
@@ -244,3 +245,21 @@ def test_equal_rows_have_equal_hashes(tmp_path):
 
     assert hashes.dtype == np.uint64
     assert (hashes[0] == hashes[1]) and hashes[0] != hashes[2]
+
+
+def test_no_room_for_the_words_is_told_by_place_and_reason(tmp_path):  # R9
+    place = tmp_path / "file"
+    place.write_text("in the way")
+
+    with pytest.raises(StudioError, match=r"words of the rows can't be written to .*file"):
+        words_of(place, [chat("a", "b")])
+
+
+def test_where_the_result_can_not_be_kept_it_is_found_anew(tmp_path):
+    gone = tmp_path / "gone"
+    rows = [chat("a", "b"), chat("A", "b")]
+
+    found = cached_near_rows(gone, 0.9, lambda: words_of(tmp_path, rows), silent)
+
+    assert found.copies.tolist() == [1]
+    assert not gone.exists()
