@@ -66,6 +66,7 @@ def check_model(path: str, told: Told = lambda done, total, words: None) -> Mode
         max_position_embeddings=shape.max_position_embeddings,
         warnings=tuple(warnings),
         target_modules=tuple(dict.fromkeys(linear.name.rpartition(".")[2] for linear in plan.layer.linears)),
+        merged=is_merged(source.path),
     )
 
 

@@ -23,3 +23,4 @@ class ModelReport(msgspec.Struct, frozen=True, kw_only=True):
     max_position_embeddings: int
     warnings: tuple[str, ...]
     target_modules: tuple[str, ...]  # names of the linear layers, last part
+    merged: bool = False  # by us, with an adapter: a chat with it alone takes its 16-bit weights

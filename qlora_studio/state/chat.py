@@ -62,6 +62,7 @@ class ChatState(QObject):
         self._loading: tuple[int, _Wanted] | None = None  # the command's id, and what it loads
         self._loaded: _Wanted | None = None
         self._checked: set[str] = set()  # model folders and adapters that the reader found sound
+        self._merged: set[str] = set()  # model folders of these that an adapter was merged into
         self._job: Job | None = None
         self.model = draft.config.model
         self.tuned: Tuned | None = None
@@ -235,6 +236,8 @@ class ChatState(QObject):
 
     def _on_model_checked(self, answer: reading.ModelChecked) -> None:
         self._checked.add(self._folder())
+        if answer.report.merged:
+            self._merged.add(self._folder())
         self._advance()
 
     def _on_adapter_checked(self, answer: reading.AdapterChecked) -> None:
@@ -343,7 +346,8 @@ class ChatState(QObject):
     # What a reply is made from ------------------------------------------------------------------------
 
     def _wanted(self) -> _Wanted:
-        return _Wanted(self.model, self.tuned is None)
+        """Of all models only a merged one is loaded otherwise for an adapter: no switch loads a base anew."""
+        return _Wanted(self.model, self.tuned is None and self._folder() in self._merged)
 
     def _folder(self) -> str:
         return self._folder_of(self.model)

@@ -238,14 +238,21 @@ def test_another_base_forgets_the_chat_and_is_loaded(chat, silent, app):
     assert silent.last_said(commands.LoadModel).model == "/models/other"
 
 
-def test_a_merged_model_may_be_loaded_as_it_is_where_no_adapter_is_asked_for(chat, silent):
+def test_a_merged_model_is_loaded_as_it_is_where_no_adapter_is_asked_for(base, silent):
+    base.send("Hello")
+    report = model_report(MODEL, merged=True)
+    silent.answer(reading.CheckModel, reading.ModelChecked, report=report)
+
+    assert silent.last_said(commands.LoadModel).alone
+
+
+def test_a_base_stays_where_it_is_while_adapters_come_and_go(chat, silent):
     _talk(chat, silent, "Hello", "Hi.", "Hi!")
-    assert not silent.last_said(commands.LoadModel).alone
 
     chat.choose_tuned(None)
     chat.send("And now?")
 
-    assert silent.last_said(commands.LoadModel).alone
+    assert [command.alone for command in silent.said(commands.LoadModel)] == [False]
 
 
 def test_a_base_that_was_left_while_it_loaded_answers_nothing(base, silent):
