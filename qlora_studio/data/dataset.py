@@ -6,6 +6,8 @@ import bisect
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from qlora_studio.data.path_text import path_text
 from qlora_studio.data.report import ImportReport
 from qlora_studio.data.row_table import chats_of
 from qlora_studio.data.rows_writer import ARROW_FILE
+from qlora_studio.data.source_file import SourceFile
 from qlora_studio.errors import StudioError
 
 SCHEMA_VERSION = 2
@@ -91,6 +94,7 @@ class Dataset:
         self.folder = folder
         self.report = imported.report
         self._files = imported.files
+        self._names = [_file_name(file) for file in imported.files]
         memory = pa.memory_map(str(folder / ARROW_FILE), "rb")
         with pa.ipc.open_stream(memory) as stream:
             self._batches: list[Any] = list(stream)
@@ -109,7 +113,8 @@ class Dataset:
         """All rows in order, without their source."""
         for first, batch in zip(self._first_rows, self._batches, strict=True):
             for start in range(0, batch.num_rows, 1000):
-                yield from self._read(batch.slice(start, 1000), first + start)
+                part = batch.slice(start, 1000)
+                yield from self._read(part, range(first + start, first + start + part.num_rows))
 
     def batches(self) -> Iterator[Any]:
         """All rows in order, as the record batches they lie in (`row_table.SCHEMA`)."""
@@ -119,16 +124,12 @@ class Dataset:
         """With the text of its record in the file, where `source` asks for it. Raises: IndexError."""
         if not 0 <= index < self._rows:
             raise IndexError(f"row {index} of {self._rows}")
-        at = bisect.bisect_right(self._first_rows, index) - 1
-        batch = self._batches[at].slice(index - self._first_rows[at], 1)
-        (row,) = self._read(batch, index)
-        return msgspec.structs.replace(row, source=self._source(batch)) if source else row
+        (row,) = self._rows_at([index], source=source)
+        return row
 
     def rows(self, start: int, count: int, *, source: bool = False) -> list[Row]:
         """At most `count` rows from `start`."""
-        return [
-            self.row(index, source=source) for index in range(max(0, start), min(start + count, self._rows))
-        ]
+        return self._rows_at(range(max(0, start), min(start + count, self._rows)), source=source)
 
     def search(self, text: str, start: int, count: int, *, source: bool = False) -> tuple[list[Row], int]:
         """At most `count` of the rows that hold `text`, from the `start`-th of them; and how many hold it.
@@ -140,7 +141,7 @@ class Dataset:
         if self._searched[0] != text:
             self._searched = (text, self._find(text))
         found = self._searched[1]
-        return [self.row(index, source=source) for index in found[max(0, start) : start + count]], len(found)
+        return self._rows_at(found[max(0, start) : start + count], source=source), len(found)
 
     def lines(self, rows: Sequence[int]) -> list[int]:
         """Line numbers of these rows."""
@@ -157,17 +158,35 @@ class Dataset:
             found.extend(first + row for row in sorted(hits))
         return found
 
-    def _read(self, batch: Any, first: int) -> Iterator[Row]:
+    def _rows_at(self, indices: Sequence[int], *, source: bool) -> list[Row]:
+        """These rows, read batch by batch: one by one they take ten times as long."""
+        rows: list[Row] = []
+        with ExitStack() as opened:
+            texts = _SourceTexts(self.folder, self._files, opened)
+            for at, group in groupby(indices, lambda index: bisect.bisect_right(self._first_rows, index) - 1):
+                chosen = list(group)
+                part = self._batches[at].take(pa.array([index - self._first_rows[at] for index in chosen]))
+                found = self._read(part, chosen)
+                if source:
+                    places = (part.column(name).to_pylist() for name in ("file", "offset", "bytes"))
+                    with_source = zip(found, *places, strict=True)
+                    found = (
+                        msgspec.structs.replace(row, source=texts.of(*place)) for row, *place in with_source
+                    )
+                rows += found
+        return rows
+
+    def _read(self, batch: Any, rows: Sequence[int]) -> Iterator[Row]:
+        """rows: the indices of those in `batch`."""
         lines = batch.column("line").to_pylist()
         files = batch.column("file").to_pylist()
         tools = batch.column("tools").to_pylist()
         texts = batch.column("text").to_pylist()
-        names = [_file_name(file) for file in self._files]
         for index, (messages, rejected, label) in enumerate(chats_of(batch)):
             yield Row(
-                row=first + index,
+                row=rows[index],
                 line=lines[index],
-                file=names[files[index]] if len(self._files) > 1 else "",
+                file=self._names[files[index]] if len(self._files) > 1 else "",
                 messages=messages,
                 rejected=rejected,
                 label=label,
@@ -175,27 +194,39 @@ class Dataset:
                 text=texts[index],
             )
 
-    def _source(self, batch: Any) -> str | None:
-        offset = batch.column("offset")[0].as_py()
+
+class _SourceTexts:
+    """Records as they stand in the files that rows came from; each file is opened once."""
+
+    def __init__(self, folder: Path, files: Sequence[RowFile], opened: ExitStack) -> None:
+        self._folder = folder
+        self._files = files
+        self._opened = opened
+        self._sources: dict[int, SourceFile | None] = {}
+
+    def of(self, file: int, offset: int, size: int) -> str | None:
+        """At most 10,000 characters; None where the file has changed, or nothing of it is kept there."""
         if offset < 0:
             return None
-        origin = self._files[batch.column("file")[0].as_py()]
-        path = self.folder / origin.copy if origin.copy else Path(os.fsdecode(origin.path))
-        whole = batch.column("bytes")[0].as_py()
-        size = min(whole, 4 * SHOWN_CHARACTERS)  # of UTF-8: at most 4 a character
         try:
-            status = path.stat()
-            if offset + whole > status.st_size:
+            if file not in self._sources:
+                self._sources[file] = None  # it stays so where the file can't be opened
+                self._sources[file] = self._open(self._files[file])
+            source = self._sources[file]
+            if source is None or offset + size > source.size:
                 return None  # only the beginning of a file that had to be turned is kept
-            if not origin.copy and (status.st_size, status.st_mtime_ns) != (origin.size, origin.modified_ns):
-                return None  # changed since: what stands there now is something else
-            with path.open("rb") as file:
-                file.seek(offset)
-                text = file.read(size)
-        except OSError:
+            text = source.read(offset, min(size, 4 * SHOWN_CHARACTERS))  # of UTF-8: at most 4 a character
+        except StudioError:
             return None
         shown = text.decode("utf-8", "ignore")  # a character cut at the end is dropped
         return shown[:SHOWN_CHARACTERS].rstrip("\r\n")
+
+    def _open(self, origin: RowFile) -> SourceFile | None:
+        path = self._folder / origin.copy if origin.copy else Path(os.fsdecode(origin.path))
+        source = self._opened.enter_context(SourceFile(path))
+        if not origin.copy and (source.size, source.modified_ns) != (origin.size, origin.modified_ns):
+            return None  # changed since: what stands there now is something else
+        return source
 
 
 def _file_name(file: RowFile) -> str:

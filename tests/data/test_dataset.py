@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import datasets
@@ -80,6 +81,27 @@ def test_the_source_is_gone_when_the_file_has_changed(tmp_path: Path) -> None:
 
     assert data.row(1, source=True).source is None
     assert data.row(1).messages[1].content == "A1"
+
+
+def test_a_page_of_rows_has_their_sources_across_batches(tmp_path: Path) -> None:
+    lines = _rows(30).decode().splitlines()
+    data = import_bytes(tmp_path / "rows.jsonl", _rows(30))
+
+    page = data.rows(3, 25, source=True)
+    found, _ = data.search("q2", 0, 20, source=True)
+
+    assert [row.source for row in page] == lines[3:28]
+    assert [row.source for row in found] == [line for line in lines if '"Q2' in line]
+    assert [row.row for row in found] == [2, *range(20, 30)]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no pipes in folders")
+def test_a_source_that_has_become_a_pipe_does_not_hang(tmp_path: Path) -> None:  # D1
+    data = import_bytes(tmp_path / "rows.jsonl", _rows(2))
+    (tmp_path / "rows.jsonl").unlink()
+    os.mkfifo(tmp_path / "rows.jsonl")
+
+    assert [row.source for row in data.rows(0, 2, source=True)] == [None, None]
 
 
 def test_a_long_source_is_cut_between_characters(tmp_path: Path) -> None:  # S8
