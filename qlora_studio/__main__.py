@@ -16,17 +16,26 @@ def main() -> int:
 
 
 def _main() -> int:
-    from qlora_studio.cli.main import build_parser, run_command
+    from qlora_studio.cli.main import parse, run_command
 
-    arguments = build_parser().parse_args()
+    arguments = parse(sys.argv[1:])
     if hasattr(arguments, "run"):
         return run_command(arguments)
     if not _display():
-        arguments.run = _first_run
+        arguments.run = _refuse_window if arguments.page or arguments.open_run else _first_run
         return run_command(arguments)
     from qlora_studio.ui.window import open_window
 
     return open_window(page=arguments.page, run=arguments.open_run)
+
+
+def _refuse_window(_: object) -> int:
+    from qlora_studio.errors import StudioError
+
+    raise StudioError(
+        "There is no display here, so there is no window to open a page in.",
+        hint="'qlora-studio runs' and the other commands of 'qlora-studio --help' work without one.",
+    )
 
 
 def _first_run(_: object) -> int:

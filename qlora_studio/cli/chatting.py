@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 from qlora_studio.cli.children import Engine, Reader
+from qlora_studio.cli.counted import counted
 from qlora_studio.cli.named_run import run_folder
 from qlora_studio.cli.output import Told, print_error, print_json, print_text
+from qlora_studio.cli.there import require_model
 from qlora_studio.config import places
 from qlora_studio.config.run_config import SAMPLE, ModelConfig
 from qlora_studio.data.conversation import Message
@@ -32,7 +34,10 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
 
 def chat_command(arguments: argparse.Namespace) -> int:
     """Raises: StudioError."""
+    if arguments.prompt is not None and not arguments.prompt.strip():
+        raise StudioError("--prompt is empty.", hint="Write a question, or leave --prompt out to talk.")
     model, adapter = what_to_chat_with(arguments.target, arguments.adapter)
+    require_model(model.path)
     sampling = commands.Sampling(greedy=arguments.greedy, max_tokens=_at_least_one(arguments.max_tokens))
     with Told(quiet=arguments.json) as told, Engine(told) as engine, Reader(told) as reader:
         talk = Talk(engine, reader, model)
@@ -135,7 +140,7 @@ def _answer(
             {"reply": reply.reply, "tokens": reply.tokens, "tokens_per_second": reply.tokens_per_second}
         )
     else:
-        print_text(f"\n({reply.tokens:,} tokens, {reply.tokens_per_second:.1f} tokens/s)")
+        print_text(f"\n({counted(reply.tokens, 'token')}, {reply.tokens_per_second:.1f} tokens/s)")
     return reply.reply
 
 

@@ -6,8 +6,11 @@ import argparse
 from pathlib import Path
 
 from qlora_studio.cli.children import Engine, Reader
+from qlora_studio.cli.counted import counted
 from qlora_studio.cli.named_run import run_folder
 from qlora_studio.cli.output import Told, print_json, print_text
+from qlora_studio.cli.there import require_file
+from qlora_studio.config.run_config import SAMPLE
 from qlora_studio.errors import StudioError
 from qlora_studio.protocol import commands, events, reading
 from qlora_studio.runs.folder import open_run
@@ -25,6 +28,7 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
 def evaluate_command(arguments: argparse.Namespace) -> int:
     """Raises: StudioError."""
     run = open_run(run_folder(arguments.folder))
+    require_file(arguments.on)
     with Told(quiet=arguments.json) as told, Engine(told) as engine:
         engine.need_model(run.record.config.model.path)
         with Reader(told) as reader:
@@ -32,7 +36,7 @@ def evaluate_command(arguments: argparse.Namespace) -> int:
                 reading.EvaluationPrepared,
                 reading.PrepareEvaluation,
                 run=str(run.folder),
-                path=str(Path(arguments.on).absolute()),
+                path=arguments.on if arguments.on == SAMPLE else str(Path(arguments.on).absolute()),
             )
         engine.command(commands.Evaluate, run=str(run.folder), prepared=prepared.prepared)
         report = _follow(engine, told)
@@ -46,10 +50,10 @@ def evaluate_command(arguments: argparse.Namespace) -> int:
             }
         )
         return 0
-    print_text(f"{report.rows:,} rows, {report.learned_tokens:,} tokens")
+    print_text(f"{counted(report.rows, 'row')}, {counted(report.learned_tokens, 'token')}")
     print_text(f"loss {_number(report.loss)}, perplexity {_number(report.perplexity)}")
     if report.accuracy is not None:
-        print_text(f"right answers {report.accuracy:.1%} of {report.accuracy_rows:,} rows")
+        print_text(f"right answers {report.accuracy:.1%} of {counted(report.accuracy_rows, 'row')}")
     return 0
 
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from qlora_studio.cli.children import Engine, Reader
+from qlora_studio.cli.counted import counted
 from qlora_studio.cli.named_run import run_folder
 from qlora_studio.cli.output import Told, print_json, print_text
 from qlora_studio.config import places
@@ -83,7 +84,7 @@ def _follow(engine: Engine, told: Told) -> events.ExportFinished:
 def _tell_verification(verified: events.Verification) -> None:
     word = "Verified" if verified.passed else "Written, but it differs"
     print_text(
-        f"{word}: {verified.token_agreement:.1%} of tokens agree on {verified.prompts} prompts "
+        f"{word}: {verified.token_agreement:.1%} of tokens agree on {counted(verified.prompts, 'prompt')} "
         f"(read again with {verified.with_}), largest log-probability drift {verified.max_logprob_drift:.4f}"
     )
     if verified.merge_base:

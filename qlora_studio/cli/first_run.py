@@ -24,10 +24,13 @@ def first_run() -> int:
     with Told() as told, Engine(told) as engine:
         prepared = prepare_run(engine, told, config, "first-run", places.runs_folder(), accept_skipped=False)
         status, finished = follow_run(engine, Path(prepared.run), told, as_json=False)
+        if not finished.adapter:
+            print_text(f"It goes on with: qlora-studio resume {prepared.run}")
+            return status
         before, after = finished.first_evaluation_loss, finished.evaluation_loss
         print_text(f"loss before {_loss(before)}, after {_loss(after)}")
         print_text(f"adapter: {finished.adapter}")
-        if status == 0 and finished.adapter:
+        if status == 0:
             with Reader(told) as reader:
                 talk = Talk(engine, reader, config.model)
                 talk.load(alone=False)

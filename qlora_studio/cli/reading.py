@@ -11,14 +11,17 @@ import msgspec
 
 from qlora_studio.cli import data_doctor
 from qlora_studio.cli.children import Engine, Reader
+from qlora_studio.cli.counted import counted
 from qlora_studio.cli.output import Told, print_json, print_text
 from qlora_studio.cli.room import Room, room_here
+from qlora_studio.cli.there import require_model
 from qlora_studio.config import places
 from qlora_studio.config.data_check import check_data
 from qlora_studio.config.data_parts import MixPart
 from qlora_studio.config.encodings import ENCODINGS
 from qlora_studio.config.model_shape import ModelShape
-from qlora_studio.config.run_config import SAMPLE, DataConfig
+from qlora_studio.config.run_config import SAMPLE, DataConfig, RunConfig
+from qlora_studio.config.setting import fields_of, problem_with
 from qlora_studio.data.conversation import Row
 from qlora_studio.data.report import Finding, ImportReport
 from qlora_studio.errors import StudioError
@@ -73,29 +76,33 @@ def add_commands(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 def data_command(arguments: argparse.Namespace) -> int:
     """Raises: StudioError."""
     data = _data(arguments)
+    if arguments.show < 0:
+        raise StudioError(f"--show is {arguments.show}; it must be a number of rows.")
+    if arguments.model:
+        require_model(arguments.model)
     with Told(quiet=arguments.json) as told:
         model = _model_folder(arguments.model, told) if arguments.model else None
         with Reader(told) as reader:
             imported = reader.ask(reading.DataImported, reading.ImportData, data=data)
-            counted = _count(reader, imported.dataset, model, data) if model else None
+            tokens = _count(reader, imported.dataset, model, data) if model else None
             rows = _rows(reader, imported, model, data, arguments.show)
             findings = data_doctor.findings_of(reader, imported, data, model, arguments)
             copy = (
                 data_doctor.save_copy(reader, imported, arguments.save_copy) if arguments.save_copy else None
             )
     if arguments.json:
-        value = _data_object(imported.report, findings, counted, rows, shown=arguments.show > 0)
+        value = _data_object(imported.report, findings, tokens, rows, shown=arguments.show > 0)
         print_json(value | ({"copy": msgspec.to_builtins(copy)} if copy else {}))
         return 0
     _tell_report(imported.report)
     data_doctor.tell_findings(findings, imported.report)
     data_doctor.tell_fixes(imported.report)
     if copy:
-        print_text(f"saved {copy.rows:,} rows: {copy.path}")
-    if counted:
-        _tell_lengths(counted, data.seq_len)
-    for row, tokens in rows:
-        _tell_row(row, tokens)
+        print_text(f"saved {counted(copy.rows, 'row')}: {copy.path}")
+    if tokens:
+        _tell_lengths(tokens, data.seq_len)
+    for row, shown in rows:
+        _tell_row(row, shown)
     return 0
 
 
@@ -110,9 +117,16 @@ def _data(arguments: argparse.Namespace) -> DataConfig:
     what: dict[str, Any] = {"path": paths[0], **how}
     if len(paths) > 1:
         what = {"path": "", "mix": tuple(MixPart(path=path, **how) for path in paths)}
+    _check_seq_len(arguments.seq_len)
     data = DataConfig(seq_len=arguments.seq_len, recipe=data_doctor.recipe_of(arguments), **what)
     check_data(data, "The command")
     return data
+
+
+def _check_seq_len(seq_len: int) -> None:
+    setting = next(item for item in fields_of(RunConfig) if item.key == "data.seq_len")
+    if problem := problem_with(setting, seq_len):
+        raise StudioError(problem.replace(setting.key, "--seq-len"))
 
 
 def model_command(arguments: argparse.Namespace) -> int:
@@ -166,7 +180,7 @@ def adapter_command(arguments: argparse.Namespace) -> int:
             }
         )
         return 0
-    print_text(f"rank {checked.r} on {len(checked.target_modules):,} layers")
+    print_text(f"rank {checked.r} on {counted(len(checked.target_modules), 'layer')}")
     for warning in checked.warnings:
         print_text(f"warning: {warning}")
     return 0
@@ -177,8 +191,10 @@ def _mapping(pairs: list[str]) -> dict[str, str]:
     for pair in pairs:
         name, equals, column = pair.partition("=")
         if not equals or not name or not column:
+            lacks = "has no =" if not equals else "names no field" if not name else "names no column"
             raise StudioError(
-                f"{pair!r} is no mapping.", hint="Write it as field=column, such as answer=reply."
+                f"--map {pair} {lacks}.",
+                hint="Write the field, = and the column of your file, such as --map answer=reply.",
             )
         mapping[name] = column
     return mapping
@@ -218,7 +234,7 @@ def _tokens(reader: Reader, dataset: str, model: str, data: DataConfig, row: Row
 def _data_object(
     report: ImportReport,
     findings: tuple[Finding, ...] | None,
-    counted: reading.TokensCounted | None,
+    tokens: reading.TokensCounted | None,
     rows: list[tuple[Row, reading.TokensShown | None]],
     shown: bool,
 ) -> dict[str, Any]:
@@ -227,19 +243,19 @@ def _data_object(
     value["doctor"] = findings is not None
     if findings is not None:
         value["findings"] = msgspec.to_builtins(findings)
-    value["lengths"] = _lengths_object(counted) if counted else {}
+    value["lengths"] = _lengths_object(tokens) if tokens else {}
     if shown:
         value["rows"] = [_row_object(row, tokens) for row, tokens in rows]
     return value
 
 
-def _lengths_object(counted: reading.TokensCounted) -> dict[str, Any]:
-    lengths: dict[str, Any] = msgspec.to_builtins(counted.lengths)
+def _lengths_object(tokens: reading.TokensCounted) -> dict[str, Any]:
+    lengths: dict[str, Any] = msgspec.to_builtins(tokens.lengths)
     del lengths["file"]
     return lengths | {
-        "too_long": counted.too_long,
-        "bins": list(counted.bins),
-        "bin_width": counted.bin_width,
+        "too_long": tokens.too_long,
+        "bins": list(tokens.bins),
+        "bin_width": tokens.bin_width,
     }
 
 
@@ -256,25 +272,26 @@ def _row_object(row: Row, tokens: reading.TokensShown | None) -> dict[str, Any]:
 
 def _tell_report(report: ImportReport) -> None:
     print_text(
-        f"{report.rows_in:,} rows in the file = {report.imported:,} imported + "
+        f"{counted(report.rows_in, 'row')} in the file = {report.imported:,} imported + "
         f"{report.skipped:,} skipped + {report.merged:,} merged"
     )
-    print_text(f"format {report.format}, {report.encoding}; {report.conversations:,} conversations")
+    print_text(f"format {report.format}, {report.encoding}; {counted(report.conversations, 'conversation')}")
     if report.guess:
         print_text(report.guess)
     for problem in report.problems:
         print_text(f"skipped {problem.count:,}: {problem.reason} (first: line {problem.line:,})")
 
 
-def _tell_lengths(counted: reading.TokensCounted, seq_len: int) -> None:
-    lengths = counted.lengths
+def _tell_lengths(tokens: reading.TokensCounted, seq_len: int) -> None:
+    lengths = tokens.lengths
     print_text(
-        f"{lengths.tokens:,} tokens, {lengths.learned_tokens:,} learned; "
+        f"{counted(lengths.tokens, 'token')}, {lengths.learned_tokens:,} learned; "
         f"median {lengths.median:,}, longest {lengths.longest:,}"
     )
-    print_text(f"{counted.too_long:,} rows are longer than {seq_len:,} tokens")
+    longer = counted(tokens.too_long, "row is", "rows are")
+    print_text(f"{longer} longer than {seq_len:,} tokens")
     if lengths.nothing_to_learn:
-        print_text(f"{lengths.nothing_to_learn:,} rows have no token to learn")
+        print_text(f"{counted(lengths.nothing_to_learn, 'row has', 'rows have')} no token to learn")
 
 
 _STYLES = {"learned": "\033[42;30m", "context": "\033[100;37m", "cut": "\033[9;41;37m"}

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from qlora_studio.cli.children import Engine, Reader
+from qlora_studio.cli.counted import counted
 from qlora_studio.cli.named_run import run_folder
 from qlora_studio.cli.output import Told, in_gib, print_json, print_text
 from qlora_studio.cli.room import room_here
+from qlora_studio.cli.there import require_inputs
 from qlora_studio.config import places
 from qlora_studio.config.presets import sample_preset
 from qlora_studio.config.run_config import RunConfig
@@ -51,6 +53,7 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
 def train_command(arguments: argparse.Namespace) -> int:
     """Raises: StudioError."""
     config = settings_from(arguments.file, arguments.changes)
+    require_inputs(config)
     runs_dir = arguments.runs_dir or places.runs_folder()
     with Told(quiet=arguments.json) as told, Engine(told) as engine:
         run = prepare_run(engine, told, config, arguments.name, runs_dir, arguments.accept_skipped)
@@ -172,11 +175,12 @@ def _step_in_words(event: events.StepFinished) -> str:
 def _say_what_starts(run: reading.RunPrepared) -> None:
     report = run.report
     print_text(
-        f"{report.rows_in:,} rows in the file = {report.imported:,} imported + "
+        f"{counted(report.rows_in, 'row')} in the file = {report.imported:,} imported + "
         f"{report.skipped:,} skipped + {report.merged:,} merged"
     )
     print_text(
-        f"{run.train_rows:,} rows to learn from, {run.validation_rows:,} held out; {run.steps:,} updates"
+        f"{counted(run.train_rows, 'row')} to learn from, {run.validation_rows:,} held out; "
+        f"{counted(run.steps, 'update')}"
     )
     promised = sum(run.promise_bytes.values())
     print_text(f"needs {in_gib(promised)} {room_here().words}")

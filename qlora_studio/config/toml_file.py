@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,16 @@ from qlora_studio.config.run_config import SAMPLE, SCHEMA_VERSION, SHAPE_PREFIX,
 from qlora_studio.config.setting import check_limits, fields_of
 from qlora_studio.errors import StudioError
 
+_TYPE_WORDS = re.compile(r"`([a-z ]+)`")
+_KINDS = {
+    "object": "a section of settings",
+    "array": "a list",
+    "str": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "null": "nothing",
+}
 _LARGEST_FILE = 1_000_000  # bytes; a settings file has a few thousand
 
 
@@ -134,6 +145,8 @@ def _in_plain_words(error: msgspec.ValidationError) -> str:
     message, _, place = str(error).partition(" - at `$.")
     key = place.rstrip("`")
     message = message.replace("Object contains unknown field", "There is no setting")
+    message = _TYPE_WORDS.sub(lambda found: _KINDS.get(found[1], found[0]), message)
+    message = message.replace("Expected ", "it must be ").replace(", got ", ", not ")
     choices = next((item.setting.choices for item in fields_of(RunConfig) if item.key == key), {})
     if choices and message.startswith("Invalid enum value"):
         message += f"; it must be one of {', '.join(choices)}"

@@ -136,7 +136,8 @@ def prepare_evaluation(
 ) -> reading.EvaluationPrepared:
     """Raises: StudioError where no row of the file can be evaluated."""
     config = read_record(Path(request.run)).record.config
-    data = msgspec.structs.replace(config.data, path=str(Path(request.path).absolute()), validation=0.0)
+    path = request.path if request.path == SAMPLE else str(Path(request.path).absolute())
+    data = msgspec.structs.replace(config.data, path=path, validation=0.0)
     dataset = open_dataset(import_data(data, told).dataset)
     encoder = texts.of(config.model.path).encoder(data.train_on, config.training.method)
     rows = prepare_for_evaluation(dataset, encoder, config, told)
@@ -146,8 +147,8 @@ def prepare_evaluation(
 
 
 def _of_folder(config: RunConfig, accept_skipped: bool, texts: ModelTexts, told: Told) -> _Ready:
+    model = check_model(config.model.path, told)  # first: it takes no time
     source = _source(config, accept_skipped, told)
-    model = check_model(config.model.path, told)
     text = texts.of(config.model.path)
     encoder = text.encoder(config.data.train_on, config.training.method)
     rows = prepare(source, encoder, config, told, accept_left_out=accept_skipped)
@@ -208,7 +209,8 @@ def _refuse_many_skipped(report: ImportReport, accept_skipped: bool) -> None:
     if report.unusable > MANY_SKIPPED * report.rows_in and not accept_skipped:
         first = next(problem for problem in report.problems if not problem.by_design)
         raise StudioError(
-            f"{report.unusable:,} of {report.rows_in:,} rows of {report.path} were skipped, the first one in "
+            f"{report.unusable:,} of {report.rows_in:,} rows of {report.path} "
+            f"{'was' if report.unusable == 1 else 'were'} skipped, the first one in "
             f"line {first.line:,}: {first.reason}.",
             hint="Mend them, or accept that they are left out (--accept-skipped).",
         )

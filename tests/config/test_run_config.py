@@ -75,7 +75,7 @@ def test_a_relative_path_found_only_in_the_working_folder_is_taken_from_there(
         ("model.quantization=nf5", "one of nf4, fp4, int8, none"),
         ("training.recompute=most", "one of auto, none, all"),
         ("training.learning_rate=nan", "must be between"),
-        ("lora.r=many", "Expected `int`, got `str`"),
+        ("lora.r=many", "must be a whole number, not text"),
         ("schema_version=2", "newer version"),
     ],
 )
