@@ -7,12 +7,13 @@ import importlib.util
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import msgspec
 
 from qlora_studio.config import places
+from qlora_studio.errors import StudioError
 
 ROOM_BYTES = 10 * 10**9  # a model, a few runs
 
@@ -61,9 +62,19 @@ def check_machine(card: str | None, engine_device: str | None = None) -> list[Li
     ]
 
 
-def version_lines() -> Iterator[Line]:
+def require_recent(names: Collection[str]) -> None:
+    """Raises: StudioError naming the first library that is missing or too old, and what mends it (S14)."""
+    if getattr(sys, "frozen", False):
+        return  # its libraries were chosen when it was built, and nobody can change them
+    for line in version_lines(names):
+        if line.tone == "bad":
+            raise StudioError(f"{line.name} {line.words}.", hint=f"Run: {line.mend}")
+
+
+def version_lines(names: Collection[str] = tuple(MINIMUM_VERSIONS)) -> Iterator[Line]:
     """One line for each library."""
-    for name, minimum in MINIMUM_VERSIONS.items():
+    for name in names:
+        minimum = MINIMUM_VERSIONS[name]
         wanted = ".".join(map(str, minimum))
         mend = f"{sys.executable} -m pip install '{name}>={wanted}'"
         try:

@@ -11,12 +11,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Generic, TypeVar
 
+from qlora_studio.config.machine_check import require_recent
 from qlora_studio.config.places import log_folder
 from qlora_studio.errors import StudioError
 from qlora_studio.protocol.commands import EngineCommand
 from qlora_studio.protocol.events import EngineEvent
 from qlora_studio.protocol.lines import ANSWERS, COMMANDS, EVENTS, LONGEST_LINE, REQUESTS, Lines
 from qlora_studio.protocol.reading import ReaderAnswer, ReaderRequest
+
+_BOTH = ("numpy", "msgspec", "tokenizers", "jinja2")
+_ENGINE_LIBRARIES = ("torch", "transformers", "bitsandbytes", "peft", "accelerate", "safetensors", *_BOTH)
+_READER_LIBRARIES = ("datasets", "pyarrow", *_BOTH)
 
 Said = TypeVar("Said")
 Heard = TypeVar("Heard")
@@ -105,12 +110,14 @@ class Child(Generic[Said, Heard]):
 
 
 def start_engine() -> Child[EngineCommand, EngineEvent]:
-    """The process that holds the device. Raises: StudioError where it can't be started."""
+    """The process that holds the device. Raises: StudioError where it can't be started, or must not (S14)."""
+    require_recent(_ENGINE_LIBRARIES)
     return _start("qlora_studio.engine", COMMANDS, EVENTS)
 
 
 def start_reader() -> Child[ReaderRequest, ReaderAnswer]:
-    """The disposable process that opens foreign bytes. Raises: StudioError where it can't be started."""
+    """The disposable process that opens foreign bytes. Raises: StudioError as `start_engine`."""
+    require_recent(_READER_LIBRARIES)
     return _start("qlora_studio.reader", REQUESTS, ANSWERS)
 
 
