@@ -48,6 +48,7 @@ class Told:
             disable=quiet or not self._console.is_terminal,
         )
         self._task = self._progress.add_task("", total=None, count="", visible=False)
+        self._done, self._total = 0, 0
 
     def __enter__(self) -> Told:
         self._progress.start()
@@ -58,6 +59,9 @@ class Told:
 
     def __call__(self, words: str, done: int, total: int) -> None:
         count = f"{done:,} of {total:,}" if total else (f"{done:,}" if done else "")
+        if total != self._total or done < self._done:
+            self._progress.reset(self._task, completed=done)  # another thing: its speed is its own
+        self._done, self._total = done, total
         self._progress.update(
             self._task,
             description=visible_text(words, 120),

@@ -149,6 +149,11 @@ class _Lines:
         match event:
             case events.RunStarted():
                 self._total_steps = event.total_steps
+                self._told(f"Step {event.step:,} of {event.total_steps:,}", event.step, event.total_steps)
+            case events.EvaluationProgress():
+                self._told(event.words or f"Evaluating step {event.step:,}, rows", event.done, event.total)
+            case events.Saving():
+                self._told(f"Saving step {event.step:,}", 0, 0)
             case events.StepFinished():
                 self._told(_step_in_words(event), event.step, self._total_steps)
             case events.ModelLoaded():
