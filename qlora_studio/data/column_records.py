@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from qlora_studio.data.limits import MAX_COLUMNS, MAX_EXPANSION
 from qlora_studio.data.record import Place, Record, named
@@ -13,6 +15,7 @@ from qlora_studio.data.source_file import SourceFile
 from qlora_studio.errors import StudioError
 
 ROWS_AT_ONCE = 64  # a dictionary can make rows far larger than their file: few at a time
+_MUCH_AT_ONCE = 1 << 25  # bytes of rows: then one row at a time
 _SMALL_BYTES = 1_000_000  # a file of less than that can't fill much
 
 BROKEN = (pa.ArrowException, OSError, ValueError)  # what pyarrow raises where a file is no good
@@ -41,34 +44,55 @@ def records_of(batches: Iterable[Any], source: SourceFile) -> Iterator[Record]:
     """A record a row; its line is its number from 1. Raises: StudioError where they are far too many."""
     line = size = 0
     for batch in batches:
-        size += batch.nbytes
+        expanded = sum(map(_expanded_bytes, batch.columns))
+        size += expanded
         if size > MAX_EXPANSION * max(source.size, _SMALL_BYTES):
             raise StudioError(
                 f"{source.name} holds more than {MAX_EXPANSION} times its size in text.",
                 hint="It may be made to fill the disk; its rows are not read.",
             )
-        for value in batch.to_pylist():
-            line += 1
-            yield Record(value, Place(line))
+        step = len(batch) if expanded < _MUCH_AT_ONCE else 1
+        for start in range(0, len(batch), step):
+            for value in batch.slice(start, step).to_pylist():
+                line += 1
+                yield Record(value, Place(line))
+
+
+def _expanded_bytes(array: Any) -> int:
+    """About what its values take, each text counted as often as it is named."""
+    types, kind = pa.types, array.type
+    if types.is_struct(kind):
+        return sum(map(_expanded_bytes, array.flatten()))
+    if _is_list(kind):
+        return _expanded_bytes(array.flatten())
+    if types.is_dictionary(kind) and _is_text(kind.value_type):
+        return pc.sum(pc.binary_length(array.dictionary).take(array.indices)).as_py() or 0
+    if types.is_string_view(kind):
+        views = np.frombuffer(array.buffers()[1], dtype=np.int32).reshape(-1, 4)  # its length comes first
+        return int(views[array.offset : array.offset + len(array), 0].sum(dtype=np.int64))
+    bytes_: int = array.nbytes
+    return bytes_
 
 
 def _readable(kind: Any) -> bool:
     types = pa.types
     if types.is_struct(kind):
         return all(_readable(field.type) for field in kind)
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+    if _is_list(kind):
         return _readable(kind.value_type)
     if types.is_dictionary(kind):
-        return _readable(kind.value_type)
-    return any(
-        of(kind)
-        for of in (
-            types.is_string,
-            types.is_large_string,
-            types.is_string_view,
-            types.is_integer,
-            types.is_floating,
-            types.is_boolean,
-            types.is_null,
-        )
-    )
+        return _is_text(kind.value_type) or _is_number(kind.value_type)
+    return _is_text(kind) or _is_number(kind) or types.is_string_view(kind) or types.is_null(kind)
+
+
+def _is_list(kind: Any) -> bool:
+    types = pa.types
+    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
+
+
+def _is_text(kind: Any) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _is_number(kind: Any) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))

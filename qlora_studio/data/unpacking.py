@@ -16,6 +16,7 @@ from qlora_studio.errors import StudioError
 _READ_BYTES = 1 << 16
 _OUT_BYTES = 1 << 20
 _SMALL_BYTES = 1 << 16  # a file may begin with very much of the same; beyond what this gives the ratio counts
+_MOST_EMPTY = 1_000
 _XZ_MEMORY_BYTES = 256 << 20  # the strongest presets take 65 MB
 _NEEDS_MEMORY = ("Memory usage limit", "too much memory")  # as xz and zstd say it
 
@@ -96,12 +97,20 @@ _NEW: dict[str, Callable[[], Any]] = {
 def _members(feed: Feed, kind: str) -> Iterator[bytes]:
     """Of a file of one stream, or of several one behind the other, as the tools write and read them."""
     data = feed.read(_READ_BYTES)
+    empty = 0
     while data:
         stream = _NEW[kind]()
+        empty += 1
+        if empty > _MOST_EMPTY:
+            raise StudioError(
+                f"{feed.name} holds more than {_MOST_EMPTY:,} empty {kind} streams in a row.",
+                hint="It may be made to stop programs that read it; it is not read.",
+            )
         while not stream.eof:
             piece = stream.decompress(data, _OUT_BYTES)
             data = b""
             if piece:
+                empty = 0
                 yield piece
             if stream.needs_input and not stream.eof and not (data := feed.read(_READ_BYTES)):
                 raise EOFError

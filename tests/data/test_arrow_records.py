@@ -142,3 +142,20 @@ def test_rows_behind_an_end_are_not_lost_quietly(tmp_path: Path) -> None:  # D3
 
     with pytest.raises(StudioError, match="is broken Arrow: something follows the end of its stream"):
         import_bytes(tmp_path / "rows.arrow", whole)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array(["x" * 1_000]).dictionary_encode(),
+        pa.array(["x" * 1_000], pa.string_view()),
+        pa.array([[{"text": "x" * 1_000}]]),
+        pa.array([["x" * 1_000]], pa.list_(pa.string(), 1)),
+    ],
+    ids=["dictionary", "view", "struct in list", "fixed list"],
+)
+def test_a_text_counts_as_often_as_it_is_named(column: Any) -> None:  # D6
+    rows = pa.concat_arrays([column] * 50)
+
+    assert 50_000 <= column_records._expanded_bytes(rows) < 52_000
+    assert 10_000 <= column_records._expanded_bytes(rows.slice(20, 10)) < 11_000

@@ -225,7 +225,7 @@ PIECES = st.sampled_from([*MARKS, *LINES, *BYTES])
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300, deadline=None)
 @given(
     content=st.lists(PIECES, max_size=30).map(b"".join) | st.binary(max_size=200),
-    suffix=st.sampled_from([".json", ".jsonl", ".csv", ".tsv", ".txt", ".parquet", ""]),
+    suffix=st.sampled_from([".json", ".jsonl", ".csv", ".tsv", ".txt", ".parquet", ".arrow", ".gz", ""]),
 )
 def test_any_bytes_are_counted_or_refused(tmp_path: Path, content: bytes, suffix: str) -> None:  # D3
     file = tmp_path / f"any{suffix}"
