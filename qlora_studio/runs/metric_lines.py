@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from operator import attrgetter
 from typing import Annotated, Any, Union, cast
 
 import msgspec
@@ -35,18 +34,6 @@ class StepLine(_Line, tag="step_finished"):
     learned_tokens_per_second: float | None = None
     elapsed_s: float | None = None
     non_finite: str | None = None
-
-
-NUMBERS = (  # of a step
-    "loss",
-    "learning_rate",
-    "grad_norm",
-    "tokens",
-    "learned_tokens",
-    "tokens_per_second",
-    "learned_tokens_per_second",
-    "elapsed_s",
-)
 
 
 class StartLine(_Line, tag="run_started"):
@@ -109,7 +96,6 @@ _PASSED_OVER = {
     for name in ("engine_ready", "model_loaded", "saving", "sample_ready")
 }
 _BETWEEN_STEPS = frozenset((*_READ.values(), *_PASSED_OVER.values()))
-_step_and_numbers = attrgetter("step", *NUMBERS)
 _BROKEN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
@@ -133,11 +119,6 @@ def split(lines: Sequence[Line]) -> tuple[list[StepLine], list[tuple[int, Line]]
     for index in reversed(others):
         del steps[index]
     return cast(list[StepLine], steps), [(index - gone, lines[index]) for gone, index in enumerate(others)]
-
-
-def numbers_of(steps: Sequence[StepLine]) -> Iterator[float | None]:
-    """The first step and its NUMBERS, then the second and its, and so on: a third faster than by column."""
-    return chain.from_iterable(map(_step_and_numbers, steps))
 
 
 def memory_of(steps: Sequence[StepLine]) -> Iterator[int]:

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import math
 import os
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qlora_studio.errors import StudioError
 from qlora_studio.runs.durable import LONGEST_LINE, open_to_read
 from qlora_studio.runs.metric_lines import (
-    NUMBERS,
     CheckpointLine,
     EvaluationLine,
     FailedLine,
@@ -26,7 +25,6 @@ from qlora_studio.runs.metric_lines import (
     LineDecoder,
     StepLine,
     memory_of,
-    numbers_of,
     sittings,
     split,
 )
@@ -144,7 +142,7 @@ class Metrics:
         self.total_steps = 0
         self.ended: FinishedLine | FailedLine | None = None  # None also where it was interrupted
         self._steps = _Column("int64")
-        self._numbers = {name: _Column("float64") for name in NUMBERS}
+        self._numbers = defaultdict[str, _Column](lambda: _Column("float64"))
         self._memory: dict[str, _Column] = {}
 
     def __len__(self) -> int:
@@ -226,18 +224,16 @@ class Metrics:
         import numpy as np
 
         steps, others = split(lines)
-        table = _table(steps)
-        numbers = table[:, 0].astype("int64")
+        numbers = np.array([line.step for line in steps], "int64")
         lowest = np.minimum.accumulate(numbers[::-1])[::-1]  # of the steps from here on
         if steps:
             self._supersede_from(int(lowest[0]))
             self.ended = None
-        if others:
-            self._add_between_steps(others, lowest.tolist())
-        stays = np.append(numbers[:-1] < lowest[1:], [True] * bool(steps))
+        self._add_between_steps(others, lowest.tolist())
+        stays = numbers[:-1] < lowest[1:]
         if not stays.all():
-            steps, table = list(compress(steps, stays.tolist())), table[stays]
-        self._add_steps(steps, table)
+            steps = [*(line for line, good in zip(steps, stays.tolist(), strict=False) if good), steps[-1]]
+        self._add_steps(steps)
 
     def _add_between_steps(self, others: list[tuple[int, Line]], lowest: list[int]) -> None:
         for steps_before, line in others:
@@ -249,18 +245,24 @@ class Metrics:
                 _cut(alike, line.step)
                 alike.append(line)
 
-    def _add_steps(self, steps: Sequence[StepLine], table: NDArray[Any]) -> None:
-        """table: of the same steps."""
+    def _add_steps(self, steps: Sequence[StepLine]) -> None:
         import numpy as np
 
-        for column, values in zip((self._steps, *self._numbers.values()), table.T, strict=True):
-            column.extend(values)
+        numbers = self._numbers
+        self._steps.extend([line.step for line in steps])
+        numbers["loss"].extend([line.loss for line in steps])
+        numbers["learning_rate"].extend([line.learning_rate for line in steps])
+        numbers["grad_norm"].extend([line.grad_norm for line in steps])
+        numbers["tokens"].extend([line.tokens for line in steps])
+        numbers["learned_tokens"].extend([line.learned_tokens for line in steps])
+        numbers["tokens_per_second"].extend([line.tokens_per_second for line in steps])
+        numbers["learned_tokens_per_second"].extend([line.learned_tokens_per_second for line in steps])
+        numbers["elapsed_s"].extend([line.elapsed_s for line in steps])
         memory = np.fromiter(memory_of(steps), "int64").reshape(len(steps), len(self._memory))
         for index, column in enumerate(self._memory.values()):
             column.extend(memory[:, index])
-        without_loss = np.flatnonzero(np.isnan(table[:, 1 + NUMBERS.index("loss")])).tolist()
         self.non_finite += [
-            NonFinite(steps[place].step, steps[place].non_finite or "nan") for place in without_loss
+            NonFinite(line.step, line.non_finite or "nan") for line in steps if line.loss is None
         ]
 
     def _supersede_from(self, step: int) -> None:
@@ -270,18 +272,6 @@ class Metrics:
         _cut(self.evaluations, step)
         _cut(self.checkpoints, step)
         _cut(self.non_finite, step)
-
-
-def _table(steps: Sequence[StepLine]) -> NDArray[Any]:
-    """float64 [steps, 1 + NUMBERS]: which step, and its numbers; NaN where one wasn't finite."""
-    import numpy as np
-
-    width = 1 + len(NUMBERS)
-    try:
-        cells = np.fromiter(numbers_of(steps), "float64", len(steps) * width)
-    except TypeError:  # one is None
-        cells = np.array(list(numbers_of(steps)), "float64")
-    return cells.reshape(len(steps), width)
 
 
 class _Column:
@@ -297,7 +287,8 @@ class _Column:
     def values(self) -> NDArray[Any]:
         return self._cells[: self.size]
 
-    def extend(self, values: NDArray[Any]) -> None:
+    def extend(self, values: list[Any] | NDArray[Any]) -> None:
+        """None becomes NaN."""
         import numpy as np
 
         end = self.size + len(values)
@@ -305,8 +296,19 @@ class _Column:
             grown = np.empty(max(end, 4 * len(self._cells)), self._cells.dtype)  # unused pages take no memory
             grown[: self.size] = self.values
             self._cells = grown
-        self._cells[self.size : end] = values
+        self._cells[self.size : end] = _as_array(values, self._cells.dtype)
         self.size = end
+
+
+def _as_array(values: list[Any] | NDArray[Any], dtype: Any) -> NDArray[Any]:
+    import numpy as np
+
+    if isinstance(values, list):
+        try:
+            return np.fromiter(values, dtype, len(values))  # a third faster than asarray
+        except TypeError:  # there is a None
+            pass
+    return np.asarray(values, dtype)
 
 
 def _cut(items: list[Any], step: int) -> None:
