@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import runpy
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,18 @@ os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 os.environ["PYTHON_KEYRING_BACKEND"] = "keyring.backends.null.Keyring"
 os.environ["WAKEPY_FAKE_SUCCESS"] = "1"
 runpy.run_path(str(Path(__file__).parent / "no_network" / "sitecustomize.py"))
+
+
+@pytest.fixture(autouse=True)
+def garbage(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Of tests with widgets it is collected between them, in their own thread: see `ui.garbage`."""
+    has_widgets = bool({"qapp", "qtbot"} & set(request.fixturenames))
+    if has_widgets:
+        gc.disable()
+    yield
+    if has_widgets:
+        gc.collect()
+        gc.enable()
 
 
 @pytest.fixture(autouse=True)

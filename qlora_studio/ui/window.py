@@ -14,6 +14,7 @@ from qlora_studio import __version__
 from qlora_studio.plain_text import visible_line
 from qlora_studio.state.app import AppState
 from qlora_studio.state.awake import KeepAwake
+from qlora_studio.ui.garbage import Collector
 from qlora_studio.ui.look import follow_preferences
 from qlora_studio.ui.pages import page_modules
 from qlora_studio.ui.shell import Shell
@@ -50,7 +51,7 @@ def open_window(page: str | None = None, run: str | None = None) -> int:
 def _keep_what_is_loaded() -> None:
     """What stays to the end isn't looked through for garbage again and again: that would hold the window."""
     gc.freeze()
-    gc.enable()
+    Collector(QApplication.instance())  # type: ignore[arg-type]  # there is one: it runs
 
 
 class PageLoader(QThread):
