@@ -229,6 +229,25 @@ def test_the_exact_text_can_be_seen(answered, qtbot):
     assert words(answered, "chat_rendered") == "<|user|>Hello"
 
 
+def test_up_in_an_empty_box_brings_the_last_message_back_to_be_changed(answered, app, silent, qtbot):
+    box = found(answered, "chat_input")
+    qtbot.keyClick(box, Qt.Key.Key_Up)
+    assert box.toPlainText() == "Hello"
+    assert "in place of the old message" in words(answered, "chat_input_card")
+    box.setPlainText("Hello again")
+    qtbot.keyClick(box, Qt.Key.Key_Return)
+    assert [turn.text for turn in app.chat.turns] == ["Hello again"]
+    assert silent.asked(reading.EncodeChat)
+
+
+def test_escape_leaves_a_message_as_it_was(answered, app, qtbot):
+    click(qtbot, answered, "chat_change_said_0")
+    assert answered.escape()
+    assert found(answered, "chat_input").toPlainText() == ""
+    assert [turn.text for turn in app.chat.turns] == ["Hello"]
+    assert not answered.escape()
+
+
 def test_a_new_chat_begins_empty(answered, app, qtbot):
     click(qtbot, answered, "chat_new")
     assert app.chat.turns == []

@@ -51,6 +51,7 @@ class ChatPage(Page):
         self._rows: dict[int, TurnRow] = {}
         self._follows = True
         self._offers_first: Path | None = None  # the run whose first prompt is to be typed
+        self._changing: Turn | None = None  # whose message is typed again
         self._build_page()
         self._bind()
 
@@ -65,11 +66,15 @@ class ChatPage(Page):
         self._state.refresh()
 
     def escape(self) -> bool:
-        """Esc stops the reply."""
+        """Esc stops the reply, or leaves a message as it was."""
         if self._state.busy:
             self._state.stop()
-            return True
-        return False
+        elif self._changing is not None:
+            self._changing = None
+            self._input.clear()
+        else:
+            return False
+        return True
 
     # Layout -----------------------------------------------------------------------------------------
 
@@ -162,7 +167,11 @@ class ChatPage(Page):
         return card
 
     def _build_menu(self) -> None:
-        for words, keys, slot in (
+        for words, keys, slot in (  # keys behind a tab are the message box's own
+            ("Send\tEnter", "", self._on_send),
+            ("New line in the message\tShift+Enter", "", lambda: self._input.insertPlainText("\n")),
+            ("Stop the reply\tEsc", "", self._state.stop),
+            ("Change the last message\tUp", "", self._on_change_last),
             ("New chat", "Ctrl+N", self._on_new),
             ("Answer again", "Ctrl+R", self._on_again),
             ("One or side by side", "Ctrl+B", self._on_mode_key),
@@ -189,6 +198,7 @@ class ChatPage(Page):
         self._stop.clicked.connect(self._state.stop)
         self._pause.clicked.connect(self.app.engine.pause_training)
         self._input.sent.connect(self._on_send)
+        self._input.went_up.connect(self._on_change_last)
         for button in self._prompts:
             button.clicked.connect(lambda _=False, button=button: self._offer(button))
         bar = self._view.verticalScrollBar()
@@ -200,9 +210,26 @@ class ChatPage(Page):
     def _on_send(self) -> None:
         text = self._input.toPlainText().strip()
         if text and self._send.isEnabled():
+            turn, self._changing = self._changing, None
             self._input.clear()
             self._follows = True
-            self._state.send(text)
+            if turn is not None and turn in self._state.turns:
+                self._state.change(turn, text)
+            else:
+                self._state.send(text)
+
+    def _on_change_last(self) -> None:
+        if self._state.turns:
+            self._on_change(self._state.turns[-1])
+
+    def _on_change(self, turn: Turn) -> None:
+        """The message is typed again; nothing is dropped before it is sent."""
+        if self._state.busy:
+            return
+        self._changing = turn
+        self._input.setPlainText(turn.text)
+        self._input.moveCursor(QTextCursor.MoveOperation.End)
+        self._input.setFocus()
 
     def _offer(self, button: SecondaryButton) -> None:
         self._input.setPlainText(str(button.property("prompt")))
@@ -327,6 +354,8 @@ class ChatPage(Page):
         keys = "Enter sends, Shift+Enter starts a line"
         typed = bool(self._input.toPlainText().strip())
         hint = f"Esc stops. {WHILE_WRITING}" if state.busy else keys if typed else f"{NOTHING_TYPED}. {keys}"
+        if self._changing is not None and typed:
+            hint = "Enter sends it in place of the old message, whose replies go. Esc leaves all as it is"
         if not state.left_out:
             return hint
         what = "message is" if state.left_out == 1 else f"{state.left_out} messages are"
@@ -348,6 +377,7 @@ class ChatPage(Page):
         row = TurnRow(turn, len(self._rows))
         row.again.connect(lambda reply: self._state.again(turn, reply))
         row.copied.connect(self._on_copy)
+        row.change_asked.connect(lambda: self._on_change(turn))
         self._turns.addWidget(row)
         return row
 
@@ -357,9 +387,10 @@ class ChatPage(Page):
 
 
 class MessageBox(QPlainTextEdit):
-    """Grows to five lines. sent: Enter without Shift."""
+    """Grows to five lines. sent: Enter without Shift. went_up: Up, where nothing is typed."""
 
     sent = Signal()
+    went_up = Signal()
 
     def __init__(self) -> None:
         super().__init__()
@@ -374,6 +405,9 @@ class MessageBox(QPlainTextEdit):
         enter = event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter)
         if enter and not event.modifiers() & Qt.KeyboardModifier.ShiftModifier:
             self.sent.emit()
+            return
+        if event.key() == Qt.Key.Key_Up and not self.toPlainText():
+            self.went_up.emit()
             return
         super().keyPressEvent(event)
 

@@ -13,10 +13,11 @@ ENDS = {"length": "stopped at the longest reply", "stopped": "stopped", "context
 
 
 class TurnRow(QWidget):
-    """again: the Reply to give once more. copied: a text."""
+    """again: the Reply to give once more. copied: a text. change_asked: to say the message otherwise."""
 
     again = Signal(object)
     copied = Signal(str)
+    change_asked = Signal()
 
     def __init__(self, turn: Turn, number: int) -> None:
         super().__init__()
@@ -37,11 +38,16 @@ class TurnRow(QWidget):
         text.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         copy = IconButton("copy", "Copy the message", small=True, name=f"chat_copy_said_{number}")
         copy.clicked.connect(lambda: self.copied.emit(turn.text))
+        self._change = IconButton(
+            "pencil", "Change the message", small=True, name=f"chat_change_said_{number}"
+        )
+        self._change.clicked.connect(self.change_asked)
         for label in (you, text):  # level with the button's icon, also where the message has many lines
             label.setContentsMargins(0, theme().px(5), 0, theme().px(5))
         line.addWidget(you, 0, Qt.AlignmentFlag.AlignTop)
         line.addWidget(text, 1, Qt.AlignmentFlag.AlignTop)
         line.addWidget(copy, 0, Qt.AlignmentFlag.AlignTop)
+        line.addWidget(self._change, 0, Qt.AlignmentFlag.AlignTop)
         layout.addWidget(said)
         self._replies = QHBoxLayout()
         self._replies.setSpacing(theme().px(12))
@@ -49,6 +55,7 @@ class TurnRow(QWidget):
 
     def refresh(self, busy: bool) -> None:
         """After replies were replaced. busy: one is being written, here or in another turn."""
+        self._change.setVisible(not busy)
         for reply in self._turn.replies:
             pane = self._panes.get(reply.side)
             if pane is None:

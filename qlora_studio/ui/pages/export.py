@@ -187,4 +187,4 @@ class ExportPage(Page):
         self._stop.setVisible(state.busy)
         allow(self._stop, "" if state.can_stop else state.words)
         self._stop_action.setEnabled(state.busy and state.can_stop)
-        self._stop_action.setText("Stop…" if state.busy else "Stop… (nothing is being written)")
+        self._stop_action.setText("Stop…\tEsc" if state.busy else "Stop… (nothing is being written)\tEsc")

@@ -70,6 +70,7 @@ class HomePage(Page):
         self.side.addStretch(1)
         self._refresh = IconButton("refresh-cw", "Look at the disk again", name="home_refresh")
         self.add_header(self._refresh)
+        self._open_action = self.menu.addAction("Open the chosen run\tEnter")  # the list takes that key
         self._sample_action = self.menu.addAction("Start sample run")
         self._import_action = self.menu.addAction("Import data…")
         self._import_action.setShortcut("Ctrl+O")
@@ -94,6 +95,7 @@ class HomePage(Page):
         self._data.add.clicked.connect(self._import_data)
         self._data.chosen.connect(lambda path: self._open_entry("data", path))
         self._import_action.triggered.connect(self._import_data)
+        self._open_action.triggered.connect(self._open_chosen)
         self.app.preferences.changed.connect(self._on_preference_changed)
         self.app.launcher.changed.connect(self._show_found)
         self.app.launcher.failed.connect(self._on_launch_failed)
@@ -108,6 +110,9 @@ class HomePage(Page):
         newest = self._newest()
         launcher, engine = self.app.launcher, self.app.engine
         waits = launcher.words or (f"{engine.run_name} is training" if engine.training else "")
+        self._open_action.setEnabled(newest is not None)
+        none = "" if newest is not None else " (there is none yet)"
+        self._open_action.setText(f"Open the chosen run{none}\tEnter")
         self._sample_action.setEnabled(not waits)
         self._sample_action.setText(f"Start sample run ({waits})" if waits else "Start sample run")
         self._welcome.setVisible(found is not None and newest is None)
@@ -166,6 +171,14 @@ class HomePage(Page):
     def _open_row(self, index: QModelIndex) -> None:
         run = self._state.table.runs[index.row()]
         self.app.show_page("monitor" if run.run is not None else "runs", run.folder)
+
+    def _open_chosen(self) -> None:
+        """The row the keyboard is on, else the newest run."""
+        index = self._recent.table.currentIndex()
+        if index.isValid():
+            self._open_row(index)
+        else:
+            self._open_newest()
 
     def _resume_newest(self) -> None:
         newest = self._newest()

@@ -132,7 +132,7 @@ class RunsPage(Page):
 
     def _build_actions(self) -> None:
         for key, words, keys, slot in (
-            ("open", "Open", "", self._on_open),
+            ("open", "Open\tEnter", "", self._on_open),  # the list takes that key by itself
             ("choose", "Choose to compare", "Space", self._on_choose),
             ("resume", "Resume", "Ctrl+R", self._on_resume),
             ("chat", "Chat with it", "", self._on_chat),
@@ -191,7 +191,8 @@ class RunsPage(Page):
         for key, action in self._actions.items():
             why = self._why_not(key, run)
             action.setEnabled(not why)
-            action.setText(f"{self._action_words[key]} ({why})" if why else self._action_words[key])
+            words, tab, keys = self._action_words[key].partition("\t")
+            action.setText(f"{words} ({why}){tab}{keys}" if why else self._action_words[key])
 
     def _why_not(self, key: str, run: RunSummary | None) -> str:
         """Why an entry of the menu can't be chosen, in words; empty where it can."""
