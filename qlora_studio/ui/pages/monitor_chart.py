@@ -16,7 +16,8 @@ from PySide6.QtGui import QPen, QResizeEvent
 from qlora_studio.state.curves import Points
 from qlora_studio.ui.pages.monitor_stretch import Stretch
 from qlora_studio.ui.theme import fade, theme
-from qlora_studio.ui.widgets.chart import ChartView, ThousandsAxis, UprightAxis, round_step
+from qlora_studio.ui.widgets.axis import ChartAxis, ThousandsAxis, round_step
+from qlora_studio.ui.widgets.chart import ChartView
 
 _ZOOM = 0.85  # of what is shown, a notch of the wheel
 _ROOM = 0.07  # above and below what is drawn, of its height
@@ -36,7 +37,7 @@ class StepChart(ChartView):
     The left button drags out the steps to zoom to, with Shift (or the middle button) it moves them along.
     """
 
-    def __init__(self, stretch: Stretch, *, name: str, label: str, left_axis: pg.AxisItem) -> None:
+    def __init__(self, stretch: Stretch, *, name: str, label: str, left_axis: ChartAxis) -> None:
         self._stretch = stretch
         self._step_lines: list[StepLine] = []
         self._range = (0.0, 1.0)
@@ -45,9 +46,7 @@ class StepChart(ChartView):
         self._sought = pg.LinearRegionItem(movable=False)
         self._drag_from: QPointF | None = None
         self._pans = False
-        super().__init__(left_axis, StepsAxis("bottom"), name=name, label=label)
-        for axis in self.axes.values():
-            axis.setStyle(autoExpandTextSpace=False)
+        super().__init__(left_axis, StepsAxis(), name=name, label=label)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.box.setMouseEnabled(False, False)
         self.box.disableAutoRange()
@@ -107,6 +106,8 @@ class StepChart(ChartView):
     def _show_range(self, low: float, high: float) -> None:
         if not math.isfinite(low) or not math.isfinite(high):
             low, high = (0.0, 1.0)
+        if low == high == 0.0:
+            high = 1.0
         room = (high - low) * _ROOM or abs(high) * 0.1 or 0.5
         self.set_range(low - room, high + room)
 
@@ -192,8 +193,6 @@ class StepChart(ChartView):
 
     def recolor(self) -> None:
         super().recolor()
-        self.axes["left"].setWidth(theme().px(46))
-        self.axes["bottom"].setHeight(theme().px(22))  # a fixed one: no layout at each move
         text = theme().color("muted")
         self._crosshair.setPen(pg.mkPen(text, width=1, style=Qt.PenStyle.DotLine))
         self._sought.setBrush(pg.mkBrush(fade(theme().color("accent"), 0.18)))
@@ -212,19 +211,20 @@ class StepChart(ChartView):
 class StepsAxis(ThousandsAxis):
     """There is nothing between two steps."""
 
-    def tickSpacing(self, low: float, high: float, size: float) -> list[tuple[float, float]]:
-        found: list[tuple[float, float]] = super().tickSpacing(low, high, size)
-        return [level for level in found if level[0] >= 1] or [(1.0, 0.0)]
+    least_step = 1.0
+
+    def __init__(self) -> None:
+        super().__init__("bottom")
 
 
-class PowerAxis(UprightAxis):
+class PowerAxis(ChartAxis):
     """Ticks such as 2e-4."""
 
     def tickStrings(self, values: Sequence[float], scale: float, spacing: float) -> list[str]:
         return [in_powers(value * scale) for value in values]
 
 
-class ShortAxis(UprightAxis):
+class ShortAxis(ChartAxis):
     """Ticks such as 5k and 0.25."""
 
     def tickStrings(self, values: Sequence[float], scale: float, spacing: float) -> list[str]:
@@ -233,7 +233,7 @@ class ShortAxis(UprightAxis):
         return [f"{value * scale:g}" for value in values]
 
 
-class LossAxis(UprightAxis):
+class LossAxis(ChartAxis):
     """Plain ticks; on a logarithmic scale they stand at round losses, not at round powers."""
 
     def __init__(self) -> None:
@@ -242,8 +242,7 @@ class LossAxis(UprightAxis):
 
     def tickValues(self, low: float, high: float, size: float) -> list[tuple[float, list[float]]]:
         if not self.log:
-            found: list[tuple[float, list[float]]] = super().tickValues(low, high, size)
-            return found
+            return super().tickValues(low, high, size)
         least, most = 10**low, 10**high
         if most / least > 30:
             powers = range(math.floor(low), math.ceil(high) + 1)
@@ -261,8 +260,10 @@ class LossAxis(UprightAxis):
 
 
 def in_powers(value: float) -> str:
-    """2e-4, 2.5e-4."""
+    """2e-4, 2.5e-4; as plain numbers from 0.01 on."""
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else "–"
+    if abs(value) >= 0.01:
+        return f"{value:g}"
     power = math.floor(math.log10(abs(value)) + 1e-9)
     return f"{value / 10**power:.3g}e{power}"

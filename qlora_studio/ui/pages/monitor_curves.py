@@ -16,7 +16,8 @@ from qlora_studio.state.monitor import CardPoint
 from qlora_studio.ui.pages.monitor_chart import LossAxis, PowerAxis, ShortAxis, StepChart
 from qlora_studio.ui.pages.monitor_stretch import Stretch
 from qlora_studio.ui.theme import theme
-from qlora_studio.ui.widgets.chart import UprightAxis, series_pen
+from qlora_studio.ui.widgets.axis import ChartAxis
+from qlora_studio.ui.widgets.chart import series_pen
 
 _EVALUATION = 1  # series: dashed, with markers
 _MARKED = 120  # evaluations in sight, at most, that have a marker each
@@ -47,7 +48,7 @@ class LossChart(StepChart):
     def set_log(self, log: bool) -> None:
         """The axis' scale."""
         self._log = self._axis.log = log
-        self._axis.picture = None
+        self._axis.update()
         self.redraw()
 
     def draw_more(self, points: Points, low: float, high: float) -> tuple[float, float]:
@@ -163,7 +164,7 @@ class CardChart(StepChart):
         return (float(heat.min()) - 5, float(heat.max()) + 5) if told else (low, high)
 
 
-class DegreeAxis(UprightAxis):
+class DegreeAxis(ChartAxis):
     """Ticks such as 80°."""
 
     def tickStrings(self, values: list[float], scale: float, spacing: float) -> list[str]:

@@ -18,7 +18,8 @@ from qlora_studio.state.run_differences import short_names
 from qlora_studio.state.runs import Compared
 from qlora_studio.ui.pages.monitor_chart import LossAxis, PowerAxis, ShortAxis, in_powers
 from qlora_studio.ui.theme import fade, theme
-from qlora_studio.ui.widgets.chart import MARKERS, ChartView, ThousandsAxis, series_pen
+from qlora_studio.ui.widgets.axis import ChartAxis, ThousandsAxis
+from qlora_studio.ui.widgets.chart import MARKERS, ChartView, series_pen
 
 METRICS = (
     ("evaluation", "Evaluation loss"),
@@ -91,7 +92,6 @@ class RunsChart(ChartView):
 
     def recolor(self) -> None:
         super().recolor()
-        self.axes["left"].setWidth(theme().px(46))
         self._draw()
 
     def _draw(self) -> None:
@@ -180,7 +180,7 @@ class RunsChart(ChartView):
         self._draw()
 
 
-class TimeAxis(pg.AxisItem):  # type: ignore[misc]
+class TimeAxis(ChartAxis):
     """Minutes or hours of training."""
 
     def tickStrings(self, values: list[float], scale: float, spacing: float) -> list[str]:
@@ -191,7 +191,7 @@ class TimeAxis(pg.AxisItem):  # type: ignore[misc]
         return [f"{value:g} s" for value in values]
 
 
-class MillionsAxis(pg.AxisItem):  # type: ignore[misc]
+class MillionsAxis(ChartAxis):
     """Tokens: 500k, 2 M."""
 
     def tickStrings(self, values: list[float], scale: float, spacing: float) -> list[str]:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from enum import IntEnum
 
-import numpy as np
 import pyqtgraph as pg
 from PySide6.QtCore import Qt
-from PySide6.QtGui import QFontMetrics, QPen, QWheelEvent
+from PySide6.QtGui import QPen, QWheelEvent
 from PySide6.QtWidgets import QGraphicsGridLayout, QSizePolicy, QWidget
 
 from qlora_studio.ui.theme import theme
+from qlora_studio.ui.widgets.axis import ChartAxis
 
 pg.setConfigOptions(antialias=True, useNumba=False)
 
-_GRID = 127  # how much of the grid is seen, of 255
-_LINES_APART = 1.25  # of a line's height, from one number of an upright axis to the next
+_AXIS_WIDTH, _AXIS_HEIGHT = 46, 22  # px at 100 %
+_UNDER_BOX = -200  # pyqtgraph puts its box to -100
 MARKERS = ("o", "s", "t", "d", "+", "x")
 
 
@@ -62,7 +61,7 @@ class ChartView(pg.GraphicsView):  # type: ignore[misc]  # pyqtgraph has no type
     """
 
     def __init__(
-        self, left: pg.AxisItem, bottom: pg.AxisItem, *, name: str, label: str, parent: QWidget | None = None
+        self, left: ChartAxis, bottom: ChartAxis, *, name: str, label: str, parent: QWidget | None = None
     ) -> None:
         super().__init__(parent, background=None)
         self.setObjectName(name)
@@ -73,7 +72,7 @@ class ChartView(pg.GraphicsView):  # type: ignore[misc]  # pyqtgraph has no type
         self.enableMouse(False)
         self._lines: list[tuple[pg.PlotDataItem, str | int, float, str]] = []
         self.box = pg.ViewBox(enableMenu=False)
-        self.axes: dict[str, pg.AxisItem] = {}
+        self.axes: dict[str, ChartAxis] = {}
         area = pg.GraphicsWidget()
         self._grid = QGraphicsGridLayout()
         self._grid.setContentsMargins(0, 4, 8, 0)
@@ -85,7 +84,7 @@ class ChartView(pg.GraphicsView):  # type: ignore[misc]  # pyqtgraph has no type
         self.recolor()
         theme().changed.connect(self.recolor)
 
-    def set_axes(self, left: pg.AxisItem, bottom: pg.AxisItem) -> None:
+    def set_axes(self, left: ChartAxis, bottom: ChartAxis) -> None:
         """In place of those it has. `recolor` gives them their look."""
         for old in self.axes.values():
             self._grid.removeItem(old)
@@ -94,8 +93,7 @@ class ChartView(pg.GraphicsView):  # type: ignore[misc]  # pyqtgraph has no type
         self.axes = {"left": left, "bottom": bottom}
         for axis, place in ((left, (0, 0)), (bottom, (1, 1))):
             axis.enableAutoSIPrefix(False)
-            axis.setStyle(tickLength=-4)
-            axis.setZValue(0.5)
+            axis.setZValue(_UNDER_BOX)  # the grid lies under what is drawn
             axis.linkToView(self.box)
             axis.linkedViewChanged(self.box)  # it hears of changes alone
             self._grid.addItem(axis, *place)
@@ -123,8 +121,8 @@ class ChartView(pg.GraphicsView):  # type: ignore[misc]  # pyqtgraph has no type
             axis.setPen(pg.mkPen(colors.border, width=1))
             axis.setTextPen(pg.mkPen(colors.muted))
             axis.setTickFont(theme().font("note"))
-            axis.setTickPen(pg.mkPen(colors.grid))
-            axis.setGrid(_GRID)
+        self.axes["left"].setWidth(theme().px(_AXIS_WIDTH))  # fixed: no layout at each move
+        self.axes["bottom"].setHeight(theme().px(_AXIS_HEIGHT))
         for line in self._lines:
             self._color_line(*line)
 
@@ -148,29 +146,3 @@ class ChartView(pg.GraphicsView):  # type: ignore[misc]  # pyqtgraph has no type
             line.setSymbolSize(7)
             line.setSymbolPen(pg.mkPen(pen.color(), width=1.6))
             line.setSymbolBrush(pg.mkBrush(theme().colors.surface))
-
-
-class UprightAxis(pg.AxisItem):  # type: ignore[misc]
-    """A left axis whose numbers never lie on each other, however low the chart is."""
-
-    def tickSpacing(self, low: float, high: float, size: float) -> list[tuple[float, float]]:
-        found: list[tuple[float, float]] = super().tickSpacing(low, high, size)
-        line = QFontMetrics(theme().font("note")).height() * _LINES_APART
-        least = line * (high - low) / max(size, 1.0)  # of what is measured, from one number to the next
-        roomy = [level for level in found if level[0] >= least]
-        several = any(high // step - -(-low // step) >= 1 for step, _ in roomy)
-        return roomy if several else [(round_step(least), 0.0)]
-
-
-def round_step(least: float) -> float:
-    """The next of 1, 2, 2.5, 5 and 10 times a power of ten."""
-    power = 10.0 ** math.floor(math.log10(least)) if least > 0 else 1.0
-    return next(base * power for base in (1, 2, 2.5, 5, 10) if base * power >= least)
-
-
-class ThousandsAxis(pg.AxisItem):  # type: ignore[misc]
-    """Ticks with thousands commas: 1,500."""
-
-    def tickStrings(self, values: list[float], scale: float, spacing: float) -> list[str]:
-        places = max(0, -int(np.floor(np.log10(spacing * scale)))) if spacing > 0 else 0
-        return [f"{value * scale:,.{places}f}" for value in values]
