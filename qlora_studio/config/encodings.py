@@ -24,7 +24,7 @@ Encoding = Literal[
     "euc-kr",
 ]
 ENCODING_WORDS: dict[str, str] = {
-    "auto": "Found from the content",
+    "auto": "From the content",
     "utf-8": "UTF-8",
     "utf-16-le": "UTF-16, little end first",
     "utf-16-be": "UTF-16, big end first",

@@ -124,8 +124,10 @@ class EngineState(QObject):
             self._now(Doing.CHATTING, "Chat, writing", "accent")
         elif kind is commands.Export:
             self._now(Doing.EXPORTING, "Exporting", "accent")
-        elif kind in (commands.LoadModel, commands.MakeSampleModel):
-            self._now(Doing.LOADING, "Loading", "accent")
+        elif kind is commands.LoadModel:
+            self._now(Doing.LOADING, "Loading the model", "accent")
+        elif kind is commands.MakeSampleModel:
+            self._now(Doing.LOADING, "Unpacking the sample model", "accent")
         return command_id
 
     def say(self, command: commands.EngineCommand) -> None:

@@ -388,7 +388,7 @@ class TrainState(QObject):
         data = Path(self._draft.value("data.path")).stem
         model = Path(self._draft.value("model.path")).name
         words = f"{'sample' if data == SAMPLE else data}-{'smollm2' if model == SAMPLE else model}"
-        return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")[:60] or "run"
+        return re.sub(r"[^a-z0-9]+", "-", words.lower())[:60].strip("-") or "run"
 
     def _command_file(self) -> Path:
         name = re.sub(r"[^A-Za-z0-9_-]+", "-", self.name).strip("-")[:60] or "run"

@@ -103,6 +103,10 @@ class Page(QWidget):
         widget.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
         self._buttons.addWidget(widget)
 
+    def show_side(self, shown: bool) -> None:
+        """Hidden where it would be empty: then what is on the page stands in its middle."""
+        self._side_area.setVisible(shown)
+
     def show_error(self, text: str, *buttons: QWidget) -> None:
         self.banner.show_text(text, Tone.BAD, *buttons)
 

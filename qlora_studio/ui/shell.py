@@ -56,6 +56,7 @@ class Shell(QMainWindow):
     """
 
     def __init__(self, app: AppState, factories: Mapping[str, PageFactory] | None = None) -> None:
+        theme()  # before there is a widget that would keep the desktop's font
         super().__init__()
         self.setObjectName("shell")
         self.setWindowTitle("QLoRA Studio")

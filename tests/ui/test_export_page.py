@@ -87,6 +87,8 @@ def writing(page, silent, qtbot):
 def test_before_any_run_finished_the_page_names_the_step_before(open_page, asked, qtbot):
     page = open_page()
     assert "No finished run" in words(page, "export_empty")
+    middle = found(page, "export_empty").mapTo(page, found(page, "export_empty").rect().center()).x()
+    assert abs(middle - page.width() / 2) < 30  # nothing stands beside it
     assert not found(page, "export_kind").isVisibleTo(page)
     assert not found(page, "export_start").isEnabled()
     click(qtbot, page, "export_to_runs")

@@ -254,3 +254,15 @@ def _scrolled_by_wheel(area, field):
     field.setFocus()
     QTest.wheelEvent(area.windowHandle(), QPointF(field.mapTo(area, field.rect().center())), QPoint(0, -120))
     return area.verticalScrollBar().value()
+
+
+def test_a_choice_too_long_for_its_box_is_told_whole_by_the_tooltip(qtbot):
+    box = ChoiceBox([("a", "Short"), ("b", "A name that nobody finds room for")], name="pick", label="Pick")
+    qtbot.addWidget(box)
+    box.setFixedWidth(120)
+    box.show()
+    assert box.toolTip() == ""
+    box.set_value("b")
+    assert box.toolTip() == "A name that nobody finds room for"
+    box.set_value("a")
+    assert box.toolTip() == ""

@@ -90,7 +90,8 @@ class ChatPage(Page):
         inside = QWidget()
         inside.setObjectName("page_content")
         column = QVBoxLayout(inside)
-        column.setContentsMargins(0, 0, theme().px(4), 0)
+        column.setContentsMargins(0, 0, 0, 0)
+        self._inside = column
         self._offers = self._build_empty()
         column.addWidget(self._offers, 1)
         column.addLayout(self._turns)
@@ -269,8 +270,10 @@ class ChatPage(Page):
         self._follows = value >= self._view.verticalScrollBar().maximum() - AT_END
 
     def _keep_at_end(self) -> None:
+        bar = self._view.verticalScrollBar()
+        beside = theme().px(4) if bar.maximum() > 0 else 0  # without a bar the replies end where the box does
+        self._inside.setContentsMargins(0, 0, beside, 0)
         if self._follows:
-            bar = self._view.verticalScrollBar()
             bar.setValue(bar.maximum())
 
     # What is shown ----------------------------------------------------------------------------------

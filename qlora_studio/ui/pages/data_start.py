@@ -139,7 +139,7 @@ class StartArea(QWidget):
         layout.setSpacing(theme().px(12))
         for card in (self._drop, self._recent, examples):
             layout.addWidget(card)
-        layout.addStretch()
+        layout.addStretch(1)
 
 
 class ReadingStrip(Card):

@@ -160,6 +160,7 @@ class ExportPage(Page):
         for card in self._cards:
             card.setVisible(not nothing)
             card.refresh(state)
+        self.show_side(not nothing)
         self._progress.refresh(state)
         self._report.refresh(state)
         self._empty.setVisible(nothing)

@@ -28,13 +28,24 @@ from qlora_studio.ui.widgets import (
     SearchBox,
     SecondaryButton,
     StackedBar,
+    Swatch,
     TableView,
     empty_layout,
 )
 from qlora_studio.ui.widgets.allowed import allow
+from qlora_studio.ui.widgets.flow import Flow
+from qlora_studio.ui.widgets.rows import in_line
 from qlora_studio.ui.widgets.text_size import at_text_size
 
 PRESETS_SHOWN = 4
+PARTS = {  # in the order of the bar
+    "weights": "Weights",
+    "adapter": "Adapter",
+    "optimizer": "Optimizer",
+    "activations": "Activations",
+    "logits": "Logits",
+    "other": "Other",
+}
 WIDTHS = (0, 84, 100, 124, 168)  # px of the table's columns at 100 %; 0: what is left
 
 
@@ -255,7 +266,13 @@ class NeedsCard(Card):
             for column, cell in enumerate(cells):
                 self._grid.addWidget(cell, row, column)
             self._rows.append(cells)
+        self._by_part = PlainLabel("", "note", wrap=True)
+        legend = Flow(gap=10, line_gap=2)
+        for part, words in PARTS.items():
+            legend.addWidget(in_line(Swatch(f"vram_{part}"), PlainLabel(words, "note")))
         self.body.addWidget(self._bar)
+        self.body.addLayout(legend)
+        self.body.addWidget(self._by_part)
         self.body.addLayout(self._grid)
 
     def show_promises(self, promises: list[tuple[str, Promise]]) -> None:
@@ -263,7 +280,8 @@ class NeedsCard(Card):
         self.setVisible(bool(promises))
         if not promises:
             return
-        first = promises[0][1]
+        named, first = promises[0]
+        self._by_part.setText(f"The bar is that of {named}.")
         free = (first.free_bytes or 0) / 2**30
         parts = [Part(name, count / 2**30, f"vram_{name}") for name, count in first.parts.items()]
         self._bar.set_parts(parts, limit=free, total=free * 1.04)

@@ -295,7 +295,8 @@ class MonitorPage(Page):
         self._show_waiting()
         self._loss.show_weight(state.smoothing)
         record = state.run.record if state.run else None
-        self._samples.show_samples(state.samples, asked=record is None or bool(record.config.samples))
+        asked, is_open = record is None or bool(record.config.samples), state.folder is not None
+        self._samples.show_samples(state.samples, asked, is_open or state.awaiting)
         self._all_samples.show_samples(state.samples)
         self._grad.set_clip(record.config.training.max_grad_norm if record else 0.0)
         self._memory.show_state(state)

@@ -27,6 +27,7 @@ from qlora_studio.ui.widgets import (
 )
 from qlora_studio.ui.widgets.flow import Flow
 from qlora_studio.ui.widgets.line_sample import LineSample
+from qlora_studio.ui.widgets.rows import in_line
 from qlora_studio.ui.widgets.text_size import at_text_size
 
 SETTLE_MS = 60  # after the slider moved: a million points aren't smoothed at each pixel
@@ -267,17 +268,6 @@ class ChartReadout(QFrame):
         self.move(right if fits else max(x - theme().px(12) - self.width(), 0), theme().px(6))
         self.raise_()
         self.show()
-
-
-def in_line(*widgets: QWidget, gap: int = 6) -> QWidget:
-    """Widgets that stay beside each other. gap: px."""
-    group = QWidget()
-    row = QHBoxLayout(group)
-    row.setContentsMargins(0, 0, 0, 0)
-    row.setSpacing(theme().px(gap))
-    for widget in widgets:
-        row.addWidget(widget)
-    return group
 
 
 def _number(value: float, form: str) -> str:

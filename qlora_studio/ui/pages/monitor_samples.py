@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from PySide6.QtCore import Signal
+from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QColor, QTextBlockFormat, QTextCharFormat, QTextCursor
 from PySide6.QtWidgets import QHBoxLayout, QSizePolicy, QTextEdit
 
@@ -38,6 +38,7 @@ class SamplesCard(Card):
             self.add_to_head(widget)
         self._text = SampleText()
         self._empty = PlainLabel("", "muted", wrap=True)
+        self._empty.setAlignment(Qt.AlignmentFlag.AlignCenter)
         self.body.addWidget(self._empty)
         self.body.addWidget(self._text, 1)
         legend = QHBoxLayout()
@@ -57,8 +58,8 @@ class SamplesCard(Card):
         theme().changed.connect(self._show)
         self.show_samples((), asked=True)
 
-    def show_samples(self, samples: Sequence[Sample], asked: bool) -> None:
-        """asked: the run's settings have prompts."""
+    def show_samples(self, samples: Sequence[Sample], asked: bool, is_open: bool = True) -> None:
+        """asked: the run's settings have prompts. is_open: there is a run."""
         if samples and tuple(samples) == self._samples:
             return
         self._samples = tuple(samples)
@@ -70,6 +71,8 @@ class SamplesCard(Card):
             self._from.set_value(str(steps[max(len(steps) - 2, 0)]))
             self._to.set_value(str(steps[-1]))
         waiting = "The first answers come with the first checkpoint."
+        if not is_open:
+            waiting = "Answers to the sample prompts stand here, of each checkpoint."
         self._empty.setText(waiting if asked else "This run was started without sample prompts.")
         self._show()
 

@@ -13,7 +13,6 @@ from qlora_studio.state.app import AppState
 from qlora_studio.state.run_differences import as_text
 from qlora_studio.state.runs_table import MOST_CHOSEN, NAMES
 from qlora_studio.ui.page import SIDE_BELOW, Page
-from qlora_studio.ui.pages.monitor_cards import in_line
 from qlora_studio.ui.pages.runs_chart import AXES, METRICS, RunsChart
 from qlora_studio.ui.pages.runs_diff import DiffCard
 from qlora_studio.ui.pages.runs_list import RunsList
@@ -33,6 +32,7 @@ from qlora_studio.ui.widgets import (
     empty_layout,
 )
 from qlora_studio.ui.widgets.flow import Flow
+from qlora_studio.ui.widgets.rows import in_line
 from qlora_studio.ui.widgets.text_size import at_text_size
 
 if TYPE_CHECKING:
@@ -301,7 +301,7 @@ class RunsPage(Page):
             self._empty.set_words("No run yet", "The first one shows here while it trains.")
         else:
             self._empty.set_words("Reading the runs", str(self.app.preferences.runs_folder))
-        for widget in (self._list_card, self._chart_card, self._diff, self._export):
+        for widget in (self._list_card, self._chart_card, self._diff, self._export, self._new):
             widget.setVisible(some)
         self._count.setText(f"{len(table.chosen)} of {len(table.runs):,} chosen")
         self._clear.setVisible(bool(table.chosen))

@@ -62,8 +62,8 @@ class DiffCard(Card):
         """rows: those to be shown."""
         settings = sum(bool(row.key) for row in rows)
         several = len(runs) > 1
-        words = f"{settings:,} {'setting' if settings == 1 else 'settings'}, then results" if several else ""
-        self.set_note(words)
+        counted = "no setting" if not settings else "1 setting" if settings == 1 else f"{settings:,} settings"
+        self.set_note(f"{counted}, then results" if several else "")
         self._same.setText(same)
         self._waiting.setVisible(not several)
         self._table.setVisible(several)

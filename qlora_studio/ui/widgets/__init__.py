@@ -49,13 +49,15 @@ Fields (fields.py); the wheel never changes them
     FormRow(label, field, key_name=)                     .reset .set_changed("0.0" | None) .set_problem(text)
 Rows, words and figures
     widgets.rows.RowButton(icon_name, title, note)       a row that is clicked as a whole
+    widgets.rows.in_line(widget, ...)                    side by side, as one widget
     ui.figures: count in_gib in_gb duration ago loss share   "31.2 GiB", "1 h 33 min", "2 min ago"
     ui.run_words.state_word(state, cause)                .word .icon_name .tone of a run
 Tables (tables.py)
     TableView(label=)                                    .opened(QModelIndex) .set_widths(...)
 Charts (chart.py, import it from there: it loads pyqtgraph and numpy)
     ChartView(left, bottom, label=)                      .add_line(token | series, width, symbol) .recolor()
-    series_pen(series), MARKERS, ThousandsAxis, UprightAxis
+    series_pen(series), MARKERS
+    axis.ChartAxis, ThousandsAxis                        .tickStrings(values, scale, spacing) writes numbers
     line_sample.LineSample(token | series), line_pixmap  a piece of a line, for legends and tables
 
 The page around them is `ui.page.Page`; colours and sizes are `theme()` of `ui.theme`.

@@ -20,6 +20,9 @@ from PySide6.QtWidgets import (
     QSizePolicy,
     QSlider,
     QSpinBox,
+    QStyle,
+    QStyleOptionComboBox,
+    QStylePainter,
     QVBoxLayout,
     QWidget,
 )
@@ -28,10 +31,11 @@ from qlora_studio.plain_text import visible_line
 from qlora_studio.ui.icons import icon
 from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets.buttons import LinkButton
-from qlora_studio.ui.widgets.text import PlainLabel, set_property
+from qlora_studio.ui.widgets.text import PlainLabel, plain_tooltip, set_property
 
 _GAP = 6  # px at 100 % between a label and the way back to its default
 _AROUND_ICON = 8
+_AROUND_TEXT = 4  # px that a style draws around the words of a choice
 
 
 class NumberBox(QSpinBox):
@@ -101,6 +105,7 @@ class ChoiceBox(QComboBox):
     ) -> None:
         """choices: value and words, in order."""
         super().__init__(parent)
+        self._shown_whole = ""  # the tooltip that says an elided choice
         self.setObjectName(name)
         self.setAccessibleName(label)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
@@ -108,6 +113,35 @@ class ChoiceBox(QComboBox):
         self.setMinimumContentsLength(6)
         self.set_choices(choices)
         self.activated.connect(self._on_activated)
+        self.currentTextChanged.connect(self._mark_elided)
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        """A choice that is longer than the box has its middle left out."""
+        painter, option = QStylePainter(self), QStyleOptionComboBox()
+        self.initStyleOption(option)
+        painter.drawComplexControl(QStyle.ComplexControl.CC_ComboBox, option)
+        option.currentText = self._elided(option)
+        painter.drawControl(QStyle.ControlElement.CE_ComboBoxLabel, option)
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self._mark_elided()
+
+    def _elided(self, option: QStyleOptionComboBox) -> str:
+        edit = QStyle.SubControl.SC_ComboBoxEditField
+        room = self.style().subControlRect(QStyle.ComplexControl.CC_ComboBox, option, edit, self).width()
+        return self.fontMetrics().elidedText(
+            self.currentText(), Qt.TextElideMode.ElideMiddle, room - _AROUND_TEXT
+        )
+
+    def _mark_elided(self) -> None:
+        """The tooltip has it whole, where nobody gave it other words."""
+        if self.toolTip() in ("", self._shown_whole):
+            option = QStyleOptionComboBox()
+            self.initStyleOption(option)
+            text = self.currentText()
+            self._shown_whole = plain_tooltip(text) if self._elided(option) != text else ""
+            self.setToolTip(self._shown_whole)
 
     def set_choices(self, choices: Sequence[tuple[str, str]]) -> None:
         """Keeps the chosen value if it is still there."""

@@ -1,4 +1,4 @@
-"""A row that is clicked as a whole: icon, name, and a note at its right."""
+"""Things in a row: one that is clicked as a whole, and what stays side by side."""
 
 from __future__ import annotations
 
@@ -34,3 +34,14 @@ class RowButton(RingedButton):
 
     def sizeHint(self) -> QSize:
         return QSize(theme().px(160), theme().px(30) + 4)  # 4: its edges, as the style sheet has it
+
+
+def in_line(*widgets: QWidget, gap: int = 6) -> QWidget:
+    """Widgets that stay beside each other. gap: px."""
+    group = QWidget()
+    row = QHBoxLayout(group)
+    row.setContentsMargins(0, 0, 0, 0)
+    row.setSpacing(theme().px(gap))
+    for widget in widgets:
+        row.addWidget(widget)
+    return group
