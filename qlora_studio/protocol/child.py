@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Generic, TypeVar
 
+from qlora_studio.config.child_environment import APP_FOLDER, child_environment
 from qlora_studio.config.machine_check import require_recent
 from qlora_studio.config.places import log_folder
 from qlora_studio.errors import StudioError
@@ -41,8 +41,8 @@ class Child(Generic[Said, Heard]):
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                cwd=Path(__file__).parents[2],  # -m imports from the working folder: it must be ours (S1)
-                env=_environment(),
+                cwd=APP_FOLDER,
+                env=child_environment(),
                 start_new_session=True,  # Ctrl+C in a terminal reaches us alone; we ask the child to save
             )
 
@@ -129,22 +129,6 @@ def _start(module: str, said: Lines[Said], heard: Lines[Heard]) -> Child[Said, H
             f"The {module.rpartition('.')[2]} could not be started: {error.strerror}.",
             hint="Free some memory or disk space and try again.",
         ) from error
-
-
-def _environment() -> dict[str, str]:
-    """Ours, less what could load foreign code, plus what keeps libraries offline and quiet (S1, S10)."""
-    dropped = ("PYTHONPATH", "PYTHONSTARTUP", "PYTHONHOME", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
-    kept = {name: value for name, value in os.environ.items() if name not in dropped}
-    return kept | {
-        "HF_HUB_OFFLINE": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "TRANSFORMERS_OFFLINE": "1",
-        "HF_DATASETS_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "true",
-        "TQDM_DISABLE": "1",
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONIOENCODING": "utf-8",
-    }
 
 
 def _log_file(module: str) -> Path:

@@ -7,6 +7,7 @@ an unknown type is passed over, a broken one is counted.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import chain
 from typing import Annotated, Any, Union, cast
 
@@ -148,6 +149,12 @@ class LineDecoder:
                 if not self._learn_memory_parts(block):
                     return self._one_by_one(block)
 
+    def know(self, memory_parts: tuple[str, ...]) -> None:
+        """Of parts that were met elsewhere; those known before come first."""
+        if memory_parts != self.memory_parts:
+            self.memory_parts = memory_parts
+            self._decoder = _decoder_for(memory_parts)
+
     def _learn_memory_parts(self, block: bytes) -> bool:
         """Structs decode twice as fast as dicts, but must know their keys. Whether there were new ones."""
         found = dict.fromkeys(self.memory_parts)
@@ -159,8 +166,7 @@ class LineDecoder:
         parts = tuple(found)[:MOST_MEMORY_PARTS]
         if parts == self.memory_parts:
             return False
-        self.memory_parts = parts
-        self._decoder = _decoder_for(parts)
+        self.know(parts)
         return True
 
     def _one_by_one(self, block: bytes) -> tuple[list[Line], int]:
@@ -184,6 +190,7 @@ class _AnyLine(msgspec.Struct):
     type: str
 
 
+@lru_cache(64)  # a new one takes a millisecond
 def _decoder_for(parts: tuple[str, ...]) -> msgspec.json.Decoder[Any]:
     memory = msgspec.defstruct(
         "StepMemory",

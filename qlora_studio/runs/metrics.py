@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections import defaultdict
-from collections.abc import Sequence
+import struct
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from qlora_studio.errors import StudioError
 from qlora_studio.runs.durable import LONGEST_LINE, open_to_read
 from qlora_studio.runs.metric_lines import (
+    MOST_MEMORY_PARTS,
     CheckpointLine,
     EvaluationLine,
     FailedLine,
@@ -28,6 +29,7 @@ from qlora_studio.runs.metric_lines import (
     sittings,
     split,
 )
+from qlora_studio.runs.metric_parts import PARALLEL_FROM, Part, PartFacts, parts_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,6 +38,14 @@ METRICS_FILE = "metrics.jsonl"
 
 _LARGEST_FILE = 8 << 30  # bytes: some 20 million steps
 _BLOCK = 1 << 20  # bytes decoded in one go, 3 ms of holding the interpreter; more than the longest line
+_SPARE = 1.1  # times the room that as many steps in the other parts would need
+_PACKED = {"i": "q", "f": "d"}  # how `struct` calls what a column holds
+_NUMBERS = (
+    *("loss", "learning_rate", "grad_norm", "tokens", "learned_tokens", "tokens_per_second"),
+    *("learned_tokens_per_second", "elapsed_s"),
+)
+
+Fill = Callable[["NDArray[Any]"], bool]
 
 
 @dataclass(frozen=True)
@@ -55,13 +65,16 @@ def read_metrics(path: Path) -> Metrics:
 
 
 class MetricsTail:
-    """Follows a metrics file that grows: each `read` decodes only what is new."""
+    """Follows a metrics file that grows: each `read` decodes only what is new.
 
-    def __init__(self, path: Path) -> None:
+    start: of a part of it, where a line begins
+    """
+
+    def __init__(self, path: Path, start: int = 0) -> None:
         self.path = path
         self.metrics = Metrics()
         self._decoder = LineDecoder()
-        self._offset = 0
+        self._offset = start
         self._in_long_line = False
 
     def read(self) -> bool:
@@ -108,24 +121,55 @@ class MetricsTail:
         if size < self._offset:  # another file now
             self.metrics, self._decoder, self._offset, self._in_long_line = Metrics(), LineDecoder(), 0, False
         before = self._offset
-        while block := self._block_at(descriptor, self._offset):
-            end = block.rfind(b"\n") + 1
-            if end:
+        if size - before >= PARALLEL_FROM and not self._in_long_line:
+            self._read_in_parts(descriptor, size)
+        self.read_up_to(descriptor, size)
+        return self._offset > before
+
+    def _read_in_parts(self, descriptor: int, size: int) -> None:
+        start = self._offset
+        with parts_of(self.path, descriptor, start, size) as parts:
+            for part in parts:
+                if not self._join(part, (size - start) / (part.end - part.start)):
+                    self.read_up_to(descriptor, part.end)
+
+    def _join(self, part: Part, parts: float) -> bool:
+        """What a child has read; parts: how many such there are. False: it must be read here."""
+        facts = part.facts()
+        if facts is None or part.start != self._offset:
+            return False
+        memory = tuple(dict.fromkeys((*self._decoder.memory_parts, *facts.memory_parts)))
+        if len(memory) >= MOST_MEMORY_PARTS:  # which are dropped depends on the lines before
+            return False
+        self._decoder.know(memory)
+        if not self.metrics.join(facts, part.fill, memory, int(facts.steps * parts * _SPARE)):
+            return False
+        self._offset, self._in_long_line = facts.reached, facts.in_long_line
+        return True
+
+    def read_up_to(self, descriptor: int, end: int) -> None:
+        """The whole lines before byte `end` of an open file. Raises: OSError."""
+        while block := self._block_before(descriptor, end):
+            whole = block.rfind(b"\n") + 1
+            if whole:
                 start = block.index(b"\n") + 1 if self._in_long_line else 0
                 self._in_long_line = False
-                self.take(block[start:end])
+                self.take(block[start:whole])
             elif len(block) > LONGEST_LINE:
                 self.metrics.skipped_lines += not self._in_long_line
                 self._in_long_line = True
-                end = len(block)
+                whole = len(block)
             else:
                 break  # a line that is still being written, or was torn
-            self._offset += end
-        return self._offset > before
+            self._offset += whole
 
-    def _block_at(self, descriptor: int, offset: int) -> bytes:
-        os.lseek(descriptor, offset, os.SEEK_SET)
-        return os.read(descriptor, _BLOCK)
+    def facts(self) -> PartFacts:
+        """Of a part that was read, for whoever joins it to the others."""
+        return self.metrics.facts(self._offset, self._in_long_line)
+
+    def _block_before(self, descriptor: int, end: int) -> bytes:
+        os.lseek(descriptor, self._offset, os.SEEK_SET)
+        return os.read(descriptor, max(min(_BLOCK, end - self._offset), 0))
 
 
 class Metrics:
@@ -142,8 +186,9 @@ class Metrics:
         self.total_steps = 0
         self.ended: FinishedLine | FailedLine | None = None  # None also where it was interrupted
         self._steps = _Column("int64")
-        self._numbers = defaultdict[str, _Column](lambda: _Column("float64"))
+        self._numbers = {name: _Column("float64") for name in _NUMBERS}
         self._memory: dict[str, _Column] = {}
+        self._lowest_start = math.inf  # of the sittings that were added
 
     def __len__(self) -> int:
         return self._steps.size
@@ -210,14 +255,77 @@ class Metrics:
 
     def add(self, lines: Sequence[Line], memory_parts: tuple[str, ...]) -> None:
         """In the order of the file."""
-        for part in memory_parts[len(self._memory) :]:
-            self._memory[part] = _Column("int64", filled=len(self))
+        self._add_memory(memory_parts)
         for start, rest in sittings(lines):
             if start:
+                self._lowest_start = min(self._lowest_start, start.step)
                 self._supersede_from(start.step + 1)
                 self.total_steps = start.total_steps or self.total_steps
                 self.ended = None
             self._add_sitting(rest)
+
+    def join(self, part: PartFacts, fill: Fill, memory_parts: tuple[str, ...], room: int) -> bool:
+        """The lines that follow, read elsewhere from their first on.
+
+        fill: puts the next column's numbers into an array; False where they don't come: then the same lines
+            must be added
+        memory_parts: all there are, those of before first
+        room: steps for which there will be room
+        """
+        self._add_memory(memory_parts)
+        if part.goes_back_to is not None:
+            self._supersede_from(part.goes_back_to)
+            self.ended = None
+        read = [self._steps, *self._numbers.values(), *map(self._memory.__getitem__, part.memory_parts)]
+        if not all(fill(column.room(part.steps, room)) for column in read):
+            return False
+        for name, column in self._memory.items():
+            if name not in part.memory_parts:
+                column.room(part.steps, room)[:] = 0
+        for column in self._all_columns():
+            column.size += part.steps
+        self._join_between_steps(part)
+        return True
+
+    def _join_between_steps(self, part: PartFacts) -> None:
+        if part.evaluations:
+            _cut(self.evaluations, part.evaluations[0].step)
+            self.evaluations += part.evaluations
+        if part.checkpoints:
+            _cut(self.checkpoints, part.checkpoints[0].step)
+            self.checkpoints += part.checkpoints
+        self.non_finite += [NonFinite(step, kind) for step, kind in part.non_finite]
+        self.skipped_lines += part.skipped_lines
+        self.total_steps = part.total_steps or self.total_steps
+        self.ended = part.ended or self.ended
+
+    def facts(self, reached: int, in_long_line: bool) -> PartFacts:
+        """For `join`, where these are the metrics of a part."""
+        lowest = min(self._lowest_start + 1, self.steps[0] if len(self) else math.inf)
+        return PartFacts(
+            steps=len(self),
+            memory_parts=tuple(self._memory),
+            evaluations=self.evaluations,
+            checkpoints=self.checkpoints,
+            non_finite=[(gap.step, gap.kind) for gap in self.non_finite],
+            total_steps=self.total_steps,
+            ended=self.ended,
+            goes_back_to=None if lowest == math.inf else int(lowest),
+            skipped_lines=self.skipped_lines,
+            reached=reached,
+            in_long_line=in_long_line,
+        )
+
+    def columns(self) -> list[NDArray[Any]]:
+        """Steps, numbers, and the memory of each part."""
+        return [column.values for column in self._all_columns()]
+
+    def _all_columns(self) -> list[_Column]:
+        return [self._steps, *self._numbers.values(), *self._memory.values()]
+
+    def _add_memory(self, parts: tuple[str, ...]) -> None:
+        for part in parts[len(self._memory) :]:
+            self._memory[part] = _Column("int64", filled=len(self))
 
     def _add_sitting(self, lines: Sequence[Line]) -> None:
         """Lines without a start among them; steps may still go back, where the start line was torn."""
@@ -261,13 +369,14 @@ class Metrics:
         memory = np.fromiter(memory_of(steps), "int64").reshape(len(steps), len(self._memory))
         for index, column in enumerate(self._memory.values()):
             column.extend(memory[:, index])
-        self.non_finite += [
-            NonFinite(line.step, line.non_finite or "nan") for line in steps if line.loss is None
-        ]
+        if not np.isfinite(self.loss[-len(steps) :]).all():
+            self.non_finite += [
+                NonFinite(line.step, line.non_finite or "nan") for line in steps if line.loss is None
+            ]
 
     def _supersede_from(self, step: int) -> None:
         size = int(self.steps.searchsorted(step))
-        for column in (self._steps, *self._numbers.values(), *self._memory.values()):
+        for column in self._all_columns():
             column.size = size
         _cut(self.evaluations, step)
         _cut(self.checkpoints, step)
@@ -289,24 +398,29 @@ class _Column:
 
     def extend(self, values: list[Any] | NDArray[Any]) -> None:
         """None becomes NaN."""
+        self.room(len(values))[:] = _as_array(values, self._cells.dtype)
+        self.size += len(values)
+
+    def room(self, count: int, more: int = 0) -> NDArray[Any]:
+        """The next `count` cells, not its own yet; more: there will be room for so many without a copy."""
         import numpy as np
 
-        end = self.size + len(values)
+        end = self.size + count
         if end > len(self._cells):
-            grown = np.empty(max(end, 4 * len(self._cells)), self._cells.dtype)  # unused pages take no memory
+            size = max(end, self.size + more, 4 * len(self._cells))
+            grown = np.empty(size, self._cells.dtype)  # unused pages take no memory
             grown[: self.size] = self.values
             self._cells = grown
-        self._cells[self.size : end] = _as_array(values, self._cells.dtype)
-        self.size = end
+        return self._cells[self.size : end]
 
 
 def _as_array(values: list[Any] | NDArray[Any], dtype: Any) -> NDArray[Any]:
     import numpy as np
 
     if isinstance(values, list):
-        try:
-            return np.fromiter(values, dtype, len(values))  # a third faster than asarray
-        except TypeError:  # there is a None
+        try:  # takes a third of what asarray takes
+            return np.frombuffer(struct.pack(f"={len(values)}{_PACKED[dtype.kind]}", *values), dtype)
+        except struct.error:  # there is a None
             pass
     return np.asarray(values, dtype)
 
