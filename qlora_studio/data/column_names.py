@@ -22,7 +22,11 @@ _ANSWERS = (
     "correct solution target"
 )
 SUMMARIES = ("summary", "highlights")  # no instruction asks for them: what they mean is a guess
-_TEXTS = "text content document body raw_content raw_text article story passage markdown code source_code"
+PLAIN_TEXT = "plain_text"  # a file of this column alone holds texts as they are, whatever stands in them
+_TEXTS = (
+    "text content document body raw_content raw_text article story passage markdown code source_code "
+    f"{PLAIN_TEXT}"
+)
 
 # What a format must have, a line a shape; what a person maps by hand is completed by these names
 SHAPES: Mapping[str, tuple[Names, ...]] = {

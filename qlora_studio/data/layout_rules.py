@@ -8,7 +8,7 @@ from itertools import chain
 from typing import Any
 
 from qlora_studio.data.chats import PAIRED_KEYS, ROLE_KEYS, turns_of
-from qlora_studio.data.column_names import CHAT_COLUMNS, OPTIONAL, SHAPES, SUMMARIES
+from qlora_studio.data.column_names import CHAT_COLUMNS, OPTIONAL, PLAIN_TEXT, SHAPES, SUMMARIES
 from qlora_studio.data.instances import END_MARK
 from qlora_studio.data.preference_rules import pairs_of_answers, rated, two_sides, waits_for_assistant
 from qlora_studio.data.record import named, nested
@@ -20,6 +20,9 @@ Rule = Callable[[SampledRows], Iterator[Candidate]]
 
 def candidates(rows: SampledRows) -> Iterator[Candidate]:
     """The ways in which the rows can be read, the most telling first."""
+    if rows.columns == (PLAIN_TEXT,):
+        yield Candidate("text", {"text": PLAIN_TEXT}, f"The column {named(PLAIN_TEXT)} holds text as it is.")
+        return
     rules: tuple[Rule, ...] = (
         *(_trees, _instances, _rated, pairs_of_answers, two_sides),
         *(_usual_chats, _usual_pairs, _any_chats, _texts),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 from qlora_studio.config.data_parts import Fix, MixPart
 from qlora_studio.data.conversation import Row
 from qlora_studio.data.dataset import Dataset
+from qlora_studio.data.formats import READ
 from qlora_studio.data.saved_copy import save_rows
 from qlora_studio.errors import StudioError
 from tests.data.imported_files import import_path
@@ -69,6 +72,121 @@ def test_a_copy_is_imported_as_the_rows_it_was_made_from(
     rows = import_path(write(tmp_path / "rows.jsonl", *records))
 
     assert said(saved(rows, tmp_path / "copy.jsonl")) == said(rows)
+
+
+ODD = st.sampled_from(
+    [
+        *(
+            "[1]",
+            "{}",
+            "null",
+            "Human: a",
+            "Assistant:",
+            "1e5",
+            " a ",
+            "a<|endoftext|>",
+            "<noinput>",
+            "\u2028",
+        ),
+        '[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]',
+        "a\n\nHuman: b\n\nAssistant: c\n<human>: d\n<bot>: e ### Human: f### Assistant: g",
+    ]
+)
+REPLY = {"role": "assistant", "replies": []}
+
+
+def tree(a: str, b: str, c: str, d: str) -> dict[str, object]:
+    replies = [REPLY | {"text": text, "rank": rank} for rank, text in enumerate((b, c, d))]
+    return {"prompt": {"text": a, "role": "prompter", "replies": replies}, "tree_state": "ready_for_export"}
+
+
+OF_EACH_FORMAT: dict[str, Callable[[str, str, str, str], dict[str, object]]] = {
+    "messages": lambda a, b, c, d: {
+        "messages": [
+            {"role": "assistant", "content": a, "reasoning": b, "loss_weight": 0.5},
+            *({"role": "user", "content": b, "name": c}, {"role": "user", "content": c}),
+            {"role": "assistant", "content": d, "tool_calls": [CALL]},
+            {"role": "tool", "content": a, "tool_call_id": b},
+        ],
+        "system": d,
+    },
+    "sharegpt": lambda a, b, c, d: {
+        "conversations": [{"from": "human", "value": a}, {"from": "gpt", "value": b}],
+        "tools": [{"name": c, "parameters": {d: 1e5}}],
+    },
+    "alpaca": lambda a, b, c, d: {"instruction": a, "input": b, "output": c, "history": [[d, a]]},
+    "prompt_completion": lambda a, b, c, d: {"prompt": a, "completion": b, "system": c},
+    "question_answer": lambda a, b, c, d: {"question": a, "context": b, "choices": [c, d], "answer": 1},
+    "self_instruct": lambda a, b, c, d: {
+        "instruction": a,
+        "instances": [{"input": b, "output": c}, {"output": d}],
+    },
+    "unnatural_instructions": lambda a, b, c, d: {"instances": [{"instruction_with_input": a, "output": b}]},
+    "oasst": tree,
+    "hh_rlhf": lambda a, b, c, d: {
+        "chosen": f"{d}\n\nHuman: {a}\n\nAssistant: {b}",
+        "rejected": f"\n\nHuman: {a}\n\nAssistant: {c}",
+    },
+    "chip2": lambda a, b, c, d: {"text": f"<human>: {a}\n<bot>: {b}\n<human>: {c}"},
+    "longform": lambda a, b, c, d: {"input": a, "output": b, "source": c, "subset": d},
+    "flan": lambda a, b, c, d: {"inputs": a, "targets": b},
+    "preference": lambda a, b, c, d: {"prompt": a, "chosen": b, "rejected": c, "system": d},
+    "kto": lambda a, b, c, d: {"prompt": a, "completion": b, "label": len(c) > len(d)},
+    "text": lambda a, b, c, d: {"text": f"{a}{b}{c}{d}"},
+}
+
+
+def test_every_format_is_copied_in_a_test() -> None:
+    assert set(OF_EACH_FORMAT) == set(READ)
+
+
+@pytest.mark.parametrize("format", OF_EACH_FORMAT)
+@given(st.lists(st.tuples(*[ODD | TEXTS] * 4), min_size=1, max_size=5))
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_copy_of_any_format_is_read_as_the_same_rows(
+    tmp_path: Path, format: str, texts: list[tuple[str, str, str, str]]
+) -> None:
+    folder = Path(tempfile.mkdtemp(dir=tmp_path))
+    good = OF_EACH_FORMAT[format]("What is it?", "It is this.", "It is that.", "It is both.")
+    records = [good, *(OF_EACH_FORMAT[format](*four) for four in texts)]
+    rows = import_path(write(folder / "rows.jsonl", *records), format)
+
+    copy = saved(rows, folder / "copy.jsonl")
+    again = saved(copy, folder / "again.jsonl")
+
+    assert said(copy) == said(rows)
+    assert again.report.sha256 == copy.report.sha256
+    assert (copy.report.skipped, copy.report.merged) == (0, 0)
+
+
+def test_texts_with_speakers_in_them_stay_texts(tmp_path: Path) -> None:
+    talk = {"text": "\n\nHuman: one\n\nAssistant: two"}
+    rows = import_path(write(tmp_path / "rows.jsonl", talk, {"text": "three"}), "text")
+
+    copy = saved(rows, tmp_path / "copy.jsonl")
+
+    assert [row.text for row in copy] == [talk["text"], "three"]
+    assert "'plain_text' holds text as it is" in copy.report.guess
+
+
+def test_tools_that_only_late_rows_have_are_in_the_copy(tmp_path: Path) -> None:
+    first = write(tmp_path / "first.jsonl", *(chat(f"{i}", "b") for i in range(300)))
+    late = write(tmp_path / "late.jsonl", TALK | TOOLS)
+    rows = mixed(MixPart(path=str(first)), MixPart(path=str(late)))
+
+    copy = saved(rows, tmp_path / "copy.jsonl")
+
+    assert copy.row(300).tools == rows.row(300).tools
+    assert '"x": 1.5' in copy.row(300).tools
+
+
+def test_a_row_that_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text("prompt,completion\na," + "\\" * 5_000_000 + "\n", "utf-8")
+
+    with pytest.raises(StudioError, match="Row 0 takes more than 8 MB"):
+        save_rows(import_path(file), tmp_path / "copy.jsonl", silent)
+    assert not (tmp_path / "copy.jsonl").exists()
 
 
 @given(st.lists(st.lists(TEXTS, min_size=2, max_size=5), min_size=1, max_size=6))
