@@ -9,12 +9,12 @@ from typing import get_args
 from qlora_studio.cli.children import Reader
 from qlora_studio.cli.output import print_text
 from qlora_studio.config.data_parts import USUALLY_ALIKE, Fix, FixKind
+from qlora_studio.config.encodings import ENCODINGS
 from qlora_studio.config.run_config import DataConfig
+from qlora_studio.data.limits import MOST_UNASKED
 from qlora_studio.data.report import Finding, ImportReport
 from qlora_studio.errors import StudioError
 from qlora_studio.protocol import reading
-
-MANY_ROWS = 200_000  # above this the doctor takes minutes: it comes when it is called
 
 _KINDS = [kind for kind in get_args(FixKind) if kind != "rows"]
 
@@ -22,9 +22,16 @@ _KINDS = [kind for kind in get_args(FixKind) if kind != "rows"]
 def add_options(data: argparse.ArgumentParser) -> None:
     """Of `qlora-studio data`."""
     data.add_argument(
-        "--doctor", action="store_true", help=f"look for odd rows also in more than {MANY_ROWS:,} of them"
+        "--doctor", action="store_true", help=f"look for odd rows also in more than {MOST_UNASKED:,} of them"
     )
     data.add_argument("--test", type=Path, metavar="FILE", help="also look for rows of this file")
+    data.add_argument(
+        "--test-encoding",
+        choices=ENCODINGS,
+        default="auto",
+        metavar="E",
+        help="of the file that --test names, where it is neither UTF-8 nor stored as the data is",
+    )
     data.add_argument(
         "--fix",
         action="append",
@@ -54,7 +61,8 @@ def _fix(kind: FixKind, arguments: argparse.Namespace) -> Fix:
             raise StudioError(
                 "--fix test_rows leaves out the rows of a file.", hint="Name the file with --test FILE."
             )
-        return Fix(kind=kind, path=str(arguments.test.absolute()), threshold=arguments.threshold)
+        test, encoding = str(arguments.test.absolute()), arguments.test_encoding
+        return Fix(kind=kind, path=test, encoding=encoding, threshold=arguments.threshold)
     if kind == "near_duplicates":
         return Fix(kind=kind, threshold=arguments.threshold)
     return Fix(kind=kind)
@@ -69,7 +77,7 @@ def findings_of(
 ) -> tuple[Finding, ...] | None:
     """None where there are more rows than the doctor looks at unasked."""
     asked = arguments.doctor or arguments.test is not None
-    if imported.report.conversations > MANY_ROWS and not asked:
+    if imported.report.conversations > MOST_UNASKED and not asked:
         return None
     return reader.ask(
         reading.Diagnosed,
@@ -78,6 +86,7 @@ def findings_of(
         data=data,
         model=model or "",
         test=str(arguments.test.absolute()) if arguments.test else "",
+        test_encoding=arguments.test_encoding,
         threshold=arguments.threshold,
     ).findings
 
@@ -101,7 +110,9 @@ def tell_fixes(report: ImportReport) -> None:
 def tell_findings(findings: tuple[Finding, ...] | None, report: ImportReport) -> None:
     """With the first rows of each, and what would mend it."""
     if findings is None:
-        print_text(f"the doctor looks at more than {MANY_ROWS:,} rows with --doctor only: it takes minutes")
+        print_text(
+            f"the doctor looks at more than {MOST_UNASKED:,} rows with --doctor only: it takes minutes"
+        )
     for finding in report.findings if findings is None else findings:
         rows = ", ".join(f"{row:,}" for row in finding.rows[:5])
         more = ", ..." if len(finding.rows) > 5 else ""

@@ -10,6 +10,7 @@ from qlora_studio.cli.counted import counted
 from qlora_studio.cli.named_run import run_folder
 from qlora_studio.cli.output import Told, print_json, print_text
 from qlora_studio.cli.there import require_file
+from qlora_studio.config.encodings import ENCODINGS
 from qlora_studio.config.run_config import SAMPLE
 from qlora_studio.errors import StudioError
 from qlora_studio.protocol import commands, events, reading
@@ -21,6 +22,13 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
     evaluate = subparsers.add_parser("evaluate", help="loss, perplexity and exact match of a run on a file")
     evaluate.add_argument("folder", type=Path, metavar="RUN")
     evaluate.add_argument("--on", required=True, metavar="FILE", help="rows as in the run's own data")
+    evaluate.add_argument(
+        "--encoding",
+        choices=ENCODINGS,
+        default="auto",
+        metavar="E",
+        help="of that file, where it is neither UTF-8 nor stored as the run's own data",
+    )
     evaluate.add_argument("--json", action="store_true")
     evaluate.set_defaults(run=evaluate_command)
 
@@ -37,6 +45,7 @@ def evaluate_command(arguments: argparse.Namespace) -> int:
                 reading.PrepareEvaluation,
                 run=str(run.folder),
                 path=arguments.on if arguments.on == SAMPLE else str(Path(arguments.on).absolute()),
+                encoding=arguments.encoding,
             )
         engine.command(commands.Evaluate, run=str(run.folder), prepared=prepared.prepared)
         report = _follow(engine, told)

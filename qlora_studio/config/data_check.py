@@ -50,6 +50,8 @@ def _problems_of_fixes(recipe: Sequence[Fix], key: str) -> Iterator[str]:
             yield f"{key}: threshold is {fix.threshold:g}; it must be between {LEAST_ALIKE:g} and 1."
         if (fix.kind == "test_rows") != bool(fix.path):
             yield f"{key}: path belongs to the kind test_rows, which needs it."
+        if fix.encoding != "auto" and not fix.path:
+            yield f"{key}: encoding belongs to the kind test_rows: it is that of its file."
         if (fix.kind == "rows") != bool(fix.rows):
             yield f"{key}: rows belongs to the kind rows, which needs some."
         if any(row < 0 for row in fix.rows):

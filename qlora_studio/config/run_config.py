@@ -140,6 +140,15 @@ class DataConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             maximum=0.5,
         ),
     ] = 0.05
+    validation_encoding: Annotated[
+        Encoding,
+        Setting(
+            label="Encoding of the held-out file",
+            help="How letters are stored in a file that is held out. Found from the content where it is "
+            "UTF-8, else taken to be that of the data; any other is chosen by hand.",
+            choices=ENCODING_WORDS,
+        ),
+    ] = "auto"
     map: dict[str, str] = {}
     mix: tuple[MixPart, ...] = ()  # in place of `path`, which is then empty
     recipe: tuple[Fix, ...] = ()  # applied to the imported rows, in this order

@@ -21,9 +21,14 @@ def data_set(data: DataConfig, told: Told) -> Imported:
     """
     check_data(data, "The data")
     if not data.mix:
-        return mended(import_data(data, told), data.recipe, told)
-    imported = [mended(import_data(part_alone(part), told), part.recipe, told) for part in data.mix]
-    return mended(mixed(data.mix, imported, told), data.recipe, told)
+        return mended(import_data(data, told), data.recipe, data, told)
+    imported = [_part(part, told) for part in data.mix]
+    return mended(mixed(data.mix, imported, told), data.recipe, data, told)
+
+
+def _part(part: MixPart, told: Told) -> Imported:
+    alone = part_alone(part)
+    return mended(import_data(alone, told), part.recipe, alone, told)
 
 
 def part_alone(part: MixPart) -> DataConfig:

@@ -15,14 +15,15 @@ from numpy.typing import NDArray
 
 from qlora_studio.config.data_check import check_recipe
 from qlora_studio.config.data_parts import USUALLY_ALIKE, Fix
+from qlora_studio.config.encodings import Encoding
 from qlora_studio.config.run_config import DataConfig
 from qlora_studio.data import text_signs
 from qlora_studio.data.dataset import Dataset
-from qlora_studio.data.importing import import_data
 from qlora_studio.data.lengths import count_lengths, read_lengths
 from qlora_studio.data.limits import LISTED_LINES
 from qlora_studio.data.marked_rows import MARKS_VERSION, Marked, marked_rows, row_scripts, rows_with
 from qlora_studio.data.near_rows import NEAR_VERSION
+from qlora_studio.data.other_file import import_test
 from qlora_studio.data.report import Finding
 from qlora_studio.data.row_encoder import RowEncoder
 from qlora_studio.data.scripts import NAMES
@@ -39,13 +40,16 @@ Told = Callable[[int, int, str], None]
 class Asked:
     """What the doctor looks at beside the rows.
 
-    test:      a file that must not be learned, beside `data.validation` where that is one; "": none
-    threshold: of words that nearly equal rows have in common
-    encoder:   for findings in tokens; None: there are none
+    data:          how the rows were read, and what is held out of them
+    test:          a file that must not be learned, beside `data.validation` where that is one; "": none
+    test_encoding: of that file; auto: as its content says, or else that of the rows' own file
+    threshold:     of words that nearly equal rows have in common
+    encoder:       for findings in tokens; None: there are none
     """
 
     data: DataConfig
     test: str = ""
+    test_encoding: Encoding = "auto"
     threshold: float = USUALLY_ALIKE
     encoder: RowEncoder | None = None
 
@@ -56,7 +60,10 @@ def diagnose(dataset: Dataset, asked: Asked, told: Told) -> tuple[Finding, ...]:
     Raises: StudioError where the test file can't be read, or the threshold is none.
     """
     check_recipe([Fix(kind="near_duplicates", threshold=asked.threshold)], "The doctor")
-    others = {path: import_data(DataConfig(path=path), told).dataset.name for path in _other_files(asked)}
+    others = {
+        path: import_test(path, encoding, asked.data, told).dataset.name
+        for path, encoding in _other_files(asked).items()
+    }
     file = dataset.folder / f"doctor-{_key(asked, others)}.json"
     try:
         return msgspec.json.decode(file.read_bytes(), type=tuple[Finding, ...])
@@ -71,7 +78,8 @@ def diagnose(dataset: Dataset, asked: Asked, told: Told) -> tuple[Finding, ...]:
 
 def _findings(dataset: Dataset, asked: Asked, told: Told) -> Iterator[Finding]:
     """Bad ones first, then those to decide on, then what is good to know."""
-    own = [*_of_other_files(dataset, asked, told), *_of_rows(dataset, asked, told), *_of_texts(dataset, told)]
+    own = [*_of_other_files(dataset, asked, told), *_of_rows(dataset, asked, told)]
+    own += [*_of_texts(dataset, asked, told)]
     own += [*_of_tokens(dataset, asked, told), *_of_ratings(dataset), *_of_scripts(dataset, told)]
     replaced = {finding.kind for finding in own} | {"empty_answer"}
     found = own + [finding for finding in dataset.report.findings if finding.kind not in replaced]
@@ -79,9 +87,9 @@ def _findings(dataset: Dataset, asked: Asked, told: Told) -> Iterator[Finding]:
 
 
 def _of_other_files(dataset: Dataset, asked: Asked, told: Told) -> Iterator[Finding]:
-    for path in _other_files(asked):
-        fix = Fix(kind="test_rows", path=path, threshold=asked.threshold)
-        found = marked_rows(dataset, fix, told)
+    for path, encoding in _other_files(asked).items():
+        fix = Fix(kind="test_rows", path=path, encoding=encoding, threshold=asked.threshold)
+        found = marked_rows(dataset, fix, asked.data, told)
         name = Path(path).name
         words = f"{_count(len(found.rows), 'row stands', 'rows stand')} in {name} too"
         if 0 < found.exact < len(found.rows):
@@ -93,7 +101,7 @@ def _of_other_files(dataset: Dataset, asked: Asked, told: Told) -> Iterator[Find
 
 def _of_rows(dataset: Dataset, asked: Asked, told: Told) -> Iterator[Finding]:
     near = Fix(kind="near_duplicates", threshold=asked.threshold)
-    found = marked_rows(dataset, near, told)
+    found = marked_rows(dataset, near, asked.data, told)
     copies = len(found.rows)
     share = f"{100 * asked.threshold:.0f} %"
     yield from _finding(
@@ -107,7 +115,7 @@ def _of_rows(dataset: Dataset, asked: Asked, told: Told) -> Iterator[Finding]:
         f"Leave out {_count(copies, 'copy', 'copies')}",
     )
     fix = Fix(kind="contradictions")
-    found = marked_rows(dataset, fix, told)
+    found = marked_rows(dataset, fix, asked.data, told)
     yield from _finding(
         "contradictions",
         "warn",
@@ -120,7 +128,7 @@ def _of_rows(dataset: Dataset, asked: Asked, told: Told) -> Iterator[Finding]:
     )
 
 
-def _of_texts(dataset: Dataset, told: Told) -> Iterator[Finding]:
+def _of_texts(dataset: Dataset, asked: Asked, told: Told) -> Iterator[Finding]:
     for fix, kind, tone, one, many, why in (
         (
             Fix(kind="empty_answers"),
@@ -155,7 +163,7 @@ def _of_texts(dataset: Dataset, told: Told) -> Iterator[Finding]:
             "Such as “â€™” in place of an apostrophe; the model learns to write it.",
         ),
     ):
-        found = marked_rows(dataset, fix, told)
+        found = marked_rows(dataset, fix, asked.data, told)
         count = len(found.rows)
         verb = "Mend" if fix.kind == "broken_encoding" else "Leave out"
         yield from _finding(
@@ -251,28 +259,25 @@ def _finding(
         words=words,
         why=why,
         rows=tuple(found.rows[:LISTED_LINES].tolist()),
-        groups=tuple(_first_groups(found.groups)),
+        groups=found.first_groups(),
         fix=fix,
         fix_words=fix_words,
     )
-
-
-def _first_groups(groups: tuple[tuple[int, ...], ...]) -> Iterator[tuple[int, ...]]:
-    room = LISTED_LINES
-    for group in groups:
-        if room < 2:
-            return
-        yield group[:room]
-        room -= len(group)
 
 
 def _count(count: int, one: str, many: str) -> str:
     return f"{count:,} {one if count == 1 else many}"
 
 
-def _other_files(asked: Asked) -> list[str]:
+def _other_files(asked: Asked) -> dict[str, Encoding]:
+    """Path -> encoding."""
     held_out = asked.data.validation
-    return list(dict.fromkeys(path for path in (held_out, asked.test) if isinstance(path, str) and path))
+    found: dict[str, Encoding] = {}
+    if isinstance(held_out, str) and held_out:
+        found[held_out] = asked.data.validation_encoding
+    if asked.test:
+        found.setdefault(asked.test, asked.test_encoding)
+    return found
 
 
 def _key(asked: Asked, others: dict[str, str]) -> str:

@@ -15,6 +15,10 @@ from qlora_studio.data.sampled_rows import Candidate, SampledRows, listed_names
 from qlora_studio.errors import StudioError
 
 
+class OtherColumnsError(StudioError):
+    """A file lacks the columns of the format, or of the mapping, that was asked for."""
+
+
 @dataclass(frozen=True)
 class Guess:
     """A layout, the columns it was found among, and why it was chosen, for a person."""
@@ -93,7 +97,7 @@ def _check_choice(format: str, chosen: Mapping[str, str], rows: SampledRows, whe
         if field not in FIELDS:
             raise StudioError(f"There is no field {field!r}.", hint=f"It must be one of {', '.join(FIELDS)}.")
         if column not in rows.columns:
-            raise StudioError(
+            raise OtherColumnsError(
                 f"{where} has no column {named(column)} for {field}.",
                 hint=f"Its columns: {listed_names(rows.columns)}.",
             )
@@ -106,7 +110,7 @@ def _by_hand(format: str, chosen: Mapping[str, str], rows: SampledRows, where: s
             return Candidate(kind, found, "The columns were chosen by hand.")
     shapes = SHAPES.get(format, _USUAL_SHAPES)
     needed = ", or ".join(" and ".join(shape) for shape in shapes)
-    raise StudioError(
+    raise OtherColumnsError(
         f"{where}: a mapping names {needed}.", hint=f"This one names {listed_names(sorted(chosen))}."
     )
 
@@ -208,7 +212,7 @@ def _unknown(rows: SampledRows, format: str, where: str) -> StudioError:
     hint += f"; in a terminal {written}."
     if guess:
         hint += " That is a guess from their names."
-    return StudioError(
+    return OtherColumnsError(
         f"{where}: no column of {listed_names(rows.columns)} says which text is the prompt and which the "
         f"answer{of_format}.",
         hint=hint,

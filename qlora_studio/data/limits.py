@@ -9,6 +9,7 @@ MAX_ROWS = 5_000_000
 MAX_TEXT_BYTES = 20_000_000_000  # of all files of an import together
 MAX_EXPANSION = 200  # bytes out for each byte in, where something is stored compressed
 
+MOST_UNASKED = 200_000  # rows that the doctor looks at unasked: more take minutes
 SHOWN_CHARACTERS = 10_000  # a widget gets no more of one text (S8)
 LISTED_LINES = 1_000  # line numbers kept of each reason to skip, and rows of each finding
 LISTED_REASONS = 50

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,9 +19,11 @@ from qlora_studio.config.data_parts import USUALLY_ALIKE, Fix
 from qlora_studio.config.places import cache_folder
 from qlora_studio.config.run_config import DataConfig
 from qlora_studio.data import text_signs
+from qlora_studio.data.batch_digests import digests_of
 from qlora_studio.data.dataset import open_dataset
-from qlora_studio.data.importing import import_data
+from qlora_studio.data.limits import LISTED_LINES
 from qlora_studio.data.near_rows import NearRows, cached_near_rows, find_near_rows, near_words
+from qlora_studio.data.other_file import import_test
 from qlora_studio.data.row_words import RowWords, read_words
 from qlora_studio.data.scripts import scripts_of
 from qlora_studio.data.text_signs import Sign
@@ -49,6 +51,17 @@ class Marked:
     groups: tuple[tuple[int, ...], ...] = ()
     exact: int = 0
 
+    def first_groups(self) -> tuple[tuple[int, ...], ...]:
+        """As many as a finding lists."""
+        listed: list[tuple[int, ...]] = []
+        room = LISTED_LINES
+        for group in self.groups:
+            if room < 2:
+                break
+            listed.append(group[:room])
+            room -= len(group)
+        return tuple(listed)
+
 
 class Rows(Protocol):
     """Rows to look at, as record batches. folder: where findings are kept, if anywhere."""
@@ -61,16 +74,20 @@ class Rows(Protocol):
     def batches(self) -> Iterator[Any]: ...
 
 
-def marked_rows(dataset: Rows, fix: Fix, told: Told) -> Marked:
+def marked_rows(dataset: Rows, fix: Fix, data: DataConfig, told: Told) -> Marked:
     """By everything but the fix of kind "rows", whose numbers are those of the import.
+
+    data: how the rows were read: the file of a fix is read like them
 
     Raises: StudioError where the file of a fix can't be read.
     """
     match fix.kind:
+        case "equal_rows":
+            return equal_rows(dataset.batches())
         case "near_duplicates":
             return _copies(near_rows(dataset, fix.threshold, told))
         case "test_rows":
-            return rows_of_file(dataset, fix.path, fix.threshold, told)
+            return rows_of_file(dataset, fix, data, told)
         case "contradictions":
             return _contradictions(dataset, told)
         case "empty_answers":
@@ -85,6 +102,22 @@ def marked_rows(dataset: Rows, fix: Fix, told: Told) -> Marked:
             return _all(_NONE)
 
 
+def equal_rows(batches: Iterable[Any]) -> Marked:
+    """Rows that say exactly what an earlier one does, roles, tools and ratings included."""
+    digests = np.frombuffer(b"".join([b"".join(digests_of(batch)) for batch in batches]), np.uint64)
+    first, second = digests[::2], digests[1::2]
+    order = np.lexsort((second, first))  # stable: equal ones stay in the order of the rows
+    later, earlier = order[1:], order[:-1]
+    new = np.ones(len(order), dtype=bool)
+    new[1:] = (first[later] != first[earlier]) | (second[later] != second[earlier])
+    heads = np.flatnonzero(new)
+    ends = np.append(heads[1:], len(order))
+    several = np.flatnonzero(ends - heads > 1).tolist()
+    groups = sorted(tuple(order[heads[at] : ends[at]].tolist()) for at in several)
+    copies = np.sort(order[~new])
+    return Marked(copies, copies, tuple(groups))
+
+
 def near_rows(dataset: Rows, threshold: float, told: Told) -> NearRows:
     """Which rows are nearly equal; kept beside the data set."""
 
@@ -96,12 +129,12 @@ def near_rows(dataset: Rows, threshold: float, told: Told) -> NearRows:
     return cached_near_rows(dataset.folder, threshold, words, told)
 
 
-def rows_of_file(dataset: Rows, path: str, threshold: float, told: Told) -> Marked:
+def rows_of_file(dataset: Rows, fix: Fix, data: DataConfig, told: Told) -> Marked:
     """Rows that stand in another file too, with all they say, nearly so, or with the same question."""
-    other = open_dataset(import_data(DataConfig(path=path), told).dataset)
+    other = open_dataset(import_test(fix.path, fix.encoding, data, told).dataset)
     words = read_words([other, dataset], cache_folder(), told)
     known = len(other)
-    near = find_near_rows(words, threshold, told, known).copy_of[known:] >= 0
+    near = find_near_rows(words, fix.threshold, told, known).copy_of[known:] >= 0
     asked = _questions(words)
     equal = np.isin(asked[known:], asked[:known])
     return _all(np.flatnonzero(near | equal), exact=int(equal.sum()))

@@ -20,21 +20,21 @@ from qlora_studio.data.dataset import (
     ImportedSet,
     RowFile,
     imported_set,
-    move_files,
     open_dataset,
     write_import,
 )
 from qlora_studio.data.importing import Imported
 from qlora_studio.data.limits import LISTED_LINES, MAX_ROWS
+from qlora_studio.data.marked_rows import Marked, equal_rows
 from qlora_studio.data.path_text import path_text
 from qlora_studio.data.recipe import link_file
 from qlora_studio.data.report import Finding, ImportReport, PartReport, SkipReason
-from qlora_studio.data.row_words import read_words
 from qlora_studio.data.rows_writer import RowsWriter
 from qlora_studio.errors import StudioError
 
-MIX_VERSION = 1  # raised when the same data sets would give another mixture
+MIX_VERSION = 2  # raised when the same data sets would give another mixture
 
+_EQUAL = "equal_across_sets"
 _STAGING = ".importing-"
 _PURPOSE = 2  # another draw than those of the split and of an epoch with this seed
 
@@ -110,17 +110,12 @@ def _as_asked(
     files: Sequence[RowFile],
 ) -> Imported:
     """The rows are there; the files may lie elsewhere now, and the weights may be others."""
-    move_files(folder, cached, files, cached.report.path)
-    weighed = tuple(
-        msgspec.structs.replace(old, weight=part.weight, path=one.report.path)
-        for old, part, one in zip(cached.report.parts, parts, imported, strict=True)
-    )
-    report = msgspec.structs.replace(
-        cached.report, parts=weighed, path=_path([one.report for one in imported])
-    )
-    if report != cached.report:
-        moved = imported_set(folder) or cached
-        write_import(folder, msgspec.structs.replace(moved, report=report))
+    own = tuple(finding for finding in cached.report.findings if finding.kind == _EQUAL)
+    first_rows = [part.first_row for part in cached.report.parts]
+    report = _report(parts, [one.report for one in imported], first_rows, own)
+    now = msgspec.structs.replace(cached, files=tuple(files), report=report)
+    if now != cached:
+        write_import(folder, now)
     return Imported(folder, report)
 
 
@@ -146,9 +141,9 @@ def _write(
                     link_file(imported[number].dataset / file.copy, staging / f"{number}-{file.copy}")
             first_file += len(one.files)
         arrow_bytes = writer.finish()
-    words = read_words(datasets, cache_folder(), told)
-    equal = _equal_across(words.equal_rows(), first_rows)
-    report = _report(parts, [one.report for one in imported], first_rows, equal)
+    told(total, total, "Comparing the data sets")
+    equal = equal_rows(batch for dataset in datasets for batch in dataset.batches())
+    report = _report(parts, [one.report for one in imported], first_rows, tuple(_equal_rows(equal)))
     write_import(
         staging,
         ImportedSet(rows=writer.rows, arrow_bytes=arrow_bytes, files=tuple(files), report=report),
@@ -161,20 +156,13 @@ def _of_later_files(batch: Any, first_file: int) -> Any:
     return batch.set_column(at, batch.schema.field(at), pa.array(numbers, pa.int16()))
 
 
-def _equal_across(hashes: NDArray[np.uint64], first_rows: Sequence[int]) -> NDArray[np.int64]:
-    """Rows that are equal to one of an earlier data set."""
-    found = [np.zeros(0, np.int64)]
-    for first, last in zip(first_rows, [*first_rows[1:], len(hashes)], strict=True):
-        found.append(first + np.flatnonzero(np.isin(hashes[first:last], hashes[:first])))
-    return np.concatenate(found)
-
-
 def _report(
     parts: Sequence[MixPart],
     reports: Sequence[ImportReport],
     first_rows: Sequence[int],
-    equal: NDArray[np.int64],
+    own: tuple[Finding, ...],
 ) -> ImportReport:
+    """own: what was found in the mixture, beside what was in its parts."""
     return ImportReport(
         path=_path(reports),
         rows_in=sum(report.rows_in for report in reports),
@@ -186,7 +174,7 @@ def _report(
         encoding=", ".join(sorted({report.encoding for report in reports})),
         sha256="+".join(report.sha256 for report in reports),
         problems=tuple(_problems(reports)),
-        findings=(*_equal_rows(equal), *_findings(reports, first_rows)),
+        findings=(*own, *_findings(reports, first_rows)),
         left_out=sum(report.left_out for report in reports),
         parts=tuple(
             PartReport(
@@ -221,19 +209,19 @@ def _listed(reports: Sequence[ImportReport]) -> int:
     return max(1, LISTED_LINES // len(reports))
 
 
-def _equal_rows(equal: NDArray[np.int64]) -> Iterator[Finding]:
-    if len(equal):
-        count = f"{len(equal):,} row is" if len(equal) == 1 else f"{len(equal):,} rows are"
-        copies = "copy" if len(equal) == 1 else "copies"
+def _equal_rows(equal: Marked) -> Iterator[Finding]:
+    count = len(equal.rows)
+    if count:
         yield Finding(
-            kind="equal_across_sets",
+            kind=_EQUAL,
             tone="warn",
-            count=len(equal),
-            words=f"{count} in an earlier data set of the mixture too, word for word",
+            count=count,
+            words=f"{count:,} {'row equals' if count == 1 else 'rows equal'} an earlier one of the mixture",
             why="What is seen several times is learned as many times harder.",
-            rows=tuple(equal[:LISTED_LINES].tolist()),
-            fix=Fix(kind="near_duplicates", threshold=1.0),
-            fix_words=f"Leave out {len(equal):,} {copies}",
+            rows=tuple(equal.rows[:LISTED_LINES].tolist()),
+            groups=equal.first_groups(),
+            fix=Fix(kind="equal_rows"),
+            fix_words=f"Leave out {count:,} {'copy' if count == 1 else 'copies'}",
         )
 
 
@@ -244,4 +232,5 @@ def _findings(reports: Sequence[ImportReport], first_rows: Sequence[int]) -> Ite
                 finding,
                 words=f"{Path(report.path).name}: {finding.words}",
                 rows=tuple(first + row for row in finding.rows[: _listed(reports)]),
+                groups=(),  # no import finds any
             )

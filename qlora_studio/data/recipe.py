@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,13 @@ from qlora_studio.data.dataset import (
     ImportedSet,
     RowFile,
     imported_set,
-    move_files,
     open_dataset,
     write_import,
 )
-from qlora_studio.data.importing import Imported, import_data
+from qlora_studio.data.importing import Imported
 from qlora_studio.data.marked_rows import MARKS_VERSION, marked_rows
 from qlora_studio.data.near_rows import NEAR_VERSION
+from qlora_studio.data.other_file import import_test
 from qlora_studio.data.path_text import path_text
 from qlora_studio.data.report import Finding, FixCount, ImportReport, PartReport
 from qlora_studio.data.rows_writer import RowsWriter
@@ -38,42 +38,51 @@ from qlora_studio.errors import StudioError
 
 RECIPE_VERSION = 1  # raised when the same rows and the same recipe would give other rows
 
+_ORIGINS = "origins.npy"  # of each row left, its number in the data set as it was imported
 _STAGING = ".importing-"  # as an import's: what was left behind by one that was killed is removed with them
 
 Told = Callable[[int, int, str], None]
 
 
-def mended(imported: Imported, recipe: Sequence[Fix], told: Told) -> Imported:
+def mended(imported: Imported, recipe: Sequence[Fix], data: DataConfig, told: Told) -> Imported:
     """The rows that the recipe leaves. The same rows and the same recipe always give the same.
+
+    data: how the rows were read: the file of a fix is read like them
 
     Raises: StudioError where it leaves none, or names a row or a file that isn't there.
     """
     if not recipe:
         return imported
-    folder = imported.dataset.with_name(f"{imported.dataset.name}-{_key(recipe, told)}")
+    folder = imported.dataset.with_name(f"{imported.dataset.name}-{_key(recipe, data, told)}")
     base = imported_set(imported.dataset)
     if base is None:
         raise StudioError("The imported rows are gone from the cache.", hint="Import the file again.")
-    if cached := imported_set(folder):
-        return Imported(folder, move_files(folder, cached, base.files, imported.report.path))
-    return Imported(folder, _mend_anew(imported, base, recipe, folder, told))
+    if (cached := imported_set(folder)) and (origins := _origins(folder, cached.rows)) is not None:
+        return Imported(folder, _report_of_today(folder, cached, base, imported.report, origins))
+    return Imported(folder, _mend_anew(imported, base, recipe, data, folder, told))
 
 
-def _key(recipe: Sequence[Fix], told: Told) -> str:
+def _key(recipe: Sequence[Fix], data: DataConfig, told: Told) -> str:
     """Of the recipe, of the rows of files that it names, and of how fixes work today."""
-    files = [import_data(DataConfig(path=fix.path), told).dataset.name for fix in recipe if fix.path]
+    files = [import_test(fix.path, fix.encoding, data, told).dataset.name for fix in recipe if fix.path]
     versions = (RECIPE_VERSION, MARKS_VERSION, NEAR_VERSION, text_signs.SIGNS_VERSION)
     return hashlib.sha256(msgspec.json.encode((versions, recipe, files))).hexdigest()[:16]
 
 
 def _mend_anew(
-    imported: Imported, base: ImportedSet, recipe: Sequence[Fix], folder: Path, told: Told
+    imported: Imported,
+    base: ImportedSet,
+    recipe: Sequence[Fix],
+    data: DataConfig,
+    folder: Path,
+    told: Told,
 ) -> ImportReport:
     staging = None
     try:
         staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=folder.parent))
-        report = _write(imported, base, recipe, staging, told)
-        if imported_set(folder) is None:
+        report = _write(imported, base, recipe, data, staging, told)
+        there = imported_set(folder)
+        if there is None or _origins(folder, there.rows) is None:
             shutil.rmtree(folder, ignore_errors=True)  # what is left of a damaged one
             staging.rename(folder)
     except OSError as error:
@@ -88,9 +97,14 @@ def _mend_anew(
 
 
 def _write(
-    imported: Imported, base: ImportedSet, recipe: Sequence[Fix], staging: Path, told: Told
+    imported: Imported,
+    base: ImportedSet,
+    recipe: Sequence[Fix],
+    data: DataConfig,
+    staging: Path,
+    told: Told,
 ) -> ImportReport:
-    rows = _Rows(imported.dataset, base.rows)
+    rows = _Rows(imported.dataset, base.rows, data)
     counts = [rows.mend(fix, told) for fix in recipe]
     if not len(rows):
         raise StudioError(
@@ -102,7 +116,7 @@ def _write(
             writer.add_batch(batch)
         arrow_bytes = writer.finish()
     _bring_copies(base.files, imported.dataset, staging)
-    np.save(staging / "origins.npy", rows.origins, allow_pickle=False)
+    np.save(staging / _ORIGINS, rows.origins, allow_pickle=False)
     report = _report(imported.report, counts, rows.origins)
     write_import(
         staging, ImportedSet(rows=writer.rows, arrow_bytes=arrow_bytes, files=base.files, report=report)
@@ -110,14 +124,41 @@ def _write(
     return report
 
 
+def _origins(folder: Path, rows: int) -> NDArray[np.int64] | None:
+    """None where they are gone, or aren't those of so many rows."""
+    try:
+        found: NDArray[np.int64] = np.load(folder / _ORIGINS, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return found if found.shape == (rows,) and found.dtype == np.int64 else None
+
+
+def _report_of_today(
+    folder: Path,
+    cached: ImportedSet,
+    base: ImportedSet,
+    before: ImportReport,
+    origins: NDArray[np.int64],
+) -> ImportReport:
+    """The rows are there; files may lie elsewhere now, and the weights of a mixture may be others."""
+    counts = cached.report.fixes[len(before.fixes) :]
+    report = _report(before, counts, origins)
+    now = msgspec.structs.replace(cached, files=base.files, report=report)
+    if now != cached:
+        write_import(folder, now)
+    return report
+
+
 class _Rows:
     """The rows of a data set that the fixes so far have left, mended as they come.
 
+    data:    how they were read
     origins: int64, their numbers in the data set as it was imported, in order
     """
 
-    def __init__(self, folder: Path, rows: int) -> None:
+    def __init__(self, folder: Path, rows: int, data: DataConfig) -> None:
         self._dataset = open_dataset(folder)
+        self._data = data
         self.origins: NDArray[np.int64] = np.arange(rows)
         self.folder: Path | None = folder  # beside which findings are kept; None once anything was changed
         self._mends_encoding = False
@@ -140,7 +181,7 @@ class _Rows:
         if fix.kind == "rows":
             left_out = self._places(fix)
         else:
-            marked = marked_rows(self, fix, told)
+            marked = marked_rows(self, fix, self._data, told)
             left_out = marked.left_out
             if fix.kind == "broken_encoding":
                 self._mends_encoding = True
@@ -221,23 +262,42 @@ def _report(report: ImportReport, counts: Sequence[FixCount], origins: NDArray[n
         report,
         conversations=len(origins),
         fixes=(*report.fixes, *counts),
-        findings=tuple(_findings_left(report.findings, origins)),
+        findings=tuple(_findings_left(report.findings, {count.fix for count in counts}, origins)),
         parts=tuple(_parts_left(report.parts, origins)),
     )
 
 
-def _findings_left(findings: Sequence[Finding], origins: NDArray[np.int64]) -> Iterator[Finding]:
-    """With the rows' new numbers. What counted only rows that are gone is gone too."""
+def _findings_left(
+    findings: Sequence[Finding], done: Collection[Fix], origins: NDArray[np.int64]
+) -> Iterator[Finding]:
+    """With the rows' new numbers. What was mended, or counted only rows that are gone, is gone too."""
     for finding in findings:
-        listed = np.array(finding.rows, dtype=np.int64)
-        at = np.searchsorted(origins, listed)
-        there = (at < len(origins)) & (origins[np.minimum(at, len(origins) - 1)] == listed)
-        rows = tuple(at[there].tolist())
-        if not finding.rows or len(rows) == len(finding.rows):
-            yield msgspec.structs.replace(finding, rows=rows)
-        elif rows or finding.count > len(finding.rows):
-            words = f"{finding.words}, before the fixes"
-            yield msgspec.structs.replace(finding, rows=rows, words=words)
+        if finding.fix in done:
+            continue
+        rows = _places_of(finding.rows, origins)
+        groups = tuple(left for group in finding.groups if len(left := _places_of(group, origins)) > 1)
+        if len(rows) == len(finding.rows) and _sizes(groups) == _sizes(finding.groups):
+            yield msgspec.structs.replace(finding, rows=rows, groups=groups)
+        elif (rows and (groups or not finding.groups)) or finding.count > len(finding.rows):
+            yield msgspec.structs.replace(
+                finding,
+                rows=rows,
+                groups=groups,
+                words=f"{finding.words}, before the fixes",
+                fix_words="Leave out what is left of them" if finding.fix else "",
+            )
+
+
+def _sizes(groups: Sequence[Sequence[int]]) -> list[int]:
+    return [len(group) for group in groups]
+
+
+def _places_of(rows: Sequence[int], origins: NDArray[np.int64]) -> tuple[int, ...]:
+    """Where those of these rows that are left stand now."""
+    listed = np.array(rows, dtype=np.int64)
+    at = np.searchsorted(origins, listed)
+    there = (at < len(origins)) & (origins[np.minimum(at, len(origins) - 1)] == listed)
+    return tuple(at[there].tolist())
 
 
 def _parts_left(parts: Sequence[PartReport], origins: NDArray[np.int64]) -> Iterator[PartReport]:

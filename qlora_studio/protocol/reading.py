@@ -72,10 +72,12 @@ class ShowTokens(Request, frozen=True, tag="show_tokens"):
 class Diagnose(Request, frozen=True, tag="diagnose"):
     """What the doctor finds in an imported data set. Kept beside it, by these arguments.
 
-    data:      `data.validation`, where it is a file, and `data.seq_len` are looked at too
-    model:     for rows that its tokens and `data.seq_len` cut or leave without anything to learn; "": none
-    test:      a file whose rows must not be learned; "": none
-    threshold: of words that nearly equal rows have in common, in their order
+    data:          how the rows were read; `data.validation`, where it is a file, and `data.seq_len` are
+                   looked at too
+    model:         for rows that its tokens and `data.seq_len` cut or leave without anything to learn; "": none
+    test:          a file whose rows must not be learned; "": none
+    test_encoding: of that file; auto: as its content says, or else that of the rows' own file
+    threshold:     of words that nearly equal rows have in common, in their order
     """
 
     dataset: str
@@ -83,6 +85,7 @@ class Diagnose(Request, frozen=True, tag="diagnose"):
     model: str = ""
     method: str = "sft"
     test: str = ""
+    test_encoding: Encoding = "auto"
     threshold: float = USUALLY_ALIKE
 
 
@@ -137,10 +140,14 @@ class CheckResume(Request, frozen=True, tag="check_resume"):
 
 
 class PrepareEvaluation(Request, frozen=True, tag="prepare_evaluation"):
-    """Tokenize a file as a run's own data was."""
+    """Tokenize a file as a run's own data was.
+
+    encoding: of this file; auto: as its content says, or else that of the run's data
+    """
 
     run: str
     path: str
+    encoding: Encoding = "auto"
 
 
 # Answers

@@ -21,7 +21,7 @@ def diagnose_rows(
     encoder = None
     if request.model:
         encoder = texts.of(request.model).encoder(request.data.train_on, request.method)
-    asked = Asked(request.data, request.test, request.threshold, encoder)
+    asked = Asked(request.data, request.test, request.test_encoding, request.threshold, encoder)
     return reading.Diagnosed(id=request.id, rows=len(dataset), findings=diagnose(dataset, asked, told))
 
 

@@ -21,6 +21,7 @@ from qlora_studio.data.dataset import open_dataset
 from qlora_studio.data.findings import MANY_SKIPPED
 from qlora_studio.data.importing import import_data
 from qlora_studio.data.limits import SHOWN_CHARACTERS
+from qlora_studio.data.other_file import import_alike
 from qlora_studio.data.packing import steps_in
 from qlora_studio.data.prepared import PreparedRows, check_content, open_prepared
 from qlora_studio.data.preparing import Source, prepare, prepare_for_evaluation, sample_prompts
@@ -137,9 +138,9 @@ def prepare_evaluation(
     """Raises: StudioError where no row of the file can be evaluated."""
     config = read_record(Path(request.run)).record.config
     path = request.path if request.path == SAMPLE else str(Path(request.path).absolute())
-    data = msgspec.structs.replace(config.data, path=path, validation=0.0)
-    dataset = open_dataset(import_data(data, told).dataset)
-    encoder = texts.of(config.model.path).encoder(data.train_on, config.training.method)
+    imported = import_alike(path, request.encoding, config.data, "--encoding", told)
+    dataset = open_dataset(imported.dataset)
+    encoder = texts.of(config.model.path).encoder(config.data.train_on, config.training.method)
     rows = prepare_for_evaluation(dataset, encoder, config, told)
     return reading.EvaluationPrepared(
         id=request.id, prepared=str(rows.folder), rows=rows.info.validation_rows
@@ -199,10 +200,9 @@ def _source(config: RunConfig, accept_skipped: bool, told: Told) -> Source:
     _refuse_many_skipped(train.report, accept_skipped)
     if not isinstance(config.data.validation, str):
         return Source(train)
-    held_out = msgspec.structs.replace(
-        config.data, path=config.data.validation, validation=0.0, mix=(), recipe=()
-    )
-    return Source(train, open_dataset(import_data(held_out, told).dataset))
+    data, setting = config.data, "data.validation_encoding"
+    held_out = import_alike(config.data.validation, data.validation_encoding, data, setting, told)
+    return Source(train, open_dataset(held_out.dataset))
 
 
 def _refuse_many_skipped(report: ImportReport, accept_skipped: bool) -> None:

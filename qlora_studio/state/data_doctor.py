@@ -7,21 +7,20 @@ from dataclasses import dataclass
 from PySide6.QtCore import QObject, Signal
 
 from qlora_studio.config.run_config import DataConfig
+from qlora_studio.data.limits import MOST_UNASKED
 from qlora_studio.data.report import Finding
 from qlora_studio.protocol import reading
 from qlora_studio.protocol.events import Problem
 from qlora_studio.state.reader import Job, Reader
 
-MOST_UNASKED = 200_000  # rows; more of them take minutes, so somebody has to ask (in a terminal: --doctor)
-
 
 @dataclass(frozen=True)
 class LookedAt:
-    """What the findings depend on. held_out, test: files; empty: none."""
+    """What the findings depend on. data: how the rows were read; test: a file; empty: none."""
 
     dataset: str
     rows: int
-    held_out: str
+    data: DataConfig
     test: str
 
 
@@ -55,8 +54,7 @@ class DataDoctor(QObject):
 
     def look(self, dataset: str, rows: int, data: DataConfig) -> None:
         """At these rows, unless there are so many that somebody has to ask. Nothing is asked twice."""
-        held_out = data.validation if isinstance(data.validation, str) else ""
-        asked = LookedAt(dataset, rows, held_out, self.test)
+        asked = LookedAt(dataset, rows, _what_counts(data), self.test)
         if asked == self._asked:
             return
         self._give_up()
@@ -76,7 +74,7 @@ class DataDoctor(QObject):
         """test: a file whose rows must not be among these; empty: none any more."""
         if self._asked is not None and test != self.test:
             self.test = test
-            asked = LookedAt(self._asked.dataset, self._asked.rows, self._asked.held_out, test)
+            asked = LookedAt(self._asked.dataset, self._asked.rows, self._asked.data, test)
             self._give_up()
             self._asked, self.problem = asked, None
             self._ask(asked)
@@ -97,7 +95,7 @@ class DataDoctor(QObject):
         self._job = self._reader.ask(
             reading.Diagnose,
             dataset=asked.dataset,
-            data=DataConfig(validation=asked.held_out or 0.0),  # of the settings, only this one counts
+            data=asked.data,
             test=asked.test,
         )
         self._job.progress.connect(self._on_progress)
@@ -125,3 +123,15 @@ class DataDoctor(QObject):
         self._job = None
         self.words, self.problem = "", problem
         self.changed.emit()
+
+
+def _what_counts(data: DataConfig) -> DataConfig:
+    """Of the settings: the file held out, and how it and a test file are read."""
+    return DataConfig(
+        format=data.format,
+        encoding=data.encoding,
+        alternatives=data.alternatives,
+        map=data.map,
+        validation=data.validation if isinstance(data.validation, str) else 0.0,
+        validation_encoding=data.validation_encoding,
+    )

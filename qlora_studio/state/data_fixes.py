@@ -12,6 +12,7 @@ from qlora_studio.config.run_config import DataConfig
 from qlora_studio.data.report import FixCount
 
 LEFT_OUT = {
+    "equal_rows": ("equal row was left out", "equal rows were left out"),
     "near_duplicates": ("copy was left out", "copies were left out"),
     "test_rows": ("row of the test file was left out", "rows of the test file were left out"),
     "contradictions": ("further answer was left out", "further answers were left out"),

@@ -73,6 +73,21 @@ def test_rows_of_a_test_file_are_found_and_left_out(
     assert [row["line"] for row in left["rows"]] == [1, 2, 3]
 
 
+def test_a_test_file_has_its_own_encoding(
+    file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:  # D5
+    test = tmp_path / "test.jsonl"
+    test.write_bytes('{"question": "Red?", "answer": "Une élève"}\n'.encode("cp1252"))
+    named = ("--test", str(test), "--test-encoding", "windows-1252")
+
+    refused = answer(capsys, file, "--test", str(test), status=2)
+    left = answer(capsys, file, *named, "--fix", "test_rows", "--show", "9")
+
+    assert "test.jsonl: line 1 is not UTF-8" in refused["error"]["message"]
+    assert "--test-encoding" in refused["error"]["hint"]
+    assert [row["line"] for row in left["rows"]] == [1, 2, 3]
+
+
 def test_a_saved_copy_holds_what_is_left(
     file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -110,7 +125,7 @@ def test_a_person_reads_what_was_found_and_how_it_is_mended(
 def test_many_rows_are_looked_at_only_when_asked(
     file: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data_doctor, "MANY_ROWS", 3)
+    monkeypatch.setattr(data_doctor, "MOST_UNASKED", 3)
 
     assert "--doctor only" in said(capsys, file)
     assert answer(capsys, file)["doctor"] is False

@@ -71,6 +71,88 @@ def test_rows_that_are_equal_across_files_are_found_and_can_be_left_out(tmp_path
     assert turns(left.row(4)) == [("user", "other"), ("assistant", "b")]
 
 
+def test_what_is_counted_as_equal_is_what_the_fix_leaves_out(tmp_path: Path) -> None:
+    """Rows that differ in a capital or in the system text are no copies, in one set or across."""
+    system = {"messages": [{"role": "system", "content": "Be brief."}, *turns_of("one", "1")]}
+    first = write(tmp_path / "first.jsonl", chat("one", "1"), chat("One", "1"), chat("two", "2"))
+    second = write(tmp_path / "second.jsonl", system, chat("two", "2"), chat("TWO", "2"))
+    third = write(tmp_path / "third.jsonl", chat("two", "2"), chat("one", "1"), chat("three", "3"))
+    parts = tuple(MixPart(path=str(file)) for file in (first, second, third))
+
+    (finding,) = mixed(*parts).report.findings
+    left = mixed(*parts, recipe=(finding.fix,))
+
+    assert (finding.count, finding.rows) == (3, (4, 6, 7))
+    assert finding.groups == ((0, 7), (2, 4, 6))
+    assert finding.fix_words == "Leave out 3 copies"
+    assert left.report.fixes[0].left_out == finding.count
+    assert left.report.findings == ()
+    assert [row.line for row in left] == [1, 2, 3, 1, 3, 3]
+
+
+def turns_of(question: str, answer: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def test_answers_rated_both_ways_are_not_equal(tmp_path: Path) -> None:
+    rated = {"prompt": "one", "completion": "1"}
+    first = write(tmp_path / "first.jsonl", rated | {"label": True})
+    second = write(tmp_path / "second.jsonl", rated | {"label": False})
+
+    assert "equal_across_sets" not in [
+        finding.kind for finding in mixed(MixPart(path=str(first)), MixPart(path=str(second))).report.findings
+    ]
+
+
+def test_a_mended_mixture_from_the_cache_tells_todays_weights_and_names(tmp_path: Path) -> None:
+    first, second = two_files(tmp_path)
+    odd = chat("odd", "b") | {"messages": [*turns_of("odd", "b"), {"role": "user", "content": "?"}]}
+    write(Path(second), chat("hello 2", "a2"), odd)
+    fix = Fix(kind="rows", rows=(0,))
+    before = mixed(MixPart(path=first), MixPart(path=second), recipe=(fix,))
+    moved = str(Path(second).rename(tmp_path / "moved.jsonl"))
+
+    again = mixed(MixPart(path=first, weight=3.0), MixPart(path=moved), recipe=(fix,))
+    once_more = open_dataset(again.folder)
+
+    assert again.folder == before.folder
+    for report in (again.report, once_more.report):
+        assert [(part.path, part.weight, part.rows) for part in report.parts] == [
+            (first, 3.0, 3),
+            (moved, 1.0, 2),
+        ]
+        assert report.path == f"{first} + {moved}"
+        assert [finding.words.split(":")[0] for finding in report.findings if finding.kind == "open_end"] == [
+            "moved.jsonl"
+        ]
+    assert once_more.row(3).file == "moved.jsonl"
+
+
+def test_groups_of_a_finding_name_the_rows_that_are_left(tmp_path: Path) -> None:
+    first, second = two_files(tmp_path)
+    write(Path(second), *(chat(f"hello {i}", f"a{i}") for i in (3, 1, 0)))
+
+    report = mixed(MixPart(path=first), MixPart(path=second), recipe=(Fix(kind="rows", rows=(0, 2)),)).report
+
+    (finding,) = report.findings
+    assert finding.groups == ((0, 3), (1, 2))
+    assert finding.rows == (2, 3, 4)  # what the last one equals is gone: the count is that of before
+    assert finding.words == "3 rows equal an earlier one of the mixture, before the fixes"
+    assert finding.fix_words == "Leave out what is left of them"
+
+
+def test_damaged_numbers_of_the_rows_are_made_anew(tmp_path: Path) -> None:
+    first, second = two_files(tmp_path)
+    parts, fix = (MixPart(path=first), MixPart(path=second)), Fix(kind="rows", rows=(0,))
+    before = mixed(*parts, recipe=(fix,))
+    (before.folder / "origins.npy").write_bytes(b"no array")
+
+    again = mixed(*parts, recipe=(fix,))
+
+    assert list(again) == list(before)
+    assert len(np.load(again.folder / "origins.npy")) == 23
+
+
 def test_each_part_has_its_own_format_columns_and_recipe(tmp_path: Path) -> None:
     first, second = two_files(tmp_path)
     odd = write(tmp_path / "odd.jsonl", *({"p": f"p{i}", "q": f"q{i}"} for i in range(3)))

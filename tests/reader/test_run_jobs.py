@@ -161,6 +161,25 @@ def test_a_file_held_out_is_read_too(jobs, model, tmp_path):
     assert (made.train_rows, made.validation_rows) == (40, 5)
 
 
+def test_files_beside_the_data_have_their_own_encodings(jobs, model, tmp_path):  # D5
+    held = chats_file(tmp_path / "held.jsonl", count=5, question="élève {i}?")
+    held.write_bytes(held.read_text().replace("\\u00e9", "é").replace("\\u00e8", "è").encode("cp1252"))
+    config = settings(model, chats_file(tmp_path / "chats.jsonl"), data__validation=str(held))
+    named = settings(
+        model, tmp_path / "chats.jsonl", data__validation=str(held), data__validation_encoding="windows-1252"
+    )
+
+    refused = refusal(jobs, reading.PrepareRun(id=1, config=config, name="", runs_dir=str(tmp_path / "runs")))
+    made = prepare(jobs, tmp_path, named)
+    tested = jobs.answer(
+        reading.PrepareEvaluation(id=3, run=made.run, path=str(held), encoding="windows-1252")
+    )
+
+    assert "held.jsonl: line 1 is not UTF-8" in refused.message
+    assert "data.validation_encoding" in refused.hint
+    assert (made.validation_rows, tested.rows) == (5, 5)
+
+
 def test_a_run_may_go_on_where_nothing_changed(jobs, run):  # R3
     ready = jobs.answer(reading.CheckResume(id=2, run=run.run))
 

@@ -63,6 +63,7 @@ WHILE = (
     "checkpoints.keep",
     "checkpoints.evaluate_every_steps",
     "data.validation",
+    "data.validation_encoding",
     "early_stopping.patience",
 )
 LENGTH = ("data.seq_len", "data.too_long")
