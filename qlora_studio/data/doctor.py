@@ -19,6 +19,7 @@ from qlora_studio.config.encodings import Encoding
 from qlora_studio.config.run_config import DataConfig
 from qlora_studio.data import text_signs
 from qlora_studio.data.dataset import Dataset
+from qlora_studio.data.languages import languages_of
 from qlora_studio.data.lengths import count_lengths, read_lengths
 from qlora_studio.data.limits import LISTED_LINES
 from qlora_studio.data.marked_rows import MARKS_VERSION, Marked, marked_rows, row_scripts, rows_with
@@ -28,7 +29,7 @@ from qlora_studio.data.report import Finding
 from qlora_studio.data.row_encoder import RowEncoder
 from qlora_studio.data.scripts import NAMES
 
-DOCTOR_VERSION = 1  # raised when the same rows would give other findings
+DOCTOR_VERSION = 2  # raised when the same rows would give other findings
 
 _FEW_ROWS = 0.1  # of those in the usual script; more are meant
 _FAIR_RATIO = (3 / 4, 4 / 3)  # of good to bad answers, beyond which one side should count more
@@ -80,7 +81,7 @@ def _findings(dataset: Dataset, asked: Asked, told: Told) -> Iterator[Finding]:
     """Bad ones first, then those to decide on, then what is good to know."""
     own = [*_of_other_files(dataset, asked, told), *_of_rows(dataset, asked, told)]
     own += [*_of_texts(dataset, asked, told)]
-    own += [*_of_tokens(dataset, asked, told), *_of_ratings(dataset), *_of_scripts(dataset, told)]
+    own += [*_of_tokens(dataset, asked, told), *_of_ratings(dataset), *_of_languages(dataset, told)]
     replaced = {finding.kind for finding in own} | {"empty_answer"}
     found = own + [finding for finding in dataset.report.findings if finding.kind not in replaced]
     yield from sorted(found, key=lambda finding: ("bad", "warn", "info", "ok").index(finding.tone))
@@ -218,8 +219,8 @@ def _of_ratings(dataset: Dataset) -> Iterator[Finding]:
     yield Finding(kind="ratings", tone="info", count=good + bad, words=words, why=why)
 
 
-def _of_scripts(dataset: Dataset, told: Told) -> Iterator[Finding]:
-    """A script that few rows are written in: it may be a language that isn't meant."""
+def _of_languages(dataset: Dataset, told: Told) -> Iterator[Finding]:
+    """What few rows are written in: it may not be meant. Of all rows the script, of a sample the language."""
     scripts = row_scripts(dataset, told)
     counts = np.bincount(scripts, minlength=len(NAMES))[:-1]
     usual = int(counts.argmax())
@@ -227,8 +228,26 @@ def _of_scripts(dataset: Dataset, told: Told) -> Iterator[Finding]:
     rows = np.flatnonzero(np.isin(scripts, rare))
     written = ", ".join(f"{counts[at]:,} in {NAMES[at]}" for at in rare)
     words = f"{_count(len(rows), 'row is', 'rows are')} written in another script than most: {written}"
-    why = f"Most are written in {NAMES[usual]} script. Languages that share a script aren't told apart."
+    why = f"Most are written in {NAMES[usual]} script. The model learns to answer in either."
     yield from _finding("scripts", "info", Marked(rows, rows), words, why)
+    yield from _languages_within(dataset, np.flatnonzero(scripts == usual), told)
+
+
+def _languages_within(dataset: Dataset, rows: NDArray[np.int64], told: Told) -> Iterator[Finding]:
+    """rows: those in the usual script."""
+    told_apart = languages_of(dataset, rows, told)
+    if len(told_apart.counts) < 2:
+        return
+    usual, *rare = told_apart.counts.items()
+    others = np.array(told_apart.others, dtype=np.int64)
+    written = ", ".join(f"{count:,} in {name}" for name, count in rare)
+    words = _count(len(others), "row is", "rows are")
+    if told_apart.sampled < len(rows):
+        verb = "is" if len(others) == 1 else "are"
+        words = f"{len(others):,} of {told_apart.sampled:,} rows looked at {verb}"
+    words += f" in another language than most, {usual[0]}: {written}"
+    why = "Told from the words of each answer, where there are enough of them; some may be mistaken."
+    yield from _finding("languages", "info", Marked(others, others), words, why)
 
 
 def _ratings(dataset: Dataset) -> NDArray[np.int8]:
