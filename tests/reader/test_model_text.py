@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 
 import pytest
@@ -120,7 +121,7 @@ ENDLESS = {
     ("part", "definition", "reason"),
     [
         ("pre_tokenizer", ENDLESS, "breaks down on plain text"),
-        ("normalizer", BLOW_UP, "asks for more memory"),
+        ("normalizer", BLOW_UP, "(asks for more memory|takes longer)"),  # what a busy machine meets first
         ("normalizer", EMPTIED, "makes nothing of a plain text"),
     ],
 )
@@ -132,7 +133,7 @@ def test_a_tokenizer_that_harms_is_refused_in_time(tmp_path, part, definition, r
 
     message = refusal(folder)
 
-    assert message.startswith(f"The tokenizer in {folder} {reason}")
+    assert re.match(f"The tokenizer in {re.escape(str(folder))} {reason}", message)
     assert time.monotonic() - start < 8
 
 
