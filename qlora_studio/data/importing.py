@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -23,6 +24,7 @@ from qlora_studio.data.file_records import FileRecords
 from qlora_studio.data.findings import Tally, file_findings
 from qlora_studio.data.formats import Layout
 from qlora_studio.data.intake import Intake
+from qlora_studio.data.late_columns import LateColumnError
 from qlora_studio.data.layout import Guess, find_layout
 from qlora_studio.data.limits import MAX_TEXT_BYTES
 from qlora_studio.data.path_text import path_text
@@ -32,7 +34,7 @@ from qlora_studio.data.source_file import SourceFile, Told
 from qlora_studio.data.turned_file import COPIED_BYTES
 from qlora_studio.errors import StudioError
 
-IMPORTER_VERSION = 3  # raised when the same bytes would give other rows
+IMPORTER_VERSION = 4  # raised when the same bytes would give other rows
 
 _STAGING = ".importing-"
 _TELL_EVERY_S = 0.1
@@ -140,23 +142,23 @@ def _write_rows(
     told: Told,
 ) -> ImportReport:
     copied = COPIED_BYTES // len(sources)
-    files, guesses = [], []
+    files = []
     for index, source in enumerate(sources):
         told(0, 0, f"Looking at {source.path.name}")
         copy = staging / f"text-{index}"
         files.append(FileRecords(source, copy, data.encoding, data.map.values(), copied))
-        guesses.append(_guess(files[-1], data))
         files[-1].rest()
-    _refuse_different_formats(files, guesses)
-    with RowsWriter(staging) as writer:
-        intake = Intake(writer, told, sum(source.size for source in sources))
-        for index, (file, guess) in enumerate(zip(files, guesses, strict=True)):
-            intake.take(file, guess.layout, index)
-            file.rest()
-            _refuse_too_much_text(files[: index + 1])
-        intake.finish()
-        _refuse_nothing(intake.tally, _shown_path(chosen))
-        arrow_bytes = writer.finish()
+    late: list[list[Any]] = [[] for _ in files]
+    while True:
+        guesses = _guesses(files, late, data)
+        with RowsWriter(staging) as writer:
+            intake = Intake(writer, told, sum(source.size for source in sources))
+            if not _take_all(intake, files, guesses, late, data):
+                continue  # from the beginning, as each of these columns is one more that is known
+            intake.finish()
+            _refuse_nothing(intake.tally, _shown_path(chosen))
+            arrow_bytes = writer.finish()
+            break
     report = _report(data, chosen, files, guesses, hashed.result(told), intake.tally, writer.rows)
     row_files = tuple(_row_file(file, index) for index, file in enumerate(files))
     write_import(
@@ -165,11 +167,42 @@ def _write_rows(
     return report
 
 
-def _guess(file: FileRecords, data: DataConfig) -> Guess:
+def _guesses(files: Sequence[FileRecords], late: Sequence[list[Any]], data: DataConfig) -> list[Guess]:
+    found = []
+    for file, records in zip(files, late, strict=True):
+        found.append(_guess(file, records, data))
+        file.rest()
+    _refuse_different_formats(files, found)
+    return found
+
+
+def _take_all(
+    intake: Intake,
+    files: Sequence[FileRecords],
+    guesses: Sequence[Guess],
+    late: Sequence[list[Any]],
+    data: DataConfig,
+) -> bool:
+    """False where a record has a column that counts and wasn't known: it is in `late` then."""
+    for index, (file, guess) in enumerate(zip(files, guesses, strict=True)):
+        known = {*guess.columns, *(column for record in late[index] for column in record)}
+        columns = () if data.map or "JSON" not in file.kind else known
+        try:
+            intake.take(file, guess.layout, index, columns)
+        except LateColumnError as error:
+            late[index].append(error.record)
+            return False
+        finally:
+            file.rest()
+        _refuse_too_much_text(files[: index + 1])
+    return True
+
+
+def _guess(file: FileRecords, late: Sequence[Any], data: DataConfig) -> Guess:
     if file.rows_are and data.format in ("auto", "text") and not data.map:
         return Guess(Layout("text", {}), (), file.rows_are)
     every = data.alternatives == "all"
-    return find_layout(file.sample(), data.format, data.map, file.source.name, all_answers=every)
+    return find_layout([*file.sample(), *late], data.format, data.map, file.source.name, all_answers=every)
 
 
 def _refuse_too_much(sources: Sequence[SourceFile]) -> None:

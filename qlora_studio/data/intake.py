@@ -7,7 +7,7 @@ import sys
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from qlora_studio.data.file_records import FileRecords
 from qlora_studio.data.findings import Tally
 from qlora_studio.data.formats import Convert, Layout, converter
+from qlora_studio.data.late_columns import LateColumns
 from qlora_studio.data.limits import LISTED_LINES, MAX_RECORD_CHARACTERS, MAX_ROW_BYTES, MAX_ROWS
 from qlora_studio.data.lines import LineChunk
 from qlora_studio.data.message_trees import read_trees
@@ -49,11 +50,17 @@ class Intake:
         self._told_at = 0.0
         self._seen: set[bytes] = set()
         self._digests = array("Q")  # the first half of each imported row's, in their order
+        self._late = LateColumns(Layout("text", {}))
         self._merged: list[bytes] = []  # digests of the first rows that were there before
 
-    def take(self, file: FileRecords, layout: Layout, index: int) -> None:
-        """All records of the file with this number."""
+    def take(self, file: FileRecords, layout: Layout, index: int, columns: Collection[str] = ()) -> None:
+        """All records of the file with this number.
+
+        columns: those that its first records have; where later ones may have others that count
+        Raises: LateColumnError where they do.
+        """
         convert = converter(layout)
+        self._late = LateColumns(layout, columns)
         self._name = file.source.name
         if layout.is_of_trees:
             self._take_trees(file, layout, index)
@@ -87,7 +94,7 @@ class Intake:
 
     def _take_chunks(self, file: FileRecords, layout: Layout, convert: Convert, index: int) -> None:
         line = 1
-        chats = PlainChatsReader(layout)
+        chats = PlainChatsReader(layout, self._late)
         for chunk, plain in _ahead(lambda chunk: chats.read(chunk.block), file.line_chunks()):
             if plain is None:
                 lines = chunk.lines()
@@ -134,6 +141,7 @@ class Intake:
         self._writer.add_batch(rows.slice(start, end - start) if len(new) == end - start else rows.take(new))
 
     def _take_record(self, record: Record, convert: Convert, index: int) -> None:
+        self._late.look(record.value)
         try:
             conversations = _conversations(record, convert)
         except RecordError as reason:

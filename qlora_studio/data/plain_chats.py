@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 
 from qlora_studio.data.chats import ROLE_OF
 from qlora_studio.data.formats import Layout
+from qlora_studio.data.late_columns import LateColumns
 from qlora_studio.data.plain_table import PlainTables
 from qlora_studio.data.row_digest import ROLE_CODES, seeds_of
+from qlora_studio.data.row_table import utf_8_of
 
 _KEYS = {"messages": ("role", "content"), "sharegpt": ("from", "value")}
 _PAIRS = ("alpaca", "prompt_completion", "question_answer", "flan", "longform")
@@ -61,8 +63,9 @@ def may_be_plain(layout: Layout) -> bool:
 class PlainChatsReader:
     """Reads the chunks of one file, on several threads."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, late: LateColumns | None = None) -> None:
         self._layout = layout
+        self._late = late or LateColumns(layout)
         self._tables = PlainTables(_schema(layout))
 
     def read(self, block: bytes) -> PlainChats | None:
@@ -71,6 +74,8 @@ class PlainChatsReader:
         if read is None:
             return None
         lines, table = read
+        if any(self._late.counts(name) and _says_something(table, name) for name in table.column_names):
+            return None
         columns = _Columns(table.combine_chunks(), self._layout.map)
         found = _pairs(columns) if self._layout.format in _PAIRS else _chats(columns)
         if found is None:
@@ -99,6 +104,11 @@ def _schema(layout: Layout) -> Any:
         return pa.schema([(layout.map[field], pa.string()) for field in fields])
     turn = pa.struct([(key, pa.string()) for key in _KEYS[layout.format]])
     return pa.schema([(layout.map["messages"], pa.list_(turn))])
+
+
+def _says_something(table: Any, name: str) -> bool:
+    column = table.column(name)
+    return bool(column.null_count < len(column))
 
 
 @dataclass(frozen=True)
@@ -235,7 +245,7 @@ class _Turns:
 
     def digests(self) -> list[bytes]:
         """As `digest_of` gives them; for rows that are all plain."""
-        offsets, text = _utf_8_of(self.contents)
+        offsets, text = utf_8_of(self.contents)
         starts = self.starts.astype(np.int64)
         seeds = seeds_of(np.diff(offsets), self.codes, starts).tolist()
         bounds = offsets[starts].tolist()
@@ -247,7 +257,7 @@ class _Turns:
 
 def _blank(texts: Any) -> NDArray[np.bool_]:
     """Which are missing, or hold blanks only."""
-    offsets, text = _utf_8_of(texts)
+    offsets, text = utf_8_of(texts)
     blank: NDArray[np.bool_] = offsets[1:] == offsets[:-1]
     if texts.null_count:
         blank |= _as_numpy(texts.is_null())
@@ -267,14 +277,6 @@ def _absent(column: Any) -> NDArray[np.bool_]:
     elif pa.types.is_list(column.type):
         absent |= _as_numpy(pc.equal(pc.list_value_length(column), 0).fill_null(True))
     return absent
-
-
-def _utf_8_of(texts: Any) -> tuple[NDArray[np.int64], memoryview]:
-    """Offsets [texts + 1] into the bytes of all texts."""
-    _, offsets, text = texts.buffers()
-    first, count = texts.offset, len(texts)
-    numbers = np.frombuffer(offsets, dtype=np.int32)[first : first + count + 1].astype(np.int64)
-    return numbers, memoryview(text) if text is not None else memoryview(b"")
 
 
 def _numbers(array: Any, for_null: int) -> NDArray[np.int32]:

@@ -97,6 +97,14 @@ def chats_of(batch: Any) -> Iterator[tuple[tuple[Message, ...], tuple[Message, .
         yield messages, () if shared is None else messages[:shared] + rest, label
 
 
+def utf_8_of(texts: Any) -> tuple[NDArray[np.int64], memoryview]:
+    """Offsets [texts + 1] into the bytes of all texts."""
+    _, offsets, text = texts.buffers()
+    first, count = texts.offset, len(texts)
+    numbers = np.frombuffer(offsets, dtype=np.int32)[first : first + count + 1].astype(np.int64)
+    return numbers, memoryview(text) if text is not None else memoryview(b"")
+
+
 def _messages_of(column: Any) -> Iterator[tuple[Message, ...]]:
     flat = column.flatten()
     columns = (flat.field(index).to_pylist() for index in range(len(_MESSAGE)))
