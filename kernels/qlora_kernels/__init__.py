@@ -1,9 +1,10 @@
 """QLoRA's weights, products and loss: plain torch that runs anywhere, faster twins where there is a card."""
 
 import qlora_kernels.triton  # noqa: F401  (registers what runs on a card)
+from qlora_kernels.cached_attention import cached_attention
 from qlora_kernels.cross_entropy import learned_cross_entropy
 from qlora_kernels.dequantize import dequantize_4bit
-from qlora_kernels.linear import linear_4bit
+from qlora_kernels.linear import linear_4bit, low_rank_product
 from qlora_kernels.packed_attention import packed_attention
 from qlora_kernels.quantized import NestedAbsmax, Quantized4bit, quantize_4bit
 from qlora_kernels.replacement import ReplacedReport, disable_cpu_repacking, replace_forwards
@@ -12,10 +13,12 @@ __all__ = [
     "NestedAbsmax",
     "Quantized4bit",
     "ReplacedReport",
+    "cached_attention",
     "dequantize_4bit",
     "disable_cpu_repacking",
     "learned_cross_entropy",
     "linear_4bit",
+    "low_rank_product",
     "packed_attention",
     "quantize_4bit",
     "replace_forwards",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from qlora_kernels.cuda import few_rows
 from qlora_kernels.dequantize import dequantize_4bit
 
 
@@ -37,12 +38,23 @@ def linear_4bit(
     lora_b:   any float dtype [out_features, r]
     returns:  dtype [..., out_features]; the adapter's part is added to the rounded rest, as peft does it
     """
-    rows = x.reshape(-1, x.shape[-1])
-    with torch.autocast(x.device.type, enabled=False):
-        product = linear(rows, _dequantized(weight, block_size, quant_type, shape, x.dtype), bias)
-        if low_rank is not None and lora_b is not None:
-            product.addmm_(low_rank.reshape(-1, low_rank.shape[-1]), lora_b.to(x.dtype).t())
-    return product.view(*x.shape[:-1], shape[0])
+    return _whole_product(x, weight, block_size, quant_type, shape, bias, low_rank, lora_b)
+
+
+@linear_4bit.register_kernel("cuda")
+def _(
+    x: Tensor,
+    weight: Sequence[Tensor],
+    block_size: int,
+    quant_type: str,
+    shape: Sequence[int],
+    bias: Tensor | None,
+    low_rank: Tensor | None,
+    lora_b: Tensor | None,
+) -> Tensor:
+    if few_rows.takes(x, weight, block_size, shape):
+        return few_rows.product(x, weight, block_size, quant_type, shape, bias, low_rank, lora_b)
+    return _whole_product(x, weight, block_size, quant_type, shape, bias, low_rank, lora_b)
 
 
 @linear_4bit.register_fake
@@ -80,6 +92,24 @@ def _(
     return grad.new_empty([*grad.shape[:-1], shape[1]])
 
 
+def _whole_product(
+    x: Tensor,
+    weight: Sequence[Tensor],
+    block_size: int,
+    quant_type: str,
+    shape: Sequence[int],
+    bias: Tensor | None,
+    low_rank: Tensor | None,
+    lora_b: Tensor | None,
+) -> Tensor:
+    rows = x.reshape(-1, x.shape[-1])
+    with torch.autocast(x.device.type, enabled=False):
+        product = linear(rows, _dequantized(weight, block_size, quant_type, shape, x.dtype), bias)
+        if low_rank is not None and lora_b is not None:
+            product.addmm_(low_rank.reshape(-1, low_rank.shape[-1]), lora_b.to(x.dtype).t())
+    return product.view(*x.shape[:-1], shape[0])
+
+
 def _dequantized(
     weight: Sequence[Tensor], block_size: int, quant_type: str, shape: Sequence[int], dtype: torch.dtype
 ) -> Tensor:
@@ -107,6 +137,29 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         rows = grad.reshape(-1, grad.shape[-1])
         grad_lora_b = (rows.t() @ low_rank.reshape(-1, low_rank.shape[-1])).to(lora_b.dtype)
     return grad_x, [None] * len(weight), None, None, None, None, grad_low_rank, grad_lora_b
+
+
+@torch.library.custom_op("qlora::low_rank_product", mutates_args=())
+def low_rank_product(x: Tensor, lora_a: Tensor, scaling: float) -> Tensor:
+    """scaling * x A^T, where nothing is learned. One kernel on a card where x has few rows.
+
+    x:       dtype [..., in_features]
+    lora_a:  any float dtype [r, in_features]
+    returns: dtype [..., r]
+    """
+    return linear(x, lora_a.to(x.dtype)) * scaling
+
+
+@low_rank_product.register_kernel("cuda")
+def _(x: Tensor, lora_a: Tensor, scaling: float) -> Tensor:
+    if few_rows.takes_low_rank(x, lora_a):
+        return few_rows.low_rank(x, lora_a, scaling)
+    return linear(x, lora_a.to(x.dtype)) * scaling
+
+
+@low_rank_product.register_fake
+def _(x: Tensor, lora_a: Tensor, scaling: float) -> Tensor:
+    return x.new_empty([*x.shape[:-1], lora_a.shape[0]])
 
 
 linear_4bit.register_autograd(_backward, setup_context=_save_inputs)

@@ -11,7 +11,7 @@ from peft.tuners.lora.bnb import Linear4bit as PeftLinear4bit
 from torch import Tensor
 from torch.nn.functional import linear
 
-from qlora_kernels.linear import linear_4bit
+from qlora_kernels.linear import linear_4bit, low_rank_product
 from qlora_kernels.quantized import Quantized4bit
 
 # A layer becomes one of these by its `__class__`: module, parameters, names and state_dict stay as they are,
@@ -103,7 +103,11 @@ class FusedLoraLinear4bit(PeftLinear4bit):  # type: ignore[misc]
         (adapter,) = adapters
         dtype = self.base_layer.product_dtype(x)
         dropped = self.lora_dropout[adapter](x.to(dtype))
-        low_rank = linear(dropped, self.lora_A[adapter].weight.to(dtype)) * self.scaling[adapter]
+        lora_a, scaling = self.lora_A[adapter].weight, self.scaling[adapter]
+        if torch.is_grad_enabled():
+            low_rank = linear(dropped, lora_a.to(dtype)) * scaling
+        else:
+            low_rank = low_rank_product(dropped, lora_a, scaling)
         return self.base_layer(x, low_rank.to(dtype), self.lora_B[adapter].weight)  # type: ignore[no-any-return]
 
 

@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from qlora_kernels import packed_attention
+from qlora_kernels import cached_attention, packed_attention
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
+from qlora_studio.engine.fixed_cache import Looking
 from qlora_studio.errors import StudioError
 
 IMPLEMENTATION = "qlora_studio"  # our name among transformers' attention implementations
@@ -124,6 +126,9 @@ def attention(
         assert not softcap, "compiled layers bend no scores"
         starts, longest = attention_mask[0, 0, 0], attention_mask.shape[2]
         return _attend_at_once(query, key, value, look, starts, longest), None
+    looking: Looking | None = getattr(attention_mask, "looking", None)
+    if looking is not None:
+        return _attend_from_one(query, key, value, look, looking), None
     padding: LeftPadding | None = getattr(attention_mask, "padding", None)
     if padding is not None:
         attention_mask = padding.seen(query.shape[2], key.shape[2], sliding_window)
@@ -168,6 +173,16 @@ def _attend_at_once(
     out, _ = packed_attention(*tokens_first, starts, longest, scale, look.window or 0)
     assert isinstance(out, Tensor)
     return out[None]
+
+
+def _attend_from_one(query: Tensor, key: Tensor, value: Tensor, look: _Look, looking: Looking) -> Tensor:
+    scale = look.scaling if look.scaling is not None else query.shape[-1] ** -0.5
+    keys, values = key.transpose(1, 2), value.transpose(1, 2)  # as the cache has them
+    out = cached_attention(
+        query[:, :, 0], keys, values, looking.used, looking.starts, scale, look.window or 0
+    )
+    assert isinstance(out, Tensor)
+    return out[:, None]
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, look: _Look, mask: Tensor | None = None) -> Tensor:
@@ -234,3 +249,10 @@ def flash_takes(head_dim: int, dtype: torch.dtype, device: torch.device) -> bool
         and head_dim <= 256
         and torch.cuda.get_device_capability(device) >= (8, 0)
     )
+
+
+def flash_takes_heads_of(model: PreTrainedModel) -> bool:
+    """The same for a model on its device, in the dtype that it computes in."""
+    config = model.config
+    head_dim = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+    return flash_takes(head_dim, model.dtype, model.device)

@@ -8,9 +8,13 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import Cache, DynamicCache, PreTrainedModel
 
-from qlora_studio.engine.attention import LeftPadding
+from qlora_studio.engine.attention import LeftPadding, flash_takes_heads_of
+from qlora_studio.engine.fixed_cache import FixedCache, takes_fixed_cache
+from qlora_studio.engine.recorded_step import RecordedStep
+
+_MORE_TOKENS = 512  # that a cache has room for at first; then it doubles
 
 
 class Continuation:
@@ -19,13 +23,34 @@ class Continuation:
     def __init__(self, model: PreTrainedModel) -> None:
         model.eval()
         self._model = model
-        self._past = {_cache_argument(model): DynamicCache(config=model.config)}
+        self._cache_argument = _cache_argument(model)
+        self._cache: Cache = DynamicCache(config=model.config)
+        self._step: RecordedStep | None = None
         self._padding: LeftPadding | None = None
         self.tokens = 0  # of the longest text
 
     def extend(self, ids: Sequence[int]) -> Tensor:
         """float32 [vocabulary]: the logits of what follows the text, `ids` now being its end."""
+        if not self.tokens and _repeats_steps(self._model):
+            self._cache = FixedCache(self._model.config.num_hidden_layers, _room_for(len(ids)))
+        if isinstance(self._cache, FixedCache):
+            return self._extend_fixed(self._cache, ids)
         return self.extend_each([ids])[0]
+
+    @torch.no_grad()
+    def _extend_fixed(self, cache: FixedCache, ids: Sequence[int]) -> Tensor:
+        """As `extend`; single tokens by a step that a card repeats."""
+        if self.tokens + len(ids) > cache.place.capacity:
+            cache.grow(_room_for(2 * self.tokens + len(ids)))
+            if self._step is not None:
+                self._step.forget()
+        if len(ids) > 1 or not self.tokens:
+            logits = self.extend_each([ids])[0]
+            cache.place.tokens = self.tokens
+            return logits
+        self._step = self._step or RecordedStep(self._model, cache, self._cache_argument)
+        self.tokens += 1
+        return self._step.logits_after(ids[0])
 
     @torch.no_grad()
     def extend_each(self, ids: Sequence[Sequence[int]]) -> Tensor:
@@ -49,10 +74,20 @@ class Continuation:
             use_cache=True,
             logits_to_keep=1,
             **looks,
-            **self._past,
+            **{self._cache_argument: self._cache},
         )
         logits: Tensor = output.logits[:, -1].float()
         return logits
+
+
+def _repeats_steps(model: PreTrainedModel) -> bool:
+    """On a card, where Python takes longer to start a step's kernels than the card to run them."""
+    return model.device.type == "cuda" and takes_fixed_cache(model) and flash_takes_heads_of(model)
+
+
+def _room_for(tokens: int) -> int:
+    """Places of a cache that has these tokens and is to have some more."""
+    return -(-(tokens + _MORE_TOKENS) // _MORE_TOKENS) * _MORE_TOKENS
 
 
 def _cache_argument(model: PreTrainedModel) -> str:
