@@ -74,7 +74,7 @@ class Diagnose(Request, frozen=True, tag="diagnose"):
 
     data:          how the rows were read; `data.validation`, where it is a file, and `data.seq_len` are
                    looked at too
-    model:         for rows that its tokens and `data.seq_len` cut or leave without anything to learn; "": none
+    model:         for rows that its tokens and `data.seq_len` cut or leave without anything to learn; or ""
     test:          a file whose rows must not be learned; "": none
     test_encoding: of that file; auto: as its content says, or else that of the rows' own file
     threshold:     of words that nearly equal rows have in common, in their order
