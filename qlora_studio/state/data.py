@@ -1,8 +1,10 @@
-"""What the Data page shows: a file as it was read, its rows, their lengths, and what is odd about them."""
+"""What the Data page shows: data as it was read, its rows, their lengths, and what is odd about them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -18,19 +20,39 @@ from qlora_studio.protocol import reading
 from qlora_studio.state.data_copy import DataCopy
 from qlora_studio.state.data_counts import TokenCounts
 from qlora_studio.state.data_doctor import DataDoctor
-from qlora_studio.state.data_fixes import ReadAnew, for_other_rows, with_fix, without_fix
-from qlora_studio.state.data_import import DataImport, file_name
+from qlora_studio.state.data_fixes import (
+    AppliedFix,
+    DataStep,
+    applied_fixes,
+    for_other_rows,
+    with_fix,
+    without_fix,
+)
+from qlora_studio.state.data_import import DataImport
+from qlora_studio.state.data_mix import (
+    MixedSet,
+    MixTable,
+    mixture,
+    with_files,
+    with_part_read,
+    with_part_recipe,
+    with_weight,
+    without_part,
+)
+from qlora_studio.state.data_name import data_name, data_paths
 from qlora_studio.state.data_row import ChosenRow, TokenSettings
 from qlora_studio.state.data_rows import RowTable
 from qlora_studio.state.draft import RunDraft
 from qlora_studio.state.preferences import PreferencesState
 from qlora_studio.state.reader import Reader
 from qlora_studio.state.sample_model import SampleModel
+from qlora_studio.state.train_cost import Stretch, stretches
 
 MOST_SKIPPED = 0.01  # more than this share is asked about (D3)
 RECENT = 20  # imported files that are remembered
 
 ALL, FLAGGED, LONG, SEARCH = "all", "flagged", "long", "search"
+OF_SET = "set:"  # before the place of a data set in the mixture: its rows
 NOTHING = "nothing"  # the finding of rows without a token to learn
 TONES = ("bad", "warn", "info", "ok")  # the gravest first
 
@@ -38,14 +60,16 @@ TONES = ("bad", "warn", "info", "ok")  # the gravest first
 class DataState(QObject):
     """changed: anything of the below but the chosen row, which tells by itself.
 
-    file:   the file on its way to rows
-    data:   the file whose rows are shown and how it was read, None before the first import
+    file:   the data on its way to rows
+    data:   the data whose rows are shown and how it was read, None before the first import
     report: what came of it
+    mix:    the data sets of a mixture; empty where it is none
+    part:   the one of them that is looked at
     counts: how long its rows are
     doctor: what is odd about them, looked for while they are shown
     copy:   the rows on their way to a new file
     steps:  fixes that can be undone
-    filter: all, flagged, long, search, or the kind of a finding
+    filter: all, flagged, long, search, set:0, or the key of a finding
     """
 
     changed = Signal()
@@ -71,16 +95,19 @@ class DataState(QObject):
         self.doctor = DataDoctor(doctor_reader, self)
         self.copy = DataCopy(reader, self)
         self.steps = QUndoStack(self)
+        self.mix = MixTable(self)
         self.table = RowTable(quick_reader, self)
         self.row = ChosenRow(quick_reader, self)
         self.data: DataConfig | None = None
         self.report: ImportReport | None = None
+        self.part = 0
         self.first_rows: tuple[Row, ...] = ()  # for whoever looks whether the columns are right
         self.filter = ALL
         self.filter_words = ""
         self._dataset = ""
+        self._first_of = ("", 0)  # data set and row that `first_rows` begin with
         self._stepping = False  # a step is on its way; its rows are shown once they are there
-        self._new_step: ReadAnew | None = None  # where that is one that was just taken
+        self._new_step: DataStep | None = None  # where that is one that was just taken
         self._drafted = _way(DataConfig())  # what the draft named when it was last looked at
         self._open = False
         self._settle = QTimer(self, interval=50, singleShot=True)
@@ -96,6 +123,7 @@ class DataState(QObject):
         self.counts.changed.connect(self._on_counts)
         self.doctor.changed.connect(self._on_doctor)
         self.copy.changed.connect(self.changed)
+        self.mix.weighed.connect(self.weigh)
 
     # What the page asks -----------------------------------------------------------------------------
 
@@ -128,8 +156,19 @@ class DataState(QObject):
             )
         )
 
+    def read_all(self, paths: Sequence[str]) -> None:
+        """Several files, mixed into one data set. What is shown stays until the new rows are there."""
+        different = list(dict.fromkeys(paths))
+        if len(different) == 1:
+            self.read(different[0])
+        elif different:
+            self._read(mixture(different, self._draft.config.data.alternatives))
+
     def read_as(self, format: str) -> None:
-        """The last file in another format; columns that were chosen for it no longer hold."""
+        """The last file in another format; columns that were chosen for it no longer hold.
+
+        This and the next two: of a mixture, the data set that was refused, or else the one looked at.
+        """
         self._read_otherwise(format=format, map={})
 
     def read_encoded(self, encoding: Encoding) -> None:
@@ -151,18 +190,91 @@ class DataState(QObject):
             names = ("path", "format", "encoding", "alternatives", "map", "mix", "recipe")
             self._draft.set_many({f"data.{name}": getattr(self.data, name) for name in names})
 
+    # Data sets of a mixture; each of these is a step that can be undone ------------------------------
+
+    def add(self, paths: Sequence[str]) -> list[str]:
+        """To what is shown, which becomes a mixture. Returns: those of them that are in it already."""
+        if self.data is None:
+            self.read_all(paths)
+            return []
+        there = data_paths(self.data)
+        new = [path for path in dict.fromkeys(paths) if path not in there]
+        if new:
+            self._change(with_files(self.data, new, self._draft.config.data.alternatives))
+        return [path for path in paths if path in there]
+
+    def remove(self, place: int) -> None:
+        """Takes a data set out; the last one left is no mixture any more."""
+        if self.data is not None and place < len(self.data.mix):
+            self._change(without_part(self.data, place))
+
+    def weigh(self, place: int, weight: float) -> None:
+        """How often the rows of a data set are seen in an epoch: the rows on the screen stay as they are."""
+        if self.data is None or self.file.busy or self.data.mix[place].weight == weight:
+            return
+        self.steps.push(DataStep(self._take_weights, self.data, with_weight(self.data, place, weight)))
+
+    def choose_part(self, place: int) -> None:
+        """The data set of the mixture that is looked at."""
+        if place != self.part and place < len(self.mix.sets):
+            self.part = place
+            self._ask_first_rows()
+            self.changed.emit()
+
+    @property
+    def chosen_set(self) -> MixedSet | None:
+        """Of a mixture: the data set that is looked at."""
+        return self.mix.sets[self.part] if self.mix.sets else None
+
+    def set_of(self, row: int) -> MixedSet | None:
+        """The data set of the mixture that a row comes from; None where it is no mixture."""
+        place = self.mix.place_of(row)
+        return None if place is None else self.mix.sets[place]
+
+    def _take_weights(self, data: DataConfig) -> None:
+        assert self.report is not None
+        drafted = self.data == _way(self._draft.config.data)
+        self.data = data
+        self.file.rests_on(data)
+        weighed = zip(self.report.parts, data.mix, strict=True)
+        parts = tuple(msgspec.structs.replace(old, weight=part.weight) for old, part in weighed)
+        self.report = msgspec.structs.replace(self.report, parts=parts)
+        self._show_mix([one.report for one in self.mix.sets])
+        if drafted:
+            self.use()
+        self.changed.emit()
+
+    def _show_mix(self, reports: Sequence[ImportReport]) -> None:
+        """reports: of each data set by itself; none: it is no mixture."""
+        assert self.data is not None and self.report is not None
+        together = zip(self.data.mix, reports, self.report.parts, strict=True)
+        self.mix.show([MixedSet(part, own, now.first_row, now.rows) for part, own, now in together])
+        self.part = min(self.part, max(len(self.mix.sets) - 1, 0))
+
     # Fixes ------------------------------------------------------------------------------------------
 
-    def fix(self, kind: str) -> None:
-        """Does what the finding of this kind proposes. The rows change once they are mended."""
-        finding = self._finding(kind)
+    def fix(self, key: str) -> None:
+        """Does what this finding proposes. The rows change once they are mended."""
+        finding = self.findings().get(key)
         if finding is not None and finding.fix is not None and self.data is not None:
             self._change(with_fix(self.data, finding.fix))
 
-    def undo_fix(self, place: int) -> None:
-        """Takes one fix back, whichever; this too can be undone. place: in the recipe, from 0."""
-        if self.data is not None:
-            self._change(without_fix(self.data, place))
+    def fixes(self) -> list[AppliedFix]:
+        """Those in force, of a mixture also those of its data sets."""
+        if self.report is None:
+            return []
+        return applied_fixes(self.report, [(one.name, one.report) for one in self.mix.sets])
+
+    def undo_fix(self, fix: AppliedFix) -> None:
+        """Takes one fix back, whichever; this too can be undone."""
+        if self.data is None:
+            return
+        if fix.part is None:
+            self._change(without_fix(self.data, fix.place))
+        else:
+            recipe = self.data.mix[fix.part].recipe
+            left = recipe[: fix.place] + recipe[fix.place + 1 :]
+            self._change(with_part_recipe(self.data, fix.part, left))
 
     def undo(self) -> bool:
         """One step back; a step that is still on its way is stopped. False where there is none."""
@@ -184,7 +296,7 @@ class DataState(QObject):
     def _change(self, data: DataConfig) -> None:
         """One at a time: what a step is made from has to be on the screen."""
         if self.data is not None and not self.file.busy:
-            step = ReadAnew(self._take_step, self.data, data)
+            step = DataStep(self._take_step, self.data, data)
             self.steps.push(step)
             self._new_step = step
 
@@ -194,11 +306,20 @@ class DataState(QObject):
         self.file.read(data)
         self._stepping = True
 
-    def _read_otherwise(self, **changes: object) -> None:
+    def _read_otherwise(self, **changes: Any) -> None:
         asked = self.file.asked
-        if asked is not None:
+        if asked is None:
+            return
+        if not asked.mix or not changes:
             recipe = for_other_rows(asked.recipe) if changes else asked.recipe
             self._read(msgspec.structs.replace(asked, recipe=recipe, **changes))
+            return
+        place = self.part if self.file.refused is None else self.file.refused
+        data = with_part_read(asked, place, **changes)
+        if self.data is None:
+            self._read(data)
+        else:
+            self._change(data)
 
     def _read(self, data: DataConfig) -> None:
         self.steps.clear()
@@ -227,18 +348,23 @@ class DataState(QObject):
     # Which rows are listed --------------------------------------------------------------------------
 
     def show(self, name: str) -> None:
-        """name: all, flagged, long, or the kind of a finding."""
+        """name: all, flagged, long, set:0, or the key of a finding."""
         rows = self._rows_of(name)
         self.filter, self.filter_words = name, ""
         if rows is None:
             self.filter = ALL
             self.table.show_all()
         else:
-            finding = self._finding(name)
+            finding = self.findings().get(name)
             self.table.show_listed(rows, finding.groups if finding is not None else ())
             if finding is not None:
                 self.filter_words = _listed_words(finding)
+            elif name.startswith(OF_SET):
+                self.filter_words = f"the {len(rows):,} rows of {self._set_named(name).name}"
         self.changed.emit()
+
+    def _set_named(self, name: str) -> MixedSet:
+        return self.mix.sets[int(name.removeprefix(OF_SET))]
 
     def search(self, text: str) -> None:
         """One thing narrows the list at a time: a search looks through all rows."""
@@ -267,21 +393,21 @@ class DataState(QObject):
                 return self.table.long_rows()
             case "nothing":
                 return self.table.empty_rows()
-        finding = self._finding(name)
+        if name.startswith(OF_SET):
+            one = self._set_named(name)
+            return np.arange(one.first_row, one.first_row + one.rows, dtype=np.int64)
+        finding = self.findings().get(name)
         if finding is None:
             return None
         rows = [row for group in finding.groups for row in group] or finding.rows
         return np.array(rows, dtype=np.int64)
 
-    def _finding(self, kind: str) -> Finding | None:
-        return next((found for found in self.findings() if found.kind == kind), None)
-
     # What is known ----------------------------------------------------------------------------------
 
     @property
     def name(self) -> str:
-        """Of the file."""
-        return "" if self.data is None else file_name(self.data.path)
+        """Of the file, or of the mixture."""
+        return "" if self.data is None else data_name(self.data)
 
     @property
     def model(self) -> str:
@@ -310,7 +436,13 @@ class DataState(QObject):
     @property
     def texts_are_split(self) -> bool:
         """Rows of plain text lose nothing by the length limit: longer ones become several."""
-        return self.report is not None and self.report.format == "text"
+        return self.report is not None and all(part.split for part in self.stretches())
+
+    def stretches(self) -> tuple[Stretch, ...]:
+        """What the rows are treated as: those of a mixture by their data sets."""
+        if self.report is None:
+            return ()
+        return stretches(self.report, [one.report.format for one in self.mix.sets])
 
     @property
     def asks_about_skipped(self) -> bool:
@@ -320,37 +452,57 @@ class DataState(QObject):
             return False
         return report.unusable > MOST_SKIPPED * report.rows_in
 
-    def findings(self) -> list[Finding]:
-        """Of the import, and of the token counts; the gravest first."""
+    def findings(self) -> dict[str, Finding]:
+        """Of the import, and of the token counts; the gravest first, each by its kind.
+
+        Where several data sets of a mixture have one of a kind, those after the first are `kind_2`, ...
+        """
         if self.report is None:
-            return []
+            return {}
         known = self.report.findings if self.doctor.findings is None else self.doctor.findings
         found = [*known, *self._findings_of_tokens()]
-        return sorted(found, key=lambda finding: TONES.index(finding.tone))
+        keyed: dict[str, Finding] = {}
+        for finding in sorted(found, key=lambda finding: TONES.index(finding.tone)):
+            same = sum(other.kind == finding.kind for other in keyed.values())
+            keyed[f"{finding.kind}_{same + 1}" if same else finding.kind] = finding
+        return keyed
 
     def split(self) -> tuple[int, int]:
         """About how many rows are for training and for evaluation; a file of its own counts apart."""
         if self.report is None:
             return 0, 0
-        rows = left = self.report.conversations
+        rows = self._rows_seen(None)
         share = self._draft.value("data.validation")
         apart = max(1, round(share * rows)) if not isinstance(share, str) and share > 0 and rows > 1 else 0
         lengths = self.counts.lengths
-        if lengths is not None and rows:
-            kept = lengths[:, 1] > 0
-            if self._draft.value("data.too_long") == "drop" and not self.texts_are_split:
-                kept &= lengths[:, 0] <= self._draft.value("data.seq_len")
-            left = int(np.count_nonzero(kept))
-            apart = round(apart * left / rows)
+        if lengths is None or not rows:
+            return rows - apart, apart
+        kept = lengths[:, 1] > 0
+        if self._draft.value("data.too_long") == "drop":
+            kept[self.table.long_rows()] = False
+        left = self._rows_seen(kept)
+        apart = round(apart * left / rows)
         return left - apart, apart
+
+    def _rows_seen(self, kept: NDArray[np.bool_] | None) -> int:
+        """Of those kept (None: of all), how many an epoch shows at least once."""
+        seen = 0.0
+        for part in self.stretches():
+            rows = np.count_nonzero(kept[part.first : part.last]) if kept is not None else None
+            seen += min(part.weight, 1.0) * (part.last - part.first if rows is None else int(rows))
+        return round(seen)
 
     def skipped_text(self) -> str:
         """Every skipped line that is known, with its reason: to copy or to keep."""
         if self.report is None:
             return ""
-        listed = sorted((line, problem.reason) for problem in self.report.problems for line in problem.lines)
-        rest = self.report.skipped - len(listed)
-        lines = [f"line {line}: {reason}" for line, reason in listed]
+        problems = self.report.problems
+        if self.mix.sets:  # each reason names its file
+            lines = [f"line {line} of {problem.reason}" for problem in problems for line in problem.lines]
+        else:
+            listed = sorted((line, problem.reason) for problem in problems for line in problem.lines)
+            lines = [f"line {line}: {reason}" for line, reason in listed]
+        rest = self.report.skipped - len(lines)
         return "\n".join(lines + ([f"and {rest:,} more"] if rest else [])) + "\n"
 
     def save_skipped(self, file: Path) -> str:
@@ -385,15 +537,15 @@ class DataState(QObject):
         drafted = self._stepping and self.data == _way(self._draft.config.data)
         self._stepping = False
         self.data, self.report, self._dataset = self.file.asked, answer.report, answer.dataset
-        self.first_rows = ()
+        self._show_mix(self.file.reports)
         self.filter, self.filter_words = ALL, ""
-        self._remember(self.data.path)
+        for path in reversed(data_paths(self.data)):
+            self._remember(path)
         self.doctor.forget()
         self.table.show_dataset(self._dataset, answer.report.conversations, answer.report.findings)
         self._see()
         self.row.choose(self._dataset, 0)
-        first = self._quick_reader.ask(reading.ShowRows, dataset=self._dataset, start=0, count=3)
-        first.answered.connect(self._on_first_rows)
+        self._ask_first_rows()
         if drafted:
             self.use()  # the next run had the rows before the step: it has these now
         self._on_settled()
@@ -404,6 +556,7 @@ class DataState(QObject):
             self._preferences.set("data", [path, *others][:RECENT])
 
     def _on_file(self) -> None:
+        self.mix.allow_edits(not self.file.busy)
         if not self.file.busy:
             self._take_back_step()
             self._settle.start()  # refused or stopped: the rows that are still there are counted again
@@ -420,9 +573,18 @@ class DataState(QObject):
             self._new_step.setObsolete(True)
             self.steps.undo()  # which forgets it
 
-    def _on_first_rows(self, answer: reading.RowsShown) -> None:
-        self.first_rows = answer.rows
-        self.changed.emit()
+    def _ask_first_rows(self) -> None:
+        """Of the file, or of the data set in the mixture that is looked at."""
+        start = self.chosen_set.first_row if self.chosen_set is not None else 0
+        self.first_rows = ()
+        self._first_of = asked = (self._dataset, start)
+        job = self._quick_reader.ask(reading.ShowRows, dataset=self._dataset, start=start, count=3)
+        job.answered.connect(lambda answer: self._on_first_rows(asked, answer))
+
+    def _on_first_rows(self, asked: tuple[str, int], answer: reading.RowsShown) -> None:
+        if asked == self._first_of:
+            self.first_rows = answer.rows
+            self.changed.emit()
 
     def _on_settled(self) -> None:
         moved = self._see()
@@ -439,8 +601,8 @@ class DataState(QObject):
         config, model = self._draft.config, self.model
         self.table.expect_lengths(bool(model))
         self.row.see_with(TokenSettings(model, config.data, config.training.method) if model else None)
-        too_long = "" if self.texts_are_split else config.data.too_long
-        return self.table.set_limit(config.data.seq_len, too_long)
+        split = tuple((part.first, part.last) for part in self.stretches() if part.split)
+        return self.table.set_limit(config.data.seq_len, config.data.too_long, split)
 
     def _on_counts(self) -> None:
         self.table.set_lengths(self.counts.lengths)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import msgspec
 from PySide6.QtGui import QUndoCommand
 
 from qlora_studio.config.data_parts import Fix
 from qlora_studio.config.run_config import DataConfig
-from qlora_studio.data.report import FixCount
+from qlora_studio.data.report import FixCount, ImportReport
 
 LEFT_OUT = {
     "equal_rows": ("equal row was left out", "equal rows were left out"),
@@ -24,19 +25,44 @@ LEFT_OUT = {
 }
 
 
-class ReadAnew(QUndoCommand):
-    """The same files with another recipe or mixture; undone, with the one before."""
+class DataStep(QUndoCommand):
+    """Another recipe or mixture; undone, the one before."""
 
-    def __init__(self, read: Callable[[DataConfig], None], before: DataConfig, after: DataConfig) -> None:
+    def __init__(self, take: Callable[[DataConfig], None], before: DataConfig, after: DataConfig) -> None:
         super().__init__()
-        self._read = read
+        self._take = take
         self._before, self._after = before, after
 
     def redo(self) -> None:
-        self._read(self._after)
+        self._take(self._after)
 
     def undo(self) -> None:
-        self._read(self._before)
+        self._take(self._before)
+
+
+@dataclass(frozen=True)
+class AppliedFix:
+    """A fix in force.
+
+    part:  the place in the mixture of the data set that it mends; None: it mends all rows
+    place: in the recipe
+    """
+
+    part: int | None
+    place: int
+    words: str
+
+
+def applied_fixes(report: ImportReport, sets: Sequence[tuple[str, ImportReport]]) -> list[AppliedFix]:
+    """sets: name and report of each data set of a mixture."""
+    return [
+        *(
+            AppliedFix(part, place, f"{name}: {fix_words(count)}")
+            for part, (name, own) in enumerate(sets)
+            for place, count in enumerate(own.fixes)
+        ),
+        *(AppliedFix(None, place, fix_words(count)) for place, count in enumerate(report.fixes)),
+    ]
 
 
 def with_fix(data: DataConfig, fix: Fix) -> DataConfig:

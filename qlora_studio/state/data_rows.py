@@ -66,6 +66,7 @@ class RowTable(QAbstractTableModel):
         self._longest = (0, 0)  # tokens, learned tokens
         self._counts = False
         self._seq_len, self._too_long = 0, "drop"
+        self._split: tuple[tuple[int, int], ...] = ()
         self._flags: dict[int, tuple[str, str]] = {}  # row -> word, tone
         self._job: Job | None = None
         self._wanted = -1
@@ -105,11 +106,13 @@ class RowTable(QAbstractTableModel):
             self._longest = (0, 0) if lengths is None else _longest(lengths)
             self._repaint()
 
-    def set_limit(self, seq_len: int, too_long: str) -> bool:
-        """too_long: drop | truncate | stop, or "": longer rows are split. Returns: whether it is another."""
-        moved = (seq_len, too_long) != (self._seq_len, self._too_long)
+    def set_limit(self, seq_len: int, too_long: str, split: tuple[tuple[int, int], ...] = ()) -> bool:
+        """too_long: drop | truncate | stop. split: first and last row (not of them) of each stretch whose
+        longer rows become several. Returns: whether any of it is another.
+        """
+        moved = (seq_len, too_long, split) != (self._seq_len, self._too_long, self._split)
         if moved:
-            self._seq_len, self._too_long = seq_len, too_long
+            self._seq_len, self._too_long, self._split = seq_len, too_long, split
             self._repaint()
         return moved
 
@@ -167,9 +170,12 @@ class RowTable(QAbstractTableModel):
 
     def long_rows(self) -> NDArray[np.int64]:
         """Rows over the limit that lose something by it."""
-        if self._lengths is None or not self._too_long:
+        if self._lengths is None:
             return np.array([], dtype=np.int64)
-        return np.flatnonzero(self._lengths[:, 0] > self._seq_len)
+        longer = self._lengths[:, 0] > self._seq_len
+        for first, last in self._split:
+            longer[first:last] = False
+        return np.flatnonzero(longer)
 
     def largest(self) -> tuple[int, int, int]:
         """The largest number of each column: of rows, tokens, learned tokens."""
@@ -185,7 +191,7 @@ class RowTable(QAbstractTableModel):
                 return "not rendered", "bad"
             if not learned:
                 return "nothing", "bad"
-            if self._too_long and tokens > self._seq_len:
+            if tokens > self._seq_len and not any(first <= row < last for first, last in self._split):
                 return TOO_LONG_WORDS[self._too_long], "bad"
         return self._flags.get(row, ("", ""))
 

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qlora_studio.config.run_config import RunConfig
+from qlora_studio.config.data_parts import Fix
+from qlora_studio.config.run_config import DataConfig, RunConfig
 from qlora_studio.config.setting import Field, fields_of, value_of
 from qlora_studio.runs.folder import Run
+from qlora_studio.state.data_name import data_paths, file_name
 
 _SAME = 1e-12
 
@@ -53,20 +55,27 @@ def differences(runs: Sequence[Run], adapter_bytes: Sequence[int | None]) -> lis
     ]
     empty = tuple("" for _ in runs)
     head = Difference("Results", empty, tuple(False for _ in runs), differs=True, head=True)
-    return [_model(runs), *rows, head, *results]
+    return [_model(runs), _data(runs), _fixes(runs), *rows, head, *results]
 
 
 def what_is_the_same(runs: Sequence[Run]) -> str:
     """Whether losses can be compared at all: "Data and seed are the same"."""
     if len(runs) < 2:
         return ""
-    same_data = len({run.record.hashes.data or run.record.config.data.path for run in runs}) == 1
+    same_data = all(_same_rows(run, runs[0]) for run in runs)
     same_seed = len({run.record.config.training.seed for run in runs}) == 1
     if same_data and same_seed:
         return "Data and seed are the same"
     if same_data:
         return "Data is the same, seeds differ"
     return "Trained on different data: losses can't be compared"
+
+
+def _same_rows(one: Run, other: Run) -> bool:
+    """The same bytes, or the same files where their bytes aren't known; mended and weighed alike."""
+    here, there = one.record.config.data, other.record.config.data
+    same = (one.record.hashes.data or data_paths(here)) == (other.record.hashes.data or data_paths(there))
+    return same and here.recipe == there.recipe and _weights(here) == _weights(there)
 
 
 def short_names(names: Sequence[str]) -> list[str]:
@@ -99,6 +108,42 @@ def _model(runs: Sequence[Run]) -> Difference:
     return Difference("Model", tuple(names), _odd_ones(names), len(set(names)) > 1, key="model")
 
 
+def _data(runs: Sequence[Run]) -> Difference:
+    """A mixture with the weight of each of its data sets."""
+    configs = [run.record.config.data for run in runs]
+    values = [(data_paths(data), _weights(data)) for data in configs]
+    words = tuple(_data_words(data) for data in configs)
+    return Difference("Data", words, _odd_ones(values), len(set(values)) > 1, key="data.path")
+
+
+def _data_words(data: DataConfig) -> str:
+    if not data.mix:
+        return file_name(data.path)
+    return ", ".join(f"{file_name(part.path)} × {part.weight:g}" for part in data.mix)
+
+
+def _weights(data: DataConfig) -> tuple[object, ...]:
+    """Of a mixture: how often each data set is seen, and what it was mended by."""
+    return tuple((part.weight, part.recipe) for part in data.mix)
+
+
+def _fixes(runs: Sequence[Run]) -> Difference:
+    words = [_fix_words(run.record.config.data) for run in runs]
+    return Difference(
+        "Fixes of the data", tuple(words), _odd_ones(words), len(set(words)) > 1, key="data.recipe"
+    )
+
+
+def _fix_words(data: DataConfig) -> str:
+    """As the settings name them: "near duplicates, a.jsonl: refusals"."""
+    own = [f"{file_name(part.path)}: {_kinds(part.recipe)}" for part in data.mix if part.recipe]
+    return ", ".join(([_kinds(data.recipe)] if data.recipe else []) + own) or "none"
+
+
+def _kinds(recipe: Sequence[Fix]) -> str:
+    return ", ".join(fix.kind.replace("_", " ") for fix in recipe)
+
+
 def _odd_ones(values: Sequence[Any]) -> tuple[bool, ...]:
     """Those that aren't the most frequent value, or else the first."""
     usual = max(values, key=lambda value: sum(value == other for other in values), default=None)
@@ -116,7 +161,7 @@ def _in_words(item: Field, value: Any) -> str:
         return f"{value:,}"
     if isinstance(value, tuple | list):
         return ", ".join(map(str, value)) or "none"
-    return Path(value).name if item.key == "data.path" else str(value)
+    return str(value)
 
 
 def _float(value: float) -> str:
@@ -160,4 +205,4 @@ def _megabytes(size: int | None) -> str:
     return "" if size is None else f"{size / 1e6:,.0f} MB" if size >= 1e6 else f"{size / 1e3:,.0f} kB"
 
 
-_FIELDS = [item for item in fields_of(RunConfig) if item.key != "model.path"]
+_FIELDS = [item for item in fields_of(RunConfig) if item.key not in ("model.path", "data.path")]

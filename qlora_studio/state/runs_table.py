@@ -12,6 +12,7 @@ from typing import Any
 from PySide6.QtCore import QAbstractTableModel, QModelIndex, QObject, QPersistentModelIndex, Qt, Signal
 
 from qlora_studio.runs.history import RunSummary
+from qlora_studio.state.data_name import data_name
 
 NO_PARENT = QModelIndex()
 Index = QModelIndex | QPersistentModelIndex
@@ -276,8 +277,8 @@ COLUMNS = (
     Column("Steps", _steps_text, _of_state("step", -1.0), right=True, shown=False),
     Column(
         "Data",
-        lambda run: Path(run.run.record.config.data.path).name if run.run else "",
-        lambda run: run.run.record.config.data.path if run.run else "",
+        lambda run: data_name(run.run.record.config.data) if run.run else "",
+        lambda run: data_name(run.run.record.config.data).casefold() if run.run else "",
         shown=False,
     ),
     Column("Started", _started_text, _created, right=True, shown=False),

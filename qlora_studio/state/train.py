@@ -29,6 +29,7 @@ from qlora_studio.protocol.events import Problem
 from qlora_studio.state import train_problems
 from qlora_studio.state.background import Background
 from qlora_studio.state.data_counts import TokenCounts
+from qlora_studio.state.data_name import data_stem
 from qlora_studio.state.draft import RunDraft
 from qlora_studio.state.engine import Doing, EngineState
 from qlora_studio.state.launch import device_and_room, device_name
@@ -36,7 +37,16 @@ from qlora_studio.state.machine import MachineState
 from qlora_studio.state.preferences import PreferencesState
 from qlora_studio.state.reader import Job, Reader
 from qlora_studio.state.sample_model import SampleModel
-from qlora_studio.state.train_cost import FILL, Kept, Lengths, kept_rows, rows_an_update, updates
+from qlora_studio.state.train_cost import (
+    FILL,
+    Kept,
+    Lengths,
+    Stretch,
+    kept_rows,
+    rows_an_update,
+    stretches,
+    updates,
+)
 from qlora_studio.state.train_history import History, read_history
 from qlora_studio.state.train_problems import TrainProblem
 
@@ -157,12 +167,16 @@ class TrainState(QObject):
 
     def kept(self) -> Kept:
         """The rows that are trained on; counted anew where rows or limit are others."""
-        data = self._draft.config.data
-        limit = (data.seq_len, data.too_long)
-        if self._kept_of[0] is not self.lengths or self._kept_of[1] != limit:
-            self._kept_of = (self.lengths, limit)
-            self._kept = kept_rows(self.lengths, data)
+        data, rows = self._draft.config.data, self.stretches()
+        depends = (data.seq_len, data.too_long, rows)
+        if self._kept_of[0] is not self.lengths or self._kept_of[1] != depends:
+            self._kept_of = (self.lengths, depends)
+            self._kept = kept_rows(self.lengths, data, rows)
         return self._kept
+
+    def stretches(self) -> tuple[Stretch, ...]:
+        """What the rows are treated as."""
+        return stretches(self.data) if self.data is not None else ()
 
     def updates(self) -> int:
         """How many the run will make, about."""
@@ -381,13 +395,12 @@ class TrainState(QObject):
             *train_problems.of_rows(config, self.counts.counted, kept),
             *train_problems.of_memory(config, self.promise, fields),
             *train_problems.of_disk(self.disk_bytes(), self._machine.free_bytes),
-            *train_problems.of_length(config, self.lengths, kept, fields),
+            *train_problems.of_length(config, self.lengths, kept, fields, self.stretches()),
         ]
 
     def _suggested_name(self) -> str:
-        data = Path(self._draft.value("data.path")).stem
         model = Path(self._draft.value("model.path")).name
-        words = f"{'sample' if data == SAMPLE else data}-{'smollm2' if model == SAMPLE else model}"
+        words = f"{data_stem(self._draft.config.data)}-{'smollm2' if model == SAMPLE else model}"
         return re.sub(r"[^a-z0-9]+", "-", words.lower())[:60].strip("-") or "run"
 
     def _command_file(self) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,21 +13,39 @@ from numpy.typing import NDArray
 
 from qlora_studio.config.run_config import DataConfig, RunConfig
 from qlora_studio.config.toml_file import with_changes
+from qlora_studio.data.report import ImportReport
 
 FILL = 0.96  # of a packed row that is tokens, on the sample data at 256
 FEW_UPDATES = 50  # fewer than this rarely teaches anything
 SHORTEST = 64  # tokens: no shorter row is offered
 MOST_EPOCHS = 20  # more are learned by heart
+TEXT = "text"  # the format whose rows are split where they are too long
 
 Lengths = NDArray[np.int32]  # [rows, 2]: tokens, learned tokens
 
 
 @dataclass(frozen=True)
+class Stretch:
+    """Rows that are treated alike: those of a file, or of one data set in a mixture. last: not of them.
+
+    weight: how often a row is seen in one pass; split: longer rows become several, and nothing is lost
+    """
+
+    first: int
+    last: int
+    weight: float = 1.0
+    split: bool = False
+
+
+@dataclass(frozen=True)
 class Kept:
-    """Rows that are trained on, rows longer than the limit, and tokens of one pass."""
+    """Rows that are trained on, and rows longer than the limit. Of one pass over them, by their weights:
+    how many are seen, and their tokens.
+    """
 
     rows: int = 0
     longer: int = 0
+    seen: float = 0.0
     tokens: int = 0
 
 
@@ -41,11 +59,28 @@ class LimitCost:
     updates: int
 
 
-def limit_cost(lengths: Lengths, config: RunConfig, seq_len: int) -> LimitCost:
-    """Of rows cut, at most the tokens beyond the limit are lost: answers stand at their ends."""
+def stretches(report: ImportReport, formats: Sequence[str] = ()) -> tuple[Stretch, ...]:
+    """formats: of each data set of a mixture; empty: they aren't known apart."""
+    if not report.parts:
+        return (Stretch(0, report.conversations, split=report.format == TEXT),)
+    known = formats or [report.format] * len(report.parts)
+    return tuple(
+        Stretch(part.first_row, part.first_row + part.rows, part.weight, format == TEXT)
+        for part, format in zip(report.parts, known, strict=True)
+    )
+
+
+def limit_cost(lengths: Lengths, config: RunConfig, seq_len: int, rows: Sequence[Stretch] = ()) -> LimitCost:
+    """Of rows cut, at most the tokens beyond the limit are lost: answers stand at their ends.
+
+    rows: what they are treated as; empty: all alike, each seen once
+    """
     data = msgspec.structs.replace(config.data, seq_len=seq_len)
     tokens, learned = lengths[:, 0].astype(np.int64), lengths[:, 1].astype(np.int64)
     longer = tokens > seq_len
+    for stretch in rows:
+        if stretch.split:
+            longer[stretch.first : stretch.last] = False
     lost = learned[longer]
     if data.too_long == "truncate":
         lost = np.minimum(lost, tokens[longer] - seq_len)
@@ -54,18 +89,42 @@ def limit_cost(lengths: Lengths, config: RunConfig, seq_len: int) -> LimitCost:
         rows=int(longer.sum()),
         learned_lost=int(lost.sum()),
         learned=int(learned.sum()),
-        updates=updates(changed, kept_rows(lengths, data)),
+        updates=updates(changed, kept_rows(lengths, data, rows)),
     )
 
 
-def kept_rows(lengths: Lengths | None, data: DataConfig) -> Kept:
-    """Of all rows, those to be held out among them."""
+def kept_rows(lengths: Lengths | None, data: DataConfig, rows: Sequence[Stretch] = ()) -> Kept:
+    """Of all rows, those to be held out among them. rows: see `limit_cost`."""
     if lengths is None:
         return Kept()
+    kept = Kept()
+    for stretch in rows or (Stretch(0, len(lengths)),):
+        kept = _sum(kept, _kept_of(lengths[stretch.first : stretch.last], data, stretch))
+    return kept
+
+
+def _kept_of(lengths: Lengths, data: DataConfig, stretch: Stretch) -> Kept:
     tokens, learned = lengths[:, 0], lengths[:, 1]
-    longer = tokens > data.seq_len
+    longer = (tokens > data.seq_len) & (not stretch.split)
     kept = (learned > 0) & (~longer | (data.too_long == "truncate"))
-    return Kept(int(kept.sum()), int(longer.sum()), int(np.minimum(tokens[kept], data.seq_len).sum()))
+    tokens = tokens[kept].astype(np.int64)
+    pieces = -(-tokens // data.seq_len) if stretch.split else np.ones_like(tokens)
+    whole = tokens if stretch.split else np.minimum(tokens, data.seq_len)
+    return Kept(
+        rows=int(kept.sum()),
+        longer=int(longer.sum()),
+        seen=stretch.weight * int(pieces.sum()),
+        tokens=round(stretch.weight * int(whole.sum())),
+    )
+
+
+def _sum(one: Kept, other: Kept) -> Kept:
+    return Kept(
+        rows=one.rows + other.rows,
+        longer=one.longer + other.longer,
+        seen=one.seen + other.seen,
+        tokens=one.tokens + other.tokens,
+    )
 
 
 def updates(config: RunConfig, kept: Kept) -> int:
@@ -76,7 +135,7 @@ def updates(config: RunConfig, kept: Kept) -> int:
     if not kept.rows:
         return 0
     share = 1.0 - (data.validation if isinstance(data.validation, float | int) else 0.0)
-    packed = kept.tokens * share / (data.seq_len * FILL) if data.packing else kept.rows * share
+    packed = kept.tokens * share / (data.seq_len * FILL) if data.packing else kept.seen * share
     return max(1, math.ceil(packed / rows_an_update(config) * training.epochs))
 
 
@@ -85,15 +144,17 @@ def rows_an_update(config: RunConfig) -> int:
     return config.training.batch_size * config.training.gradient_accumulation
 
 
-def ways_to_more_updates(config: RunConfig, lengths: Lengths) -> Iterator[dict[str, Any]]:
+def ways_to_more_updates(
+    config: RunConfig, lengths: Lengths, rows: Sequence[Stretch] = ()
+) -> Iterator[dict[str, Any]]:
     """Changes that each give `FEW_UPDATES`: fewer tokens an update, or the same rows more often."""
     if config.training.steps:
         yield {"training.steps": FEW_UPDATES}
         return
-    changes = _less_an_update(config, lengths)
+    changes = _less_an_update(config, lengths, rows)
     if changes:
         yield changes
-    epochs = config.training.epochs * FEW_UPDATES / updates(config, kept_rows(lengths, config.data))
+    epochs = config.training.epochs * FEW_UPDATES / updates(config, kept_rows(lengths, config.data, rows))
     if epochs <= MOST_EPOCHS:
         yield {"training.epochs": float(math.ceil(epochs))}
 
@@ -103,7 +164,7 @@ def to_next_64(tokens: int) -> int:
     return -(-tokens // 64) * 64
 
 
-def _less_an_update(config: RunConfig, lengths: Lengths) -> dict[str, Any]:
+def _less_an_update(config: RunConfig, lengths: Lengths, rows: Sequence[Stretch]) -> dict[str, Any]:
     """Accumulation first, then rows a step, then shorter rows that still hold the longest chat."""
     changes: dict[str, Any] = {}
     for key, values in (
@@ -114,7 +175,7 @@ def _less_an_update(config: RunConfig, lengths: Lengths) -> dict[str, Any]:
         for value in values:
             changes[key] = value
             changed = with_changes(config, changes)
-            if updates(changed, kept_rows(lengths, changed.data)) >= FEW_UPDATES:
+            if updates(changed, kept_rows(lengths, changed.data, rows)) >= FEW_UPDATES:
                 return changes
     return {}
 

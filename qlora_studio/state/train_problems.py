@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from qlora_studio.state.train_cost import (
     FEW_UPDATES,
     Kept,
     Lengths,
+    Stretch,
     to_next_64,
     updates,
     ways_to_more_updates,
@@ -134,7 +135,7 @@ def of_disk(needed: int | None, free: int | None) -> Iterator[TrainProblem]:
 
 
 def of_length(
-    config: RunConfig, lengths: Lengths | None, kept: Kept, fields: Fields
+    config: RunConfig, lengths: Lengths | None, kept: Kept, fields: Fields, rows: Sequence[Stretch] = ()
 ) -> Iterator[TrainProblem]:
     """Too few updates to learn from."""
     count = updates(config, kept)
@@ -142,7 +143,7 @@ def of_length(
         return
     how_many = "1 update" if count == 1 else f"{count:,} updates"
     words = f"The run makes only about {how_many}; {FEW_UPDATES} or more teach better."
-    ways = ways_to_more_updates(config, lengths)
+    ways = ways_to_more_updates(config, lengths, rows)
     mends = tuple(Mend(_in_words(changes, fields), changes) for changes in ways)
     yield TrainProblem(words, blocks=False, mends=mends)
 

@@ -274,19 +274,22 @@ class Shell(QMainWindow):
 
     def dropEvent(self, event: QDropEvent) -> None:
         event.acceptProposedAction()
-        for url in event.mimeData().urls():
-            if url.isLocalFile():
-                self.open_dropped(Path(url.toLocalFile()))
-                return
+        self.open_dropped(*(Path(url.toLocalFile()) for url in event.mimeData().urls() if url.isLocalFile()))
 
-    def open_dropped(self, path: Path) -> None:
-        """A folder with a run.json is a run, one with safetensors a model; what else is dropped is data."""
-        if path.is_dir() and (path / "run.json").is_file():
-            self.open_page("monitor", path)
-        elif path.is_dir() and any(path.glob("*.safetensors")):
-            self.open_page("models", path)
-        elif path.is_dir() or (path.is_file() and may_be_data(path)):
-            self.open_page("data", path)
+    def open_dropped(self, *paths: Path) -> None:
+        """Several data files are mixed; of other things dropped together the first is opened."""
+        if len(paths) > 1 and all(_page_of(path) == "data" for path in paths):
+            self.open_page("data", paths)
+            return
+        for path in paths[:1]:
+            self._open_one_dropped(path)
+        if len(paths) > 1:
+            self._app.notices.say(f"Of {len(paths):,} things dropped, {paths[0].name} was opened", "warn")
+
+    def _open_one_dropped(self, path: Path) -> None:
+        page = _page_of(path)
+        if page:
+            self.open_page(page, path)
         else:
             self._app.notices.say(
                 f"{path.name} is no model folder (with .safetensors files) and no data file "
@@ -358,3 +361,15 @@ class Shell(QMainWindow):
 
     def _keep_place(self) -> None:
         self._place.setValue("geometry", self.saveGeometry())
+
+
+def _page_of(path: Path) -> str:
+    """A folder with a run.json is a run, one with safetensors a model; what else can be read is data.
+
+    Returns: the page that shows it; empty: none does.
+    """
+    if path.is_dir() and (path / "run.json").is_file():
+        return "monitor"
+    if path.is_dir() and any(path.glob("*.safetensors")):
+        return "models"
+    return "data" if path.is_dir() or (path.is_file() and may_be_data(path)) else ""

@@ -272,9 +272,8 @@ def test_dora_and_layers_chosen_by_name_are_counted_as_the_engine_trains_them(re
 
 def _answer(silent, qtbot, train, folder, lengths, report=None, learned=None):
     silent.answer(reading.CheckModel, reading.ModelChecked, report=model_report())
-    silent.answer(
-        reading.ImportData, reading.DataImported, dataset="/datasets/1", report=report or import_report()
-    )
+    read = report or import_report(conversations=len(lengths))
+    silent.answer(reading.ImportData, reading.DataImported, dataset="/datasets/1", report=read)
     qtbot.waitUntil(lambda: bool(silent.asked(reading.CountTokens)))
     silent.answer(reading.CountTokens, reading.TokensCounted, **counted(folder, lengths, learned))
     qtbot.waitUntil(lambda: train.lengths is not None)

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from pytestqt.qtbot import QtBot
 
+from qlora_studio.config.data_parts import Fix, MixPart
 from qlora_studio.data.conversation import Message, Row
-from qlora_studio.data.report import Finding, ImportReport, SkipReason
+from qlora_studio.data.report import Finding, FixCount, ImportReport, PartReport, SkipReason
 from qlora_studio.data.token_view import Lengths, Token
 from qlora_studio.protocol import commands, events, reading
 from qlora_studio.state.app import AppState
@@ -61,6 +63,41 @@ REPORT = ImportReport(
 )  # fmt: skip
 
 
+DIAGNOSED = (
+    *REPORT.findings,
+    Finding(
+        kind="near_duplicates",
+        tone="warn",
+        count=64,
+        words="64 rows are nearly equal to an earlier one",
+        why="At least 90 % of the words are the same, in the same order; system texts and forms that many "
+        "rows share don't count. What is seen several times is learned as many times harder.",
+        rows=(4, 5),
+        groups=((4, 5),),
+        fix=Fix(kind="near_duplicates"),
+        fix_words="Leave out 64 copies",
+    ),
+    Finding(
+        kind="contradictions",
+        tone="warn",
+        count=1_120,
+        words="1,120 questions are answered in different ways",
+        why="The model learns to waver between them. Where several answers are meant, keep them.",
+        rows=(6, 7),
+        fix=Fix(kind="contradictions"),
+        fix_words="Keep the first answer of each, leave out 2,240",
+    ),
+    Finding(
+        kind="secrets",
+        tone="bad",
+        count=1,
+        words="1 row holds what looks like a secret key",
+        why="A model may repeat it to anyone.",
+        rows=(9,),
+    ),
+)
+
+
 @dataclass(frozen=True)
 class Filler:
     """What it takes to fill a page. folder: for the small files that answers name."""
@@ -104,6 +141,62 @@ class Filler:
         page = self.shell.open_page("data")
         self.app.data.read(DATA)
         self.silent.answer(reading.ImportData, reading.DataImported, dataset="/cache/set", report=REPORT)
+        self._count_rows()
+        return page
+
+    def data_doctor(self) -> Page:
+        """Once the doctor has looked, with a fix in force and a test file beside the rows."""
+        page = self.data()
+        self._diagnose()
+        self.app.data.fix("near_duplicates")
+        report = msgspec.structs.replace(REPORT, fixes=(FixCount(Fix(kind="near_duplicates"), 64),))
+        self.silent.answer(reading.ImportData, reading.DataImported, dataset="/cache/mended", report=report)
+        self._count_rows()
+        self.app.data.doctor.compare("/data/test_questions_of_last_year.jsonl")
+        self._diagnose()
+        return page
+
+    def data_mix(self) -> Page:
+        """Three data sets in one, one of them mended before it was added."""
+        self.app.draft.set("model.path", MODEL)
+        page = self.shell.open_page("data")
+        copies = Fix(kind="near_duplicates")
+        mix = (
+            MixPart(path=DATA, recipe=(copies,)),
+            MixPart(path="/data/sums.csv", weight=2.5),
+            MixPart(path="/data/handbook.txt", weight=0.5),
+        )
+        self.app.data.look_away()
+        self.app.draft.set_many({"data.path": "", "data.mix": mix})
+        self.app.data.look()
+        for part, (rows, format) in zip(
+            mix, ((11_000, "sharegpt"), (7_000, "question_answer"), (211, "text")), strict=True
+        ):
+            fixes = (FixCount(copies, 64),) if part.recipe else ()
+            report = msgspec.structs.replace(
+                REPORT, path=part.path, conversations=rows, format=format, fixes=fixes
+            )
+            self.silent.answer(reading.ImportData, reading.DataImported, dataset="/cache/part", report=report)
+        parts = (
+            PartReport(DATA, 1.0, 0, 11_000, "a", 64),
+            PartReport("/data/sums.csv", 2.5, 11_000, 7_000, "b"),
+            PartReport("/data/handbook.txt", 0.5, 18_000, 211, "c"),
+        )
+        report = msgspec.structs.replace(
+            REPORT, path="", format="question_answer, sharegpt, text", columns=(), map={}, parts=parts
+        )
+        self.silent.answer(reading.ImportData, reading.DataImported, dataset="/cache/mix", report=report)
+        self._count_rows()
+        self._diagnose()
+        return page
+
+    def _diagnose(self) -> None:
+        """The doctor has looked."""
+        self.qtbot.waitUntil(lambda: bool(self.silent.asked(reading.Diagnose)))
+        self.silent.answer(reading.Diagnose, reading.Diagnosed, rows=REPORT.conversations, findings=DIAGNOSED)
+
+    def _count_rows(self) -> None:
+        """Lengths of all rows, and the tokens of the first."""
         file = self.folder / "many-lengths.npy"
         rows = REPORT.conversations
         lengths = np.stack((np.arange(rows) % 2_600 + 40, np.arange(rows) % 900), axis=1).astype(np.int32)
@@ -117,7 +210,6 @@ class Filler:
         self.qtbot.waitUntil(lambda: bool(self.silent.asked(reading.CountTokens)))
         self.silent.answer(reading.CountTokens, reading.TokensCounted, **counted_rows)
         self.answer_rows()
-        return page
 
     def answer_rows(self) -> None:
         """Rows, and the tokens of the first of them."""
@@ -134,7 +226,8 @@ class Filler:
         self.app.draft.set_many({"model.path": MODEL, "data.path": DATA, "lora.dropout": 0.05})
         page = self.shell.open_page("train")
         self.silent.answer(reading.CheckModel, reading.ModelChecked, report=model_report(MODEL))
-        report = import_report(DATA, skipped=30, imported=270, problems=REPORT.problems)
+        problems = REPORT.problems
+        report = import_report(DATA, skipped=30, imported=270, conversations=3_000, problems=problems)
         self.silent.answer(reading.ImportData, reading.DataImported, dataset="/d", report=report)
         self.qtbot.waitUntil(lambda: bool(self.silent.asked(reading.CountTokens)))
         lengths = [100 + row % 3_001 for row in range(3_000)]
@@ -229,6 +322,8 @@ _FILLS: dict[str, Callable[[Filler], Page]] = {
     "home": Filler.home,
     "models": Filler.models,
     "data": Filler.data,
+    "data_doctor": Filler.data_doctor,
+    "data_mix": Filler.data_mix,
     "train": Filler.train,
     "train_advanced": Filler.train_advanced,
     "runs": Filler.runs,

@@ -66,7 +66,8 @@ def page(app, qtbot):
 def ready(page, app, silent, qtbot, tmp_path):
     """Model and data are read, and 3,000 rows counted: about 23 updates at the defaults."""
     silent.answer(reading.CheckModel, reading.ModelChecked, report=model_report())
-    silent.answer(reading.ImportData, reading.DataImported, dataset="/d", report=import_report())
+    report = import_report(conversations=3_000)
+    silent.answer(reading.ImportData, reading.DataImported, dataset="/d", report=report)
     qtbot.waitUntil(lambda: bool(silent.asked(reading.CountTokens)))
     lengths = [100 + row % 301 for row in range(3_000)]
     silent.answer(reading.CountTokens, reading.TokensCounted, **counted(tmp_path, lengths))
@@ -116,7 +117,7 @@ def test_while_the_sample_is_unpacked_the_card_tells_how_far_it_is(app, silent, 
 
 def test_the_tiles_say_what_was_chosen_and_how_it_stands(ready):
     assert words(ready, "train_model_path") == "tiny 135 M · NF4, double quantized checked"
-    assert "300 rows · " in words(ready, "train_data_path")
+    assert "3,000 rows · " in words(ready, "train_data_path")
     assert "read" in words(ready, "train_data_path")
 
 

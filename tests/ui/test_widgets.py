@@ -266,3 +266,32 @@ def test_a_choice_too_long_for_its_box_is_told_whole_by_the_tooltip(qtbot):
     assert box.toolTip() == "A name that nobody finds room for"
     box.set_value("a")
     assert box.toolTip() == ""
+
+
+def test_a_snug_card_is_as_high_as_its_words_at_the_width_it_has(qtbot):
+    page = QWidget()
+    qtbot.addWidget(page)
+    card, rest = Card("Title"), QWidget()
+    card.body.addWidget(PlainLabel("many words that take several lines " * 6, wrap=True))
+    card.keep_snug()
+    column = QVBoxLayout(page)
+    column.addWidget(card)
+    column.addWidget(rest, 1)
+    page.resize(260, 800)
+    page.show()
+
+    qtbot.waitUntil(lambda: card.height() == card.heightForWidth(card.width()))
+    assert card.y() == column.contentsMargins().top()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["support_replies_of_the_last_three_years.jsonl", "/somewhere/deep/in/a/folder/of/models", "x" * 90],
+)
+def test_a_long_name_is_broken_into_lines_and_reads_as_before(qtbot, name):
+    label, short = PlainLabel(f"{name}: 64 copies", wrap=True), PlainLabel("copies " * 4, wrap=True)
+    qtbot.addWidget(label)
+    qtbot.addWidget(short)
+
+    assert label.text() == f"{name}: 64 copies"
+    assert label.minimumSizeHint().width() < label.fontMetrics().horizontalAdvance("x" * 30)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -15,14 +16,15 @@ from qlora_studio.data.report import ImportReport
 from qlora_studio.protocol.events import Problem
 from qlora_studio.protocol.reading import CopySaved
 from qlora_studio.state.app import AppState
-from qlora_studio.state.data import ALL
-from qlora_studio.state.data_import import file_name
+from qlora_studio.state.data import ALL, OF_SET
+from qlora_studio.state.data_name import file_name
 from qlora_studio.ui.page import SIDE_BELOW, Page
 from qlora_studio.ui.pages.data_columns import ColumnsCard
 from qlora_studio.ui.pages.data_encoding import HINT, EncodingPick
 from qlora_studio.ui.pages.data_equation import EquationCard, percent
 from qlora_studio.ui.pages.data_findings import FindingsCard
 from qlora_studio.ui.pages.data_list import RowsCard
+from qlora_studio.ui.pages.data_mix import MixCard
 from qlora_studio.ui.pages.data_reading import RowCard
 from qlora_studio.ui.pages.data_side import LengthsCard
 from qlora_studio.ui.pages.data_skipped import SkippedCard
@@ -51,9 +53,11 @@ class DataPage(Page):
         self._refresh()
 
     def opened(self, what: object) -> None:
-        """what: a file that was chosen or dropped elsewhere, "sample", or None."""
+        """what: a file that was chosen or dropped elsewhere, several in a tuple, "sample", or None."""
         if isinstance(what, Path):
             self._state.read(str(what.absolute()))
+        elif isinstance(what, tuple):
+            self._state.read_all([str(path.absolute()) for path in what])
         elif what == SAMPLE:
             self._state.read(SAMPLE)
 
@@ -62,7 +66,7 @@ class DataPage(Page):
         self._state.read_again()
 
     def undo(self) -> bool:
-        """Takes back the last fix."""
+        """Takes back the last fix, or the last change of a mixture."""
         return self._state.undo()
 
     def redo(self) -> bool:
@@ -70,7 +74,10 @@ class DataPage(Page):
         return self._state.redo()
 
     def escape(self) -> bool:
-        """Closes a panel, then empties the search."""
+        """Leaves the doctor for the rows; closes a panel; then empties the search."""
+        if self._findings.has_keyboard():
+            self._list.table.setFocus(Qt.FocusReason.OtherFocusReason)
+            return True
         if self._columns_open or self._skipped_open:
             self._columns_open = self._skipped_open = False
             self._refresh()
@@ -96,6 +103,7 @@ class DataPage(Page):
         app, grid = self.app, theme().px(theme().size.grid)
         self._equation = EquationCard(app.draft, self._state)
         self._skipped = SkippedCard()
+        self._mix = MixCard(self._state)
         self._list = RowsCard(self._state)
         self.search = self._list.search
         self._row = RowCard(app.draft, self._state)
@@ -124,14 +132,21 @@ class DataPage(Page):
         layout.setSpacing(grid)
         layout.addWidget(self._equation)
         layout.addWidget(self._skipped)
+        layout.addWidget(self._mix)
         layout.addLayout(self._beside, 1)
         return content
 
     def _build_menu(self) -> None:
         self._of_rows: list[QAction] = []  # hidden, with their keys, where there are no rows
+        self._of_mix: list[QAction] = []  # hidden where there is no mixture
+        of_rows = (self._on_add, self._on_add_folder, self._on_compare, self._on_save_copy)
         for words, keys, slot, at in (
             ("Import…", "Ctrl+O", self._on_import, self),
             ("Import a folder…", "", self._on_import_folder, self),
+            ("Add a file…", "Ctrl+Shift+O", self._on_add, self),
+            ("Add a folder…", "", self._on_add_folder, self),
+            ("Weight of the data set", "F2", self._mix.edit_weight, self._mix.table),
+            ("Take the data set out", "Del", self._mix.remove, self._mix.table),
             ("Columns…", "", self._on_columns, self),
             ("Compare with a test file…", "", self._on_compare, self),
             ("Save cleaned copy…", "Ctrl+E", self._on_save_copy, self),
@@ -143,12 +158,15 @@ class DataPage(Page):
         ):
             action = QAction(words, self)
             action.setShortcut(QKeySequence(keys))
-            action.setShortcutContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
+            context = Qt.ShortcutContext.WidgetWithChildrenShortcut
+            action.setShortcutContext(Qt.ShortcutContext.WidgetShortcut if at is self._mix.table else context)
             action.triggered.connect(lambda _=False, slot=slot: slot())
             at.addAction(action)
             self.menu.addAction(action)
-            if slot in (self._on_compare, self._on_save_copy, self._findings.fix_first):
+            if slot in of_rows or slot == self._findings.fix_first:
                 self._of_rows.append(action)
+            if at is self._mix.table:
+                self._of_mix.append(action)
         self._recent = self.menu.addMenu("Imported before")
         self._recent.setObjectName("data_recent_menu")
         self._recent.aboutToShow.connect(self._fill_recent)
@@ -177,8 +195,13 @@ class DataPage(Page):
         self._row.setMinimumHeight(theme().px(LEAST_HEIGHT))
 
     def _has_columns(self) -> bool:
-        report, file = self._state.report, self._state.file
+        report, file = self._report_of_columns(), self._state.file
         return bool(file.columns if file.problem is not None else report and report.columns)
+
+    def _report_of_columns(self) -> ImportReport | None:
+        """Of the file; of a mixture, of the data set that is looked at."""
+        one = self._state.chosen_set
+        return self._state.report if one is None else one.report
 
     def showEvent(self, event: QShowEvent) -> None:
         super().showEvent(event)
@@ -206,6 +229,10 @@ class DataPage(Page):
         self._columns_card.closed.connect(self._on_columns)
         self._equation.asked.connect(self._on_number)
         self._equation.format_set.connect(state.read_as)
+        self._equation.add_asked.connect(self._on_add)
+        self._mix.add_asked.connect(self._on_add)
+        self._mix.rows_asked.connect(lambda place: state.show(f"{OF_SET}{place}"))
+        self._mix.columns_asked.connect(self._on_columns)
         self._list.chosen.connect(state.choose)
         self._row.stepped.connect(self._list.go)
         self._row.copied.connect(self.app.notices.say)
@@ -233,6 +260,8 @@ class DataPage(Page):
         self._use.setVisible(report is not None)
         for action in self._of_rows:
             action.setVisible(report is not None)
+        for action in self._of_mix:
+            action.setVisible(bool(state.mix.sets))
         self._place()
         self._show_columns()
         self._show_banner()
@@ -240,6 +269,7 @@ class DataPage(Page):
             self._show_start()
             return
         self._equation.refresh()
+        self._mix.refresh()
         self._show_skipped(report)
         self._list.refresh(self.app.draft.value("data.too_long"))
         self._row.refresh()
@@ -255,11 +285,14 @@ class DataPage(Page):
         if not self._columns_open:
             return
         (self.main if report is None else self._side_column).insertWidget(0, self._columns_card)
-        chosen = state.file.asked.map if state.file.asked is not None else {}
-        if refused:
-            self._columns_card.show_columns(state.file.columns, chosen, by_hand=True)
-        elif report is not None:
-            self._columns_card.show_columns(report.columns, report.map, by_hand=bool(chosen))
+        file, shown, one = state.file.refused_file, self._report_of_columns(), state.chosen_set
+        if refused and file is not None:
+            self._columns_card.show_file(file_name(file.path) if state.file.refused is not None else "")
+            self._columns_card.show_columns(state.file.columns, file.map, by_hand=True)
+        elif shown is not None:
+            by_hand = one.part.map if one is not None else state.data.map if state.data is not None else {}
+            self._columns_card.show_file(one.name if one is not None else "")
+            self._columns_card.show_columns(shown.columns, shown.map, by_hand=bool(by_hand))
         if refused and report is None:
             self._columns_card.show_records(state.file.records)
         else:
@@ -274,11 +307,10 @@ class DataPage(Page):
     def _show_start(self) -> None:
         file = self._state.file
         self._start.show_recent(self.app.preferences.values.data)
-        if file.problem is not None and file.asked is not None:
-            mendable = bool(file.columns)
-            self._start.show_problem(
-                file_name(file.asked.path), file.problem, mendable=mendable, encoding=file.likely_encoding
-            )
+        if file.problem is not None:
+            mendable, refused = bool(file.columns), file.refused_file
+            name = file_name(refused.path) if refused is not None else "The mixture"
+            self._start.show_problem(name, file.problem, mendable=mendable, encoding=file.likely_encoding)
         else:
             self._start.show_empty()
 
@@ -314,10 +346,10 @@ class DataPage(Page):
         report = self._state.report
         assert report is not None
         reasons = ", ".join(f"{problem.reason} ({problem.count:,})" for problem in report.problems[:2])
-        first = min(problem.line for problem in report.problems)
+        first = f" First: line {min(problem.line for problem in report.problems):,}."
         words = (
             f"{report.skipped:,} of {report.rows_in:,} rows ({percent(report.skipped / report.rows_in)}) "
-            f"were skipped: {reasons}. First: line {first:,}."
+            f"were skipped: {reasons}.{'' if report.parts else first}"  # whose line it is stands in the list
         )
         if self.banner.text() == words:
             return
@@ -328,18 +360,36 @@ class DataPage(Page):
         self.banner.show_text(words, "warn", look, go_on, closable=False)
 
     def _on_import(self) -> None:
-        dialog = QFileDialog(self, "Import data", "", name_filter())
+        dialog = QFileDialog(self, "Import data: one file, or several to be mixed", "", name_filter())
         dialog.setObjectName("data_pick")
-        dialog.fileSelected.connect(lambda path: self._state.read(str(Path(path).absolute())))
-        dialog.finished.connect(dialog.deleteLater)
-        dialog.open()
+        dialog.setFileMode(QFileDialog.FileMode.ExistingFiles)
+        self._pick(dialog, self._state.read_all)
 
     def _on_import_folder(self) -> None:
-        dialog = QFileDialog(self, "Import a folder of data files")
+        dialog = _folder_dialog(self, "Import a folder of data files")
         dialog.setObjectName("data_pick_folder")
-        dialog.setFileMode(QFileDialog.FileMode.Directory)
-        dialog.setOption(QFileDialog.Option.ShowDirsOnly)
-        dialog.fileSelected.connect(lambda path: self._state.read(str(Path(path).absolute())))
+        self._pick(dialog, self._state.read_all)
+
+    def _on_add(self) -> None:
+        dialog = QFileDialog(self, "Add files to the data", "", name_filter())
+        dialog.setObjectName("data_pick_more")
+        dialog.setFileMode(QFileDialog.FileMode.ExistingFiles)
+        self._pick(dialog, self._add)
+
+    def _on_add_folder(self) -> None:
+        dialog = _folder_dialog(self, "Add a folder of data files")
+        dialog.setObjectName("data_pick_more_folder")
+        self._pick(dialog, self._add)
+
+    def _add(self, paths: list[str]) -> None:
+        there = self._state.add(paths)
+        if there:
+            names = ", ".join(Path(path).name for path in there)
+            self.app.notices.say(f"{names} is among these rows already: raise its weight instead", "warn")
+
+    def _pick(self, dialog: QFileDialog, take: Callable[[list[str]], None]) -> None:
+        """Shown without holding the window up."""
+        dialog.filesSelected.connect(lambda paths: take([str(Path(path).absolute()) for path in paths]))
         dialog.finished.connect(dialog.deleteLater)
         dialog.open()
 
@@ -358,11 +408,12 @@ class DataPage(Page):
         else:
             self._state.show("duplicates" if name == "merged" else ALL)
 
-    def _on_finding(self, kind: str) -> None:
-        if kind == "skipped":
-            self._on_number(kind)
+    def _on_finding(self, key: str) -> None:
+        finding = self._state.findings().get(key)
+        if finding is not None and finding.kind == "skipped":
+            self._on_number("skipped")
         else:
-            self._state.show(kind)
+            self._state.show(key)
 
     def _on_compare(self) -> None:
         dialog = QFileDialog(self, "Compare with a test file", "", name_filter())
@@ -372,7 +423,8 @@ class DataPage(Page):
         dialog.open()
 
     def _on_save_copy(self) -> None:
-        name = f"{Path(self._state.name).stem or 'data'}-cleaned.jsonl"
+        name = "mixture" if self._state.mix.sets else Path(self._state.name).stem or "data"
+        name = f"{name}-cleaned.jsonl"
         dialog = QFileDialog(self, "Save a cleaned copy", name, "JSON lines (*.jsonl)")
         dialog.setObjectName("data_save_copy_as")
         dialog.setAcceptMode(QFileDialog.AcceptMode.AcceptSave)
@@ -383,7 +435,8 @@ class DataPage(Page):
         dialog.open()
 
     def _on_copy_saved(self, answer: CopySaved) -> None:
-        self.app.notices.say(f"Saved {answer.rows:,} rows to {Path(answer.path).name}")
+        once = ", each once whatever its weight" if self._state.mix.sets else ""
+        self.app.notices.say(f"Saved {answer.rows:,} rows to {Path(answer.path).name}{once}")
 
     def _on_copy_refused(self, problem: Problem) -> None:
         self.app.notices.say(f"{problem.message} {problem.hint}".strip(), "bad")
@@ -413,3 +466,10 @@ class DataPage(Page):
         for path in self.app.preferences.values.data[:10]:
             action = self._recent.addAction(Path(path).name.replace("&", "&&"))
             action.triggered.connect(lambda _=False, path=path: self._state.read(path))
+
+
+def _folder_dialog(parent: QWidget, title: str) -> QFileDialog:
+    dialog = QFileDialog(parent, title)
+    dialog.setFileMode(QFileDialog.FileMode.Directory)
+    dialog.setOption(QFileDialog.Option.ShowDirsOnly)
+    return dialog

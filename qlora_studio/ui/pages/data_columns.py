@@ -13,6 +13,7 @@ from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets import (
     Card,
     ChoiceBox,
+    ElidedLabel,
     IconButton,
     PlainLabel,
     Separator,
@@ -83,6 +84,7 @@ class ColumnsCard(Card):
         self._by_hand = False
         self._shown: Sequence[Row] = ()
         self._shape = ChoiceBox(SHAPES, name="data_shape", label="What a row is")
+        self._file = ElidedLabel("", "muted", name="data_columns_file")
         self._grid = QGridLayout()
         self._boxes: dict[str, ChoiceBox] = {}
         self._missing = PlainLabel("", "note", wrap=True, name="data_columns_missing")
@@ -93,6 +95,7 @@ class ColumnsCard(Card):
         self._grid.setVerticalSpacing(theme().px(6))
         self._grid.setColumnStretch(1, 1)
         self._rows.setSpacing(theme().px(4))
+        self.body.addWidget(self._file)
         self.body.addWidget(self._shape)
         self.body.addLayout(self._grid)
         self.body.addWidget(self._missing)
@@ -100,6 +103,11 @@ class ColumnsCard(Card):
         self.body.addLayout(self._rows)
         self.keep_snug()
         self._shape.chosen.connect(lambda _: self._build_fields())
+
+    def show_file(self, name: str) -> None:
+        """Whose columns they are, where there are several files; "": there is one."""
+        self._file.setText(name)
+        self._file.setVisible(bool(name))
 
     def show_columns(self, columns: tuple[str, ...], chosen: dict[str, str], *, by_hand: bool) -> None:
         """chosen: field -> column, as the rows on the screen were read; by_hand: by a person."""

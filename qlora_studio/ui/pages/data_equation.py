@@ -5,37 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from PySide6.QtCore import QSize, Qt, Signal
-from PySide6.QtGui import QAction
-from PySide6.QtWidgets import QHBoxLayout, QMenu, QSizePolicy, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QHBoxLayout, QSizePolicy, QVBoxLayout, QWidget
 
-from qlora_studio.data.formats import READ
 from qlora_studio.data.report import ImportReport
 from qlora_studio.state.data import DataState
 from qlora_studio.state.draft import RunDraft
 from qlora_studio.ui.figures import THIN, count
+from qlora_studio.ui.pages.data_format import FormatChip
 from qlora_studio.ui.theme import theme
-from qlora_studio.ui.widgets import Card, Chip, ChoiceChip, DecimalBox, PlainLabel, Separator
+from qlora_studio.ui.widgets import Card, Chip, DecimalBox, LinkButton, PlainLabel, Separator
 from qlora_studio.ui.widgets.allowed import allow
 from qlora_studio.ui.widgets.buttons import RingedButton
 from qlora_studio.ui.widgets.flow import Flow
 
-FORMAT_WORDS = {
-    "alpaca": "Alpaca instructions",
-    "sharegpt": "ShareGPT chats",
-    "messages": "Messages",
-    "prompt_completion": "Prompt and completion",
-    "question_answer": "Question and answer",
-    "self_instruct": "Self-Instruct",
-    "unnatural_instructions": "Unnatural Instructions",
-    "oasst": "OpenAssistant trees",
-    "hh_rlhf": "HH-RLHF chats",
-    "chip2": "Chip2",
-    "longform": "LongForm",
-    "flan": "FLAN",
-    "preference": "Chosen and rejected",
-    "kto": "Rated answers (KTO)",
-    "text": "Plain text",
-}
 HELD_OUT = "data.validation"
 
 
@@ -44,10 +26,12 @@ class EquationCard(Card):
 
     asked:      rows_in | imported | skipped | merged: one of the numbers was pressed
     format_set: the format to read the file in
+    add_asked:  another file is to be added, which makes a mixture
     """
 
     asked = Signal(str)
     format_set = Signal(str)
+    add_asked = Signal()
 
     def __init__(self, draft: RunDraft, state: DataState) -> None:
         super().__init__(name="data_equation")
@@ -66,8 +50,9 @@ class EquationCard(Card):
             0.0, 50.0, 5.0, name="data_validation", label="Share held out for evaluation",
             step=1.0, places=1, unit="%",
         )  # fmt: skip
-        self.format = ChoiceChip("", name="data_format")
+        self.format = FormatChip(name="data_format")
         self.encoding = Chip("", name="data_encoding")
+        self._add = LinkButton("Add a file…", "plus", name="data_add")
         self._build()
         self._bind()
 
@@ -78,6 +63,7 @@ class EquationCard(Card):
             return
         for name, button in self._numbers.items():
             button.set_number(getattr(report, name))
+        self._numbers["rows_in"].set_words("rows in all files" if report.parts else "rows in the file")
         self._numbers["skipped"].set_idle("" if report.skipped else "none skipped")
         self._numbers["merged"].set_idle("" if report.merged else "none equal")
         self._left_out.setText(count(report.left_out_by_fixes))
@@ -94,15 +80,13 @@ class EquationCard(Card):
         self._show_chips(report)
 
     def _show_chips(self, report: ImportReport) -> None:
-        chosen = self._state.data is not None and self._state.data.format != "auto"
-        words = FORMAT_WORDS.get(report.format, report.format.replace("_", " "))
-        self.format.setText(f"{words}{'' if chosen or self._by_hand else ', guessed'} ▾")
-        self.format.setToolTip(report.guess)
+        """Of a mixture they stand at each of its data sets."""
+        state, data = self._state, self._state.data
+        self._read_as.setVisible(not state.mix.sets)
+        allow(self._add, state.file.words if state.file.busy else "")
+        chosen = data is not None and (data.format != "auto" or bool(data.map))
+        self.format.show_report(report, chosen=chosen)
         self.encoding.set(report.encoding.upper(), "neutral", "check")
-
-    @property
-    def _by_hand(self) -> bool:
-        return self._state.data is not None and bool(self._state.data.map)
 
     # Layout and wiring ------------------------------------------------------------------------------
 
@@ -123,24 +107,17 @@ class EquationCard(Card):
             self._share,
         )
         flow.addWidget(split)
-        flow.addWidget(_in_column(self.format, self.encoding, side=Qt.AlignmentFlag.AlignRight, gap=6))
-        self.format.setCheckable(False)
-        self.format.setMenu(self._build_formats())
+        self._read_as = _in_column(
+            self.format, _in_line(self._add, self.encoding), side=Qt.AlignmentFlag.AlignRight, gap=6
+        )
+        flow.addWidget(self._read_as)
         self.body.addLayout(flow)
-
-    def _build_formats(self) -> QMenu:
-        menu = QMenu(self)
-        menu.setObjectName("data_formats")
-        for value, words in (("auto", "Find it from the content"), *((kind, _words(kind)) for kind in READ)):
-            action = QAction(words, menu)
-            action.setData(value)
-            menu.addAction(action)
-        menu.triggered.connect(lambda action: self.format_set.emit(action.data()))
-        return menu
 
     def _bind(self) -> None:
         for name, button in self._numbers.items():
             button.clicked.connect(self._asker(name))
+        self.format.picked.connect(self.format_set)
+        self._add.clicked.connect(self.add_asked)
         self._share.valueChanged.connect(lambda percent: self._draft.set(HELD_OUT, round(percent / 100, 4)))
 
     def _asker(self, name: str) -> Callable[[], None]:
@@ -166,6 +143,12 @@ class NumberButton(RingedButton):
         layout.addStretch()
         self.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
         self.setCursor(Qt.CursorShape.PointingHandCursor)
+
+    def set_words(self, words: str) -> None:
+        """What is counted."""
+        self._words = words
+        self._caption.setText(words)
+        self.setAccessibleName(f"{self._number.text()} {words}")
 
     def set_number(self, number: int) -> None:
         """In its tone only where it isn't zero."""
@@ -203,10 +186,6 @@ def _in_column(
     for widget in widgets:
         column.addWidget(widget, 0, side)
     return block
-
-
-def _words(format: str) -> str:
-    return FORMAT_WORDS.get(format, format.replace("_", " ").capitalize())
 
 
 def percent(share: float) -> str:

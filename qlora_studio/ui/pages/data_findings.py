@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from PySide6.QtCore import Qt, Signal
-from PySide6.QtWidgets import QHBoxLayout, QVBoxLayout, QWidget
+from PySide6.QtGui import QKeyEvent
+from PySide6.QtWidgets import QAbstractButton, QApplication, QHBoxLayout, QVBoxLayout, QWidget
 
-from qlora_studio.data.report import Finding, FixCount
+from qlora_studio.data.report import Finding
 from qlora_studio.state.data import NOTHING, DataState
-from qlora_studio.state.data_fixes import fix_words
+from qlora_studio.state.data_fixes import AppliedFix
 from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets import (
     Card,
@@ -28,14 +29,17 @@ from qlora_studio.ui.widgets.flow import Flow
 TONE_ICONS = {"bad": "circle-alert", "warn": "triangle-alert", "info": "info", "ok": "check"}
 TONE_COLORS = {"bad": "bad", "warn": "warn", "info": "accent", "ok": "ok"}
 BUSY = "Rows are being read"
+_WITH_KEYS = (
+    Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.AltModifier | Qt.KeyboardModifier.MetaModifier
+)
 
 
 class FindingsCard(Card):
     """Findings come while the rows can be read already; fixes stay listed, each with its way back.
 
-    asked:     the kind of the finding whose rows are to be listed
-    fix_asked: the kind of the finding that is to be mended
-    undo_asked: the place of a fix in the recipe
+    asked:     the key of the finding whose rows are to be listed
+    fix_asked: the key of the finding that is to be mended
+    undo_asked: the AppliedFix to take back
     compare_asked, save_asked: for the file with tests, for the file of the copy
     """
 
@@ -43,19 +47,23 @@ class FindingsCard(Card):
     compare_asked = Signal()
     save_asked = Signal()
     fix_asked = Signal(str)
-    undo_asked = Signal(int)
+    undo_asked = Signal(object)
 
     def __init__(self, state: DataState) -> None:
         super().__init__("Data doctor", name="data_findings")
         self._state = state
         self._to_decide = Chip("", "warn", name="data_to_decide")
         self._work = DoctorWork()
+        self._of_all = PlainLabel("", "note", wrap=True, name="data_fixes_of_all")
         self._list = QVBoxLayout()
         self._compare = LinkButton("Compare with a test file…", small=True, name="data_compare")
         self._save = LinkButton("Save cleaned copy…", small=True, name="data_save_copy")
         self._saving = PlainLabel("", "note", wrap=True, name="data_saving")
         self._stop_saving = SecondaryButton("Stop", "square", small=True, name="data_stop_saving")
         self._shown: object = None
+        self._lines: list[QWidget] = []
+        self._left_at: int | None = None  # the line that had the focus before rows were read anew
+        self.setFocusPolicy(Qt.FocusPolicy.ClickFocus)  # a place for the keyboard while lines come and go
         self._build()
         self._bind()
 
@@ -66,27 +74,75 @@ class FindingsCard(Card):
         self._saving.setText(state.copy.words or "Your file is never changed.")
         self._stop_saving.setVisible(bool(state.copy.words))
         self._save.setVisible(not state.copy.words)
-        findings, report = state.findings(), state.report
-        fixes = report.fixes if report is not None else ()
-        shown = (findings, fixes, doctor.findings is None, doctor.test, state.file.busy)
-        if report is None or shown == self._shown:
+        findings, fixes, sets = state.findings(), state.fixes(), len(state.mix.sets)
+        shown = (findings, fixes, sets, doctor.findings is None, doctor.test, state.file.busy)
+        if state.report is None or shown == self._shown:
             return
         self._shown = shown
-        self._show_chip(findings)
-        empty_layout(self._list)
-        rows: list[QWidget] = [self._finding_row(finding) for finding in findings]
-        rows += [FineRow(words, why) for words, why in _fine(state, findings)]
-        rows += [self._fix_row(place, count) for place, count in enumerate(fixes)]
-        for number, row in enumerate(rows):
-            if number:
-                self._list.addWidget(Separator())
-            self._list.addWidget(row)
+        self._show_chip(list(findings.values()))
+        mends = sets and any(finding.fix is not None for finding in findings.values())
+        self._of_all.setVisible(bool(mends))
+        self._of_all.setText(
+            f"A fix here holds for all {sets:,} data sets. To mend only one of them, import it by itself, "
+            "mend it, and then add the others."
+        )
+        lines: list[QWidget] = [self._finding_row(key, finding) for key, finding in findings.items()]
+        lines += [FineRow(words, why) for words, why in _fine(state, list(findings.values()))]
+        lines += [self._fix_row(fix) for fix in fixes]
+        self._show_lines(lines)
 
     def fix_first(self) -> None:
-        """What Enter does: the first of those that can be mended."""
-        first = next((finding for finding in self._state.findings() if finding.fix is not None), None)
+        """The first of those that can be mended."""
+        findings = self._state.findings().items()
+        first = next((key for key, finding in findings if finding.fix is not None), None)
         if first is not None:
-            self.fix_asked.emit(first.kind)
+            self.fix_asked.emit(first)
+
+    def has_keyboard(self) -> bool:
+        """Whether the focus is somewhere in it."""
+        focused = QApplication.focusWidget()
+        return focused is not None and (focused is self or self.isAncestorOf(focused))
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        """Enter presses the button that has the focus: a fix, its way back, [Show]."""
+        focused = QApplication.focusWidget()
+        enter = event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter) and not event.modifiers() & _WITH_KEYS
+        if enter and isinstance(focused, QAbstractButton) and self.isAncestorOf(focused):
+            focused.click()
+        else:
+            super().keyPressEvent(event)
+
+    def _show_lines(self, lines: list[QWidget]) -> None:
+        """In place of those before. Whoever works with the keyboard goes on at the same place."""
+        focused = QApplication.focusWidget()
+        for place, line in enumerate(self._lines):
+            if focused is not None and line.isAncestorOf(focused):
+                self._left_at = place
+                self.setFocus(Qt.FocusReason.OtherFocusReason)
+        empty_layout(self._list)
+        self._lines = lines
+        for number, line in enumerate(lines):
+            if number:
+                self._list.addWidget(Separator())
+            self._list.addWidget(line)
+        if self._left_at is not None and not self._state.file.busy:
+            self._go_on_at(self._left_at)
+            self._left_at = None
+
+    def _go_on_at(self, place: int) -> None:
+        """At the first button from there on, or else the last before."""
+        if not self.hasFocus():
+            return  # the person went elsewhere meanwhile
+        buttons = [
+            (number, button)
+            for number, line in enumerate(self._lines)
+            for button in line.findChildren(QAbstractButton)
+            if button.isEnabled() and not button.isHidden()
+        ]
+        after = [found for found in buttons if found[0] >= place]
+        for number, button in after[:1] or buttons[-1:]:
+            self._lines[number].show()  # else a moment later, and only what is shown takes the focus
+            button.setFocus(Qt.FocusReason.OtherFocusReason)
 
     def _show_chip(self, findings: list[Finding]) -> None:
         decide = sum(finding.fix is not None for finding in findings)
@@ -99,21 +155,22 @@ class FindingsCard(Card):
             self._to_decide.set("Nothing to decide", "ok")
         self._to_decide.setVisible(bool(decide or grave) or self._state.doctor.findings is not None)
 
-    def _finding_row(self, finding: Finding) -> FindingRow:
-        row = FindingRow(finding, BUSY if self._state.file.busy else "")
-        row.show_rows.clicked.connect(lambda _, kind=finding.kind: self.asked.emit(kind))
-        row.fix.clicked.connect(lambda _, kind=finding.kind: self.fix_asked.emit(kind))
+    def _finding_row(self, key: str, finding: Finding) -> FindingRow:
+        row = FindingRow(key, finding, BUSY if self._state.file.busy else "")
+        row.show_rows.clicked.connect(lambda: self.asked.emit(key))
+        row.fix.clicked.connect(lambda: self.fix_asked.emit(key))
         return row
 
-    def _fix_row(self, place: int, count: FixCount) -> FixRow:
-        row = FixRow(place, fix_words(count), BUSY if self._state.file.busy else "")
-        row.undo.clicked.connect(lambda _, place=place: self.undo_asked.emit(place))
+    def _fix_row(self, fix: AppliedFix) -> FixRow:
+        row = FixRow(fix, BUSY if self._state.file.busy else "")
+        row.undo.clicked.connect(lambda: self.undo_asked.emit(fix))
         return row
 
     def _build(self) -> None:
         self._list.setSpacing(theme().px(6))
         self.add_to_head(self._to_decide)
         self.body.addWidget(self._work)
+        self.body.addWidget(self._of_all)
         self.body.addLayout(self._list)
         self.body.addStretch()
         saving = QHBoxLayout()
@@ -181,11 +238,11 @@ class DoctorWork(QWidget):
 class FindingRow(QWidget):
     """Icon, count in words, why; below them [Show] and the one fix."""
 
-    def __init__(self, finding: Finding, why_not: str) -> None:
+    def __init__(self, key: str, finding: Finding, why_not: str) -> None:
         super().__init__()
-        self.show_rows = LinkButton("Show", small=True, name=f"data_show_{finding.kind}")
+        self.show_rows = LinkButton("Show", small=True, name=f"data_show_{key}")
         self.show_rows.setAccessibleName(f"Show: {finding.words}")
-        self.fix = SecondaryButton(finding.fix_words or "Mend", small=True, name=f"data_fix_{finding.kind}")
+        self.fix = SecondaryButton(finding.fix_words or "Mend", small=True, name=f"data_fix_{key}")
         self.fix.setAccessibleName(f"{finding.fix_words}: {finding.words}")
         allow(self.fix, why_not)
         shows = bool(finding.rows) or finding.kind in (NOTHING, "skipped")
@@ -223,15 +280,16 @@ class FineRow(QWidget):
 class FixRow(QWidget):
     """A fix that is in force, and the way back."""
 
-    def __init__(self, place: int, words: str, why_not: str) -> None:
+    def __init__(self, fix: AppliedFix, why_not: str) -> None:
         super().__init__()
-        self.undo = LinkButton("Undo", "undo-2", small=True, name=f"data_undo_{place}")
-        self.undo.setAccessibleName(f"Undo: {words}")
+        of = "" if fix.part is None else f"{fix.part}_"
+        self.undo = LinkButton("Undo", "undo-2", small=True, name=f"data_undo_{of}{fix.place}")
+        self.undo.setAccessibleName(f"Undo: {fix.words}")
         allow(self.undo, why_not)
         layout = _beside_icon(self, IconLabel("check", "ok"))
         column = QVBoxLayout()
         column.setSpacing(theme().px(1))
-        column.addWidget(PlainLabel(words, "label", wrap=True))
+        column.addWidget(PlainLabel(fix.words, "label", wrap=True))
         if why_not:
             column.addWidget(PlainLabel(why_not, "note"))
         layout.addLayout(column, 1)

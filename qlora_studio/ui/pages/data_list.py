@@ -144,5 +144,6 @@ class RowsCard(Card):
         """As wide as the largest number."""
         metrics, table = QFontMetrics(theme().font("label")), self._state.table
         for column, largest in enumerate(table.largest()[: table.columnCount() - 1]):
-            words = max(f"{largest:,}", table.columns[column], key=metrics.horizontalAdvance)
-            self.table.setColumnWidth(column, metrics.horizontalAdvance(words) + theme().px(_CELL_PADDING))
+            number = metrics.horizontalAdvance(f"{largest:,}") + theme().px(_CELL_PADDING)
+            title = self.table.horizontalHeader().sectionSizeHint(column)
+            self.table.setColumnWidth(column, max(number, title))

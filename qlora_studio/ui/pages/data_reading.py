@@ -47,6 +47,7 @@ class RowCard(Card):
         self._state = state
         self._shown_row: int | None = None
         self._about = ElidedLabel("", "muted", name="data_row_about")
+        self._set = ElidedLabel("", "muted", name="data_row_set")
         self.view = Segmented(
             [(TOKENS, "Tokens"), (TEXT, "Text"), (SOURCE, "Source")],
             name="data_view",
@@ -75,6 +76,7 @@ class RowCard(Card):
         tokens = row.tokens
         self.title.setText("Row" if row.row is None else f"Row {row.row + 1:,}")
         self._about.setText(self._note())
+        self._show_set()
         self._rating.show_row(row.shown)
         self._text.show_row(row.shown)
         self._source.show_row(row.shown)
@@ -93,6 +95,14 @@ class RowCard(Card):
         if shown is not None and shown.messages:
             words.append(f"{len(shown.messages):,} turns")
         return ", ".join(words)
+
+    def _show_set(self) -> None:
+        """Of a mixture: where the row is from."""
+        shown = self._state.row.shown
+        one = self._state.set_of(shown.row) if shown is not None else None
+        self._set.setVisible(one is not None)
+        if one is not None and shown is not None:
+            self._set.setText(f"From {one.name}, line {shown.line:,}")
 
     def _show_legend(self) -> None:
         tokens = self._state.row.tokens
@@ -160,6 +170,7 @@ class RowCard(Card):
             legend.addWidget(item)
         for view in (self.tokens, self._text, self._source, self._missing):
             self._stack.addWidget(view)
+        self.body.addWidget(self._set)
         self.body.addWidget(self._rating)
         self.body.addWidget(self._legend_row)
         self.body.addWidget(Separator())

@@ -85,7 +85,7 @@ class LengthsCard(Card):
         if lengths is None:
             return
         rows = max(len(lengths), 1)
-        cost = limit_cost(lengths, self._draft.config, self.histogram.limit())
+        cost = limit_cost(lengths, self._draft.config, self.histogram.limit(), self._state.stretches())
         too_long = self._draft.value(TOO_LONG)
         self._updates.setText(f"About {cost.updates:,} update{'' if cost.updates == 1 else 's'}")
         split = self._state.texts_are_split

@@ -196,10 +196,9 @@ class HomePage(Page):
         self.app.show_page(page, path if path == SAMPLE else Path(path))
 
     def _import_data(self) -> None:
-        self._pick(
-            QFileDialog(self, "Import data", "", name_filter()),
-            "data",
-        )
+        dialog = QFileDialog(self, "Import data: one file, or several to be mixed", "", name_filter())
+        dialog.setFileMode(QFileDialog.FileMode.ExistingFiles)
+        self._pick(dialog, "data")
 
     def _add_model(self) -> None:
         dialog = QFileDialog(self, "Add a model folder")
@@ -209,9 +208,13 @@ class HomePage(Page):
     def _pick(self, dialog: QFileDialog, page: str) -> None:
         """Shown without holding the window up."""
         dialog.setObjectName(f"home_pick_{page}")
-        dialog.fileSelected.connect(lambda path: self.app.show_page(page, Path(path)))
+        dialog.filesSelected.connect(lambda paths: self._on_picked(page, tuple(map(Path, paths))))
         dialog.finished.connect(dialog.deleteLater)
         dialog.open()
+
+    def _on_picked(self, page: str, paths: tuple[Path, ...]) -> None:
+        """Several data files are mixed."""
+        self.app.show_page(page, paths if len(paths) > 1 else paths[0])
 
     # What happens elsewhere
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from qlora_studio.config.run_config import SAMPLE, ModelConfig
 from qlora_studio.models.report import ModelReport
 from qlora_studio.protocol.events import Problem
+from qlora_studio.state.data_name import data_name
 from qlora_studio.state.draft import RunDraft
 from qlora_studio.state.train import TrainState
 from qlora_studio.ui.widgets import Card, Chip, SecondaryButton, Tile
@@ -44,8 +45,8 @@ class ChoiceCard(Card):
         name = "SmolLM2-135M-Instruct" if path == SAMPLE else Path(path).name
         if not _refused(self._model, self._model_chip, self.change_model, name, state.model_problem):
             self._show_model(name)
-        path = self._draft.value("data.path")
-        name = "Sample: grade-school maths" if path == SAMPLE else Path(path).name
+        data = self._draft.config.data
+        name = "Sample: grade-school maths" if data.path == SAMPLE else data_name(data)
         problem = state.data_problem or state.counts.problem
         if not _refused(self._data, self._data_chip, self.change_data, name, problem):
             self._show_data(name)
@@ -71,7 +72,8 @@ class ChoiceCard(Card):
             self._data_chip.set("reading", "neutral", "hourglass")
             return
         tokens = f"{counts.counted.lengths.tokens:,} tokens" if counts.counted else counts.words or "…"
-        self._data.set_words(name, f"{report.conversations:,} rows · {tokens}")
+        sets = f"{len(report.parts):,} data sets · " if report.parts else ""
+        self._data.set_words(name, f"{sets}{report.conversations:,} rows · {tokens}")
         findings = sum(finding.tone in ("bad", "warn") for finding in report.findings)
         if findings:
             self._data_chip.set(f"{findings} to look at", "warn", "triangle-alert")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import Qt
+from PySide6.QtCore import QSize, Qt
+from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import (
     QFrame,
     QHBoxLayout,
@@ -66,6 +67,7 @@ class Card(QFrame):
         parent: QWidget | None = None,
     ) -> None:
         super().__init__(parent)
+        self._snug = False
         self.setObjectName(name)
         across, down = theme().size.card_padding
         layout = QVBoxLayout(self)
@@ -105,7 +107,20 @@ class Card(QFrame):
 
     def keep_snug(self) -> None:
         """No higher than what is in it, whatever room the page has."""
+        self._snug = True
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
+
+    def sizeHint(self) -> QSize:
+        """A snug card's height is its limit: what is in it may take more lines at the width it has."""
+        hint = super().sizeHint()
+        if self._snug and self.hasHeightForWidth():
+            hint.setHeight(self.heightForWidth(self.width()))
+        return hint
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        if self._snug and event.size().width() != event.oldSize().width():
+            self.updateGeometry()
 
 
 class Tile(QFrame):

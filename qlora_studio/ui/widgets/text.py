@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 
 from PySide6.QtCore import QSize, Qt
 from PySide6.QtGui import QPainter, QPaintEvent, QResizeEvent
@@ -11,6 +12,9 @@ from PySide6.QtWidgets import QLabel, QSizePolicy, QWidget
 from qlora_studio.plain_text import LONGEST, visible_line, visible_text
 
 _LONGEST_SHOWN = LONGEST - 60  # room for the words that say how much was cut
+_BREAK = "\u200b"  # nothing to be seen, and a line may end there
+_LONG_WORD = re.compile(r"\S{25,}")
+_PIECE = re.compile(r"(?:[^\s_./\\:=&?,;-]{20}|[^\s_./\\:=&?,;-]{0,19}[_./\\:=&?,;-]+)(?=\S)")
 
 
 def set_property(widget: QWidget, name: str, value: str | bool) -> None:
@@ -45,7 +49,11 @@ class PlainLabel(QLabel):
         self.setText(text)
 
     def setText(self, text: str) -> None:
-        super().setText(visible_text(text, _LONGEST_SHOWN))
+        shown = visible_text(text, _LONGEST_SHOWN)
+        super().setText(_breakable(shown) if self.wordWrap() else shown)
+
+    def text(self) -> str:
+        return super().text().replace(_BREAK, "")
 
     def set_tone(self, tone: str) -> None:
         """ok, warn, bad, accent; "" for the role's own colour."""
@@ -104,6 +112,11 @@ class ElidedLabel(PlainLabel):
     def _mark_elided(self) -> None:
         lines = ([] if self._fits() else [self._full]) + ([self._tip] if self._tip else [])
         self.setToolTip(plain_tooltip("\n".join(lines)))
+
+
+def _breakable(text: str) -> str:
+    """A path or a name without spaces may go over several lines, after its signs or 20 characters."""
+    return _LONG_WORD.sub(lambda found: _PIECE.sub(rf"\g<0>{_BREAK}", found[0]), text)
 
 
 def plain_tooltip(text: str) -> str:
