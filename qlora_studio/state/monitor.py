@@ -11,7 +11,6 @@ from PySide6.QtCore import QObject, QTimer, Signal
 
 from qlora_studio.config.toml_file import with_changes
 from qlora_studio.errors import StudioError
-from qlora_studio.memory.devices import ram_reading
 from qlora_studio.protocol import events
 from qlora_studio.protocol.reading import RunPrepared
 from qlora_studio.runs.folder import Run
@@ -276,8 +275,7 @@ class MonitorState(QObject):
         self.run, self.problem = loaded.run, loaded.problem
         self.points, self.samples, self._curves = loaded.points, loaded.samples, loaded.curves
         self._busy = False
-        if self._ram_bytes is None:
-            self._ram_bytes = ram_reading().total_bytes
+        self._ram_bytes = loaded.ram_bytes
         if not self._live:
             self._verify()
         if self.elsewhere:

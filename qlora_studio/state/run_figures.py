@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -101,7 +102,7 @@ def _learned_share(points: Points) -> float | None:
 
 def _median(values: list[float]) -> float | None:
     finite = [value for value in values if math.isfinite(value)]
-    return float(np.median(finite)) if finite else None
+    return median(finite) if finite else None
 
 
 def _last_finite(values: list[float]) -> float | None:

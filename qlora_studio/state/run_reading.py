@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qlora_studio.errors import StudioError
+from qlora_studio.memory.devices import ram_reading
 from qlora_studio.protocol.events import EngineEvent
 from qlora_studio.runs.checkpoints import resume_point
 from qlora_studio.runs.folder import Run, open_run
@@ -18,7 +19,10 @@ from qlora_studio.state.curves import Curves, Points
 
 @dataclass(frozen=True)
 class Loaded:
-    """All of a run. run: None where run.json can't be read; `problem` says why, the curves are there."""
+    """All of a run. run: None where run.json can't be read; `problem` says why, the curves are there.
+
+    ram_bytes: of this machine, beside which a run without a card is drawn
+    """
 
     folder: Path
     run: Run | None
@@ -26,6 +30,7 @@ class Loaded:
     curves: Curves
     points: Points
     samples: tuple[Sample, ...]
+    ram_bytes: int
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class Grown:
 
 
 def load(folder: Path, smoothing: float) -> Loaded:
-    """A million steps take 1.5 s. What can't be read is said, and hides nothing else."""
+    """What can't be read is said, and hides nothing else."""
     run, problems = None, []
     try:
         run = open_run(folder)
@@ -52,7 +57,8 @@ def load(folder: Path, smoothing: float) -> Loaded:
         samples = read_samples(folder / SAMPLES_FILE).samples
     except StudioError as error:
         problems.append(str(error))
-    return Loaded(folder, run, " ".join(problems), curves, curves.points(), samples)
+    ram_bytes = ram_reading().total_bytes  # here: loading psutil takes two frames
+    return Loaded(folder, run, " ".join(problems), curves, curves.points(), samples, ram_bytes)
 
 
 def take(curves: Curves, heard: Sequence[EngineEvent]) -> Grown:

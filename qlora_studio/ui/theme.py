@@ -264,6 +264,16 @@ def fade(color: str | QColor, alpha: float) -> QColor:
     return faded
 
 
+def blended(color: str | QColor, ground: str | QColor, alpha: float) -> QColor:
+    """As `fade` looks on a ground, opaque: lines that let through take ten times as long to draw."""
+    over, under = QColor(color), QColor(ground)
+    return QColor.fromRgbF(
+        alpha * over.redF() + (1 - alpha) * under.redF(),
+        alpha * over.greenF() + (1 - alpha) * under.greenF(),
+        alpha * over.blueF() + (1 - alpha) * under.blueF(),
+    )
+
+
 def _luminance(color: str) -> float:
     channels = (int(color[at : at + 2], 16) / 255 for at in (1, 3, 5))
     red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels)

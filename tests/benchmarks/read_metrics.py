@@ -49,16 +49,17 @@ def lines_of_step(step: int) -> bytes:
     """The step, and every hundredth time what happens between steps."""
     memory = {"weights": 5_300_000_000, "adapter": 671_000_000, "gradients": 335_000_000}
     memory |= {"optimizer": 1_342_000_000, "activations": 4_200_000_000 + step, "logits": 1_100_000_000}
+    noise = step * 2_654_435_761 % 2**32 / 2**32  # curves as rough as real ones
     line = EVENTS.encode(
         StepFinished(
             step=step,
-            loss=1.0 + 1 / step,
+            loss=1.0 + 0.2 * noise + 1 / step,
             learning_rate=2e-4,
-            grad_norm=0.3 + 1 / step,
+            grad_norm=0.3 + 0.2 * noise + 1 / step,
             tokens=32_512,
             learned_tokens=12_033,
-            tokens_per_second=13_222.1 + 1 / step,
-            learned_tokens_per_second=5_022.3 + 1 / step,
+            tokens_per_second=13_222.1 + 500 * noise,
+            learned_tokens_per_second=5_022.3 + 200 * noise,
             rows=(step, step + 1, step + 2, step + 3),
             memory=memory,
             epoch=step / 7_000,

@@ -477,7 +477,7 @@ def test_no_smoothing_draws_each_step(open_run, make, qtbot):
 def test_memory_is_stacked_by_part_and_a_spike_is_named(open_run, make):
     page = open_run(make(end="paused", spikes=(220,)))
     chart = _chart(page, "monitor_vram")
-    tops = [float(np.median(chart._areas[part].getData()[1])) for part in ("weights", "optimizer", "other")]
+    tops = [float(np.median(chart._areas[part].y)) for part in ("weights", "optimizer", "other")]
     assert tops == sorted(tops) and tops[0] == pytest.approx(5.5)
     assert "Step 220 took" in _words(page, "monitor_spike")
 
@@ -560,6 +560,27 @@ def test_what_is_shown_is_saved_as_numbers(open_run, make, app, tmp_path, qtbot)
     assert lines[51].startswith("150,240.0,nan,nan,")
 
 
+def test_while_charts_are_moved_their_edges_are_not_smoothed_and_then_they_are(open_run, make, qtbot):
+    page = open_run(make(end="paused"))
+    page.stretch.show(100, 200)
+    drawn = [_chart(page, name)._strokes for name in ("monitor_loss", "monitor_vram", "monitor_lr")]
+    assert not any(strokes.fine for strokes in drawn)
+    qtbot.waitUntil(lambda: all(strokes.fine for strokes in drawn))
+
+
+def test_charts_that_only_grow_are_always_drawn_with_smooth_edges(training, silent, qtbot):
+    _steps(silent, 1, 40)
+    qtbot.waitUntil(lambda: len(training.stretch.points) == 40)
+    assert _chart(training, "monitor_loss")._strokes.fine
+
+
+def test_a_picture_saved_while_charts_are_moved_has_smooth_edges(open_run, make, tmp_path):
+    page = open_run(make(end="paused"))
+    page.stretch.show(100, 200)
+    page.export.save_picture(str(tmp_path / "charts.png"))
+    assert _chart(page, "monitor_loss")._strokes.fine
+
+
 def test_what_is_shown_is_saved_as_a_picture_of_twice_the_pixels(open_run, make, tmp_path):
     page = open_run(make(end="paused"))
     page.export.save_picture(str(tmp_path / "charts.png"))
@@ -611,7 +632,7 @@ def _drawn(chart):
 
 
 def _values(chart):
-    return [line.item.getData()[1] for line in chart._step_lines]
+    return [line.stroke.y for line in chart._step_lines]
 
 
 def _number(page, name):

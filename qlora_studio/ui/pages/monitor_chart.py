@@ -18,6 +18,7 @@ from qlora_studio.ui.pages.monitor_stretch import Stretch
 from qlora_studio.ui.theme import fade, theme
 from qlora_studio.ui.widgets.axis import ChartAxis, ThousandsAxis, round_step
 from qlora_studio.ui.widgets.chart import ChartView
+from qlora_studio.ui.widgets.strokes import Stroke, Strokes
 
 _ZOOM = 0.85  # of what is shown, a notch of the wheel
 _ROOM = 0.07  # above and below what is drawn, of its height
@@ -27,8 +28,10 @@ _ROOM = 0.07  # above and below what is drawn, of its height
 class StepLine:
     """One curve of a chart: `name` is that of an array of `Points`."""
 
-    item: pg.PlotDataItem
+    stroke: Stroke
     name: str
+    color: str | int
+    width: float
 
 
 class StepChart(ChartView):
@@ -50,6 +53,7 @@ class StepChart(ChartView):
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.box.setMouseEnabled(False, False)
         self.box.disableAutoRange()
+        self._strokes = Strokes(self.box)
         self._sought.setZValue(30)
         self._crosshair.setZValue(20)
         for guest in (self._sought, self._crosshair):
@@ -57,11 +61,14 @@ class StepChart(ChartView):
             self.addItem(guest)
         self.recolor()
         stretch.changed.connect(self.redraw)
+        stretch.rested.connect(self.redraw)
         stretch.pointed.connect(self._show_crosshair)
 
     def add_step_line(self, name: str, color: str | int, width: float) -> None:
         """name: of an array of `Points`; color: a token of the theme, or a series."""
-        self._step_lines.append(StepLine(self.add_line(color, width), name))
+        stroke = Stroke(self.pen(color, width))
+        self._strokes.strokes.append(stroke)
+        self._step_lines.append(StepLine(stroke, name, color, width))
 
     def redraw(self) -> None:
         """What is in sight, in as many points as there are columns of pixels."""
@@ -69,12 +76,13 @@ class StepChart(ChartView):
             return
         points, columns = self._stretch.points, self.columns()
         first, last = self.in_sight()
+        self._strokes.fine = not self._stretch.moving
         low, high = math.inf, -math.inf
         for line in self._step_lines:
             peaks = points.peaks[line.name]
             places = peaks.between(first, last, columns)
             values = self.scaled(peaks.values[places])
-            line.item.setData(points.steps[places], values, symbol="o" if len(places) == 1 else None)
+            line.stroke.x, line.stroke.y = points.steps[places], values
             if (finite := values[np.isfinite(values)]).size:
                 low, high = min(low, float(finite.min())), max(high, float(finite.max()))
         low, high = self.draw_more(points, low, high)
@@ -114,8 +122,10 @@ class StepChart(ChartView):
     def set_range(self, low: float, high: float) -> None:
         """Of the left axis; the bottom one shows the stretch."""
         self._range = (low, high)
-        self.box.setRange(xRange=(self._stretch.first, self._stretch.last), yRange=self._range, padding=0)
+        across = (self._stretch.first, self._stretch.last)
+        self.box.setRange(xRange=across, yRange=self._range, padding=0)
         self.box.updateMatrix()  # while it paints it would, and then paint once more
+        self._strokes.fit(across, self._range)
 
     # Crosshair and mouse ----------------------------------------------------------------------------
 
@@ -193,6 +203,8 @@ class StepChart(ChartView):
 
     def recolor(self) -> None:
         super().recolor()
+        for drawn in self._step_lines:
+            drawn.stroke.pen = self.pen(drawn.color, drawn.width)
         text = theme().color("muted")
         self._crosshair.setPen(pg.mkPen(text, width=1, style=Qt.PenStyle.DotLine))
         self._sought.setBrush(pg.mkBrush(fade(theme().color("accent"), 0.18)))

@@ -34,6 +34,7 @@ class ChartExport:
 
     def save_picture(self, path: str) -> None:
         """At twice the screen's pixels."""
+        self._stretch.rest()
         picture = QPixmap(QSize(self._area.size()) * PIXELS)
         picture.setDevicePixelRatio(PIXELS)
         picture.fill(self._area.palette().window().color())

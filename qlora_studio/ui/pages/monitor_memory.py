@@ -13,6 +13,7 @@ from qlora_studio.state.curves import PARTS, Points
 from qlora_studio.ui.pages.monitor_chart import ShortAxis, StepChart
 from qlora_studio.ui.pages.monitor_stretch import Stretch
 from qlora_studio.ui.theme import readable_on, theme
+from qlora_studio.ui.widgets.strokes import Area
 
 GIB = 2**30
 _LIMIT_IN_SIGHT = 3.0  # times what is used: a limit further away is written at the edge instead
@@ -24,7 +25,7 @@ class MemoryChart(StepChart):
     """limit and promise: bytes, where known."""
 
     def __init__(self, stretch: Stretch) -> None:
-        self._areas = {part: pg.PlotCurveItem(fillLevel=0.0) for part in PARTS}
+        self._areas = {part: Area() for part in PARTS}
         self._words = {part: pg.TextItem(part, anchor=(0, 0.5)) for part in PARTS}
         self._levels = {
             "limit": _Level("limit", Qt.PenStyle.DashLine),
@@ -35,9 +36,7 @@ class MemoryChart(StepChart):
         self._letters: list[pg.TextItem] = []
         self._high, self._far = 1.0, False
         super().__init__(stretch, name="monitor_vram", label="Memory", left_axis=ShortAxis("left"))
-        for depth, part in enumerate(reversed(PARTS)):
-            self._areas[part].setZValue(depth - 10)  # the highest stack is drawn first, the lowest over it
-            self.addItem(self._areas[part])
+        self._strokes.areas += reversed(self._areas.values())  # the highest stack first, the lowest over it
         for guest in (*self._words.values(), self._spike_bars, self._spike_marks):
             self.addItem(guest)
         for level in self._levels.values():
@@ -91,12 +90,12 @@ class MemoryChart(StepChart):
         for part in PARTS:
             values = points.memory.get(part)
             if values is None or not len(places):
-                self._areas[part].setData([], [])
+                self._areas[part].x = self._areas[part].y = below[:0]
                 continue
             stack = below + values[places] / GIB
-            self._areas[part].setData(x, np.repeat(stack, 2))
-            middles[part] = float(np.median(below + stack)) / 2
-            middles[f"{part} high"] = float(np.median(stack - below))
+            self._areas[part].x, self._areas[part].y = x, np.repeat(stack, 2)
+            middles[part] = _middle(below + stack) / 2
+            middles[f"{part} high"] = _middle(stack - below)
             below = stack
         return middles
 
@@ -127,7 +126,7 @@ class MemoryChart(StepChart):
                 label.setPos(step, gib + 0.02 * high)
                 self.addItem(label)
                 self._letters.append(label)
-        foot = float(np.median(points.memory_total[places])) / GIB if y else 0.0
+        foot = _middle(points.memory_total[places]) / GIB if y else 0.0
         self._spike_bars.setData(np.repeat(x, 2), np.ravel([(foot, top) for top in y]))
         self._spike_marks.setData(x=x, y=[top + 0.02 * high for top in y])
 
@@ -136,8 +135,7 @@ class MemoryChart(StepChart):
         colors = theme().colors
         for part, area in self._areas.items():
             color = getattr(colors, f"vram_{part}")
-            area.setBrush(pg.mkBrush(color))
-            area.setPen(pg.mkPen(None))
+            area.brush = pg.mkBrush(color)
             self._words[part].setColor(readable_on(color, colors))
             self._words[part].setFont(theme().font("note", 600))
         for level in self._levels.values():
@@ -145,6 +143,12 @@ class MemoryChart(StepChart):
         self._spike_bars.setPen(pg.mkPen(colors.warn, width=3))
         self._spike_marks.setBrush(pg.mkBrush(colors.warn))
         self._spike_marks.setPen(pg.mkPen(None))
+
+
+def _middle(values: NDArray[Any]) -> float:
+    """One of the two in the middle. (numpy's median loads 60 ms of masked arrays when it is first asked.)"""
+    half = len(values) // 2
+    return float(np.partition(values, half)[half])
 
 
 class _Level:

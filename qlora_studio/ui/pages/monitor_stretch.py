@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QObject, Signal
+from PySide6.QtCore import QObject, QTimer, Signal
 
 from qlora_studio.state.curves import Points, no_points
 
 LEAST_STEPS = 10  # that can be zoomed to
+REST_MS = 100  # without a move; then charts are drawn with smooth edges again
 _BEYOND = 0.02  # of the whole, empty at both ends
 
 
 class Stretch(QObject):
-    """taken: there are other points. changed: draw anew. pointed: the crosshair stands elsewhere."""
+    """taken: there are other points. changed: draw anew. pointed: the crosshair stands elsewhere.
+
+    rested: the person moves it no more, draw anew
+    """
 
     taken = Signal(object)
     changed = Signal()
     pointed = Signal()
+    rested = Signal()
 
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -24,6 +29,19 @@ class Stretch(QObject):
         self.place = -1  # of the crosshair in `points`; -1: it isn't shown
         self._all = True
         self._off = False
+        self._rest = QTimer(self, interval=REST_MS, singleShot=True)
+        self._rest.timeout.connect(self.rested)
+
+    @property
+    def moving(self) -> bool:
+        """The person has just moved it: what is drawn is soon drawn anew, and needn't be fine."""
+        return self._rest.isActive()
+
+    def rest(self) -> None:
+        """Moves no more: all is drawn with smooth edges."""
+        if self.moving:
+            self._rest.stop()
+            self.rested.emit()
 
     def take(self, points: Points) -> None:
         """More points, or another run's. While the newest step is in sight, it stays so."""
@@ -122,4 +140,5 @@ class Stretch(QObject):
     def _show(self, first: float, last: float) -> None:
         if (first, last) != (self.first, self.last):
             self.first, self.last = first, last
+            self._rest.start()
             self.changed.emit()

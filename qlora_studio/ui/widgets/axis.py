@@ -9,7 +9,7 @@ import pyqtgraph as pg
 from PySide6.QtCore import QPointF, QRectF, Qt
 from PySide6.QtGui import QFontMetricsF, QPainter
 
-from qlora_studio.ui.theme import fade, theme
+from qlora_studio.ui.theme import blended, theme
 
 _GRID = 0.5  # how much of the grid is seen
 _LINES_APART = 1.25  # of a line's height, from one number of a left axis to the next
@@ -103,7 +103,7 @@ class ChartAxis(pg.AxisItem):  # type: ignore[misc]  # pyqtgraph has no types
         words: Sequence[str],
         align: Qt.AlignmentFlag,
     ) -> None:
-        painter.setPen(pg.mkPen(fade(theme().color("grid"), _GRID)))
+        painter.setPen(pg.mkPen(blended(theme().color("grid"), theme().color("surface"), _GRID)))
         for start, end in lines:
             painter.drawLine(start, end)
         painter.setPen(self.textPen())
