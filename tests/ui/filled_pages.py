@@ -190,6 +190,16 @@ class Filler:
         self._diagnose()
         return page
 
+    def data_refused(self) -> Page:
+        """A file that has columns to choose from."""
+        page = self.shell.open_page("data")
+        self.app.data.read(DATA)
+        message = "no column says which text is the prompt."
+        self.silent.refuse(reading.ImportData, f"{DATA}: {message}", "Choose the columns.")
+        names = ("frage", "antwort")
+        self.silent.answer(reading.ShowColumns, reading.ColumnsShown, columns=names, records=())
+        return page
+
     def _diagnose(self) -> None:
         """The doctor has looked."""
         self.qtbot.waitUntil(lambda: bool(self.silent.asked(reading.Diagnose)))
@@ -324,6 +334,7 @@ _FILLS: dict[str, Callable[[Filler], Page]] = {
     "data": Filler.data,
     "data_doctor": Filler.data_doctor,
     "data_mix": Filler.data_mix,
+    "data_refused": Filler.data_refused,
     "train": Filler.train,
     "train_advanced": Filler.train_advanced,
     "runs": Filler.runs,

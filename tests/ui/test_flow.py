@@ -39,5 +39,18 @@ def test_what_is_hidden_takes_no_room(flow):
     assert flow.sizeHint().width() == 210
 
 
+def test_lines_may_stand_in_the_middle(qtbot):
+    area = QWidget()
+    qtbot.addWidget(area)
+    layout = Flow(gap=10, line_gap=5, centred=True, parent=area)
+    for _ in range(3):
+        label = QLabel()
+        label.setFixedSize(100, 20)
+        layout.addWidget(label)
+    layout.setGeometry(QRect(0, 0, 250, 45))
+
+    assert places(layout) == [(20, 0), (130, 0), (75, 25)]
+
+
 def places(flow):
     return [(flow.itemAt(at).geometry().x(), flow.itemAt(at).geometry().y()) for at in range(flow.count())]

@@ -98,6 +98,7 @@ class DataPage(Page):
         self.main.addWidget(self._strip)
         self.main.addWidget(self._start)
         self.main.addWidget(self._content, 1)
+        self.main.addStretch()  # while the first file is read, how far it is stands where it will stand
 
     def _build_content(self) -> QWidget:
         app, grid = self.app, theme().px(theme().size.grid)

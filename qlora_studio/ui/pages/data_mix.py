@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QModelIndex, QPersistentModelIndex, QRectF, Qt, Signal
+from PySide6.QtCore import QModelIndex, QPersistentModelIndex, QRect, QRectF, QSize, Qt, Signal
 from PySide6.QtGui import QPainter, QPen
 from PySide6.QtWidgets import (
     QAbstractItemView,
@@ -32,6 +32,7 @@ from qlora_studio.ui.widgets.flow import Flow
 
 Index = QModelIndex | QPersistentModelIndex
 
+_WEIGHT_WIDTH = 92  # px at 100 %: of a field with its arrows
 MOST_SHOWN = 4  # data sets at once; more are scrolled to
 NOTE = (
     "Weight is how often each row of a data set is seen in an epoch: 2 shows it twice, 0.5 shows half of the "
@@ -167,11 +168,19 @@ class WeightCells(QStyledItemDelegate):
         painter.save()
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         painter.setPen(QPen(theme().color("border_strong"), 1))
-        gap, round_by = theme().px(4), theme().px(theme().size.radius_control)
+        round_by = theme().px(theme().size.radius_control)
         painter.drawRoundedRect(
-            QRectF(option.rect).adjusted(gap + 0.5, gap + 0.5, -0.5, -gap - 0.5), round_by, round_by
+            QRectF(_field(option.rect)).adjusted(0.5, 0.5, -0.5, -0.5), round_by, round_by
         )
         painter.restore()
+
+    def sizeHint(self, option: QStyleOptionViewItem, index: Index) -> QSize:
+        hint = super().sizeHint(option, index)
+        return QSize(max(hint.width(), theme().px(_WEIGHT_WIDTH)), hint.height())
+
+    def updateEditorGeometry(self, editor: QWidget, option: QStyleOptionViewItem, index: Index) -> None:
+        """Over the edge that is drawn."""
+        editor.setGeometry(_field(option.rect))
 
     def createEditor(self, parent: QWidget, option: QStyleOptionViewItem, index: Index) -> QWidget:
         name = index.sibling(index.row(), 0).data()
@@ -189,3 +198,8 @@ class WeightCells(QStyledItemDelegate):
         assert isinstance(editor, DecimalBox) and isinstance(model, MixTable)
         editor.interpretText()
         model.setData(index, editor.value(), Qt.ItemDataRole.EditRole)
+
+
+def _field(cell: QRect) -> QRect:
+    gap = theme().px(2)
+    return cell.adjusted(gap, gap, -gap, -gap)

@@ -20,6 +20,7 @@ from qlora_studio.ui.widgets import (
     empty_layout,
 )
 from qlora_studio.ui.widgets.columns import Columns
+from qlora_studio.ui.widgets.flow import Flow
 from qlora_studio.ui.widgets.rows import RowButton
 from qlora_studio.ui.widgets.text_size import at_text_size
 
@@ -109,12 +110,9 @@ class StartArea(QWidget):
         self._recent.setVisible(bool(paths))
 
     def _build(self) -> None:
-        buttons = QHBoxLayout()
-        buttons.setSpacing(theme().px(8))
-        buttons.addStretch()
-        for button in (self.choose_file, self.use_sample, self.mend_columns, self.encoding):
+        buttons = Flow(gap=8, line_gap=8, centred=True)
+        for button in (self.mend_columns, self.encoding, self.choose_file, self.use_sample):
             buttons.addWidget(button)
-        buttons.addStretch()
         self._drop.body.addStretch()
         self._drop.body.addWidget(self._empty)
         self._drop.body.addWidget(self._problem)

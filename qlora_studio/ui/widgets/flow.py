@@ -9,17 +9,24 @@ from qlora_studio.ui.theme import theme
 
 
 class Flow(QLayout):
-    """Like words on a page. The last widget may stand at the right edge of its line.
+    """Like words on a page. The last widget may stand at the right edge of its line, or lines in the middle.
 
     gap, line_gap: px at 100 % between widgets, and between lines
     """
 
     def __init__(
-        self, *, gap: int, line_gap: int = 0, last_at_right: bool = False, parent: QWidget | None = None
+        self,
+        *,
+        gap: int,
+        line_gap: int = 0,
+        last_at_right: bool = False,
+        centred: bool = False,
+        parent: QWidget | None = None,
     ) -> None:
         super().__init__(parent)
         self.setContentsMargins(0, 0, 0, 0)
         self._gap_at_100, self._line_gap_at_100, self._last_at_right = gap, line_gap, last_at_right
+        self._centred = centred
         self._items: list[QLayoutItem] = []
 
     @property
@@ -74,6 +81,9 @@ class Flow(QLayout):
         for line in lines:
             height = max(item.sizeHint().height() for item in line)
             left = rect.left()
+            if self._centred:
+                taken = sum(item.sizeHint().width() for item in line) + self._gap * (len(line) - 1)
+                left += max((rect.width() - taken) // 2, 0)
             for item in line:
                 size = item.sizeHint().boundedTo(QSize(rect.width(), height))
                 if self._last_at_right and item is self._items[-1]:
