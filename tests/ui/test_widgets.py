@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from PySide6.QtCore import QPoint, QPointF, Qt
 from PySide6.QtTest import QTest
-from PySide6.QtWidgets import QLabel, QScrollArea, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QHBoxLayout, QLabel, QScrollArea, QSizePolicy, QVBoxLayout, QWidget
 
+from qlora_studio.ui.dress import Dress
 from qlora_studio.ui.theme import Tone
 from qlora_studio.ui.widgets import (
     Banner,
@@ -295,3 +296,19 @@ def test_a_long_name_is_broken_into_lines_and_reads_as_before(qtbot, name):
 
     assert label.text() == f"{name}: 64 copies"
     assert label.minimumSizeHint().width() < label.fontMetrics().horizontalAdvance("x" * 30)
+
+
+@pytest.mark.parametrize("words", ["step 200", "QLoRA paper, changed"])
+def test_a_choice_is_as_wide_as_the_longest_of_its_words(qtbot, words):
+    page = QWidget()
+    qtbot.addWidget(page)
+    Dress(page)
+    box = ChoiceBox([("a", "A"), ("b", words)], name="pick", label="Pick")
+    box.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
+    box.set_value("b")
+    QHBoxLayout(page).addWidget(box)
+    page.resize(900, 100)
+    page.show()
+
+    qtbot.waitUntil(lambda: box.width() == box.sizeHint().width())
+    assert box.toolTip() == ""  # an elided one says its words there

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from PySide6.QtCore import QRectF, QSize, Qt, Signal
+from PySide6.QtCore import QPoint, QRect, QRectF, QSize, Qt, Signal
 from PySide6.QtGui import QPainter, QPaintEvent, QPen, QResizeEvent, QWheelEvent
 from PySide6.QtWidgets import (
     QAbstractButton,
@@ -123,16 +123,31 @@ class ChoiceBox(QComboBox):
         option.currentText = self._elided(option)
         painter.drawControl(QStyle.ControlElement.CE_ComboBoxLabel, option)
 
+    def sizeHint(self) -> QSize:
+        """Wide enough for the longest choice: what a style leaves for the words is less than Qt counts on."""
+        hint = super().sizeHint()
+        option = QStyleOptionComboBox()
+        self.initStyleOption(option)
+        option.rect = QRect(QPoint(0, 0), hint)
+        widest = max(
+            (self.fontMetrics().horizontalAdvance(self.itemText(at)) for at in range(self.count())), default=0
+        )
+        return hint + QSize(max(widest + 1 - self._room(option), 0), 0)  # 1: what an advance is rounded by
+
     def resizeEvent(self, event: QResizeEvent) -> None:
         super().resizeEvent(event)
         self._mark_elided()
 
     def _elided(self, option: QStyleOptionComboBox) -> str:
-        edit = QStyle.SubControl.SC_ComboBoxEditField
-        room = self.style().subControlRect(QStyle.ComplexControl.CC_ComboBox, option, edit, self).width()
         return self.fontMetrics().elidedText(
-            self.currentText(), Qt.TextElideMode.ElideMiddle, room - _AROUND_TEXT
+            self.currentText(), Qt.TextElideMode.ElideMiddle, self._room(option)
         )
+
+    def _room(self, option: QStyleOptionComboBox) -> int:
+        """px for the words."""
+        edit = QStyle.SubControl.SC_ComboBoxEditField
+        field = self.style().subControlRect(QStyle.ComplexControl.CC_ComboBox, option, edit, self)
+        return field.width() - _AROUND_TEXT
 
     def _mark_elided(self) -> None:
         """The tooltip has it whole, where nobody gave it other words."""
