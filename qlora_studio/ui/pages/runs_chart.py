@@ -10,7 +10,7 @@ import numpy as np
 import pyqtgraph as pg
 from numpy.typing import NDArray
 from PySide6.QtCore import QSize
-from PySide6.QtGui import QColor, QFontMetrics, QResizeEvent, QShowEvent
+from PySide6.QtGui import QColor, QFontMetrics, QPen, QResizeEvent, QShowEvent
 
 from qlora_studio.plain_text import visible_line
 from qlora_studio.state.curves import Points
@@ -20,6 +20,7 @@ from qlora_studio.ui.pages.monitor_chart import LossAxis, PowerAxis, ShortAxis, 
 from qlora_studio.ui.theme import fade, theme
 from qlora_studio.ui.widgets.axis import ChartAxis, ThousandsAxis
 from qlora_studio.ui.widgets.chart import MARKERS, ChartView, series_pen
+from qlora_studio.ui.widgets.strokes import is_rough, thin
 
 METRICS = (
     ("evaluation", "Evaluation loss"),
@@ -45,6 +46,15 @@ class _Curve:
 
 
 @dataclass(frozen=True)
+class _Line:
+    """pen: as it is drawn where it isn't rough."""
+
+    item: pg.PlotDataItem
+    curve: _Curve
+    pen: QPen
+
+
+@dataclass(frozen=True)
 class _End:
     """Where a curve ends, and what stands there."""
 
@@ -59,6 +69,7 @@ class RunsChart(ChartView):
 
     def __init__(self) -> None:
         self._drawn: list[pg.GraphicsObject] = []
+        self._lines_drawn: list[_Line] = []
         self._compared: Sequence[Compared] = ()
         self._metric, self._across = METRICS[0][0], AXES[0][0]
         self._zoomed = False  # the person chose what is in sight
@@ -89,6 +100,7 @@ class RunsChart(ChartView):
 
     def _on_zoomed(self, _: object) -> None:
         self._zoomed = True
+        self._choose_pens()
 
     def recolor(self) -> None:
         super().recolor()
@@ -98,6 +110,7 @@ class RunsChart(ChartView):
         for item in self._drawn:
             self.removeItem(item)
         self._drawn = []
+        self._lines_drawn = []
         ends: list[_End] = []
         spans: list[_Curve] = []
         names = short_names([_cut(run.run.name) for run in self._compared])
@@ -121,18 +134,30 @@ class RunsChart(ChartView):
                 ends.append(_End(x, y, words, series_pen(run.series).color()))
         if not self._zoomed:
             self._set_range(spans, ends)
+        self._choose_pens()
         self._label(ends)
         self._describe(ends)
 
-    def _add(self, curve: _Curve, pen: object, marker: str | None = None) -> None:
+    def _add(self, curve: _Curve, pen: QPen, marker: str | None = None) -> None:
         item = pg.PlotDataItem(curve.x, curve.y, pen=pen, connect="finite")
         if marker:
             item.setSymbol(marker)
             item.setSymbolSize(8)
-            item.setSymbolPen(pg.mkPen(pen.color(), width=1.6))  # type: ignore[attr-defined]
+            item.setSymbolPen(pg.mkPen(pen.color(), width=1.6))
             item.setSymbolBrush(pg.mkBrush(theme().colors.surface))
         self.addItem(item)
         self._drawn.append(item)
+        self._lines_drawn.append(_Line(item, curve, pen))
+
+    def _choose_pens(self) -> None:
+        """A rough curve is drawn thin: six wide ones of a million steps held the window for 16 seconds."""
+        (left, right), (bottom, top) = self.box.viewRange()
+        across, up = self.box.width() / (right - left), self.box.height() / (top - bottom)
+        for line in self._lines_drawn:
+            width = float(np.ptp(line.curve.x)) * across if len(line.curve.x) else 0.0
+            pen = thin(line.pen) if is_rough(line.curve.y * up, width) else line.pen
+            if pen.widthF() != line.item.opts["pen"].widthF():
+                line.item.setPen(pen)
 
     def _set_range(self, curves: Sequence[_Curve], ends: Sequence[_End]) -> None:
         xs = np.concatenate([curve.x for curve in curves]) if curves else np.empty(0)

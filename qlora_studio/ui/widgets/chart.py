@@ -7,7 +7,7 @@ from enum import IntEnum
 import pyqtgraph as pg
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QPen, QWheelEvent
-from PySide6.QtWidgets import QGraphicsGridLayout, QSizePolicy, QWidget
+from PySide6.QtWidgets import QGraphicsGridLayout, QGraphicsScene, QSizePolicy, QWidget
 
 from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets.axis import ChartAxis
@@ -70,6 +70,8 @@ class ChartView(pg.GraphicsView):  # type: ignore[misc]  # pyqtgraph has no type
         self.setFrameShape(self.Shape.NoFrame)
         self.viewport().setAutoFillBackground(False)
         self.enableMouse(False)
+        # An axis' bounds follow the box's without a word to the scene: an index keeps axes that are gone.
+        self.scene().setItemIndexMethod(QGraphicsScene.ItemIndexMethod.NoIndex)
         self._lines: list[tuple[pg.PlotDataItem, str | int, float, str]] = []
         self.box = pg.ViewBox(enableMenu=False)
         self.axes: dict[str, ChartAxis] = {}

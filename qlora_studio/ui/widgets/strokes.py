@@ -75,7 +75,7 @@ class Strokes(QGraphicsItem):
             painter.fillPath(area.path, area.brush)
         painter.setBrush(Qt.BrushStyle.NoBrush)
         for stroke in self.strokes:
-            painter.setPen(_thin(stroke.pen) if stroke.rough else stroke.pen)
+            painter.setPen(thin(stroke.pen) if stroke.rough else stroke.pen)
             painter.drawPath(stroke.path)
 
     def _on_resized(self) -> None:
@@ -89,7 +89,7 @@ class Strokes(QGraphicsItem):
         for stroke in self.strokes:
             x, y = self._pixels(stroke.x, stroke.y)
             stroke.path = pg.arrayToQPath(x, y, connect="finite")
-            stroke.rough = bool(np.nansum(np.abs(np.diff(y))) > _ROUGH * self._room.width())
+            stroke.rough = is_rough(y, self._room.width())
             if len(x) == 1 and np.isfinite(y[0]):
                 stroke.path.addEllipse(QPointF(x[0], y[0]), _DOT, _DOT)
         for area in self.areas:
@@ -106,7 +106,13 @@ class Strokes(QGraphicsItem):
         return (x - first) * across + self._room.left(), self._room.bottom() - (y - low) * up
 
 
-def _thin(pen: QPen) -> QPen:
-    thin = QPen(pen)
-    thin.setWidthF(min(pen.widthF(), _THIN))
-    return thin
+def is_rough(y: NDArray[Any], width: float) -> bool:
+    """Whether a curve goes up and down so much that it fills its band. All in px; width: that it crosses."""
+    return bool(np.nansum(np.abs(np.diff(y))) > _ROUGH * width)
+
+
+def thin(pen: QPen) -> QPen:
+    """For a rough curve."""
+    thinner = QPen(pen)
+    thinner.setWidthF(min(pen.widthF(), _THIN))
+    return thinner
