@@ -8,7 +8,7 @@ from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QHBoxLayout, QLabel, QScrollArea, QSizePolicy, QVBoxLayout, QWidget
 
 from qlora_studio.ui.dress import Dress
-from qlora_studio.ui.theme import Tone
+from qlora_studio.ui.theme import Tone, theme
 from qlora_studio.ui.widgets import (
     Banner,
     Card,
@@ -24,6 +24,7 @@ from qlora_studio.ui.widgets import (
     Part,
     PlainLabel,
     Popover,
+    SearchBox,
     SecondaryButton,
     Segmented,
     Slider,
@@ -312,3 +313,16 @@ def test_a_choice_is_as_wide_as_the_longest_of_its_words(qtbot, words):
 
     qtbot.waitUntil(lambda: box.width() == box.sizeHint().width())
     assert box.toolTip() == ""  # an elided one says its words there
+
+
+def test_the_magnifying_glass_grows_with_the_text(qtbot):
+    box = SearchBox("Search", name="search")
+    qtbot.addWidget(box)
+    box.show()
+    glass = box.findChild(QLabel)
+    before = (glass.width(), box.textMargins().left())
+    theme().set_text_size(200)
+    after = (glass.width(), box.textMargins().left())
+    theme().set_text_size(100)
+
+    assert after == (2 * before[0], 2 * before[1])

@@ -76,7 +76,7 @@ class Card(QFrame):
         head = QWidget()
         head.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Preferred)
         self.head = QHBoxLayout(head)
-        self.head.setContentsMargins(0, 0, 0, 0)
+        self.head.setContentsMargins(0, 0, 0, theme().px(10))  # follows the text size, as a spacer doesn't
         self.head.setSpacing(theme().px(8))
         self.title = PlainLabel(title, "card_title")
         self.note = PlainLabel(note, "muted")
@@ -89,7 +89,6 @@ class Card(QFrame):
         if title:
             self.setAccessibleName(title)
             layout.addWidget(head)
-            layout.addSpacing(theme().px(10))
         else:
             head.setParent(self)
             head.hide()

@@ -31,6 +31,7 @@ from qlora_studio.plain_text import visible_line
 from qlora_studio.ui.icons import icon
 from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets.buttons import LinkButton
+from qlora_studio.ui.widgets.cards import IconLabel
 from qlora_studio.ui.widgets.text import PlainLabel, plain_tooltip, set_property
 
 _GAP = 6  # px at 100 % between a label and the way back to its default
@@ -215,8 +216,20 @@ class SearchBox(TextBox):
 
     def __init__(self, placeholder: str, *, name: str, parent: QWidget | None = None) -> None:
         super().__init__(name=name, label=placeholder, placeholder=placeholder, parent=parent)
-        self.addAction(icon("search", "muted"), QLineEdit.ActionPosition.LeadingPosition)
+        self._glass = IconLabel("search", parent=self)  # an action's icon has one size at any text size
+        self._glass.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
         self.setClearButtonEnabled(True)
+        self._place_glass()
+        theme().changed.connect(self._place_glass)
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self._place_glass()
+
+    def _place_glass(self) -> None:
+        side, left = theme().px(16), theme().px(9)
+        self._glass.setGeometry(left, (self.height() - side) // 2, side, side)
+        self.setTextMargins(left + side, 0, 0, 0)
 
 
 class FormRow(QWidget):
