@@ -82,8 +82,9 @@ def container_of(text: TextFile) -> Container:
     if json := _json_objects(content, offset, named_json, whole):
         return json
     if named_json:
+        alone = whole and _is_value(content)
         raise StudioError(
-            f"{text.name} is not JSON, though its name says so.",
+            f"{text.name} {'holds one value, no rows' if alone else 'is not JSON, though its name says so'}.",
             hint="A JSON file holds one list of objects, or one object a line.",
         )
     if suffix in CSV_SUFFIXES or has_usual_header(content):
@@ -126,6 +127,11 @@ def _json_objects(content: bytes, offset: int, named_json: bool, whole: bool) ->
     if len(lines) == 1 and not whole:
         return Container("JSON lines")  # the first line goes on behind the head
     return Container("JSON objects", array_at=offset)
+
+
+def _is_value(content: bytes) -> bool:
+    """null, a number or a truth value: JSON, but nothing to learn."""
+    return re.fullmatch(rb"null|true|false|-?[0-9][0-9.eE+-]*", content.rstrip(_BLANK)) is not None
 
 
 def _is_json(line: bytes, named_json: bool) -> bool:

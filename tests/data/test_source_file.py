@@ -60,6 +60,8 @@ def test_utf_16_is_read_the_same_wherever_its_chunks_end(
         ("a.parquet", b"PAR1....", "is cut off: its end is missing"),
         ("a.parquet", ROW.encode(), "is not Parquet, though its name says so"),
         ("a.json", b"question: 2 + 2?\n", "is not JSON, though its name says so"),
+        ("a.json", b"null\n", "holds one value, no rows"),
+        ("a.json", b"-4.2e1", "holds one value, no rows"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named_with_the_reason(
