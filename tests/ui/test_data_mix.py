@@ -211,6 +211,12 @@ def test_a_data_set_that_is_there_already_is_not_added_and_that_is_said(filler):
     assert asked_paths(filler) == []
 
 
+def test_of_chats_and_texts_the_texts_alone_are_said_to_be_split(filler, qtbot):
+    page = filler.data_mix()
+    filler.app.draft.set("data.seq_len", 4_096)
+    qtbot.waitUntil(lambda: words(page, "data_cost") == "Only texts may be longer: they are split")
+
+
 # The doctor by keyboard
 
 

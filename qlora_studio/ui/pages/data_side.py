@@ -25,6 +25,7 @@ from qlora_studio.ui.widgets.text_size import at_text_size
 SEQ_LEN, TOO_LONG = "data.seq_len", "data.too_long"
 FATE_WORDS = {"drop": "dropped", "truncate": "cut", "stop": "too long: training would not start"}
 SPLIT = "Longer texts are split, nothing is lost"
+SOME_SPLIT = "Only texts may be longer: they are split"  # of a mixture
 
 
 class LengthsCard(Card):
@@ -101,7 +102,8 @@ class LengthsCard(Card):
             most = "at most " if too_long == "truncate" else ""
             self._lost.setText(f"{most}{cost.learned_lost:,} learned tokens ({share}) are lost".capitalize())
         else:
-            self._cost.setText("No row is longer")
+            some_split = any(part.split for part in self._state.stretches())
+            self._cost.setText(SOME_SPLIT if some_split else "No row is longer")
             self._lost.setText("No learned token is lost")
 
     def _build(self) -> None:
