@@ -16,7 +16,7 @@ from PySide6.QtGui import QPen, QResizeEvent
 from qlora_studio.state.curves import Points
 from qlora_studio.ui.pages.monitor_stretch import Stretch
 from qlora_studio.ui.theme import fade, theme
-from qlora_studio.ui.widgets.axis import ChartAxis, ThousandsAxis, round_step
+from qlora_studio.ui.widgets.axis import ChartAxis, ThousandsAxis, places_of, round_step
 from qlora_studio.ui.widgets.chart import ChartView
 from qlora_studio.ui.widgets.strokes import Stroke, Strokes
 
@@ -224,6 +224,7 @@ class StepsAxis(ThousandsAxis):
     """There is nothing between two steps."""
 
     least_step = 1.0
+    bases = (1, 2, 5, 10)
 
     def __init__(self) -> None:
         super().__init__("bottom")
@@ -267,8 +268,7 @@ class LossAxis(ChartAxis):
     def tickStrings(self, values: Sequence[float], scale: float, spacing: float) -> list[str]:
         if self.log:
             return [f"{10**value:.4g}" for value in values]
-        places = max(1, min(4, -math.floor(math.log10(spacing)))) if spacing > 0 else 1
-        return [f"{value:.{places}f}" for value in values]
+        return [f"{value:.{max(1, places_of(spacing))}f}" for value in values]
 
 
 def in_powers(value: float) -> str:

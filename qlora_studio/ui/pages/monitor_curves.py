@@ -167,5 +167,8 @@ class CardChart(StepChart):
 class DegreeAxis(ChartAxis):
     """Ticks such as 80°."""
 
+    least_step = 1.0
+    bases = (1, 2, 5, 10)
+
     def tickStrings(self, values: list[float], scale: float, spacing: float) -> list[str]:
         return [f"{value * scale:.0f}°" for value in values]

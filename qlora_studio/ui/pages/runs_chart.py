@@ -16,9 +16,9 @@ from qlora_studio.plain_text import visible_line
 from qlora_studio.state.curves import Points
 from qlora_studio.state.run_differences import short_names
 from qlora_studio.state.runs import Compared
-from qlora_studio.ui.pages.monitor_chart import LossAxis, PowerAxis, ShortAxis, in_powers
+from qlora_studio.ui.pages.monitor_chart import LossAxis, PowerAxis, ShortAxis, StepsAxis, in_powers
 from qlora_studio.ui.theme import fade, theme
-from qlora_studio.ui.widgets.axis import ChartAxis, ThousandsAxis
+from qlora_studio.ui.widgets.axis import ChartAxis
 from qlora_studio.ui.widgets.chart import MARKERS, ChartView, series_pen
 from qlora_studio.ui.widgets.strokes import is_rough, thin
 
@@ -73,9 +73,7 @@ class RunsChart(ChartView):
         self._compared: Sequence[Compared] = ()
         self._metric, self._across = METRICS[0][0], AXES[0][0]
         self._zoomed = False  # the person chose what is in sight
-        super().__init__(
-            LossAxis(), ThousandsAxis("bottom"), name="runs_compare_chart", label="Chosen runs compared"
-        )
+        super().__init__(LossAxis(), StepsAxis(), name="runs_compare_chart", label="Chosen runs compared")
         self.box.sigRangeChangedManually.connect(self._on_zoomed)
 
     def show_runs(self, compared: Sequence[Compared], metric: str, across: str) -> None:
@@ -85,7 +83,7 @@ class RunsChart(ChartView):
             self._zoomed = False
         self._compared, self._metric, self._across = compared, metric, across
         left = _AXES.get(metric)
-        bottom = TimeAxis("bottom") if across == "time" else ThousandsAxis("bottom")
+        bottom = TimeAxis("bottom") if across == "time" else StepsAxis()
         if across == "tokens":
             bottom = MillionsAxis("bottom")
         self.set_axes(left("left") if left else LossAxis(), bottom)

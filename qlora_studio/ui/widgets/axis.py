@@ -27,10 +27,11 @@ class ChartAxis(pg.AxisItem):  # type: ignore[misc]  # pyqtgraph has no types
     """
 
     least_step = 0.0  # of what is measured, from one number to the next
+    bases: tuple[float, ...] = (1, 2, 2.5, 5, 10)  # of such steps, times a power of ten
 
     def tickValues(self, low: float, high: float, size: float) -> list[tuple[float, list[float]]]:
         """size: px. As many round values as have room."""
-        step = round_step(max(self._least_apart(low, high, size), self.least_step))
+        step = round_step(max(self._least_apart(low, high, size), self.least_step), self.bases)
         numbers = range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
         return [(step, [number * step for number in numbers])]
 
@@ -118,14 +119,22 @@ class ThousandsAxis(ChartAxis):
     """Ticks with thousands commas: 1,500."""
 
     def tickStrings(self, values: list[float], scale: float, spacing: float) -> list[str]:
-        places = max(0, -math.floor(math.log10(spacing * scale))) if spacing > 0 else 0
-        return [f"{value * scale:,.{places}f}" for value in values]
+        return [f"{value * scale:,.{places_of(spacing * scale)}f}" for value in values]
 
 
-def round_step(least: float) -> float:
-    """The next of 1, 2, 2.5, 5 and 10 times a power of ten."""
+def round_step(least: float, bases: tuple[float, ...] = ChartAxis.bases) -> float:
+    """The next of `bases`, 1 to 10, times a power of ten."""
     power = _magnitude(least)
-    return next(base * power for base in (1, 2, 2.5, 5, 10) if base * power >= least)
+    return next(base * power for base in bases if base * power >= least)
+
+
+def places_of(step: float) -> int:
+    """Digits behind the point that multiples of a round step need: 0 for 20, 1 for 2.5, 2 for 0.05."""
+    if step <= 0:
+        return 0
+    power = math.floor(math.log10(step) + 1e-9)
+    halves = abs(step / 10.0**power - 2.5) < 1e-6
+    return max(0, halves - power)
 
 
 def _magnitude(value: float) -> float:
