@@ -589,9 +589,9 @@ class DataState(QObject):
     def _on_settled(self) -> None:
         moved = self._see()
         config = self._draft.config
-        if self._open and self.report is not None and not self.file.busy:
+        if self._open and self.data is not None and self.report is not None and not self.file.busy:
             self.counts.count(self._dataset, self.model, config.data, config.training.method)
-            self.doctor.look(self._dataset, self.report.conversations, config.data)
+            self.doctor.look(self._dataset, self.report.conversations, self.data, config.data)
         if moved and self.filter == LONG:
             self.table.show_listed(self.table.long_rows())
         self.changed.emit()

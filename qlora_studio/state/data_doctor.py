@@ -16,7 +16,9 @@ from qlora_studio.state.reader import Job, Reader
 
 @dataclass(frozen=True)
 class LookedAt:
-    """What the findings depend on. data: how the rows were read; test: a file; empty: none."""
+    """What the findings depend on. data: how the rows were read, and what is held out of them; test: a file;
+    empty: none.
+    """
 
     dataset: str
     rows: int
@@ -52,9 +54,12 @@ class DataDoctor(QObject):
         """Whether there are so many rows that it takes minutes."""
         return self._asked is not None and self._asked.rows > MOST_UNASKED
 
-    def look(self, dataset: str, rows: int, data: DataConfig) -> None:
-        """At these rows, unless there are so many that somebody has to ask. Nothing is asked twice."""
-        asked = LookedAt(dataset, rows, _what_counts(data), self.test)
+    def look(self, dataset: str, rows: int, read: DataConfig, settings: DataConfig) -> None:
+        """At these rows, unless there are so many that somebody has to ask. Nothing is asked twice.
+
+        read: how the rows were read; settings: of the next run, which may name other data
+        """
+        asked = LookedAt(dataset, rows, _what_counts(read, settings), self.test)
         if asked == self._asked:
             return
         self._give_up()
@@ -125,13 +130,13 @@ class DataDoctor(QObject):
         self.changed.emit()
 
 
-def _what_counts(data: DataConfig) -> DataConfig:
-    """Of the settings: the file held out, and how it and a test file are read."""
+def _what_counts(read: DataConfig, settings: DataConfig) -> DataConfig:
+    """The file held out, and how it and a test file are read: like the rows."""
     return DataConfig(
-        format=data.format,
-        encoding=data.encoding,
-        alternatives=data.alternatives,
-        map=data.map,
-        validation=data.validation if isinstance(data.validation, str) else 0.0,
-        validation_encoding=data.validation_encoding,
+        format=read.format,
+        encoding=read.encoding,
+        alternatives=read.alternatives,
+        map=read.map,
+        validation=settings.validation if isinstance(settings.validation, str) else 0.0,
+        validation_encoding=settings.validation_encoding,
     )

@@ -210,6 +210,16 @@ def test_skipped_lines_are_listed_with_their_reasons_and_nothing_is_left_unsaid(
     assert "could not be written" in data.save_skipped(tmp_path / "missing" / "skipped.txt")
 
 
+def test_the_doctor_reads_other_files_as_the_rows_on_the_screen_were_read(app, data, silent):
+    app.draft.set_many({"data.encoding": "big5", "data.map": {"text": "old"}, "data.validation": "/held.csv"})
+    data.read("/data/german.csv", "question_answer", {"prompt": "frage"}, "windows-1252")
+    silent.answer(reading.ImportData, reading.DataImported, dataset="/cache/set", report=REPORT)
+
+    (asked,) = silent.asked(reading.Diagnose)
+    assert (asked.data.format, asked.data.encoding) == ("question_answer", "windows-1252")
+    assert (asked.data.map, asked.data.validation) == ({"prompt": "frage"}, "/held.csv")
+
+
 # Which rows are listed
 
 
