@@ -154,6 +154,18 @@ class DataConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     recipe: tuple[Fix, ...] = ()  # applied to the imported rows, in this order
 
 
+def read_alone(part: MixPart) -> DataConfig:
+    """What reads one data set of a mixture by itself."""
+    return DataConfig(
+        path=part.path,
+        format=part.format,
+        encoding=part.encoding,
+        alternatives=part.alternatives,
+        map=part.map,
+        recipe=part.recipe,
+    )
+
+
 class LoraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which adapter is trained, and how large it is."""
 

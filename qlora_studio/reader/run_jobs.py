@@ -11,12 +11,11 @@ from pathlib import Path
 
 import msgspec
 
-from qlora_studio.config.data_parts import MixPart
 from qlora_studio.config.model_shape import ModelShape
-from qlora_studio.config.run_config import SAMPLE, SHAPE_PREFIX, RunConfig
+from qlora_studio.config.run_config import SAMPLE, SHAPE_PREFIX, RunConfig, read_alone
 from qlora_studio.config.setting import check_limits
 from qlora_studio.config.toml_file import with_absolute_paths
-from qlora_studio.data.data_set import data_set, part_alone
+from qlora_studio.data.data_set import data_set
 from qlora_studio.data.dataset import open_dataset
 from qlora_studio.data.findings import MANY_SKIPPED
 from qlora_studio.data.importing import import_data
@@ -306,15 +305,14 @@ def _refuse_changed_model(config: RunConfig, hashes: Hashes, texts: ModelTexts, 
 
 def _refuse_changed_data(config: RunConfig, hashes: Hashes, told: Told) -> None:
     """A file that is gone has not changed: the prepared rows are what is trained on."""
-    parts = config.data.mix or (MixPart(path=config.data.path),)
+    sets = [read_alone(part) for part in config.data.mix] or [config.data]
     before = hashes.data.split("+")  # as `mix.py` puts them together
-    for part, then in zip(parts, before, strict=True):
-        if part.path != SAMPLE and not Path(part.path).exists():
+    for alone, then in zip(sets, before, strict=True):
+        if alone.path != SAMPLE and not Path(alone.path).exists():
             continue
-        alone = part_alone(part) if config.data.mix else config.data
         if import_data(alone, told).report.sha256 != then:
             raise StudioError(
-                f"{part.path} changed since this run began.",
+                f"{alone.path} changed since this run began.",
                 hint="Put the old file back, or start a new run.",
             )
 

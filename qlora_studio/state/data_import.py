@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from PySide6.QtCore import QObject, Signal
 
-from qlora_studio.config.run_config import DataConfig
+from qlora_studio.config.run_config import DataConfig, read_alone
 from qlora_studio.data.report import ImportReport
 from qlora_studio.protocol import reading
 from qlora_studio.protocol.events import Problem
-from qlora_studio.state.data_mix import read_alone
 from qlora_studio.state.data_name import file_name
 from qlora_studio.state.reader import Job, Reader
 

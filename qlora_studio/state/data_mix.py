@@ -10,7 +10,7 @@ import msgspec
 from PySide6.QtCore import QAbstractTableModel, QModelIndex, QObject, QPersistentModelIndex, Qt, Signal
 
 from qlora_studio.config.data_parts import MOST_OFTEN, Fix, MixPart
-from qlora_studio.config.run_config import DataConfig
+from qlora_studio.config.run_config import DataConfig, read_alone
 from qlora_studio.data.report import ImportReport
 from qlora_studio.plain_text import visible_line
 from qlora_studio.state.data_fixes import for_other_rows
@@ -68,18 +68,6 @@ def with_part_recipe(data: DataConfig, place: int, recipe: Sequence[Fix]) -> Dat
     """One data set mended in another way."""
     part = msgspec.structs.replace(data.mix[place], recipe=tuple(recipe))
     return msgspec.structs.replace(_with_part(data, place, part), recipe=for_other_rows(data.recipe))
-
-
-def read_alone(part: MixPart) -> DataConfig:
-    """What reads one data set of a mixture by itself."""
-    return DataConfig(
-        path=part.path,
-        format=part.format,
-        encoding=part.encoding,
-        alternatives=part.alternatives,
-        map=part.map,
-        recipe=part.recipe,
-    )
 
 
 def _part_of(data: DataConfig) -> MixPart:
