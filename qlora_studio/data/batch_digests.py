@@ -20,8 +20,7 @@ _ROWS_AT_ONCE = 1000
 
 def digests_of(batch: Any) -> list[bytes]:
     """As `row_digest.digest_of` gives them, of each row of a batch."""
-    plain = _are_plain(batch)
-    if plain.all():
+    if _holds_plain_chats(batch):
         return _of_plain_chats(batch)
     return [
         digest
@@ -30,28 +29,33 @@ def digests_of(batch: Any) -> list[bytes]:
     ]
 
 
-def _are_plain(batch: Any) -> NDArray[np.bool_]:
-    """Rows of messages alone, that have role and content alone."""
-    plain = np.ones(batch.num_rows, dtype=bool)
-    for name in _BESIDE:
-        plain &= batch.column(name).is_null().to_numpy(zero_copy_only=False)
-    more = batch.column("messages").flatten().field("more")
-    plain &= more.null_count == len(more)
-    return plain
+def digests_of_chats(contents: Any, codes: NDArray[np.int64], starts: NDArray[np.int64]) -> list[bytes]:
+    """Of chats whose messages have role and content alone.
 
-
-def _of_plain_chats(batch: Any) -> list[bytes]:
-    messages = batch.column("messages")
-    flat = messages.flatten()
-    offsets, text = utf_8_of(flat.field("content"))
-    starts = np.concatenate([[0], messages.value_lengths().to_numpy(zero_copy_only=False).cumsum()])
-    starts = starts.astype(np.int64)
-    seeds = seeds_of(np.diff(offsets), _codes(flat.field("role")), starts).tolist()
+    contents, codes: texts and `ROLE_CODES` of every message of all chats, one chat behind the other
+    starts:          index of each chat's first message, and behind the last chat's last; none is empty
+    """
+    offsets, text = utf_8_of(contents)
+    seeds = seeds_of(np.diff(offsets), codes, starts).tolist()
     bounds = offsets[starts].tolist()
     return [
         xxhash.xxh3_128_digest(text[start:end], seed)
         for start, end, seed in zip(bounds, bounds[1:], seeds, strict=False)
     ]
+
+
+def _holds_plain_chats(batch: Any) -> bool:
+    """Whether its rows are messages alone, that have role and content alone."""
+    more = batch.column("messages").flatten().field("more")
+    beside = [batch.column(name) for name in _BESIDE]
+    return all(column.null_count == len(column) for column in (more, *beside))
+
+
+def _of_plain_chats(batch: Any) -> list[bytes]:
+    messages = batch.column("messages")
+    flat = messages.flatten()
+    starts = np.concatenate([[0], messages.value_lengths().to_numpy(zero_copy_only=False).cumsum()])
+    return digests_of_chats(flat.field("content"), _codes(flat.field("role")), starts.astype(np.int64))
 
 
 def _codes(roles: Any) -> NDArray[np.int64]:

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import xxhash
 from numpy.typing import NDArray
 
+from qlora_studio.data.batch_digests import digests_of_chats
 from qlora_studio.data.chats import ROLE_OF
 from qlora_studio.data.formats import Layout
 from qlora_studio.data.late_columns import LateColumns
 from qlora_studio.data.plain_table import PlainTables
-from qlora_studio.data.row_digest import ROLE_CODES, seeds_of
+from qlora_studio.data.row_digest import ROLE_CODES
 from qlora_studio.data.row_table import utf_8_of
 
 _KEYS = {"messages": ("role", "content"), "sharegpt": ("from", "value")}
@@ -245,14 +245,7 @@ class _Turns:
 
     def digests(self) -> list[bytes]:
         """As `digest_of` gives them; for rows that are all plain."""
-        offsets, text = utf_8_of(self.contents)
-        starts = self.starts.astype(np.int64)
-        seeds = seeds_of(np.diff(offsets), self.codes, starts).tolist()
-        bounds = offsets[starts].tolist()
-        return [
-            xxhash.xxh3_128_digest(text[start:end], seed)
-            for start, end, seed in zip(bounds, bounds[1:], seeds, strict=False)
-        ]
+        return digests_of_chats(self.contents, self.codes, self.starts.astype(np.int64))
 
 
 def _blank(texts: Any) -> NDArray[np.bool_]:
