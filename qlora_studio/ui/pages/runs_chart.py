@@ -18,7 +18,7 @@ from qlora_studio.state.run_differences import short_names
 from qlora_studio.state.runs import Compared
 from qlora_studio.ui.pages.monitor_chart import LossAxis, PowerAxis, ShortAxis, StepsAxis, in_powers
 from qlora_studio.ui.theme import fade, theme
-from qlora_studio.ui.widgets.axis import ChartAxis
+from qlora_studio.ui.widgets.axis import ChartAxis, places_of, round_step
 from qlora_studio.ui.widgets.chart import MARKERS, ChartView, series_pen
 from qlora_studio.ui.widgets.strokes import is_rough, thin
 
@@ -36,6 +36,8 @@ _MARKED = 60  # points that still get a marker each
 _LABEL_HEIGHT = 0.075  # of the height, between two labels
 _BESIDE_MARKER = 5  # px at 100 % from the end of a curve to its words: the marker stands between
 _LONGEST_LABEL = 30  # characters
+_TIMES = ((3600, "h"), (60, "min"), (1, "s"))
+_WITHIN_AN_HOUR = tuple(part * unit for unit in (1, 60) for part in (1, 2, 5, 10, 15, 30))  # s
 _AXES = {"learning_rate": PowerAxis, "grad_norm": ShortAxis, "memory": ShortAxis}
 
 
@@ -204,23 +206,25 @@ class RunsChart(ChartView):
 
 
 class TimeAxis(ChartAxis):
-    """Minutes or hours of training."""
+    """Seconds, minutes or hours of training, each at round ones: 30 s, 15 min, 2 h."""
+
+    def round_step(self, least: float) -> float:
+        if least <= 1:
+            return super().round_step(least)
+        hours = round_step(max(least / 3600, 1.0), (1, 2, 5, 10))
+        return next((step for step in _WITHIN_AN_HOUR if step >= least), hours * 3600)
 
     def tickStrings(self, values: list[float], scale: float, spacing: float) -> list[str]:
-        if spacing >= 3600:
-            return [f"{value / 3600:g} h" for value in values]
-        if spacing >= 60:
-            return [f"{value / 60:g} min" for value in values]
-        return [f"{value:g} s" for value in values]
+        unit, word = next((unit, word) for unit, word in _TIMES if spacing >= unit or unit == 1)
+        return [f"{value / unit:,.{places_of(spacing / unit)}f} {word}" for value in values]
 
 
 class MillionsAxis(ChartAxis):
     """Tokens: 500k, 2 M."""
 
     def tickStrings(self, values: list[float], scale: float, spacing: float) -> list[str]:
-        if max(values, default=0) >= 1e6:
-            return [f"{value / 1e6:g} M" for value in values]
-        return [f"{value / 1e3:g}k" for value in values]
+        unit, word = (1e6, " M") if max(values, default=0) >= 1e6 else (1e3, "k")
+        return [f"{value / unit:.{places_of(spacing / unit)}f}{word}" for value in values]
 
 
 def _cut(name: str) -> str:

@@ -20,7 +20,8 @@ _FROM_EDGE = (5, 2)  # px from the box to the numbers of a left and of a bottom 
 
 
 class ChartAxis(pg.AxisItem):  # type: ignore[misc]  # pyqtgraph has no types
-    """A left or bottom axis. Override `tickStrings`, or `tickValues` for other than evenly spaced ones.
+    """A left or bottom axis. Override `tickStrings`, `round_step` where other numbers are round, or
+    `tickValues` for other than evenly spaced ones.
 
     pyqtgraph's own way to draw, three levels of ticks that are recorded and played, took a third of each
     frame while charts were moved.
@@ -31,9 +32,13 @@ class ChartAxis(pg.AxisItem):  # type: ignore[misc]  # pyqtgraph has no types
 
     def tickValues(self, low: float, high: float, size: float) -> list[tuple[float, list[float]]]:
         """size: px. As many round values as have room."""
-        step = round_step(max(self._least_apart(low, high, size), self.least_step), self.bases)
+        step = self.round_step(self._least_apart(low, high, size))
         numbers = range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
         return [(step, [number * step for number in numbers])]
+
+    def round_step(self, least: float) -> float:
+        """From one number to the next; both of what is measured."""
+        return round_step(max(least, self.least_step), self.bases)
 
     def _least_apart(self, low: float, high: float, size: float) -> float:
         metrics = QFontMetricsF(theme().font("note"))
@@ -41,7 +46,7 @@ class ChartAxis(pg.AxisItem):  # type: ignore[misc]  # pyqtgraph has no types
         if self.orientation == "left":
             pixels = max(metrics.height() * _LINES_APART, size / _MOST_NUMBERS)
             return max(pixels * of_a_pixel, _magnitude(max(-low, high)) * _FINEST)
-        words = self.tickStrings([low, high], 1.0, round_step((high - low) / 5))
+        words = self.tickStrings([low, high], 1.0, self.round_step((high - low) / 5))
         return (max(map(metrics.horizontalAdvance, words)) + theme().px(_WORDS_APART)) * of_a_pixel
 
     def boundingRect(self) -> QRectF:
