@@ -54,17 +54,6 @@ class RowWords:
         """Rows `first` to `last`, the latter not included."""
         return RowWords(self.words, self.starts[first : last + 1])
 
-    def equal_rows(self) -> NDArray[np.uint64]:
-        """A hash of each row's words: equal where they are the same, in the same order."""
-        flat = self.words
-        return np.array(
-            [
-                xxhash.xxh3_64_intdigest(flat[start:end].tobytes())
-                for start, end in zip(self.starts[:-1].tolist(), self.starts[1:].tolist(), strict=True)
-            ],
-            dtype=np.uint64,
-        )
-
 
 class HasBatches(Protocol):
     """Rows as record batches."""
