@@ -83,6 +83,7 @@ class Intake:
 
     def _told_of(self, file: FileRecords, layout: Layout) -> Iterator[Record]:
         for record in file.records(layout.map.values()):
+            self._late.look(record.value)
             yield record
             if time.monotonic() - self._told_at > _TELL_EVERY_S:
                 self._tell(file.done(record.place))
@@ -98,8 +99,7 @@ class Intake:
         for chunk, plain in _ahead(lambda chunk: chats.read(chunk.block), file.line_chunks()):
             if plain is None:
                 lines = chunk.lines()
-                for record in file.records_of_lines(lines, line, chunk.offset):
-                    self._take_record(record, convert, index)
+                self._take_lines(file.records_of_lines(lines, line, chunk.offset), convert, index)
                 line += len(lines)
             else:
                 self._take_plain(file, chunk, plain, line, convert, index)
@@ -125,9 +125,14 @@ class Intake:
             taken = other - others_before
             start = int(plain.offsets[other])
             text = chunk.block[start : start + int(plain.sizes[other])]
-            for record in file.records_of_lines([text], line + other, chunk.offset + start):
-                self._take_record(record, convert, index)
+            records = file.records_of_lines([text], line + other, chunk.offset + start)
+            self._take_lines(records, convert, index)
         self._take_batch(rows, plain, taken, len(at))
+
+    def _take_lines(self, records: Iterator[Record], convert: Convert, index: int) -> None:
+        for record in records:
+            self._late.look(record.value)
+            self._take_record(record, convert, index)
 
     def _take_batch(self, rows: Any, plain: PlainChats, start: int, end: int) -> None:
         """Rows `start` to `end` of a batch."""
@@ -141,7 +146,6 @@ class Intake:
         self._writer.add_batch(rows.slice(start, end - start) if len(new) == end - start else rows.take(new))
 
     def _take_record(self, record: Record, convert: Convert, index: int) -> None:
-        self._late.look(record.value)
         try:
             conversations = _conversations(record, convert)
         except RecordError as reason:

@@ -65,6 +65,24 @@ def test_a_late_picture_is_told_and_not_left_aside(tmp_path: Path) -> None:  # D
     assert rows.report.problems[0].line == MANY + 1
 
 
+def test_a_message_of_a_tree_that_is_the_first_deleted_one_is_not_learned(tmp_path: Path) -> None:  # D3
+    asked = [
+        {"message_id": f"p{i}", "parent_id": None, "role": "prompter", "text": f"What is {i}?"}
+        for i in range(MANY)
+    ]
+    said: list[dict[str, Any]] = [
+        {"message_id": f"a{i}", "parent_id": f"p{i}", "role": "assistant", "text": f"It is {i}."}
+        for i in range(MANY)
+    ]
+    said[-1]["deleted"] = True
+
+    rows = lines(tmp_path, *asked, *said)
+
+    assert rows.report.format == "oasst"
+    assert len(rows) == MANY - 1
+    assert {problem.reason: problem.lines for problem in rows.report.problems}["deleted"] == (2 * MANY,)
+
+
 def test_late_columns_that_say_nothing_or_do_not_count_are_left_aside(tmp_path: Path) -> None:
     rows = lines(tmp_path, *map(plain, range(MANY)), plain(MANY) | {"input": "", "id": 7, "source": "web"})
 
