@@ -24,7 +24,7 @@ from qlora_studio.data.lengths import count_lengths, read_lengths
 from qlora_studio.data.limits import LISTED_LINES
 from qlora_studio.data.marked_rows import MARKS_VERSION, Marked, marked_rows, row_scripts, rows_with
 from qlora_studio.data.near_rows import NEAR_VERSION
-from qlora_studio.data.other_file import import_test
+from qlora_studio.data.other_file import OF_HELD_OUT, OF_TEST, import_test
 from qlora_studio.data.report import Finding
 from qlora_studio.data.row_encoder import RowEncoder
 from qlora_studio.data.scripts import NAMES
@@ -62,7 +62,7 @@ def diagnose(dataset: Dataset, asked: Asked, told: Told) -> tuple[Finding, ...]:
     """
     check_recipe([Fix(kind="near_duplicates", threshold=asked.threshold)], "The doctor")
     others = {
-        path: import_test(path, encoding, asked.data, told).dataset.name
+        path: import_test(path, encoding, asked.data, told, _setting(path, asked)).dataset.name
         for path, encoding in _other_files(asked).items()
     }
     file = dataset.folder / f"doctor-{_key(asked, others)}.json"
@@ -297,6 +297,11 @@ def _other_files(asked: Asked) -> dict[str, Encoding]:
     if asked.test:
         found.setdefault(asked.test, asked.test_encoding)
     return found
+
+
+def _setting(path: str, asked: Asked) -> str:
+    """Where the encoding of one of them is chosen."""
+    return OF_HELD_OUT if path == asked.data.validation else OF_TEST
 
 
 def _key(asked: Asked, others: dict[str, str]) -> str:

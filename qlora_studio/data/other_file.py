@@ -13,6 +13,9 @@ from qlora_studio.data.importing import Imported, import_data
 from qlora_studio.data.layout import OtherColumnsError
 from qlora_studio.errors import StudioError
 
+OF_HELD_OUT = "data.validation_encoding"  # where the encoding of such a file is chosen
+OF_TEST = "--test-encoding, or encoding of the fix test_rows"
+
 Told = Callable[[int, int, str], None]
 
 
@@ -36,9 +39,10 @@ def import_alike(path: str, encoding: Encoding, data: DataConfig, setting: str, 
         ) from error
 
 
-def import_test(path: str, encoding: Encoding, data: DataConfig, told: Told) -> Imported:
+def import_test(
+    path: str, encoding: Encoding, data: DataConfig, told: Told, setting: str = OF_TEST
+) -> Imported:
     """Rows that must not be learned: as `import_alike`, or by the file's own columns where it has others."""
-    setting = "--test-encoding, or encoding of the fix test_rows"
     try:
         return import_alike(path, encoding, data, setting, told)
     except OtherColumnsError:

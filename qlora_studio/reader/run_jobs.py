@@ -20,7 +20,7 @@ from qlora_studio.data.dataset import open_dataset
 from qlora_studio.data.findings import MANY_SKIPPED
 from qlora_studio.data.importing import import_data
 from qlora_studio.data.limits import SHOWN_CHARACTERS
-from qlora_studio.data.other_file import import_alike
+from qlora_studio.data.other_file import OF_HELD_OUT, import_alike
 from qlora_studio.data.packing import steps_in
 from qlora_studio.data.prepared import PreparedRows, check_content, open_prepared
 from qlora_studio.data.preparing import Source, prepare, prepare_for_evaluation, sample_prompts
@@ -197,10 +197,10 @@ def _of_shape(config: RunConfig) -> _Ready:
 def _source(config: RunConfig, accept_skipped: bool, told: Told) -> Source:
     train = open_dataset(data_set(config.data, told).dataset)
     _refuse_many_skipped(train.report, accept_skipped)
-    if not isinstance(config.data.validation, str):
+    data = config.data
+    if not isinstance(data.validation, str):
         return Source(train)
-    data, setting = config.data, "data.validation_encoding"
-    held_out = import_alike(config.data.validation, data.validation_encoding, data, setting, told)
+    held_out = import_alike(data.validation, data.validation_encoding, data, OF_HELD_OUT, told)
     return Source(train, open_dataset(held_out.dataset))
 
 

@@ -101,3 +101,16 @@ def test_a_held_out_file_is_looked_for_in_its_own_encoding(tmp_path: Path) -> No
     kinds = [finding.kind for finding in diagnose(rows, Asked(data=data), silent)]
 
     assert "validation_rows" in kinds
+
+
+def test_the_doctor_names_the_setting_of_the_file_it_can_not_read(tmp_path: Path) -> None:  # D5
+    rows = import_path(pairs(tmp_path / "rows.jsonl", "utf-8", FRENCH, columns=("prompt", "completion")))
+    other = str(pairs(tmp_path / "other.jsonl", "cp1252", FRENCH, columns=("prompt", "completion")))
+
+    with pytest.raises(StudioError) as held:
+        diagnose(rows, Asked(data=DataConfig(validation=other)), silent)
+    with pytest.raises(StudioError) as tested:
+        diagnose(rows, Asked(data=DataConfig(), test=other), silent)
+
+    assert held.value.hint.endswith(": data.validation_encoding.")
+    assert "--test-encoding" in tested.value.hint
