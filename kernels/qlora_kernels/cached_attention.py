@@ -25,7 +25,7 @@ def cached_attention(
     at, end = torch.arange(key.shape[1], device=key.device), used[:, None]
     unseen = (at >= end) | (at < end - window) if window else at >= end
     weights = scores.masked_fill(unseen[:, None], -torch.inf).softmax(-1)
-    found: Tensor = (weights[:, :, None] @ values.nan_to_num())[:, :, 0].to(query.dtype)
+    found: Tensor = (weights[:, :, None] @ values)[:, :, 0].to(query.dtype)
     return found
 
 

@@ -38,23 +38,14 @@ def linear_4bit(
     lora_b:   any float dtype [out_features, r]
     returns:  dtype [..., out_features]; the adapter's part is added to the rounded rest, as peft does it
     """
-    return _whole_product(x, weight, block_size, quant_type, shape, bias, low_rank, lora_b)
-
-
-@linear_4bit.register_kernel("cuda")
-def _(
-    x: Tensor,
-    weight: Sequence[Tensor],
-    block_size: int,
-    quant_type: str,
-    shape: Sequence[int],
-    bias: Tensor | None,
-    low_rank: Tensor | None,
-    lora_b: Tensor | None,
-) -> Tensor:
     if few_rows.takes(x, weight, block_size, shape):
         return few_rows.product(x, weight, block_size, quant_type, shape, bias, low_rank, lora_b)
-    return _whole_product(x, weight, block_size, quant_type, shape, bias, low_rank, lora_b)
+    rows = x.reshape(-1, x.shape[-1])
+    with torch.autocast(x.device.type, enabled=False):
+        product = linear(rows, _dequantized(weight, block_size, quant_type, shape, x.dtype), bias)
+        if low_rank is not None and lora_b is not None:
+            product.addmm_(low_rank.reshape(-1, low_rank.shape[-1]), lora_b.to(x.dtype).t())
+    return product.view(*x.shape[:-1], shape[0])
 
 
 @linear_4bit.register_fake
@@ -92,24 +83,6 @@ def _(
     return grad.new_empty([*grad.shape[:-1], shape[1]])
 
 
-def _whole_product(
-    x: Tensor,
-    weight: Sequence[Tensor],
-    block_size: int,
-    quant_type: str,
-    shape: Sequence[int],
-    bias: Tensor | None,
-    low_rank: Tensor | None,
-    lora_b: Tensor | None,
-) -> Tensor:
-    rows = x.reshape(-1, x.shape[-1])
-    with torch.autocast(x.device.type, enabled=False):
-        product = linear(rows, _dequantized(weight, block_size, quant_type, shape, x.dtype), bias)
-        if low_rank is not None and lora_b is not None:
-            product.addmm_(low_rank.reshape(-1, low_rank.shape[-1]), lora_b.to(x.dtype).t())
-    return product.view(*x.shape[:-1], shape[0])
-
-
 def _dequantized(
     weight: Sequence[Tensor], block_size: int, quant_type: str, shape: Sequence[int], dtype: torch.dtype
 ) -> Tensor:
@@ -139,6 +112,9 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     return grad_x, [None] * len(weight), None, None, None, None, grad_low_rank, grad_lora_b
 
 
+linear_4bit.register_autograd(_backward, setup_context=_save_inputs)
+
+
 @torch.library.custom_op("qlora::low_rank_product", mutates_args=())
 def low_rank_product(x: Tensor, lora_a: Tensor, scaling: float) -> Tensor:
     """scaling * x A^T, where nothing is learned. One kernel on a card where x has few rows.
@@ -147,11 +123,6 @@ def low_rank_product(x: Tensor, lora_a: Tensor, scaling: float) -> Tensor:
     lora_a:  any float dtype [r, in_features]
     returns: dtype [..., r]
     """
-    return linear(x, lora_a.to(x.dtype)) * scaling
-
-
-@low_rank_product.register_kernel("cuda")
-def _(x: Tensor, lora_a: Tensor, scaling: float) -> Tensor:
     if few_rows.takes_low_rank(x, lora_a):
         return few_rows.low_rank(x, lora_a, scaling)
     return linear(x, lora_a.to(x.dtype)) * scaling
@@ -160,6 +131,3 @@ def _(x: Tensor, lora_a: Tensor, scaling: float) -> Tensor:
 @low_rank_product.register_fake
 def _(x: Tensor, lora_a: Tensor, scaling: float) -> Tensor:
     return x.new_empty([*x.shape[:-1], lora_a.shape[0]])
-
-
-linear_4bit.register_autograd(_backward, setup_context=_save_inputs)

@@ -8,12 +8,16 @@ import torch
 from safetensors.torch import load_file
 
 from qlora_studio.engine import attention as attention_module
+from qlora_studio.engine import continuation
 from qlora_studio.engine.attention import Segments, attention
+from qlora_studio.engine.continuation import Continuation
 from qlora_studio.engine.device import find_device
+from qlora_studio.engine.frozen_weights import Storage
+from qlora_studio.engine.loading import load_base
 from qlora_studio.engine.model_holder import ModelHolder
 from qlora_studio.engine.wish import Wish
 from qlora_studio.protocol.events import StepFinished
-from tests.engine.tiny import events_of, losses, make_model, make_run, of_kind
+from tests.engine.tiny import events_of, loaded, losses, make_model, make_run, of_kind
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no card here")
 LENGTHS = (70, 1, 120, 65)
@@ -100,3 +104,26 @@ def test_compiled_layers_learn_what_uncompiled_ones_do(tmp_path: Path, model: Pa
     found = losses(events_of(compiled, holder=ModelHolder(find_device())))
 
     assert found == pytest.approx(losses(events_of(plain, holder=ModelHolder(find_device()))), rel=5e-3)
+
+
+@pytest.mark.parametrize("heads", [2, 8], ids=["grouped", "each its own"])
+def test_a_recorded_step_gives_the_logits_of_a_growing_cache(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, heads: int
+) -> None:
+    folder = make_model(
+        tmp_path / "wide", hidden_size=256, num_attention_heads=8, num_key_value_heads=heads, head_dim=32
+    )
+    model = loaded(load_base(str(folder), Storage("nf4", True, torch.bfloat16), find_device())).causal_lm
+    ids = [3 + place % 20 for place in range(20)]
+
+    def logits() -> torch.Tensor:
+        text = Continuation(model)
+        after = [text.extend(ids).clone()]
+        return torch.stack([*after, *(text.extend([token]).clone() for token in ids)])
+
+    monkeypatch.setattr(continuation, "_MORE_TOKENS", 16)  # so that it must grow, and be recorded again
+    recorded = logits()
+    monkeypatch.setattr(continuation, "_repeats_steps", lambda _: False)
+    growing = logits()
+
+    assert (recorded - growing).norm() <= 0.02 * growing.norm()

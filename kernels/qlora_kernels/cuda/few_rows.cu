@@ -2,7 +2,6 @@
 // card does little else than read. Compiled by few_rows.py, which defines:
 //   TOKENS  rows of x, 1 to 4
 //   WARPS   of a block of threads; they share out the columns
-//   AHEAD   pieces a lane reads before it needs them
 //   NESTED  the scales are quantized again
 //   HALF    x is float16, else bfloat16
 
@@ -77,14 +76,15 @@ extern "C" __global__ void __launch_bounds__(WARPS * LANES) few_rows(
     const int lane = threadIdx.x % LANES, warp = threadIdx.x / LANES;
     const int group = lane / 4, quarter = lane % 4;  // a row of the tile, a quarter of the piece
     const int pieces = k / PIECE, tiles = (n + TILE - 1) / TILE;
-    const int a_tile = (pieces + WARPS - 1) / WARPS;  // pieces of a warp
+    const int turns = (pieces + WARPS - 1) / WARPS;  // of a warp, a piece each
     const int token = group % 4;
     const bool has_x = token < TOKENS && (group < 4) == (quarter < 2);
 
-    uint4 codes[AHEAD][2];  // of rows `group` and `group` + 8
-    float scales[AHEAD][2];
-    int scale_codes[AHEAD][2];
-    const auto load = [&](int tile, int turn, int slot) {
+    // What comes next is read while this is multiplied.
+    uint4 codes[2];  // of rows `group` and `group` + 8
+    float scales[2];
+    int scale_codes[2];
+    const auto load = [&](int tile, int turn) {
         const int piece = warp + turn * WARPS;
         const bool there = tile < tiles && piece < pieces;
 #pragma unroll
@@ -92,19 +92,17 @@ extern "C" __global__ void __launch_bounds__(WARPS * LANES) few_rows(
             const int row = min(tile * TILE + group + 8 * upper, n - 1);
             const int column = piece * PIECE + quarter * A_LANE;
             const long long at = (long long)row * k + column;
-            codes[slot][upper] = there ? __ldcs(packed + at / A_LANE) : make_uint4(0, 0, 0, 0);
+            codes[upper] = there ? __ldcs(packed + at / A_LANE) : make_uint4(0, 0, 0, 0);
             const int scale = at / block;
 #ifdef NESTED
-            scale_codes[slot][upper] = there ? static_cast<const byte*>(absmax)[scale] : 0;
-            scales[slot][upper] = there ? absmax_scale[scale >> 8] : 0;
+            scale_codes[upper] = there ? static_cast<const byte*>(absmax)[scale] : 0;
+            scales[upper] = there ? absmax_scale[scale >> 8] : 0;
 #else
-            scales[slot][upper] = there ? static_cast<const float*>(absmax)[scale] : 0;
+            scales[upper] = there ? static_cast<const float*>(absmax)[scale] : 0;
 #endif
         }
     };
-    const int turns = (a_tile + AHEAD - 1) / AHEAD * AHEAD;
-#pragma unroll
-    for (int slot = 0; slot < AHEAD; ++slot) load(blockIdx.x, slot, slot);
+    load(blockIdx.x, 0);
 
     for (int place = threadIdx.x; place < 256 * LANES / 4; place += WARPS * LANES) {
         const int both = place / (LANES / 4);
@@ -122,45 +120,42 @@ extern "C" __global__ void __launch_bounds__(WARPS * LANES) few_rows(
     int side = 0;
     for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x, side ^= 1) {
         float sums[4] = {};
-        for (int turn = 0; turn < turns; turn += AHEAD) {
+        for (int turn = 0; turn < turns; ++turn) {
+            const int piece = warp + turn * WARPS;
+            const bool there = has_x && piece < pieces;
+            const uint4* from =
+                reinterpret_cast<const uint4*>(x + (long long)token * k + piece * PIECE + quarter * A_LANE);
+            float part[4] = {};
 #pragma unroll
-            for (int slot = 0; slot < AHEAD; ++slot) {
-                const int piece = warp + (turn + slot) * WARPS;
-                const bool there = has_x && piece < pieces;
-                const uint4* from = reinterpret_cast<const uint4*>(
-                    x + (long long)token * k + piece * PIECE + quarter * A_LANE);
-                float part[4] = {};
+            for (int eight = 0; eight < 4; ++eight) {  // weights of a lane in two products
+                const uint4 xs = there ? from[eight] : make_uint4(0, 0, 0, 0);
+                const word* b = &xs.x;
+                const uint4 one = codes[0], other = codes[1];
+                const word low = eight == 0 ? one.x : eight == 1 ? one.y : eight == 2 ? one.z : one.w;
+                const word high = eight == 0 ? other.x : eight == 1 ? other.y : eight == 2 ? other.z : other.w;
 #pragma unroll
-                for (int eight = 0; eight < 4; ++eight) {  // weights of a lane in two products
-                    const uint4 xs = there ? from[eight] : make_uint4(0, 0, 0, 0);
-                    const word* b = &xs.x;
-                    const uint4 one = codes[slot][0], other = codes[slot][1];
-                    const word low = eight == 0 ? one.x : eight == 1 ? one.y : eight == 2 ? one.z : one.w;
-                    const word high = eight == 0 ? other.x : eight == 1 ? other.y : eight == 2 ? other.z : other.w;
-#pragma unroll
-                    for (int product = 0; product < 2; ++product) {
-                        const word a[4] = {
-                            mine[((low >> (16 * product)) & 255) * LANES],
-                            mine[((high >> (16 * product)) & 255) * LANES],
-                            mine[((low >> (16 * product + 8)) & 255) * LANES],
-                            mine[((high >> (16 * product + 8)) & 255) * LANES],
-                        };
-                        multiply(part, a, b + 2 * product);
-                    }
+                for (int product = 0; product < 2; ++product) {
+                    const word a[4] = {
+                        mine[((low >> (16 * product)) & 255) * LANES],
+                        mine[((high >> (16 * product)) & 255) * LANES],
+                        mine[((low >> (16 * product + 8)) & 255) * LANES],
+                        mine[((high >> (16 * product + 8)) & 255) * LANES],
+                    };
+                    multiply(part, a, b + 2 * product);
                 }
-#pragma unroll
-                for (int upper = 0; upper < 2; ++upper) {
-#ifdef NESTED
-                    const float scale = code[scale_codes[slot][upper]] * scales[slot][upper] + offset;
-#else
-                    const float scale = scales[slot][upper];
-#endif
-                    sums[2 * upper] += part[2 * upper] * scale;
-                    sums[2 * upper + 1] += part[2 * upper + 1] * scale;
-                }
-                const bool over = turn + AHEAD >= turns;  // this tile's are all on their way
-                load(over ? tile + gridDim.x : tile, over ? slot : turn + AHEAD + slot, slot);
             }
+#pragma unroll
+            for (int upper = 0; upper < 2; ++upper) {
+#ifdef NESTED
+                const float scale = code[scale_codes[upper]] * scales[upper] + offset;
+#else
+                const float scale = scales[upper];
+#endif
+                sums[2 * upper] += part[2 * upper] * scale;
+                sums[2 * upper + 1] += part[2 * upper + 1] * scale;
+            }
+            const bool over = turn + 1 == turns;
+            load(over ? tile + gridDim.x : tile, over ? 0 : turn + 1);
         }
         // Lanes of quarters 0 and 2 hold tokens 0 and 1 of two blocks, those of 1 and 3 tokens 2 and 3.
 #pragma unroll

@@ -51,10 +51,7 @@ def product(
     low_rank: Tensor | None,
     lora_b: Tensor | None,
 ) -> Tensor:
-    """See `qlora_kernels.linear.linear_4bit`. Values of codes are rounded to x's dtype, sums are float32.
-
-    Measured on an H100: 4096 x 4096 in 9 us for 1 row of x, 10 us for 4; docs/BENCHMARKS.md.
-    """
+    """See `qlora_kernels.linear.linear_4bit`. Values of codes are rounded to x's dtype, sums are float32."""
     rows = x.reshape(-1, x.shape[-1]).contiguous()
     out = x.new_empty(len(rows), shape[0])
     packed, absmax, *nested = weight
@@ -109,7 +106,7 @@ def low_rank(x: Tensor, lora_a: Tensor, scaling: float) -> Tensor:
 
 
 def _computes(x: Tensor) -> bool:
-    return x.dtype in (torch.bfloat16, torch.float16) and _can_compile(x.device.index)
+    return x.is_cuda and x.dtype in (torch.bfloat16, torch.float16) and _can_compile(x.device.index)
 
 
 @cache
@@ -129,7 +126,7 @@ def _can_compile(device: int) -> bool:
 def _compiled(
     name: str, tokens: int, warps: int, nested: bool, is_half: bool, device: int
 ) -> Callable[..., Any]:
-    defined = {"TOKENS": tokens, "WARPS": warps, "AHEAD": 1}
+    defined = {"TOKENS": tokens, "WARPS": warps}
     if nested:
         defined["NESTED"] = 1
     if is_half:

@@ -1,0 +1,91 @@
+"""What writes a reply token by token: products of a few rows, and attention of one token over a cache.
+
+Without a card the plain torch is tested, on one the CUDA kernels.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+from qlora_kernels import cached_attention, linear_4bit, low_rank_product, quantize_4bit
+from torch.nn.functional import linear, scaled_dot_product_attention
+
+HEADS, KV_HEADS, HEAD_DIM, CAPACITY = 8, 2, 64, 96
+BF16, FP16 = torch.bfloat16, torch.float16
+ROUNDING = {BF16: 2**-8, FP16: 2**-11}
+
+
+@pytest.fixture(autouse=True)
+def _on_the_card_where_there_is_one():
+    torch.manual_seed(0)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        yield
+
+
+@cache
+def quantized_weight(shape, quant_type, block_size, double_quant):
+    return quantize_4bit(torch.randn(shape), quant_type, block_size, double_quant)
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 4, 5])
+@pytest.mark.parametrize("dtype", [BF16, FP16])
+@pytest.mark.parametrize("shape", [(200, 2176), (9000, 128)])
+@pytest.mark.parametrize(
+    ("quant_type", "double_quant", "block_size"), [("nf4", True, 64), ("nf4", False, 128), ("fp4", True, 64)]
+)
+def test_a_product_of_few_rows_is_that_of_the_dequantized_weight(
+    tokens, dtype, shape, quant_type, double_quant, block_size
+):
+    quantized = quantized_weight(shape, quant_type, block_size, double_quant)
+    x, bias, low_rank = torch.randn(1, tokens, shape[1]), torch.randn(shape[0]), torch.randn(1, tokens, 24)
+    x, bias, low_rank = x.to(dtype), bias.to(dtype), low_rank.to(dtype)
+    lora_b = torch.randn(shape[0], 24)
+    with torch.no_grad():
+        found = linear_4bit(
+            x, quantized.tensors, block_size, quant_type, quantized.shape, bias, low_rank, lora_b
+        )
+        exact = linear(x.double(), quantized.dequantize(torch.float32).double(), bias.double())
+        exact += linear(low_rank.double(), lora_b.double())
+    # The weight's values, the base's part and the sum are rounded to dtype, each by half of this at most.
+    assert (found.double() - exact).norm() <= 2 * ROUNDING[dtype] * exact.norm()
+
+
+@pytest.mark.parametrize("tokens", [1, 4, 5])
+@pytest.mark.parametrize("dtype", [BF16, FP16])
+def test_a_low_rank_product_is_that_of_plain_torch(tokens, dtype):
+    x, lora_a = torch.randn(1, tokens, 520).to(dtype), torch.randn(24, 520)
+    exact = 0.5 * linear(x.double(), lora_a.double())
+    found = low_rank_product(x, lora_a, 0.5)
+    assert (found.double() - exact).norm() <= ROUNDING[dtype] * exact.norm()
+
+
+def test_opcheck_of_the_low_rank_product():
+    torch.library.opcheck(low_rank_product, (torch.randn(1, 2, 64).to(BF16), torch.randn(8, 64), 0.5))
+
+
+def cache_and_query(used):
+    query = torch.randn(len(used), HEADS, HEAD_DIM).to(BF16)
+    key, value = (torch.randn(len(used), CAPACITY, KV_HEADS, HEAD_DIM).to(BF16) for _ in range(2))
+    starts = torch.arange(len(used) + 1, dtype=torch.int32)
+    starts = torch.stack((starts, starts * CAPACITY))
+    return query, key, value, torch.tensor(used, dtype=torch.int32), starts
+
+
+@pytest.mark.parametrize("window", [0, 7])
+@pytest.mark.parametrize("used", [(1,), (5,), (96,), (40, 3)])
+def test_a_token_sees_what_is_used_of_a_cache_and_nothing_behind_it(used, window):
+    query, key, value, *places = cache_and_query(used)
+    found = cached_attention(query, key, value, *places, 0.125, window)
+    for text, count in enumerate(used):
+        seen = slice(count - min(window or count, count), count)
+        alone = (part[text, seen].transpose(0, 1).float() for part in (key, value))
+        wanted = scaled_dot_product_attention(
+            query[text][:, None].float(), *alone, scale=0.125, enable_gqa=True
+        )
+        torch.testing.assert_close(found[text].float(), wanted[:, 0], rtol=0.01, atol=0.01)
+
+
+def test_opcheck_of_attention_over_a_cache():
+    torch.library.opcheck(cached_attention, (*cache_and_query((5, 40)), 0.125, 0))
