@@ -251,8 +251,8 @@ def flash_takes(head_dim: int, dtype: torch.dtype, device: torch.device) -> bool
     )
 
 
-def flash_takes_heads_of(model: PreTrainedModel) -> bool:
-    """The same for a model on its device, in the dtype that it computes in."""
+def flash_takes_heads_of(model: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> bool:
+    """The same for the heads of a model."""
     config = model.config
     head_dim = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
-    return flash_takes(head_dim, model.dtype, model.device)
+    return flash_takes(head_dim, dtype, device)

@@ -12,11 +12,10 @@ import torch
 from qlora_kernels.lora_layers import FrozenLinear4bit
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel
 
 from qlora_studio.config.run_config import RunConfig
 from qlora_studio.engine.adapters import AdaptedModel
-from qlora_studio.engine.attention import flash_takes
+from qlora_studio.engine.attention import flash_takes_heads_of
 from qlora_studio.memory.compiling import not_compiled_reason
 
 _log = logging.getLogger(__name__)
@@ -50,14 +49,9 @@ def why_not_compiled(adapted: AdaptedModel, config: RunConfig) -> str | None:
         return "its attention bends the scores"
     if any(getattr(model.config, name, 0) for name in ("attention_dropout", "attn_pdrop")):
         return "its attention drops some of the scores"
-    if not flash_takes(_head_dim(model), storage.compute_dtype, device.torch_device):
+    if not flash_takes_heads_of(model, storage.compute_dtype, device.torch_device):
         return "torch's flash attention doesn't take its heads on this card"
     return not_compiled_reason(str(model.config.model_type), config)
-
-
-def _head_dim(model: PreTrainedModel) -> int:
-    config = model.config
-    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
 def let_layers_be(layers: nn.ModuleList) -> None:

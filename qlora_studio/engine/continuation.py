@@ -82,7 +82,7 @@ class Continuation:
 
 def _repeats_steps(model: PreTrainedModel) -> bool:
     """On a card, where Python takes longer to start a step's kernels than the card to run them."""
-    return model.device.type == "cuda" and takes_fixed_cache(model) and flash_takes_heads_of(model)
+    return flash_takes_heads_of(model, model.dtype, model.device) and takes_fixed_cache(model)
 
 
 def _room_for(tokens: int) -> int:
