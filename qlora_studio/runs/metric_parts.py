@@ -131,6 +131,7 @@ def _started(path: Path, descriptor: int, start: int, end: int) -> subprocess.Po
             [sys.executable, "-P", "-m", "qlora_studio.runs.metric_part_child", str(start), str(end)],
             stdin=file,
             stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # what it can't do is done here; a person need not read of it
             cwd=APP_FOLDER,
             env=child_environment() | {"OPENBLAS_NUM_THREADS": "1"},  # numpy loads faster
             start_new_session=True,
