@@ -74,16 +74,13 @@ def imported_set(folder: Path) -> ImportedSet | None:
     return imported if imported.schema_version == SCHEMA_VERSION and imported.arrow_bytes == size else None
 
 
-def move_files(
-    folder: Path, imported: ImportedSet, files: Sequence[RowFile], shown_path: str
+def told_today(
+    folder: Path, cached: ImportedSet, files: Sequence[RowFile], report: ImportReport
 ) -> ImportReport:
-    """The same bytes may lie elsewhere now: note where, so that a row's source is found."""
-    moved = tuple(
-        msgspec.structs.replace(new, copy=old.copy) for new, old in zip(files, imported.files, strict=True)
-    )
-    report = msgspec.structs.replace(imported.report, path=shown_path)
-    if moved != imported.files or report != imported.report:
-        write_import(folder, msgspec.structs.replace(imported, files=moved, report=report))
+    """The rows are the same: note where their files lie now, and what is said of them now."""
+    now = msgspec.structs.replace(cached, files=tuple(files), report=report)
+    if now != cached:
+        write_import(folder, now)
     return report
 
 

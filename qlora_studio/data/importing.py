@@ -18,7 +18,7 @@ import msgspec
 from qlora_studio.config.places import cache_folder
 from qlora_studio.config.run_config import DataConfig
 from qlora_studio.data.data_files import DataFiles, data_files
-from qlora_studio.data.dataset import ImportedSet, RowFile, imported_set, move_files, write_import
+from qlora_studio.data.dataset import ImportedSet, RowFile, imported_set, told_today, write_import
 from qlora_studio.data.file_hash import FileHash
 from qlora_studio.data.file_records import FileRecords
 from qlora_studio.data.findings import Tally, file_findings
@@ -65,8 +65,16 @@ def import_data(data: DataConfig, told: Told) -> Imported:
         if place.may_hold_it:  # else reading need not wait for the hash
             folder = place.folder(hashed.result(told))
             if cached := imported_set(folder):
-                return Imported(folder, move_files(folder, cached, _row_files(sources), _shown_path(chosen)))
+                return Imported(folder, _found_again(folder, cached, chosen, sources))
         return _import_anew(data, chosen, sources, hashed, place, told)
+
+
+def _found_again(
+    folder: Path, cached: ImportedSet, chosen: DataFiles, sources: Sequence[SourceFile]
+) -> ImportReport:
+    """The same bytes may lie elsewhere now: note where, so that a row's source is found."""
+    files = [_row_file(source, old.copy) for source, old in zip(sources, cached.files, strict=True)]
+    return told_today(folder, cached, files, msgspec.structs.replace(cached.report, path=_shown_path(chosen)))
 
 
 @dataclass(frozen=True)
@@ -160,7 +168,9 @@ def _write_rows(
             arrow_bytes = writer.finish()
             break
     report = _report(data, chosen, files, guesses, hashed.result(told), intake.tally, writer.rows)
-    row_files = tuple(_row_file(file, index) for index, file in enumerate(files))
+    row_files = tuple(
+        _row_file(file.source, f"text-{index}" if file.copied else "") for index, file in enumerate(files)
+    )
     write_import(
         staging, ImportedSet(rows=writer.rows, arrow_bytes=arrow_bytes, files=row_files, report=report)
     )
@@ -289,21 +299,12 @@ def _of_the_files(
     )
 
 
-def _row_file(file: FileRecords, index: int) -> RowFile:
-    source = file.source
-    copy = f"text-{index}" if file.copied else ""
+def _row_file(source: SourceFile, copy: str) -> RowFile:
     return RowFile(path=os.fsencode(source.path), size=source.size, modified_ns=source.modified_ns, copy=copy)
 
 
 def _shown_path(chosen: DataFiles) -> str:
     return path_text(chosen.folder or chosen.files[0])
-
-
-def _row_files(sources: Sequence[SourceFile]) -> tuple[RowFile, ...]:
-    return tuple(
-        RowFile(path=os.fsencode(source.path), size=source.size, modified_ns=source.modified_ns)
-        for source in sources
-    )
 
 
 def _way_of_reading(chosen: DataFiles, sources: Sequence[SourceFile], data: DataConfig) -> str:

@@ -21,6 +21,7 @@ from qlora_studio.data.dataset import (
     RowFile,
     imported_set,
     open_dataset,
+    told_today,
     write_import,
 )
 from qlora_studio.data.importing import Imported
@@ -113,10 +114,7 @@ def _as_asked(
     own = tuple(finding for finding in cached.report.findings if finding.kind == _EQUAL)
     first_rows = [part.first_row for part in cached.report.parts]
     report = _report(parts, [one.report for one in imported], first_rows, own)
-    now = msgspec.structs.replace(cached, files=tuple(files), report=report)
-    if now != cached:
-        write_import(folder, now)
-    return Imported(folder, report)
+    return Imported(folder, told_today(folder, cached, files, report))
 
 
 def _write(

@@ -25,6 +25,7 @@ from qlora_studio.data.dataset import (
     RowFile,
     imported_set,
     open_dataset,
+    told_today,
     write_import,
 )
 from qlora_studio.data.importing import Imported
@@ -142,11 +143,7 @@ def _report_of_today(
 ) -> ImportReport:
     """The rows are there; files may lie elsewhere now, and the weights of a mixture may be others."""
     counts = cached.report.fixes[len(before.fixes) :]
-    report = _report(before, counts, origins)
-    now = msgspec.structs.replace(cached, files=base.files, report=report)
-    if now != cached:
-        write_import(folder, now)
-    return report
+    return told_today(folder, cached, base.files, _report(before, counts, origins))
 
 
 class _Rows:
