@@ -38,7 +38,7 @@ def add_options(data: argparse.ArgumentParser) -> None:
         default=[],
         choices=_KINDS,
         metavar="KIND",
-        help=f"mend the rows, in this order: {', '.join(_KINDS)} (of the file that --test names)",
+        help=f"mend the rows, in the order given: {', '.join(_KINDS)}; test_rows are those of --test FILE",
     )
     data.add_argument(
         "--threshold",
