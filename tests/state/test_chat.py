@@ -15,25 +15,8 @@ from qlora_studio.protocol.events import Problem
 from qlora_studio.state.chat_turns import LEFT, RIGHT, Writing
 from tests.state.reports import CHECKED_ADAPTER, chat_encoded, model_report
 from tests.ui.example_runs import Example, make_run
-from tests.ui.silent import silent_app
 
 MODEL = "/models/tiny"
-
-
-@pytest.fixture
-def app_and_silent(qtbot, monkeypatch):
-    with silent_app(monkeypatch) as both:
-        yield both
-
-
-@pytest.fixture
-def app(app_and_silent):
-    return app_and_silent[0]
-
-
-@pytest.fixture
-def silent(app_and_silent):
-    return app_and_silent[1]
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from qlora_studio.data.conversation import Message, Row
 from qlora_studio.data.report import Finding, ImportReport, SkipReason
 from qlora_studio.data.token_view import Lengths, Token
 from qlora_studio.protocol import reading
-from tests.ui.silent import silent_app
 
 REPORT = ImportReport(
     path="/data/chats.jsonl",
@@ -37,29 +36,6 @@ REPORT = ImportReport(
 def row(index: int, text: str = "") -> Row:
     words = text or f"question {index}"
     return Row(row=index, line=index + 1, messages=(Message("user", words), Message("assistant", "answer")))
-
-
-@pytest.fixture
-def app_and_silent(qtbot, monkeypatch):
-    with silent_app(monkeypatch) as both:
-        yield both
-
-
-@pytest.fixture
-def app(app_and_silent):
-    app_and_silent[0].draft.set("model.path", "/models/tiny")
-    return app_and_silent[0]
-
-
-@pytest.fixture
-def silent(app_and_silent):
-    return app_and_silent[1]
-
-
-@pytest.fixture
-def data(app):
-    app.data.look()
-    return app.data
 
 
 @pytest.fixture

@@ -15,36 +15,12 @@ from qlora_studio.state.data_mix import WEIGHT
 from qlora_studio.state.data_name import data_name
 from qlora_studio.state.train_cost import Stretch, kept_rows, stretches, updates
 from tests.state.reports import import_report
-from tests.ui.silent import silent_app
 
 A, B, C = "/data/support.jsonl", "/data/sums.csv", "/data/notes.txt"
 ROWS = {A: 6, B: 4, C: 2, SAMPLE: 3}
 FORMATS = {A: "sharegpt", B: "question_answer", C: "text", SAMPLE: "question_answer"}
 COPIES = Fix(kind="near_duplicates")
 TWICE = Finding(kind="near_duplicates", tone="warn", count=1, words="1 copy", why="Twice.", fix=COPIES)
-
-
-@pytest.fixture
-def app_and_silent(qtbot, monkeypatch):
-    with silent_app(monkeypatch) as both:
-        yield both
-
-
-@pytest.fixture
-def app(app_and_silent):
-    app_and_silent[0].draft.set("model.path", "/models/tiny")
-    return app_and_silent[0]
-
-
-@pytest.fixture
-def silent(app_and_silent):
-    return app_and_silent[1]
-
-
-@pytest.fixture
-def data(app):
-    app.data.look()
-    return app.data
 
 
 @pytest.fixture

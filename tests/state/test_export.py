@@ -19,26 +19,9 @@ from qlora_studio.state.export import ADAPTER, MERGED, Stage
 from qlora_studio.state.export_source import look_at
 from tests.state.reports import CHECKED_ADAPTER, chat_encoded, model_report
 from tests.ui.example_runs import PROMPTS, Example, make_run
-from tests.ui.silent import silent_app
 
 MODEL = "/models/tiny"
 WEIGHTS = 5_000  # bytes of the adapter
-
-
-@pytest.fixture
-def app_and_silent(qtbot, monkeypatch):
-    with silent_app(monkeypatch) as both:
-        yield both
-
-
-@pytest.fixture
-def app(app_and_silent):
-    return app_and_silent[0]
-
-
-@pytest.fixture
-def silent(app_and_silent):
-    return app_and_silent[1]
 
 
 @pytest.fixture

@@ -6,24 +6,7 @@ import pytest
 
 from qlora_studio.protocol import commands, events, reading
 from tests.ui.example_runs import Example, make_run
-from tests.ui.silent import silent_app
 from tests.ui.test_monitor_page import PREPARED
-
-
-@pytest.fixture
-def app_and_silent(qtbot, monkeypatch):
-    with silent_app(monkeypatch) as both:
-        yield both
-
-
-@pytest.fixture
-def app(app_and_silent):
-    return app_and_silent[0]
-
-
-@pytest.fixture
-def silent(app_and_silent):
-    return app_and_silent[1]
 
 
 @pytest.fixture

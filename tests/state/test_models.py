@@ -8,26 +8,14 @@ from PySide6.QtTest import QSignalSpy
 from qlora_studio.config import places
 from qlora_studio.config.run_config import SAMPLE
 from qlora_studio.protocol import commands, events, reading
-from qlora_studio.state import launch
 from tests.state.reports import model_report
-from tests.ui.silent import silent_app
+
+pytestmark = pytest.mark.usefixtures("no_card")
 
 
 @pytest.fixture
-def app_and_silent(qtbot, monkeypatch):
-    monkeypatch.setattr(launch, "card_reading", lambda: None)
-    with silent_app(monkeypatch) as both:
-        yield both
-
-
-@pytest.fixture
-def models(app_and_silent):
-    return app_and_silent[0].models
-
-
-@pytest.fixture
-def silent(app_and_silent):
-    return app_and_silent[1]
+def models(app):
+    return app.models
 
 
 @pytest.fixture
@@ -86,20 +74,20 @@ def test_folders_of_the_models_folder_are_listed(models, qtbot):
     assert not models.can_forget(str(places.models_folder() / "llama"))
 
 
-def test_a_forgotten_model_is_off_the_list_and_its_check_given_up(models, silent, folder, app_and_silent):
+def test_a_forgotten_model_is_off_the_list_and_its_check_given_up(models, silent, folder, app):
     models.add_folder(folder)
     models.forget(str(folder))
     assert models.table.entries == []
     assert not silent.asked(reading.CheckModel)
-    assert app_and_silent[0].preferences.values.models == []
+    assert app.preferences.values.models == []
     assert folder.is_dir()
     assert models.chosen == SAMPLE
 
 
-def test_used_for_training_it_is_the_models_path_of_the_draft(models, folder, app_and_silent):
+def test_used_for_training_it_is_the_models_path_of_the_draft(models, folder, app):
     models.add_folder(folder)
     models.use()
-    assert app_and_silent[0].draft.config.model.path == str(folder)
+    assert app.draft.config.model.path == str(folder)
 
 
 def test_the_sample_is_unpacked_on_demand_and_then_checked(models, silent, qtbot):
@@ -123,11 +111,11 @@ def test_a_sample_that_can_not_be_unpacked_says_why(models, silent, qtbot):
     assert models.entry().problem == problem
 
 
-def test_fits_follows_the_settings_of_the_next_run(models, silent, folder, app_and_silent, qtbot):
+def test_fits_follows_the_settings_of_the_next_run(models, silent, folder, app, qtbot):
     models.add_folder(folder)
     silent.answer(reading.CheckModel, reading.ModelChecked, report=model_report(folder))
     before = models.entry().promised.total
-    app_and_silent[0].draft.set_many({"data.seq_len": 256, "training.batch_size": 1})
+    app.draft.set_many({"data.seq_len": 256, "training.batch_size": 1})
     _look(models, qtbot)
     assert models.entry().promised.total < before
 

@@ -20,29 +20,11 @@ from qlora_studio.state import launch
 from qlora_studio.state.engine import Doing
 from qlora_studio.state.train_cost import FEW_UPDATES, kept_rows, updates
 from tests.state.reports import counted, import_report, model_report
-from tests.ui.silent import silent_app
 
 GIB = 2**30
 SETTLED = 60  # ms: after the last change
 
-
-@pytest.fixture
-def app_and_silent(qtbot, monkeypatch):
-    monkeypatch.setattr(launch, "card_reading", lambda: None)
-    ram = RamReading(total_bytes=64 * GIB, free_bytes=48 * GIB, load=0.0)
-    monkeypatch.setattr(launch, "ram_reading", lambda: ram)
-    with silent_app(monkeypatch) as both:
-        yield both
-
-
-@pytest.fixture
-def app(app_and_silent):
-    return app_and_silent[0]
-
-
-@pytest.fixture
-def silent(app_and_silent):
-    return app_and_silent[1]
+pytestmark = pytest.mark.usefixtures("no_card_but_memory")
 
 
 @pytest.fixture

@@ -15,26 +15,9 @@ from qlora_studio.ui.pages.chat import ChatPage
 from tests.state.reports import CHECKED_ADAPTER, chat_encoded, model_report
 from tests.ui.example_runs import Example, make_run
 from tests.ui.person import click, found, words
-from tests.ui.silent import silent_app
 
 MODEL = "/models/tiny"
 HOSTILE = "<img src='file:///etc/passwd'>\u202e\x07 **bold**"
-
-
-@pytest.fixture
-def app_and_silent(qtbot, monkeypatch):
-    with silent_app(monkeypatch) as both:
-        yield both
-
-
-@pytest.fixture
-def app(app_and_silent):
-    return app_and_silent[0]
-
-
-@pytest.fixture
-def silent(app_and_silent):
-    return app_and_silent[1]
 
 
 @pytest.fixture
@@ -48,14 +31,6 @@ def run(app):
         changes={"model.path": MODEL},
     )
     return make_run(app.preferences.runs_folder, example)
-
-
-@pytest.fixture
-def asked(app):
-    """(page, what) of each page that was asked for."""
-    pages: list[tuple[str, object]] = []
-    app.page_asked.connect(lambda name, what: pages.append((name, what)))
-    return pages
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,20 +17,8 @@ from PySide6.QtWidgets import (
 
 from qlora_studio.protocol import reading
 from qlora_studio.state.data_mix import WEIGHT
-from qlora_studio.ui.shell import Shell
 from tests.ui.filled_pages import Filler
 from tests.ui.person import click, found, words
-from tests.ui.silent import silent_app
-
-
-@pytest.fixture
-def filler(qtbot, monkeypatch, tmp_path) -> Iterator[Filler]:
-    with silent_app(monkeypatch) as (app, silent):
-        shell = Shell(app)
-        qtbot.addWidget(shell)
-        shell.resize(1440, 900)
-        shell.show()
-        yield Filler(shell, app, silent, qtbot, tmp_path)
 
 
 def cells(page: QWidget, row: int) -> list[str]:

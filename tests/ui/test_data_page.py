@@ -22,7 +22,6 @@ from qlora_studio.protocol.events import Problem
 from qlora_studio.ui.pages.data import DataPage
 from qlora_studio.ui.pages.data_tokens import TokenView, drawn, lay_out
 from qlora_studio.ui.theme import theme
-from tests.ui.silent import silent_app
 
 REPORT = ImportReport(
     path="/data/chats.jsonl",
@@ -55,20 +54,9 @@ TOKENS = (
 
 
 @pytest.fixture
-def app_and_silent(qtbot, monkeypatch):
-    with silent_app(monkeypatch) as both:
-        yield both
-
-
-@pytest.fixture
-def app(app_and_silent):
-    app_and_silent[0].draft.set("model.path", "/models/tiny")
-    return app_and_silent[0]
-
-
-@pytest.fixture
-def silent(app_and_silent):
-    return app_and_silent[1]
+def app(app):
+    app.draft.set("model.path", "/models/tiny")
+    return app
 
 
 @pytest.fixture

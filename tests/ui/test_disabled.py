@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from PySide6.QtWidgets import (
     QAbstractButton,
@@ -19,25 +17,13 @@ from PySide6.QtWidgets import (
 from qlora_studio.protocol import commands, events, reading
 from qlora_studio.state.engine import Doing
 from qlora_studio.ui.pages import page_factories
-from qlora_studio.ui.shell import Shell
 from qlora_studio.ui.widgets import ElidedLabel
 from qlora_studio.ui.widgets.allowed import WHY_NOT
 from tests.state.reports import CHECKED_ADAPTER, chat_encoded
 from tests.ui.filled_pages import FILLED, Filler
 from tests.ui.person import click, found
-from tests.ui.silent import silent_app
 
 CONTROLS = (QAbstractButton, QAbstractSpinBox, QComboBox, QAbstractSlider, QLineEdit)
-
-
-@pytest.fixture
-def filler(qtbot, monkeypatch, tmp_path) -> Iterator[Filler]:
-    with silent_app(monkeypatch) as (app, silent):
-        shell = Shell(app)
-        qtbot.addWidget(shell)
-        shell.resize(1440, 900)
-        shell.show()
-        yield Filler(shell, app, silent, qtbot, tmp_path)
 
 
 @pytest.mark.parametrize("name", list(page_factories()))

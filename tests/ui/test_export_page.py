@@ -16,33 +16,8 @@ from qlora_studio.ui.pages.export import ExportPage
 from tests.state.reports import CHECKED_ADAPTER, chat_encoded, model_report
 from tests.ui.example_runs import Example, make_run
 from tests.ui.person import click, found, words
-from tests.ui.silent import silent_app
 
 MODEL = "/models/tiny"
-
-
-@pytest.fixture
-def app_and_silent(qtbot, monkeypatch):
-    with silent_app(monkeypatch) as both:
-        yield both
-
-
-@pytest.fixture
-def app(app_and_silent):
-    return app_and_silent[0]
-
-
-@pytest.fixture
-def silent(app_and_silent):
-    return app_and_silent[1]
-
-
-@pytest.fixture
-def asked(app):
-    """(page, what) of each page that was asked for."""
-    pages: list[tuple[str, object]] = []
-    app.page_asked.connect(lambda name, what: pages.append((name, what)))
-    return pages
 
 
 @pytest.fixture

@@ -30,14 +30,6 @@ def app(qtbot):
 
 
 @pytest.fixture
-def asked(app):
-    """(page, what) of each page that was asked for."""
-    pages: list[tuple[str, object]] = []
-    app.page_asked.connect(lambda name, what: pages.append((name, what)))
-    return pages
-
-
-@pytest.fixture
 def open_home(app, qtbot):
     def open_page():
         page = HomePage(app)

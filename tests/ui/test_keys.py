@@ -6,7 +6,6 @@ import pytest
 from PySide6.QtGui import QAction
 
 from qlora_studio.ui.shell import Shell
-from tests.ui.silent import silent_app
 
 EVERYWHERE = {"Ctrl+F", "F1", "F5", "Ctrl+Z", "Ctrl+Shift+Z", "Esc", "Ctrl+Q"}
 OF_PAGES = {
@@ -26,12 +25,11 @@ OF_PAGES = {
 
 
 @pytest.fixture
-def shell(qtbot, monkeypatch):
-    with silent_app(monkeypatch) as (app, _):
-        window = Shell(app)
-        qtbot.addWidget(window)
-        window.show()
-        yield window
+def shell(app, qtbot):
+    window = Shell(app)
+    qtbot.addWidget(window)
+    window.show()
+    return window
 
 
 @pytest.mark.parametrize("name", list(OF_PAGES))

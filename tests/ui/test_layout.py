@@ -7,26 +7,19 @@ from collections.abc import Iterator
 import pytest
 
 from qlora_studio.ui.pages import page_factories
-from qlora_studio.ui.shell import Shell
 from qlora_studio.ui.theme import theme
 from tests.ui.clipped import clipped
 from tests.ui.filled_pages import FILLED, Filler
-from tests.ui.silent import silent_app
 
 SIZES = ((1440, 900), (1024, 600))
 TEXT_SIZES = (100, 150, 200)
 
 
 @pytest.fixture
-def filler(qtbot, monkeypatch, tmp_path) -> Iterator[Filler]:
-    with silent_app(monkeypatch) as (app, silent):
-        shell = Shell(app)
-        qtbot.addWidget(shell)
-        shell.resize(*SIZES[0])
-        shell.show()
-        app.machine._on_read(None, 412 * 10**9)
-        yield Filler(shell, app, silent, qtbot, tmp_path)
-        theme().set_text_size(100)
+def filler(filler) -> Iterator[Filler]:
+    filler.app.machine._on_read(None, 412 * 10**9)
+    yield filler
+    theme().set_text_size(100)
 
 
 @pytest.mark.parametrize("name", FILLED)

@@ -10,38 +10,13 @@ from PySide6.QtWidgets import QFileDialog
 
 from qlora_studio.config.run_config import SAMPLE
 from qlora_studio.protocol import commands, reading
-from qlora_studio.state import launch
 from qlora_studio.ui.pages.models import ModelsPage
 from tests.state.reports import model_report
 from tests.ui.person import click, found, words
-from tests.ui.silent import silent_app
 
 HOSTILE = "<b>bold</b>\u202egpj.exe"
 
-
-@pytest.fixture
-def app_and_silent(qtbot, monkeypatch):
-    monkeypatch.setattr(launch, "card_reading", lambda: None)
-    with silent_app(monkeypatch) as both:
-        yield both
-
-
-@pytest.fixture
-def app(app_and_silent):
-    return app_and_silent[0]
-
-
-@pytest.fixture
-def silent(app_and_silent):
-    return app_and_silent[1]
-
-
-@pytest.fixture
-def asked(app):
-    """(page, what) of each page that was asked for."""
-    pages: list[tuple[str, object]] = []
-    app.page_asked.connect(lambda name, what: pages.append((name, what)))
-    return pages
+pytestmark = pytest.mark.usefixtures("no_card")
 
 
 @pytest.fixture

@@ -23,7 +23,6 @@ from qlora_studio.runs.run_state import RunState, write_state
 from qlora_studio.ui.pages.monitor import MonitorPage
 from qlora_studio.ui.theme import theme
 from tests.ui.example_runs import Example, make_run, step_event
-from tests.ui.silent import silent_app
 
 TRAINING = Example(steps=0, total_steps=400, spikes=())
 REPORT = ImportReport(
@@ -47,30 +46,6 @@ PREPARED = {
     "report": REPORT,
     "promise_bytes": {},
 }
-
-
-@pytest.fixture
-def window(monkeypatch):
-    with silent_app(monkeypatch) as found:
-        yield found
-
-
-@pytest.fixture
-def app(window):
-    return window[0]
-
-
-@pytest.fixture
-def silent(window):
-    return window[1]
-
-
-@pytest.fixture
-def asked(app):
-    """(page, what) of each page that was asked for."""
-    pages: list[tuple[str, object]] = []
-    app.page_asked.connect(lambda name, what: pages.append((name, what)))
-    return pages
 
 
 @pytest.fixture

@@ -22,34 +22,13 @@ from qlora_studio.state.runs_table import MOST_CHOSEN, NAMES
 from qlora_studio.ui.pages.runs import RunsPage
 from tests.own_bin import use_own_bin
 from tests.ui.example_runs import Example, make_run
-from tests.ui.silent import silent_app
 
 NAME, STATE, LOSS, TAGS = (NAMES.index(name) for name in ("Name", "State", "Eval loss", "Tags"))
 
 
-@pytest.fixture
-def window(monkeypatch, tmp_path):
+@pytest.fixture(autouse=True)
+def own_bin(monkeypatch, tmp_path):
     use_own_bin(monkeypatch, tmp_path / "data")
-    with silent_app(monkeypatch) as found:
-        yield found
-
-
-@pytest.fixture
-def app(window):
-    return window[0]
-
-
-@pytest.fixture
-def silent(window):
-    return window[1]
-
-
-@pytest.fixture
-def asked(app):
-    """(page, what) of each page that was asked for."""
-    pages: list[tuple[str, object]] = []
-    app.page_asked.connect(lambda name, what: pages.append((name, what)))
-    return pages
 
 
 @pytest.fixture

@@ -12,43 +12,13 @@ from PySide6.QtWidgets import QApplication, QFileDialog
 from qlora_studio.config.run_config import RunConfig
 from qlora_studio.config.setting import fields_of
 from qlora_studio.config.toml_file import read_run_config, with_changes
-from qlora_studio.memory.devices import RamReading
 from qlora_studio.protocol import commands, reading
 from qlora_studio.protocol.events import LoadingProgress, Problem
-from qlora_studio.state import launch
 from qlora_studio.ui.pages.train import TrainPage
 from tests.state.reports import counted, import_report, model_report
 from tests.ui.person import click, found, words
-from tests.ui.silent import silent_app
 
-GIB = 2**30
-
-
-@pytest.fixture
-def app_and_silent(qtbot, monkeypatch):
-    monkeypatch.setattr(launch, "card_reading", lambda: None)
-    ram = RamReading(total_bytes=64 * GIB, free_bytes=48 * GIB, load=0.0)
-    monkeypatch.setattr(launch, "ram_reading", lambda: ram)
-    with silent_app(monkeypatch) as both:
-        yield both
-
-
-@pytest.fixture
-def app(app_and_silent):
-    return app_and_silent[0]
-
-
-@pytest.fixture
-def silent(app_and_silent):
-    return app_and_silent[1]
-
-
-@pytest.fixture
-def asked(app):
-    """(page, what) of each page that was asked for."""
-    pages: list[tuple[str, object]] = []
-    app.page_asked.connect(lambda name, what: pages.append((name, what)))
-    return pages
+pytestmark = pytest.mark.usefixtures("no_card_but_memory")
 
 
 @pytest.fixture
