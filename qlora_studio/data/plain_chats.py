@@ -74,7 +74,9 @@ class PlainChatsReader:
         if read is None:
             return None
         lines, table = read
-        if any(self._late.counts(name) and _says_something(table, name) for name in table.column_names):
+        if any(
+            self._late.counts(name) and _says_something(table.column(name)) for name in table.column_names
+        ):
             return None
         columns = _Columns(table.combine_chunks(), self._layout.map)
         found = _pairs(columns) if self._layout.format in _PAIRS else _chats(columns)
@@ -106,9 +108,8 @@ def _schema(layout: Layout) -> Any:
     return pa.schema([(layout.map["messages"], pa.list_(turn))])
 
 
-def _says_something(table: Any, name: str) -> bool:
-    column = table.column(name)
-    return bool(column.null_count < len(column))
+def _says_something(column: Any) -> bool:
+    return not all(_absent(chunk).all() for chunk in column.chunks)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from qlora_studio.data import lines as module_of_lines
 from qlora_studio.data import plain_chats
 from qlora_studio.data.conversation import Message, Row
 from qlora_studio.data.formats import Layout
+from qlora_studio.data.late_columns import LateColumns
 from qlora_studio.data.record import Conversation
 from qlora_studio.data.report import ImportReport
 from qlora_studio.data.row_digest import ROLE_CODES, digest_of, seeds_of
@@ -170,6 +171,16 @@ def test_other_columns_may_differ_in_what_they_hold() -> None:
     block = b"\n".join(GOOD[:-1] + b', "score": %s, "when": "2026-01-01"}' % other for other in others)
 
     assert plain_chats.PlainChatsReader(MESSAGES).read(block + b"\n" + GOOD) is not None
+
+
+@pytest.mark.parametrize(("value", "at_once"), [('""', True), ("[]", True), ("null", True), ('"Be."', False)])
+def test_a_late_column_is_looked_at_one_by_one_only_where_it_says_something(
+    value: str, at_once: bool
+) -> None:
+    block = b"\n".join([GOOD] * 3 + [GOOD[:-1] + f', "system": {value}}}'.encode()])
+    late = LateColumns(MESSAGES, ("messages",))
+
+    assert (plain_chats.PlainChatsReader(MESSAGES, late).read(block) is not None) == at_once
 
 
 def test_sharegpt_is_plain_too_with_its_roles_mapped(tmp_path: Path) -> None:
