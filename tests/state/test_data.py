@@ -9,21 +9,17 @@ from PySide6.QtCore import QModelIndex, Qt
 
 from qlora_studio.config.run_config import SAMPLE
 from qlora_studio.data.conversation import Message, Row
-from qlora_studio.data.report import Finding, ImportReport, SkipReason
+from qlora_studio.data.report import Finding, SkipReason
 from qlora_studio.data.token_view import Lengths, Token
 from qlora_studio.protocol import reading
+from tests.state.reports import import_report
 
-REPORT = ImportReport(
-    path="/data/chats.jsonl",
+REPORT = import_report(
     rows_in=6,
     imported=5,
-    skipped=0,
     merged=1,
     conversations=5,
     format="question_answer",
-    encoding="utf-8",
-    sha256="5" * 64,
-    problems=(),
     findings=(
         Finding(kind="duplicates", tone="info", count=1, words="1 equal row", why="Twice.", rows=(3,)),
         Finding(kind="empty_answer", tone="warn", count=1, words="1 empty answer", why="Silence.", rows=(2,)),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from qlora_studio.protocol import commands, events, reading
+from tests.state.reports import PREPARED
 from tests.ui.example_runs import Example, make_run
-from tests.ui.test_monitor_page import PREPARED
 
 
 @pytest.fixture

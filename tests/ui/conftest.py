@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from pytestqt.qtbot import QtBot
 
 from qlora_studio.memory.devices import RamReading
+from qlora_studio.protocol.events import RunStarted
 from qlora_studio.state import launch
 from qlora_studio.state.app import AppState
+from qlora_studio.ui.pages.monitor import MonitorPage
 from qlora_studio.ui.shell import Shell
+from tests.ui.example_runs import TRAINING, Example, make_run
 from tests.ui.filled_pages import Filler
 from tests.ui.silent import Silent, silent_app
 
@@ -63,3 +66,38 @@ def filler(app: AppState, silent: Silent, qtbot: QtBot, tmp_path: Path) -> Fille
     shell.resize(1440, 900)
     shell.show()
     return Filler(shell, app, silent, qtbot, tmp_path)
+
+
+# The Monitor ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def make(home: Path) -> Callable[..., Path]:
+    """A run folder with 300 of 400 steps, or what fields of an Example say."""
+    return lambda **fields: make_run(home / "runs", Example(**{"steps": 300, "total_steps": 400, **fields}))
+
+
+@pytest.fixture
+def open_run(app: AppState, qtbot: QtBot) -> Callable[[Path | None], MonitorPage]:
+    def open_page(what: Path | None) -> MonitorPage:
+        page = MonitorPage(app).whole()
+        qtbot.addWidget(page)
+        page.resize(1440, 860)
+        page.show()
+        page.opened(what)
+        qtbot.waitUntil(lambda: not app.monitor.loading and not app.monitor.verifying)
+        return page
+
+    return open_page
+
+
+@pytest.fixture
+def training(
+    app: AppState, silent: Silent, home: Path, open_run: Callable[[Path | None], MonitorPage]
+) -> MonitorPage:
+    """A page on a run that trains here, before its first step."""
+    folder = make_run(home / "runs", TRAINING)
+    app.engine.train(folder)
+    page = open_run(folder)
+    silent.hear(RunStarted(run=str(folder), step=0, total_steps=400, resumed=False, time=0.0))
+    return page

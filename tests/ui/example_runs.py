@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qlora_studio.config.run_config import RunConfig
 from qlora_studio.config.toml_file import with_changes
@@ -29,6 +30,9 @@ from qlora_studio.runs.notes import Notes, write_notes
 from qlora_studio.runs.run_record import Prepared, RunRecord
 from qlora_studio.runs.run_state import RunState, State, write_state
 from qlora_studio.runs.samples import SAMPLES_FILE
+
+if TYPE_CHECKING:
+    from tests.ui.silent import Silent
 
 CREATED = 1_795_000_000.0
 GIB = 2**30
@@ -73,6 +77,9 @@ class Example:
     tags: tuple[str, ...] = ("support",)
     changes: dict[str, object] = field(default_factory=dict)
     checkpoints: bool = True
+
+
+TRAINING = Example(steps=0, total_steps=400, spikes=())  # before its first step
 
 
 def make_run(runs_dir: Path, example: Example) -> Path:
@@ -144,6 +151,12 @@ def step_event(number: int, example: Example) -> StepFinished:
         time=CREATED + 1.6 * number,
         non_finite="nan" if bad else None,
     )
+
+
+def hear_steps(silent: Silent, first: int, last: int) -> None:
+    """The engine that trains `TRAINING` makes these."""
+    for number in range(first, last + 1):
+        silent.hear(step_event(number, TRAINING))
 
 
 def sample_events(example: Example) -> Iterator[SampleReady]:

@@ -12,7 +12,7 @@ from pytestqt.qtbot import QtBot
 
 from qlora_studio.config.data_parts import Fix, MixPart
 from qlora_studio.data.conversation import Message, Row
-from qlora_studio.data.report import Finding, FixCount, ImportReport, PartReport, SkipReason
+from qlora_studio.data.report import Finding, FixCount, PartReport, SkipReason
 from qlora_studio.data.token_view import Lengths, Token
 from qlora_studio.protocol import commands, events, reading
 from qlora_studio.state.app import AppState
@@ -28,16 +28,14 @@ DATA = "/data/support_replies_of_the_last_three_years.jsonl"
 QUESTION = "A baker makes 12 trays of 8 rolls and sells 70 of them. How many rolls are left?"
 ANSWER = "The baker makes 12 x 8 = 96 rolls. After selling 70 of them, 96 - 70 = 26 rolls are left.\n#### 26"
 
-REPORT = ImportReport(
-    path=DATA,
+REPORT = import_report(
+    DATA,
     rows_in=18_420,
     imported=18_211,
     skipped=37,
     merged=172,
     conversations=18_211,
     format="sharegpt",
-    encoding="utf-8",
-    sha256="5" * 64,
     problems=(SkipReason(204, "no answer", 31, (204, 311)), SkipReason(880, "not valid JSON", 6, (880,))),
     findings=(
         Finding(kind="skipped", tone="bad", count=37, words="37 of 18,420 rows were skipped", why="Lost."),

@@ -15,24 +15,22 @@ from qlora_studio.config.data_parts import Fix
 from qlora_studio.config.run_config import SAMPLE
 from qlora_studio.data.conversation import Message, Row
 from qlora_studio.data.formats import READ
-from qlora_studio.data.report import Finding, FixCount, ImportReport, SkipReason
+from qlora_studio.data.report import Finding, FixCount, SkipReason
 from qlora_studio.data.token_view import Lengths, Token
 from qlora_studio.protocol import reading
 from qlora_studio.protocol.events import Problem
 from qlora_studio.ui.pages.data import DataPage
 from qlora_studio.ui.pages.data_tokens import TokenView, drawn, lay_out
 from qlora_studio.ui.theme import theme
+from tests.state.reports import import_report
 
-REPORT = ImportReport(
-    path="/data/chats.jsonl",
+REPORT = import_report(
     rows_in=8,
     imported=5,
     skipped=2,
     merged=1,
     conversations=5,
     format="question_answer",
-    encoding="utf-8",
-    sha256="5" * 64,
     problems=(SkipReason(3, "no answer", 2, (3, 9)),),
     findings=(
         Finding(kind="skipped", tone="bad", count=2, words="2 of 8 rows were skipped", why="Not learned."),

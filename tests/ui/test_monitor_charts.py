@@ -1,0 +1,236 @@
+"""The Monitor's charts: curves as steps come, one crosshair and zoom for all, and what can be saved of them."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from PySide6.QtCore import QPoint, Qt
+from PySide6.QtGui import QFontMetrics, QImage
+from PySide6.QtWidgets import QSlider, QTableView, QWidget
+
+from qlora_studio.memory.devices import CardReading
+from qlora_studio.ui.theme import theme
+from tests.ui.example_runs import Example, hear_steps, step_event
+from tests.ui.person import click, found, words
+
+
+def test_steps_become_points_of_every_chart(training, silent, qtbot):
+    hear_steps(silent, 1, 40)
+    qtbot.waitUntil(lambda: len(training.stretch.points) == 40)
+    assert not training.findChild(QWidget, "monitor_waiting").isVisible()
+    assert _drawn(found(training, "monitor_loss")) == [40, 40]
+    for name in ("monitor_lr", "monitor_grad_norm", "monitor_speed"):
+        assert _drawn(found(training, name)) == [40]
+
+
+def test_a_loss_that_is_no_number_is_a_gap_with_its_step(training, silent, qtbot):  # R12
+    bad = Example(total_steps=400, nan_at=(23,), spikes=())
+    for number in range(1, 41):
+        silent.hear(step_event(number, bad))
+    qtbot.waitUntil(lambda: len(training.stretch.points) == 40)
+    chart = found(training, "monitor_loss")
+    assert [label.toPlainText() for label in chart._labels] == ["NaN at step 23"]
+    assert all(np.isnan(values[22]) for values in _values(chart))
+
+
+def test_the_crosshair_stands_in_all_charts_with_one_readout(open_run, make):
+    page = open_run(make(end="paused"))
+    page.stretch.point_near(173.0)
+    assert all(
+        found(page, name)._crosshair.isVisible() for name in ("monitor_loss", "monitor_vram", "monitor_lr")
+    )
+    assert "Step 173" in page.findChild(QWidget, "monitor_readout").accessibleName()
+
+
+@pytest.mark.parametrize(
+    ("key", "modifier", "step"),
+    [
+        (Qt.Key.Key_Home, Qt.KeyboardModifier.NoModifier, 1),
+        (Qt.Key.Key_End, Qt.KeyboardModifier.NoModifier, 300),
+        (Qt.Key.Key_Left, Qt.KeyboardModifier.NoModifier, 149),
+        (Qt.Key.Key_Right, Qt.KeyboardModifier.ShiftModifier, 200),
+    ],
+)
+def test_keys_move_the_crosshair(open_run, make, qtbot, key, modifier, step):
+    page = open_run(make(end="paused"))
+    page.stretch.point_near(150.0)
+    chart = _focused(page, qtbot, "monitor_loss")
+    qtbot.keyClick(chart, key, modifier)
+    assert int(page.stretch.points.steps[page.stretch.place]) == step
+
+
+def test_dragging_zooms_to_the_steps_under_it_in_all_charts(open_run, make, qtbot):
+    page = open_run(make(end="paused"))
+    chart = found(page, "monitor_loss")
+    left, right = (QPoint(chart.x_of(step), 60) for step in (100, 200))
+    qtbot.mousePress(chart.viewport(), Qt.MouseButton.LeftButton, pos=left)
+    qtbot.mouseMove(chart.viewport(), right)
+    qtbot.mouseRelease(chart.viewport(), Qt.MouseButton.LeftButton, pos=right)
+    assert page.stretch.first == pytest.approx(100, abs=2)
+    assert page.stretch.last == pytest.approx(200, abs=2)
+    for name in ("monitor_loss", "monitor_vram", "monitor_speed"):
+        assert found(page, name).box.viewRange()[0] == pytest.approx([100, 200], abs=2)
+
+
+def test_a_double_click_shows_all_steps_again(open_run, make, qtbot):
+    page = open_run(make(end="paused"))
+    page.stretch.show(100, 200)
+    qtbot.mouseDClick(found(page, "monitor_loss").viewport(), Qt.MouseButton.LeftButton)
+    assert page.stretch.first <= 0 and page.stretch.last >= 400
+
+
+def test_while_the_newest_step_is_in_sight_it_stays_so(training, silent, qtbot):
+    hear_steps(silent, 1, 100)
+    qtbot.waitUntil(lambda: len(training.stretch.points) == 100)
+    training.stretch.show(60, 105)
+    hear_steps(silent, 101, 150)
+    qtbot.waitUntil(lambda: len(training.stretch.points) == 150)
+    assert (training.stretch.first, training.stretch.last) == (110, 155)
+
+
+def test_the_loss_can_be_shown_on_a_logarithmic_scale(open_run, make, qtbot):
+    page = open_run(make(end="paused"))
+    chart = found(page, "monitor_loss")
+    plain = np.nanmax(_values(chart)[0])
+    click(qtbot, page, "monitor_loss_log")
+    assert np.nanmax(_values(chart)[0]) == pytest.approx(math.log10(plain))
+
+
+def test_no_smoothing_draws_each_step(open_run, make, qtbot):
+    page = open_run(make(end="paused"))
+    page.findChild(QSlider, "monitor_smoothing").setValue(0)
+    qtbot.waitUntil(lambda: np.array_equal(*_values(found(page, "monitor_loss"))))
+
+
+def test_memory_is_stacked_by_part_and_a_spike_is_named(open_run, make):
+    page = open_run(make(end="paused", spikes=(220,)))
+    chart = found(page, "monitor_vram")
+    tops = [float(np.median(chart._areas[part].y)) for part in ("weights", "optimizer", "other")]
+    assert tops == sorted(tops) and tops[0] == pytest.approx(5.5)
+    assert "Step 220 took" in words(page, "monitor_spike")
+
+
+def test_on_a_processor_it_is_called_process_memory(open_run, make):
+    page = open_run(make(end="paused", device="cpu"))
+    assert "Process memory" in words(page, "monitor_vram_card")
+    assert not page.findChild(QWidget, "monitor_gpu_card").isVisible()
+
+
+def test_before_a_run_is_open_it_speaks_of_the_memory_of_this_machine(open_run, app):
+    page = open_run(None)
+    assert "Process memory" in words(page, "monitor_vram_card")
+    assert "Memory peak" in words(page, "monitor_number_peak")
+    card = CardReading(
+        name="RTX 6000 Ada", total_bytes=47 * 2**30, used_bytes=0, load=None, temperature_c=None,
+        power_w=None, other_bytes=None,
+    )  # fmt: skip
+    app.machine._on_read(card, 412 * 10**9)
+    app.monitor.changed.emit()
+    assert "VRAM" in words(page, "monitor_vram_card")
+
+
+@pytest.mark.parametrize("limit_gib", [20.0, 21.0, 21.7, 22.0, 23.0, 25.0, 30.0, 47.4, 200.0])
+@pytest.mark.parametrize("height", [190, 300])
+def test_the_words_of_limit_and_promise_never_lie_on_each_other(open_run, make, limit_gib, height):
+    page = open_run(make(end="paused"))
+    chart = found(page, "monitor_vram")
+    chart.resize(500, height)
+    chart.set_levels("card limit", int(limit_gib * 2**30), int(21.7 * 2**30))
+    words = [level.label.sceneBoundingRect() for level in chart._levels.values()]
+    assert not words[0].intersects(words[1])
+    assert all(chart.sceneRect().contains(place) for place in words)
+
+
+@pytest.mark.parametrize("name", ["monitor_lr", "monitor_grad_norm", "monitor_speed"])
+@pytest.mark.parametrize("text_size", [100, 200])
+def test_numbers_of_a_low_axis_have_a_line_each(open_run, make, name, text_size):
+    theme().set_text_size(text_size)
+    page = open_run(make(end="paused"))
+    axis = found(page, name).axes["left"]
+    (low, high), height = axis.range, axis.height()
+    ticks = sorted(value for _, values in axis.tickValues(low, high, height) for value in values)
+    lines = [(after - before) / (high - low) * height for before, after in pairwise(ticks)]
+    theme().set_text_size(100)
+    assert len(ticks) >= 2
+    assert min(lines) >= QFontMetrics(axis.style["tickFont"]).height()
+
+
+def test_the_curves_can_be_read_as_a_table(open_run, make, qtbot):
+    page = open_run(make(end="paused", nan_at=(150,), evaluate_every=100))
+    chart = _focused(page, qtbot, "monitor_loss")
+    qtbot.keyClick(chart, Qt.Key.Key_T)
+    model = page.findChild(QTableView, "monitor_table").model()
+    assert model.rowCount() == 300 and not chart.isVisible()
+    assert [model.index(149, column).data() for column in (0, 2, 3)] == [
+        "150",
+        "not a number",
+        "not a number",
+    ]
+    assert model.index(99, 4).data() == "1.363"
+    click(qtbot, page, "monitor_as_charts")
+    assert chart.isVisible()
+
+
+def test_the_table_of_steps_is_a_sound_model(open_run, make, qtmodeltester, qtbot):
+    page = open_run(make(end="paused"))
+    click(qtbot, page, "monitor_as_table")
+    qtmodeltester.check(page.findChild(QTableView, "monitor_table").model())
+
+
+def test_what_is_shown_is_saved_as_numbers(open_run, make, app, tmp_path, qtbot):
+    page = open_run(make(end="paused", nan_at=(150,), evaluate_every=100))
+    page.stretch.show(100, 200)
+    with qtbot.waitSignal(app.monitor.saved):
+        page.export.save_table(str(tmp_path / "points.csv"))
+    lines = (tmp_path / "points.csv").read_text().splitlines()
+    assert lines[0].startswith("step,elapsed_s,loss,smoothed_loss,evaluation_loss")
+    assert [int(line.split(",")[0]) for line in lines[1:]] == list(range(100, 201))
+    assert lines[51].startswith("150,240.0,nan,nan,")
+
+
+def test_while_charts_are_moved_their_edges_are_not_smoothed_and_then_they_are(open_run, make, qtbot):
+    page = open_run(make(end="paused"))
+    page.stretch.show(100, 200)
+    drawn = [found(page, name)._strokes for name in ("monitor_loss", "monitor_vram", "monitor_lr")]
+    assert not any(strokes.fine for strokes in drawn)
+    qtbot.waitUntil(lambda: all(strokes.fine for strokes in drawn))
+
+
+def test_charts_that_only_grow_are_always_drawn_with_smooth_edges(training, silent, qtbot):
+    hear_steps(silent, 1, 40)
+    qtbot.waitUntil(lambda: len(training.stretch.points) == 40)
+    assert found(training, "monitor_loss")._strokes.fine
+
+
+def test_a_picture_saved_while_charts_are_moved_has_smooth_edges(open_run, make, tmp_path):
+    page = open_run(make(end="paused"))
+    page.stretch.show(100, 200)
+    page.export.save_picture(str(tmp_path / "charts.png"))
+    assert found(page, "monitor_loss")._strokes.fine
+
+
+def test_what_is_shown_is_saved_as_a_picture_of_twice_the_pixels(open_run, make, tmp_path):
+    page = open_run(make(end="paused"))
+    page.export.save_picture(str(tmp_path / "charts.png"))
+    assert QImage(str(tmp_path / "charts.png")).width() >= 2 * found(page, "monitor_loss").width()
+
+
+def _focused(page, qtbot, name):
+    """Where keys go."""
+    chart = found(page, name)
+    page.activateWindow()
+    chart.setFocus()
+    qtbot.waitUntil(chart.hasFocus)
+    return chart
+
+
+def _drawn(chart):
+    """Points of each line."""
+    return [len(values) for values in _values(chart)]
+
+
+def _values(chart):
+    return [line.stroke.y for line in chart._step_lines]
