@@ -1,4 +1,4 @@
-"""The Monitor's charts: curves as steps come, one crosshair and zoom for all, and what can be saved of them."""
+"""The Monitor's charts: curves as steps come, one crosshair and zoom for all, and what is saved of them."""
 
 from __future__ import annotations
 
