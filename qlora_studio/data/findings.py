@@ -6,14 +6,12 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qlora_studio.data.limits import LISTED_LINES, LISTED_REASONS
+from qlora_studio.data.limits import LISTED_LINES, LISTED_REASONS, MANY_SKIPPED
 from qlora_studio.data.record import LeftOutError, RecordError
 from qlora_studio.data.report import Finding, SkipReason
 
 _LISTED_IN_ALL = 20_000  # line numbers of all reasons: a report is one message of at most 1 MB
 _OTHER_REASONS = "other reasons"
-
-MANY_SKIPPED = 0.01  # more than this share of skipped records is asked about (D3)
 
 
 @dataclass(frozen=True)

@@ -11,5 +11,6 @@ MAX_EXPANSION = 200  # bytes out for each byte in, where something is stored com
 
 MOST_UNASKED = 200_000  # rows that the doctor looks at unasked: more take minutes
 SHOWN_CHARACTERS = 10_000  # a widget gets no more of one text (S8)
+MANY_SKIPPED = 0.01  # of the records: more than this share, and a person is asked (D3)
 LISTED_LINES = 1_000  # line numbers kept of each reason to skip, and rows of each finding
 LISTED_REASONS = 50

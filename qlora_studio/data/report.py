@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from qlora_studio.config.data_parts import Fix
+from qlora_studio.data.limits import MANY_SKIPPED
 
 
 class SkipReason(msgspec.Struct, frozen=True):
@@ -87,3 +88,8 @@ class ImportReport(msgspec.Struct, frozen=True, kw_only=True):
     def unusable(self) -> int:
         """Records that were skipped for a fault of theirs: what a person is asked about (D3)."""
         return self.skipped - self.left_out
+
+    @property
+    def many_skipped(self) -> bool:
+        """More than goes without asking (D3)."""
+        return self.unusable > MANY_SKIPPED * self.rows_in

@@ -17,7 +17,6 @@ from qlora_studio.config.setting import check_limits
 from qlora_studio.config.toml_file import with_absolute_paths
 from qlora_studio.data.data_set import data_set
 from qlora_studio.data.dataset import open_dataset
-from qlora_studio.data.findings import MANY_SKIPPED
 from qlora_studio.data.importing import import_data
 from qlora_studio.data.limits import SHOWN_CHARACTERS
 from qlora_studio.data.other_file import OF_HELD_OUT, import_alike
@@ -205,7 +204,7 @@ def _source(config: RunConfig, accept_skipped: bool, told: Told) -> Source:
 
 
 def _refuse_many_skipped(report: ImportReport, accept_skipped: bool) -> None:
-    if report.unusable > MANY_SKIPPED * report.rows_in and not accept_skipped:
+    if report.many_skipped and not accept_skipped:
         first = next(problem for problem in report.problems if not problem.by_design)
         raise StudioError(
             f"{report.unusable:,} of {report.rows_in:,} rows of {report.path} "

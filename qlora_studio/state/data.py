@@ -48,7 +48,6 @@ from qlora_studio.state.reader import Reader
 from qlora_studio.state.sample_model import SampleModel
 from qlora_studio.state.train_cost import Stretch, stretches
 
-MOST_SKIPPED = 0.01  # more than this share is asked about (D3)
 RECENT = 20  # imported files that are remembered
 
 ALL, FLAGGED, LONG, SEARCH = "all", "flagged", "long", "search"
@@ -450,7 +449,7 @@ class DataState(QObject):
         report = self.report
         if report is None or report.sha256 in self._draft.skipped_accepted:
             return False
-        return report.unusable > MOST_SKIPPED * report.rows_in
+        return report.many_skipped
 
     def findings(self) -> dict[str, Finding]:
         """Of the import, and of the token counts; the gravest first, each by its kind.

@@ -23,7 +23,6 @@ from qlora_studio.state.train_cost import (
     ways_to_more_updates,
 )
 
-MOST_SKIPPED = 0.01
 DEVICE = "the device"
 
 Fields = Mapping[str, Field]
@@ -83,7 +82,7 @@ def of_name(name: str, taken: bool, free_name: str) -> Iterator[TrainProblem]:
 
 def of_import(report: ImportReport | None, accepted: bool) -> Iterator[TrainProblem]:
     """More was skipped than goes without asking (D3)."""
-    if report is None or report.unusable <= MOST_SKIPPED * report.rows_in or accepted:
+    if report is None or not report.many_skipped or accepted:
         return
     faults = [problem for problem in report.problems if not problem.by_design]
     reasons = ", ".join(f"{problem.count:,} {problem.reason}" for problem in faults[:2])
