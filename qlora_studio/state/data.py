@@ -20,6 +20,7 @@ from qlora_studio.protocol import reading
 from qlora_studio.state.data_copy import DataCopy
 from qlora_studio.state.data_counts import TokenCounts
 from qlora_studio.state.data_doctor import DataDoctor
+from qlora_studio.state.data_findings import gravest_first, listed_words, nothing_to_learn, skipped_text
 from qlora_studio.state.data_fixes import (
     AppliedFix,
     DataStep,
@@ -46,14 +47,13 @@ from qlora_studio.state.draft import RunDraft
 from qlora_studio.state.preferences import PreferencesState
 from qlora_studio.state.reader import Reader
 from qlora_studio.state.sample_model import SampleModel
-from qlora_studio.state.train_cost import Stretch, stretches
+from qlora_studio.state.train_cost import Stretch, rows_seen, stretches
 
 RECENT = 20  # imported files that are remembered
 
 ALL, FLAGGED, LONG, SEARCH = "all", "flagged", "long", "search"
 OF_SET = "set:"  # before the place of a data set in the mixture: its rows
-NOTHING = "nothing"  # the finding of rows without a token to learn
-TONES = ("bad", "warn", "info", "ok")  # the gravest first
+_WAY = ("path", "format", "encoding", "alternatives", "map", "mix", "recipe")  # see `_way`
 
 
 class DataState(QObject):
@@ -186,8 +186,7 @@ class DataState(QObject):
         """For the next run."""
         if self.data is not None:
             self._drafted = self.data
-            names = ("path", "format", "encoding", "alternatives", "map", "mix", "recipe")
-            self._draft.set_many({f"data.{name}": getattr(self.data, name) for name in names})
+            self._draft.set_many({f"data.{name}": getattr(self.data, name) for name in _WAY})
 
     # Data sets of a mixture; each of these is a step that can be undone ------------------------------
 
@@ -357,7 +356,7 @@ class DataState(QObject):
             finding = self.findings().get(name)
             self.table.show_listed(rows, finding.groups if finding is not None else ())
             if finding is not None:
-                self.filter_words = _listed_words(finding)
+                self.filter_words = listed_words(finding)
             elif name.startswith(OF_SET):
                 self.filter_words = f"the {len(rows):,} rows of {self._set_named(name).name}"
         self.changed.emit()
@@ -452,25 +451,18 @@ class DataState(QObject):
         return report.many_skipped
 
     def findings(self) -> dict[str, Finding]:
-        """Of the import, and of the token counts; the gravest first, each by its kind.
-
-        Where several data sets of a mixture have one of a kind, those after the first are `kind_2`, ...
-        """
+        """Of the import or the doctor, and of the token counts; keys: see `gravest_first`."""
         if self.report is None:
             return {}
         known = self.report.findings if self.doctor.findings is None else self.doctor.findings
-        found = [*known, *self._findings_of_tokens()]
-        keyed: dict[str, Finding] = {}
-        for finding in sorted(found, key=lambda finding: TONES.index(finding.tone)):
-            same = sum(other.kind == finding.kind for other in keyed.values())
-            keyed[f"{finding.kind}_{same + 1}" if same else finding.kind] = finding
-        return keyed
+        nothing = self.counts.counted.lengths.nothing_to_learn if self.counts.counted else 0
+        return gravest_first([*known, *nothing_to_learn(nothing, self.report.format)])
 
     def split(self) -> tuple[int, int]:
         """About how many rows are for training and for evaluation; a file of its own counts apart."""
         if self.report is None:
             return 0, 0
-        rows = self._rows_seen(None)
+        rows = rows_seen(self.stretches())
         share = self._draft.value("data.validation")
         apart = max(1, round(share * rows)) if not isinstance(share, str) and share > 0 and rows > 1 else 0
         lengths = self.counts.lengths
@@ -479,30 +471,13 @@ class DataState(QObject):
         kept = lengths[:, 1] > 0
         if self._draft.value("data.too_long") == "drop":
             kept[self.table.long_rows()] = False
-        left = self._rows_seen(kept)
+        left = rows_seen(self.stretches(), kept)
         apart = round(apart * left / rows)
         return left - apart, apart
 
-    def _rows_seen(self, kept: NDArray[np.bool_] | None) -> int:
-        """Of those kept (None: of all), how many an epoch shows at least once."""
-        seen = 0.0
-        for part in self.stretches():
-            rows = np.count_nonzero(kept[part.first : part.last]) if kept is not None else None
-            seen += min(part.weight, 1.0) * (part.last - part.first if rows is None else int(rows))
-        return round(seen)
-
     def skipped_text(self) -> str:
         """Every skipped line that is known, with its reason: to copy or to keep."""
-        if self.report is None:
-            return ""
-        problems = self.report.problems
-        if self.mix.sets:  # each reason names its file
-            lines = [f"line {line} of {problem.reason}" for problem in problems for line in problem.lines]
-        else:
-            listed = sorted((line, problem.reason) for problem in problems for line in problem.lines)
-            lines = [f"line {line}: {reason}" for line, reason in listed]
-        rest = self.report.skipped - len(lines)
-        return "\n".join(lines + ([f"and {rest:,} more"] if rest else [])) + "\n"
+        return "" if self.report is None else skipped_text(self.report)
 
     def save_skipped(self, file: Path) -> str:
         """A few thousand lines at most. Returns: why they could not be written; empty where they are."""
@@ -511,23 +486,6 @@ class DataState(QObject):
         except OSError as error:
             return f"{file} could not be written: {error.strerror}."
         return ""
-
-    def _findings_of_tokens(self) -> list[Finding]:
-        nothing = self.counts.counted.lengths.nothing_to_learn if self.counts.counted else 0
-        if not nothing:
-            return []
-        rows = "row has" if nothing == 1 else "rows have"
-        rated = self.report is not None and self.report.format in ("kto", "hh_rlhf")
-        why = "Their answers are empty, or the template can't render them. They are not trained on."
-        return [
-            Finding(
-                kind=NOTHING,
-                tone="info" if rated else "bad",
-                count=nothing,
-                words=f"{nothing:,} {rows} no token to learn",
-                why=f"Answers rated bad are among them. {why}" if rated else why,
-            )
-        ]
 
     # What is heard ----------------------------------------------------------------------------------
 
@@ -613,23 +571,6 @@ class DataState(QObject):
         self.changed.emit()
 
 
-def _listed_words(finding: Finding) -> str:
-    """What the list shows, and that it isn't all where it isn't."""
-    if finding.groups:
-        grouped = sum(len(group) for group in finding.groups)
-        return f"{finding.words}. The first {grouped:,} rows of its groups, those of a group together"
-    listed = len(finding.rows)
-    return f"the first {listed:,} of {finding.words}" if 0 < listed < finding.count else finding.words
-
-
 def _way(data: DataConfig) -> DataConfig:
     """Which files, and how they are read and mended; of the other settings the defaults."""
-    return DataConfig(
-        path=data.path,
-        format=data.format,
-        encoding=data.encoding,
-        alternatives=data.alternatives,
-        map=data.map,
-        mix=data.mix,
-        recipe=data.recipe,
-    )
+    return DataConfig(**{name: getattr(data, name) for name in _WAY})

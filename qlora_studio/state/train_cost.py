@@ -127,6 +127,16 @@ def _sum(one: Kept, other: Kept) -> Kept:
     )
 
 
+def rows_seen(rows: Sequence[Stretch], kept: NDArray[np.bool_] | None = None) -> int:
+    """Of those kept (None: of all), how many an epoch shows at least once."""
+    seen = 0.0
+    for stretch in rows:
+        first, last = stretch.first, stretch.last
+        there = last - first if kept is None else int(np.count_nonzero(kept[first:last]))
+        seen += min(stretch.weight, 1.0) * there
+    return round(seen)
+
+
 def updates(config: RunConfig, kept: Kept) -> int:
     """How many the run will make, about; 0 where nothing is known of its rows."""
     training, data = config.training, config.data

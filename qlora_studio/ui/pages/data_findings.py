@@ -9,7 +9,8 @@ from PySide6.QtGui import QKeyEvent
 from PySide6.QtWidgets import QAbstractButton, QApplication, QHBoxLayout, QVBoxLayout, QWidget
 
 from qlora_studio.data.report import Finding
-from qlora_studio.state.data import NOTHING, DataState
+from qlora_studio.state.data import DataState
+from qlora_studio.state.data_findings import NOTHING
 from qlora_studio.state.data_fixes import AppliedFix
 from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets import (
