@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from PySide6.QtCore import QSize, Qt, Signal
-from PySide6.QtWidgets import QHBoxLayout, QSizePolicy, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QSizePolicy, QVBoxLayout, QWidget
 
 from qlora_studio.data.report import ImportReport
 from qlora_studio.state.data import DataState
@@ -17,6 +17,7 @@ from qlora_studio.ui.widgets import Card, Chip, DecimalBox, LinkButton, PlainLab
 from qlora_studio.ui.widgets.allowed import allow
 from qlora_studio.ui.widgets.buttons import RingedButton
 from qlora_studio.ui.widgets.flow import Flow
+from qlora_studio.ui.widgets.rows import in_line
 
 HELD_OUT = "data.validation"
 
@@ -94,21 +95,24 @@ class EquationCard(Card):
         flow = Flow(gap=8, line_gap=8, last_at_right=True)
         for name, button in self._numbers.items():
             sign = {"rows_in": "", "imported": "="}.get(name, "+")
-            flow.addWidget(_in_line(PlainLabel(sign, "card_title"), button) if sign else button)
-        self._fixed = _in_line(
+            flow.addWidget(in_line(PlainLabel(sign, "card_title"), button, gap=8) if sign else button)
+        self._fixed = in_line(
             Separator(upright=True),
             _in_column(self._left_out, PlainLabel("left out by fixes", "muted")),
+            gap=8,
         )
         flow.addWidget(self._fixed)
-        split = _in_line(
+        split = in_line(
             Separator(upright=True),
             _in_column(self._train, PlainLabel("for training, about", "muted")),
             _in_column(self._evaluate, PlainLabel("for evaluation", "muted")),
             self._share,
+            gap=8,
         )
         flow.addWidget(split)
+        at_right = Qt.AlignmentFlag.AlignRight
         self._read_as = _in_column(
-            self.format, _in_line(self._add, self.encoding), side=Qt.AlignmentFlag.AlignRight, gap=6
+            self.format, in_line(self._add, self.encoding, gap=8), side=at_right, gap=6
         )
         flow.addWidget(self._read_as)
         self.body.addLayout(flow)
@@ -164,16 +168,6 @@ class NumberButton(RingedButton):
 
     def sizeHint(self) -> QSize:
         return self._column.sizeHint()
-
-
-def _in_line(*widgets: QWidget) -> QWidget:
-    line = QWidget()
-    row = QHBoxLayout(line)
-    row.setContentsMargins(0, 0, 0, 0)
-    row.setSpacing(theme().px(8))
-    for widget in widgets:
-        row.addWidget(widget)
-    return line
 
 
 def _in_column(
