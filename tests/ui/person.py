@@ -26,9 +26,10 @@ def words(page: QWidget, name: str) -> str:
     """All that is to be read inside the widget of that name, or on it."""
     widget = found(page, name)
     labels = [widget] if isinstance(widget, QLabel) else widget.findChildren(QLabel)
-    shown = [_text(label) for label in labels if label.isVisibleTo(page)]
+    shown = [text_of(label) for label in labels if label.isVisibleTo(page)]
     return " ".join(text for text in shown if text)  # an icon has none
 
 
-def _text(label: QLabel) -> str:
+def text_of(label: QLabel) -> str:
+    """Whole, also where it is elided."""
     return label.full_text() if isinstance(label, ElidedLabel) else label.text()

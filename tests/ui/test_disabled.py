@@ -17,11 +17,10 @@ from PySide6.QtWidgets import (
 from qlora_studio.protocol import commands, events, reading
 from qlora_studio.state.engine import Doing
 from qlora_studio.ui.pages import page_factories
-from qlora_studio.ui.widgets import ElidedLabel
 from qlora_studio.ui.widgets.allowed import WHY_NOT
 from tests.state.reports import CHECKED_ADAPTER, chat_encoded
 from tests.ui.filled_pages import FILLED, Filler
-from tests.ui.person import click, found
+from tests.ui.person import click, found, text_of
 
 CONTROLS = (QAbstractButton, QAbstractSpinBox, QComboBox, QAbstractSlider, QLineEdit)
 
@@ -117,7 +116,7 @@ def test_while_the_engine_works_the_cache_is_kept(filler, qtbot):
 def _without_a_reason(filler: Filler) -> list[str]:
     """Controls that can't be used, and the reason that isn't there to be read."""
     window = filler.shell
-    words = " ".join(_words(label) for label in window.findChildren(QLabel) if label.isVisible()).casefold()
+    words = " ".join(text_of(label) for label in window.findChildren(QLabel) if label.isVisible()).casefold()
     return [
         f"{control.objectName()}: {_reason(control)!r}"
         for control in window.findChildren(QWidget)
@@ -135,7 +134,3 @@ def _reason(control: QWidget) -> str:
     own = control.property(WHY_NOT)
     parent = control.parentWidget()
     return own or (_reason(parent) if parent is not None else "")
-
-
-def _words(label: QLabel) -> str:
-    return label.full_text() if isinstance(label, ElidedLabel) else label.text()

@@ -19,6 +19,7 @@ from qlora_studio.runs.run_state import RunState, write_state
 from qlora_studio.state.app import AppState
 from qlora_studio.ui.pages.home import HomePage
 from qlora_studio.ui.pages.home_cards import DoctorCard, WelcomeCard
+from tests.ui.person import click
 
 
 @pytest.fixture
@@ -64,14 +65,14 @@ def test_one_click_starts_the_sample_and_opens_its_monitor(open_home, app, asked
     started: list[tuple[object, str]] = []
     monkeypatch.setattr(app.launcher, "start", lambda config, name: started.append((config, name)))
     page = open_home()
-    _click(qtbot, page, "home_start_sample")
+    click(qtbot, page, "home_start_sample")
     assert started == [(sample_preset().config, "sample-run")]
     assert asked == [("monitor", None)]
 
 
 def test_the_settings_of_the_sample_can_be_seen_first(open_home, app, asked, qtbot):
     page = open_home()
-    _click(qtbot, page, "home_see_settings")
+    click(qtbot, page, "home_see_settings")
     assert app.draft.config == sample_preset().config
     assert asked == [("train", None)]
 
@@ -87,7 +88,7 @@ def test_while_a_run_is_made_ready_the_start_says_so(open_home, app, qtbot):
 def test_a_start_that_fails_says_why_on_home(open_home, app, asked, qtbot, monkeypatch):
     monkeypatch.setattr(app.launcher, "start", lambda config, name: None)
     page = open_home()
-    _click(qtbot, page, "home_start_sample")
+    click(qtbot, page, "home_start_sample")
     app.launcher.failed.emit(Problem("The disk is full.", "Free 1 GB."))
     assert page.banner.text() == "The disk is full. Free 1 GB."
     assert asked[-1] == ("home", None)
@@ -98,8 +99,8 @@ def test_the_newest_run_can_be_opened_and_chatted_with(open_home, asked, qtbot):
     newest = _make_run("second", created=2.0, state="finished")
     page = open_home()
     assert page.findChild(QLabel, "home_continue_name").full_text() == "second"
-    _click(qtbot, page, "home_open_run")
-    _click(qtbot, page, "home_chat_run")
+    click(qtbot, page, "home_open_run")
+    click(qtbot, page, "home_chat_run")
     assert asked == [("monitor", newest), ("chat", newest)]
 
 
@@ -108,7 +109,7 @@ def test_a_run_that_was_interrupted_can_be_resumed(open_home, app, qtbot, monkey
     resumed: list[tuple[Path, str]] = []
     monkeypatch.setattr(app.launcher, "resume", lambda *run: resumed.append(run))
     page = open_home()
-    _click(qtbot, page, "home_resume_run")
+    click(qtbot, page, "home_resume_run")
     assert resumed == [(run, "cut")]
 
 
@@ -150,7 +151,7 @@ def test_the_runs_of_home_keep_the_rules_of_a_table_model(open_home, qtmodeltest
 def test_what_was_imported_stands_on_the_shelf(open_home, app, asked, qtbot):
     app.preferences.set("data", ["/data/support_replies.jsonl"])
     page = open_home()
-    _click(qtbot, page, "home_data_0")
+    click(qtbot, page, "home_data_0")
     assert asked == [("data", Path("/data/support_replies.jsonl"))]
 
 
@@ -159,7 +160,7 @@ def test_what_the_machine_lacks_comes_with_the_command_that_mends_it(qtbot):
     qtbot.addWidget(card)
     card.show_checks([Line(name="peft", tone="bad", words="is missing", mend="pip install 'peft>=0.21'")])
     card.show()
-    _click(qtbot, card, "home_doctor_0_copy")
+    click(qtbot, card, "home_doctor_0_copy")
     assert QGuiApplication.clipboard().text() == "pip install 'peft>=0.21'"
 
 
@@ -180,7 +181,3 @@ def _words(page, name):
 
 def _texts(widget):
     return " ".join(label.text() for label in widget.findChildren(QLabel))
-
-
-def _click(qtbot, window, name):
-    qtbot.mouseClick(window.findChild(QWidget, name), Qt.MouseButton.LeftButton)

@@ -22,6 +22,7 @@ from qlora_studio.state.runs_table import MOST_CHOSEN, NAMES
 from qlora_studio.ui.pages.runs import RunsPage
 from tests.own_bin import use_own_bin
 from tests.ui.example_runs import Example, make_run
+from tests.ui.person import click
 
 NAME, STATE, LOSS, TAGS = (NAMES.index(name) for name in ("Name", "State", "Eval loss", "Tags"))
 
@@ -73,7 +74,7 @@ def test_the_table_is_a_sound_model(app, three, open_page, qtmodeltester):
 
 def test_without_a_run_the_sample_run_is_offered(open_page, silent, asked, qtbot):
     page = open_page()
-    _click(qtbot, page, "runs_start_sample")
+    click(qtbot, page, "runs_start_sample")
     assert silent.said(commands.MakeSampleModel)
     assert asked == [("monitor", None)]
 
@@ -157,7 +158,7 @@ def test_every_metric_is_drawn_over_every_axis(three, open_page, app, qtbot, met
     _compare(app, three["r64"])
     qtbot.waitUntil(lambda: app.runs.compared()[0].points is not None)
     page.findChild(QWidget, "runs_metric").set_value(metric)
-    _click(qtbot, page, f"runs_axis_{axis}")
+    click(qtbot, page, f"runs_axis_{axis}")
     chart = page.findChild(QWidget, "runs_compare_chart")
     assert "support-r64" in chart.accessibleDescription()
 
@@ -188,7 +189,7 @@ def test_what_differs_is_shown_or_everything(three, open_page, app, qtbot):
 def test_what_differs_is_copied_as_a_table(three, open_page, app, qtbot):
     page = open_page()
     _compare(app, three["r64"], three["r16"])
-    _click(qtbot, page, "runs_diff_copy")
+    click(qtbot, page, "runs_diff_copy")
     assert "Rank\t64\t16" in QGuiApplication.clipboard().text()
 
 
@@ -294,7 +295,7 @@ def test_the_list_is_exported_as_it_is_shown(three, open_page, tmp_path, qtbot):
 
 def test_new_run_opens_train(three, open_page, asked, qtbot):
     page = open_page()
-    _click(qtbot, page, "runs_new")
+    click(qtbot, page, "runs_new")
     assert asked == [("train", None)]
 
 
@@ -366,7 +367,3 @@ def _action(page, key):
 
 def _do(page, key):
     _action(page, key).trigger()
-
-
-def _click(qtbot, page, name):
-    qtbot.mouseClick(page.findChild(QPushButton, name), Qt.MouseButton.LeftButton)

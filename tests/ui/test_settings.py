@@ -16,6 +16,7 @@ from qlora_studio.ui.pages.settings import SettingsPage
 from qlora_studio.ui.pages.settings_about import report
 from qlora_studio.ui.theme import ThemeChoice, theme
 from qlora_studio.ui.widgets import Popover
+from tests.ui.person import click
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def page(app, qtbot):
 
 
 def test_the_theme_changes_at_once_and_is_kept(page, app, qtbot):
-    _click(qtbot, page, "settings_theme_dark")
+    click(qtbot, page, "settings_theme_dark")
     assert theme().is_dark
     assert PreferencesState().values.theme == "dark"
 
@@ -52,14 +53,14 @@ def test_the_text_grows_at_once(page, qtbot):
 
 
 def test_less_motion_is_honoured(page, qtbot):
-    _click(qtbot, page, "settings_motion_on")
+    click(qtbot, page, "settings_motion_on")
     assert theme().reduced_motion
 
 
 def test_a_section_goes_back_to_its_defaults(page, app, qtbot):
-    _click(qtbot, page, "settings_theme_dark")
+    click(qtbot, page, "settings_theme_dark")
     page.findChild(QWidget, "settings_text_size").setValue(120)
-    _click(qtbot, page, "settings_reset_look")
+    click(qtbot, page, "settings_reset_look")
     assert (app.preferences.values.theme, app.preferences.values.text_size) == ("system", 100)
     assert page.findChild(QWidget, "settings_theme").value() == "system"
 
@@ -69,7 +70,7 @@ def test_a_section_goes_back_to_its_defaults(page, app, qtbot):
 )
 def test_a_switch_is_kept(page, app, qtbot, name, key):
     before = getattr(app.preferences.values, key)
-    _click(qtbot, page, f"settings_{name}")
+    click(qtbot, page, f"settings_{name}")
     assert getattr(app.preferences.values, key) is not before
 
 
@@ -103,7 +104,7 @@ def test_another_cache_is_used_at_once_and_at_the_next_start(page, app, tmp_path
     places.use_cache_folder("")
     assert PreferencesState().values.cache_folder == str(tmp_path / "roomy")
     assert places.cache_folder() == tmp_path / "roomy"
-    _click(qtbot, page, "settings_reset_folders")
+    click(qtbot, page, "settings_reset_folders")
     assert places.cache_folder() == usual
 
 
@@ -122,7 +123,7 @@ def test_clearing_the_cache_asks_first_and_says_how_much_came_back(page, app, qt
     file.write_bytes(b"x" * 5000)
     page.rescan()
     qtbot.waitUntil(lambda: page._folders.sizes is not None and page._folders.sizes.cache >= 5000)
-    _click(qtbot, page, "settings_clear_cache")
+    click(qtbot, page, "settings_clear_cache")
     question = page.window().findChild(Popover, "settings_clear")
     assert file.exists()
     with qtbot.waitSignal(app.notices.said):
@@ -150,11 +151,7 @@ def test_a_word_finds_its_setting(page):
 
 def test_the_report_tells_versions_and_names_nobody(page, app, qtbot, monkeypatch):  # R16
     monkeypatch.setenv("HOME", str(places.runs_folder().parents[1]))
-    _click(qtbot, page, "settings_copy_report")
+    click(qtbot, page, "settings_copy_report")
     assert QGuiApplication.clipboard().text() == report()
     assert "torch" in report()
     assert str(places.runs_folder().parents[1]) not in report()
-
-
-def _click(qtbot, window, name):
-    qtbot.mouseClick(window.findChild(QWidget, name), Qt.MouseButton.LeftButton)

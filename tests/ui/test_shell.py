@@ -16,6 +16,7 @@ from qlora_studio.state.app import AppState
 from qlora_studio.ui.page import Page
 from qlora_studio.ui.shell import Shell
 from qlora_studio.ui.widgets import SearchBox
+from tests.ui.person import click
 
 NAMES = ("home", "models", "data", "train", "runs", "monitor", "chat", "export", "settings")
 
@@ -120,9 +121,9 @@ def test_a_page_asked_for_while_it_is_built_ahead_is_whole_when_it_opens(shell, 
 
 def test_a_page_is_built_when_it_is_first_opened(shell, built, qtbot):
     assert built == ["home"]
-    _click(qtbot, shell, "nav_data")
-    _click(qtbot, shell, "nav_home")
-    _click(qtbot, shell, "nav_data")
+    click(qtbot, shell, "nav_data")
+    click(qtbot, shell, "nav_home")
+    click(qtbot, shell, "nav_data")
     assert built == ["home", "data"]
     assert shell.page().objectName() == "page_data"
 
@@ -218,7 +219,7 @@ def test_the_run_chip_says_how_long_and_how_good(shell, app, training, qtbot):
 
 
 def test_the_run_chip_opens_the_run_that_trains(shell, training, qtbot):
-    _click(qtbot, shell, "run_chip")
+    click(qtbot, shell, "run_chip")
     assert (shell.page().name, shell.page().what) == ("monitor", Path("/runs/support-llama8b-r64"))
 
 
@@ -239,7 +240,7 @@ def test_the_status_line_and_the_chip_say_that_a_run_is_being_made_ready(shell, 
     app.launcher._now("Reading the data 120 of 300")
     status = shell.findChild(QLabel, "status_engine")
     assert status.full_text() == "Preparing sample-run: reading the data 120 of 300"
-    _click(qtbot, shell, "run_chip")
+    click(qtbot, shell, "run_chip")
     assert (shell.page().name, shell.page().what) == ("monitor", None)
     app.launcher.cancel()
     assert status.full_text() == "Ready, nothing is training"
@@ -261,7 +262,7 @@ def test_an_engine_that_ended_by_itself_offers_to_go_on(shell, app, training, qt
     app.engine._on_ended("signal 9")
     assert "signal 9" in shell.findChild(QLabel, "status_engine").full_text()
     assert shell.findChild(QPushButton, "status_show_log").isVisible()
-    _click(qtbot, shell, "status_resume")
+    click(qtbot, shell, "status_resume")
     assert resumed == [(Path("/runs/support-llama8b-r64"), "support-llama8b-r64")]
     assert shell.page().name == "monitor"
 
@@ -297,7 +298,7 @@ def test_offline_is_shown_while_it_is_on(shell, app):
 def test_a_notice_is_a_toast_and_stays_behind_the_bell(shell, app, qtbot):
     app.notices.say("Copied")
     assert shell.findChild(QWidget, "toast").accessibleName() == "Copied"
-    _click(qtbot, shell, "status_bell")
+    click(qtbot, shell, "status_bell")
     menu = shell.findChild(QMenu, "status_notices")
     assert "Copied" in menu.actions()[0].text()
     menu.close()
@@ -323,14 +324,14 @@ def test_closing_while_a_run_trains_asks_first(shell, training):  # R4
 
 def test_stay_leaves_the_run_alone(shell, training, qtbot):
     shell.close()
-    _click(qtbot, shell, "quit_stay")
+    click(qtbot, shell, "quit_stay")
     assert shell.isVisible()
     assert not training.hung_up
 
 
 def test_save_and_quit_closes_the_window_once_the_run_is_saved(shell, app, training, qtbot):  # R4, R7
     shell.close()
-    _click(qtbot, shell, "quit_save")
+    click(qtbot, shell, "quit_save")
     assert training.hung_up
     assert shell.isVisible()
     app.engine._on_ended("")
@@ -366,7 +367,3 @@ def _step(number):
         elapsed_s=number * 1.6,
         time=0.0,
     )
-
-
-def _click(qtbot, window, name):
-    qtbot.mouseClick(window.findChild(QWidget, name), Qt.MouseButton.LeftButton)
