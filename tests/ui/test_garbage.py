@@ -8,6 +8,7 @@ import threading
 import pytest
 from PySide6.QtCore import QObject
 
+from qlora_studio.ui import garbage
 from qlora_studio.ui.garbage import Collector
 
 
@@ -29,7 +30,8 @@ class _Told:
 
 
 @pytest.fixture
-def collector(qapp):
+def collector(qapp, monkeypatch):
+    monkeypatch.setattr(garbage, "LOOK_EVERY_MS", 10)
     parent = QObject()
     yield Collector(parent)
     gc.enable()
@@ -46,10 +48,9 @@ def test_a_thread_that_makes_much_garbage_collects_nothing_of_the_windows(collec
     assert died_in == [threading.get_ident()]
 
 
-def test_what_has_grown_is_collected_by_the_timer(collector, qtbot, monkeypatch):
+def test_what_has_grown_is_collected_by_the_timer(collector, qtbot):
     died_in: list[int] = []
     _Circle(died_in)
     kept = [[] for _ in range(2 * gc.get_threshold()[0])]
-    collector.collect()
-    assert died_in == [threading.get_ident()]
+    qtbot.waitUntil(lambda: died_in == [threading.get_ident()])
     assert kept
