@@ -22,6 +22,7 @@ def garbage(request: pytest.FixtureRequest) -> Iterator[None]:
     has_widgets = bool({"qapp", "qtbot"} & set(request.fixturenames))
     if has_widgets:
         gc.disable()
+        gc.freeze()  # what was there before, libraries above all, isn't walked through again
     yield
     if has_widgets:
         gc.collect()
