@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ def model_shape(path: str) -> ModelShape:
     return folder_plan(Path(path).expanduser()).shape()
 
 
+@cache
 def known_shape(name: str) -> ModelShape:
     """Of a model in `resources/shapes`. Raises: StudioError naming those that are there."""
     return known_plan(name).shape()
