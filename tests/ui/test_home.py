@@ -67,6 +67,7 @@ def test_one_click_starts_the_sample_and_opens_its_monitor(open_home, app, asked
     page = open_home()
     click(qtbot, page, "home_start_sample")
     assert started == [(sample_preset().config, "sample-run")]
+    qtbot.waitUntil(lambda: bool(asked))
     assert asked == [("monitor", None)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import QModelIndex
+from PySide6.QtCore import QModelIndex, QTimer
 from PySide6.QtWidgets import QFileDialog
 
 from qlora_studio.config.presets import sample_preset
@@ -154,8 +154,8 @@ class HomePage(Page):
     def _start_sample(self) -> None:
         self.banner.clear()
         self._started_here = True
-        self.app.launcher.start(sample_preset().config, SAMPLE_RUN)
-        self.app.show_page("monitor")
+        self.app.launcher.start_sample_run()
+        QTimer.singleShot(0, self, lambda: self.app.show_page("monitor"))  # both at once are a stall
 
     def _see_sample_settings(self) -> None:
         preset = sample_preset()
