@@ -81,6 +81,7 @@ class Shell(QMainWindow):
 
     def open_page(self, name: str, what: object = None) -> Page:
         """Brings a page to the front. what: a run folder, a data file, or None."""
+        self.ahead.make_way()
         page = self._pages.get(name) or self._build_page(name)
         self._stack.setCurrentWidget(page)
         self._rail.show_current(name)

@@ -22,6 +22,7 @@ from PySide6.QtWidgets import QPlainTextEdit
 from qlora_studio.config import places
 from qlora_studio.ui import window
 from qlora_studio.ui.theme import ThemeChoice, theme
+from tests.journey import person as journey
 from tests.journey.person import Gaps, Person, percentile
 
 BAR_MS = 100
@@ -72,6 +73,7 @@ class MeasuredShell(window.Shell):
 
 def main() -> None:
     """Prints, for each part of the walk, the longest stall and how many ticks there were."""
+    journey.PATIENCE_S = 900.0  # a processor without bfloat16 learns slowly
     usual = places.sample_model_folder()
     with tempfile.TemporaryDirectory() as home:
         os.environ["QLORA_STUDIO_HOME"] = home

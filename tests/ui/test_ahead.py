@@ -10,7 +10,7 @@ import pytest
 from PySide6.QtCore import QCoreApplication
 
 from qlora_studio.state.app import AppState
-from qlora_studio.ui.ahead import Ahead
+from qlora_studio.ui.ahead import LONG_PAUSE_MS, Ahead
 from qlora_studio.ui.pages import page_factories
 from qlora_studio.ui.shell import Shell
 from qlora_studio.ui.window import load_pages
@@ -53,6 +53,19 @@ def test_a_job_may_be_added_after_the_others_are_done(qtbot):
     for _ in range(2):
         with qtbot.waitSignal(ahead.finished):
             ahead.add(iter((None,)))
+
+
+def test_what_a_person_asks_for_comes_before_the_next_piece(qtbot):
+    done: list[int] = []
+    ahead = Ahead()
+    ahead.add(done.append(piece) for piece in range(2))
+    asked = time.monotonic()
+    ahead.make_way()
+    qtbot.waitUntil(lambda: len(done) == 1)
+    assert time.monotonic() - asked >= 0.9 * LONG_PAUSE_MS / 1000
+    with qtbot.waitSignal(ahead.finished, timeout=LONG_PAUSE_MS - 100):
+        pass
+    assert done == [0, 1]
 
 
 @pytest.mark.parametrize("name", list(page_factories()))

@@ -36,7 +36,7 @@ def run(app):
 @pytest.fixture
 def page(app, run, qtbot):
     """With the run's adapter on the right."""
-    page = ChatPage(app)
+    page = ChatPage(app).whole()
     qtbot.addWidget(page)
     page.resize(1300, 900)
     page.show()

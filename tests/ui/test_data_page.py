@@ -59,7 +59,7 @@ def app(app):
 
 @pytest.fixture
 def page(app, qtbot):
-    page = DataPage(app)
+    page = DataPage(app).whole()
     qtbot.addWidget(page)
     page.resize(1440, 860)
     page.show()
@@ -122,7 +122,7 @@ def words(widget) -> str:
 
 def test_an_empty_page_offers_a_file_the_sample_and_what_was_imported_before(app, qtbot, silent):
     app.preferences.set("data", ["/data/new.jsonl", "/data/old.csv"])
-    page = DataPage(app)
+    page = DataPage(app).whole()
     qtbot.addWidget(page)
     page.show()
 

@@ -32,7 +32,7 @@ def app(qtbot):
 
 @pytest.fixture
 def page(app, qtbot):
-    settings = SettingsPage(app)
+    settings = SettingsPage(app).whole()
     qtbot.addWidget(settings)
     settings.resize(1200, 860)
     settings.show()

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("no_card_but_memory")
 @pytest.fixture
 def page(app, qtbot):
     app.draft.set_many({"model.path": "/models/tiny", "data.path": "/data/chats.jsonl"})
-    page = TrainPage(app)
+    page = TrainPage(app).whole()
     qtbot.addWidget(page)
     page.resize(1300, 900)
     page.show()
@@ -76,7 +76,7 @@ def test_while_tokens_are_counted_nothing_is_called_well_yet(page, silent, qtbot
 
 
 def test_while_the_sample_is_unpacked_the_card_tells_how_far_it_is(app, silent, qtbot):
-    page = TrainPage(app)
+    page = TrainPage(app).whole()
     qtbot.addWidget(page)
     page.show()
     page.opened(None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from PySide6.QtCore import QEvent, Qt, Signal
@@ -52,8 +53,6 @@ class ChatPage(Page):
         self._follows = True
         self._offers_first: Path | None = None  # the run whose first prompt is to be typed
         self._changing: Turn | None = None  # whose message is typed again
-        self._build_page()
-        self._bind()
 
     def opened(self, what: object) -> None:
         """what: the folder of a run to talk to, its first prompt typed already; or None."""
@@ -78,12 +77,18 @@ class ChatPage(Page):
 
     # Layout -----------------------------------------------------------------------------------------
 
-    def _build_page(self) -> None:
+    def pieces(self) -> Iterator[None]:
+        """What is said, then what it is said with."""
+        yield from self._build_page()
+        self._bind()
+
+    def _build_page(self) -> Iterator[None]:
         self._mode = Segmented([("one", "One"), ("two", "Side by side")], label="Replies", name="chat_mode")
         self._new = SecondaryButton("New chat", "plus", name="chat_new")
         self.add_header(self._mode)
         self.add_header(self._new)
         self.main.addLayout(self._build_sides())
+        yield
         self._turns = QVBoxLayout()
         self._turns.setSpacing(theme().px(12))
         self._turns.setContentsMargins(0, 0, 0, 0)
@@ -106,6 +111,7 @@ class ChatPage(Page):
         at_text_size(self._view, self._view.setMinimumHeight, 220)
         self.main.addWidget(self._view, 1)
         self.main.addWidget(self._build_input())
+        yield
         self._sampling = SamplingCard(self._state)
         self._system = SystemCard(self._state)
         self._template = TemplateCard(self._state)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -47,10 +47,6 @@ class DataPage(Page):
         self._state = app.data
         self._skipped_open = self._columns_open = False
         self._told = ("", False)  # what the banner said of a refused file, with a way to mend it or not
-        self._build_page()
-        self._build_menu()
-        self._bind()
-        self._refresh()
 
     def opened(self, what: object) -> None:
         """what: a file that was chosen or dropped elsewhere, several in a tuple, "sample", or None."""
@@ -86,7 +82,14 @@ class DataPage(Page):
 
     # Layout -----------------------------------------------------------------------------------------
 
-    def _build_page(self) -> None:
+    def pieces(self) -> Iterator[None]:
+        """A card or two at a time: all of them are seven frames' work."""
+        yield from self._build_page()
+        self._build_menu()
+        self._bind()
+        self._refresh()
+
+    def _build_page(self) -> Iterator[None]:
         self._columns_button = SecondaryButton("Columns…", "columns-3", name="data_columns_open")
         self._import = SecondaryButton("Import…", "file-plus", name="data_import")
         self._use = PrimaryButton("Use for training", "arrow-right", name="data_use")
@@ -94,24 +97,29 @@ class DataPage(Page):
             self.add_header(button)
         self._strip = ReadingStrip()
         self._start = StartArea()
-        self._content = self._build_content()
+        yield
+        self._content = yield from self._build_content()
         self.main.addWidget(self._strip)
         self.main.addWidget(self._start)
         self.main.addWidget(self._content, 1)
         self.main.addStretch()  # while the first file is read, how far it is stands where it will stand
 
-    def _build_content(self) -> QWidget:
+    def _build_content(self) -> Generator[None, None, QWidget]:
         app, grid = self.app, theme().px(theme().size.grid)
         self._equation = EquationCard(app.draft, self._state)
         self._skipped = SkippedCard()
         self._mix = MixCard(self._state)
+        yield
         self._list = RowsCard(self._state)
         self.search = self._list.search
         self._row = RowCard(app.draft, self._state)
+        yield
         self._lengths = LengthsCard(app.draft, self._state)
         self._lengths.keep_snug()
+        yield
         self._columns_card = ColumnsCard()
         self._findings = FindingsCard(self._state)
+        yield
         self._rows = QBoxLayout(QBoxLayout.Direction.LeftToRight)
         self._rows.setSpacing(grid)
         self._rows.addWidget(self._list)

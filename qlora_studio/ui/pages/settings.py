@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -49,10 +50,6 @@ class SettingsPage(Page):
         super().__init__(app, "settings", "Settings", side=False)
         self._folders = FoldersState(app.preferences, self)
         self._known_cache = places.cache_folder()
-        self._fill()
-        self._bind()
-        self._show_preferences()
-        self._show_sizes()
 
     def opened(self, what: object) -> None:
         self._folders.count()
@@ -63,17 +60,26 @@ class SettingsPage(Page):
 
     # Layout
 
-    def _fill(self) -> None:
+    def pieces(self) -> Iterator[None]:
+        """A section at a time."""
+        yield from self._fill()
+        self._bind()
+        self._show_preferences()
+        self._show_sizes()
+
+    def _fill(self) -> Iterator[None]:
         self._words = self.search = SearchBox("Search settings", name="settings_search")
         at_text_size(self._words, self._words.setFixedWidth, 240)
         self.add_header(self._words)
-        self._sections = [
-            self._look_section(),
-            self._folder_section(),
-            self._training_section(),
-        ]
+        yield
+        self._sections = [self._look_section()]
+        yield
+        self._sections.append(self._folder_section())
+        yield
+        self._sections.append(self._training_section())
         self._about = AboutSection()
         self._sections.append(self._about)
+        yield
         for section in self._sections:
             self.main.addWidget(section)
         self.main.addStretch(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from PySide6.QtCore import Qt
@@ -81,8 +82,6 @@ class TrainPage(Page):
         self._grids: list[tuple[Columns, tuple[str, ...]]] = []  # and the keys that have their place there
         self._looked_at = ""
         self._started_here = False
-        self._build_page()
-        self._bind()
 
     def opened(self, what: object) -> None:
         """what: a RunConfig to show, as when a run's settings are copied, or None."""
@@ -101,13 +100,20 @@ class TrainPage(Page):
 
     # Layout -----------------------------------------------------------------------------------------
 
-    def _build_page(self) -> None:
+    def pieces(self) -> Iterator[None]:
+        """A card or two at a time."""
+        yield from self._build_page()
+        self._bind()
+
+    def _build_page(self) -> Iterator[None]:
         self._build_title_line()
         self._choice = ChoiceCard(self._draft, self._state)
+        yield
         self._presets = PresetChoice(self._draft)
         self._length = LengthCard(self._draft, self._state)
         for field in (self._length.seq_len, self._length.too_long):
             self._follow(field)
+        yield
         self._simple = self._build_grid("Settings", "the rest stays as the preset has it", SIMPLE)
         self._elsewhere = LinkButton("", name="train_elsewhere", small=True)
         self._simple.body.addWidget(self._elsewhere)
@@ -115,6 +121,7 @@ class TrainPage(Page):
         for card in (self._choice, self._presets, self._length, self._simple):
             self.main.addWidget(card)
         self.main.addStretch(1)
+        yield
         self._promise = PromiseCard()
         self._problems = ProblemsCard()
         self._help = HelpCard()
@@ -122,6 +129,7 @@ class TrainPage(Page):
         for card in (self._promise, self._problems, self._help, self._command):
             self.side.addWidget(card)
         self.side.addStretch(1)
+        yield
         self._bar = StartBar(self.app, self._state)
         self.action_bar.addWidget(self._bar)
         self._build_menu()
