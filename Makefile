@@ -16,11 +16,12 @@ test: export OMP_NUM_THREADS ?= 1
 
 APPLICATIONS := $(or $(XDG_DATA_HOME),$(HOME)/.local/share)/applications
 
-.PHONY: help run test lint format bench gallery desktop-entry set-up set-up-checks
+.PHONY: help run test faults lint format bench gallery desktop-entry set-up set-up-checks
 
 help:
 	@echo "make run            open the window (without a display: train the sample model in the terminal)"
 	@echo "make test           every check: format, lint, types, import contracts, tests"
+	@echo "make faults         show every fault of docs/RELIABILITY.md, also those that take minutes"
 	@echo "make lint           the same without the tests"
 	@echo "make bench          measure what needs no card (tests/benchmarks/*_card.py say how they are run on one)"
 	@echo "make gallery        take the pictures of docs/screenshots, with runs that are really trained"
@@ -32,9 +33,13 @@ run: set-up
 
 test: lint
 	@echo "Tests"
-	@export QT_QPA_PLATFORM=offscreen; $(TOOL)/pytest -q -n $(TEST_JOBS) || { \
+	@export QT_QPA_PLATFORM=offscreen; $(TOOL)/pytest -q -n $(TEST_JOBS) -m "not slow_fault" || { \
 		echo "What failed, once more and one at a time: a wait can be too short beside other tests"; \
-		$(TOOL)/pytest -q --last-failed --last-failed-no-failures=none; }
+		$(TOOL)/pytest -q --last-failed --last-failed-no-failures=none -m "not slow_fault"; }
+
+faults: export OMP_NUM_THREADS ?= 1
+faults: set-up-checks
+	@QT_QPA_PLATFORM=offscreen $(TOOL)/pytest -q -n $(TEST_JOBS) -m fault
 
 lint: set-up-checks
 	@echo "Format"

@@ -11,6 +11,7 @@ import pytest
 from qlora_studio.config import places
 
 
+@pytest.mark.fault(34)
 def test_a_test_can_not_reach_the_network():  # S10
     with pytest.raises(PermissionError, match="network"):
         socket.create_connection(("127.0.0.1", 9))
@@ -20,6 +21,7 @@ REACH = "import socket; socket.socket().connect(('127.0.0.1', 9))"
 PASS_ON = f"import subprocess, sys; subprocess.run([sys.executable, '-P', '-c', {REACH!r}], env={{}})"
 
 
+@pytest.mark.fault(34)
 @pytest.mark.parametrize("code", [REACH, PASS_ON], ids=["child", "grandchild"])
 def test_a_process_of_a_test_can_not_reach_the_network(code):
     child = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)

@@ -71,6 +71,7 @@ def test_what_was_said_before_the_end_is_still_heard(start, qtbot):
     assert SampleModelReady(id=1, folder="/models/sample") in heard
 
 
+@pytest.mark.fault(18)
 def test_a_killed_engine_ends_with_words(start, qtbot):  # R7, fault 18
     thread = start(DEAF)
     with qtbot.waitSignal(thread.heard):
@@ -80,6 +81,7 @@ def test_a_killed_engine_ends_with_words(start, qtbot):  # R7, fault 18
     assert ended.args == ["killed by the system, memory?"]
 
 
+@pytest.mark.fault(5)
 @pytest.mark.parametrize(
     ("script", "words"),
     [("os.abort()", "SIGABRT"), ("sys.exit(3)", "exit status 3")],
@@ -94,6 +96,7 @@ def test_an_engine_that_ends_by_itself_says_how(start, qtbot, script, words):  #
     assert ended == [words]
 
 
+@pytest.mark.fault(29)
 @pytest.mark.parametrize(
     "line",
     [

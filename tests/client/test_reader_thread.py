@@ -76,6 +76,7 @@ def test_an_answer_to_another_request_is_not_heard(thread, heard, qtbot):
     assert heard == [AdapterChecked(id=4, r=8, target_modules=("q_proj",), warnings=())]
 
 
+@pytest.mark.fault(32)
 def test_a_request_that_is_given_up_ends_at_once_and_the_next_one_works(thread, heard, qtbot):  # D1, fault 32
     thread.ask(CheckModel(id=1, folder="hangs"))
     qtbot.waitUntil(lambda: thread._current == 1 and thread._child is not None)
@@ -106,6 +107,7 @@ def test_a_request_given_up_before_its_turn_is_never_asked(thread, heard, qtbot)
     assert [answer.error.message for answer in heard] == ["Stopped.", "Stopped."]
 
 
+@pytest.mark.fault(32)
 @pytest.mark.parametrize(
     ("folder", "reason"), [("aborts", "SIGABRT"), ("babbles", "killed")], ids=["aborts", "babbles"]
 )
@@ -121,6 +123,7 @@ def test_a_reader_that_dies_refuses_its_request_and_the_next_one_works(
     assert refused.error.hint == "Your file is unchanged."
 
 
+@pytest.mark.fault(32)
 def test_a_reader_without_a_word_for_thirty_seconds_is_ended(thread, heard, qtbot, monkeypatch):  # D1
     thread.ask(CheckModel(id=1, folder="hangs"))
     qtbot.waitUntil(lambda: thread._current == 1 and thread._child is not None)

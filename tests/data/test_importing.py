@@ -31,6 +31,7 @@ def test_the_sample_data_is_imported_whole() -> None:
     assert report.format == "question_answer"
 
 
+@pytest.mark.fault(31)
 def test_every_record_is_imported_skipped_or_merged(tmp_path: Path) -> None:  # D3
     content = GOOD + b"{broken\n" + GOOD + b'{"question": "?", "answer": " "}\n\n'
 
@@ -98,6 +99,7 @@ def test_an_import_that_fails_leaves_nothing_behind(tmp_path: Path, home: Path) 
     assert list((home / "cache" / "datasets").iterdir()) == []
 
 
+@pytest.mark.fault(9)
 def test_a_full_disk_is_told_with_its_folder(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,6 +188,7 @@ def test_a_name_that_is_no_text_is_read_and_shown(tmp_path: Path) -> None:  # D1
     assert data.row(0, source=True).source == GOOD.decode().rstrip("\n")
 
 
+@pytest.mark.fault(31)
 def test_nothing_usable_says_the_most_frequent_reason(tmp_path: Path) -> None:  # D3
     content = b'{"messages": [{"role": "user", "content": "?"}]}\n' * 3
 
@@ -222,6 +225,7 @@ BYTES = (b"\xff", b"\x00", b"\xef\xbb\xbf", b"\xff\xfe", b"\xe2\x80\xa8", b"\\ud
 PIECES = st.sampled_from([*MARKS, *LINES, *BYTES])
 
 
+@pytest.mark.fault(31)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300, deadline=None)
 @given(
     content=st.lists(PIECES, max_size=30).map(b"".join) | st.binary(max_size=200),

@@ -118,6 +118,7 @@ def test_a_file_is_held_out_and_rows_on_both_sides_are_counted(tmp_path):  # D9
     assert "3 rows held out are learned too: the evaluation would flatter." in rows.info.notes
 
 
+@pytest.mark.fault(20)
 def test_rows_that_are_too_long_or_teach_nothing_are_counted_before_training(tmp_path):  # D8
     talks = [("hello", "ok"), ("hello", "long " * 50), ("word " * 30, "cut away"), ("x", "y")]
 
@@ -129,6 +130,7 @@ def test_rows_that_are_too_long_or_teach_nothing_are_counted_before_training(tmp
     assert cut.notes[1].startswith("1 rows have no token to learn")
 
 
+@pytest.mark.fault(20)
 def test_a_data_set_that_teaches_nothing_is_refused(tmp_path):  # D3
     with pytest.raises(StudioError, match=r"2 longer than 100 tokens") as refused:
         prepared(tmp_path, [("hello", "long " * 50), ("hello", "longer " * 50)])

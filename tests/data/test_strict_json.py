@@ -24,6 +24,7 @@ def test_what_is_json_is_read_as_json_reads_it(value: object, ascii_only: bool) 
     assert parse_json(text) == value
 
 
+@pytest.mark.fault(31)
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -64,6 +65,7 @@ def test_a_quoted_key_within_a_text_is_no_doubled_key() -> None:
     assert parse_json(b'{"a": "{\\"a\\": 1}", "b": "\\\\"}') == {"a": '{"a": 1}', "b": "\\"}
 
 
+@pytest.mark.fault(31)
 def test_bytes_that_are_not_utf_8_are_never_replaced() -> None:  # D5
     with pytest.raises(UnicodeDecodeError):
         parse_json(b'{"a": "\xff"}')

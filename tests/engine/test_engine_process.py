@@ -80,6 +80,7 @@ def test_a_command_that_is_refused_leaves_the_engine_at_work(engine: Engine, tmp
     assert engine.wait(20) == 0
 
 
+@pytest.mark.fault(29)
 def test_a_line_that_is_no_command_ends_the_engine(engine: Engine) -> None:  # S13
     heard(engine, events.EngineReady)
 
@@ -89,6 +90,7 @@ def test_a_line_that_is_no_command_ends_the_engine(engine: Engine) -> None:  # S
     assert "format_disk" in engine.log.read_text()
 
 
+@pytest.mark.fault(1)
 def test_an_engine_that_is_killed_leaves_a_run_that_goes_on(engine: Engine, run: Path) -> None:  # R1, R4
     engine.say(commands.Train(run=str(run)))
     heard(engine, events.CheckpointSaved)

@@ -103,6 +103,7 @@ def test_the_same_holds_for_other_ways_to_train(tmp_path: Path, model: Path, cha
     assert_same_bits(broken, unbroken)
 
 
+@pytest.mark.fault(1)
 def test_a_run_killed_in_the_middle_of_an_accumulation_goes_on_from_its_last_checkpoint(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,6 +165,7 @@ def paused_run(tmp_path: Path, model: Path) -> Path:
     return run
 
 
+@pytest.mark.fault(8)
 @pytest.mark.parametrize(
     ("section", "key", "value"),
     [
@@ -204,6 +206,7 @@ def test_another_model_or_template_is_refused(tmp_path: Path, model: Path) -> No
     assert "hashes.template" in events_of(run)[-1].error.message
 
 
+@pytest.mark.fault(8)
 def test_rows_that_were_touched_are_refused(tmp_path: Path, model: Path) -> None:  # R3, fault 8
     run = paused_run(tmp_path, model)
     prepared = Path(read_record(run).record.prepared.folder)
@@ -227,6 +230,7 @@ def test_where_files_lie_and_how_much_is_recomputed_may_change(tmp_path: Path, m
     assert events_of(run)[-1].state == "finished"
 
 
+@pytest.mark.fault(7)
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, model: Path) -> None:  # R2
     run = make_run(tmp_path, model, training__steps=6)
     events_of(run, Wish.PAUSE, after_step=4)
@@ -251,6 +255,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_never_starts_afresh(
     assert losses(events_of(run)) == []
 
 
+@pytest.mark.fault(13)
 def test_one_engine_at_a_time_writes_to_a_run(tmp_path: Path, model: Path) -> None:  # R8
     from qlora_studio.runs.run_writer import RunWriter
 

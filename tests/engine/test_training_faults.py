@@ -50,6 +50,7 @@ def losses_times(factor_after: Callable[[int], float], run: Path) -> Callable[..
     return lambda *inputs: loss(*inputs) * factor_after(len(read_metrics(run / "metrics.jsonl")))
 
 
+@pytest.mark.fault(19)
 def test_losses_that_are_no_numbers_make_no_update_and_the_third_ends_the_run(  # R12
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,6 +69,7 @@ def test_losses_that_are_no_numbers_make_no_update_and_the_third_ends_the_run(  
     assert state_of(run).cause == "non_finite"
 
 
+@pytest.mark.fault(19)
 def test_a_single_loss_that_is_no_number_is_passed_over(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,6 +81,7 @@ def test_a_single_loss_that_is_no_number_is_passed_over(
     assert [step.non_finite for step in steps] == [None, "inf", None, None]
 
 
+@pytest.mark.fault(17)
 @pytest.mark.parametrize(
     "error",
     [
@@ -116,6 +119,7 @@ def test_a_bug_ends_the_run_in_words_and_the_engine_lives_on(
     assert failed.error.message == "A bug of ours ended the run at step 1: KeyError: 'x'"
 
 
+@pytest.mark.fault(9)
 def test_a_full_disk_pauses_the_run_and_the_older_checkpoints_stay(  # R9
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -115,6 +115,7 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
 }
 
 
+@pytest.mark.fault(30)
 @pytest.mark.parametrize("name", FILES)
 def test_a_hostile_file_ends_in_words(reader: Reader, tmp_path: Path, name: str) -> None:  # D1 D6
     content, words = FILES[name]
@@ -130,6 +131,7 @@ def test_a_hostile_file_ends_in_words(reader: Reader, tmp_path: Path, name: str)
     _still_works(reader, tmp_path)
 
 
+@pytest.mark.fault(30)
 @pytest.mark.parametrize(
     ("path", "words"),
     [

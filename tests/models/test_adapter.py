@@ -82,6 +82,7 @@ def test_the_engines_config_holds_exact_names_and_nothing_of_theirs(adapter, lla
 
 
 # fault 28: one field each
+@pytest.mark.fault(28)
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -116,6 +117,7 @@ def test_a_field_that_does_not_agree_is_named(adapter, llama, name, value):
     assert name in message
 
 
+@pytest.mark.fault(28)
 @pytest.mark.parametrize("rank", [0, 1025])
 def test_a_rank_out_of_bounds_is_refused(adapter, llama, rank):
     for index, (out, inner) in enumerate(((32, 32), (32, 48))):
@@ -133,6 +135,7 @@ def test_layers_of_different_rank_are_refused(adapter, llama):
     )
 
 
+@pytest.mark.fault(28)
 def test_an_adapter_of_a_larger_base_is_refused(adapter, llama):
     llama.write_config(hidden_size=64)
     assert "q_proj.lora_A.weight is 4 x 32; rank 4 on this base makes it 4 x 64" in refusal(
@@ -169,6 +172,7 @@ def test_a_tensor_that_is_no_part_of_a_lora_is_named(adapter, llama, name):
     assert name in refusal(adapter, llama.path)
 
 
+@pytest.mark.fault(28)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("kind", ["F32", "F16", "BF16"])
 def test_one_bad_number_is_found_in_every_type(adapter, llama, bad, kind):
@@ -206,6 +210,7 @@ def _write_as(adapter: Adapter, tensors: dict[str, np.ndarray], kind: str) -> No
     path.write_bytes(len(text).to_bytes(8, "little") + text + data)
 
 
+@pytest.mark.fault(23)
 def test_an_adapter_in_a_pickle_is_refused_and_not_opened(adapter, llama):  # S1
     (adapter.path / "adapter_model.safetensors").unlink()
     (adapter.path / "adapter_model.bin").symlink_to("/dev/zero")
@@ -224,6 +229,7 @@ def test_weights_cut_short_are_named(adapter, llama):
     assert "cut short" in refusal(adapter, llama.path)
 
 
+@pytest.mark.fault(22)
 def test_code_beside_an_adapter_is_told(adapter, llama):
     (adapter.path / "evil.py").write_text("raise SystemExit")
     assert (

@@ -74,6 +74,7 @@ def test_a_template_over_64_kb_is_refused(llama):  # S6
         check_model(str(llama.path))
 
 
+@pytest.mark.fault(23)
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "weights.pth", "model.pkl"])
 def test_pickle_weights_are_refused_by_name_and_not_opened(llama, name):  # S1, fault 23
     (llama.path / "model.safetensors").unlink()

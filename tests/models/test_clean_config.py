@@ -60,6 +60,7 @@ def test_a_field_that_is_not_allowed_is_dropped(llama, name):
     assert "evil" not in json.dumps(config.values)
 
 
+@pytest.mark.fault(22)
 def test_code_in_the_folder_is_told_and_leaves_no_marker(llama, tmp_path):  # S1 S2, fault 22
     marker = tmp_path / "marker"
     (llama.path / "modeling_evil.py").write_text(f"open({str(marker)!r}, 'w')")

@@ -50,6 +50,7 @@ def test_metadata_is_passed_over(raw_safetensors):
 
 
 # S3, fault 24: each header field
+@pytest.mark.fault(24)
 @pytest.mark.parametrize(
     ("broken", "field"),
     [
@@ -79,6 +80,7 @@ def test_a_lying_field_is_named(raw_safetensors, broken, field):
     assert field in refusal(raw_safetensors({"w": broken}, bytes(24)))
 
 
+@pytest.mark.fault(24)
 def test_overlapping_tensors_are_refused(raw_safetensors):
     header = {"a": entry(), "b": entry(offsets=(12, 36))}
     assert "'b': data_offsets: it overlaps" in refusal(raw_safetensors(header, bytes(36)))
@@ -88,6 +90,7 @@ def test_two_names_for_the_same_bytes_are_refused(raw_safetensors):
     assert "overlaps" in refusal(raw_safetensors({"a": entry(), "b": entry()}, bytes(24)))
 
 
+@pytest.mark.fault(24)
 def test_a_gap_between_tensors_is_refused(raw_safetensors):
     header = {"a": entry(), "b": entry(offsets=(32, 56))}
     assert "'b': data_offsets: it leaves a gap" in refusal(raw_safetensors(header, bytes(56)))
@@ -153,6 +156,7 @@ def test_a_git_lfs_pointer_is_told_as_that(tmp_path):
     assert "pointer" in refusal(tmp_path / "x.safetensors")
 
 
+@pytest.mark.fault(24)
 def test_a_header_that_promises_terabytes_allocates_nothing(raw_safetensors):
     path = raw_safetensors({"a": entry(shape=[2**40], offsets=(0, 2**42))}, bytes(24))
     tracemalloc.start()
@@ -168,6 +172,7 @@ _JUNK = st.recursive(
 )
 
 
+@pytest.mark.fault(24)
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     header=st.dictionaries(

@@ -23,6 +23,7 @@ def test_a_sound_folder_gives_each_tensor_by_the_models_name(llama):
 
 
 # fault 25
+@pytest.mark.fault(25)
 @pytest.mark.parametrize("name", [Q_PROJ, "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"])
 def test_a_missing_tensor_is_named(llama, name):
     tensors = llama.tensors()
@@ -31,6 +32,7 @@ def test_a_missing_tensor_is_named(llama, name):
     assert f"tensor {name} is missing in model.safetensors" in refusal(llama)
 
 
+@pytest.mark.fault(25)
 def test_a_renamed_tensor_is_named(llama):
     tensors = llama.tensors()
     tensors["model.layers.1.self_attn.qq_proj.weight"] = tensors.pop(Q_PROJ)
@@ -38,6 +40,7 @@ def test_a_renamed_tensor_is_named(llama):
     assert Q_PROJ in refusal(llama)
 
 
+@pytest.mark.fault(25)
 def test_a_misshapen_tensor_is_named_with_both_shapes(llama):
     llama.write_weights(llama.tensors() | {Q_PROJ: np.zeros((32, 31), np.float32)})
     message = refusal(llama)

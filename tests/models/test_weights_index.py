@@ -38,6 +38,7 @@ def test_shards_give_the_same_tensors_as_a_single_file(llama):
     assert len(shards.files) == 2
 
 
+@pytest.mark.fault(24)
 @pytest.mark.parametrize(
     "shard",
     [
@@ -56,6 +57,7 @@ def test_a_shard_that_is_no_bare_safetensors_name_is_refused(sharded, shard):  #
     assert "weight_map" in refusal(folder)
 
 
+@pytest.mark.fault(24)
 def test_a_shard_that_is_a_link_out_of_the_folder_is_refused(sharded, tmp_path):  # S3
     folder, places = sharded
     shard = folder.path / places["model.norm.weight"]

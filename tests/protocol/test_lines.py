@@ -47,6 +47,7 @@ def test_a_message_too_long_to_be_read_is_not_sent():  # S13
         COMMANDS.encode(commands.Train(run="r" * 1_000_001))
 
 
+@pytest.mark.fault(29)
 @given(st.binary(max_size=300))
 def test_no_bytes_make_the_reader_of_lines_fail_otherwise(line: bytes):  # S13
     try:

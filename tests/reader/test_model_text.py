@@ -46,6 +46,7 @@ def test_a_model_without_a_template_gets_the_plain_one(tmp_path):
     assert text.stop_ids == (text.tokenizer.special.eos_id,)
 
 
+@pytest.mark.fault(26)
 @pytest.mark.parametrize(
     ("template", "reason"),
     [
@@ -76,6 +77,7 @@ def test_a_template_that_harms_is_refused_in_time(tmp_path, template, reason):  
     assert time.monotonic() - start < 8  # 5 s, and a process started on a busy machine
 
 
+@pytest.mark.fault(26)
 def test_a_template_that_never_returns_to_python_is_ended(tmp_path):  # S6
     endless = "{{ ('a' * 200000) | wordwrap(1) | length }}" * 50 + CHATML
     folder = model_folder(tmp_path / "model", template=endless)
@@ -117,6 +119,7 @@ ENDLESS = {
 }
 
 
+@pytest.mark.fault(27)
 @pytest.mark.parametrize(
     ("part", "definition", "reason"),
     [

@@ -107,6 +107,7 @@ def test_a_bug_is_told_as_one_and_the_reader_goes_on(capfd):
     assert "KeyError: 'tokenizer'" in capfd.readouterr().err
 
 
+@pytest.mark.fault(29)
 def test_a_line_that_is_no_request_ends_the_reader(reader):  # S13
     reader._process.stdin.write(b'{"type": "format_disk"}\n')
     reader._process.stdin.flush()
@@ -146,6 +147,7 @@ def test_progress_is_told_about_ten_times_a_second(reader, tmp_path):
     assert 1 <= told <= 5 + 12 * (time.monotonic() - start)
 
 
+@pytest.mark.fault(30)
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is the system's, on Linux alone")
 def test_memory_is_limited(reader):  # D1
     next(reader.heard())

@@ -143,6 +143,7 @@ def test_what_can_not_be_trained_is_refused_and_leaves_no_run(jobs, model, tmp_p
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.fault(9)
 def test_no_room_on_the_disk_is_refused(jobs, model, tmp_path, monkeypatch):  # R9
     monkeypatch.setattr("qlora_studio.runs.space.free_bytes", lambda folder: 1_000_000_000)
     config = settings(model, chats_file(tmp_path / "chats.jsonl"))
@@ -215,6 +216,7 @@ def change_rows(folder):
     file.write_bytes(content)
 
 
+@pytest.mark.fault(8)
 @pytest.mark.parametrize(
     ("change", "named"),
     [

@@ -35,6 +35,7 @@ def test_a_saved_checkpoint_verifies_and_holds_what_was_written(run: Path) -> No
     ]
 
 
+@pytest.mark.fault(1)
 @pytest.mark.parametrize("fault", ["EIO", "ENOSPC", "gone", "kill"])
 def test_whatever_call_fails_the_newest_is_sound_and_the_older_are_kept(home: Path, fault: str) -> None:
     # R1, R4, R9, R10
@@ -56,6 +57,7 @@ def test_whatever_call_fails_the_newest_is_sound_and_the_older_are_kept(home: Pa
     assert call > 20
 
 
+@pytest.mark.fault(1)
 @pytest.mark.parametrize("fault", ["EIO", "gone", "kill"])
 def test_saving_a_step_again_never_loses_it(home: Path, fault: str) -> None:  # R1, R4
     for call in itertools.count(1):
@@ -71,6 +73,7 @@ def test_saving_a_step_again_never_loses_it(home: Path, fault: str) -> None:  # 
             break
 
 
+@pytest.mark.fault(2)
 @pytest.mark.parametrize("share_kept", [0.0, 0.5])
 def test_a_power_cut_leaves_the_newest_sound(home: Path, tmp_path: Path, share_kept: float) -> None:  # R1, R2
     for call in itertools.count(1):
@@ -88,6 +91,7 @@ def test_a_power_cut_leaves_the_newest_sound(home: Path, tmp_path: Path, share_k
             break
 
 
+@pytest.mark.fault(1)
 def test_a_writer_killed_at_random_leaves_sound_checkpoints_alone(run: Path) -> None:  # R1, R4
     save(run, 1)
     for round_number in range(10):
@@ -142,6 +146,7 @@ def _link(file: Path) -> None:
     file.symlink_to(file.with_name("moved"))
 
 
+@pytest.mark.fault(7)
 @pytest.mark.parametrize("damage", [_flip_a_bit, _cut, _swap, Path.unlink])
 @pytest.mark.parametrize(
     "name", ["adapter_model.safetensors", "optimizer.safetensors", "trainer.json", "manifest.json"]
@@ -158,6 +163,7 @@ def test_damage_is_named_and_the_older_checkpoint_offered(
     assert not point.skipped[0].sound
 
 
+@pytest.mark.fault(7)
 def test_an_extra_file_a_link_and_a_foreign_manifest_are_refused(run: Path) -> None:  # R2
     save(run, 100, 200)
     newest = run / "checkpoints" / "step-000200"
@@ -170,6 +176,7 @@ def test_an_extra_file_a_link_and_a_foreign_manifest_are_refused(run: Path) -> N
     assert "belong" in verify_checkpoint(run / "checkpoints" / "step-000100").reason
 
 
+@pytest.mark.fault(7)
 @pytest.mark.parametrize(
     "text",
     [
@@ -258,6 +265,7 @@ def test_a_link_in_place_of_the_checkpoints_is_refused(run: Path, tmp_path: Path
     assert not (tmp_path / "step-000100").exists()
 
 
+@pytest.mark.fault(21)
 def test_a_run_folder_that_is_gone_is_not_made_again(run: Path) -> None:  # R16
     run.rename(run.with_name("moved"))
     with pytest.raises(StudioError, match="is gone, or a link"):
@@ -265,6 +273,7 @@ def test_a_run_folder_that_is_gone_is_not_made_again(run: Path) -> None:  # R16
     assert not run.exists()
 
 
+@pytest.mark.fault(9)
 def test_a_full_disk_says_how_much_is_missing_and_keeps_the_older(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # R9

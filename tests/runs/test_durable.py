@@ -21,6 +21,7 @@ from qlora_studio.runs.durable import (
 from tests.faults.disk import KilledError, disk, losing_disk
 
 
+@pytest.mark.fault(10)
 @pytest.mark.parametrize("fault", ["EIO", "ENOSPC", "gone", "kill", "short"])
 def test_a_file_is_old_or_new_whatever_call_fails(tmp_path: Path, fault: str) -> None:  # R6, R10
     file = tmp_path / "state.json"
@@ -36,6 +37,7 @@ def test_a_file_is_old_or_new_whatever_call_fails(tmp_path: Path, fault: str) ->
     assert call > 5
 
 
+@pytest.mark.fault(2)
 @pytest.mark.parametrize("share_kept", [0.0, 0.5])
 def test_a_power_cut_leaves_the_old_file_or_the_new_one(tmp_path: Path, share_kept: float) -> None:  # R6
     for call in itertools.count(1):
@@ -51,6 +53,7 @@ def test_a_power_cut_leaves_the_old_file_or_the_new_one(tmp_path: Path, share_ke
             break
 
 
+@pytest.mark.fault(10)
 def test_a_failed_fsync_is_never_tried_again_on_the_same_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # R10
@@ -89,6 +92,7 @@ def test_a_line_after_a_torn_one_stands_alone(tmp_path: Path) -> None:  # R5
     assert file.read_bytes().split(b"\n") == [b'{"step":1}', b'{"st', b'{"step":2}', b""]
 
 
+@pytest.mark.fault(9)
 def test_a_line_that_does_not_fit_leaves_no_part_behind(tmp_path: Path) -> None:  # R9
     file = tmp_path / "metrics.jsonl"
     appender = LineAppender(file)

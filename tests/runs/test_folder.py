@@ -76,6 +76,7 @@ def test_the_record_never_changes(run: Path) -> None:  # R6
     assert open_run(run).name == "Better name"
 
 
+@pytest.mark.fault(12)
 def test_one_broken_run_does_not_hide_the_others(home: Path) -> None:  # R6
     for kind, content in _BROKEN.items():
         (broken := home / "runs" / kind).mkdir(parents=True)
@@ -92,6 +93,7 @@ def test_one_broken_run_does_not_hide_the_others(home: Path) -> None:  # R6
     assert all("run.json" in row.reason for name, row in rows.items() if name != "a link")
 
 
+@pytest.mark.fault(12)
 @pytest.mark.parametrize("content", _BROKEN.values(), ids=_BROKEN.keys())
 def test_a_record_that_is_none_is_named_with_its_file(run: Path, content: bytes) -> None:  # R6, R16
     (run / "run.json").write_bytes(content)
@@ -109,6 +111,7 @@ def test_no_runs_folder_means_no_runs(home: Path) -> None:
     assert list_runs(home / "nowhere") == []
 
 
+@pytest.mark.fault(12)
 def test_a_record_of_a_newer_version_can_be_looked_at_only(run: Path) -> None:  # R15
     _change(run, schema_version=2, something_new=[1, 2])
     opened = open_run(run)

@@ -28,6 +28,7 @@ else:
 """
 
 
+@pytest.mark.fault(13)
 def test_of_two_that_start_at_once_one_writes(tmp_path: Path) -> None:  # R8
     for _ in range(3):
         both = [_start_holder(tmp_path), _start_holder(tmp_path)]
@@ -36,6 +37,7 @@ def test_of_two_that_start_at_once_one_writes(tmp_path: Path) -> None:  # R8
             holder.communicate()
 
 
+@pytest.mark.fault(13)
 def test_twenty_races_in_one_process_have_one_winner_each(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # R8
@@ -52,6 +54,7 @@ def test_twenty_races_in_one_process_have_one_winner_each(
         won[0].release()
 
 
+@pytest.mark.fault(14)
 def test_a_killed_writer_holds_nothing(tmp_path: Path) -> None:  # R8
     holder = _start_holder(tmp_path)
     assert _answer(holder) == "held"
@@ -62,6 +65,7 @@ def test_a_killed_writer_holds_nothing(tmp_path: Path) -> None:  # R8
     RunLock(tmp_path).release()
 
 
+@pytest.mark.fault(14)
 def test_a_lock_file_left_behind_is_no_lock_whatever_it_says(tmp_path: Path) -> None:  # R8
     (tmp_path / "lock").write_text("1")  # as if process 1 held it
     assert not is_locked(tmp_path)

@@ -75,6 +75,7 @@ def test_what_happens_between_the_steps_is_kept(file: Path) -> None:
     assert metrics.skipped_lines == 0
 
 
+@pytest.mark.fault(19)
 def test_a_loss_that_is_no_number_is_a_gap_and_named(file: Path) -> None:  # R12
     file.write_bytes(step_line(1) + step_line(2, None, "nan") + step_line(3, None, "inf") + step_line(4))
     metrics = read_metrics(file)
@@ -82,6 +83,7 @@ def test_a_loss_that_is_no_number_is_a_gap_and_named(file: Path) -> None:  # R12
     assert metrics.non_finite == [NonFinite(2, "nan"), NonFinite(3, "inf")]
 
 
+@pytest.mark.fault(11)
 def test_a_tail_cut_at_any_byte_costs_that_line_alone(file: Path) -> None:  # R5
     whole = step_line(1) + step_line(2)
     last = step_line(3)
@@ -93,6 +95,7 @@ def test_a_tail_cut_at_any_byte_costs_that_line_alone(file: Path) -> None:  # R5
     assert read_metrics(file).steps.tolist() == [1, 2, 3]
 
 
+@pytest.mark.fault(11)
 def test_after_a_torn_tail_the_run_goes_on_in_whole_lines(file: Path) -> None:  # R5
     last = step_line(3)
     for cut in range(1, len(last), 7):
@@ -105,6 +108,7 @@ def test_after_a_torn_tail_the_run_goes_on_in_whole_lines(file: Path) -> None:  
         assert (metrics.steps.tolist(), metrics.skipped_lines) == ([1, 2, 3], 1)
 
 
+@pytest.mark.fault(11)
 @pytest.mark.parametrize(
     "broken",
     [
@@ -261,6 +265,7 @@ def test_names_of_parts_from_a_file_can_be_anything_but_not_endless(file: Path) 
     assert metrics.skipped_lines == 9
 
 
+@pytest.mark.fault(11)
 @pytest.mark.parametrize("seed", range(10))
 def test_bytes_flipped_anywhere_cost_their_lines_alone(file: Path, seed: int) -> None:  # R5
     random = np.random.default_rng(seed)

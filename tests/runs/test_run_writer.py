@@ -52,6 +52,7 @@ def test_a_second_engine_is_refused_and_the_window_sees_the_first(run: Path) -> 
     assert not open_run(run).locked
 
 
+@pytest.mark.fault(1)
 def test_a_run_killed_at_any_call_goes_on_from_a_sound_checkpoint(home: Path) -> None:  # R1, R4, R5, R6
     for call in itertools.count(1, 7):  # every seventh: each kind of call is met, in about a hundred runs
         run = new_run(home)
@@ -72,6 +73,7 @@ def test_a_run_killed_at_any_call_goes_on_from_a_sound_checkpoint(home: Path) ->
     assert call > 100
 
 
+@pytest.mark.fault(2)
 @pytest.mark.parametrize("share_kept", [0.0, 0.6])
 def test_after_a_power_cut_the_metrics_reach_to_the_checkpoint(
     home: Path, tmp_path: Path, share_kept: float
@@ -93,6 +95,7 @@ def test_after_a_power_cut_the_metrics_reach_to_the_checkpoint(
         assert read_metrics(run / "metrics.jsonl").steps.tolist() == list(range(1, 9))
 
 
+@pytest.mark.fault(10)
 @pytest.mark.parametrize("fault", ["EIO", "ENOSPC", "gone"])
 def test_any_write_that_fails_is_told_and_the_run_can_go_on(home: Path, fault: str) -> None:  # R9, R10
     for call in itertools.count(1, 7):
@@ -108,6 +111,7 @@ def test_any_write_that_fails_is_told_and_the_run_can_go_on(home: Path, fault: s
         assert metrics.skipped_lines <= (fault == "gone")  # a disk that is gone can't take back half a line
 
 
+@pytest.mark.fault(9)
 def test_no_room_for_a_line_is_told_with_the_place(run: Path) -> None:  # R9
     with RunWriter(run) as writer:
         with disk(1, "ENOSPC"), pytest.raises(DiskFullError, match="Could not save the metrics") as full:
@@ -116,6 +120,7 @@ def test_no_room_for_a_line_is_told_with_the_place(run: Path) -> None:  # R9
     assert (run / "metrics.jsonl").read_bytes() == b""
 
 
+@pytest.mark.fault(1)
 def test_the_adapter_is_whole_or_as_it_was(home: Path) -> None:
     for call in itertools.count(1):
         run = new_run(home)
@@ -148,6 +153,7 @@ def test_only_what_is_ours_is_tidied_up(run: Path, tmp_path: Path) -> None:  # R
     assert (tmp_path / "precious").exists()
 
 
+@pytest.mark.fault(21)
 def test_a_folder_that_is_gone_is_refused_and_not_made(home: Path) -> None:  # R16
     with pytest.raises(StudioError, match="lock can't be opened"):
         RunWriter(home / "runs" / "gone")

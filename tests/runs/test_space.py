@@ -40,6 +40,7 @@ def test_free_space_of_a_folder_to_come_is_that_of_its_disk(tmp_path: Path) -> N
     assert free_bytes(tmp_path / "not" / "yet") > 0
 
 
+@pytest.mark.fault(10)
 def test_a_failed_write_is_told_with_file_and_reason(tmp_path: Path) -> None:  # R10, R16
     with (
         pytest.raises(StudioError, match="Could not save step 9: Input/output error"),

@@ -27,6 +27,7 @@ def test_a_run_that_ended_in_order_stands_as_it_said(run: Path, state: str) -> N
     assert open_run(run).state.state == state
 
 
+@pytest.mark.fault(12)
 def test_without_a_state_file_the_run_is_rebuilt(run: Path) -> None:  # R6
     (run / "metrics.jsonl").write_bytes(
         started(total_steps=9)
@@ -72,6 +73,7 @@ def test_checkpoints_tell_the_step_where_metrics_are_gone(run: Path) -> None:  #
     assert open_run(run).state.step == 100
 
 
+@pytest.mark.fault(12)
 @pytest.mark.parametrize(
     ("content", "warning"),
     [
@@ -95,6 +97,7 @@ def test_a_state_file_that_tells_nothing_is_said_and_replaced_by_what_is_known(
     assert (run / "state.json").read_bytes() == content
 
 
+@pytest.mark.fault(15)
 def test_a_state_file_from_years_ahead_changes_no_order(run: Path) -> None:  # R13
     write_state(run, RunState(state="paused", step=7, updated=9e9))
     assert open_run(run).state.step == 7

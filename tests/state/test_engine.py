@@ -180,6 +180,7 @@ def test_the_engine_hears_that_the_window_lives(training, silent):  # R7
     assert silent.said(commands.Heartbeat)
 
 
+@pytest.mark.fault(4)
 def test_an_engine_that_does_not_answer_can_be_killed(training, silent):  # fault 4
     training.kill()
     assert silent.engines[0].killed

@@ -197,6 +197,7 @@ def test_a_run_that_ended_without_numbers_offers_half_the_learning_rate(open_run
     assert asked == [("train", None)]
 
 
+@pytest.mark.fault(17)
 def test_out_of_memory_says_what_was_needed_and_free(open_run, make):  # R14
     message, hint = "The GPU ran out of memory at step 300: 2.1 GiB more were needed.", "Try rank 32."
     page = open_run(make(end="failed", cause="out_of_memory", message=message, hint=hint))
@@ -204,6 +205,7 @@ def test_out_of_memory_says_what_was_needed_and_free(open_run, make):  # R14
     assert words(page, "monitor_state") == "Out of memory"
 
 
+@pytest.mark.fault(13)
 def test_a_run_of_another_window_is_read_only_and_followed(open_run, make, qtbot):  # R8
     folder = make(end="running")
     with RunLock(folder):
@@ -240,6 +242,7 @@ def test_broken_lines_are_counted(open_run, make):  # R5
     assert words(open_run(folder), "monitor_skipped") == "1 line of metrics.jsonl skipped"
 
 
+@pytest.mark.fault(29)
 def test_hostile_text_is_shown_as_it_is_written(open_run, make):  # S8
     page = open_run(make(name="<b>big</b>\u202egnp", end="failed", message="<img src='x'>", cause="error"))
     labels = [label for label in page.findChildren(QLabel) if "<b>big</b>" in label.text()]
