@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from qlora_kernels.cuda import equal_rows
 from safetensors.torch import load_file
 
 from qlora_studio.engine import attention as attention_module
@@ -30,16 +31,17 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("heads", [(4, 4), (8, 2)], ids=["each its own", "grouped"])
 @pytest.mark.parametrize("window", [None, 16])
+@pytest.mark.parametrize("lengths", [LENGTHS, (96, 96, 96)], ids=["unequal", "equal"])
 def test_rows_attended_at_once_give_what_they_give_one_by_one(
-    monkeypatch: pytest.MonkeyPatch, heads: tuple[int, int], window: int | None
+    monkeypatch: pytest.MonkeyPatch, heads: tuple[int, int], window: int | None, lengths: tuple[int, ...]
 ) -> None:
     def result() -> list[torch.Tensor]:
         torch.manual_seed(0)
-        shapes = [(1, count, sum(LENGTHS), 64) for count in (heads[0], heads[1], heads[1])]
+        shapes = [(1, count, sum(lengths), 64) for count in (heads[0], heads[1], heads[1])]
         query, key, value = (
             torch.randn(shape, dtype=torch.bfloat16, device="cuda", requires_grad=True) for shape in shapes
         )
-        mask = Segments.of(LENGTHS, torch.device("cuda")).as_mask()
+        mask = Segments.of(lengths, torch.device("cuda")).as_mask()
         out, _ = attention(torch.nn.Module(), query, key, value, mask, sliding_window=window)
         out.float().square().sum().backward()  # type: ignore[no-untyped-call]
         return [out, *(tensor.grad for tensor in (query, key, value) if tensor.grad is not None)]
@@ -50,6 +52,20 @@ def test_rows_attended_at_once_give_what_they_give_one_by_one(
 
     for ours, reference in zip(at_once, one_by_one, strict=True):
         assert (ours - reference).norm() <= 0.02 * reference.norm()
+
+
+def test_on_hopper_rows_of_one_length_are_attended_by_cudnn_and_no_others() -> None:
+    query = torch.zeros(96, 8, 64, dtype=torch.bfloat16, device="cuda")
+    key = query[:, :2]
+
+    def takes(*starts: int, window: int = 0) -> bool:
+        where = torch.tensor(starts, dtype=torch.int32, device="cuda")
+        return equal_rows.takes(query, key, key, where, 32, window)
+
+    is_hopper = torch.cuda.get_device_capability() >= (9, 0)
+    assert takes(0, 32, 64, 96) == takes(0, 32, 64, 96, window=32) == is_hopper
+    assert not takes(0, 31, 63, 80, 96)
+    assert not takes(0, 32, 64, 96, window=16)
 
 
 @pytest.mark.parametrize("optimizer", ["paged_adamw_32bit", "paged_adamw_8bit", "adamw_32bit"])
