@@ -13,7 +13,7 @@ from qlora_studio.config import places
 from qlora_studio.config.run_config import SAMPLE
 from qlora_studio.errors import StudioError
 from qlora_studio.protocol import commands, events, reading
-from qlora_studio.protocol.child import Child, start_engine, start_reader
+from qlora_studio.protocol.child import CLEARING_S, Child, start_engine, start_reader
 from qlora_studio.protocol.lines import BrokenLineError
 
 A = TypeVar("A", bound=reading.Answer)
@@ -40,9 +40,15 @@ class Reader:
     def __enter__(self) -> Reader:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._child.kill()
-        self._child.wait()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """After Ctrl+C in the middle of a job what it had written is cleared away: that may be a gigabyte."""
+        try:
+            if kind is not None and not issubclass(kind, StudioError):
+                self._child.end()
+                self._child.wait(CLEARING_S)
+        finally:  # also where a second Ctrl+C doesn't wait for that
+            self._child.kill()
+            self._child.wait()
 
     def ask(self, answer: type[A], request: type[reading.Request], **fields: Any) -> A:
         """Raises: StudioError where the reader refuses, or ends."""

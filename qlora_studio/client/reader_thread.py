@@ -9,12 +9,11 @@ import time
 from PySide6.QtCore import QObject, QThread, Signal
 
 from qlora_studio.errors import StudioError
-from qlora_studio.protocol.child import Child, start_reader
+from qlora_studio.protocol.child import CLEARING_S, Child, start_reader
 from qlora_studio.protocol.events import Problem
 from qlora_studio.protocol.lines import BrokenLineError
 from qlora_studio.protocol.reading import Progress, ReaderAnswer, ReaderReady, ReaderRequest, Refused
 
-CLEARING_S = 1.5  # that a reader has to clear away what it began; then it is killed (D1: within 2 s)
 SILENCE_S = 30.0  # without a word about the job in hand: the reader is ended (D1)
 
 _Reader = Child[ReaderRequest, ReaderAnswer]

@@ -19,6 +19,8 @@ from qlora_studio.protocol.events import EngineEvent
 from qlora_studio.protocol.lines import ANSWERS, COMMANDS, EVENTS, LONGEST_LINE, REQUESTS, Lines
 from qlora_studio.protocol.reading import ReaderAnswer, ReaderRequest
 
+CLEARING_S = 1.5  # that a reader has to clear away what it began; then it is killed (D1: within 2 s)
+
 _BOTH = ("numpy", "msgspec", "tokenizers", "jinja2")
 _ENGINE_LIBRARIES = ("torch", "transformers", "bitsandbytes", "peft", "accelerate", "safetensors", *_BOTH)
 _READER_LIBRARIES = ("datasets", "pyarrow", *_BOTH)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from qlora_studio import __main__
 from qlora_studio.cli import children
-from qlora_studio.protocol import commands, events
+from qlora_studio.config.run_config import DataConfig
+from qlora_studio.protocol import commands, events, reading
 
 
 class Ending:
@@ -62,3 +64,21 @@ def test_an_engine_is_given_the_time_that_saving_takes(
         engine.say(command)
 
     assert child.waited == [patience_s, None]
+
+
+def test_an_import_that_is_interrupted_leaves_nothing_half_made(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("QLORA_STUDIO_HOME", str(tmp_path / "home"))
+    file = tmp_path / "many.jsonl"
+    file.write_text("".join(f'{{"prompt": "q {n}", "completion": "a {n}"}}\n' for n in range(300_000)))
+
+    def told(words: str, done: int, total: int) -> None:
+        if done:
+            assert list((tmp_path / "home").rglob(".importing-*"))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), children.Reader(told) as reader:
+        reader.ask(reading.DataImported, reading.ImportData, data=DataConfig(path=str(file)))
+
+    assert list((tmp_path / "home").rglob(".importing-*")) == []

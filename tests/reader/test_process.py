@@ -8,11 +8,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from qlora_studio.client.reader_thread import CLEARING_S
 from qlora_studio.config.run_config import DataConfig, ModelConfig, RunConfig
 from qlora_studio.data.conversation import Message
 from qlora_studio.protocol import reading
-from qlora_studio.protocol.child import start_reader
+from qlora_studio.protocol.child import CLEARING_S, start_reader
 from qlora_studio.reader import __main__ as main_module
 from qlora_studio.runs.folder import open_run
 from tests.reader.whole_model import chats_file, whole_model
