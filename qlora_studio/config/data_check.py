@@ -13,7 +13,7 @@ _OF_ONE_FILE = ("format", "encoding", "alternatives", "map")
 
 
 def check_data(data: DataConfig, where: str) -> None:
-    """Raises: StudioError where data.path, data.mix and data.recipe can't stand together."""
+    """Raises: StudioError where settings of the data can't stand together."""
     for problem in _problems(data):
         raise StudioError(f"{where}: {problem}")
 
@@ -41,6 +41,11 @@ def _problems(data: DataConfig) -> Iterator[str]:
         if not 0 < part.weight <= MOST_OFTEN:
             yield f"data.mix: the weight of {part.path} is {part.weight:g}; it must be above 0, at most 100."
         yield from _problems_of_fixes(part.recipe, "data.mix.recipe")
+    if data.validation_encoding != "auto" and not isinstance(data.validation, str):
+        yield (
+            "data.validation_encoding is that of a held-out file, and data.validation names none: it says "
+            "how many of the rows are held out."
+        )
     yield from _problems_of_fixes(recipe, "data.recipe")
 
 

@@ -34,6 +34,14 @@ class OtherEncodingError(StudioError):
         self.likely = likely
 
 
+class BesideEncodingError(StudioError):
+    """A file beside the data isn't UTF-8. `likely`: as above; `path`: of that file."""
+
+    def __init__(self, message: str, hint: str, likely: str, path: str) -> None:
+        super().__init__(message, hint)
+        self.likely, self.path = likely, path
+
+
 def marked_encoding(name: str, head: bytes) -> tuple[str, int]:
     """What the first bytes say, and how many of them are the mark; "" without one.
 

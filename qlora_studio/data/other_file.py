@@ -8,12 +8,13 @@ import msgspec
 
 from qlora_studio.config.encodings import Encoding
 from qlora_studio.config.run_config import DataConfig
-from qlora_studio.data.encodings import OtherEncodingError
+from qlora_studio.data.encodings import BesideEncodingError, OtherEncodingError
 from qlora_studio.data.importing import Imported, import_data
 from qlora_studio.data.layout import OtherColumnsError
-from qlora_studio.errors import StudioError
 
-OF_HELD_OUT = "data.validation_encoding"  # where the encoding of such a file is chosen
+OF_HELD_OUT = (
+    "Encoding of the held-out file (data.validation_encoding)"  # where the encoding of such a file is chosen
+)
 OF_TEST = "--test-encoding, or encoding of the fix test_rows"
 
 Told = Callable[[int, int, str], None]
@@ -34,9 +35,8 @@ def import_alike(path: str, encoding: Encoding, data: DataConfig, setting: str, 
     except OtherEncodingError as error:
         if encoding == "auto" and data.encoding not in ("auto", "utf-8"):
             return import_data(msgspec.structs.replace(alike, encoding=data.encoding), told)
-        raise StudioError(
-            error.message, f"Choose its own encoding, such as {error.likely}: {setting}."
-        ) from error
+        hint = f"Choose its own encoding, such as {error.likely}: {setting}."
+        raise BesideEncodingError(error.message, hint, error.likely, path) from error
 
 
 def import_test(

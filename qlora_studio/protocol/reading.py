@@ -288,6 +288,7 @@ class Refused(Answer, frozen=True, tag="refused"):
 
     error: Problem
     likely_encoding: str = ""  # of a file that isn't UTF-8: what it looks most like
+    beside: str = ""  # that file, where it isn't the data's own but one to hold out or to test with
 
 
 ReaderRequest = (

@@ -11,7 +11,7 @@ import threading
 import traceback
 from typing import Any
 
-from qlora_studio.data.encodings import OtherEncodingError
+from qlora_studio.data.encodings import BesideEncodingError, OtherEncodingError
 from qlora_studio.errors import StudioError
 from qlora_studio.protocol.events import Problem
 from qlora_studio.protocol.lines import ANSWERS, LONGEST_LINE, REQUESTS, BrokenLineError
@@ -76,8 +76,9 @@ def _answer(jobs: Any, request: ReaderRequest, say: _Speaker) -> None:
         say(jobs.answer(request))
     except StudioError as error:
         problem = Problem(error.message[:10_000], error.hint[:10_000])
-        likely = error.likely if isinstance(error, OtherEncodingError) else ""
-        say(Refused(id=request.id, error=problem, likely_encoding=likely))
+        likely = error.likely if isinstance(error, OtherEncodingError | BesideEncodingError) else ""
+        beside = error.path if isinstance(error, BesideEncodingError) else ""
+        say(Refused(id=request.id, error=problem, likely_encoding=likely, beside=beside))
     except MemoryError:
         traceback.print_exc()
         problem = Problem("This needs more than the 2 GB of memory that reading may take.", "Split the file.")

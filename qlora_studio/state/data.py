@@ -249,6 +249,13 @@ class DataState(QObject):
         self.mix.show([MixedSet(part, own, now.first_row, now.rows) for part, own, now in together])
         self.part = min(self.part, max(len(self.mix.sets) - 1, 0))
 
+    def read_beside(self, encoding: Encoding) -> None:
+        """The file that the doctor could not read, with its letters stored in this way."""
+        if self.doctor.beside == self.doctor.test:
+            self.doctor.read_test_as(encoding)
+        else:
+            self._draft.set("data.validation_encoding", encoding)
+
     # Fixes ------------------------------------------------------------------------------------------
 
     def fix(self, key: str) -> None:
@@ -323,7 +330,7 @@ class DataState(QObject):
         self.steps.clear()
         self._stepping = False
         if self.data is not None and (data.path, data.mix) != (self.data.path, self.data.mix):
-            self.doctor.test = ""  # it was chosen for other data
+            self.doctor.leave_test()
         self.counts.give_up()  # or the file would wait for it
         self.file.read(data)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from PySide6.QtCore import QObject, Signal
 
+from qlora_studio.config.encodings import Encoding
 from qlora_studio.config.run_config import DataConfig
 from qlora_studio.data.limits import MOST_UNASKED
 from qlora_studio.data.report import Finding
@@ -17,13 +18,14 @@ from qlora_studio.state.reader import Job, Reader
 @dataclass(frozen=True)
 class LookedAt:
     """What the findings depend on. data: how the rows were read, and what is held out of them; test: a file;
-    empty: none.
+    empty: none; encoding: of that file.
     """
 
     dataset: str
     rows: int
     data: DataConfig
     test: str
+    encoding: Encoding
 
 
 class DataDoctor(QObject):
@@ -34,6 +36,8 @@ class DataDoctor(QObject):
     words:    how far it is, empty where it doesn't look now
     share:    of the work in hand; below 0: unknown
     problem:  why it could not look
+    likely_encoding: where that is another file that isn't UTF-8: what it looks most like
+    beside:   that file: `test`, or the one that is held out
     """
 
     changed = Signal()
@@ -45,6 +49,8 @@ class DataDoctor(QObject):
         self._asked: LookedAt | None = None
         self.findings: tuple[Finding, ...] | None = None
         self.test = ""
+        self.test_encoding: Encoding = "auto"
+        self.likely_encoding = self.beside = ""
         self.words = ""
         self.share = -1.0
         self.problem: Problem | None = None
@@ -59,7 +65,7 @@ class DataDoctor(QObject):
 
         read: how the rows were read; settings: of the next run, which may name other data
         """
-        asked = LookedAt(dataset, rows, _what_counts(read, settings), self.test)
+        asked = LookedAt(dataset, rows, _what_counts(read, settings), self.test, self.test_encoding)
         if asked == self._asked:
             return
         self._give_up()
@@ -78,12 +84,23 @@ class DataDoctor(QObject):
     def compare(self, test: str) -> None:
         """test: a file whose rows must not be among these; empty: none any more."""
         if self._asked is not None and test != self.test:
-            self.test = test
-            asked = LookedAt(self._asked.dataset, self._asked.rows, self._asked.data, test)
-            self._give_up()
-            self._asked, self.problem = asked, None
-            self._ask(asked)
-            self.changed.emit()
+            self._compare(self._asked, test, "auto")
+
+    def read_test_as(self, encoding: Encoding) -> None:
+        """Compares with that file again, its letters stored in this way."""
+        if self._asked is not None and self.test:
+            self._compare(self._asked, self.test, encoding)
+
+    def _compare(self, last: LookedAt, test: str, encoding: Encoding) -> None:
+        self.test, self.test_encoding = test, encoding
+        self._give_up()
+        self._asked = LookedAt(last.dataset, last.rows, last.data, test, encoding)
+        self._ask(self._asked)
+        self.changed.emit()
+
+    def leave_test(self) -> None:
+        """It was chosen for other data."""
+        self.test, self.test_encoding = "", "auto"
 
     def stop(self) -> None:
         """At once: the process that looks is ended."""
@@ -94,14 +111,17 @@ class DataDoctor(QObject):
         """Other rows are on the screen; a test file stays with the data it was chosen for."""
         self._give_up()
         self._asked = self.findings = self.problem = None
+        self.likely_encoding = self.beside = ""
 
     def _ask(self, asked: LookedAt) -> None:
+        self.problem, self.likely_encoding, self.beside = None, "", ""
         self.words, self.share = "Looking for odd rows", -1.0
         self._job = self._reader.ask(
             reading.Diagnose,
             dataset=asked.dataset,
             data=asked.data,
             test=asked.test,
+            test_encoding=asked.encoding,
         )
         self._job.progress.connect(self._on_progress)
         self._job.answered.connect(self._on_diagnosed)
@@ -125,6 +145,8 @@ class DataDoctor(QObject):
         self.changed.emit()
 
     def _on_refused(self, problem: Problem) -> None:
+        assert self._job is not None
+        self.likely_encoding, self.beside = self._job.likely_encoding, self._job.beside
         self._job = None
         self.words, self.problem = "", problem
         self.changed.emit()

@@ -11,6 +11,8 @@ from qlora_studio.protocol.events import Problem
 from qlora_studio.state.data_name import file_name
 from qlora_studio.state.reader import Job, Reader
 
+OF_A_FIX = "Undo the fix that leaves its rows out, then compare with the file again and choose its encoding."
+
 
 class DataImport(QObject):
     """The data sets of a mixture are read one after the other, then mixed: so it is known which one of
@@ -121,7 +123,10 @@ class DataImport(QObject):
 
     def _on_refused(self, problem: Problem) -> None:
         assert self.asked is not None and self._job is not None
-        self.problem, self.likely_encoding = problem, self._job.likely_encoding
+        if self._job.beside:  # of a fix that names it
+            self.problem = Problem(problem.message, OF_A_FIX)
+        else:
+            self.problem, self.likely_encoding = problem, self._job.likely_encoding
         self.refused = len(self.reports) if len(self.reports) < len(self.asked.mix) else None
         self._job = None
         file = self.refused_file

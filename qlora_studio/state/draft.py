@@ -45,7 +45,7 @@ class RunDraft(QObject):
 
     def with_value(self, key: str, value: Any) -> RunConfig:
         """As it would be; the draft itself stays."""
-        return with_changes(self._config, {key: value})
+        return with_changes(self._config, _with_what_follows({key: value}))
 
     def set(self, key: str, value: Any) -> bool:
         """False where the value is refused; `refused` then says why."""
@@ -60,7 +60,7 @@ class RunDraft(QObject):
     def set_many(self, changes: dict[str, Any]) -> bool:
         """Several keys in one undo step."""
         try:
-            config = with_changes(self._config, changes)
+            config = with_changes(self._config, _with_what_follows(changes))
         except StudioError as error:
             self.refused.emit(next(iter(changes)), str(error))
             return False
@@ -117,3 +117,10 @@ class RunDraft(QObject):
         self._config = source.pop()
         self.changed.emit()
         return True
+
+
+def _with_what_follows(changes: dict[str, Any]) -> dict[str, Any]:
+    """Where no file is held out any more, there is none to have an encoding."""
+    if isinstance(changes.get("data.validation", ""), str):
+        return changes
+    return {"data.validation_encoding": "auto"} | changes

@@ -20,6 +20,7 @@ class Job(QObject):
     too_late: the request's own answer, which was on its way when it was cancelled
 
     likely_encoding: of a file that was refused because it isn't UTF-8; else empty
+    beside: that file, where it is one beside the data; else empty
     """
 
     progress = Signal(object)
@@ -30,7 +31,7 @@ class Job(QObject):
     def __init__(self, request_id: int, reader: Reader) -> None:
         super().__init__(reader)
         self.id = request_id
-        self.likely_encoding = ""
+        self.likely_encoding = self.beside = ""
         self._reader = reader
 
     def cancel(self) -> None:
@@ -92,7 +93,7 @@ class Reader(QObject):
             return
         del self._jobs[job.id]
         if isinstance(answer, Refused):
-            job.likely_encoding = answer.likely_encoding
+            job.likely_encoding, job.beside = answer.likely_encoding, answer.beside
             job.refused.emit(answer.error)
         else:
             job.answered.emit(answer)

@@ -146,6 +146,7 @@ def test_a_mixture_stands_in_place_of_a_path_and_is_read_back_with_its_recipes(t
         (MIXTURE.replace("near_duplicates", "near_misses"), "data.recipe"),
         (MIXTURE.replace('path = "t.jsonl"\n', ""), "test_rows, which needs it"),
         (MIXTURE.replace("threshold = 0.95", 'encoding = "big5"'), "that of its file"),
+        ('[data]\nvalidation_encoding = "big5"\n', "data.validation names none"),
         ('[[data.recipe]]\nkind = "rows"\n', "which needs some"),
         ('[[data.recipe]]\nkind = "rows"\nrows = [-1]\n', "counted from 0"),
     ],

@@ -112,5 +112,5 @@ def test_the_doctor_names_the_setting_of_the_file_it_can_not_read(tmp_path: Path
     with pytest.raises(StudioError) as tested:
         diagnose(rows, Asked(data=DataConfig(), test=other), silent)
 
-    assert held.value.hint.endswith(": data.validation_encoding.")
+    assert held.value.hint.endswith("(data.validation_encoding).")
     assert "--test-encoding" in tested.value.hint

@@ -80,6 +80,21 @@ def test_a_refusal_names_the_file_and_the_reader_goes_on(reader, tmp_path):
     assert imported.report.imported == 40
 
 
+def test_a_test_file_that_is_not_utf_8_is_named_as_another_than_the_data(reader, tmp_path):  # D5
+    file, test = tmp_path / "rows.jsonl", tmp_path / "test.jsonl"
+    file.write_text('{"prompt": "Salut ?", "completion": "Voilà."}\n', "utf-8")
+    test.write_text('{"prompt": "Où ?", "completion": "Là."}\n', "cp1252")
+    data = DataConfig(path=str(file))
+    imported = ask(reader, reading.ImportData(id=1, data=data))
+
+    asked = reading.Diagnose(id=2, dataset=imported.dataset, data=data, test=str(test))
+    refused = ask(reader, asked)
+    again = ask(reader, msgspec.structs.replace(asked, id=3, test_encoding=refused.likely_encoding))
+
+    assert (refused.likely_encoding, refused.beside) == ("windows-1252", str(test))
+    assert isinstance(again, reading.Diagnosed)
+
+
 def test_a_file_that_is_not_utf_8_is_refused_with_the_likely_encoding(reader, tmp_path):  # D5
     (tmp_path / "chats.csv").write_bytes("question,answer\nOù est le café ?,À côté".encode("cp1252"))
     data = DataConfig(path=str(tmp_path / "chats.csv"))

@@ -192,6 +192,15 @@ def test_the_doctor_reads_other_files_as_the_rows_on_the_screen_were_read(app, d
     assert (asked.data.map, asked.data.validation) == ({"prompt": "frage"}, "/held.csv")
 
 
+def test_a_fix_whose_test_file_lost_its_encoding_is_no_fault_of_the_data(data, silent):
+    data.read("/data/rows.jsonl")
+    silent.refuse(reading.ImportData, "t.csv: no UTF-8.", "--x", likely_encoding="big5", beside="/t.csv")
+
+    assert data.file.likely_encoding == ""
+    assert data.file.problem.message == "t.csv: no UTF-8."
+    assert data.file.problem.hint.startswith("Undo the fix that leaves its rows out")
+
+
 # Which rows are listed
 
 

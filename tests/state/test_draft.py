@@ -49,3 +49,17 @@ def test_a_preset_leaves_model_and_data_as_chosen(draft):
 
     assert (draft.config.model.path, draft.config.data.path) == ("some/model", "chats.jsonl")
     assert draft.changed_keys() == []
+
+
+def test_the_encoding_of_a_held_out_file_goes_with_the_file(draft):
+    draft.set_many({"data.validation": "/data/held.jsonl", "data.validation_encoding": "big5"})
+
+    assert draft.set("data.validation", 0.1)
+    assert draft.value("data.validation_encoding") == "auto"
+
+
+def test_an_encoding_without_a_held_out_file_is_refused_with_its_reason(draft, qtbot):
+    with qtbot.waitSignal(draft.refused) as refused:
+        draft.set("data.validation_encoding", "big5")
+
+    assert "data.validation names none" in refused.args[1]

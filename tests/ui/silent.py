@@ -116,10 +116,10 @@ class Silent:
         reader, asked = self._taken(request)
         reader.heard.emit(answer(id=asked.id, **fields))
 
-    def refuse(self, request: type[reading.Request], message: str, hint: str = "") -> None:
+    def refuse(self, request: type[reading.Request], message: str, hint: str = "", **more: str) -> None:
         """The oldest request of a kind is refused."""
         reader, asked = self._taken(request)
-        reader.heard.emit(Refused(id=asked.id, error=Problem(message, hint)))
+        reader.heard.emit(Refused(id=asked.id, error=Problem(message, hint), **more))
 
     def tell_progress(self, request: type[reading.Request], done: int, total: int, words: str) -> None:
         """The oldest request of a kind goes on."""

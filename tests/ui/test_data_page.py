@@ -617,6 +617,45 @@ def test_a_test_file_is_compared_and_said_to_be_clean(page, app, shown, silent):
     assert "No row of test.jsonl is among these" in words(find(page, "data_findings"))
 
 
+NOT_UTF_8 = ("test.jsonl: line 1 is not UTF-8.", "Choose its own encoding: --test-encoding.")
+
+
+def choose_beside(page, qtbot, encoding):
+    choose(find(page, "data_encoding_beside"), encoding)
+    qtbot.mouseClick(find(page, "data_encoding_beside_read"), Qt.MouseButton.LeftButton)
+
+
+def test_a_test_file_that_is_not_utf_8_is_read_in_the_encoding_that_is_chosen(
+    page, app, shown, silent, qtbot
+):
+    shown()
+    app.data.doctor.compare("/data/test.jsonl")
+    silent.refuse(reading.Diagnose, *NOT_UTF_8, likely_encoding="big5", beside="/data/test.jsonl")
+    said = find(page, "data_doctor_words").text()
+    assert (
+        said == "test.jsonl: line 1 is not UTF-8. If it was saved by an older program, choose its encoding."
+    )
+    assert find(page, "data_encoding_beside").value() == "big5"
+
+    choose_beside(page, qtbot, "gb18030")
+    (asked,) = silent.asked(reading.Diagnose)
+    assert (asked.test, asked.test_encoding) == ("/data/test.jsonl", "gb18030")
+    diagnosed(silent, COPIES)
+    assert "No row of test.jsonl is among these" in words(find(page, "data_findings"))
+
+
+def test_the_encoding_of_a_held_out_file_goes_into_the_settings(page, app, shown, silent, qtbot):
+    app.draft.set("data.validation", "/data/held.jsonl")
+    shown()
+    silent.refuse(reading.Diagnose, *NOT_UTF_8, likely_encoding="big5", beside="/data/held.jsonl")
+    choose_beside(page, qtbot, "windows-1252")
+    qtbot.waitUntil(lambda: bool(silent.asked(reading.Diagnose)))
+
+    (asked,) = silent.asked(reading.Diagnose)
+    assert (asked.data.validation_encoding, asked.test) == ("windows-1252", "")
+    assert app.draft.value("data.validation_encoding") == "windows-1252"
+
+
 def test_a_cleaned_copy_is_saved_and_told(page, app, shown, silent):
     shown()
     app.data.save_copy("/data/clean.jsonl")

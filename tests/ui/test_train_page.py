@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PySide6.QtCore import QPoint, Qt
 from PySide6.QtGui import QGuiApplication
-from PySide6.QtWidgets import QApplication, QFileDialog
+from PySide6.QtWidgets import QApplication, QFileDialog, QWidget
 
 from qlora_studio.config.run_config import RunConfig
 from qlora_studio.config.setting import fields_of
@@ -100,7 +100,17 @@ def test_a_tile_turns_into_the_reason_and_offers_another_choice(page, silent, as
     assert asked == [("models", None)]
 
 
+def test_the_encoding_of_a_held_out_file_is_asked_for_where_there_is_one(advanced, app):
+    assert advanced.findChild(QWidget, "train_data_validation_encoding") is None
+    app.draft.set("data.validation", "/data/held.jsonl")
+    field = found(advanced, "train_data_validation_encoding")
+    assert field.isVisibleTo(advanced)
+    app.draft.set("data.validation", 0.1)
+    assert not field.isVisibleTo(advanced)
+
+
 def test_every_setting_that_is_built_has_its_field(advanced, app):
+    app.draft.set("data.validation", "/data/held.jsonl")
     names = {f"train_{item.key.replace('.', '_')}" for item in fields_of(RunConfig)}
     chosen_elsewhere = {"train_model_path", "train_data_path", "train_data_format", "train_training_devices"}
     for name in names - chosen_elsewhere:

@@ -252,6 +252,7 @@ class DataPage(Page):
         self._findings.fix_asked.connect(state.fix)
         self._findings.undo_asked.connect(state.undo_fix)
         self._findings.compare_asked.connect(self._on_compare)
+        self._findings.encoding_chosen.connect(state.read_beside)
         self._findings.save_asked.connect(self._on_save_copy)
         state.copy.saved.connect(self._on_copy_saved)
         state.copy.refused.connect(self._on_copy_refused)

@@ -12,6 +12,7 @@ from qlora_studio.data.report import Finding
 from qlora_studio.state.data import DataState
 from qlora_studio.state.data_findings import NOTHING
 from qlora_studio.state.data_fixes import AppliedFix
+from qlora_studio.ui.pages.data_encoding import HINT, EncodingPick
 from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets import (
     Card,
@@ -42,6 +43,7 @@ class FindingsCard(Card):
     fix_asked: the key of the finding that is to be mended
     undo_asked: the AppliedFix to take back
     compare_asked, save_asked: for the file with tests, for the file of the copy
+    encoding_chosen: of a test file, or of one that is held out
     """
 
     asked = Signal(str)
@@ -49,6 +51,7 @@ class FindingsCard(Card):
     save_asked = Signal()
     fix_asked = Signal(str)
     undo_asked = Signal(object)
+    encoding_chosen = Signal(str)
 
     def __init__(self, state: DataState) -> None:
         super().__init__("Data doctor", name="data_findings")
@@ -189,6 +192,7 @@ class FindingsCard(Card):
         doctor = self._state.doctor
         self._work.stop.clicked.connect(doctor.stop)
         self._work.go.clicked.connect(doctor.look_now)
+        self._work.encoding.chosen.connect(self.encoding_chosen)
         self._compare.clicked.connect(self.compare_asked)
         self._save.clicked.connect(self.save_asked)
         self._stop_saving.clicked.connect(self._state.copy.stop)
@@ -204,6 +208,8 @@ class DoctorWork(QWidget):
         self._bar = Meter(name="data_doctor_bar", label="Share of the rows that were looked at")
         self.stop = SecondaryButton("Stop", "square", small=True, name="data_doctor_stop")
         self.go = SecondaryButton("Look now", "search", small=True, name="data_doctor_go")
+        self._proposed = ""
+        self.encoding = EncodingPick(name="data_encoding_beside", small=True)
         row = QHBoxLayout()
         row.setSpacing(theme().px(8))
         row.addWidget(self._words, 1)
@@ -213,13 +219,15 @@ class DoctorWork(QWidget):
         column.setContentsMargins(0, 0, 0, theme().px(4))
         column.setSpacing(theme().px(6))
         column.addLayout(row)
+        column.addWidget(self.encoding)
         column.addWidget(self._bar)
 
     def show_state(self, state: DataState) -> None:
         doctor = state.doctor
         looks = bool(doctor.words)
         if doctor.problem is not None:
-            words = f"{doctor.problem.message} {doctor.problem.hint}".strip()
+            hint = HINT if doctor.likely_encoding else doctor.problem.hint
+            words = f"{doctor.problem.message} {hint}".strip()
         elif looks:
             words = doctor.words
         else:
@@ -232,7 +240,11 @@ class DoctorWork(QWidget):
         self._bar.setVisible(looks and doctor.share >= 0)
         self._bar.set_share(doctor.share)
         self.stop.setVisible(looks)
-        self.go.setVisible(not looks)
+        self.go.setVisible(not looks and not doctor.likely_encoding)
+        self.encoding.setVisible(bool(doctor.likely_encoding))
+        if doctor.likely_encoding != self._proposed:  # else what a person is choosing would jump back
+            self._proposed = doctor.likely_encoding
+            self.encoding.propose(self._proposed)
         self.setVisible(doctor.findings is None)
 
 

@@ -59,12 +59,13 @@ LEARNING = (
     "training.compile",
     "training.seed",
 )
+HELD_OUT_ENCODING = "data.validation_encoding"  # has a field where a file is held out, and no share
 WHILE = (
     "checkpoints.every_steps",
     "checkpoints.keep",
     "checkpoints.evaluate_every_steps",
     "data.validation",
-    "data.validation_encoding",
+    HELD_OUT_ENCODING,
     "early_stopping.patience",
 )
 LENGTH = ("data.seq_len", "data.too_long")
@@ -80,6 +81,7 @@ class TrainPage(Page):
         self._draft = app.draft
         self._fields: dict[str, SettingField] = {}
         self._grids: list[tuple[Columns, tuple[str, ...]]] = []  # and the keys that have their place there
+        self._placed: object = None  # what the fields' places were chosen for
         self._looked_at = ""
         self._started_here = False
 
@@ -245,6 +247,7 @@ class TrainPage(Page):
         settings = "setting differs" if len(elsewhere) == 1 else "settings differ"
         self._elsewhere.setText(f"{len(elsewhere)} more {settings} from the preset. Show")
         self._elsewhere.setVisible(bool(elsewhere) and self._mode.value() == "simple")
+        self._place_fields(self._mode.value())
 
     def _on_preset(self, path: str) -> None:
         preset = next((item for item in self._draft.presets if str(item.path) == path), None)
@@ -272,14 +275,23 @@ class TrainPage(Page):
             card.setVisible(mode == "simple")
         for card in self._advanced:
             card.setVisible(mode == "advanced")
-        self._place_fields(mode)
         self._on_draft_changed()
 
     def _place_fields(self, mode: str) -> None:
+        holds_out_file = isinstance(self._draft.value("data.validation"), str)
+        placed = mode, holds_out_file, len(self._grids)
+        if placed == self._placed:
+            return
+        self._placed = placed
         for columns, keys in self._grids:
             is_simple = keys == SIMPLE
             here = [key for key in keys if (key in SIMPLE and mode == "simple") == is_simple]
+            if HELD_OUT_ENCODING in here and not holds_out_file:
+                self._fields[HELD_OUT_ENCODING].row.hide()
+                here.remove(HELD_OUT_ENCODING)
             columns.show_widgets([self._fields[key].row for key in here])
+            for key in here:
+                self._fields[key].row.show()
 
     def _on_mode_key(self) -> None:
         self._on_mode("advanced" if self._mode.value() == "simple" else "simple")
