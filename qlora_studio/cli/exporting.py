@@ -14,17 +14,25 @@ from qlora_studio.config.prompts import check_prompts
 from qlora_studio.config.run_config import SAMPLE
 from qlora_studio.data.conversation import Message
 from qlora_studio.errors import StudioError
+from qlora_studio.models.gguf_support import F16, Q8_0, QUANTS
 from qlora_studio.protocol import commands, events, reading
 from qlora_studio.runs.folder import open_run
 
-KINDS = ("adapter", "merged")
+KINDS = ("adapter", "merged", "gguf")
 
 
 def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """`qlora-studio export`."""
-    export = subparsers.add_parser("export", help="write the adapter or the merged model, and verify it")
+    export = subparsers.add_parser(
+        "export", help="write the adapter, the merged model or a GGUF file, and verify it"
+    )
     export.add_argument("folder", type=Path, metavar="RUN")
     export.add_argument("--to", required=True, choices=KINDS)
+    export.add_argument(
+        "--quant",
+        choices=QUANTS,
+        help=f"how a GGUF file stores its numbers: {Q8_0} (8 bit, the usual) or {F16} (16 bit)",
+    )
     export.add_argument("--out", type=Path, required=True, metavar="D", help="a new folder")
     export.add_argument("--json", action="store_true")
     export.set_defaults(run=export_command)
@@ -32,6 +40,10 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
 
 def export_command(arguments: argparse.Namespace) -> int:
     """Raises: StudioError."""
+    if arguments.quant and arguments.to != "gguf":
+        raise StudioError(
+            "--quant is for GGUF files.", hint=f"Add --to gguf, or leave out --quant {arguments.quant}."
+        )
     run = open_run(run_folder(arguments.folder))
     out = arguments.out.absolute()
     if out.exists() or out.is_symlink():
@@ -55,6 +67,7 @@ def export_command(arguments: argparse.Namespace) -> int:
             commands.Export,
             run=str(run.folder),
             to=arguments.to,
+            quant=arguments.quant or Q8_0,
             out=str(out),
             prompts=tuple(item.ids for item in encoded),
         )
@@ -87,5 +100,7 @@ def _tell_verification(verified: events.Verification) -> None:
         f"{word}: {verified.token_agreement:.1%} of tokens agree on {counted(verified.prompts, 'prompt')} "
         f"(read again with {verified.with_}), largest log-probability drift {verified.max_logprob_drift:.4f}"
     )
+    for problem in verified.problems:
+        print_text(problem)
     if verified.merge_base:
         print_text(verified.merge_base)

@@ -1,4 +1,4 @@
-"""Export: a run's adapter, or the model with it merged in, compared with the adapter as trained."""
+"""Export: a run's adapter, or the model with it merged in as folder or GGUF file, compared as trained."""
 
 from __future__ import annotations
 
@@ -12,13 +12,18 @@ from pathlib import Path
 from qlora_studio.config.run_config import SHAPE_PREFIX
 from qlora_studio.engine.adapters import CONFIG_FILE, WEIGHTS_FILE, AdaptedModel
 from qlora_studio.engine.checkpointing import copy_tokenizer
-from qlora_studio.engine.merged_model import closest_merge, read_again, write_texts
+from qlora_studio.engine.gguf_model import GgufModel, tensor_bytes, write_gguf
+from qlora_studio.engine.gguf_reading import check_memory, read_gguf_again, texts_of, token_ids
+from qlora_studio.engine.gguf_tokenizer import GgufTokenizer
+from qlora_studio.engine.merged_model import closest_merge, copy_licence, read_again, write_texts
 from qlora_studio.engine.model_holder import ModelHolder
 from qlora_studio.engine.trained_model import adapter_folder, load_trained
 from qlora_studio.engine.verifying import Difference, Reference, difference, greedy_talks, log_probabilities
 from qlora_studio.engine.weight_files import write_weights
 from qlora_studio.errors import StudioError
 from qlora_studio.memory.disk import merged_bytes
+from qlora_studio.models.check import model_folder
+from qlora_studio.models.gguf_support import Q8_0, QUANTS, gguf_bytes
 from qlora_studio.models.merged import MERGED_INTO
 from qlora_studio.models.shapes import model_shape
 from qlora_studio.protocol.commands import Export
@@ -28,12 +33,13 @@ from qlora_studio.runs.folder import Run, open_run
 from qlora_studio.runs.space import require_space, saving
 from qlora_studio.runs.staged_folder import bytes_in, staged_folder
 
-ADAPTER, MERGED = "adapter", "merged"
+ADAPTER, MERGED, GGUF = "adapter", "merged", "gguf"
 
 # A sound merge in bfloat16 is at 1e-6 to 1e-4 nats; some per cent of its tokens may flip where two are nearly
 # equal. The original weights of a model that was trained in NF4 are at 1e-3 to 1e-2.
 LEAST_AGREEMENT = 0.95
 MOST_KL = 0.01  # nats a token
+MOST_KL_IN_8_BIT = 0.02  # Q8_0 of the sample model after a run is at 0.0012
 _SMALL_FILES = 50_000_000  # bytes: tokenizer and configs
 
 Exporting = Generator[ExportProgress, None, Verification]
@@ -55,6 +61,8 @@ def export(
     with staged_folder(order.out, order.what.lower(), order.bytes) as staging:
         if order.to == ADAPTER:
             verified = yield from _write_adapter(order, _held(holder), trained, staging)
+        elif order.to == GGUF:
+            verified = yield from _write_gguf(order, _held(holder), adapter, trained, staging)
         else:
             verified = yield from _write_merged(order, holder, adapter, trained, staging)
         order.go_on()
@@ -76,21 +84,24 @@ class _Order:
 
     adapter: the folder of the finished adapter, or of a checkpoint that verifies
     bytes:   that the files will take, about
+    gguf:    what a GGUF file says beside its numbers
     """
 
     id: int
     to: str
+    quant: str
     run: Run
     adapter: Path
     out: Path
     prompts: tuple[tuple[int, ...], ...]
     bytes: int
     stopped: Callable[[], bool]
+    gguf: tuple[GgufModel, GgufTokenizer] | None = None
 
     @property
     def what(self) -> str:
         """As it stands at the beginning of a sentence."""
-        return "The adapter" if self.to == ADAPTER else "The merged model"
+        return {ADAPTER: "The adapter", MERGED: "The merged model", GGUF: "The GGUF file"}[self.to]
 
     def go_on(self) -> None:
         """Raises: StudioError where the export was stopped."""
@@ -106,26 +117,41 @@ def _order(command: Export, stopped: Callable[[], bool]) -> _Order:
     out = Path(command.out).expanduser().absolute()
     if os.path.lexists(out):
         raise StudioError(f"{out} exists already.", hint="Choose a folder that doesn't; nothing was changed.")
-    if command.to not in (ADAPTER, MERGED):
-        raise StudioError(f"Nothing can be exported as {command.to!r}; choose {ADAPTER} or {MERGED}.")
+    if command.to not in (ADAPTER, MERGED, GGUF):
+        raise StudioError(f"Nothing can be exported as {command.to!r}; choose {ADAPTER}, {MERGED} or {GGUF}.")
+    if command.to == GGUF and command.quant not in QUANTS:
+        raise StudioError(f"No GGUF file can be written in {command.quant!r}; choose {' or '.join(QUANTS)}.")
     if not command.prompts:
         raise StudioError("An export is compared on prompts, and there is none.", hint="Give at least one.")
     run = open_run(Path(command.run))
     model = run.record.config.model.path
-    if command.to == MERGED and model.startswith(SHAPE_PREFIX):
+    if command.to != ADAPTER and model.startswith(SHAPE_PREFIX):
         raise StudioError(f"{model} has random weights; there is no model to merge the adapter into.")
     adapter = adapter_folder(run, command.checkpoint)
-    weights = bytes_in(adapter) if command.to == ADAPTER else merged_bytes(model_shape(model))
+    weights = _bytes_as(command, adapter, model)
     return _Order(
         id=command.id,
         to=command.to,
+        quant=command.quant,
         run=run,
         adapter=adapter,
         out=out,
         prompts=command.prompts,
         bytes=weights + _SMALL_FILES,
         stopped=stopped,
+        gguf=_gguf_of(run, model_folder(model)) if command.to == GGUF else None,
     )
+
+
+def _gguf_of(run: Run, folder: Path) -> tuple[GgufModel, GgufTokenizer]:
+    return GgufModel.of(folder), GgufTokenizer.of(folder, run.record.hashes.template)
+
+
+def _bytes_as(command: Export, adapter: Path, model: str) -> int:
+    if command.to == ADAPTER:
+        return bytes_in(adapter)
+    shape = model_shape(model)
+    return merged_bytes(shape) if command.to == MERGED else gguf_bytes(shape.parameters, command.quant)
 
 
 def _reference(order: _Order, adapted: AdaptedModel) -> Reference:
@@ -169,8 +195,47 @@ def _write_merged(
     return _verification(found, trained, reader, why)
 
 
+def _write_gguf(
+    order: _Order, adapted: AdaptedModel, adapter: str, trained: Reference, staging: Path
+) -> Exporting:
+    folder = Path(adapted.base.source)
+    assert order.gguf is not None
+    model, tokenizer = order.gguf
+    dtype = adapted.base.storage.compute_dtype
+    check_memory(model_shape(str(folder)).parameters, dtype)
+    yield order.progress("Measuring which weights to merge into")
+    closest, why = closest_merge(adapted, adapter, trained, order.go_on)
+    merged = closest.in_32_bit()
+    total = tensor_bytes(merged.shapes, order.quant)
+    file = staging / f"{order.run.folder.name}-{order.quant.upper()}.gguf"
+    name = order.run.record.name
+    yield order.progress("Writing the GGUF file", 0, total)
+    for done in write_gguf(file, name, model, tokenizer, order.quant, merged.shapes, merged.tensor):
+        order.go_on()
+        yield order.progress("Writing the GGUF file", done, total)
+    copy_licence(folder, staging)
+    yield order.progress("Reading it again in a fresh process", total, total)
+    texts = texts_of(folder, order.prompts)
+    with read_gguf_again(file, trained.talks, texts, dtype, order.go_on) as again:
+        found = difference(trained.log_probabilities, again.log_probabilities)
+        said = again.found
+    problems = []
+    if said.template != tokenizer.template:
+        problems.append("The chat template in the file is another one than in training.")
+    wanted = token_ids(folder, again.texts)
+    if wrong := sum(own != theirs for own, theirs in zip(wanted, said.ids, strict=True)):
+        problems.append(f"The tokenizer in the file cuts {wrong} of {len(wanted)} texts in another way.")
+    most_kl = MOST_KL_IN_8_BIT if order.quant == Q8_0 else MOST_KL
+    return _verification(found, trained, said.reader, why, most_kl, tuple(problems))
+
+
 def _verification(
-    found: Difference, trained: Reference, reader: str, merge_base: str | None = None
+    found: Difference,
+    trained: Reference,
+    reader: str,
+    merge_base: str | None = None,
+    most_kl: float = MOST_KL,
+    problems: tuple[str, ...] = (),
 ) -> Verification:
     return Verification(
         with_=reader,
@@ -178,8 +243,9 @@ def _verification(
         token_agreement=found.agreement,
         mean_kl=found.mean_kl,
         max_logprob_drift=found.drift,
-        passed=found.agreement >= LEAST_AGREEMENT and found.mean_kl <= MOST_KL,
+        passed=found.agreement >= LEAST_AGREEMENT and found.mean_kl <= most_kl and not problems,
         merge_base=merge_base,
+        problems=problems,
     )
 
 

@@ -64,6 +64,11 @@ def write_texts(folder: Path, adapted: AdaptedModel, dtype: torch.dtype) -> None
         pad_token_id=clean.values["pad_token_id"],
     ).save_pretrained(folder)
     copy_tokenizer(source, folder)
+    copy_licence(source, folder)
+
+
+def copy_licence(source: Path, folder: Path) -> None:
+    """The base's, where it has one: what is derived from it carries it on."""
     for name in _LICENCES:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)

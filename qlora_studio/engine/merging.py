@@ -44,6 +44,7 @@ class StoredWeights:
 class MergedWeights:
     """The tensors of the merged model, in 16 bit and in the shape of the file; each made when asked for.
 
+    dtype: of what is made, `in_32_bit` too
     base: original: the numbers of the model's folder. dequantized: those that the adapter was trained on.
     """
 
@@ -53,6 +54,12 @@ class MergedWeights:
         self.base = base
         self._stored = StoredWeights(Path(adapted.base.source))
         self.dtype = _dtype_of(self._stored.tensors)
+
+    def in_32_bit(self) -> MergedWeights:
+        """The same, for a file that rounds its numbers in a way of its own."""
+        merged = MergedWeights(self._adapted, self._adapter, self.base)
+        merged.dtype = torch.float32
+        return merged
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

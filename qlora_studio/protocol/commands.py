@@ -80,12 +80,16 @@ class Evaluate(Command, frozen=True, tag="evaluate"):
 
 
 class Export(Command, frozen=True, tag="export"):
-    """Write a run's adapter, or the model with it merged in, and compare it with the adapter as trained."""
+    """Write a run's adapter, or the model with it merged in, and compare it with the adapter as trained.
+
+    quant: how a GGUF file stores its numbers, q8_0 or f16
+    """
 
     id: int
     run: str
-    to: str  # adapter | merged
+    to: str  # adapter | merged | gguf
     out: str
+    quant: str = "q8_0"
     checkpoint: int | None = None  # a step; None: the finished adapter
     prompts: tuple[tuple[int, ...], ...] = ()  # token ids, from the reader
 

@@ -192,7 +192,10 @@ class ExportProgress(Event, frozen=True, tag="export_progress"):
 
 
 class Verification(msgspec.Struct, frozen=True, kw_only=True):
-    """The written file against the adapter as trained, on the same prompts."""
+    """The written file against the adapter as trained, on the same prompts.
+
+    problems: what else differs, in sentences: the chat template or the tokenizer of a GGUF file
+    """
 
     with_: str = msgspec.field(name="with")  # what read the file again
     prompts: int
@@ -201,6 +204,7 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
     max_logprob_drift: float  # nats
     passed: bool
     merge_base: str | None = None  # which weights were merged into, and why
+    problems: tuple[str, ...] = ()
 
 
 class ExportFinished(Event, frozen=True, tag="export_finished"):

@@ -36,6 +36,7 @@ def status(monkeypatch: pytest.MonkeyPatch, *words: str) -> object:
     [
         (("bogus",), "command is 'bogus'; it must be one of train, resume"),
         (("train",), "Missing: FILE.toml."),
+        (("export", "r", "--to", "merged", "--quant", "f16", "--out", "d"), "--quant is for GGUF files."),
         (("train", "sample", "--set"), "--set needs a value."),
         (("train", "--bogus", "sample"), "There is no --bogus here."),
         (("data", "one.jsonl", "--seq-len", "abc"), "--seq-len is 'abc'; it must be a whole number."),
