@@ -14,17 +14,26 @@ from qlora_studio.errors import StudioError
 from qlora_studio.runs.check import check_run
 from qlora_studio.runs.folder import Run, open_run
 from qlora_studio.runs.history import RunSummary, list_runs
+from qlora_studio.runs.packed_run import pack_run, unpack_run
+from qlora_studio.runs.space import in_gb
 
 CHECK = "check"
+ENDING = ".run.tar"
 
 
 def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """`qlora-studio runs`, `runs RUN` and `runs check RUN`."""
+    """`qlora-studio runs`, `runs RUN`, `runs check RUN`, `runs pack RUN` and `runs unpack FILE`."""
     runs = subparsers.add_parser(
-        "runs", help="history; 'runs RUN' shows one, 'runs check RUN' verifies its checkpoints"
+        "runs",
+        help="history; 'runs RUN' shows one, 'runs check RUN' verifies its checkpoints, "
+        "'runs pack RUN' puts it into one file, 'runs unpack FILE' takes it out on another machine",
     )
-    runs.add_argument("words", nargs="*", metavar="[check] RUN")
+    runs.add_argument("words", nargs="*", metavar="[check|pack] RUN | unpack FILE")
     runs.add_argument("--runs-dir", type=Path, metavar="D", help="where the runs lie")
+    runs.add_argument(
+        "--out", type=Path, metavar="FILE", help=f"of pack; RUN{ENDING} in this folder otherwise"
+    )
+    runs.add_argument("--model", metavar="FOLDER", help="of unpack: where the run's base model lies here")
     runs.add_argument("--json", action="store_true")
     runs.set_defaults(run=runs_command)
 
@@ -36,6 +45,11 @@ def runs_command(arguments: argparse.Namespace) -> int:
             return _history(arguments.runs_dir or places.runs_folder(), arguments.json)
         case ["check", folder]:
             return _check(run_folder(Path(folder), arguments.runs_dir), arguments.json)
+        case ["pack", folder]:
+            return _pack(run_folder(Path(folder), arguments.runs_dir), arguments.out, arguments.json)
+        case ["unpack", file]:
+            runs_dir = arguments.runs_dir or places.runs_folder()
+            return _unpack(Path(file), runs_dir.absolute(), arguments.model or "", arguments.json)
         case [folder]:
             return _one(run_folder(Path(folder), arguments.runs_dir), arguments.json)
         case _:
@@ -92,6 +106,28 @@ def _check(folder: Path, as_json: bool) -> int:
         print_text(f"step {checkpoint.step:,}: {verdict}")
     for warning in checked.warnings:
         print_text(f"warning: {warning}")
+    return 0
+
+
+def _pack(folder: Path, out: Path | None, as_json: bool) -> int:
+    target = (out or Path(f"{folder.name}{ENDING}")).absolute()
+    size = pack_run(folder, target)
+    if as_json:
+        print_json({"run": str(folder), "file": str(target), "bytes": size})
+    else:
+        print_text(f"Packed {folder.name} into {target}, {in_gb(size)}. Its base model is not in it.")
+    return 0
+
+
+def _unpack(file: Path, runs_dir: Path, model: str, as_json: bool) -> int:
+    unpacked = unpack_run(file, runs_dir, str(Path(model).absolute()) if model else "")
+    if as_json:
+        print_json({"run": str(unpacked.folder), "step": unpacked.step, "bytes": unpacked.bytes})
+        return 0
+    print_text(
+        f"Unpacked {unpacked.folder}, {in_gb(unpacked.bytes)}; newest checkpoint: step {unpacked.step:,}."
+    )
+    print_text(f"Go on: qlora-studio resume {unpacked.folder.name}")
     return 0
 
 

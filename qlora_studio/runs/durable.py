@@ -14,7 +14,7 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from shutil import rmtree
 
@@ -43,9 +43,15 @@ def write_file_durably(path: Path, data: bytes) -> None:
 
 def write_new_file(path: Path, data: bytes) -> None:
     """A file that must not exist yet, on the disk when this returns."""
+    write_new_blocks(path, (data,))
+
+
+def write_new_blocks(path: Path, blocks: Iterable[bytes]) -> None:
+    """As `write_new_file`, for what is too much to be held at once."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_FOLLOW | _BINARY, FILE_MODE)
     with synced_and_closed(descriptor):
-        _write_all(descriptor, data)
+        for block in blocks:
+            _write_all(descriptor, block)
 
 
 def fsync_folder(folder: Path) -> None:

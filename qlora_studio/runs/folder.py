@@ -9,6 +9,7 @@ import re
 import secrets
 import time
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,11 +84,35 @@ def create_run(runs_dir: Path, record: RunRecord) -> Path:
         try:
             make_folder(staging)
             write_record(staging, record)
-            return _renamed_to_a_free_name(staging, _folder_name(record))
+            return renamed_to_a_free_name(staging, record)
         except BaseException:
             with contextlib.suppress(OSError):
                 remove_folder(staging)
             raise
+
+
+def renamed_to_a_free_name(
+    staging: Path, record: RunRecord, before: Callable[[Path], None] = lambda target: None
+) -> Path:
+    """A run that was made beside its place gets it, under the first name that is free.
+
+    before: called with the place, ahead of each try
+    Raises: OSError, StudioError, and what `before` raises.
+    """
+    name = _folder_name(record)
+    for number in range(1, 1000):
+        target = staging.with_name(name if number == 1 else f"{name}-{number}")
+        if os.path.lexists(target):
+            continue
+        before(target)
+        try:
+            rename_durably(staging, target)
+        except OSError as error:
+            if error.errno in (errno.EEXIST, errno.ENOTEMPTY):  # taken just now, by another window
+                continue
+            raise
+        return target
+    raise StudioError(f"{staging.parent} has too many runs named {name}.")
 
 
 def remove_unstarted(folder: Path) -> None:
@@ -116,21 +141,6 @@ def open_run(folder: Path) -> Run:
         unknown_keys=read.unknown_keys,
         warnings=warnings,
     )
-
-
-def _renamed_to_a_free_name(staging: Path, name: str) -> Path:
-    for number in range(1, 1000):
-        target = staging.with_name(name if number == 1 else f"{name}-{number}")
-        if os.path.lexists(target):
-            continue
-        try:
-            rename_durably(staging, target)
-        except OSError as error:
-            if error.errno in (errno.EEXIST, errno.ENOTEMPTY):  # taken just now, by another window
-                continue
-            raise
-        return target
-    raise StudioError(f"{staging.parent} has too many runs named {name}.")
 
 
 def _folder_name(record: RunRecord) -> str:
