@@ -26,6 +26,7 @@ from qlora_studio.state.data_fixes import (
     DataStep,
     applied_fixes,
     for_other_rows,
+    lies_within,
     with_fix,
     without_fix,
 )
@@ -263,6 +264,21 @@ class DataState(QObject):
         finding = self.findings().get(key)
         if finding is not None and finding.fix is not None and self.data is not None:
             self._change(with_fix(self.data, finding.fix))
+
+    def fix_set(self, key: str) -> None:
+        """The same in the data set of the mixture that is looked at, and in no other."""
+        finding = self.findings().get(key)
+        if finding is not None and finding.fix is not None and self.can_fix_set(finding):
+            assert self.data is not None
+            recipe = self.data.mix[self.part].recipe
+            self._change(with_part_recipe(self.data, self.part, (*recipe, finding.fix)))
+
+    def can_fix_set(self, finding: Finding) -> bool:
+        """Whether the fix would change that data set, as far as the rows of the finding are known."""
+        one = self.chosen_set
+        if one is None or finding.fix is None:
+            return False
+        return lies_within(finding, range(one.first_row, one.first_row + one.rows))
 
     def fixes(self) -> list[AppliedFix]:
         """Those in force, of a mixture also those of its data sets."""

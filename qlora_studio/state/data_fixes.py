@@ -10,7 +10,7 @@ from PySide6.QtGui import QUndoCommand
 
 from qlora_studio.config.data_parts import Fix
 from qlora_studio.config.run_config import DataConfig
-from qlora_studio.data.report import FixCount, ImportReport
+from qlora_studio.data.report import Finding, FixCount, ImportReport
 
 LEFT_OUT = {
     "equal_rows": ("equal row was left out", "equal rows were left out"),
@@ -73,6 +73,18 @@ def with_fix(data: DataConfig, fix: Fix) -> DataConfig:
 def without_fix(data: DataConfig, place: int) -> DataConfig:
     """place: in the recipe, from 0."""
     return msgspec.structs.replace(data, recipe=data.recipe[:place] + data.recipe[place + 1 :])
+
+
+def lies_within(finding: Finding, rows: range) -> bool:
+    """Whether its fix has something to mend among these alone: a row, or two of a group.
+
+    Of rows that equal each other in different data sets, none does.
+    """
+    if finding.kind == "equal_across_sets":
+        return False
+    if finding.groups:
+        return any(sum(row in rows for row in group) > 1 for group in finding.groups)
+    return any(row in rows for row in finding.rows)
 
 
 def for_other_rows(recipe: tuple[Fix, ...]) -> tuple[Fix, ...]:

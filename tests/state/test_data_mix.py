@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 from PySide6.QtCore import Qt
@@ -11,6 +12,7 @@ from qlora_studio.config.run_config import SAMPLE, DataConfig, RunConfig
 from qlora_studio.config.toml_file import with_changes
 from qlora_studio.data.report import Finding, FixCount, ImportReport, PartReport, SkipReason
 from qlora_studio.protocol import reading
+from qlora_studio.state.data_fixes import lies_within
 from qlora_studio.state.data_mix import WEIGHT
 from qlora_studio.state.data_name import data_name
 from qlora_studio.state.train_cost import Stretch, kept_rows, stretches, updates
@@ -237,6 +239,44 @@ def test_rows_that_a_weight_leaves_out_are_not_counted_for_training(app, data, r
 
 
 # Fixes and findings
+
+
+def of_rows(**fields):
+    return msgspec.structs.replace(TWICE, **fields)
+
+
+def test_one_data_set_of_a_mixture_is_mended_alone_and_that_is_undone(data, silent, read):
+    data.read_all([A, B])
+    read()
+    silent.answer(
+        reading.Diagnose, reading.Diagnosed, rows=10, findings=(of_rows(rows=(7,), groups=((6, 7),)),)
+    )
+    data.fix_set("near_duplicates")
+    assert not silent.asked(reading.ImportData)  # both rows are of the other one
+
+    data.choose_part(1)
+    data.fix_set("near_duplicates")
+    read()
+    assert [part.recipe for part in data.data.mix] == [(), (COPIES,)]
+    assert data.data.recipe == ()
+    assert data.undo()
+    read()
+    assert [part.recipe for part in data.data.mix] == [(), ()]
+
+
+@pytest.mark.parametrize(
+    ("finding", "within"),
+    [
+        (of_rows(rows=(5,), groups=((1, 5),)), True),
+        (of_rows(rows=(7,), groups=((1, 7),)), False),
+        (of_rows(rows=(3, 8)), True),
+        (of_rows(rows=(8,)), False),
+        (of_rows(rows=(3,), kind="equal_across_sets"), False),
+    ],
+    ids=["two copies in it", "one of them elsewhere", "a row of it", "rows of another", "equal across sets"],
+)
+def test_a_fix_of_one_data_set_is_offered_where_it_mends_something_there(finding, within):
+    assert lies_within(finding, range(6)) is within
 
 
 def test_a_fix_of_one_data_set_is_undone_by_itself(app, data, read):

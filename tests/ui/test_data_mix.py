@@ -184,7 +184,12 @@ def test_columns_are_those_of_the_chosen_data_set(filler, qtbot):
 def test_a_fix_says_that_it_holds_for_all_data_sets(filler):
     page = filler.data_mix()
 
-    assert words(page, "data_fixes_of_all").startswith("A fix here holds for all 3 data sets.")
+    assert words(page, "data_fixes_of_all").startswith("A fix holds for all 3 data sets, or with “Only in”")
+    only = found(page, "data_fix_set_near_duplicates")
+    assert only.text().startswith("Only in support_replies")
+    assert only.isVisibleTo(page)
+    filler.app.data.choose_part(1)
+    assert not found(page, "data_fix_set_near_duplicates").isVisibleTo(page)
     assert "64 copies were left out" in words(page, "data_findings")
 
 

@@ -250,6 +250,7 @@ class DataPage(Page):
         self._lengths.model_asked.connect(lambda: self.app.show_page("models"))
         self._findings.asked.connect(self._on_finding)
         self._findings.fix_asked.connect(state.fix)
+        self._findings.fix_set_asked.connect(state.fix_set)
         self._findings.undo_asked.connect(state.undo_fix)
         self._findings.compare_asked.connect(self._on_compare)
         self._findings.encoding_chosen.connect(state.read_beside)

@@ -9,6 +9,7 @@ from PySide6.QtGui import QKeyEvent
 from PySide6.QtWidgets import QAbstractButton, QApplication, QHBoxLayout, QVBoxLayout, QWidget
 
 from qlora_studio.data.report import Finding
+from qlora_studio.plain_text import visible_line
 from qlora_studio.state.data import DataState
 from qlora_studio.state.data_findings import NOTHING
 from qlora_studio.state.data_fixes import AppliedFix
@@ -30,6 +31,7 @@ from qlora_studio.ui.widgets.flow import Flow
 
 TONE_ICONS = {"bad": "circle-alert", "warn": "triangle-alert", "info": "info", "ok": "check"}
 TONE_COLORS = {"bad": "bad", "warn": "warn", "info": "accent", "ok": "ok"}
+_LONGEST_NAME = 24  # characters of a data set's name on a button
 BUSY = "Rows are being read"
 _WITH_KEYS = (
     Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.AltModifier | Qt.KeyboardModifier.MetaModifier
@@ -41,6 +43,7 @@ class FindingsCard(Card):
 
     asked:     the key of the finding whose rows are to be listed
     fix_asked: the key of the finding that is to be mended
+    fix_set_asked: the same, in the data set alone that is chosen in the mixture
     undo_asked: the AppliedFix to take back
     compare_asked, save_asked: for the file with tests, for the file of the copy
     encoding_chosen: of a test file, or of one that is held out
@@ -50,6 +53,7 @@ class FindingsCard(Card):
     compare_asked = Signal()
     save_asked = Signal()
     fix_asked = Signal(str)
+    fix_set_asked = Signal(str)
     undo_asked = Signal(object)
     encoding_chosen = Signal(str)
 
@@ -79,7 +83,7 @@ class FindingsCard(Card):
         self._stop_saving.setVisible(bool(state.copy.words))
         self._save.setVisible(not state.copy.words)
         findings, fixes, sets = state.findings(), state.fixes(), len(state.mix.sets)
-        shown = (findings, fixes, sets, doctor.findings is None, doctor.test, state.file.busy)
+        shown = (findings, fixes, sets, state.part, doctor.findings is None, doctor.test, state.file.busy)
         if state.report is None or shown == self._shown:
             return
         self._shown = shown
@@ -87,8 +91,7 @@ class FindingsCard(Card):
         mends = sets and any(finding.fix is not None for finding in findings.values())
         self._of_all.setVisible(bool(mends))
         self._of_all.setText(
-            f"A fix here holds for all {sets:,} data sets. To mend only one of them, import it by itself, "
-            "mend it, and then add the others."
+            f"A fix holds for all {sets:,} data sets, or with “Only in” for the one chosen in their list."
         )
         lines: list[QWidget] = [self._finding_row(key, finding) for key, finding in findings.items()]
         lines += [FineRow(words, why) for words, why in _fine(state, list(findings.values()))]
@@ -160,7 +163,11 @@ class FindingsCard(Card):
         self._to_decide.setVisible(bool(decide or grave) or self._state.doctor.findings is not None)
 
     def _finding_row(self, key: str, finding: Finding) -> FindingRow:
-        row = FindingRow(key, finding, BUSY if self._state.file.busy else "")
+        one = self._state.chosen_set if self._state.can_fix_set(finding) else None
+        row = FindingRow(
+            key, finding, one.name if one is not None else "", BUSY if self._state.file.busy else ""
+        )
+        row.fix_set.clicked.connect(lambda: self.fix_set_asked.emit(key))
         row.show_rows.clicked.connect(lambda: self.asked.emit(key))
         row.fix.clicked.connect(lambda: self.fix_asked.emit(key))
         return row
@@ -249,23 +256,32 @@ class DoctorWork(QWidget):
 
 
 class FindingRow(QWidget):
-    """Icon, count in words, why; below them [Show] and the one fix."""
+    """Icon, count in words, why; below them [Show] and the one fix.
 
-    def __init__(self, key: str, finding: Finding, why_not: str) -> None:
+    only: the data set of a mixture that can be mended alone; empty: none
+    """
+
+    def __init__(self, key: str, finding: Finding, only: str, why_not: str) -> None:
         super().__init__()
         self.show_rows = LinkButton("Show", small=True, name=f"data_show_{key}")
         self.show_rows.setAccessibleName(f"Show: {finding.words}")
         self.fix = SecondaryButton(finding.fix_words or "Mend", small=True, name=f"data_fix_{key}")
         self.fix.setAccessibleName(f"{finding.fix_words}: {finding.words}")
+        name = visible_line(only, _LONGEST_NAME)
+        self.fix_set = LinkButton(f"Only in {name}", small=True, name=f"data_fix_set_{key}")
+        self.fix_set.setAccessibleName(f"{finding.fix_words}, only in {only}: {finding.words}")
         allow(self.fix, why_not)
+        allow(self.fix_set, why_not)
         shows = bool(finding.rows) or finding.kind in (NOTHING, "skipped")
         mends = finding.fix is not None
         buttons = QWidget(self)
         flow = Flow(gap=6, line_gap=4, parent=buttons)
         flow.addWidget(self.show_rows)
         flow.addWidget(self.fix)
+        flow.addWidget(self.fix_set)
         self.show_rows.setVisible(shows)
         self.fix.setVisible(mends)
+        self.fix_set.setVisible(mends and bool(only))
         buttons.setVisible(shows or mends)
         words = QVBoxLayout()
         words.setSpacing(theme().px(2))
