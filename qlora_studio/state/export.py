@@ -15,7 +15,9 @@ from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.prompts import CHECK_QUESTIONS, check_prompts
 from qlora_studio.config.run_config import SAMPLE
 from qlora_studio.data.conversation import Message
+from qlora_studio.errors import StudioError
 from qlora_studio.memory.disk import merged_bytes
+from qlora_studio.models.gguf_support import Q8_0, check_family, gguf_bytes
 from qlora_studio.models.shapes import known_shape
 from qlora_studio.protocol import commands, events, reading
 from qlora_studio.protocol.events import Problem
@@ -28,7 +30,7 @@ from qlora_studio.state.reader import Job, Reader
 from qlora_studio.state.sample_model import SampleModel
 
 SAMPLE_SHAPE = "smollm2-135m"
-ADAPTER, MERGED = "adapter", "merged"
+ADAPTER, MERGED, GGUF = "adapter", "merged", "gguf"
 LOOK_AFTER_MS = 200  # of quiet, while a folder is being typed
 
 
@@ -73,6 +75,7 @@ class ExportState(QObject):
         self.source: Source | None = None
         self.checkpoint: int | None = None  # a step; None: the finished adapter
         self.kind = ADAPTER
+        self.quant = Q8_0  # of a GGUF file
         self.place = Place()
         self.prompt_count = len(CHECK_QUESTIONS)
         self.limit = 0.95  # of the tokens that must agree
@@ -118,7 +121,19 @@ class ExportState(QObject):
             return f"{self.model_problem.message} {self.model_problem.hint}".strip()
         if self.shape is None:
             return "Checking the model"
+        if self.kind == GGUF and self.gguf_problem:
+            return self.gguf_problem
         return self.place.problem or self._missing_room()
+
+    @property
+    def gguf_problem(self) -> str:
+        """Why no GGUF file can be made of this run's model; empty where it can, or isn't known yet."""
+        if self.shape is not None:
+            try:
+                check_family(self.shape.family)
+            except StudioError as error:
+                return error.message
+        return ""
 
     @property
     def shape(self) -> ModelShape | None:
@@ -154,7 +169,9 @@ class ExportState(QObject):
             return None
         if kind == ADAPTER:
             return self.source.adapter_bytes
-        return merged_bytes(self.shape) if self.shape is not None else None
+        if self.shape is None:
+            return None
+        return merged_bytes(self.shape) if kind == MERGED else gguf_bytes(self.shape.parameters, self.quant)
 
     # What is asked ----------------------------------------------------------------------------------
 
@@ -192,10 +209,15 @@ class ExportState(QObject):
             self.changed.emit()
 
     def set_kind(self, kind: str) -> None:
-        """adapter | merged."""
+        """adapter | merged | gguf."""
         self.kind = kind
         if not self._folder_is_own:
             self._suggest_folder()
+        self.changed.emit()
+
+    def set_quant(self, quant: str) -> None:
+        """How a GGUF file stores its numbers: q8_0 | f16."""
+        self.quant = quant
         self.changed.emit()
 
     def set_folder(self, folder: str) -> None:
@@ -273,6 +295,7 @@ class ExportState(QObject):
             commands.Export,
             run=str(self.source.folder),
             to=self.kind,
+            quant=self.quant,
             checkpoint=self.checkpoint,
             out=str(Path(self.place.folder).expanduser()),
             prompts=tuple(self._encoded),

@@ -15,7 +15,7 @@ from qlora_studio.protocol.events import Problem
 from qlora_studio.runs.checkpoints import save_checkpoint
 from qlora_studio.runs.run_state import read_state, write_state
 from qlora_studio.state import export_source
-from qlora_studio.state.export import ADAPTER, MERGED, Stage
+from qlora_studio.state.export import ADAPTER, GGUF, MERGED, Stage
 from qlora_studio.state.export_source import look_at
 from tests.state.reports import CHECKED_ADAPTER, chat_encoded, model_report
 from tests.ui.example_runs import PROMPTS, Example, make_run
@@ -69,6 +69,25 @@ def test_before_any_run_finished_there_is_nothing_to_export(app, qtbot):
 def test_sizes_are_told_before_the_start(export):
     assert export.needed_bytes(ADAPTER) == WEIGHTS
     assert export.needed_bytes(MERGED) > export.shape.parameters * 2
+
+
+def test_a_gguf_takes_half_in_8_bit_and_the_engine_is_told_which(export, silent, qtbot):
+    export.set_kind(GGUF)
+    in_8_bit = export.needed_bytes(GGUF)
+    export.set_quant("f16")
+    qtbot.waitUntil(lambda: export.place.folder.endswith("-support-gguf"))
+    assert in_8_bit < export.needed_bytes(GGUF) < export.needed_bytes(MERGED)
+    export.start()
+    _prepare(silent)
+    command = silent.last_said(commands.Export)
+    assert (command.to, command.quant) == (GGUF, "f16")
+
+
+def test_a_model_that_no_gguf_can_be_made_of_says_why(export):
+    assert export.gguf_problem == ""
+    export._shapes[MODEL] = msgspec.structs.replace(export.shape, family="phi3")
+    export.set_kind(GGUF)
+    assert export.waits_for.startswith("A phi3 model can't be written as GGUF here")
 
 
 def test_the_samples_size_is_known_before_it_is_unpacked(app, qtbot):

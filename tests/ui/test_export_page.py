@@ -110,6 +110,19 @@ def test_merged_is_chosen_and_its_folder_follows(page, qtbot):
     assert words(page, "export_room").startswith("Needs 311\u202fMB")
 
 
+def test_a_gguf_is_chosen_with_the_numbers_it_stores(page, app, qtbot):
+    assert not found(page, "export_quant").isVisibleTo(page)
+    click(qtbot, page, "export_kind_gguf")
+    box = found(page, "export_quant")
+    assert box.isVisibleTo(page)
+    assert box.currentText().startswith("8 bit (Q8_0)")
+    in_8_bit = words(page, "export_size_gguf")
+    box.setCurrentIndex(1)
+    box.activated.emit(1)
+    assert app.export.quant == "f16"
+    assert words(page, "export_size_gguf") != in_8_bit
+
+
 def test_a_folder_that_exists_is_refused_where_it_is_typed(page, tmp_path, qtbot):
     _type(qtbot, page, str(tmp_path))
     qtbot.waitUntil(lambda: "exists already" in words(page, "export_folder_problem"))
@@ -161,6 +174,14 @@ def test_what_differs_is_said_and_the_limit_is_the_persons(writing, silent, tmp_
     assert "Verified, 96.0\u202f% of tokens agree." in words(writing, "export_report")
     found(writing, "export_limit").setValue(98)
     assert "Written, but it differs: 96.0\u202f% of the tokens agree" in words(writing, "export_report")
+
+
+def test_another_template_in_the_file_is_said_and_gets_no_tick(writing, silent, tmp_path):
+    problem = "The chat template in the file is another one than in training."
+    _finish(silent, tmp_path / "out", agreement=1.0, problems=(problem,))
+    shown = words(writing, "export_report")
+    assert "Written, but it differs" in shown
+    assert problem in shown
 
 
 def test_stop_asks_in_place_and_leaves_nothing(writing, app, silent, qtbot):
@@ -243,14 +264,15 @@ def _progress(silent, stage, done):
     silent.hear(events.ExportProgress(id=command.id, words=stage, done=done, total=269_000_000))
 
 
-def _finish(silent, folder, agreement):
+def _finish(silent, folder, agreement, problems=()):
     verified = events.Verification(
         with_="transformers",
         prompts=8,
         token_agreement=agreement,
         mean_kl=0.002,
         max_logprob_drift=0.03,
-        passed=True,
+        passed=not problems,
+        problems=problems,
         merge_base="Merged into the 16-bit weights, the closer ones: KL 0.002 against 0.041.",
     )
     command = silent.last_said(commands.Export)

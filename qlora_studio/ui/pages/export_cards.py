@@ -8,9 +8,10 @@ from PySide6.QtCore import QSignalBlocker, Qt, Signal
 from PySide6.QtWidgets import QButtonGroup, QGridLayout, QHBoxLayout, QRadioButton
 
 from qlora_studio.config.run_config import SAMPLE
+from qlora_studio.models.gguf_support import F16, Q8_0
 from qlora_studio.protocol.events import ExportFinished, Verification
 from qlora_studio.runs.folder import Run
-from qlora_studio.state.export import ADAPTER, MERGED, ExportState, Stage
+from qlora_studio.state.export import ADAPTER, GGUF, MERGED, ExportState, Stage
 from qlora_studio.state.export_source import Source
 from qlora_studio.ui import figures
 from qlora_studio.ui.figures import in_gb
@@ -36,7 +37,12 @@ KINDS = {
         "Merged model",
         "The whole model in 16 bit, as safetensors: for any program that reads such folders.",
     ),
+    GGUF: (
+        "GGUF file",
+        "The whole model in one file, tokenizer and chat template inside: for llama.cpp and the like.",
+    ),
 }
+QUANTS = [(Q8_0, "8 bit (Q8_0): half the size, close to the original"), (F16, "16 bit (F16): the closest")]
 WHILE_BUSY = "What is written is set until this export ends"
 _PROMPTS_SHOWN = 4
 
@@ -89,7 +95,7 @@ class SourceCard(Card):
 
 
 class KindCard(Card):
-    """The forms a run can be written in, each with its size. chosen: adapter | merged."""
+    """The forms a run can be written in, each with its size. chosen: adapter | merged | gguf."""
 
     chosen = Signal(str)
 
@@ -116,16 +122,29 @@ class KindCard(Card):
             grid.addWidget(about, 2 * row + 1, 0, 1, 2)
             self._group.addButton(button)
             self._buttons[kind], self._sizes[kind] = button, size
+        self.quant = ChoiceBox(QUANTS, name="export_quant", label="Numbers in the GGUF file")
+        self._no_gguf = PlainLabel("", "note", wrap=True, name="export_no_gguf")
+        for widget in (self.quant, self._no_gguf):
+            inset = QHBoxLayout()
+            inset.setContentsMargins(theme().px(26), 0, 0, theme().px(6))
+            inset.addWidget(widget, 1)
+            grid.addLayout(inset, grid.rowCount(), 0, 1, 2)
         self.body.addLayout(grid)
 
     def refresh(self, state: ExportState) -> None:
         """After the run or the kind is another one."""
         for kind, button in self._buttons.items():
             button.setChecked(kind == state.kind)
-            allow(button, WHILE_BUSY if state.busy else "")
+            why_not = state.gguf_problem if kind == GGUF and kind != state.kind else ""
+            allow(button, WHILE_BUSY if state.busy else why_not)
             needed = state.needed_bytes(kind)
-            about = "about " if kind == MERGED else ""
+            about = "" if kind == ADAPTER else "about "
             self._sizes[kind].setText(f"{about}{in_gb(needed)}" if needed is not None else "…")
+        self.quant.setVisible(state.kind == GGUF)
+        self.quant.set_value(state.quant)
+        allow(self.quant, WHILE_BUSY if state.busy else "")
+        self._no_gguf.setText(state.gguf_problem)
+        self._no_gguf.setVisible(bool(state.gguf_problem))
 
 
 class WhereCard(Card):
@@ -259,10 +278,11 @@ class ReportCard(Card):
             self._words.setText(f"Verified, {agreed} of tokens agree.")
         else:
             self._verdict.set("differs", "warn", "triangle-alert")
-            self._words.setText(
+            differs = (
                 f"Written, but it differs: {agreed} of the tokens agree with the adapter; "
                 f"{_percent(state.limit)} were wanted."
             )
+            self._words.setText(" ".join((differs, *finished.verified.problems)))
         self._show_figures(finished.verified)
         self._base.setText(finished.verified.merge_base or "")
         self._base.setVisible(bool(finished.verified.merge_base))
