@@ -267,7 +267,8 @@ class FindingRow(QWidget):
         self.show_rows.setAccessibleName(f"Show: {finding.words}")
         self.fix = SecondaryButton(finding.fix_words or "Mend", small=True, name=f"data_fix_{key}")
         self.fix.setAccessibleName(f"{finding.fix_words}: {finding.words}")
-        name = visible_line(only, _LONGEST_NAME)
+        name = visible_line(only)
+        name = name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
         self.fix_set = LinkButton(f"Only in {name}", small=True, name=f"data_fix_set_{key}")
         self.fix_set.setAccessibleName(f"{finding.fix_words}, only in {only}: {finding.words}")
         allow(self.fix, why_not)
