@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from codecs import BOM_UTF8
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,12 @@ def read_object(file: Path, largest: int = 16_000_000) -> dict[str, Any]:
 
 
 def object_from(data: bytes, file: Path) -> dict[str, Any]:
-    """Raises: StudioError where `data` is no JSON object."""
+    """A byte order mark, which some editors put first, is passed over.
+
+    Raises: StudioError where `data` is no JSON object.
+    """
     try:
-        value = json.loads(data.decode("utf-8"))
+        value = json.loads(data.removeprefix(BOM_UTF8).decode("utf-8"))
     except (ValueError, RecursionError) as error:  # ValueError: of the encoding and of the JSON
         raise StudioError(f"{file} is not valid JSON: {error}") from error
     if not isinstance(value, dict):

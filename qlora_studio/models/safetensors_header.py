@@ -67,6 +67,10 @@ def _read(folder: ModelFolder, name: str, where: str) -> tuple[dict[str, Any], i
         data = file.read(length)
     if len(data) < length:
         raise StudioError(f"{where} ends inside its header.", hint=_INCOMPLETE)
+    if not data.startswith(b"{"):
+        raise StudioError(
+            f"The header of {where} holds no JSON object: it doesn't begin with {{.", hint=_INCOMPLETE
+        )
     return strict_object(data, f"The header of {where}"), 8 + length, size
 
 

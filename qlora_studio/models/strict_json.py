@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from codecs import BOM_UTF8
 from collections import Counter
 from typing import Any
 
@@ -10,9 +11,16 @@ from qlora_studio.errors import StudioError
 
 
 def strict_object(data: bytes, where: str) -> dict[str, Any]:
-    """Raises: StudioError where `data` is no JSON object, or says one key twice."""
+    """A byte order mark, which some editors put first, is passed over.
+
+    Raises: StudioError where `data` is no JSON object, or says one key twice.
+    """
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=_no_key_twice, parse_constant=_no_constant)
+        value = json.loads(
+            data.removeprefix(BOM_UTF8).decode("utf-8"),
+            object_pairs_hook=_no_key_twice,
+            parse_constant=_no_constant,
+        )
     except UnicodeDecodeError as error:
         raise StudioError(f"{where} is not UTF-8 text at byte {error.start:,}.") from error
     except json.JSONDecodeError as error:

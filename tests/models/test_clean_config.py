@@ -214,6 +214,13 @@ def test_of_the_generation_config_only_the_stop_ids_count(llama):  # S2
     assert "custom_generate" not in config.values
 
 
+def test_a_byte_order_mark_before_a_config_is_passed_over(llama):
+    file = llama.path / "config.json"
+    plain = clean_config(llama.path)
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert clean_config(llama.path) == plain
+
+
 @pytest.mark.parametrize(
     "text", [b"", b"{", b"[]", b'{"a": 1, "a": 1}', b"\xff\xfe{}", b"[" * 10**5, b'{"a": NaN}']
 )

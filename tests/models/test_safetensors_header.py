@@ -136,6 +136,8 @@ def test_a_file_without_a_whole_length_is_refused(tmp_path, size):
     ("text", "words"),
     [
         (b"[]", "no JSON object"),
+        (b"\xef\xbb\xbf{}", "doesn't begin with {"),
+        (b" {}", "doesn't begin with {"),
         (b'{"a": NaN}', "NaN"),
         (b'{"a": ' + b"[" * 100_000, "nested too deeply"),
         (b'{"a": ' + b"9" * 10_000 + b"}", "not valid JSON"),

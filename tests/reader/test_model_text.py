@@ -39,6 +39,17 @@ def test_the_token_that_ends_an_answer_ends_replies_too(tmp_path):
     assert "'<|im_end|>'" in text.notes[0]
 
 
+def test_a_byte_order_mark_before_a_small_file_is_passed_over(tmp_path):
+    folder = model_folder(tmp_path / "model")
+    plain = text_of(folder)
+    config = folder / "tokenizer_config.json"
+    config.write_bytes(b"\xef\xbb\xbf" + config.read_bytes())
+
+    marked = text_of(folder)
+
+    assert (marked.template.sha256, marked.stop_ids) == (plain.template.sha256, plain.stop_ids)
+
+
 def test_a_model_without_a_template_gets_the_plain_one(tmp_path):
     text = text_of(model_folder(tmp_path / "model", template=None))
 
