@@ -47,6 +47,7 @@ class DataDoctor(QObject):
         self._reader = reader
         self._job: Job | None = None
         self._asked: LookedAt | None = None
+        self._found_for: LookedAt | None = None
         self.findings: tuple[Finding, ...] | None = None
         self.test = ""
         self.test_encoding: Encoding = "auto"
@@ -54,6 +55,11 @@ class DataDoctor(QObject):
         self.words = ""
         self.share = -1.0
         self.problem: Problem | None = None
+
+    @property
+    def knows(self) -> bool:
+        """Whether `findings` are of what was asked for last: another test file comes later."""
+        return self.findings is not None and self._found_for == self._asked
 
     @property
     def is_long(self) -> bool:
@@ -141,7 +147,7 @@ class DataDoctor(QObject):
 
     def _on_diagnosed(self, answer: reading.Diagnosed) -> None:
         self._job = None
-        self.words, self.findings = "", answer.findings
+        self.words, self.findings, self._found_for = "", answer.findings, self._asked
         self.changed.emit()
 
     def _on_refused(self, problem: Problem) -> None:

@@ -172,6 +172,7 @@ def test_a_file_in_another_encoding_is_read_once_it_is_chosen(page, app, silent,
     )
     assert find(page, "data_encoding_pick").value() == "koi8-r"
     choose(find(page, "data_encoding_pick"), "windows-1251")
+    app.data.changed.emit()  # whatever else is told meanwhile
     qtbot.mouseClick(find(page, "data_encoding_pick_read"), Qt.MouseButton.LeftButton)
     (asked,) = silent.asked(reading.ImportData)
     assert (asked.data.path, asked.data.encoding) == ("/data/latin.jsonl", "windows-1251")
@@ -615,6 +616,19 @@ def test_a_test_file_is_compared_and_said_to_be_clean(page, app, shown, silent):
     diagnosed(silent, COPIES)
 
     assert "No row of test.jsonl is among these" in words(find(page, "data_findings"))
+
+
+def test_nothing_is_said_of_a_test_file_before_it_was_compared(page, app, shown, silent, qtbot):
+    shown()
+    diagnosed(silent, COPIES)
+    app.data.doctor.compare("/data/test.jsonl")
+    assert "test.jsonl" not in words(find(page, "data_findings"))
+    assert find(page, "data_doctor_words").text() == "Looking for odd rows"
+    silent.refuse(reading.Diagnose, *NOT_UTF_8)
+
+    assert "No row of test.jsonl" not in words(find(page, "data_findings"))
+    assert find(page, "data_doctor_words").text() == " ".join(NOT_UTF_8)
+    assert find(page, "data_fix_near_duplicates").isVisible()  # what was found before still holds
 
 
 NOT_UTF_8 = ("test.jsonl: line 1 is not UTF-8.", "Choose its own encoding: --test-encoding.")

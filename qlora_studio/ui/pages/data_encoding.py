@@ -24,6 +24,7 @@ class EncodingPick(QWidget):
         super().__init__()
         self._box = ChoiceBox(list(ENCODING_WORDS.items())[1:], name=name, label="Encoding of the file")
         self._read = SecondaryButton("Read again", "refresh-cw", small=small, name=f"{name}_read")
+        self._proposed = likely
         self._box.set_value(likely)
         layout = QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -33,5 +34,7 @@ class EncodingPick(QWidget):
         self._read.clicked.connect(lambda: self.chosen.emit(self._box.value()))
 
     def propose(self, likely: str) -> None:
-        """Shows this one."""
-        self._box.set_value(likely)
+        """Shows this one, once: what a person chooses meanwhile stays."""
+        if likely != self._proposed:
+            self._proposed = likely
+            self._box.set_value(likely)

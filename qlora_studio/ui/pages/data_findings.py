@@ -83,7 +83,7 @@ class FindingsCard(Card):
         self._stop_saving.setVisible(bool(state.copy.words))
         self._save.setVisible(not state.copy.words)
         findings, fixes, sets = state.findings(), state.fixes(), len(state.mix.sets)
-        shown = (findings, fixes, sets, state.part, doctor.findings is None, doctor.test, state.file.busy)
+        shown = (findings, fixes, sets, state.part, doctor.knows, doctor.test, state.file.busy)
         if state.report is None or shown == self._shown:
             return
         self._shown = shown
@@ -215,7 +215,6 @@ class DoctorWork(QWidget):
         self._bar = Meter(name="data_doctor_bar", label="Share of the rows that were looked at")
         self.stop = SecondaryButton("Stop", "square", small=True, name="data_doctor_stop")
         self.go = SecondaryButton("Look now", "search", small=True, name="data_doctor_go")
-        self._proposed = ""
         self.encoding = EncodingPick(name="data_encoding_beside", small=True)
         row = QHBoxLayout()
         row.setSpacing(theme().px(8))
@@ -249,10 +248,8 @@ class DoctorWork(QWidget):
         self.stop.setVisible(looks)
         self.go.setVisible(not looks and not doctor.likely_encoding)
         self.encoding.setVisible(bool(doctor.likely_encoding))
-        if doctor.likely_encoding != self._proposed:  # else what a person is choosing would jump back
-            self._proposed = doctor.likely_encoding
-            self.encoding.propose(self._proposed)
-        self.setVisible(doctor.findings is None)
+        self.encoding.propose(doctor.likely_encoding)
+        self.setVisible(not doctor.knows)
 
 
 class FindingRow(QWidget):
@@ -337,7 +334,7 @@ def _beside_icon(row: QWidget, icon: IconLabel) -> QHBoxLayout:
 def _fine(state: DataState, findings: list[Finding]) -> list[tuple[str, str]]:
     """What the doctor looked for in vain: words and note."""
     doctor, report = state.doctor, state.report
-    if doctor.findings is None or report is None:
+    if not doctor.knows or report is None:
         return []
     rows = f"{report.conversations:,} rows were looked at"
     fine = []

@@ -81,6 +81,7 @@ class StartArea(QWidget):
         """Nothing was imported yet."""
         self.mend_columns.hide()
         self.encoding.hide()
+        self.encoding.propose("")  # the next file may look the same, and is asked about anew
         self._empty.show()
         self._problem.hide()
 
