@@ -14,10 +14,12 @@ from typing import Any
 
 import gguf
 import numpy as np
+import torch
 from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import CONFIG_MAPPING, PretrainedConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from qlora_studio.engine.gguf_tokenizer import GgufTokenizer
 from qlora_studio.errors import StudioError
@@ -25,6 +27,8 @@ from qlora_studio.models.clean_config import clean_config
 from qlora_studio.models.gguf_support import ARCHITECTURES, F16, Q8_0, check_family
 
 _FILE_TYPES = {F16: LlamaFileType.MOSTLY_F16, Q8_0: LlamaFileType.MOSTLY_Q8_0}
+ROPE_FACTORS = "rope_freqs.weight"
+_LLAMA3_ROPE = "llama3"
 _TURNED = ("attn_q.", "attn_k.")  # of `llama`
 
 
@@ -65,6 +69,17 @@ class GgufModel:
         heads = config.num_attention_heads if "attn_q." in name else config.num_key_value_heads
         halves = tensor.reshape(heads, 2, tensor.shape[0] // heads // 2, *tensor.shape[1:])
         return halves.swapaxes(1, 2).reshape(tensor.shape)
+
+    @property
+    def rope_factors(self) -> NDArray[np.float32] | None:
+        """[head_dim / 2]: by what Llama 3.1 and later divide the frequencies of positions; else None."""
+        rope = self.config.rope_parameters
+        if rope.get("rope_type", "default") != _LLAMA3_ROPE:
+            return None
+        scaled, _ = ROPE_INIT_FUNCTIONS[_LLAMA3_ROPE](self.config, torch.device("cpu"))
+        halves = torch.arange(0, self.config.head_dim, 2, dtype=torch.float32) / self.config.head_dim
+        factors: NDArray[np.float32] = (rope["rope_theta"] ** -halves / scaled).numpy()
+        return factors
 
     def say(self, writer: GGUFWriter, name: str, quant: str) -> None:
         """The keys that are no tokenizer's."""
@@ -112,6 +127,10 @@ def write_gguf(
     tokenizer.say(writer)
     names = {own: model.name_of(own) for own in shapes}
     types = {own: _type_of(shape, quant) for own, shape in shapes.items()}
+    factors = model.rope_factors
+    if factors is not None:
+        kind = GGMLQuantizationType.F32
+        writer.add_tensor_info(ROPE_FACTORS, factors.shape, factors.dtype, factors.nbytes, raw_dtype=kind)
     for own, shape in shapes.items():
         size = _bytes_of(shape, types[own])
         writer.add_tensor_info(names[own], shape, np.dtype(np.float32), size, raw_dtype=types[own])
@@ -119,6 +138,8 @@ def write_gguf(
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
+        if factors is not None:
+            writer.write_tensor_data(factors)
         written = 0
         for own in shapes:
             numbers = model.as_stored(names[own], tensor_of(own)).contiguous().cpu().numpy()
@@ -162,7 +183,7 @@ def _quantized(numbers: NDArray[np.float32], kind: GGMLQuantizationType, name: s
 def _unsayable(family: str, config: PretrainedConfig) -> str:
     """What of a config neither GGUF's keys nor its reader know, in words; empty where there is nothing."""
     rope = config.rope_parameters
-    if rope.get("rope_type", "default") != "default":
+    if rope.get("rope_type", "default") not in ("default", _LLAMA3_ROPE if family == "llama" else ""):
         kind = str(rope["rope_type"])[:30]
         return f"its positions are scaled ({kind}), which could not be read back and compared"
     if rope.get("partial_rotary_factor", 1.0) != 1.0:

@@ -47,20 +47,23 @@ def main() -> int:
     threading.Thread(target=_end_with_input, daemon=True).start()
 
     import torch
+    from gguf import GGUFReader
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     file = Path(asked.file)
     here: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
     tokenizer = AutoTokenizer.from_pretrained(file.parent, **here)
-    _cut_words_as_named(tokenizer, file)
+    reader = GGUFReader(file)
+    _cut_words_as_named(tokenizer, reader)
     model = AutoModelForCausalLM.from_pretrained(
         file.parent,
         quantization_config=GgufConfig(dequantize=True),
         dtype=getattr(torch, asked.dtype),
         **here,
     ).eval()
+    scaled = _scale_positions_as_said(model, reader)
     found = Found(
-        reader=f"transformers {metadata.version('transformers')}",
+        reader=f"transformers {metadata.version('transformers')}" + (", positions scaled by us" * scaled),
         template=tokenizer.chat_template,
         ids=[tokenizer.encode(text, add_special_tokens=False) for text in asked.texts],
         vocab=model.config.vocab_size,
@@ -74,16 +77,27 @@ def main() -> int:
     return 0
 
 
-def _cut_words_as_named(tokenizer: Any, file: Path) -> None:
+def _cut_words_as_named(tokenizer: Any, reader: Any) -> None:
     """transformers knows most of the names that a file gives to the way text is cut, but not this one."""
-    from gguf import GGUFReader
     from tokenizers import pre_tokenizers
 
-    field = GGUFReader(file).get_field("tokenizer.ggml.pre")
+    field = reader.get_field("tokenizer.ggml.pre")
     if field is not None and field.contents() == "smollm":  # llama.cpp: each digit is a word
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
         )
+
+
+def _scale_positions_as_said(model: Any, reader: Any) -> bool:
+    """llama.cpp divides the frequencies by this tensor; transformers passes it over. False: there is none."""
+    import torch
+
+    for tensor in reader.tensors:
+        if tensor.name == "rope_freqs.weight":
+            frequencies = model.get_decoder().rotary_emb.inv_freq
+            frequencies /= torch.from_numpy(tensor.data.copy()).to(frequencies.dtype)
+            return True
+    return False
 
 
 def _end_with_input() -> None:

@@ -25,6 +25,12 @@ CUTS = {
         ]
     ),
 }
+CUTS["llama-bpe"] = pre_tokenizers.Sequence(
+    [
+        pre_tokenizers.Split(Regex(QWEN2.replace(r"\p{N}|", r"\p{N}{1,3}|")), behavior="isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ]
+)
 TEMPLATE = "{% for message in messages %}<|begin|>{{ message.content }}<|end|>\n{% endfor %}"
 
 
@@ -33,7 +39,7 @@ def write_byte_tokenizer(folder: Path, cut: str = "gpt-2") -> None:
     vocab = {letter: row for row, letter in enumerate(bytes_to_unicode().values())}
     merges = [("t", "h"), ("th", "e"), ("Ġ", "the"), ("1", "2"), ("e", "r")]
     vocab |= {"".join(pair): 256 + row for row, pair in enumerate(merges)}
-    tokenizer = Tokenizer(models.BPE(vocab, merges))
+    tokenizer = Tokenizer(models.BPE(vocab, merges, ignore_merges=cut == "llama-bpe"))
     tokenizer.pre_tokenizer = CUTS[cut]
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(name, special=True) for name in ("<|begin|>", "<|end|>")])

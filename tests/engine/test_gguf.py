@@ -31,6 +31,17 @@ from tests.engine.tuned_run import make_tuned_run
 PROMPTS = (tuple(range(10, 25)), tuple(range(40, 48)), (5, 9, 70))
 
 
+# Llama 3.1's, for a model of 256 positions: of its 8 frequencies some are left, some divided, some between.
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 100.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+
+
 def never() -> bool:
     return False
 
@@ -78,6 +89,7 @@ def said(reader: gguf.GGUFReader, key: str) -> Any:
         ("llama", "smollm", {"tie_word_embeddings": True}),
         ("qwen2", "qwen2", {}),
         ("mistral", "gpt-2", {"sliding_window": None}),
+        ("llama", "llama-bpe", {"rope_parameters": LLAMA3_ROPE}),
     ],
 )
 def test_a_gguf_in_16_bit_answers_as_the_adapter_did(
@@ -93,6 +105,7 @@ def test_a_gguf_in_16_bit_answers_as_the_adapter_did(
     assert verified.mean_kl < 1e-5
     assert verified.max_logprob_drift < 0.02
     assert verified.with_.startswith("transformers ")
+    assert ("positions scaled by us" in verified.with_) == ("rope_parameters" in changes)
     assert "dequantized NF4" in (verified.merge_base or "")
     assert set(finished.files) == {f"{run.name}-F16.gguf", "LICENSE"}
 
@@ -148,6 +161,20 @@ def test_a_tokenizer_that_cuts_otherwise_and_rows_out_of_order_get_no_tick(
     assert verified.mean_kl is not None
     assert verified.mean_kl > 0.02
     assert "tokenizer in the file cuts" in verified.problems[0]
+
+
+def test_scaled_positions_that_are_left_out_get_no_tick(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_tuned_run(tmp_path, byte_model(tmp_path / "model", rope_parameters=LLAMA3_ROPE))
+    factors = GgufModel.of(tmp_path / "model").rope_factors
+    assert factors is not None
+    assert (factors.min(), factors.max()) == (pytest.approx(1.0), pytest.approx(8.0))
+    monkeypatch.setattr(GgufModel, "rope_factors", None)
+
+    verified = exported(run, tmp_path / "out", "f16").verified
+
+    assert not verified.passed
 
 
 def test_a_file_that_cannot_be_read_again_is_removed(
