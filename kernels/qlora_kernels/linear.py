@@ -36,15 +36,21 @@ def linear_4bit(
     bias:     dtype [out_features]; gets no gradient
     low_rank: dtype [..., r]
     lora_b:   any float dtype [out_features, r]
-    returns:  dtype [..., out_features]; the adapter's part is added to the rounded rest, as peft does it
+    returns:  dtype [..., out_features]; the adapter's part is added to the rounded rest, as peft does it, but
+              on a card the rest to the rounded adapter's part
     """
     if few_rows.takes(x, weight, block_size, shape):
         return few_rows.product(x, weight, block_size, quant_type, shape, bias, low_rank, lora_b)
-    rows = x.reshape(-1, x.shape[-1])
+    rows = _flat(x)
     with torch.autocast(x.device.type, enabled=False):
-        product = linear(rows, _dequantized(weight, block_size, quant_type, shape, x.dtype), bias)
-        if low_rank is not None and lora_b is not None:
-            product.addmm_(low_rank.reshape(-1, low_rank.shape[-1]), lora_b.to(x.dtype).t())
+        whole = _dequantized(weight, block_size, quant_type, shape, x.dtype)
+        if low_rank is None or lora_b is None:
+            product = linear(rows, whole, bias)
+        elif x.is_cuda:
+            # The large product reads what it adds to behind its own work; the small one would wait for it.
+            product = linear(_flat(low_rank), lora_b.to(x.dtype), bias).addmm_(rows, whole.t())
+        else:
+            product = linear(rows, whole, bias).addmm_(_flat(low_rank), lora_b.to(x.dtype).t())
     return product.view(*x.shape[:-1], shape[0])
 
 
@@ -71,8 +77,7 @@ def linear_4bit_grad_input(
     grad:    dtype [..., out_features]
     returns: dtype [..., in_features]
     """
-    rows = grad.reshape(-1, grad.shape[-1])
-    product = rows @ _dequantized(weight, block_size, quant_type, shape, grad.dtype)
+    product = _flat(grad) @ _dequantized(weight, block_size, quant_type, shape, grad.dtype)
     return product.view(*grad.shape[:-1], shape[1])
 
 
@@ -81,6 +86,11 @@ def _(
     grad: Tensor, weight: Sequence[Tensor], block_size: int, quant_type: str, shape: Sequence[int]
 ) -> Tensor:
     return grad.new_empty([*grad.shape[:-1], shape[1]])
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    """[..., n] as [rows, n]."""
+    return tensor.reshape(-1, tensor.shape[-1])
 
 
 def _dequantized(
@@ -107,8 +117,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     if low_rank_wanted:
         grad_low_rank = grad @ lora_b.to(grad.dtype)
     if lora_b_wanted:
-        rows = grad.reshape(-1, grad.shape[-1])
-        grad_lora_b = (rows.t() @ low_rank.reshape(-1, low_rank.shape[-1])).to(lora_b.dtype)
+        grad_lora_b = (_flat(grad).t() @ _flat(low_rank)).to(lora_b.dtype)
     return grad_x, [None] * len(weight), None, None, None, None, grad_low_rank, grad_lora_b
 
 

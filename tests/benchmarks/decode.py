@@ -1,6 +1,6 @@
 """Replies on a card: the engine's chat against transformers' `generate` with peft and bitsandbytes.
 
-    python -m tests.benchmarks.decode_card --shape llama-3.1-8b --prompt 128 --tokens 256
+    python -m tests.benchmarks.decode --shape llama-3.1-8b --prompt 128 --tokens 256
 
 Weights are random; an adapter of r = 16 on all linear layers is on, one text at a time, greedy. The floor is
 what reading each weight once takes at the rate at which the card copies memory.
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 
-from tests.benchmarks.train_card import _machine, _random_llama
+from tests.benchmarks.train import _random_llama, machine
 
 RANK = 16
 
@@ -27,7 +27,7 @@ def main() -> None:
     rows = [("qlora-studio chat", ours(arguments))]
     if arguments.side == "both":
         rows.insert(0, ("transformers generate + peft + bitsandbytes", _in_child()))
-    print(f"\n{_machine()}; {arguments.shape}, adapter r = {RANK}, prompt {arguments.prompt} tokens")
+    print(f"\n{machine()}; {arguments.shape}, adapter r = {RANK}, prompt {arguments.prompt} tokens")
     print(f"{'':44} {'tokens/s':>9} {'first token s':>14} {'peak GiB':>9} {'ratio':>6} {'of floor':>9}")
     for name, row in rows:
         ratio = row["tokens_per_second"] / rows[0][1]["tokens_per_second"]
@@ -127,7 +127,7 @@ def _floor(weight_bytes: int, model) -> dict[str, float]:  # type: ignore[no-unt
 
 
 def _in_child() -> dict[str, float]:
-    command = [sys.executable, "-m", "tests.benchmarks.decode_card", "--side", "plain", *sys.argv[1:]]
+    command = [sys.executable, "-m", "tests.benchmarks.decode", "--side", "plain", *sys.argv[1:]]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     if finished.returncode:
         raise SystemExit(f"plain failed: {finished.stderr[-3000:]}")

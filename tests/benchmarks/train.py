@@ -1,6 +1,6 @@
 """Training on a card: the `train` command against plain transformers + peft + bitsandbytes, in one run.
 
-    python -m tests.benchmarks.train_card --shape llama-3.1-8b --rows 4 --seq-len 2048 --steps 12
+    python -m tests.benchmarks.train --shape llama-3.1-8b --rows 4 --seq-len 2048 --steps 12
 
 Weights and tokens are random; both sides train r = 64 on all linear layers of an NF4 + DQ base with
 PagedAdamW32bit, each in a process of its own, so that neither finds the other's memory. A CPU runs it too.
@@ -32,7 +32,7 @@ def main() -> None:
     if arguments.side == "both":
         rows.insert(0, ("plain transformers + peft + bitsandbytes", _in_child(arguments)))
     size = f"{arguments.rows} x {arguments.seq_len}"
-    print(f"\n{_machine()}; {arguments.shape}, {size}, r = 64 all-linear, NF4 + DQ")
+    print(f"\n{machine()}; {arguments.shape}, {size}, r = 64 all-linear, NF4 + DQ")
     print(f"{'':42} {'tokens/s':>9} {'peak GiB':>9} {'reserved':>9} {'s/step':>7} {'ratio':>6}")
     base = rows[0][1]["tokens_per_second"]
     for name, row in rows:
@@ -174,7 +174,7 @@ def _random_llama(shape: str, device):  # type: ignore[no-untyped-def]
 
 
 def _in_child(arguments: argparse.Namespace) -> dict[str, float]:
-    command = [sys.executable, "-m", "tests.benchmarks.train_card", "--side", "plain", *sys.argv[1:]]
+    command = [sys.executable, "-m", "tests.benchmarks.train", "--side", "plain", *sys.argv[1:]]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     if finished.returncode:
         raise SystemExit(f"plain failed: {finished.stderr[-3000:]}")
@@ -185,7 +185,7 @@ def _recompute(text: str) -> int | str:
     return int(text) if text.isdigit() else text
 
 
-def _machine() -> str:
+def machine() -> str:
     import torch
 
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
