@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 import typing
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from qlora_studio.config.run_config import RunConfig
 from qlora_studio.errors import StudioError
 from qlora_studio.runs.durable import read_file, write_file_durably
+from qlora_studio.runs.metric_lines import Count
 from qlora_studio.runs.space import saving
 
 RECORD_FILE = "run.json"
 SCHEMA_VERSION = 1
 
 _LARGEST_RECORD = 8_000_000  # bytes
+_LATEST = 253_000_000_000  # unix seconds: beyond, no calendar of Python has a day
 
 
 class Hashes(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,11 +35,11 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     """The tokenized rows, a folder of the cache, and how many there are."""
 
     folder: str = ""
-    steps: int = 0
-    train_rows: int = 0
-    validation_rows: int = 0
-    tokens: int = 0
-    learned_tokens: int = 0
+    steps: Count = 0
+    train_rows: Count = 0
+    validation_rows: Count = 0
+    tokens: Count = 0
+    learned_tokens: Count = 0
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,7 +52,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     schema_version: int = SCHEMA_VERSION
     name: str
-    created: float  # unix seconds, for display
+    created: Annotated[float, msgspec.Meta(ge=0, le=_LATEST)]  # unix seconds, for display
     config: RunConfig
     model_folder: str = ""
     model_name: str = ""

@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 
 from qlora_studio.runs.durable import read_file, remove_file, write_file_durably
+from qlora_studio.runs.metric_lines import Count
 from qlora_studio.runs.space import saving
 
 STATE_FILE = "state.json"
@@ -27,16 +28,16 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
 
     schema_version: int = SCHEMA_VERSION
     state: State
-    step: int
-    total_steps: int = 0
+    step: Count
+    total_steps: Count = 0
     updated: float = 0.0  # unix seconds, for display
     elapsed_s: float = 0.0  # of training, over all sittings
     loss: float | None = None
     evaluation_loss: float | None = None
     first_evaluation_loss: float | None = None
     best_evaluation_loss: float | None = None
-    best_step: int | None = None
-    peak_bytes: int = 0
+    best_step: Count | None = None
+    peak_bytes: Count = 0
     tokens_per_second: float = 0.0
     adapter: str | None = None
     cause: str = ""

@@ -32,6 +32,12 @@ _BROKEN = {
     "without a version": b"{}",
     "huge": b" " * 8_000_001,
 }
+_OUT_OF_BOUNDS = {
+    "a day that never comes": b'{"schema_version": 1, "name": "x", "created": 1e300, "config": {}}',
+    "made before time": b'{"schema_version": 1, "name": "x", "created": -1e300, "config": {}}',
+    "endless rows": b'{"schema_version": 1, "name": "x", "created": 0, "config": {}, '
+    b'"prepared": {"tokens": ' + b"9" * 4000 + b"}}",
+}
 
 
 def test_a_new_run_has_a_plain_name_and_reads_back_as_it_was(home: Path) -> None:
@@ -94,7 +100,7 @@ def test_one_broken_run_does_not_hide_the_others(home: Path) -> None:  # R6
 
 
 @pytest.mark.fault(12)
-@pytest.mark.parametrize("content", _BROKEN.values(), ids=_BROKEN.keys())
+@pytest.mark.parametrize("content", [*_BROKEN.values(), *_OUT_OF_BOUNDS.values()])
 def test_a_record_that_is_none_is_named_with_its_file(run: Path, content: bytes) -> None:  # R6, R16
     (run / "run.json").write_bytes(content)
     with pytest.raises(StudioError, match=r"run\.json"):

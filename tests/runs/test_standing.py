@@ -80,11 +80,15 @@ def test_checkpoints_tell_the_step_where_metrics_are_gone(run: Path) -> None:  #
         (b"", "state.json is damaged; it was not used"),
         (b'{"schema_version": 1, "state": "running"', "state.json is damaged; it was not used"),
         (b'{"schema_version": 1, "state": "dancing", "step": 1}', "state.json is damaged; it was not used"),
+        (
+            b'{"schema_version": 1, "state": "paused", "step": ' + b"9" * 4000 + b"}",
+            "state.json is damaged; it was not used",
+        ),
         (b"[" * 100_000, "state.json is damaged; it was not used"),
         (b" " * 1_000_001, "state.json can't be read: it is larger than 1,000,000 bytes"),
         (b'{"schema_version": 2, "state": "asleep"}', "state.json is of a newer version; it was not used"),
     ],
-    ids=["empty", "cut", "unknown state", "deep", "huge", "newer"],
+    ids=["empty", "cut", "unknown state", "endless step", "deep", "huge", "newer"],
 )
 def test_a_state_file_that_tells_nothing_is_said_and_replaced_by_what_is_known(
     run: Path, content: bytes, warning: str
