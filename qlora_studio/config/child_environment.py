@@ -15,7 +15,7 @@ def child_environment() -> dict[str, str]:
     return kept | {
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",  # the one in the person's folder is nobody's business here (S11)
+        "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",  # a token in the person's folder is no business of ours (S11)
         "TRANSFORMERS_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "true",
