@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
+from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from qlora_studio.config.places import sample_model_folder
@@ -51,6 +52,10 @@ def make_sample_model() -> Generator[LoadingProgress, None, Path]:
     )
     yield _progress(1)
     tokenizer = AutoTokenizer.from_pretrained(bundle.weights.parent, gguf_file=bundle.weights.name)
+    # The file names SmolLM's way to cut text into words, digit by digit; transformers reads it as GPT-2's.
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     yield _progress(2)
 
     def fill(staging: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from qlora_studio.config.places import sample_model_folder
@@ -46,7 +47,7 @@ def test_a_folder_that_could_not_be_finished_is_absent(
 @pytest.fixture
 def unpacked(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Stands for model and tokenizer, in place of 20 s of unpacking."""
-    fake = SimpleNamespace(save_pretrained=lambda staging: None)
+    fake = SimpleNamespace(save_pretrained=lambda staging: None, backend_tokenizer=SimpleNamespace())
     for kind in (AutoModelForCausalLM, AutoTokenizer):
         monkeypatch.setattr(kind, "from_pretrained", lambda *_, **__: fake)
     monkeypatch.setattr(sample_model, "find_bundle", lambda: sample_model.Bundle(Path("a.gguf"), None))
@@ -61,3 +62,10 @@ def test_the_bundled_model_is_sound_and_carries_its_licence() -> None:
     assert (report.family, report.parameters, report.has_template) == ("llama", 134_515_008, True)
     assert report.licence == "apache-2.0"
     assert "LICENSE" in open_folder(sample_model_folder()).names()
+    tokenizer = Tokenizer.from_file(str(sample_model_folder() / "tokenizer.json"))
+    assert tokenizer.encode("pay   12").tokens == [
+        "pay",
+        "ĠĠĠ",
+        "1",
+        "2",
+    ]  # GPT-2: "ĠĠ", "Ġ"
