@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import Signal
-from PySide6.QtWidgets import QHBoxLayout, QWidget
+from PySide6.QtCore import Qt, Signal
+from PySide6.QtWidgets import QBoxLayout, QWidget
 
 from qlora_studio.config.encodings import ENCODING_WORDS
 from qlora_studio.ui.theme import theme
@@ -15,6 +15,7 @@ HINT = "If it was saved by an older program, choose its encoding."
 class EncodingPick(QWidget):
     """The likely encoding first, and a button that reads with it.
 
+    small: for a narrow card, the button below
     chosen: one of `ENCODINGS`
     """
 
@@ -26,11 +27,14 @@ class EncodingPick(QWidget):
         self._read = SecondaryButton("Read again", "refresh-cw", small=small, name=f"{name}_read")
         self._proposed = likely
         self._box.set_value(likely)
-        layout = QHBoxLayout(self)
+        directions = QBoxLayout.Direction
+        layout = QBoxLayout(directions.TopToBottom if small else directions.LeftToRight, self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(theme().px(8))
+        if small:  # its longest choice is wider than such a card; an elided one is told in its tooltip
+            self._box.setSizeAdjustPolicy(ChoiceBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         layout.addWidget(self._box)
-        layout.addWidget(self._read)
+        layout.addWidget(self._read, 0, Qt.AlignmentFlag.AlignLeft)
         self._read.clicked.connect(lambda: self.chosen.emit(self._box.value()))
 
     def propose(self, likely: str) -> None:
