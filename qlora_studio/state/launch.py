@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from PySide6.QtCore import QObject, Signal
+from PySide6.QtCore import QObject, QTimer, Signal
 
 from qlora_studio.config.presets import sample_preset
 from qlora_studio.config.run_config import SAMPLE, RunConfig
@@ -132,7 +132,8 @@ class Launcher(QObject):
         self._now("")
         if isinstance(answer, reading.RunPrepared):
             self._engine.train(Path(answer.run), self.name)
-            self.prepared.emit(answer)
+            # In a turn of its own: to start the engine and to show the run is more than a tenth of a second.
+            QTimer.singleShot(0, self, partial(self.prepared.emit, answer))
         elif isinstance(answer, reading.ResumeReady):
             self._engine.train(Path(answer.run), self.name)
             self.resumed.emit(Path(answer.run))

@@ -263,8 +263,8 @@ def test_a_run_being_made_ready_is_followed_into_its_folder(app, silent, home, o
     assert words(page, "monitor_state") == "Preparing"
     assert words(page, "monitor_waiting") == "Counting tokens 5 of 20"
     silent.answer(reading.PrepareRun, reading.RunPrepared, run=str(folder), **PREPARED)
-    qtbot.waitUntil(lambda: not app.monitor.loading)
-    assert (app.monitor.folder, app.monitor.live) == (folder, True)
+    qtbot.waitUntil(lambda: app.monitor.folder == folder and not app.monitor.loading)
+    assert app.monitor.live
 
 
 def test_what_is_being_made_ready_can_be_cancelled(app, silent, open_run, qtbot):

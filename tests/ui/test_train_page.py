@@ -303,7 +303,7 @@ def test_start_prepares_the_run_and_opens_its_monitor(ready, app, silent, asked,
         promise_bytes={},
     )
     assert silent.last_said(commands.Train).run == "/runs/2026-my-run"
-    assert app.train.name == "chats-tiny"
+    qtbot.waitUntil(lambda: app.train.name == "chats-tiny")
 
 
 def test_a_start_can_be_cancelled_before_the_engine_trains(ready, silent, qtbot):
