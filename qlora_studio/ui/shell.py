@@ -66,6 +66,7 @@ class Shell(QMainWindow):
         self._factories = page_factories() if factories is None else factories
         self._pages: dict[str, Page] = {}  # those that are whole
         self._builds: dict[str, Iterator[None]] = {}
+        self._asked_for: tuple[str, object] | None = None  # while it is built
         self.ahead = Ahead(self)
         self._place = QSettings(
             str(places.settings_folder() / "window-place.ini"), QSettings.Format.IniFormat
@@ -79,8 +80,18 @@ class Shell(QMainWindow):
 
     # Pages
 
+    def show_page(self, name: str, what: object = None) -> None:
+        """`open_page` for a person: where it must be built first, the window answers meanwhile."""
+        if name in self._pages:
+            self.open_page(name, what)
+            return
+        self._rail.show_current(name)
+        self._asked_for = (name, what)
+        self.ahead.add_awaited(self._build_to_open(self._asked_for))
+
     def open_page(self, name: str, what: object = None) -> Page:
-        """Brings a page to the front. what: a run folder, a data file, or None."""
+        """Brings a page to the front, built at once if need be. what: a run folder, a data file, or None."""
+        self._asked_for = None
         self.ahead.make_way()
         page = self._pages.get(name) or self._build_page(name)
         self._stack.setCurrentWidget(page)
@@ -107,9 +118,16 @@ class Shell(QMainWindow):
         """The run that trains, or else the list of runs."""
         run = self._live_run.folder
         if run is not None or self._live_run.preparing:
-            self.open_page("monitor", run)
+            self.show_page("monitor", run)
         else:
-            self.open_page("runs")
+            self.show_page("runs")
+
+    def _build_to_open(self, asked_for: tuple[str, object]) -> Iterator[None]:
+        """Opens it at the end, unless another was asked for meanwhile."""
+        name, what = asked_for
+        yield from self._build_of(name)
+        if self._asked_for is asked_for:
+            self.open_page(name, what)
 
     def _build_page(self, name: str) -> Page:
         for _ in self._build_of(name):
@@ -163,9 +181,9 @@ class Shell(QMainWindow):
         self.setMinimumSize(*LEAST_SIZE)
 
     def _bind(self) -> None:
-        self._rail.asked.connect(self.open_page)
+        self._rail.asked.connect(self.show_page)
         self._rail.run_chip.clicked.connect(self.open_live_run)
-        self._app.page_asked.connect(self.open_page)
+        self._app.page_asked.connect(self.show_page)
         self._app.notices.said.connect(self._on_notice)
         self._app.engine.changed.connect(self._on_engine_changed)
         theme().changed.connect(self._fit_rail)
@@ -197,8 +215,8 @@ class Shell(QMainWindow):
         pages.setObjectName("menu_go_to")
         Dress(pages)
         for number, (name, words, _) in enumerate(PAGES, 1):
-            pages.addAction(self._action(words, f"Ctrl+{number}", partial(self.open_page, name)))
-        pages.addAction(self._action(SETTINGS[1], "Ctrl+,", partial(self.open_page, SETTINGS[0])))
+            pages.addAction(self._action(words, f"Ctrl+{number}", partial(self.show_page, name)))
+        pages.addAction(self._action(SETTINGS[1], "Ctrl+,", partial(self.show_page, SETTINGS[0])))
         pages.addAction(self._action("Run that is going on", "Ctrl+M", self.open_live_run))
         return [
             pages.menuAction(),
@@ -280,7 +298,7 @@ class Shell(QMainWindow):
     def open_dropped(self, *paths: Path) -> None:
         """Several data files are mixed; of other things dropped together the first is opened."""
         if len(paths) > 1 and all(_page_of(path) == "data" for path in paths):
-            self.open_page("data", paths)
+            self.show_page("data", paths)
             return
         for path in paths[:1]:
             self._open_one_dropped(path)
@@ -290,7 +308,7 @@ class Shell(QMainWindow):
     def _open_one_dropped(self, path: Path) -> None:
         page = _page_of(path)
         if page:
-            self.open_page(page, path)
+            self.show_page(page, path)
         else:
             self._app.notices.say(
                 f"{path.name} is no model folder (with .safetensors files) and no data file "

@@ -55,6 +55,23 @@ def test_a_job_may_be_added_after_the_others_are_done(qtbot):
             ahead.add(iter((None,)))
 
 
+def test_what_a_person_waits_for_comes_before_what_is_done_ahead(qtbot):
+    done: list[str] = []
+
+    def job(name: str) -> Iterator[None]:
+        for piece in (1, 2):
+            done.append(f"{name} {piece}")
+            yield
+
+    ahead = Ahead()
+    with qtbot.waitSignal(ahead.finished):
+        ahead.add(job("ahead"))
+        qtbot.waitUntil(lambda: done == ["ahead 1"])
+        ahead.add_awaited(job("awaited"))
+        assert done == ["ahead 1"]
+    assert done == ["ahead 1", "awaited 1", "awaited 2", "ahead 2"]
+
+
 def test_what_a_person_asks_for_comes_before_the_next_piece(qtbot):
     done: list[int] = []
     ahead = Ahead()

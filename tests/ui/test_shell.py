@@ -122,17 +122,34 @@ def test_a_page_asked_for_while_it_is_built_ahead_is_whole_when_it_opens(shell, 
 def test_a_page_is_built_when_it_is_first_opened(shell, built, qtbot):
     assert built == ["home"]
     click(qtbot, shell, "nav_data")
+    assert built == ["home"]
+    qtbot.waitUntil(lambda: shell.page().name == "data")
     click(qtbot, shell, "nav_home")
     click(qtbot, shell, "nav_data")
     assert built == ["home", "data"]
-    assert shell.page().objectName() == "page_data"
+    assert shell.page().name == "data"
+
+
+def test_of_two_pages_asked_for_the_later_one_opens(shell, qtbot):
+    with qtbot.waitSignal(shell.ahead.finished):
+        shell.show_page("runs")
+        shell.show_page("data", Path("/data/a.jsonl"))
+    assert (shell.page().name, shell.page().what) == ("data", Path("/data/a.jsonl"))
+
+
+def test_a_page_that_is_there_opens_at_once_though_another_is_being_built(shell, qtbot):
+    with qtbot.waitSignal(shell.ahead.finished):
+        shell.show_page("runs")
+        shell.show_page("home")
+    assert shell.page().name == "home"
+    assert shell.findChild(QPushButton, "nav_home").isChecked()
 
 
 @pytest.mark.parametrize(("key", "page"), [("1", "home"), ("4", "train"), ("7", "export"), (",", "settings")])
 def test_control_and_a_key_open_a_page(shell, qtbot, key, page):
     qtbot.waitActive(shell)
     qtbot.keyClick(shell, key, Qt.KeyboardModifier.ControlModifier)
-    assert shell.page().name == page
+    qtbot.waitUntil(lambda: shell.page().name == page)
 
 
 def test_the_search_key_goes_to_the_search_of_the_page(shell, qtbot):
@@ -159,9 +176,9 @@ def test_every_global_key_stands_in_the_menu_of_a_page(shell):
     assert "Ctrl+M" in {action.shortcut().toString() for action in go_to.actions()}
 
 
-def test_a_page_can_ask_for_another_with_what_it_should_show(shell, app):
+def test_a_page_can_ask_for_another_with_what_it_should_show(shell, app, qtbot):
     app.show_page("monitor", Path("/runs/a"))
-    assert shell.page().name == "monitor"
+    qtbot.waitUntil(lambda: shell.page().name == "monitor")
     assert shell.page().what == Path("/runs/a")
     assert shell.findChild(QPushButton, "nav_runs").isChecked()
 
@@ -174,25 +191,25 @@ def test_the_rail_shows_icons_alone_where_the_window_is_narrow(shell, width, wor
     assert button.accessibleName() == "Data"
 
 
-def test_a_data_file_dropped_anywhere_opens_data(shell, tmp_path):
+def test_a_data_file_dropped_anywhere_opens_data(shell, tmp_path, qtbot):
     file = tmp_path / "chats.jsonl"
     file.write_text("{}\n")
     shell.open_dropped(file)
-    assert (shell.page().name, shell.page().what) == ("data", file)
+    qtbot.waitUntil(lambda: (shell.page().name, shell.page().what) == ("data", file))
 
 
 @pytest.mark.parametrize("name", ["rows.csv.gz", "rows.zst", "data-00000-of-00001.arrow", "folder"])
-def test_whatever_the_reader_takes_may_be_dropped(shell, tmp_path, name):
+def test_whatever_the_reader_takes_may_be_dropped(shell, tmp_path, name, qtbot):
     path = tmp_path / name
     path.write_bytes(b"") if "." in name else path.mkdir()
     shell.open_dropped(path)
-    assert (shell.page().name, shell.page().what) == ("data", path)
+    qtbot.waitUntil(lambda: (shell.page().name, shell.page().what) == ("data", path))
 
 
-def test_a_folder_with_weights_dropped_anywhere_opens_models(shell, tmp_path):
+def test_a_folder_with_weights_dropped_anywhere_opens_models(shell, tmp_path, qtbot):
     (tmp_path / "model.safetensors").write_bytes(b"")
     shell.open_dropped(tmp_path)
-    assert (shell.page().name, shell.page().what) == ("models", tmp_path)
+    qtbot.waitUntil(lambda: (shell.page().name, shell.page().what) == ("models", tmp_path))
 
 
 def test_anything_else_dropped_is_refused_in_words(shell, app, tmp_path):
@@ -220,7 +237,8 @@ def test_the_run_chip_says_how_long_and_how_good(shell, app, training, qtbot):
 
 def test_the_run_chip_opens_the_run_that_trains(shell, training, qtbot):
     click(qtbot, shell, "run_chip")
-    assert (shell.page().name, shell.page().what) == ("monitor", Path("/runs/support-llama8b-r64"))
+    qtbot.waitUntil(lambda: shell.page().name == "monitor")
+    assert shell.page().what == Path("/runs/support-llama8b-r64")
 
 
 def test_the_run_chip_has_the_runs_name_and_its_folder_as_a_tooltip(shell, app, training):
@@ -241,7 +259,7 @@ def test_the_status_line_and_the_chip_say_that_a_run_is_being_made_ready(shell, 
     status = shell.findChild(QLabel, "status_engine")
     assert status.full_text() == "Preparing sample-run: reading the data 120 of 300"
     click(qtbot, shell, "run_chip")
-    assert (shell.page().name, shell.page().what) == ("monitor", None)
+    qtbot.waitUntil(lambda: (shell.page().name, shell.page().what) == ("monitor", None))
     app.launcher.cancel()
     assert status.full_text() == "Ready, nothing is training"
     assert not shell.findChild(QPushButton, "run_chip").isVisible()
@@ -264,7 +282,7 @@ def test_an_engine_that_ended_by_itself_offers_to_go_on(shell, app, training, qt
     assert shell.findChild(QPushButton, "status_show_log").isVisible()
     click(qtbot, shell, "status_resume")
     assert resumed == [(Path("/runs/support-llama8b-r64"), "support-llama8b-r64")]
-    assert shell.page().name == "monitor"
+    qtbot.waitUntil(lambda: shell.page().name == "monitor")
 
 
 def test_a_machine_without_a_card_says_so(shell, app):
