@@ -43,6 +43,10 @@ def test_the_engine_loads_no_qt() -> None:
     assert loaded_with(modules_of("engine")) & QT == set()
 
 
+def test_the_engine_loads_gguf_only_for_an_export() -> None:
+    assert "gguf" not in loaded_with(["qlora_studio.engine.jobs"])
+
+
 @pytest.mark.parametrize("room", ["data", "reader"])
 def test_what_opens_foreign_bytes_loads_neither_torch_nor_qt(room: str) -> None:
     assert loaded_with(modules_of(room)) & (QT | {"torch", "peft", "bitsandbytes", "accelerate"}) == set()

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from qlora_studio.engine.adapter_evaluation import evaluate_adapter
 from qlora_studio.engine.device import Device
-from qlora_studio.engine.exporting import export
 from qlora_studio.engine.generation import Chat
 from qlora_studio.engine.inbox import Inbox
 from qlora_studio.engine.model_holder import ModelHolder
@@ -70,6 +69,8 @@ class Jobs:
         elif isinstance(command, Evaluate):
             yield from evaluate_adapter(command, self.holder, lambda: self._inbox.ends)
         elif isinstance(command, Export):
+            from qlora_studio.engine.exporting import export  # and with it gguf, which no other job needs
+
             yield from export(command, self.holder, lambda: self._inbox.is_stopped(command.id))
         elif isinstance(command, UnloadModel):
             self.holder.let_go()

@@ -194,7 +194,8 @@ class ExportProgress(Event, frozen=True, tag="export_progress"):
 class Verification(msgspec.Struct, frozen=True, kw_only=True):
     """The written file against the adapter as trained, on the same prompts.
 
-    problems: what else differs, in sentences: the chat template or the tokenizer of a GGUF file
+    problems: what differs beside the likeliest tokens, in sentences: probabilities, the chat template or the
+              tokenizer of a GGUF file
     """
 
     with_: str = msgspec.field(name="with")  # what read the file again

@@ -273,6 +273,16 @@ def test_an_export_that_differs_is_said_to(
     assert finished.verified.token_agreement < 0.95
 
 
+def test_what_agrees_in_its_likeliest_tokens_alone_says_what_differs(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "MOST_KL", 0.0)
+    _, finished = exported(run, tmp_path / "out", "merged")
+    assert finished.verified.token_agreement == 1.0
+    assert not finished.verified.passed
+    assert finished.verified.problems[0].startswith("Mean KL is ")
+
+
 def test_after_an_export_the_engine_trains_as_before(tmp_path: Path, run: Path) -> None:
     def adapter_after(holder: ModelHolder) -> bytes:
         other = make_run(tmp_path, tmp_path / "model-llama", training__steps=2)

@@ -180,7 +180,7 @@ def test_another_template_in_the_file_is_said_and_gets_no_tick(writing, silent, 
     problem = "The chat template in the file is another one than in training."
     _finish(silent, tmp_path / "out", agreement=1.0, problems=(problem,))
     shown = words(writing, "export_report")
-    assert "Written, but it differs" in shown
+    assert "Written, but it differs: 100.0\u202f% of the tokens agree with the adapter." in shown
     assert problem in shown
 
 

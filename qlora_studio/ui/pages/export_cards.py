@@ -278,11 +278,10 @@ class ReportCard(Card):
             self._words.setText(f"Verified, {agreed} of tokens agree.")
         else:
             self._verdict.set("differs", "warn", "triangle-alert")
-            differs = (
-                f"Written, but it differs: {agreed} of the tokens agree with the adapter; "
-                f"{_percent(state.limit)} were wanted."
-            )
-            self._words.setText(" ".join((differs, *finished.verified.problems)))
+            differs = f"Written, but it differs: {agreed} of the tokens agree with the adapter"
+            few = finished.verified.token_agreement < state.limit
+            wanted = f"; {_percent(state.limit)} were wanted." if few else "."
+            self._words.setText(" ".join((differs + wanted, *finished.verified.problems)))
         self._show_figures(finished.verified)
         self._base.setText(finished.verified.merge_base or "")
         self._base.setVisible(bool(finished.verified.merge_base))
