@@ -43,6 +43,9 @@ def main() -> int:
     jobs = None
     while (command := inbox.next_command()) is not None:
         if jobs is None:
+            from qlora_studio.engine.quick_imports import import_bitsandbytes
+
+            import_bitsandbytes()
             from qlora_studio.engine.jobs import Jobs  # transformers and peft take some more
 
             jobs = Jobs(device, inbox)

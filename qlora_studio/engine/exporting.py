@@ -85,6 +85,7 @@ class _Order:
     adapter: the folder of the finished adapter, or of a checkpoint that verifies
     bytes:   that the files will take, about
     gguf:    what a GGUF file says beside its numbers
+    modelfile: what goes beside a GGUF file
     """
 
     id: int
@@ -97,6 +98,7 @@ class _Order:
     bytes: int
     stopped: Callable[[], bool]
     gguf: tuple[GgufModel, GgufTokenizer] | None = None
+    modelfile: str = ""
 
     @property
     def what(self) -> str:
@@ -140,6 +142,7 @@ def _order(command: Export, stopped: Callable[[], bool]) -> _Order:
         bytes=weights + _SMALL_FILES,
         stopped=stopped,
         gguf=_gguf_of(run, model_folder(model)) if command.to == GGUF else None,
+        modelfile=command.modelfile,
     )
 
 
@@ -213,6 +216,8 @@ def _write_gguf(
     for done in write_gguf(file, name, model, tokenizer, order.quant, merged.shapes, merged.tensor):
         order.go_on()
         yield order.progress("Writing the GGUF file", done, total)
+    if order.modelfile:
+        (staging / "Modelfile").write_text(f"FROM ./{file.name}\n{order.modelfile}", encoding="utf-8")
     copy_licence(folder, staging)
     yield order.progress("Reading it again in a fresh process", total, total)
     texts = texts_of(folder, order.prompts)

@@ -13,7 +13,6 @@ from qlora_studio.engine.inbox import Inbox
 from qlora_studio.engine.model_holder import ModelHolder
 from qlora_studio.engine.out_of_memory import is_out_of_memory, out_of_memory
 from qlora_studio.engine.outbox import log_in
-from qlora_studio.engine.sample_model import make_sample_model
 from qlora_studio.engine.training_job import run_training
 from qlora_studio.engine.weight_scan import scan_weights
 from qlora_studio.errors import StudioError
@@ -69,7 +68,7 @@ class Jobs:
         elif isinstance(command, Evaluate):
             yield from evaluate_adapter(command, self.holder, lambda: self._inbox.ends)
         elif isinstance(command, Export):
-            from qlora_studio.engine.exporting import export  # and with it gguf, which no other job needs
+            from qlora_studio.engine.exporting import export  # and with it gguf, which few jobs need
 
             yield from export(command, self.holder, lambda: self._inbox.is_stopped(command.id))
         elif isinstance(command, UnloadModel):
@@ -77,6 +76,8 @@ class Jobs:
         elif isinstance(command, ScanWeights):
             yield from scan_weights(command, lambda: self._inbox.ends)
         elif isinstance(command, MakeSampleModel):
+            from qlora_studio.engine.sample_model import make_sample_model
+
             folder = yield from make_sample_model()
             yield SampleModelReady(id=command.id, folder=str(folder))
 
