@@ -63,11 +63,15 @@ def export_command(arguments: argparse.Namespace) -> int:
                 )
                 for prompt in prompts
             ]
+            made = None
+            if arguments.to == "gguf":
+                made = reader.ask(reading.ModelfileMade, reading.MakeModelfile, model=model)
         export_id = engine.command(
             commands.Export,
             run=str(run.folder),
             to=arguments.to,
             quant=arguments.quant or Q8_0,
+            modelfile=made.text if made else "",
             out=str(out),
             prompts=tuple(item.ids for item in encoded),
         )
@@ -75,11 +79,14 @@ def export_command(arguments: argparse.Namespace) -> int:
         with engine.stopped_by_ctrl_c(lambda: engine.say(stop)):
             finished = _follow(engine, told)
     if arguments.json:
-        print_json({"files": finished.files, "verified": finished.verified})
+        notes = {"modelfile": made.notes} if made else {}
+        print_json({"files": finished.files, "verified": finished.verified, **notes})
         return 0
     for file in finished.files:
         print_text(file)
     _tell_verification(finished.verified)
+    if made:
+        print_text(made.notes)
     return 0
 
 

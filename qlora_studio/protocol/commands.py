@@ -82,7 +82,8 @@ class Evaluate(Command, frozen=True, tag="evaluate"):
 class Export(Command, frozen=True, tag="export"):
     """Write a run's adapter, or the model with it merged in, and compare it with the adapter as trained.
 
-    quant: how a GGUF file stores its numbers, q8_0 or f16
+    quant:     how a GGUF file stores its numbers, q8_0 or f16
+    modelfile: what goes beside it for Ollama, less the line that names the file; empty: nothing does
     """
 
     id: int
@@ -90,6 +91,7 @@ class Export(Command, frozen=True, tag="export"):
     to: str  # adapter | merged | gguf
     out: str
     quant: str = "q8_0"
+    modelfile: str = ""
     checkpoint: int | None = None  # a step; None: the finished adapter
     prompts: tuple[tuple[int, ...], ...] = ()  # token ids, from the reader
 

@@ -116,6 +116,12 @@ class EncodeChat(Request, frozen=True, tag="encode_chat"):
     messages: tuple[Message, ...]
 
 
+class MakeModelfile(Request, frozen=True, tag="make_modelfile"):
+    """The model's chat template as Ollama wants it, compared letter by letter."""
+
+    model: str
+
+
 class PrepareRun(Request, frozen=True, tag="prepare_run"):
     """Check model and data, tokenize, promise the memory, and make the run folder."""
 
@@ -250,6 +256,13 @@ class ChatEncoded(Answer, frozen=True, tag="chat_encoded"):
     stop_ids: tuple[int, ...] = ()  # any of them ends the answer
 
 
+class ModelfileMade(Answer, frozen=True, tag="modelfile_made"):
+    """All but the line that names the file; empty where `notes` say why there is none."""
+
+    text: str
+    notes: str
+
+
 class RunPrepared(Answer, frozen=True, tag="run_prepared"):
     """The run folder is made; the engine may start."""
 
@@ -302,6 +315,7 @@ ReaderRequest = (
     | CheckModel
     | CheckAdapter
     | EncodeChat
+    | MakeModelfile
     | PrepareRun
     | SuggestSamples
     | CheckResume
@@ -320,6 +334,7 @@ ReaderAnswer = (
     | ModelChecked
     | AdapterChecked
     | ChatEncoded
+    | ModelfileMade
     | RunPrepared
     | SamplesSuggested
     | ResumeReady

@@ -52,6 +52,8 @@ class Jobs:
                 return model_jobs.check_foreign_adapter(request)
             case reading.EncodeChat():
                 return model_jobs.encode_chat(request, self._texts)
+            case reading.MakeModelfile():
+                return model_jobs.make_modelfile(request, self._texts)
             case reading.PrepareRun():
                 return run_jobs.prepare_run(request, self._texts, told)
             case reading.SuggestSamples():

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import msgspec
 
+from qlora_studio.data.ollama import modelfile
+from qlora_studio.errors import StudioError
 from qlora_studio.models.adapter import check_adapter
 from qlora_studio.models.check import check_model
 from qlora_studio.models.shapes import model_shape
@@ -45,3 +47,13 @@ def encode_chat(request: reading.EncodeChat, texts: ModelTexts) -> reading.ChatE
         context=model_shape(request.model).max_position_embeddings,
         stop_ids=encoder.stop_ids,
     )
+
+
+def make_modelfile(request: reading.MakeModelfile, texts: ModelTexts) -> reading.ModelfileMade:
+    """Raises: StudioError where the model's texts can't be read; a template that can't be said is an answer."""
+    text = texts.of(request.model)
+    try:
+        made, notes = modelfile(text.template, text.tokenizer, text.stop_ids)
+    except StudioError as error:
+        return reading.ModelfileMade(id=request.id, text="", notes=f"{error.message} {error.hint}".strip())
+    return reading.ModelfileMade(id=request.id, text=made, notes=f"With a Modelfile for Ollama. {notes}")

@@ -85,6 +85,7 @@ class ExportState(QObject):
         self.model_problem: Problem | None = None
         self.problem: Problem | None = None
         self.finished: events.ExportFinished | None = None
+        self.modelfile: reading.ModelfileMade | None = None  # of the GGUF file in hand, or the one finished
         self._look = QTimer(self, interval=LOOK_AFTER_MS, singleShot=True)
         self._look.timeout.connect(self._look_at_folder)
         engine.heard.connect(self._on_heard)
@@ -190,7 +191,7 @@ class ExportState(QObject):
         if source is None or self.busy or (self.source is not None and source.folder == self.source.folder):
             return
         self.source, self.checkpoint = source, source.best
-        self.finished = self.problem = self.model_problem = None
+        self.finished = self.problem = self.model_problem = self.modelfile = None
         self._folder_is_own = False
         self._suggest_folder()
         if self._job is not None:
@@ -241,7 +242,7 @@ class ExportState(QObject):
         """Ends in `finished`, in a `problem`, or by `stopped`."""
         if self.busy or self.waits_for:
             return
-        self.finished = self.problem = None
+        self.finished = self.problem = self.modelfile = None
         self.done = self.total = 0
         self._bytes_since = None
         self._to_encode = deque(self.prompts)
@@ -283,6 +284,9 @@ class ExportState(QObject):
             messages = (Message("user", self._to_encode[0]),)
             self._now(Stage.PREPARING, f"Encoding the {len(self.prompts)} prompts")
             self._ask(reading.EncodeChat, self._on_encoded, model=self._model_folder(), messages=messages)
+        elif self.kind == GGUF and self.modelfile is None:
+            self._now(Stage.PREPARING, "Writing the chat template in Ollama's words")
+            self._ask(reading.MakeModelfile, self._on_modelfile, model=self._model_folder())
         else:
             self._write()
 
@@ -296,6 +300,7 @@ class ExportState(QObject):
             run=str(self.source.folder),
             to=self.kind,
             quant=self.quant,
+            modelfile=self.modelfile.text if self.modelfile else "",
             checkpoint=self.checkpoint,
             out=str(Path(self.place.folder).expanduser()),
             prompts=tuple(self._encoded),
@@ -328,6 +333,11 @@ class ExportState(QObject):
         self._encoded.append(answer.ids)
         self._to_encode.popleft()
         self._encode_next()
+
+    def _on_modelfile(self, answer: reading.ModelfileMade) -> None:
+        self._job = None
+        self.modelfile = answer
+        self._write()
 
     def _on_refused(self, problem: Problem) -> None:
         self._job = None

@@ -64,9 +64,11 @@ def run(tmp_path: Path) -> Path:
 
 
 def exported(
-    run: Path, out: Path, quant: str = "q8_0", stopped: Callable[[], bool] = never
+    run: Path, out: Path, quant: str = "q8_0", stopped: Callable[[], bool] = never, modelfile: str = ""
 ) -> ExportFinished:
-    order = Export(id=4, run=str(run), to="gguf", out=str(out), quant=quant, prompts=PROMPTS)
+    order = Export(
+        id=4, run=str(run), to="gguf", out=str(out), quant=quant, modelfile=modelfile, prompts=PROMPTS
+    )
     *_, finished = export(order, ModelHolder(CPU), stopped)
     assert isinstance(finished, ExportFinished)
     return finished
@@ -127,6 +129,13 @@ def test_a_gguf_in_8_bit_carries_tokenizer_template_and_sizes(run: Path, tmp_pat
     assert kinds["blk.0.attn_q.weight"] == "Q8_0"
     assert kinds["output_norm.weight"] == "F32"
     assert sum(int(tensor.n_bytes) for tensor in reader.tensors) < finished.bytes
+
+
+def test_a_modelfile_names_the_file_that_lies_beside_it(run: Path, tmp_path: Path) -> None:
+    finished = exported(run, tmp_path / "out", modelfile='TEMPLATE """x"""\n')
+    assert "Modelfile" in finished.files
+    text = (tmp_path / "out" / "Modelfile").read_text()
+    assert text == f'FROM ./{run.name}-Q8_0.gguf\nTEMPLATE """x"""\n'
 
 
 def test_another_template_in_the_file_gets_no_tick(

@@ -79,8 +79,19 @@ def test_a_gguf_takes_half_in_8_bit_and_the_engine_is_told_which(export, silent,
     assert in_8_bit < export.needed_bytes(GGUF) < export.needed_bytes(MERGED)
     export.start()
     _prepare(silent)
+    silent.answer(reading.MakeModelfile, reading.ModelfileMade, text="TEMPLATE x", notes="Of 5 chats.")
     command = silent.last_said(commands.Export)
-    assert (command.to, command.quant) == (GGUF, "f16")
+    assert (command.to, command.quant, command.modelfile) == (GGUF, "f16", "TEMPLATE x")
+
+
+def test_a_template_that_ollama_can_not_say_is_no_reason_to_write_no_gguf(export, silent, qtbot):
+    export.set_kind(GGUF)
+    qtbot.waitUntil(lambda: export.place.folder.endswith("-support-gguf"))
+    export.start()
+    _prepare(silent)
+    silent.answer(reading.MakeModelfile, reading.ModelfileMade, text="", notes="No Modelfile was written.")
+    assert silent.last_said(commands.Export).modelfile == ""
+    assert export.modelfile.notes == "No Modelfile was written."
 
 
 def test_a_model_that_no_gguf_can_be_made_of_says_why(export):

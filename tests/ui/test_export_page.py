@@ -184,6 +184,17 @@ def test_another_template_in_the_file_is_said_and_gets_no_tick(writing, silent, 
     assert problem in shown
 
 
+def test_beside_a_gguf_the_modelfile_is_spoken_of(page, silent, tmp_path, qtbot):
+    click(qtbot, page, "export_kind_gguf")
+    click(qtbot, page, "export_start")
+    silent.answer(reading.CheckAdapter, reading.AdapterChecked, **CHECKED_ADAPTER)
+    while silent.asked(reading.EncodeChat):
+        silent.answer(reading.EncodeChat, reading.ChatEncoded, **chat_encoded())
+    silent.answer(reading.MakeModelfile, reading.ModelfileMade, text="T", notes="The same text of 5 chats.")
+    _finish(silent, tmp_path / "out", agreement=1.0)
+    assert words(page, "export_modelfile") == "The same text of 5 chats."
+
+
 def test_stop_asks_in_place_and_leaves_nothing(writing, app, silent, qtbot):
     click(qtbot, writing, "export_stop")
     question = _popup("export_stop_popover")

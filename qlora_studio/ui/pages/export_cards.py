@@ -262,7 +262,8 @@ class ReportCard(Card):
         )
         self.body.addWidget(self._words)
         self.body.addLayout(self._grid)
-        for widget in (self._base, self._folder, self._files):
+        self._modelfile = PlainLabel("", "note", wrap=True, name="export_modelfile")
+        for widget in (self._base, self._modelfile, self._folder, self._files):
             self.body.addWidget(widget)
         self.body.addWidget(self.open_folder, 0, Qt.AlignmentFlag.AlignLeft)
 
@@ -285,6 +286,8 @@ class ReportCard(Card):
         self._show_figures(finished.verified)
         self._base.setText(finished.verified.merge_base or "")
         self._base.setVisible(bool(finished.verified.merge_base))
+        self._modelfile.setText(state.modelfile.notes if state.modelfile else "")
+        self._modelfile.setVisible(state.modelfile is not None)
         self._folder.setText(finished.folder)
         self._files.setText(_files_in_words(finished))
 
