@@ -24,7 +24,7 @@ def literal(text: str) -> str:
 
 
 def render(template: str, messages: Sequence[Mapping[str, str]]) -> str:
-    """As Ollama does. messages: each with `role` and `content`. Raises: ValueError at what isn't known here."""
+    """As Ollama does. messages: each with `role` and `content`. Raises: ValueError where it can't."""
     given = [{"Role": message["role"], "Content": message["content"]} for message in messages]
     root = _Block()
     _parse(_pieces(template), root)

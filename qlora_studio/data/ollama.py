@@ -1,7 +1,7 @@
-"""A Modelfile for Ollama: a model's chat template in Go's words, if both make the same text of the same chats.
+"""A Modelfile for Ollama: a model's chat template in Go's words, if both make the same text of all chats.
 
-The parts are found by rendering a few chats with the model's own template; that the whole is right is found by
-rendering many with both and comparing letter by letter.
+The parts are found by rendering a few chats with the model's own template; that the whole is right is found
+by rendering many with both and comparing letter by letter.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _REPLIES = (
 
 @dataclass(frozen=True)
 class OllamaTemplate:
-    """text: in Go's words. chats: of how many the text was the same. notes: what it can't do, in sentences."""
+    """text: in Go's words. chats: of how many the text was the same. notes: what it can't do."""
 
     text: str
     chats: int
@@ -131,8 +131,8 @@ def _with_a_block(head: str, before: str, ends: str, turns: str) -> str:
 def _within_the_first(first: str, before: str, follows: str, user: str, turns: str) -> str:
     """The system text stands in the first message."""
     return (
-        f'{{{{ if eq (index .Messages 0).Role "system" }}}}{literal(before)}{{{{ (index .Messages 0).Content }}}}'
-        f"{literal(follows)}{{{{ else }}}}{literal(first)}{{{{ end }}}}{{{{ range $i, $_ := .Messages }}}}"
+        f'{{{{ if eq (index .Messages 0).Role "system" }}}}{literal(before)}'
+        f"{{{{ (index .Messages 0).Content }}}}{literal(follows)}{{{{ else }}}}{literal(first)}{{{{ end }}}}{{{{ range $i, $_ := .Messages }}}}"
         f'{{{{ if eq .Role "user" }}}}{{{{ if gt $i 1 }}}}{literal(user)}{{{{ end }}}}'
         + turns.removeprefix(literal(user))
     )
@@ -171,7 +171,7 @@ def _notes(own: _Own, text: str, knows_system: bool) -> Iterable[str]:
             "The model's template takes blanks from the ends of a message, Ollama can't; "
             "send messages without them."
         )
-    yield "Calls of tools aren't written."
+    yield "Calls of tools are left out."
 
 
 def _put_before(tokenizer: ModelTokenizer) -> str:
@@ -189,9 +189,8 @@ def _message(role: str, content: str) -> dict[str, str]:
 
 def _around(wanted: str, got: str) -> str:
     """Where the two part, in words."""
-    same = next(
-        (i for i, (a, b) in enumerate(zip(wanted, got, strict=False)) if a != b), min(len(wanted), len(got))
-    )
+    shorter = min(len(wanted), len(got))
+    same = next((i for i in range(shorter) if wanted[i] != got[i]), shorter)
     begin = max(0, same - 20)
     return f"{wanted[begin : same + 30]!r}, Ollama's would make {got[begin : same + 30]!r}"
 

@@ -36,9 +36,11 @@ LLAMA_31 = (
     "{% endif %}"
 )
 LLAMA_2 = (
-    "{% if messages[0].role == 'system' %}{% set said = '<<SYS>>\n' + messages[0].content + '\n<</SYS>>\n\n' %}"
+    "{% if messages[0].role == 'system' %}"
+    "{% set said = '<<SYS>>\n' + messages[0].content + '\n<</SYS>>\n\n' %}"
     "{% set messages = messages[1:] %}{% else %}{% set said = '' %}{% endif %}{% for m in messages %}"
-    "{% if m.role == 'user' %}{{ bos_token + '[INST] ' + (said if loop.first else '') + m.content + ' [/INST]' }}"
+    "{% if m.role == 'user' %}"
+    "{{ bos_token + '[INST] ' + (said if loop.first else '') + m.content + ' [/INST]' }}"
     "{% else %}{{ ' ' + m.content + ' ' + eos_token }}{% endif %}{% endfor %}"
 )
 MISTRAL = (
@@ -55,7 +57,8 @@ GEMMA = (
 GEMMA_3 = (
     "{{ bos_token }}{% if messages[0].role == 'system' %}{% set said = messages[0].content + '\n\n' %}"
     "{% set messages = messages[1:] %}{% else %}{% set said = '' %}{% endif %}{% for m in messages %}"
-    "{{ '<start_of_turn>' + ('model' if m.role == 'assistant' else m.role) + '\n' + (said if loop.first else '') }}"
+    "{{ '<start_of_turn>' + ('model' if m.role == 'assistant' else m.role) + '\n' }}"
+    "{{ said if loop.first else '' }}"
     "{{ m.content | trim + '<end_of_turn>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
 )
@@ -126,7 +129,7 @@ def test_what_ollama_puts_before_every_text_is_not_written_twice() -> None:
 def test_what_ollama_can_not_do_is_noted() -> None:
     assert "blanks from the ends" in ollama_template(jinja(LLAMA_3), "<s>").notes[0]
     assert "no system text" in ollama_template(jinja(GEMMA), "<s>").notes[0]
-    assert ollama_template(jinja(CHATML), "").notes == ("Calls of tools aren't written.",)
+    assert ollama_template(jinja(CHATML), "").notes == ("Calls of tools are left out.",)
 
 
 @pytest.mark.parametrize(
@@ -167,4 +170,4 @@ def test_a_modelfile_has_template_and_stop_words(tmp_path) -> None:
     assert text.startswith("# The template makes the same text as the model's own of ")
     assert 'TEMPLATE """{{ range .Messages }}{{ if eq .Role "system" }}<|im_start|>system\n' in text
     assert text.rstrip().endswith(f'PARAMETER stop "{tokenizer.name_of(tokenizer.special.stop_ids[0])}"')
-    assert notes.endswith("Calls of tools aren't written.")
+    assert notes.endswith("Calls of tools are left out.")
