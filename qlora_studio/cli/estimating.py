@@ -11,6 +11,7 @@ from qlora_studio.cli.room import room_here, room_of_card
 from qlora_studio.cli.training import settings_from
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import SAMPLE, SHAPE_PREFIX
+from qlora_studio.memory.largest import largest_that_fits
 from qlora_studio.memory.promise import promise
 from qlora_studio.models.shapes import known_shape
 from qlora_studio.protocol import reading
@@ -32,7 +33,9 @@ def estimate_command(arguments: argparse.Namespace) -> int:
     """Raises: StudioError."""
     config = settings_from(arguments.file, arguments.changes)
     room = room_here() if arguments.card is None else room_of_card(arguments.card)
-    promised = promise(_shape(config.model.path), config, device=room.device, free_bytes=room.free_bytes)
+    shape = _shape(config.model.path)
+    promised = promise(shape, config, device=room.device, free_bytes=room.free_bytes)
+    largest = largest_that_fits(shape, config, device=room.device, room=room.free_bytes)
     parts = {name: count / 2**30 for name, count in promised.parts.items()}
     if arguments.json:
         print_json(
@@ -41,13 +44,23 @@ def estimate_command(arguments: argparse.Namespace) -> int:
                 "total_gib": sum(parts.values()),
                 "fits": promised.fits,
                 "recompute_layers": promised.recompute_layers,
+                "phases_gib": {name: count / 2**30 for name, count in promised.phases.items()},
+                "free_gib": room.free_bytes / 2**30,
+                "largest": {"batch_size": largest.batch_size, "seq_len": largest.seq_len}
+                if largest
+                else None,
             }
         )
         return 0
     for name, gib in parts.items():
         print_text(f"{name:<12} {gib:8.2f} GiB")
     print_text(f"{'total':<12} {sum(parts.values()):8.2f} GiB of {room.free_bytes / 2**30:.1f} {room.words}")
+    print_text(f"the most is taken in {promised.phase}; each phase by itself:")
+    for name, count in promised.phases.items():
+        print_text(f"  {name:<14} {count / 2**30:8.2f} GiB")
     print_text(promised.words)
+    if largest:
+        print_text(largest.words)
     for suggestion in promised.suggestions:
         print_text(f"or: {suggestion.words}")
     return 0

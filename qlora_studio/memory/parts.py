@@ -23,7 +23,7 @@ _CPU_SLACK = 0.85  # share of the activations
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
-    """Bytes at the peak of a training step, in the order of the promise's bar.
+    """Bytes at the peak of a training step, or of another phase, in the order of the promise's bar.
 
     weights:     the frozen base as it is stored, and dequantized copies where they are kept
     adapter:     its weights and gradients, fp32
@@ -80,13 +80,14 @@ class Setting:
 def parts(setting: Setting, recomputed_layers: int) -> Parts:
     """With this many layers keeping only their input."""
     trained = adapter_parameters(setting.shape, setting.config.lora)
+    activations = _activations(setting, recomputed_layers)
     return Parts(
         weights=_weights(setting),
         adapter=2 * _FP32 * trained,
         optimizer=optimizer_bytes(setting.config, trained, setting.device),
-        activations=_activations(setting, recomputed_layers),
+        activations=activations,
         logits=_logits(setting),
-        other=_other(setting, recomputed_layers),
+        other=other_bytes(setting, activations),
     )
 
 
@@ -152,7 +153,7 @@ def _activations(setting: Setting, recomputed_layers: int) -> int:
     """
     shape, tokens = setting.shape, setting.tokens
     kept_layers = shape.layers - recomputed_layers
-    whole = _bytes_a_layer(setting)
+    whole = bytes_a_layer(setting)
     layer_input = tokens * shape.hidden_size * setting.dtype_bytes
     in_turn = 1 if recomputed_layers else 0
     flowing = tokens * 3 * (shape.hidden_size + shape.intermediate_size) * setting.dtype_bytes
@@ -160,7 +161,7 @@ def _activations(setting: Setting, recomputed_layers: int) -> int:
     return kept + max(0, flowing - _logits(setting))
 
 
-def _bytes_a_layer(setting: Setting) -> int:
+def bytes_a_layer(setting: Setting) -> int:
     """What one layer keeps for the backward pass.
 
     Eager: counted with saved_tensors_hooks on SmolLM2, fp32 and bf16; for 8B at 4 x 2048 it gives the 53 GiB
@@ -197,9 +198,10 @@ def _extra_bytes_a_token(setting: Setting) -> int:
     return extra
 
 
-def _other(setting: Setting, recomputed_layers: int) -> int:
+def other_bytes(setting: Setting, activations: int) -> int:
+    """One dequantized weight and the device's context, or the process and what its allocator holds."""
     largest = max((out * inner for _, out, inner in setting.shape.linears), default=0)
     if setting.device == "cuda":
         copies = 3 if setting.config.lora.use_dora else 1  # DoRA measures the merged weight's columns
         return _CUDA_CONTEXT + copies * largest * setting.dtype_bytes
-    return _CPU_PROCESS + int(_CPU_SLACK * _activations(setting, recomputed_layers))
+    return _CPU_PROCESS + int(_CPU_SLACK * activations)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import Any, Literal
 
 import msgspec
@@ -10,6 +11,7 @@ from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import RunConfig
 from qlora_studio.memory.compiling import not_compiled_reason
 from qlora_studio.memory.parts import Parts, Setting, parts
+from qlora_studio.memory.phases import OF_THE_RUN, Phase, by_phase
 from qlora_studio.memory.suggestions import ways_to_fit
 
 GIB = 1024**3
@@ -31,6 +33,8 @@ class Promise(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes at the peak.
 
     parts:             weights, adapter, optimizer, activations, logits, other; they add up to `total`
+    phase:             of the run, in which these are taken: the one that takes most
+    phases:            the total of each phase, those after the run too: chat with the adapter, export
     paged:             of these, what the driver may move to RAM: the paged optimizer's state
     recompute_layers:  layers whose activations are computed again
     verdict:           tight: it goes, but some of the optimizer may move to RAM, which is slower
@@ -43,12 +47,19 @@ class Promise(msgspec.Struct, frozen=True, kw_only=True):
     recompute_layers: int
     verdict: Verdict
     words: str
+    phase: Phase
+    phases: dict[Phase, int]
     suggestions: tuple[Suggestion, ...] = ()
 
     @property
     def fits(self) -> bool:
         """False only where it is known not to."""
         return self.verdict != "too large"
+
+    @property
+    def largest_phase(self) -> Phase:
+        """Of all, those after the run too."""
+        return max(self.phases, key=self.phases.__getitem__)
 
     @property
     def allocated(self) -> int:
@@ -64,6 +75,7 @@ def promise(
     device_bytes: int | None = None,
     free_bytes: int | None = None,
     longest_row: int | None = None,
+    ways: bool = True,
 ) -> Promise:
     """What this run needs, and what would fit where it doesn't.
 
@@ -71,18 +83,19 @@ def promise(
     device_bytes: the card's memory, or the machine's
     free_bytes:   what is free of it; where not known, all of `device_bytes`
     longest_row:  tokens; without packing no row is computed longer than this
+    ways:         whether changes that fit are looked for
     """
     room = free_bytes if free_bytes is not None else device_bytes
     found = _promise(shape, config, device, room, longest_row)
-    if found.verdict not in ("tight", "too large"):
+    if not ways or found.verdict not in ("tight", "too large"):
         return found
 
     def needs(changed: RunConfig) -> Promise:
         return _promise(shape, changed, device, room, longest_row)
 
-    ways = ways_to_fit(config, lambda changed: needs(changed).verdict == "fits", on_card=device == "cuda")
+    that_fit = ways_to_fit(config, lambda changed: needs(changed).verdict == "fits", on_card=device == "cuda")
     suggestions = []
-    for way in ways:
+    for way in that_fit:
         total = needs(way.config).total
         words = f"With {way.words} it needs {_gib(total)} GiB."
         suggestions.append(Suggestion(words=words, changes=way.changes, saved_bytes=found.total - total))
@@ -102,7 +115,9 @@ def _promise(
     compiled = device == "cuda" and not_compiled_reason(shape.family, config) is None
     setting = Setting(shape, config, device, compiled, config.training.batch_size * row, room)
     recomputed = _recomputed_layers(setting)
-    needed = parts(setting, recomputed)
+    phases = by_phase(setting, parts(setting, recomputed))
+    phase = max(OF_THE_RUN, key=lambda phase: phases[phase].total)
+    needed = phases[phase]
     paged = needed.optimizer if device == "cuda" and config.training.optimizer.startswith("paged") else 0
     verdict = _verdict(needed.total, paged, room)
     return Promise(
@@ -113,6 +128,8 @@ def _promise(
         recompute_layers=recomputed,
         verdict=verdict,
         words=_words(verdict, needed, paged, room, device),
+        phase=phase,
+        phases={name: found.total for name, found in phases.items()},
     )
 
 
@@ -127,10 +144,12 @@ def _recomputed_layers(setting: Setting) -> int:
         return min(asked, layers)
     if setting.room is None:
         return layers
-    for recomputed in range(layers + 1):
-        if parts(setting, recomputed).total <= _SAFE_SHARE * setting.room:
-            return recomputed
-    return layers
+    safe = _SAFE_SHARE * setting.room
+    if parts(setting, 0).total <= safe:
+        return 0
+    # From one on, each further layer needs less.
+    found = bisect_left(range(1, layers), True, key=lambda count: parts(setting, count).total <= safe)
+    return min(found + 1, layers)
 
 
 def _verdict(total: int, paged: int, room: int | None) -> Verdict:

@@ -19,6 +19,7 @@ from qlora_studio.config.toml_file import read_run_config, run_config_text
 from qlora_studio.data.report import ImportReport
 from qlora_studio.errors import StudioError
 from qlora_studio.memory.disk import run_bytes
+from qlora_studio.memory.largest import Largest, largest_that_fits
 from qlora_studio.memory.measured import measured_speed
 from qlora_studio.memory.parts import adapter_parameters
 from qlora_studio.memory.promise import Promise, promise
@@ -88,6 +89,7 @@ class TrainState(QObject):
         self.data_words = ""
         self.samples: tuple[str, ...] | None = None  # taken from the data; None: not asked yet
         self.promise: Promise | None = None
+        self.largest: Largest | None = None
         self.problems: list[TrainProblem] = []
         self.history = History()
         self._own_name = ""
@@ -269,6 +271,7 @@ class TrainState(QObject):
             self._count()
         shape = self.shape()
         self.promise = self._promised(shape, self._draft.config) if shape is not None else None
+        self.largest = self._largest(shape, self._draft.config) if shape is not None else None
         self._look_for_problems()
         self.changed.emit()
 
@@ -380,6 +383,10 @@ class TrainState(QObject):
     def _promised(self, shape: ModelShape, config: RunConfig) -> Promise:
         device, free_bytes = self._device()
         return promise(shape, config, device=device, free_bytes=free_bytes)
+
+    def _largest(self, shape: ModelShape, config: RunConfig) -> Largest | None:
+        device, free_bytes = self._device()
+        return largest_that_fits(shape, config, device=device, room=free_bytes)
 
     def _look_for_problems(self) -> None:
         config, fields, kept = self._draft.config, self._draft.fields, self.kept()

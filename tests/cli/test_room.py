@@ -31,6 +31,23 @@ def test_model_and_estimate_promise_the_same_for_the_same_device(
     assert needs["Sample run"] == pytest.approx(estimated, abs=0.006)
 
 
+def estimated(card: float, capsys: pytest.CaptureFixture[str], as_json: bool) -> str:
+    asked = argparse.Namespace(file=Path("sample"), card=card, changes=["data.seq_len=512"], json=as_json)
+    assert estimating.estimate_command(asked) == 0
+    return capsys.readouterr().out
+
+
+def test_a_card_that_is_not_here_is_said_what_fits_it(capsys: pytest.CaptureFixture[str]) -> None:
+    text = estimated(48, capsys, as_json=False)
+    assert "GiB of 48.0 on the card" in text
+    assert "Largest that fits: " in text
+    assert "sample replies" in text
+    found = json.loads(estimated(48, capsys, as_json=True))
+    assert found["free_gib"] == 48
+    assert found["largest"]["batch_size"] > json.loads(estimated(8, capsys, True))["largest"]["batch_size"]
+    assert found["total_gib"] == pytest.approx(found["phases_gib"]["training"])
+
+
 def test_the_device_is_called_what_it_is() -> None:
     assert (Room("cpu", 1).words, Room("cuda", 1).words) == ("of RAM", "on the card")
 

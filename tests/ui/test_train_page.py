@@ -140,6 +140,14 @@ def test_a_number_that_is_typed_moves_the_promise(advanced, app, qtbot):
     qtbot.waitUntil(lambda: words(advanced, "train_promise") != before)
 
 
+def test_the_largest_that_fits_stands_under_the_promise_and_moves_with_every_setting(advanced, app, qtbot):
+    before = words(advanced, "train_promise_largest")
+    assert before.startswith("Largest that fits: ")
+    app.draft.set_many({"data.seq_len": 512})
+    qtbot.waitUntil(lambda: words(advanced, "train_promise_largest") != before)
+    assert "of 512 tokens" in words(advanced, "train_promise_largest")
+
+
 def test_a_learning_rate_is_typed_as_one_writes_it(advanced, app, qtbot):
     field = found(advanced, "train_training_learning_rate")
     _type(qtbot, field, "1e-3")

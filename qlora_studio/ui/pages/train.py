@@ -393,6 +393,7 @@ class TrainPage(Page):
         self._promise.show_promise(
             state.promise, device == "cuda", layers, state.history.promise_words(device)
         )
+        self._promise.show_largest(state.largest)
         self._show_difference()
         self._problems.show_problems(state.problems)
         self._show_waiting()

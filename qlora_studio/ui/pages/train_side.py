@@ -8,6 +8,7 @@ from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import QGridLayout, QHBoxLayout, QVBoxLayout, QWidget
 
 from qlora_studio.config.setting import Field
+from qlora_studio.memory.largest import Largest
 from qlora_studio.memory.promise import Promise
 from qlora_studio.state.train_problems import Mend, TrainProblem
 from qlora_studio.ui.figures import in_gib
@@ -52,6 +53,7 @@ class PromiseCard(Card):
         self._free.set_tone("bad")
         self._amounts: dict[str, PlainLabel] = {}
         self._difference = PlainLabel("", "note", name="train_promise_difference")
+        self._largest = PlainLabel("", "note", wrap=True, name="train_promise_largest")
         self._note = PlainLabel("", "note", wrap=True, name="train_promise_note")
         self._history = PlainLabel("", "note", wrap=True, name="train_promise_history")
         self._promised: Promise | None = None
@@ -77,6 +79,11 @@ class PromiseCard(Card):
         self._optimizer.setText("Optimizer, paged" if promised.paged else "Optimizer")
         self._note.setText(" ".join(_notes(promised, on_card, layers)))
         self._note.setVisible(bool(self._note.text()))
+
+    def show_largest(self, largest: Largest | None) -> None:
+        """None: no model is chosen, or what is free isn't known."""
+        self._largest.setText(largest.words if largest else "")
+        self._largest.setVisible(largest is not None)
 
     def show_difference(self, label: str, difference: int) -> None:
         """What a changed setting takes more or less than its default; 0: none is looked at."""
@@ -106,6 +113,7 @@ class PromiseCard(Card):
         under.addWidget(self._difference, 1)
         under.addWidget(self._free)
         self.body.addLayout(under)
+        self.body.addWidget(self._largest)
         legend = QGridLayout()
         legend.setVerticalSpacing(theme().px(6))
         legend.setHorizontalSpacing(theme().px(8))
@@ -270,5 +278,8 @@ def _fit(promised: Promise) -> tuple[str, str, str]:
 def _notes(promised: Promise, on_card: bool, layers: int) -> Iterator[str]:
     if promised.recompute_layers:
         yield f"{promised.recompute_layers} of {layers} layers are computed again to save memory."
+    if promised.largest_phase != "training":
+        most = in_gib(promised.phases[promised.largest_phase])
+        yield f"The most is taken by {promised.largest_phase}: {most}."
     if not on_card:
         yield "On the processor every optimizer runs as AdamW in 32 bit and isn't paged."

@@ -1,0 +1,67 @@
+"""What else than training takes memory: evaluation and sample replies, and later chat and export."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from qlora_studio.memory.parts import Parts, Setting, adapter_parameters, bytes_a_layer, other_bytes
+
+Phase = Literal["training", "evaluation", "sample replies", "chat", "export"]
+OF_THE_RUN: tuple[Phase, ...] = ("training", "evaluation", "sample replies")
+
+_PLACES_AT_ONCE = 512  # a text's cache has room for that many more tokens, and for a multiple of it
+_SAMPLE = 512  # tokens of a prompt with its reply
+_FP32 = 4  # bytes
+# Of a number of a weight while it is merged: as stored in 16 bit, in fp32, the adapter's product, that
+# product scaled, and the sum (engine/merging.py).
+_BYTES_MERGING = 2 + 4 * _FP32
+
+
+def by_phase(setting: Setting, training: Parts) -> dict[Phase, Parts]:
+    """training: of its step, what alone was measured on a card; the others are computed from shapes.
+
+    A sample with its reply is taken for a text of 512 tokens, a chat for one as long as a row. Chat and
+    export come after the run: nothing is left of gradients and optimizer then.
+    """
+    replying = msgspec.structs.replace(training, logits=_logits_of_one_token(setting))
+    alone = msgspec.structs.replace(
+        replying, adapter=_FP32 * adapter_parameters(setting.shape, setting.config.lora), optimizer=0
+    )
+    row = setting.config.data.seq_len
+    return {
+        "training": training,
+        "evaluation": _with(setting, training, bytes_a_layer(setting)),
+        "sample replies": _with(setting, replying, _of_a_text(setting, min(row, _SAMPLE))),
+        "chat": _with(setting, alone, _of_a_text(setting, row)),
+        "export": _with(setting, alone, _of_merging(setting)),
+    }
+
+
+def cache_bytes(setting: Setting, tokens: int) -> int:
+    """Keys and values of one text in every layer, the places kept free for its next tokens among them."""
+    shape = setting.shape
+    places = -(-(tokens + _PLACES_AT_ONCE) // _PLACES_AT_ONCE) * _PLACES_AT_ONCE
+    return 2 * shape.layers * shape.kv_heads * shape.head_dim * places * setting.dtype_bytes
+
+
+def _with(setting: Setting, held: Parts, activations: int) -> Parts:
+    return msgspec.structs.replace(held, activations=activations, other=other_bytes(setting, activations))
+
+
+def _of_a_text(setting: Setting, tokens: int) -> int:
+    """The cache, and one layer's work on the whole text."""
+    return cache_bytes(setting, tokens) + bytes_a_layer(setting) * tokens // setting.tokens
+
+
+def _of_merging(setting: Setting) -> int:
+    """One weight at a time: the largest of a layer, or the embedding, read and copied in 16 bit."""
+    shape = setting.shape
+    largest = max((out * inner for _, out, inner in shape.linears), default=0)
+    return max(_BYTES_MERGING * largest, 2 * 2 * shape.vocab_size * shape.hidden_size)
+
+
+def _logits_of_one_token(setting: Setting) -> int:
+    """In the compute dtype, in fp32, and sorted with their places to choose one."""
+    return setting.shape.vocab_size * (setting.dtype_bytes + 4 * _FP32)
