@@ -134,7 +134,7 @@ def model_command(arguments: argparse.Namespace) -> int:
     with Told(quiet=arguments.json) as told:
         folder = _model_folder(arguments.folder, told)
         with Reader(told) as reader:
-            report = reader.ask(reading.ModelChecked, reading.CheckModel, folder=folder).report
+            report = reader.ask(reading.ModelChecked, reading.CheckModel, folder=folder, numbers=True).report
     room = room_here()
     needs = _needs_gib(report.shape, room)
     if arguments.json:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import secrets
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -48,13 +49,15 @@ def load_tokenizer(folder: Path) -> ModelTokenizer:
         data = definition_from_parts(folder)
     definition = object_from(data, file)
     definition["truncation"] = definition["padding"] = None
+    places = _places(folder)
+    _leave_out_beyond(definition, places)
     _keep_spaces_in_offsets(definition.get("post_processor"))
     try:
         tokenizer = Tokenizer.from_str(json.dumps(definition))
     except Exception as error:  # the library raises nothing narrower
         raise StudioError(f"{file} is no tokenizer that can be used: {error}") from error
     config = read_object(folder / "special_tokens_map.json") | read_object(folder / "tokenizer_config.json")
-    _add_missing(tokenizer, config, folder)
+    _add_missing(tokenizer, config, folder, places)
     special = _special_tokens(tokenizer, config, folder)
     digest = hashlib.sha256(data)
     digest.update(json.dumps([special.names, special.stop_ids], sort_keys=True).encode())
@@ -242,10 +245,31 @@ def _keep_spaces_in_offsets(processor: Any) -> None:
             _keep_spaces_in_offsets(part)
 
 
-def _add_missing(tokenizer: Tokenizer, config: dict[str, Any], folder: Path) -> None:
+def _places(folder: Path) -> int:
+    """Rows of the model's embedding; no limit where config.json doesn't say."""
+    said = read_object(folder / "config.json").get("vocab_size")
+    return said if type(said) is int else sys.maxsize
+
+
+def _leave_out_beyond(definition: dict[str, Any], places: int) -> None:
+    """Added tokens without a row in the embedding, as Gemma 3 has one for images: their names are text."""
+    listed = definition.get("added_tokens")
+    if isinstance(listed, list):
+        definition["added_tokens"] = [token for token in listed if _id_in(token) < places]
+
+
+def _id_in(token: Any) -> int:
+    """-1 where it is none: the library says what is wrong with it."""
+    id = token.get("id") if isinstance(token, dict) else None
+    return id if type(id) is int else -1
+
+
+def _add_missing(tokenizer: Tokenizer, config: dict[str, Any], folder: Path, places: int) -> None:
     """Tokens that older folders list beside the tokenizer, where their ids are the next free ones."""
     listed = config.get("added_tokens_decoder")
     for number, entry in sorted(listed.items(), key=_by_id) if isinstance(listed, dict) else ():
+        if _by_id((number, entry)) >= places:
+            continue
         content = entry.get("content") if isinstance(entry, dict) else None
         if not isinstance(content, str) or not content or tokenizer.token_to_id(content) is not None:
             continue

@@ -47,9 +47,9 @@ def check_model(path: str, told: Told = lambda done, total, words: None) -> Mode
     told(2, 4, "Comparing every tensor with config.json")
     tensors = stored_weights(folder, plan)
     told(3, 4, "Reading tokenizer and template")
-    check_tokenizer(source, plan.sizes.vocab)
     template = read_template(source)
-    warnings = [*config.warnings, *_warnings(source, config, template)]
+    left_out = check_tokenizer(source, plan.sizes.vocab, written=_names_of_tokens(source, template))
+    warnings = [*config.warnings, *_warnings(source, config, template, left_out)]
     told(4, 4, "Checked")
     shape = plan.shape()
     return ModelReport(
@@ -79,8 +79,22 @@ def model_name(folder: Path) -> str:
     return real.name
 
 
-def _warnings(source: ModelFolder, config: CleanConfig, template: str | None) -> list[str]:
+def _names_of_tokens(source: ModelFolder, template: str | None) -> str:
+    """Where a token that a chat needs is named."""
+    said = tokenizer_config(source)
+    tokens = [said.get(name) for name in ("bos_token", "eos_token", "pad_token", "unk_token")]
+    return "\n".join([template or "", *(str(token) for token in tokens)])
+
+
+def _warnings(
+    source: ModelFolder, config: CleanConfig, template: str | None, left_out: tuple[str, ...]
+) -> list[str]:
     found = []
+    if left_out:
+        found.append(
+            f"Its tokenizer names {len(left_out)} added tokens that the model has no place for, such as "
+            f"{left_out[0][:60]!r}. They are left out: their names are read as text."
+        )
     if template is None:
         found.append("It has no chat template; a plain one is used for chats.")
     if not config.stop_ids and not tokenizer_config(source).get("eos_token"):

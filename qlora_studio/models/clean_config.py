@@ -53,7 +53,7 @@ def clean_config(folder: Path) -> CleanConfig:
             f"{where} is missing, so this is no model that can be read.",
             hint="Choose the folder that holds config.json and safetensors files.",
         )
-    said = strict_object(source.read(CONFIG, _LONGEST_CONFIG), str(where))
+    said = strict_object(source.read(CONFIG, _LONGEST_CONFIG), str(where), non_finite=True)
     model_type = _model_type(said, where)
     values = _clean_values(said, FAMILIES[model_type], where)
     vocab = values["vocab_size"]
@@ -74,8 +74,8 @@ def clean_values(said: Mapping[str, Any], where: Path) -> tuple[str, dict[str, A
 def _model_type(said: Mapping[str, Any], where: Path) -> str:
     model_type = said.get("model_type")
     name = model_type if isinstance(model_type, str) and model_type.isprintable() else "none"
-    if "quantization_config" in said:
-        method = said["quantization_config"]
+    method = said.get("quantization_config")
+    if method is not None:
         kind = method.get("quant_method") if isinstance(method, dict) else None
         known = kind if isinstance(kind, str) and kind.isidentifier() else "some method"
         raise StudioError(
@@ -153,7 +153,8 @@ def _stop_ids(source: ModelFolder, values: Mapping[str, Any], vocab: int) -> tup
     name = "generation_config.json"
     said: list[Any] = [values["eos_token_id"]]
     if source.has(name):
-        generation = strict_object(source.read(name, _LONGEST_CONFIG), str(source.path / name))
+        data = source.read(name, _LONGEST_CONFIG)
+        generation = strict_object(data, str(source.path / name), non_finite=True)
         said.append(_token_id(generation.get("eos_token_id"), vocab)[0])
     flat = [item for ids in said for item in (ids if isinstance(ids, list) else [ids])]
     return tuple(sorted({item for item in flat if item is not None}))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import BinaryIO
 
-from qlora_studio.models.model_folder import ModelFolder
+from qlora_studio.errors import StudioError
+from qlora_studio.models.model_folder import ModelFolder, open_folder
 from qlora_studio.models.safetensors_header import StoredTensor
+from qlora_studio.models.weights_index import read_weights_index
 
 _BLOCK = 4 * 1024**2  # bytes
 # An exponent of all ones means NaN or Inf: dtype -> unsigned type of its width, mask of the exponent.
@@ -16,6 +20,31 @@ _EXPONENTS = {
     "F32": ("<u4", 0x7F80_0000),
     "F64": ("<u8", 0x7FF0_0000_0000_0000),
 }
+
+
+def look_at_numbers(folder: Path, told: Callable[[int, int, str], None], seconds: float = 6.0) -> str:
+    """Looks through as much of a model's weights as `seconds` allow; what wasn't looked at, in words, or "".
+
+    Raises: StudioError naming the first tensor that holds NaN or Inf (S4).
+    """
+    source = open_folder(folder)
+    tensors = read_weights_index(folder).tensors
+    in_file_order = sorted(tensors.items(), key=lambda item: (item[1].file, item[1].offset))
+    end = time.monotonic() + seconds
+    for done, (name, tensor) in enumerate(in_file_order):
+        told(done, len(tensors), "Looking at every number of the weights")
+        if time.monotonic() > end:
+            return (
+                f"{done:,} of its {len(tensors):,} tensors were looked through for NaN and Inf; "
+                "the others are when the model is loaded."
+            )
+        if not_finite(source, {name: tensor}):
+            raise StudioError(
+                f"{folder / tensor.file}: tensor {name[:200]!r} holds numbers that are not finite "
+                "(NaN or Inf).",
+                hint="The training that made it broke down, or the file is damaged; get the model again.",
+            )
+    return ""
 
 
 def not_finite(source: ModelFolder, tensors: Mapping[str, StoredTensor]) -> list[str]:

@@ -1,4 +1,4 @@
-"""JSON from outside, read strictly: a duplicate key, NaN or nonsense is an error with the file's name."""
+"""JSON from outside, read strictly: a duplicate key or nonsense is an error with the file's name."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from typing import Any
 from qlora_studio.errors import StudioError
 
 
-def strict_object(data: bytes, where: str) -> dict[str, Any]:
+def strict_object(data: bytes, where: str, *, non_finite: bool = False) -> dict[str, Any]:
     """A byte order mark, which some editors put first, is passed over.
 
+    non_finite: NaN and Infinity, as Python writes them, are floats; whoever reads the number must look at it
     Raises: StudioError where `data` is no JSON object, or says one key twice.
     """
     try:
         value = json.loads(
             data.removeprefix(BOM_UTF8).decode("utf-8"),
             object_pairs_hook=_no_key_twice,
-            parse_constant=_no_constant,
+            parse_constant=float if non_finite else _no_constant,
         )
     except UnicodeDecodeError as error:
         raise StudioError(f"{where} is not UTF-8 text at byte {error.start:,}.") from error

@@ -35,7 +35,8 @@ def tokenizer_config(source: ModelFolder) -> dict[str, Any]:
     name = "tokenizer_config.json"
     if not source.has(name):
         return {}
-    return strict_object(source.read(name, _LONGEST_TOKENIZER_CONFIG), str(source.path / name))
+    data = source.read(name, _LONGEST_TOKENIZER_CONFIG)
+    return strict_object(data, str(source.path / name), non_finite=True)
 
 
 def template_sha256(template: str) -> str:

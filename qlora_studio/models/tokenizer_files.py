@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from typing import Any
 
 import msgspec
@@ -27,29 +28,38 @@ class _Tokenizer(msgspec.Struct):
     added_tokens: list[_AddedToken] = []
 
 
-def check_tokenizer(source: ModelFolder, vocab_size: int) -> None:
-    """Raises: StudioError where there is none, or where it makes ids that the embedding doesn't have (S4)."""
+def check_tokenizer(source: ModelFolder, vocab_size: int, written: str) -> tuple[str, ...]:
+    """Names of added tokens that are left out: the embedding has no row for them, and no chat needs them.
+
+    written: all that names tokens which are needed, the template and tokenizer_config.json's own
+    Raises: StudioError where there is no tokenizer, or it makes ids that the embedding doesn't have (S4).
+    """
     if not any(all(source.has(name) for name in names) for names in _KINDS):
         raise StudioError(
             f"{source.path} has no tokenizer: tokenizer.json is missing.",
             hint="Download the model again, all of its files.",
         )
-    if source.has("tokenizer.json"):
-        highest = _highest_id(source)
-        if highest >= vocab_size:
-            raise StudioError(
-                f"{source.path / 'tokenizer.json'} has token id {highest:,}; the model's embedding has "
-                f"{vocab_size:,} rows.",
-                hint="The tokenizer is of another model, or tokens were added without growing the model.",
-            )
+    if not source.has("tokenizer.json"):
+        return ()
+    tokenizer = _read(source)
+    vocab = tokenizer.model.vocab
+    beyond = [token for token in tokenizer.added_tokens if token.id >= vocab_size]
+    left_out = tuple(token.content for token in beyond if token.content not in written)
+    ids = vocab.values() if isinstance(vocab, dict) else range(len(vocab))
+    highest = max([*ids, *(token.id for token in beyond if token.content not in left_out)], default=-1)
+    if highest >= vocab_size:
+        raise StudioError(
+            f"{source.path / 'tokenizer.json'} has token id {highest:,}; the model's embedding has "
+            f"{vocab_size:,} rows.",
+            hint="The tokenizer is of another model, or tokens were added without growing the model.",
+        )
+    return left_out
 
 
-def _highest_id(source: ModelFolder) -> int:
+def _read(source: ModelFolder) -> _Tokenizer:
     where = source.path / "tokenizer.json"
     try:
-        tokenizer = msgspec.json.decode(source.read("tokenizer.json", _LONGEST_TOKENIZER), type=_Tokenizer)
+        data = source.read("tokenizer.json", _LONGEST_TOKENIZER).removeprefix(BOM_UTF8)
+        return msgspec.json.decode(data, type=_Tokenizer)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise StudioError(f"{where} is not a tokenizer that can be read: {error}.") from error
-    vocab = tokenizer.model.vocab
-    ids = vocab.values() if isinstance(vocab, dict) else range(len(vocab))
-    return max([*ids, *(token.id for token in tokenizer.added_tokens)], default=-1)

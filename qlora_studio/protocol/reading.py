@@ -97,9 +97,13 @@ class SaveCopy(Request, frozen=True, tag="save_copy"):
 
 
 class CheckModel(Request, frozen=True, tag="check_model"):
-    """A model folder: sound? which family, how large, which template?"""
+    """A model folder: sound? which family, how large, which template?
+
+    numbers: also look for NaN and Inf, in as many of its weights as a few seconds allow
+    """
 
     folder: str
+    numbers: bool = False
 
 
 class CheckAdapter(Request, frozen=True, tag="check_adapter"):

@@ -10,7 +10,8 @@ import msgspec
 from qlora_studio.data.ollama import modelfile
 from qlora_studio.errors import StudioError
 from qlora_studio.models.adapter import check_adapter
-from qlora_studio.models.check import check_model
+from qlora_studio.models.check import check_model, model_folder
+from qlora_studio.models.finite import look_at_numbers
 from qlora_studio.models.shapes import model_shape
 from qlora_studio.protocol import reading
 from qlora_studio.reader.model_text import ModelTexts
@@ -22,7 +23,8 @@ def check(request: reading.CheckModel, texts: ModelTexts, told: Told) -> reading
     """Weights, config, tokenizer and template. Raises: StudioError naming the file."""
     report = check_model(request.folder, told)
     notes = texts.of(request.folder).notes
-    warnings = (*report.warnings, *notes)
+    unseen = look_at_numbers(model_folder(request.folder), told) if request.numbers else ""
+    warnings = (*report.warnings, *notes, *([unseen] if unseen else ()))
     return reading.ModelChecked(id=request.id, report=msgspec.structs.replace(report, warnings=warnings))
 
 

@@ -214,3 +214,22 @@ def test_every_special_name_is_found(bytes_tokenizer):
     text = "a".join(SPECIAL)
 
     assert [text[start:end] for start, end in bytes_tokenizer.special_in(text)] == list(SPECIAL)
+
+
+def test_an_added_token_beyond_the_embedding_is_text(tmp_path):
+    folder = model_folder(tmp_path / "model")
+    known = load_tokenizer(folder).vocab_size
+    (folder / "config.json").write_text(json.dumps({"vocab_size": known}))
+    definition = json.loads((folder / "tokenizer.json").read_text())
+    definition["added_tokens"].append({**definition["added_tokens"][0], "id": known, "content": "<image>"})
+    (folder / "tokenizer.json").write_text(json.dumps(definition))
+    entry = {"content": "<later>", "special": True}
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"eos_token": "<|im_end|>", "added_tokens_decoder": {str(known + 1): entry}})
+    )
+
+    tokenizer = load_tokenizer(folder)
+
+    (encoded,) = tokenizer.encode_rendered(["<image> <later>"])
+    assert tokenizer.vocab_size == known
+    assert tokenizer.decode(encoded.ids.tolist()) == "<image> <later>"

@@ -130,11 +130,27 @@ def test_a_tokenizer_with_more_ids_than_the_embedding_is_refused(llama):  # S4
     assert "token id 100; the model's embedding has 100 rows" in refusal(llama.path).message
 
 
-def test_added_tokens_count_too(llama):  # S4
+def add_token(llama, id: int, content: str) -> None:
     tokenizer = json.loads((llama.path / "tokenizer.json").read_text())
-    tokenizer["added_tokens"] = [{"id": 500, "content": "<x>", "special": True}]
+    tokenizer["added_tokens"] = [{"id": id, "content": content, "special": True}]
     (llama.path / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
+def test_an_added_token_that_the_template_writes_needs_a_row(llama):  # S4
+    add_token(llama, 500, "<x>")
+    (llama.path / "chat_template.jinja").write_text("<x>{{ messages }}")
     assert "token id 500" in refusal(llama.path).message
+
+
+def test_an_added_token_that_ends_replies_needs_a_row(llama):  # S4
+    add_token(llama, 100, "<x>")
+    (llama.path / "tokenizer_config.json").write_text('{"eos_token": {"content": "<x>"}}')
+    assert "token id 100" in refusal(llama.path).message
+
+
+def test_an_added_token_beyond_the_embedding_that_no_chat_needs_is_left_out(llama):
+    add_token(llama, 100, "<image_soft_token>")
+    assert any("'<image_soft_token>'" in warning for warning in check_model(str(llama.path)).warnings)
 
 
 def test_a_broken_tokenizer_is_named(llama):

@@ -222,7 +222,7 @@ def test_a_byte_order_mark_before_a_config_is_passed_over(llama):
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"{", b"[]", b'{"a": 1, "a": 1}', b"\xff\xfe{}", b"[" * 10**5, b'{"a": NaN}']
+    "text", [b"", b"{", b"[]", b'{"a": 1, "a": 1}', b"\xff\xfe{}", b"[" * 10**5, b'{"vocab_size": NaN}']
 )
 def test_a_config_that_is_no_strict_json_is_refused_by_name(llama, text):
     (llama.path / "config.json").write_bytes(text)
