@@ -10,7 +10,9 @@ from qlora_studio.cli.output import print_json, print_text
 from qlora_studio.cli.room import room_here, room_of_card
 from qlora_studio.cli.training import settings_from
 from qlora_studio.config.model_shape import ModelShape
-from qlora_studio.config.run_config import SAMPLE, SHAPE_PREFIX
+from qlora_studio.config.run_config import SAMPLE, SHAPE_PREFIX, RunConfig
+from qlora_studio.memory.correction import NO_CORRECTION, Correction, correction, correction_words
+from qlora_studio.memory.devices import device_name
 from qlora_studio.memory.largest import largest_that_fits
 from qlora_studio.memory.promise import promise
 from qlora_studio.models.shapes import known_shape
@@ -34,8 +36,9 @@ def estimate_command(arguments: argparse.Namespace) -> int:
     config = settings_from(arguments.file, arguments.changes)
     room = room_here() if arguments.card is None else room_of_card(arguments.card)
     shape = _shape(config.model.path)
-    promised = promise(shape, config, device=room.device, free_bytes=room.free_bytes)
-    largest = largest_that_fits(shape, config, device=room.device, room=room.free_bytes)
+    corrected = _measured_here(shape, config, room.device) if arguments.card is None else NO_CORRECTION
+    promised = promise(shape, config, device=room.device, free_bytes=room.free_bytes, corrected=corrected)
+    largest = largest_that_fits(shape, config, device=room.device, room=room.free_bytes, corrected=corrected)
     parts = {name: count / 2**30 for name, count in promised.parts.items()}
     if arguments.json:
         print_json(
@@ -45,6 +48,7 @@ def estimate_command(arguments: argparse.Namespace) -> int:
                 "fits": promised.fits,
                 "recompute_layers": promised.recompute_layers,
                 "phases_gib": {name: count / 2**30 for name, count in promised.phases.items()},
+                "measured_factor": promised.factor,
                 "free_gib": room.free_bytes / 2**30,
                 "largest": {"batch_size": largest.batch_size, "seq_len": largest.seq_len}
                 if largest
@@ -59,11 +63,17 @@ def estimate_command(arguments: argparse.Namespace) -> int:
     for name, count in promised.phases.items():
         print_text(f"  {name:<14} {count / 2**30:8.2f} GiB")
     print_text(promised.words)
+    if said := correction_words(promised.factor):
+        print_text(said)
     if largest:
         print_text(largest.words)
     for suggestion in promised.suggestions:
         print_text(f"or: {suggestion.words}")
     return 0
+
+
+def _measured_here(shape: ModelShape, config: RunConfig, device: str) -> Correction:
+    return correction(device_name(device), shape, config.model.quantization)
 
 
 def _shape(model: str) -> ModelShape:

@@ -38,6 +38,7 @@ from qlora_studio.engine.trainer_state import (
     require_same,
 )
 from qlora_studio.engine.update import Updater, first_loss_scale
+from qlora_studio.memory.correction import correction
 from qlora_studio.memory.promise import promise
 from qlora_studio.models.shapes import model_shape
 from qlora_studio.runs.checkpoints import resume_point
@@ -212,13 +213,15 @@ class PreparedRun:
         asked = self.config.training.recompute
         layers = len(decoder_layers(self.model))
         if asked == "auto":  # not resolved when the run was made
+            shape = model_shape(self.config.model.path)
             return promise(
-                model_shape(self.config.model.path),
+                shape,
                 self.config,
                 device=self.device.kind,
                 device_bytes=self.device.memory_bytes,
                 free_bytes=self.device.free_bytes() + self.adapted.base.weight_bytes,
                 longest_row=self.rows.info.longest,
+                corrected=correction(self.device.name, shape, self.config.model.quantization),
             ).recompute_layers
         if isinstance(asked, str):
             return layers if asked == "all" else 0

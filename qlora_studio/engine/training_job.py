@@ -7,6 +7,8 @@ import statistics
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 
+import msgspec
+
 from qlora_studio.config.run_config import SHAPE_PREFIX, RunConfig
 from qlora_studio.data.tokenizer import load_tokenizer
 from qlora_studio.engine.adapters import AdaptedModel, NonFiniteError
@@ -18,6 +20,7 @@ from qlora_studio.engine.prepared_run import PreparedRun, read_start
 from qlora_studio.engine.training import train
 from qlora_studio.engine.wish import Wish
 from qlora_studio.errors import StudioError
+from qlora_studio.memory.correction import remember_peak
 from qlora_studio.memory.measured import remember_speed
 from qlora_studio.models.shapes import model_shape
 from qlora_studio.protocol.events import (
@@ -34,6 +37,7 @@ from qlora_studio.runs.run_writer import RunWriter
 from qlora_studio.runs.space import DiskFullError, checkpoints_need, require_space
 
 _log = logging.getLogger(__name__)
+_STEPS_MEASURED = 3  # whose memory is compared with the promise
 _FIRST_STEPS = 2  # slower than the rest: memory is allocated, kernels are chosen
 
 
@@ -66,6 +70,7 @@ class _TrainingJob:
         self._run: PreparedRun | None = None
         self._doing = "before training"
         self._speeds: list[float] = []
+        self._peak: dict[str, int] = {}  # bytes by part
 
     def run(self, wish: Callable[[], Wish]) -> Generator[EngineEvent, None, RunFinished]:
         """Tells all but the end, which it gives."""
@@ -75,6 +80,7 @@ class _TrainingJob:
                 return event
             if isinstance(event, StepFinished):
                 self._speeds.append(event.tokens_per_second)
+                self._hold_to_promise(run, event)
             self._doing = f"at step {run.position.step + 1:,}"
             yield event
         raise AssertionError("train() ends with RunFinished, or raises")
@@ -95,6 +101,12 @@ class _TrainingJob:
         _log.info("%s: %s", self._writer.folder.name, _device_line(self._run))
         yield _loaded(self._run)
         return self._run
+
+    def _hold_to_promise(self, run: PreparedRun, event: StepFinished) -> None:
+        """After three steps memory is what it will be: kept for the promise of the next run here."""
+        self._peak = max(self._peak, event.memory, key=lambda parts: sum(parts.values()))
+        if len(self._speeds) == _STEPS_MEASURED:
+            _remember_peak(run, self._peak)
 
     def failure(self, error: Exception) -> RunFailed:
         folder, step = self._writer.folder, self._run.position.step if self._run else 0
@@ -181,6 +193,19 @@ def _remember(run: PreparedRun, speeds: list[float]) -> None:
         model_shape(model.model.path),
         model.model.quantization,
         statistics.median(speeds),
+    )
+
+
+def _remember_peak(run: PreparedRun, measured: dict[str, int]) -> None:
+    config = run.config
+    training = msgspec.structs.replace(config.training, recompute=run.recomputed_layers)
+    remember_peak(
+        run.device.name,
+        model_shape(config.model.path),
+        msgspec.structs.replace(config, training=training),
+        device=run.device.kind,
+        longest_row=run.rows.info.longest,
+        measured=measured,
     )
 
 

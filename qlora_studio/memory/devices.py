@@ -68,6 +68,12 @@ def card_reading(own_pids: Collection[int] = ()) -> CardReading | None:
         return None
 
 
+def device_name(device: str) -> str:
+    """What measurements on it are kept under. device: "cuda" | "cpu"."""
+    card = card_reading() if device == "cuda" else None
+    return card.name if card is not None else processor_name()
+
+
 def ram_reading() -> RamReading:
     """Of this machine."""
     import psutil

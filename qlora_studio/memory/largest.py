@@ -10,6 +10,7 @@ import msgspec
 
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import RunConfig
+from qlora_studio.memory.correction import NO_CORRECTION, Correction
 from qlora_studio.memory.promise import Promise, promise
 from qlora_studio.memory.suggestions import changed
 
@@ -47,14 +48,20 @@ class Largest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def largest_that_fits(
-    shape: ModelShape, config: RunConfig, *, device: str, room: int | None
+    shape: ModelShape,
+    config: RunConfig,
+    *,
+    device: str,
+    room: int | None,
+    corrected: Correction = NO_CORRECTION,
 ) -> Largest | None:
     """room: bytes free; None where it isn't known, and neither is the answer."""
     if room is None:
         return None
 
     def promised(key: str, value: int) -> Promise:
-        return promise(shape, changed(config, {key: value}), device=device, free_bytes=room, ways=False)
+        asked = changed(config, {key: value})
+        return promise(shape, asked, device=device, free_bytes=room, ways=False, corrected=corrected)
 
     found = _largest_of(shape, config, lambda key, value: promised(key, value).verdict == "fits")
     if found.batch_size or found.seq_len:

@@ -1,4 +1,4 @@
-"""Speeds measured on this machine, kept for the next estimate of how long a run takes."""
+"""What was measured on this machine, kept for the next run: speeds, and memory beside its promise."""
 
 from __future__ import annotations
 
@@ -24,9 +24,20 @@ class MeasuredSpeed(msgspec.Struct, frozen=True, kw_only=True):
     tokens_per_second: float
 
 
+class MeasuredFactor(msgspec.Struct, frozen=True, kw_only=True):
+    """Of the newest run of its kind: what its estimated bytes took, as a multiple of what was computed."""
+
+    device_name: str
+    shape: str
+    quantization: str
+    compiled: bool
+    factor: float
+
+
 class _File(msgspec.Struct, kw_only=True):
     schema_version: int = _SCHEMA_VERSION
     speeds: list[MeasuredSpeed] = []
+    factors: list[MeasuredFactor] = []
 
 
 def measured_speed(device_name: str, shape: ModelShape, quantization: str) -> float | None:
@@ -57,6 +68,41 @@ def remember_speed(device_name: str, shape: ModelShape, quantization: str, token
         _write(path, file)
 
 
+def measured_factor(
+    device_name: str, shape: ModelShape, quantization: str, *, compiled: bool
+) -> float | None:
+    """None before the first run of this kind here."""
+    for entry in _read(_path()).factors:
+        if entry.compiled == compiled and _same(entry, device_name, shape, quantization):
+            return entry.factor
+    return None
+
+
+def remember_factor(
+    device_name: str, shape: ModelShape, quantization: str, *, compiled: bool, factor: float
+) -> None:
+    """Replaces what an earlier run measured. A disk that can't be written to forgets, no more."""
+    path = _path()
+    file = _read(path)
+    if file.schema_version > _SCHEMA_VERSION:
+        return
+    newest = MeasuredFactor(
+        device_name=device_name,
+        shape=shape_key(shape),
+        quantization=quantization,
+        compiled=compiled,
+        factor=factor,
+    )
+    others = [
+        entry
+        for entry in file.factors
+        if entry.compiled != compiled or not _same(entry, device_name, shape, quantization)
+    ]
+    file.factors = [newest, *others][:_MOST_ENTRIES]
+    with contextlib.suppress(OSError):
+        _write(path, file)
+
+
 def shape_key(shape: ModelShape) -> str:
     """Models of one shape run at one speed, whatever their name."""
     return (
@@ -65,7 +111,9 @@ def shape_key(shape: ModelShape) -> str:
     )
 
 
-def _same(entry: MeasuredSpeed, device_name: str, shape: ModelShape, quantization: str) -> bool:
+def _same(
+    entry: MeasuredSpeed | MeasuredFactor, device_name: str, shape: ModelShape, quantization: str
+) -> bool:
     said = (entry.device_name, entry.shape, entry.quantization)
     return said == (device_name, shape_key(shape), quantization)
 

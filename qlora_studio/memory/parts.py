@@ -51,6 +51,7 @@ class Setting:
     compiled: whether the engine's layers run as compiled graphs, which keep less
     tokens:   computed at once: rows times their length
     room:     bytes free, where known
+    factor:   what the estimated bytes (activations, logits, workspace) are multiplied by, see `held_to`
     """
 
     shape: ModelShape
@@ -59,6 +60,7 @@ class Setting:
     compiled: bool
     tokens: int
     room: int | None
+    factor: float = 1.0
 
     @property
     def dtype_bytes(self) -> int:
@@ -85,8 +87,8 @@ def parts(setting: Setting, recomputed_layers: int) -> Parts:
         weights=_weights(setting),
         adapter=2 * _FP32 * trained,
         optimizer=optimizer_bytes(setting.config, trained, setting.device),
-        activations=activations,
-        logits=_logits(setting),
+        activations=int(setting.factor * activations),
+        logits=int(setting.factor * _logits(setting)),
         other=other_bytes(setting, activations),
     )
 
@@ -203,5 +205,12 @@ def other_bytes(setting: Setting, activations: int) -> int:
     largest = max((out * inner for _, out, inner in setting.shape.linears), default=0)
     if setting.device == "cuda":
         copies = 3 if setting.config.lora.use_dora else 1  # DoRA measures the merged weight's columns
-        return _CUDA_CONTEXT + copies * largest * setting.dtype_bytes
-    return _CPU_PROCESS + int(_CPU_SLACK * activations)
+        estimated = copies * largest * setting.dtype_bytes
+    else:
+        estimated = int(_CPU_SLACK * activations)
+    return never_estimated(setting.device) + int(setting.factor * estimated)
+
+
+def never_estimated(device: str) -> int:
+    """Of `other`: the device's context, or the process with its libraries."""
+    return _CUDA_CONTEXT if device == "cuda" else _CPU_PROCESS

@@ -47,7 +47,11 @@ def cache_bytes(setting: Setting, tokens: int) -> int:
 
 
 def _with(setting: Setting, held: Parts, activations: int) -> Parts:
-    return msgspec.structs.replace(held, activations=activations, other=other_bytes(setting, activations))
+    return msgspec.structs.replace(
+        held,
+        activations=int(setting.factor * activations),
+        other=other_bytes(setting, activations),
+    )
 
 
 def _of_a_text(setting: Setting, tokens: int) -> int:

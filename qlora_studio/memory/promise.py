@@ -9,7 +9,13 @@ import msgspec
 
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import RunConfig
-from qlora_studio.memory.compiling import not_compiled_reason
+from qlora_studio.memory.correction import (
+    NO_CORRECTION,
+    Correction,
+    is_compiled,
+    layers_of,
+    tokens_at_once,
+)
 from qlora_studio.memory.parts import Parts, Setting, parts
 from qlora_studio.memory.phases import OF_THE_RUN, Phase, by_phase
 from qlora_studio.memory.suggestions import ways_to_fit
@@ -49,6 +55,7 @@ class Promise(msgspec.Struct, frozen=True, kw_only=True):
     words: str
     phase: Phase
     phases: dict[Phase, int]
+    factor: float  # by which what runs measured here corrected the estimated parts; 1: by nothing
     suggestions: tuple[Suggestion, ...] = ()
 
     @property
@@ -76,6 +83,7 @@ def promise(
     free_bytes: int | None = None,
     longest_row: int | None = None,
     ways: bool = True,
+    corrected: Correction = NO_CORRECTION,
 ) -> Promise:
     """What this run needs, and what would fit where it doesn't.
 
@@ -84,14 +92,15 @@ def promise(
     free_bytes:   what is free of it; where not known, all of `device_bytes`
     longest_row:  tokens; without packing no row is computed longer than this
     ways:         whether changes that fit are looked for
+    corrected:    by what was measured on this device
     """
     room = free_bytes if free_bytes is not None else device_bytes
-    found = _promise(shape, config, device, room, longest_row)
+    found = _promise(shape, config, device, room, longest_row, corrected)
     if not ways or found.verdict not in ("tight", "too large"):
         return found
 
     def needs(changed: RunConfig) -> Promise:
-        return _promise(shape, changed, device, room, longest_row)
+        return _promise(shape, changed, device, room, longest_row, corrected)
 
     that_fit = ways_to_fit(config, lambda changed: needs(changed).verdict == "fits", on_card=device == "cuda")
     suggestions = []
@@ -108,12 +117,11 @@ def _promise(
     device: str,
     room: int | None,
     longest_row: int | None,
+    corrected: Correction,
 ) -> Promise:
-    row = config.data.seq_len
-    if longest_row is not None and not config.data.packing:
-        row = min(row, longest_row)
-    compiled = device == "cuda" and not_compiled_reason(shape.family, config) is None
-    setting = Setting(shape, config, device, compiled, config.training.batch_size * row, room)
+    compiled = is_compiled(shape, config, device)
+    factor = corrected.compiled if compiled else corrected.eager
+    setting = Setting(shape, config, device, compiled, tokens_at_once(config, longest_row), room, factor)
     recomputed = _recomputed_layers(setting)
     phases = by_phase(setting, parts(setting, recomputed))
     phase = max(OF_THE_RUN, key=lambda phase: phases[phase].total)
@@ -129,6 +137,7 @@ def _promise(
         verdict=verdict,
         words=_words(verdict, needed, paged, room, device),
         phase=phase,
+        factor=factor,
         phases={name: found.total for name, found in phases.items()},
     )
 
@@ -136,14 +145,8 @@ def _promise(
 def _recomputed_layers(setting: Setting) -> int:
     """As set; for auto the fewest that fit, and all of them where nothing fits or the room isn't known."""
     layers, asked = setting.shape.layers, setting.config.training.recompute
-    if asked == "none":
-        return 0
-    if asked == "all":
-        return layers
-    if isinstance(asked, int):
-        return min(asked, layers)
-    if setting.room is None:
-        return layers
+    if asked != "auto" or setting.room is None:
+        return layers_of(setting.config, setting.shape)
     safe = _SAFE_SHARE * setting.room
     if parts(setting, 0).total <= safe:
         return 0

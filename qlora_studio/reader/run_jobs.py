@@ -26,6 +26,8 @@ from qlora_studio.data.preparing import Source, prepare, prepare_for_evaluation,
 from qlora_studio.data.random_rows import prepare_random
 from qlora_studio.data.report import ImportReport
 from qlora_studio.errors import StudioError
+from qlora_studio.memory.correction import correction
+from qlora_studio.memory.devices import device_name
 from qlora_studio.memory.disk import run_bytes
 from qlora_studio.memory.promise import Promise, promise
 from qlora_studio.models.check import check_model, model_folder
@@ -80,6 +82,7 @@ def prepare_run(request: reading.PrepareRun, texts: ModelTexts, told: Told) -> r
         device=request.device,
         free_bytes=request.device_memory_bytes or None,
         longest_row=ready.rows.info.longest,
+        corrected=correction(device_name(request.device), ready.shape, config.model.quantization),
     )
     runs_dir = Path(request.runs_dir)
     require_space(runs_dir, run_bytes(ready.shape, config, request.device), "This run")

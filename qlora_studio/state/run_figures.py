@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qlora_studio.memory.correction import as_promised
+
 if TYPE_CHECKING:
     from qlora_studio.runs.run_record import RunRecord
     from qlora_studio.state.curves import Points
@@ -25,7 +27,8 @@ class RunFigures:
     loss_change:   of the smoothed loss over the last `change_steps`
     best:          loss and step of the best evaluation
     learned_share: of the tokens, those the loss counts
-    promised:      bytes that were promised before the start
+    peak_bytes:     at the peak so far, counted as the promise counts
+    promised_bytes: that were promised before the start
     """
 
     step: int = 0
@@ -42,6 +45,7 @@ class RunFigures:
     tokens_per_second: float | None = None
     learned_share: float | None = None
     peak_bytes: int | None = None
+    steps_measured: int = 0
     promised_bytes: int | None = None
 
 
@@ -54,7 +58,7 @@ def run_figures(points: Points, record: RunRecord | None) -> RunFigures:
     best = losses.index(min(losses)) if losses else 0
     training = record.config.training if record else None
     epochs = training.epochs if training and not training.steps else None
-    size = len(points)
+    size, device = len(points), record.device if record else "cpu"
     if not size:
         return RunFigures(total_steps=total_steps, promised_bytes=promised or None)
     change, over = _loss_change(points)
@@ -72,8 +76,9 @@ def run_figures(points: Points, record: RunRecord | None) -> RunFigures:
         seconds_left=_seconds_left(points, total_steps),
         tokens_per_second=_median(points.tokens_per_second[-_RECENT:].tolist()),
         learned_share=_learned_share(points),
-        peak_bytes=int(points.memory_total.max()) or None,
+        peak_bytes=as_promised(int(points.memory_total.max()), device) or None,
         promised_bytes=promised or None,
+        steps_measured=size,
     )
 
 

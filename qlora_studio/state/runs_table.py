@@ -11,6 +11,7 @@ from typing import Any
 
 from PySide6.QtCore import QAbstractTableModel, QModelIndex, QObject, QPersistentModelIndex, Qt, Signal
 
+from qlora_studio.memory.correction import as_promised
 from qlora_studio.runs.history import RunSummary
 from qlora_studio.state.data_name import data_name
 
@@ -179,7 +180,8 @@ def promise_error(run: RunSummary) -> float | None:
     if run.run is None or not run.run.state.peak_bytes:
         return None
     promised = sum(run.run.record.promise_bytes.values())
-    return run.run.state.peak_bytes / promised - 1 if promised else None
+    was = as_promised(run.run.state.peak_bytes, run.run.record.device)
+    return was / promised - 1 if promised else None
 
 
 def _loss_text(run: RunSummary) -> str:

@@ -18,6 +18,7 @@ from qlora_studio.config.run_config import SAMPLE, DataConfig, RunConfig, Sample
 from qlora_studio.config.toml_file import read_run_config, run_config_text
 from qlora_studio.data.report import ImportReport
 from qlora_studio.errors import StudioError
+from qlora_studio.memory.correction import NO_CORRECTION, correction
 from qlora_studio.memory.disk import run_bytes
 from qlora_studio.memory.largest import Largest, largest_that_fits
 from qlora_studio.memory.measured import measured_speed
@@ -90,6 +91,7 @@ class TrainState(QObject):
         self.samples: tuple[str, ...] | None = None  # taken from the data; None: not asked yet
         self.promise: Promise | None = None
         self.largest: Largest | None = None
+        self._corrected = NO_CORRECTION  # by what runs measured here
         self.problems: list[TrainProblem] = []
         self.history = History()
         self._own_name = ""
@@ -270,6 +272,9 @@ class TrainState(QObject):
             self._read_data()
             self._count()
         shape = self.shape()
+        if shape is not None:
+            quantization = self._draft.config.model.quantization
+            self._corrected = correction(device_name(self._engine), shape, quantization)
         self.promise = self._promised(shape, self._draft.config) if shape is not None else None
         self.largest = self._largest(shape, self._draft.config) if shape is not None else None
         self._look_for_problems()
@@ -382,11 +387,11 @@ class TrainState(QObject):
 
     def _promised(self, shape: ModelShape, config: RunConfig) -> Promise:
         device, free_bytes = self._device()
-        return promise(shape, config, device=device, free_bytes=free_bytes)
+        return promise(shape, config, device=device, free_bytes=free_bytes, corrected=self._corrected)
 
     def _largest(self, shape: ModelShape, config: RunConfig) -> Largest | None:
         device, free_bytes = self._device()
-        return largest_that_fits(shape, config, device=device, room=free_bytes)
+        return largest_that_fits(shape, config, device=device, room=free_bytes, corrected=self._corrected)
 
     def _look_for_problems(self) -> None:
         config, fields, kept = self._draft.config, self._draft.fields, self.kept()

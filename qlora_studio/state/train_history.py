@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qlora_studio.errors import StudioError
+from qlora_studio.memory.correction import as_promised
 from qlora_studio.runs.folder import Run
 from qlora_studio.runs.history import list_runs
 
@@ -56,7 +57,8 @@ def read_history(runs_folder: Path) -> History:
     for run in runs:
         kept = promises.setdefault(run.record.device, [])
         if _has_both(run) and len(kept) < MOST_COMPARED:
-            kept.append(Promised(sum(run.record.promise_bytes.values()), run.state.peak_bytes))
+            was = as_promised(run.state.peak_bytes, run.record.device)
+            kept.append(Promised(sum(run.record.promise_bytes.values()), was))
     return History(
         frozenset(name for run in runs for name in (run.name, run.record.name)),
         {device: tuple(items) for device, items in promises.items()},

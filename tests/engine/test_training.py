@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from qlora_studio.config.run_config import LoraConfig, TrainingConfig
 from qlora_studio.data.prepared import EncodedSample
 from qlora_studio.data.tokenized_row import TokenizedRow
-from qlora_studio.engine import update
+from qlora_studio.engine import training_job, update
 from qlora_studio.engine.adapters import AdaptedModel
 from qlora_studio.engine.frozen_weights import Storage
 from qlora_studio.engine.learning_rate import learning_rate
@@ -70,6 +70,30 @@ def test_a_run_is_told_from_its_start_to_its_adapter(tmp_path: Path, model: Path
     assert (finished.state, finished.step, finished.adapter) == ("finished", 3, str(run / "adapter"))
     assert finished.first_evaluation_loss == of_kind(events, EvaluationFinished)[0].loss
     assert (run / "adapter" / "tokenizer.json").is_file()
+
+
+def test_after_three_steps_the_peak_is_kept_for_the_promise_of_the_next_run(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[dict[str, Any]] = []
+    monkeypatch.setattr(training_job, "remember_peak", lambda *args, **said: kept.append(said | {"of": args}))
+
+    events = events_of(make_run(tmp_path, model, training__steps=4))
+
+    first_three = [step.memory for step in of_kind(events, StepFinished)[:3]]
+    assert len(kept) == 1
+    assert kept[0]["measured"] == max(first_three, key=lambda parts: sum(parts.values()))
+    assert kept[0]["of"][2].training.recompute == 0
+    assert kept[0]["device"] == "cpu"
+
+
+def test_a_run_of_two_steps_tells_nothing_of_its_peak(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[object] = []
+    monkeypatch.setattr(training_job, "remember_peak", lambda *args, **said: kept.append(args))
+    events_of(make_run(tmp_path, model, training__steps=2))
+    assert kept == []
 
 
 def test_the_run_folder_holds_the_very_lines_that_were_told(tmp_path: Path, model: Path) -> None:  # R5

@@ -8,6 +8,7 @@ from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import QGridLayout, QHBoxLayout, QVBoxLayout, QWidget
 
 from qlora_studio.config.setting import Field
+from qlora_studio.memory.correction import correction_words
 from qlora_studio.memory.largest import Largest
 from qlora_studio.memory.promise import Promise
 from qlora_studio.state.train_problems import Mend, TrainProblem
@@ -278,6 +279,8 @@ def _fit(promised: Promise) -> tuple[str, str, str]:
 def _notes(promised: Promise, on_card: bool, layers: int) -> Iterator[str]:
     if promised.recompute_layers:
         yield f"{promised.recompute_layers} of {layers} layers are computed again to save memory."
+    if said := correction_words(promised.factor):
+        yield said
     if promised.largest_phase != "training":
         most = in_gib(promised.phases[promised.largest_phase])
         yield f"The most is taken by {promised.largest_phase}: {most}."

@@ -1,0 +1,108 @@
+"""What runs on this machine measured beside their promise, and how that corrects the next one."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from qlora_studio.config.model_shape import ModelShape
+from qlora_studio.config.run_config import RunConfig
+from qlora_studio.memory.compiling import not_compiled_reason
+from qlora_studio.memory.measured import measured_factor, remember_factor
+from qlora_studio.memory.parts import Setting, never_estimated, parts
+
+# A promise that is too low costs a run, one that is too high only some room: it is lowered less.
+_LOWEST, _HIGHEST = 0.9, 1.5
+_BELIEVED = (0.2, 5.0)  # what lies outside was no measurement of this run alone
+_EXACT = ("weights", "adapter", "optimizer")  # counted from tensors, in the promise and in the meter
+
+
+class Correction(msgspec.Struct, frozen=True, kw_only=True):
+    """What the estimated bytes are multiplied by: activations, logits, workspace. 1: nothing was measured."""
+
+    compiled: float = 1.0
+    eager: float = 1.0
+
+
+NO_CORRECTION = Correction()
+
+
+def correction(device_name: str, shape: ModelShape, quantization: str) -> Correction:
+    """By the newest runs on this device with a model of this shape, within bounds."""
+    return Correction(
+        compiled=_bounded(measured_factor(device_name, shape, quantization, compiled=True)),
+        eager=_bounded(measured_factor(device_name, shape, quantization, compiled=False)),
+    )
+
+
+def correction_words(factor: float) -> str:
+    """Empty where nothing was corrected."""
+    percent = round((factor - 1) * 100)
+    if not percent:
+        return ""
+    more = "more" if percent > 0 else "less"
+    return f"Activations, logits and workspace as measured here: {abs(percent)} % {more} than computed."
+
+
+def remember_peak(
+    device_name: str,
+    shape: ModelShape,
+    config: RunConfig,
+    *,
+    device: str,
+    longest_row: int,
+    measured: dict[str, int],
+) -> None:
+    """measured: bytes by part at the peak of a step, as the meter tells them; what is absurd isn't kept.
+
+    config: with the number of layers recomputed as they were
+    """
+    compiled = is_compiled(shape, config, device)
+    computed = parts(
+        Setting(shape, config, device, compiled, tokens_at_once(config, longest_row), None),
+        layers_of(config, shape),
+    )
+    estimated = computed.activations + computed.logits + computed.other - never_estimated(device)
+    found = sum(measured.values()) - sum(measured.get(part, 0) for part in _EXACT)
+    if device == "cpu":  # there the meter sees the process too; on a card it sees no context
+        found -= never_estimated(device)
+    factor = found / estimated if estimated > 0 else math.nan
+    if _is_believed(factor):
+        remember_factor(device_name, shape, config.model.quantization, compiled=compiled, factor=factor)
+
+
+def as_promised(peak_bytes: int, device: str) -> int:
+    """What the meter told, with what a promise counts beside it: a card's context, which torch can't see."""
+    return peak_bytes + (never_estimated(device) if device == "cuda" and peak_bytes else 0)
+
+
+def is_compiled(shape: ModelShape, config: RunConfig, device: str) -> bool:
+    """Whether the engine's layers run as compiled graphs."""
+    return device == "cuda" and not_compiled_reason(shape.family, config) is None
+
+
+def tokens_at_once(config: RunConfig, longest_row: int | None) -> int:
+    """Rows times their length; without packing no row is computed longer than the longest."""
+    row = config.data.seq_len
+    if longest_row is not None and not config.data.packing:
+        row = min(row, longest_row)
+    return config.training.batch_size * row
+
+
+def layers_of(config: RunConfig, shape: ModelShape) -> int:
+    """Recomputed, as set; all of them for auto, which isn't resolved."""
+    asked = config.training.recompute
+    if isinstance(asked, int):
+        return min(asked, shape.layers)
+    return 0 if asked == "none" else shape.layers
+
+
+def _bounded(factor: float | None) -> float:
+    if factor is None or not _is_believed(factor):
+        return 1.0
+    return min(max(factor, _LOWEST), _HIGHEST)
+
+
+def _is_believed(factor: float) -> bool:
+    return _BELIEVED[0] <= factor <= _BELIEVED[1]
