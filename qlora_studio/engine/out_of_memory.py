@@ -22,12 +22,27 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and _ON_CPU.search(str(error)) is not None
 
 
-def out_of_memory(error: BaseException, doing: str, device: Device, config: RunConfig | None) -> Problem:
-    """doing: such as "at step 12", "while loading the model"."""
+def out_of_memory(
+    error: BaseException,
+    doing: str,
+    device: Device,
+    config: RunConfig | None,
+    held: str = "",
+    recomputed: bool = True,
+) -> Problem:
+    """doing: such as "at step 12", "while loading the model".
+
+    held:       sentences on what was in memory
+    recomputed: whether all layers were recomputed already; where not, a run that goes on does so
+    """
     needed, free = _needed_bytes(str(error)), device.free_bytes()
     where = device.name if device.is_cuda else "The machine"
     amount = f": {_gib(needed)} more were needed, {_gib(free)} are free" if needed else ""
-    return Problem(f"{where} ran out of memory {doing}{amount}.", _hint(config))
+    message = f"{where} ran out of memory {doing}{amount}. {held}".rstrip()
+    if recomputed or config is None:
+        return Problem(message, _hint(config))
+    again = "Resumed, this run recomputes all layers: slower, with less memory and the same result."
+    return Problem(message, f"{again} {_hint(config)}")
 
 
 def _needed_bytes(message: str) -> int | None:
@@ -47,7 +62,8 @@ def _hint(config: RunConfig | None) -> str:
         ways.append("recompute all layers")
     if config.training.batch_size > 1:
         batch, times = config.training.batch_size, config.training.gradient_accumulation
-        ways.append(f"{batch // 2} rows per step with {times * 2} accumulated")
+        rows = f"{batch // 2} {'row' if batch // 2 == 1 else 'rows'}"
+        ways.append(f"{rows} per step with {times * 2} accumulated")
     if config.data.seq_len > 256:
         ways.append(f"a sequence length of {config.data.seq_len // 2:,}")
     if config.lora.r > 8:

@@ -42,9 +42,12 @@ from qlora_studio.memory.correction import correction
 from qlora_studio.memory.promise import promise
 from qlora_studio.models.shapes import model_shape
 from qlora_studio.runs.checkpoints import resume_point
+from qlora_studio.runs.memory_failures import ran_out_of_memory
 from qlora_studio.runs.run_record import RunRecord
 from qlora_studio.runs.run_writer import RunWriter
 from qlora_studio.runs.samples import SAMPLES_FILE, read_samples
+
+_LESS_MEMORY = "All layers are recomputed, as the run was short of memory before; its result is the same."
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +116,8 @@ class PreparedRun:
         training = self.config.training
         seed_everything(training.seed)
         adapted.add_new(ADAPTER, self.config.lora, training.seed)
+        self.layers = len(decoder_layers(adapted.causal_lm))
+        self._short_of_memory = ran_out_of_memory(self.folder)
         self.recomputed_layers = self._layers_to_recompute()
         self.not_compiled = self._compile()
         self.optimizer = AdapterOptimizer(adapted.trained_parameters(ADAPTER), training)
@@ -153,7 +158,8 @@ class PreparedRun:
     @property
     def notes(self) -> tuple[str, ...]:
         """What runs otherwise than asked."""
-        return self.optimizer.notes
+        less = (_LESS_MEMORY,) if self._short_of_memory else ()
+        return (*self.optimizer.notes, *less)
 
     def updater(self) -> Updater:
         """Makes the updates."""
@@ -211,7 +217,9 @@ class PreparedRun:
 
     def _layers_to_recompute(self) -> int:
         asked = self.config.training.recompute
-        layers = len(decoder_layers(self.model))
+        layers = self.layers
+        if self._short_of_memory:
+            return layers
         if asked == "auto":  # not resolved when the run was made
             shape = model_shape(self.config.model.path)
             return promise(

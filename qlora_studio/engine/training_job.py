@@ -12,6 +12,7 @@ import msgspec
 from qlora_studio.config.run_config import SHAPE_PREFIX, RunConfig
 from qlora_studio.data.tokenizer import load_tokenizer
 from qlora_studio.engine.adapters import AdaptedModel, NonFiniteError
+from qlora_studio.engine.autopsy import autopsy_words, phase_of
 from qlora_studio.engine.checkpointing import ADAPTER, checkpoint_bytes
 from qlora_studio.engine.compute_dtype import name_of
 from qlora_studio.engine.model_holder import ModelHolder
@@ -111,7 +112,7 @@ class _TrainingJob:
     def failure(self, error: Exception) -> RunFailed:
         folder, step = self._writer.folder, self._run.position.step if self._run else 0
         if is_out_of_memory(error):
-            problem = out_of_memory(error, self._doing, self._holder.device, self._writer.record.config)
+            problem = self._out_of_memory(error, step)
             return _failed(folder, step, "out_of_memory", problem)
         if isinstance(error, StudioError):
             causes = {DiskFullError: "disk", NonFiniteError: "non_finite"}
@@ -120,6 +121,19 @@ class _TrainingJob:
         words = f"A bug of ours ended the run {self._doing}: {type(error).__name__}: {error}"
         return _failed(
             folder, step, "error", Problem(words[:2000], "The log has the details; please report it.")
+        )
+
+    def _out_of_memory(self, error: Exception, step: int) -> Problem:
+        run, device, config = self._run, self._holder.device, self._writer.record.config
+        if run is None:
+            return out_of_memory(error, self._doing, device, config)
+        return out_of_memory(
+            error,
+            phase_of(error, step) or self._doing,
+            device,
+            config,
+            held=_held_by(run, error),
+            recomputed=run.recomputed_layers >= run.layers,
         )
 
     def record(self, failed: RunFailed) -> None:
@@ -148,6 +162,15 @@ class _TrainingJob:
             self._writer.close()
         except StudioError as error:
             _log.error("%s", error)
+
+
+def _held_by(run: PreparedRun, error: Exception) -> str:
+    """Empty where the device can't even be asked."""
+    try:
+        return autopsy_words(error, run)
+    except (RuntimeError, OSError):
+        _log.exception("What was held could not be told")
+        return ""
 
 
 def _loaded(run: PreparedRun) -> ModelLoaded:
