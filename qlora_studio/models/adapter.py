@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +27,9 @@ _LONGEST_CONFIG = 1024**2  # bytes
 _PREFIX = "base_model.model."
 _A, _B, _LENGTHS = ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"
 _FLOATS = ("F32", "F16", "BF16")
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*", re.ASCII)
 # Methods that change what the tensors mean. Empty or false is how peft says "not used".
 _REFUSED = (
-    "alpha_pattern",
-    "rank_pattern",
     "modules_to_save",
     "layer_replication",
     "target_parameters",
@@ -48,8 +49,10 @@ _REFUSED = (
 class CheckedAdapter:
     """What the tensors say, and alpha and the two switches of the file.
 
+    r, alpha:       of the layers that `ranks` and `alphas` don't name
     target_modules: exact names in the base model
     dora:           each weight's columns have a length of their own
+    ranks, alphas:  by exact name, of the layers where they are others
     """
 
     r: int
@@ -59,10 +62,12 @@ class CheckedAdapter:
     target_modules: tuple[str, ...]
     parameters: int
     warnings: tuple[str, ...]
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    alphas: Mapping[str, float] = field(default_factory=dict)
 
     def peft_config(self) -> dict[str, Any]:
         """Arguments of peft's LoraConfig. Nothing of theirs but numbers and switches."""
-        return {
+        config: dict[str, Any] = {
             "r": self.r,
             "lora_alpha": self.alpha,
             "use_rslora": self.rslora,
@@ -72,6 +77,10 @@ class CheckedAdapter:
             "bias": "none",
             "task_type": "CAUSAL_LM",
         }
+        for name, values in (("rank_pattern", self.ranks), ("alpha_pattern", self.alphas)):
+            if values:
+                config[name] = {re.escape(module): value for module, value in values.items()}
+        return config
 
 
 def clean_adapter_config(folder: Path, base: str) -> dict[str, Any]:
@@ -86,10 +95,12 @@ def check_adapter(folder: Path, base: str) -> CheckedAdapter:
     plan = folder_plan(model_folder(base))
     linears = dict(_linears(plan))
     modules = _modules(tensors, linears, source.path / WEIGHTS, base)
-    r = _rank(tensors, modules, linears, source.path / WEIGHTS)
+    ranks = _ranks(tensors, modules, linears, source.path / WEIGHTS)
     dora = any(name.endswith(_LENGTHS) for name in tensors)
     said = _said(source)
-    alpha, rslora = _compare(said, r, dora, source.path / CONFIG)
+    where = source.path / CONFIG
+    r, alpha, rslora = _compare(said, ranks, dora, where)
+    alphas = {name: _alpha(value, where) for name, value in _by_module(said, "alpha_pattern", modules, where)}
     bad = not_finite(source, tensors)
     if bad:
         raise StudioError(
@@ -103,7 +114,9 @@ def check_adapter(folder: Path, base: str) -> CheckedAdapter:
         dora=dora,
         target_modules=modules,
         parameters=sum(tensor.elements for tensor in tensors.values()),
-        warnings=_warnings(source, said, modules, linears),
+        warnings=_warnings(source, said, ranks, linears),
+        ranks={module: rank for module, rank in ranks.items() if rank != r},
+        alphas={module: value for module, value in alphas.items() if value != alpha},
     )
 
 
@@ -152,16 +165,17 @@ def _modules(
     return tuple(module for module in linears if module in found)
 
 
-def _rank(
+def _ranks(
     tensors: Mapping[str, StoredTensor], modules: tuple[str, ...], linears: Mapping[str, Linear], where: Path
-) -> int:
-    """From the shapes; the same in every layer. Raises: StudioError where a shape doesn't fit the base."""
-    first = tensors[f"{_PREFIX}{modules[0]}{_A}"].shape
-    r = first[0] if first else 0
-    if not 1 <= r <= HIGHEST_RANK:
-        raise StudioError(f"{where}: its rank is {r:,}; it must be between 1 and {HIGHEST_RANK:,}.")
+) -> dict[str, int]:
+    """Of each layer, from the shapes. Raises: StudioError where a shape doesn't fit the base."""
+    ranks: dict[str, int] = {}
     for module in modules:
         linear = linears[module]
+        first = tensors[f"{_PREFIX}{module}{_A}"].shape
+        r = ranks[module] = first[0] if first else 0
+        if not 1 <= r <= HIGHEST_RANK:
+            raise StudioError(f"{where}: its rank is {r:,}; it must be between 1 and {HIGHEST_RANK:,}.")
         shapes = {_A: (r, linear.in_features), _B: (linear.out_features, r), _LENGTHS: (linear.out_features,)}
         for part, shape in shapes.items():
             name = f"{_PREFIX}{module}{part}"
@@ -178,7 +192,7 @@ def _rank(
                 raise StudioError(
                     f"{where}: tensor {name} is stored as {tensor.dtype}, not as F32, F16 or BF16."
                 )
-    return r
+    return ranks
 
 
 def _said(source: ModelFolder) -> dict[str, Any]:
@@ -187,11 +201,14 @@ def _said(source: ModelFolder) -> dict[str, Any]:
             f"{source.path / CONFIG} is missing; without its alpha the adapter's strength isn't known.",
             hint="Copy the whole folder of the adapter.",
         )
-    return strict_object(source.read(CONFIG, _LONGEST_CONFIG), str(source.path / CONFIG))
+    data = source.read(CONFIG, _LONGEST_CONFIG)
+    return strict_object(data, str(source.path / CONFIG), non_finite=True)
 
 
-def _compare(said: Mapping[str, Any], r: int, dora: bool, where: Path) -> tuple[float, bool]:
-    """alpha and rslora, once everything else of the file agrees with the tensors."""
+def _compare(
+    said: Mapping[str, Any], ranks: Mapping[str, int], dora: bool, where: Path
+) -> tuple[int, float, bool]:
+    """r, alpha and rslora, once everything else of the file agrees with the tensors."""
     if said.get("peft_type") != "LORA":
         raise StudioError(f"{where}: peft_type is {_short(said.get('peft_type'))}; only LORA is read.")
     if said.get("task_type") not in (None, "CAUSAL_LM"):
@@ -201,27 +218,62 @@ def _compare(said: Mapping[str, Any], r: int, dora: bool, where: Path) -> tuple[
     for name in _REFUSED:
         if said.get(name):
             raise StudioError(f"{where}: {name} is {_short(said[name])}; an adapter that uses it isn't read.")
-    if type(said.get("r")) is not int or said["r"] != r:
-        raise StudioError(f"{where}: r is {_short(said.get('r'))}; the tensors have rank {r}.")
+    r = _compare_ranks(said, ranks, where)
     for name in ("use_rslora", "use_dora"):
         if not isinstance(said.get(name, False), bool):
             raise StudioError(f"{where}: {name} is {_short(said[name])}; it must be true or false.")
     if said.get("use_dora", False) != dora:
         raise StudioError(f"{where}: use_dora is {_short(said.get('use_dora'))}; the tensors say otherwise.")
-    alpha = said.get("lora_alpha")
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha <= 1e6:
-        raise StudioError(f"{where}: lora_alpha is {_short(alpha)}; it must be a number above 0.")
-    return alpha, bool(said.get("use_rslora", False))
+    return r, _alpha(said.get("lora_alpha"), where), bool(said.get("use_rslora", False))
+
+
+def _compare_ranks(said: Mapping[str, Any], ranks: Mapping[str, int], where: Path) -> int:
+    """The rank that most layers have."""
+    told = dict(_by_module(said, "rank_pattern", ranks, where))
+    for module, r in ranks.items():
+        name = "rank_pattern" if module in told else "r"
+        rank = told.get(module, said.get("r"))
+        if type(rank) is not int or rank != r:
+            raise StudioError(
+                f"{where}: {name} is {_short(said.get(name))}; the tensors of {module} have rank {r}."
+            )
+    return Counter(ranks.values()).most_common(1)[0][0]
+
+
+def _by_module(
+    said: Mapping[str, Any], name: str, modules: Iterable[str], where: Path
+) -> Iterator[tuple[str, Any]]:
+    """Layers with a value of their own. Whole ends of names are understood, no patterns of theirs (S5)."""
+    pattern = said.get(name) or {}
+    if not isinstance(pattern, dict):
+        raise StudioError(f"{where}: {name} is {_short(pattern)}; it must be an object.")
+    for key in pattern:
+        if not _PLAIN_NAME.fullmatch(key):
+            raise StudioError(
+                f"{where}: {name} has {_short(key)}; only plain names of layers are read there."
+            )
+    for module in modules:
+        key = next((key for key in pattern if f".{module}".endswith(f".{key}")), None)
+        if key is not None:
+            yield module, pattern[key]
+
+
+def _alpha(value: Any, where: Path) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1e6:
+        raise StudioError(f"{where}: lora_alpha is {_short(value)}; it must be a number above 0.")
+    return value
 
 
 def _warnings(
-    source: ModelFolder, said: Mapping[str, Any], modules: tuple[str, ...], linears: Mapping[str, Linear]
+    source: ModelFolder, said: Mapping[str, Any], ranks: Mapping[str, int], linears: Mapping[str, Linear]
 ) -> tuple[str, ...]:
     found = []
     if any(name.endswith(".py") for name in source.names()) or said.get("auto_mapping"):
         found.append("This adapter comes with its own code. It was not run.")
-    if len(modules) < len(linears):
-        found.append(f"It adapts {len(modules)} of the {len(linears)} linear layers.")
+    if len(ranks) < len(linears):
+        found.append(f"It adapts {len(ranks)} of the {len(linears)} linear layers.")
+    if (lowest := min(ranks.values())) < (highest := max(ranks.values())):
+        found.append(f"Its rank differs from layer to layer: {lowest} to {highest}.")
     return tuple(found)
 
 
