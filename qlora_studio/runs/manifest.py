@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,9 +125,9 @@ class _Version(msgspec.Struct):
 
 
 def _compare_names(folder: Path, manifest: Manifest) -> None:
-    listed = [entry.name for entry in manifest.files]
-    for name in listed:
-        if not is_bare_name(name) or name == MANIFEST_FILE or listed.count(name) > 1:
+    listed = Counter(entry.name for entry in manifest.files)
+    for name, times in listed.items():
+        if not is_bare_name(name) or name == MANIFEST_FILE or times > 1:
             raise _Unsound(f"{MANIFEST_FILE} lists {name!r}")
     try:
         found = {entry.name for entry in os.scandir(folder)} - {MANIFEST_FILE}

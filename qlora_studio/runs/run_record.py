@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import typing
+from codecs import BOM_UTF8
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -93,7 +94,7 @@ def read_record(folder: Path) -> ReadRecord:
     path = folder / RECORD_FILE
     newer = False
     try:
-        data = read_file(path, _LARGEST_RECORD)
+        data = read_file(path, _LARGEST_RECORD).removeprefix(BOM_UTF8)  # as some editors put one first
         newer = msgspec.json.decode(data, type=_Version).schema_version > SCHEMA_VERSION
         try:
             return ReadRecord(record=msgspec.json.decode(data, type=RunRecord), newer=newer)
