@@ -18,12 +18,13 @@ CARD_BENCHMARKS := train decode kernels whole_job_card
 
 APPLICATIONS := $(or $(XDG_DATA_HOME),$(HOME)/.local/share)/applications
 
-.PHONY: help run test faults lint format bench gallery desktop-entry set-up set-up-checks
+.PHONY: help run test faults audit lint format bench gallery desktop-entry set-up set-up-checks
 
 help:
 	@echo "make run            open the window (without a display: train the sample model in the terminal)"
 	@echo "make test           every check: format, lint, types, import contracts, tests"
 	@echo "make faults         show every fault of docs/RELIABILITY.md, also those that take minutes"
+	@echo "make audit          ask PyPI for known weaknesses of the locked packages (needs the network)"
 	@echo "make lint           the same without the tests"
 	@echo "make bench          measure what needs no card (CARD_BENCHMARKS say how they are run on one)"
 	@echo "make gallery        take the pictures of docs/screenshots, with runs that are really trained"
@@ -42,6 +43,10 @@ test: lint
 faults: export OMP_NUM_THREADS ?= 1
 faults: set-up-checks
 	@QT_QPA_PLATFORM=offscreen $(TOOL)/pytest -q -n $(TEST_JOBS) -m fault
+
+# Strict: a package that PyPI tells nothing of is a failure, not a good answer.
+audit: set-up-checks
+	@$(TOOL)/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r packaging/requirements.lock
 
 lint: set-up-checks
 	@echo "Format"
