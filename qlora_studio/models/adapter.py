@@ -228,7 +228,7 @@ def _compare(
 
 
 def _compare_ranks(said: Mapping[str, Any], ranks: Mapping[str, int], where: Path) -> int:
-    """The rank that most layers have."""
+    """The rank that the file says; where no layer has it, the one that most have."""
     told = dict(_by_module(said, "rank_pattern", ranks, where))
     for module, r in ranks.items():
         name = "rank_pattern" if module in told else "r"
@@ -237,7 +237,10 @@ def _compare_ranks(said: Mapping[str, Any], ranks: Mapping[str, int], where: Pat
             raise StudioError(
                 f"{where}: {name} is {_short(said.get(name))}; the tensors of {module} have rank {r}."
             )
-    return Counter(ranks.values()).most_common(1)[0][0]
+    usual: int = (
+        said["r"] if said.get("r") in ranks.values() else Counter(ranks.values()).most_common(1)[0][0]
+    )
+    return usual
 
 
 def _by_module(

@@ -1,4 +1,4 @@
-"""Run folders that are odd, damaged or hostile: `runs check` tells of each in time, opening nothing outside."""
+"""Run folders that are odd, damaged or hostile: `runs check` tells of each in time."""
 
 from __future__ import annotations
 
