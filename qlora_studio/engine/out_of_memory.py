@@ -41,8 +41,8 @@ def out_of_memory(
     message = f"{where} ran out of memory {doing}{amount}. {held}".rstrip()
     if recomputed or config is None:
         return Problem(message, _hint(config))
-    again = "Resumed, this run recomputes all layers: slower, with less memory and the same result."
-    return Problem(message, f"{again} {_hint(config)}")
+    again = "Resume it to recompute all layers: slower, less memory, the same result."
+    return Problem(message, f"{again} {_hint(config, recompute=False)}")
 
 
 def _needed_bytes(message: str) -> int | None:
@@ -53,12 +53,12 @@ def _needed_bytes(message: str) -> int | None:
     return None
 
 
-def _hint(config: RunConfig | None) -> str:
-    """The changes that cost least, first."""
+def _hint(config: RunConfig | None, *, recompute: bool = True) -> str:
+    """The changes that cost least, first. recompute: whether that is among them."""
     if config is None:
         return "Close other programs that use its memory, or choose a smaller model."
     ways = []
-    if config.training.recompute != "all":
+    if recompute and config.training.recompute != "all":
         ways.append("recompute all layers")
     if config.training.batch_size > 1:
         batch, times = config.training.batch_size, config.training.gradient_accumulation

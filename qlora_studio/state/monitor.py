@@ -24,7 +24,7 @@ from qlora_studio.state.launch import Launcher
 from qlora_studio.state.machine import MachineState
 from qlora_studio.state.points_table import write_csv
 from qlora_studio.state.preferences import PreferencesState
-from qlora_studio.state.run_end import Ending, ending
+from qlora_studio.state.run_end import Action, Ending, changes_for, ending
 from qlora_studio.state.run_figures import RunFigures, run_figures
 
 REPAINT_MS = 100
@@ -218,12 +218,10 @@ class MonitorState(QObject):
         if self.preparing:
             self._launcher.cancel()
 
-    def halve_learning_rate(self) -> None:
-        """The settings of this run, with half the rate, into the draft of the next one."""
+    def change_for_next(self, action: Action) -> None:
+        """The settings of this run, with what the action changes of them, into the draft of the next one."""
         if self.run is not None:
-            config = self.run.record.config
-            half = config.training.learning_rate / 2
-            self._draft.replace(with_changes(config, {"training.learning_rate": half}))
+            self._draft.replace(with_changes(self.run.record.config, changes_for(action, self.run)))
 
     def set_smoothing(self, weight: float) -> None:
         """0 to 0.999."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from qlora_studio.runs.folder import Run
 
@@ -15,6 +16,8 @@ class Action(Enum):
     EXPORT = "export"
     RESUME = "resume"
     HALF_RATE = "half_rate"  # a new run with half the learning rate
+    HALF_ROWS = "half_rows"  # a new run with half the rows at once, twice as many times
+    EIGHT_BIT = "eight_bit"  # a new run with the 8-bit paged optimizer
     LOG = "log"
 
 
@@ -56,6 +59,21 @@ def ending(run: Run, resume_step: int | None, died: str = "", is_first: bool = F
             return _failed(run, resume_step)
 
 
+def changes_for(action: Action, run: Run) -> dict[str, Any]:
+    """Settings of a new run: dotted key -> value; empty where the action changes nothing of this run's."""
+    training = run.record.config.training
+    rows, times = training.batch_size, training.gradient_accumulation
+    match action:
+        case Action.HALF_RATE:
+            return {"training.learning_rate": training.learning_rate / 2}
+        case Action.HALF_ROWS if rows % 2 == 0:
+            return {"training.batch_size": rows // 2, "training.gradient_accumulation": times * 2}
+        case Action.EIGHT_BIT if run.record.device == "cuda" and training.optimizer != "paged_adamw_8bit":
+            return {"training.optimizer": "paged_adamw_8bit"}
+        case _:
+            return {}
+
+
 def _paused(run: Run) -> str:
     device = "the GPU" if run.record.device == "cuda" else "the machine"
     step = run.state.step
@@ -69,6 +87,9 @@ def _failed(run: Run, resume_step: int | None) -> Ending:
     words = f"{state.message} {state.hint}".strip() or f"The run failed at step {state.step:,}."
     if resume_step:
         words += f" Step {resume_step:,} is sound."
+    if state.cause == "out_of_memory":
+        less = (action for action in (Action.HALF_ROWS, Action.EIGHT_BIT) if changes_for(action, run))
+        return Ending("bad", words, (Action.RESUME, *less, Action.LOG))
     if state.cause == "non_finite":
         return Ending("bad", words, (Action.HALF_RATE, Action.RESUME, Action.LOG))
     return Ending("bad", words, (Action.RESUME, Action.LOG))

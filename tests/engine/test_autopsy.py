@@ -90,7 +90,7 @@ def test_a_run_that_goes_on_recomputes_all_layers_and_learns_the_same_bits(  # R
     assert not ran_out_of_memory(run)
 
     end = failed(run, monkeypatch, IN_A_STEP)
-    assert "Resumed, this run recomputes all layers" in end.error.hint
+    assert "Resume it to recompute all layers" in end.error.hint
     assert ran_out_of_memory(run)
     events = events_of(run)
 
@@ -106,7 +106,7 @@ def test_a_run_that_recomputes_all_layers_already_promises_no_more_of_it(
 ) -> None:
     run = make_run(tmp_path, model, training__steps=4, training__recompute="all")
     end = failed(run, monkeypatch, IN_A_STEP)
-    assert "Resumed" not in end.error.hint
+    assert "Resume" not in end.error.hint
     assert end.error.hint.startswith("In a new run try")
 
 

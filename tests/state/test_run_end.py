@@ -52,6 +52,20 @@ def test_a_full_disk_pauses_and_can_go_on(run):  # R9
     assert Action.RESUME in told.actions
 
 
+def test_out_of_memory_offers_only_what_changes_something(run):  # R14
+    failed = {"end": "failed", "cause": "out_of_memory"}
+    assert ending(run(**failed), 200).actions == (
+        Action.RESUME,
+        Action.HALF_ROWS,
+        Action.EIGHT_BIT,
+        Action.LOG,
+    )
+    one_row = {"training.batch_size": 1, "training.optimizer": "paged_adamw_8bit"}
+    assert ending(run(**failed, changes=one_row), 200).actions == (Action.RESUME, Action.LOG)
+    on_cpu = ending(run(**failed, device="cpu"), 200).actions
+    assert Action.EIGHT_BIT not in on_cpu
+
+
 def test_losses_that_are_no_number_offer_a_lower_rate_first(run):  # R12
     told = ending(run(end="failed", cause="non_finite", message="Not a number 3 times."), 200)
     assert told.actions[0] is Action.HALF_RATE

@@ -205,6 +205,28 @@ def test_out_of_memory_says_what_was_needed_and_free(open_run, make):  # R14
     assert words(page, "monitor_state") == "Out of memory"
 
 
+@pytest.mark.fault(17)
+def test_out_of_memory_offers_a_new_run_with_half_the_rows_and_the_same_mathematics(  # R14
+    open_run, make, app, asked, qtbot
+):
+    page = open_run(make(end="failed", cause="out_of_memory", message="Out of memory."))
+    rows = app.monitor.run.record.config.training
+    click(qtbot, page, "monitor_half_rows")
+    training = app.draft.config.training
+    assert training.batch_size * 2 == rows.batch_size
+    assert training.gradient_accumulation == rows.gradient_accumulation * 2
+    assert training.optimizer == rows.optimizer
+    assert asked == [("train", None)]
+
+
+@pytest.mark.fault(17)
+def test_out_of_memory_offers_a_new_run_with_the_8_bit_optimizer(open_run, make, app, asked, qtbot):  # R14
+    page = open_run(make(end="failed", cause="out_of_memory", message="Out of memory."))
+    click(qtbot, page, "monitor_eight_bit")
+    assert app.draft.value("training.optimizer") == "paged_adamw_8bit"
+    assert asked == [("train", None)]
+
+
 @pytest.mark.fault(13)
 def test_a_run_of_another_window_is_read_only_and_followed(open_run, make, qtbot):  # R8
     folder = make(end="running")

@@ -242,8 +242,8 @@ class MonitorPage(Page):
                 self.app.show_page("export", folder)
             case Action.RESUME:
                 self._state.resume()
-            case Action.HALF_RATE:
-                self._state.halve_learning_rate()
+            case Action.HALF_RATE | Action.HALF_ROWS | Action.EIGHT_BIT:
+                self._state.change_for_next(action)
                 self.app.show_page("train")
             case Action.LOG if folder is not None:
                 QDesktopServices.openUrl(QUrl.fromLocalFile(str(folder)))

@@ -13,7 +13,15 @@ _WORDS = {
     Action.CHAT: "Chat with it",
     Action.EXPORT: "Export",
     Action.HALF_RATE: "New run with half the learning rate",
+    Action.HALF_ROWS: "New run, half the rows",
+    Action.EIGHT_BIT: "New run, 8-bit optimizer",
     Action.LOG: "Show log folder",
+}
+
+
+_TIPS = {
+    Action.HALF_ROWS: "Half the rows at once, twice as many times for each update: the same mathematics",
+    Action.EIGHT_BIT: "The optimizer's state takes a quarter, and may move to RAM in a spike",
 }
 
 
@@ -31,6 +39,7 @@ def ending_buttons(
         words = f"Resume from step {resume_step:,}" if resume_step else "Resume"
         make = PrimaryButton if not buttons and action is not Action.LOG else SecondaryButton
         button = make(_WORDS.get(action, words), small=True, name=f"monitor_{action.value}")
+        button.setToolTip(_TIPS.get(action, ""))
         allow(button, why_no_resume if action is Action.RESUME else "")
         button.clicked.connect(partial(_tell, chosen, action))
         buttons.append(button)
