@@ -202,7 +202,9 @@ def no_points() -> Points:
 
 
 def _spikes(total: NDArray[Any], most: int = 6) -> tuple[int, ...]:
-    """More than 1.25 times the median of the steps around them; of many, the highest."""
+    """Places of steps that took more than 1.25 times the median of the 64 steps they lie among (counted from
+    the first; the last ones lie among the last 64). None before there are 32; of many, the highest.
+    """
     block = 64
     if len(total) < block // 2:
         return ()

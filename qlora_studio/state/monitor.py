@@ -54,6 +54,9 @@ class MonitorState(QObject):
     saved = Signal(object)
     refused = Signal(str)
 
+    spike_step: int | None  # whose rows are looked at
+    spike_rows: tuple[int, ...]  # training rows, from 0; empty until they are read
+
     def __init__(
         self,
         engine: EngineState,
@@ -218,6 +221,18 @@ class MonitorState(QObject):
         if self.preparing:
             self._launcher.cancel()
 
+    def look_at_spike(self, step: int) -> None:
+        """Reads which rows it computed; `spike_rows` has them then."""
+        if self.folder is not None and self.spike_step != step:
+            self.spike_step, self.spike_rows = step, ()
+            self._apart.do(partial(run_reading.rows_of_step, self.folder, step), self._on_spike_rows)
+
+    def _on_spike_rows(self, found: tuple[Path, int, tuple[int, ...]]) -> None:
+        folder, step, rows = found
+        if (folder, step) == (self.folder, self.spike_step):
+            self.spike_rows = rows
+            self.changed.emit()
+
     def change_for_next(self, action: Action) -> None:
         """The settings of this run, with what the action changes of them, into the draft of the next one."""
         if self.run is not None:
@@ -242,6 +257,7 @@ class MonitorState(QObject):
         self.points = no_points()
         self.samples: tuple[Sample, ...] = ()
         self.card_points: list[CardPoint] = []
+        self.spike_step, self.spike_rows = None, ()
         self.resume_step: int | None = None
         self.verifying = False
         self.loading = False

@@ -12,6 +12,7 @@ from PySide6.QtGui import QFontMetrics, QImage
 from PySide6.QtWidgets import QSlider, QTableView, QWidget
 
 from qlora_studio.memory.devices import CardReading
+from qlora_studio.state.run_reading import rows_of_step
 from qlora_studio.ui.theme import theme
 from tests.ui.example_runs import Example, hear_steps, step_event
 from tests.ui.person import click, found, words
@@ -112,6 +113,34 @@ def test_memory_is_stacked_by_part_and_a_spike_is_named(open_run, make):
     tops = [float(np.median(chart._areas[part].y)) for part in ("weights", "optimizer", "other")]
     assert tops == sorted(tops) and tops[0] == pytest.approx(5.5)
     assert "Step 220 took" in words(page, "monitor_spike")
+
+
+def test_each_spike_names_its_step_and_its_rows_and_the_crosshair_goes_there(open_run, make, qtbot):
+    page = open_run(make(end="paused", spikes=(100, 220)))
+    highest = words(page, "monitor_spike")
+    qtbot.waitUntil(lambda: "It computed training rows" in words(page, "monitor_spike"))
+    seen = set()
+    for _ in range(2):
+        click(qtbot, page, "monitor_next_spike")
+        step = int(page.stretch.points.steps[page.stretch.place])
+        said = f"It computed training rows {step + 1}, {step + 2}."
+        qtbot.waitUntil(lambda said=said: said in words(page, "monitor_spike"))
+        assert f"Step {step} took" in words(page, "monitor_spike")
+        seen.add(step)
+    assert seen == {100, 220}
+    assert highest.startswith(("A", "B"))
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"type":"step_finished","step":5,"rows":[-1]}\n'])
+def test_rows_that_can_not_be_read_are_none(tmp_path, content):
+    (tmp_path / "metrics.jsonl").write_bytes(content)
+    assert rows_of_step(tmp_path, 5) == (tmp_path, 5, ())
+
+
+def test_the_rows_of_a_step_are_those_of_its_newest_line(tmp_path):
+    lines = b'{"type":"step_finished","step":5,"rows":[1,2]}\n{"type":"step_finished","step":5,"rows":[7]}\n'
+    (tmp_path / "metrics.jsonl").write_bytes(lines + b'{"type":"step_finished","step":55,"rows":[9]}\n')
+    assert rows_of_step(tmp_path, 5)[2] == (7,)
 
 
 def test_on_a_processor_it_is_called_process_memory(open_run, make):

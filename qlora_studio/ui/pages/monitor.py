@@ -184,6 +184,7 @@ class MonitorPage(Page):
         self._all_samples.back.clicked.connect(lambda: self._show_left(None))
         self._state.saved.connect(lambda path: self.app.notices.say(f"Saved {path.name}"))
         self._state.refused.connect(self.show_error)
+        self._memory.spike.connect(self._state.look_at_spike)
         self._loss.smoothing.connect(self._state.set_smoothing)
         self.stretch.pointed.connect(self._on_pointed)
         self.stretch.changed.connect(self._on_pointed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from PySide6.QtCore import Qt, QTimer, Signal
 from PySide6.QtWidgets import QFrame, QGridLayout, QHBoxLayout, QSizePolicy, QVBoxLayout, QWidget
@@ -113,7 +114,12 @@ class LossCard(Card):
 
 
 class MemoryCard(Card):
-    """Memory by part, with a note for the spike that was the highest."""
+    """Memory by part, with a note for one of its spikes: the highest, until another is chosen.
+
+    spike: the step of the one in the note
+    """
+
+    spike = Signal(int)
 
     def __init__(self, stretch: Stretch) -> None:
         super().__init__(name="monitor_vram_card")
@@ -136,6 +142,11 @@ class MemoryCard(Card):
         row.addWidget(IconLabel("triangle-alert", "warn", label="Spike"))
         row.addWidget(self._letter)
         row.addWidget(self._words, 1)
+        self._next = LinkButton("Next spike", name="monitor_next_spike", tip="Which step, and its rows")
+        row.addWidget(self._next)
+        self._stretch, self._chosen = stretch, -1  # a place in its points
+        self._rows: tuple[int | None, tuple[int, ...]] = (None, ())
+        self._next.clicked.connect(self._on_next)
         self.body.addWidget(self.chart, 1)
         self.body.addWidget(self._note)
 
@@ -147,6 +158,9 @@ class MemoryCard(Card):
             widget.setAccessibleName(self._what.text())
         promised = state.figures.promised_bytes
         self.chart.set_levels("card limit" if on_card else "RAM", state.limit_bytes, promised)
+        if self._rows != (state.spike_step, state.spike_rows):
+            self._rows = (state.spike_step, state.spike_rows)
+            self.show_points(state.points)
 
     def show_points(self, points: Points) -> None:
         """The legend names the parts that were measured; the note the highest spike."""
@@ -154,10 +168,34 @@ class MemoryCard(Card):
             widget.setVisible(part in points.memory or not points.memory)
         places = points.spikes
         self._note.setVisible(bool(places))
-        if places:
-            highest = max(places, key=lambda place: points.memory_total[place])
-            self._letter.setText("ABCDEFGHIJ"[places.index(highest)])
-            self._words.setText(spike_words(points, highest))
+        self._next.setVisible(len(places) > 1)
+        if not places:
+            self._chosen = -1
+            return
+        if self._chosen not in places:
+            self._chosen = max(places, key=lambda place: points.memory_total[place])
+        self._letter.setText("ABCDEFGHIJ"[places.index(self._chosen)])
+        step, rows = self._rows
+        of_it = rows_words(rows) if step == int(points.steps[self._chosen]) else ""
+        self._words.setText(f"{spike_words(points, self._chosen)} {of_it}".rstrip())
+        self.spike.emit(int(points.steps[self._chosen]))
+
+    def _on_next(self) -> None:
+        """The crosshair goes there, too."""
+        points = self._stretch.points
+        later = [place for place in points.spikes if place > self._chosen]
+        self._chosen = later[0] if later else points.spikes[0]
+        self._stretch.point_at(self._chosen)
+        self.show_points(points)
+
+
+def rows_words(rows: Sequence[int], most: int = 6) -> str:
+    """Counted from 1; empty where they aren't known."""
+    if not rows:
+        return ""
+    named = ", ".join(f"{row + 1:,}" for row in rows[:most])
+    more = f" and {len(rows) - most:,} more" if len(rows) > most else ""
+    return f"It computed training {'row' if len(rows) == 1 else 'rows'} {named}{more}."
 
 
 def spike_words(points: Points, place: int) -> str:
