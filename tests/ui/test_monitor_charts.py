@@ -131,6 +131,15 @@ def test_each_spike_names_its_step_and_its_rows_and_the_crosshair_goes_there(ope
     assert highest.startswith(("A", "B"))
 
 
+def test_a_click_on_a_spike_names_it_and_one_elsewhere_changes_nothing(open_run, make, qtbot):
+    page = open_run(make(end="paused", spikes=(100, 220)))
+    chart = found(page, "monitor_vram")
+    for step, named in ((100, 100), (220, 220), (100, 100), (160, 100)):
+        at = QPoint(chart.x_of(float(step)), chart.height() // 2)
+        qtbot.mouseClick(chart.viewport(), Qt.MouseButton.LeftButton, pos=at)
+        assert f"Step {named} took" in words(page, "monitor_spike")
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b'{"type":"step_finished","step":5,"rows":[-1]}\n'])
 def test_rows_that_can_not_be_read_are_none(tmp_path, content):
     (tmp_path / "metrics.jsonl").write_bytes(content)

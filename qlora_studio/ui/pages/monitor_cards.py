@@ -33,6 +33,7 @@ from qlora_studio.ui.widgets.text_size import at_text_size
 
 SETTLE_MS = 60  # after the slider moved: a million points aren't smoothed at each pixel
 _SLIDER_END = 100
+_BESIDE = 8  # px at 100 % from a spike that still count as a click on it
 _PART_WORDS = {part: part.capitalize() for part in PARTS}
 
 
@@ -147,6 +148,7 @@ class MemoryCard(Card):
         self._stretch, self._chosen = stretch, -1  # a place in its points
         self._rows: tuple[int | None, tuple[int, ...]] = (None, ())
         self._next.clicked.connect(self._on_next)
+        self.chart.clicked_at.connect(self._on_clicked)
         self.body.addWidget(self.chart, 1)
         self.body.addWidget(self._note)
 
@@ -179,6 +181,15 @@ class MemoryCard(Card):
         of_it = rows_words(rows) if step == int(points.steps[self._chosen]) else ""
         self._words.setText(f"{spike_words(points, self._chosen)} {of_it}".rstrip())
         self.spike.emit(int(points.steps[self._chosen]))
+
+    def _on_clicked(self, step: float) -> None:
+        """On a spike's mark, or right beside it."""
+        points, at = self._stretch.points, self.chart.x_of(step)
+        off = {place: abs(self.chart.x_of(float(points.steps[place])) - at) for place in points.spikes}
+        nearest = min(off, key=lambda place: off[place], default=-1)
+        if nearest >= 0 and off[nearest] <= theme().px(_BESIDE):
+            self._chosen = nearest
+            self.show_points(points)
 
     def _on_next(self) -> None:
         """The crosshair goes there, too."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyqtgraph as pg
 from numpy.typing import NDArray
-from PySide6.QtCore import QPointF, QSize, Qt
+from PySide6.QtCore import QPointF, QSize, Qt, Signal
 from PySide6.QtGui import QPen, QResizeEvent
 
 from qlora_studio.state.curves import Points
@@ -38,7 +38,11 @@ class StepChart(ChartView):
     """Add lines with `add_step_line`; override `draw_more` for what else it shows.
 
     The left button drags out the steps to zoom to, with Shift (or the middle button) it moves them along.
+
+    clicked_at: the step under the pointer, where the left button dragged nothing
     """
+
+    clicked_at = Signal(float)
 
     def __init__(self, stretch: Stretch, *, name: str, label: str, left_axis: ChartAxis) -> None:
         self._stretch = stretch
@@ -167,8 +171,12 @@ class StepChart(ChartView):
         super().mouseReleaseEvent(event)
         start, self._drag_from = self._drag_from, None
         self._sought.hide()
-        if start is not None and not self._pans and self._is_dragged(event.position(), start):
+        if start is None or self._pans:
+            return
+        if self._is_dragged(event.position(), start):
             self._stretch.show(*sorted((self.step_at(start), self.step_at(event.position()))))
+        else:
+            self.clicked_at.emit(self.step_at(event.position()))
 
     def mouseDoubleClickEvent(self, event: Any) -> None:
         self._drag_from = None
