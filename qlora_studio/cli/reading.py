@@ -325,10 +325,17 @@ def _marked(text: str, fate: str) -> str:
 def _needs_gib(shape: ModelShape, room: Room) -> dict[str, float]:
     """Preset -> GiB at the peak, as `estimate` promises them."""
     from qlora_studio.config.presets import presets
+    from qlora_studio.memory.correction import correction
+    from qlora_studio.memory.devices import device_name
     from qlora_studio.memory.promise import promise
 
-    totals = {
-        preset.name: promise(shape, preset.config, device=room.device, free_bytes=room.free_bytes).total
-        for preset in presets()
-    }
+    totals, name = {}, device_name(room.device)
+    for preset in presets():
+        totals[preset.name] = promise(
+            shape,
+            preset.config,
+            device=room.device,
+            free_bytes=room.free_bytes,
+            corrected=correction(name, shape, preset.config.model.quantization),
+        ).total
     return {name: round(total / 2**30, 2) for name, total in totals.items()}

@@ -10,7 +10,8 @@ from PySide6.QtCore import QAbstractTableModel, QModelIndex, QObject, QPersisten
 
 from qlora_studio.config import places
 from qlora_studio.config.model_shape import ModelShape
-from qlora_studio.config.run_config import SAMPLE
+from qlora_studio.config.run_config import SAMPLE, RunConfig
+from qlora_studio.memory.correction import correction
 from qlora_studio.memory.promise import GIB, Promise, promise
 from qlora_studio.models.report import ModelReport
 from qlora_studio.models.shapes import known_shape
@@ -19,7 +20,7 @@ from qlora_studio.protocol.events import Problem
 from qlora_studio.state.background import Background
 from qlora_studio.state.draft import RunDraft
 from qlora_studio.state.engine import EngineState
-from qlora_studio.state.launch import device_and_room
+from qlora_studio.state.launch import device_and_room, device_name
 from qlora_studio.state.preferences import PreferencesState
 from qlora_studio.state.reader import Job, Reader
 from qlora_studio.state.sample_model import SampleModel
@@ -207,10 +208,7 @@ class ModelsState(QObject):
         asked = (shape, device, free_bytes // ROUND_ROOM)
         if asked != self._needs[0]:
             presets = [(preset.name, preset.config) for preset in self._draft.presets]
-            needs = [
-                (name, promise(shape, config, device=device, free_bytes=free_bytes))
-                for name, config in presets
-            ]
+            needs = [(name, self._needed(shape, config)) for name, config in presets]
             self._needs = (asked, needs)
         return self._needs[1]
 
@@ -246,8 +244,12 @@ class ModelsState(QObject):
             self._change(SAMPLE, words=self._engine.words)
 
     def _promised(self, shape: ModelShape) -> Promise:
+        return self._needed(shape, self._draft.config)
+
+    def _needed(self, shape: ModelShape, config: RunConfig) -> Promise:
         device, free_bytes = device_and_room(self._engine)
-        return promise(shape, self._draft.config, device=device, free_bytes=free_bytes)
+        measured = correction(device_name(self._engine), shape, config.model.quantization)
+        return promise(shape, config, device=device, free_bytes=free_bytes, corrected=measured)
 
     def _change(self, path: str, **changes: Any) -> None:
         row = self.row(path)

@@ -11,22 +11,29 @@ import pytest
 from qlora_studio.cli import estimating, reading
 from qlora_studio.cli.room import Room, room_of_card
 from qlora_studio.errors import StudioError
+from qlora_studio.memory.devices import device_name
+from qlora_studio.memory.measured import remember_factor
 from qlora_studio.models.shapes import known_shape
 
 SHAPE = known_shape(estimating.SAMPLE_SHAPE)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("measured", [1.0, 1.3])
 def test_model_and_estimate_promise_the_same_for_the_same_device(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], device: str
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], device: str, measured: float
 ) -> None:
+    for compiled in (True, False):
+        remember_factor(device_name(device), SHAPE, "nf4", compiled=compiled, factor=measured)
     room = Room(device, 8 * 2**30)
     monkeypatch.setattr(estimating, "room_here", lambda: room)
     asked = argparse.Namespace(file=Path("sample"), card=None, changes=[], json=True)
 
     estimating.estimate_command(asked)
 
-    estimated = json.loads(capsys.readouterr().out)["total_gib"]
+    said = json.loads(capsys.readouterr().out)
+    estimated = said["total_gib"]
+    assert said["measured_factor"] == measured
     needs = reading._needs_gib(SHAPE, room)
     assert needs["Sample run"] == pytest.approx(estimated, abs=0.006)
 
