@@ -130,11 +130,11 @@ def _with_a_block(head: str, before: str, ends: str, turns: str) -> str:
 
 def _within_the_first(first: str, before: str, follows: str, user: str, turns: str) -> str:
     """The system text stands in the first message."""
+    said = f"{literal(before)}{{{{ (index .Messages 0).Content }}}}{literal(follows)}"
+    later = f"{{{{ if gt $i 1 }}}}{literal(user)}{{{{ end }}}}{turns.removeprefix(literal(user))}"
     return (
-        f'{{{{ if eq (index .Messages 0).Role "system" }}}}{literal(before)}'
-        f"{{{{ (index .Messages 0).Content }}}}{literal(follows)}{{{{ else }}}}{literal(first)}{{{{ end }}}}{{{{ range $i, $_ := .Messages }}}}"
-        f'{{{{ if eq .Role "user" }}}}{{{{ if gt $i 1 }}}}{literal(user)}{{{{ end }}}}'
-        + turns.removeprefix(literal(user))
+        f'{{{{ if eq (index .Messages 0).Role "system" }}}}{said}{{{{ else }}}}{literal(first)}{{{{ end }}}}'
+        f'{{{{ range $i, $_ := .Messages }}}}{{{{ if eq .Role "user" }}}}{later}'
     )
 
 

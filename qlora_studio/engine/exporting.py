@@ -16,6 +16,7 @@ from qlora_studio.engine.gguf_model import GgufModel, tensor_bytes, write_gguf
 from qlora_studio.engine.gguf_reading import check_memory, read_gguf_again, texts_of, token_ids
 from qlora_studio.engine.gguf_tokenizer import GgufTokenizer
 from qlora_studio.engine.merged_model import closest_merge, copy_licence, read_again, write_texts
+from qlora_studio.engine.model_card import CARD_FILE, model_card
 from qlora_studio.engine.model_holder import ModelHolder
 from qlora_studio.engine.trained_model import adapter_folder, load_trained
 from qlora_studio.engine.verifying import Difference, Reference, difference, greedy_talks, log_probabilities
@@ -66,6 +67,7 @@ def export(
         else:
             verified = yield from _write_merged(order, holder, adapter, trained, staging)
         order.go_on()
+        _write_card(order, command.checkpoint, staging, verified)
         for file in staging.iterdir():
             sync_file(file)
     files = sorted(file.name for file in order.out.iterdir())
@@ -232,6 +234,14 @@ def _write_gguf(
         problems.append(f"The tokenizer in the file cuts {wrong} of {len(wanted)} texts in another way.")
     most_kl = MOST_KL_IN_8_BIT if order.quant == Q8_0 else MOST_KL
     return _verification(found, trained, said.reader, most_kl, why, tuple(problems))
+
+
+def _write_card(order: _Order, checkpoint: int | None, staging: Path, verified: Verification) -> None:
+    path = order.run.record.config.model.path
+    base = None if path.startswith(SHAPE_PREFIX) else model_folder(path)
+    names = [file.name for file in staging.iterdir()]
+    card = model_card(order.run, order.to, checkpoint, base, names, verified)
+    (staging / CARD_FILE).write_text(card, encoding="utf-8")
 
 
 def _verification(

@@ -7,6 +7,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+import yaml
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
@@ -105,6 +106,7 @@ def test_an_exported_adapter_is_the_trained_one_in_peft_s_format(run: Path, tmp_
     _, finished = exported(run, out, "adapter")
 
     assert set(finished.files) == {
+        "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
         "tokenizer.json",
@@ -271,6 +273,22 @@ def test_an_export_that_differs_is_said_to(
     _, finished = exported(run, tmp_path / "out", "merged")
     assert not finished.verified.passed
     assert finished.verified.token_agreement < 0.95
+
+
+@pytest.mark.parametrize(("to", "library"), [("adapter", "peft"), ("merged", "transformers")])
+def test_an_export_has_a_card_with_what_it_was_made_from_and_no_folder_of_this_machine(
+    run: Path, tmp_path: Path, to: str, library: str
+) -> None:
+    _, finished = exported(run, tmp_path / "out", to)
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    head = yaml.safe_load(card.split("---")[1])
+    assert head["library_name"] == library
+    assert head["license"] == "apache-2.0"
+    assert head["tags"] == ["qlora", "lora"]
+    assert f"| Likeliest tokens that agree | {finished.verified.token_agreement:.1%} |" in card
+    assert "| Adapter | rank " in card
+    assert str(tmp_path) not in card
+    assert (finished.verified.merge_base or "") in card
 
 
 def test_what_agrees_in_its_likeliest_tokens_alone_says_what_differs(

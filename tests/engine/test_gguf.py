@@ -109,7 +109,8 @@ def test_a_gguf_in_16_bit_answers_as_the_adapter_did(
     assert verified.with_.startswith("transformers ")
     assert ("positions scaled by us" in verified.with_) == ("rope_parameters" in changes)
     assert "dequantized NF4" in (verified.merge_base or "")
-    assert set(finished.files) == {f"{run.name}-F16.gguf", "LICENSE"}
+    assert set(finished.files) == {f"{run.name}-F16.gguf", "LICENSE", "README.md"}
+    assert f"llama-cli -m {run.name}-F16.gguf" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_a_gguf_in_8_bit_carries_tokenizer_template_and_sizes(run: Path, tmp_path: Path) -> None:
