@@ -94,7 +94,8 @@ def _settings(config: RunConfig) -> Iterator[tuple[str, str]]:
     yield "Target layers", targets if isinstance(targets, str) else ", ".join(targets)
     yield "Learning rate", f"{training.learning_rate:g}, {training.schedule}"
     yield "Optimizer", training.optimizer
-    yield "Length", f"{training.steps:,} updates" if training.steps else f"{training.epochs:g} epochs"
+    epochs = "1 epoch" if training.epochs == 1 else f"{training.epochs:g} epochs"
+    yield "Length", f"{training.steps:,} updates" if training.steps else epochs
     yield "An update", f"{training.batch_size} x {training.gradient_accumulation} rows"
     yield "Sequence length", f"{config.data.seq_len:,} tokens"
     yield "Seed", str(training.seed)

@@ -7,7 +7,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
-import yaml
+from huggingface_hub import metadata_load
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
@@ -281,7 +281,8 @@ def test_an_export_has_a_card_with_what_it_was_made_from_and_no_folder_of_this_m
 ) -> None:
     _, finished = exported(run, tmp_path / "out", to)
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
-    head = yaml.safe_load(card.split("---")[1])
+    head = metadata_load(tmp_path / "out" / "README.md")
+    assert head is not None
     assert head["library_name"] == library
     assert head["license"] == "apache-2.0"
     assert head["tags"] == ["qlora", "lora"]
