@@ -41,6 +41,7 @@ test: lint
 		$(TOOL)/pytest -q --last-failed --last-failed-no-failures=none -m "not slow_fault"; }
 
 faults: export OMP_NUM_THREADS ?= 1
+faults: export QLORA_STUDIO_AUDIT = 1
 faults: set-up-checks
 	@QT_QPA_PLATFORM=offscreen $(TOOL)/pytest -q -n $(TEST_JOBS) -m fault
 

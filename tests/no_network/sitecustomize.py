@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 _LOOK_UPS = {"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "socket.getnameinfo"}
 _WITH_A_SOCKET = {"socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg"}
 _HERE = str(Path(__file__).parent)
+_AUDIT = "QLORA_STUDIO_AUDIT"
 
 _start_process = subprocess.Popen.__init__
 
@@ -32,8 +34,12 @@ def _start_without_network(self: Any, *args: Any, **kwargs: Any) -> None:
     folders = [folder for folder in environment.get("PYTHONPATH", "").split(os.pathsep) if folder]
     if _HERE not in folders:
         environment["PYTHONPATH"] = os.pathsep.join([_HERE, *folders])
+    if _AUDIT in os.environ:
+        environment[_AUDIT] = os.environ[_AUDIT]
     _start_process(self, *args, **{**kwargs, "env": environment})
 
 
 sys.addaudithook(_refuse_the_network)
+if _AUDIT in os.environ:
+    runpy.run_path(str(Path(__file__).parent / "audit.py"))
 subprocess.Popen.__init__ = _start_without_network  # type: ignore[method-assign]
