@@ -14,7 +14,7 @@ TOOL := .venv/bin
 TEST_JOBS ?= 2
 test: export OMP_NUM_THREADS ?= 1
 
-CARD_BENCHMARKS := train decode kernels whole_job_card
+CARD_BENCHMARKS := train decode kernels memory_grid whole_job_card
 
 APPLICATIONS := $(or $(XDG_DATA_HOME),$(HOME)/.local/share)/applications
 

@@ -164,7 +164,8 @@ def _fill(
             yield LoadingProgress(done=done, total=count, words=words)
         owner, _, own_name = name.rpartition(".")
         on_device = place(model.get_submodule(owner), own_name, tensor, storage, device.torch_device)
-        finite[name] = torch.isfinite(on_device).all()  # looked at below: no wait for the card at each
+        # Looked at below: no wait for the card at each. isfinite alone would copy an embedding twice.
+        finite[name] = torch.isfinite(torch.stack(torch.aminmax(on_device))).all()
     yield LoadingProgress(done=count, total=count, words=words)
     _require_finite(finite, source)
 
@@ -189,6 +190,7 @@ def _finished(
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, buffer.to(device.torch_device))
+    device.empty_cache()  # what weights were turned into others in
     model.tie_weights()
     model.eval()
     model.name_or_path = source  # peft writes it into adapter_config.json

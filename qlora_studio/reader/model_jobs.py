@@ -52,7 +52,7 @@ def encode_chat(request: reading.EncodeChat, texts: ModelTexts) -> reading.ChatE
 
 
 def make_modelfile(request: reading.MakeModelfile, texts: ModelTexts) -> reading.ModelfileMade:
-    """Raises: StudioError where the model's texts can't be read; a template that can't be said is an answer."""
+    """Raises: StudioError where the model's texts can't be read; one that can't be said is an answer."""
     text = texts.of(request.model)
     try:
         made, notes = modelfile(text.template, text.tokenizer, text.stop_ids)

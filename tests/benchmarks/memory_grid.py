@@ -1,0 +1,250 @@
+"""The memory promise against what a card measures, over a grid of settings.
+
+    python -m tests.benchmarks.memory_grid [--first 0] [--seconds 550] [--lines grid.jsonl]
+
+Each setting trains three updates of a known shape with random weights, in one process whose cache is emptied
+between them. Measured is torch's reserved memory at its peak, the paged optimizer's state and the context of
+the device. The goal: within 5 % for 9 of 10 settings, never more than 3 % too little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+GIB = 2**30
+CLOSE, TOO_LITTLE = 0.05, -0.03
+STEPS = 3
+USUAL: dict[str, Any] = {
+    "rows": 4,
+    "len": 1024,
+    "r": 16,
+    "recompute": "all",
+    "quantization": "nf4",
+    "double_quant": True,
+    "optimizer": "paged_adamw_32bit",
+    "targets": "all-linear",
+    "dropout": 0.0,
+    "use_dora": False,
+}
+SMALL, MIDDLE, LARGE = "qwen2.5-0.5b", "llama-3.2-1b", "llama-3.1-8b"
+
+
+def main() -> None:
+    """Prints a line for each setting and what holds of all of them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--first", type=int, default=0, help="number of the first setting")
+    parser.add_argument("--seconds", type=float, default=3600.0)
+    parser.add_argument("--lines", type=Path, default=None, help="where each setting goes as a line of JSON")
+    arguments = parser.parse_args()
+    logging.disable(logging.WARNING)
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # as the engine does
+    os.environ["QLORA_STUDIO_HOME"] = tempfile.mkdtemp(prefix="memory-grid-")
+    ends = time.monotonic() + arguments.seconds
+    found = []
+    bench = Bench()
+    print(f"{bench.name}; context {bench.context / GIB:.2f} GiB", flush=True)
+    for number, setting in enumerate(grid()):
+        if number < arguments.first:
+            continue
+        if time.monotonic() > ends:
+            print(f"out of time: go on with --first {number}")
+            break
+        line = {"number": number, **setting, **bench.measure(setting)}
+        found.append(line)
+        print(in_words(line), flush=True)
+        if arguments.lines:
+            with arguments.lines.open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps(line) + "\n")
+    conclude(found)
+
+
+def grid() -> Iterator[dict[str, Any]]:
+    """At least 60: each shape as usual, and one or two things changed at a time."""
+    for shape in ("smollm2-135m", SMALL, MIDDLE, "llama-3.2-3b", "gemma-2-2b", "phi-3-mini"):
+        yield of(shape)
+        yield of(shape, rows=1, len=2048, recompute="none")
+        yield of(shape, rows=8, len=512, r=64)
+    for shape in (MIDDLE, LARGE):
+        for rows, length in ((1, 512), (1, 4096), (2, 2048), (8, 1024)):
+            yield of(shape, rows=rows, len=length)
+        yield of(shape, recompute="none")
+        yield of(shape, recompute=8, r=64)
+        yield of(shape, r=128)
+        yield of(shape, double_quant=False)
+        yield of(shape, quantization="int8")
+        yield of(shape, optimizer="paged_adamw_8bit", r=64)
+        yield of(shape, targets=["q_proj", "v_proj"])
+        yield of(shape, dropout=0.1)
+    for shape in ("mistral-7b", "qwen2.5-7b"):
+        yield of(shape)
+        yield of(shape, rows=2, recompute="none", r=64)
+    for changed in ({"quantization": "none"}, {"quantization": "fp4"}, {"use_dora": True}):
+        yield of(SMALL, **changed)
+        yield of(MIDDLE, **changed)
+    for rows, length in ((2, 256), (16, 512), (2, 4096)):
+        yield of(SMALL, rows=rows, len=length)
+        yield of(SMALL, rows=rows, len=length, recompute="none")
+    yield of(LARGE, rows=4, len=2048, r=64)
+    yield of(LARGE, rows=4, len=2048, r=64, recompute="none")
+    yield of("llama-3.2-3b", recompute=14)
+    yield of("llama-3.2-3b", rows=2, len=4096, recompute="none")
+
+
+def of(shape: str, **changed: Any) -> dict[str, Any]:
+    """A setting: the usual one with some things changed."""
+    return {"shape": shape, **USUAL, **changed}
+
+
+class Bench:
+    """One device, one process."""
+
+    def __init__(self) -> None:
+        import torch
+
+        from qlora_studio.engine.device import find_device
+        from qlora_studio.engine.model_holder import ModelHolder
+
+        self._torch = torch
+        self.device = find_device()
+        self.name = f"{self.device.name}, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}"
+        self._holder = ModelHolder(self.device)
+        self.context = 0
+        if self.device.is_cuda:
+            torch.zeros(1, device=self.device.torch_device)
+            free, total = torch.cuda.mem_get_info()
+            self.context = total - free - torch.cuda.memory_reserved()
+
+    def measure(self, setting: dict[str, Any]) -> dict[str, Any]:
+        """Promised and measured bytes, whole and by part; or the error."""
+        from qlora_studio.config.run_config import (
+            CheckpointsConfig,
+            DataConfig,
+            LoraConfig,
+            ModelConfig,
+            RunConfig,
+            TrainingConfig,
+        )
+        from qlora_studio.memory.promise import promise
+        from qlora_studio.models.shapes import model_shape
+        from qlora_studio.protocol.events import RunFailed, StepFinished
+
+        targets = setting["targets"]
+        config = RunConfig(
+            model=ModelConfig(
+                path=f"shape:{setting['shape']}",
+                quantization=setting["quantization"],
+                double_quant=setting["double_quant"],
+            ),
+            data=DataConfig(seq_len=setting["len"], validation=0),
+            lora=LoraConfig(
+                r=setting["r"],
+                target_modules=targets if isinstance(targets, str) else tuple(targets),
+                dropout=setting["dropout"],
+                use_dora=setting["use_dora"],
+            ),
+            training=TrainingConfig(
+                batch_size=setting["rows"],
+                gradient_accumulation=1,
+                steps=STEPS,
+                recompute=setting["recompute"],
+                optimizer=setting["optimizer"],
+            ),
+            checkpoints=CheckpointsConfig(every_steps=1_000_000, evaluate_every_steps=0),
+        )
+        self._start_clean()
+        started = time.monotonic()
+        room = self.device.free_bytes()
+        shape = model_shape(config.model.path)
+        promised = promise(shape, config, device=self.device.kind, free_bytes=room, ways=False)
+        peaks: list[dict[str, int]] = []
+        failed = ""
+        for event in self._train(config, room):
+            if isinstance(event, StepFinished):
+                peaks.append(dict(event.memory))
+            elif isinstance(event, RunFailed):
+                failed = event.error.message
+        if failed or not peaks:
+            return {"failed": failed or "no step"}
+        peak = max(peaks, key=lambda parts: sum(parts.values()))
+        return {
+            "promised": promised.total,
+            "measured": sum(peak.values()) + self.context,
+            "promised_parts": promised.parts,
+            "measured_parts": peak,
+            "seconds": time.monotonic() - started,
+        }
+
+    def _start_clean(self) -> None:
+        self._holder.let_go()
+        self._torch._dynamo.reset()  # else the settings before count as recompilations
+        self._holder.let_go()
+
+    def _train(self, config: Any, room: int) -> Iterator[Any]:
+        from qlora_studio.engine.training_job import run_training
+        from qlora_studio.engine.wish import Wish
+        from qlora_studio.protocol.reading import PrepareRun
+        from qlora_studio.reader.model_text import ModelTexts
+        from qlora_studio.reader.run_jobs import prepare_run
+
+        prepared = prepare_run(
+            PrepareRun(
+                id=1,
+                config=config,
+                name="grid",
+                runs_dir=os.environ["QLORA_STUDIO_HOME"] + "/runs",
+                device=self.device.kind,
+                device_memory_bytes=room,
+            ),
+            ModelTexts(),
+            lambda *_: None,
+        )
+        yield from run_training(Path(prepared.run), self._holder, lambda: Wish.NOTHING)
+
+
+def in_words(line: dict[str, Any]) -> str:
+    """What is unusual of the setting, both figures, and how far the promise is off."""
+    unusual = {name: line[name] for name, value in USUAL.items() if line[name] != value}
+    words = " ".join(f"{name}={value}" for name, value in unusual.items())
+    head = f"{line['number']:3} {line['shape']:14} {words:44}"
+    if "failed" in line:
+        return f"{head} FAILED {line['failed']}"
+    promised, measured = line["promised_parts"], line["measured_parts"]
+    parts = " ".join(
+        f"{name[:5]} {size / GIB:.2f}/{measured.get(name, 0) / GIB:.2f}" for name, size in promised.items()
+    )
+    return (
+        f"{head} {line['promised'] / GIB:6.2f} {line['measured'] / GIB:6.2f} {off(line):+7.1%}"
+        f"  {line['seconds']:4.0f} s  {parts}"
+    )
+
+
+def off(line: dict[str, Any]) -> float:
+    """Share by which the promise is larger than what was measured."""
+    return float(line["promised"] / line["measured"] - 1)
+
+
+def conclude(found: list[dict[str, Any]]) -> None:
+    """How many are close, and the worst that were promised too little."""
+    measured = [line for line in found if "failed" not in line]
+    if not measured:
+        return
+    close = sum(abs(off(line)) <= CLOSE for line in measured)
+    low = sum(off(line) < TOO_LITTLE for line in measured)
+    print(
+        f"{len(found)} settings, {len(found) - len(measured)} failed; "
+        f"within 5 %: {close / len(measured):.0%} (goal 90 %); more than 3 % too little: {low} (goal 0); "
+        f"from {min(map(off, measured)):+.1%} to {max(map(off, measured)):+.1%}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
