@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Self
 
-from PySide6.QtCore import Qt
+from PySide6.QtCore import QEvent, Qt
 from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import (
     QBoxLayout,
@@ -41,6 +41,8 @@ class Page(QWidget):
     search: the field that Ctrl+F goes to, or None
     """
 
+    _waits_with_sizes = False
+
     def __init__(
         self,
         app: AppState,
@@ -68,6 +70,17 @@ class Page(QWidget):
         self._action_area: QFrame | None = None
         self._drawn_at = theme().text_size  # per cent
         self._build(title, side, action_bar)
+
+    def wait_with_sizes(self, waits: bool) -> None:
+        """While it is built in pieces, the window may change its size: what would be placed isn't there."""
+        self._waits_with_sizes = waits
+        if not waits:
+            self.resize(0, 0)  # so that its place in the window is news
+
+    def event(self, event: QEvent) -> bool:
+        if event.type() == QEvent.Type.Resize and self._waits_with_sizes:
+            return True
+        return super().event(event)
 
     def pieces(self) -> Iterator[None]:
         """Builds what isn't there yet, up to the next `yield`; after the last the page is whole.

@@ -142,8 +142,10 @@ class Shell(QMainWindow):
         page = self._factories[name](self._app)
         page.menu.aboutToShow.connect(lambda: self._complete_menu(page.menu))
         page.setParent(self._stack)
+        page.wait_with_sizes(True)
         yield
         yield from page.pieces()
+        page.wait_with_sizes(False)
         self._stack.addWidget(page)
         self._pages[name] = page
 

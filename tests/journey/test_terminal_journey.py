@@ -78,7 +78,7 @@ def test_the_whole_job_from_data_to_export(sample_home: Path, settings: str, tmp
     model = answer("model", "sample")
     assert (model["family"], model.keys()) == ("llama", MODEL_KEYS)
     estimate = answer("estimate", settings)
-    assert estimate.keys() == {"parts", "total_gib", "fits", "recompute_layers"}
+    assert estimate.keys() >= {"parts", "total_gib", "fits", "recompute_layers", "largest"}
     assert sum(estimate["parts"].values()) == pytest.approx(estimate["total_gib"])
 
     finished = answer("train", settings)

@@ -52,22 +52,23 @@ def asked_paths(filler: Filler) -> list[str]:
     return [asked.data.path for asked in filler.silent.asked(reading.ImportData)]
 
 
-def test_several_dropped_files_become_one_mixture(filler, tmp_path):
+def test_several_dropped_files_become_one_mixture(filler, qtbot, tmp_path):
     files = [tmp_path / "chats.jsonl", tmp_path / "sums.csv"]
     for file in files:
         file.write_text("{}", "utf-8")
     filler.shell.open_dropped(*files)
 
+    qtbot.waitUntil(lambda: filler.app.data.file.asked is not None)
     assert [part.path for part in filler.app.data.file.asked.mix] == [str(file) for file in files]
 
 
-def test_of_different_things_dropped_together_the_first_is_opened_and_that_is_said(filler, tmp_path):
+def test_of_different_things_dropped_together_the_first_is_opened_and_that_is_said(filler, qtbot, tmp_path):
     (tmp_path / "chats.jsonl").write_text("{}", "utf-8")
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model.safetensors").write_bytes(b"")
     filler.shell.open_dropped(tmp_path / "chats.jsonl", tmp_path / "model")
 
-    assert asked_paths(filler) == [str(tmp_path / "chats.jsonl")]
+    qtbot.waitUntil(lambda: asked_paths(filler) == [str(tmp_path / "chats.jsonl")])
     assert filler.app.notices.last[-1].text == "Of 2 things dropped, chats.jsonl was opened"
 
 
