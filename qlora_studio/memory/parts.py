@@ -14,8 +14,15 @@ _BLOCK = 64  # weights that share a scale
 _NESTED_BLOCK = 256  # scales that share a scale, with double quantization
 _FP32 = 4  # bytes
 _LOGITS_AT_ONCE = {"cuda": 2**25, "cpu": 2**23}  # as qlora_kernels.cross_entropy makes them
-_BYTES_A_LOGIT = 12  # the product in 16 bit, fp32 logits, their log-softmax, the gradient in 16 bit
-_CUDA_CONTEXT = 512 * 1024**2  # bytes; driver, kernels and cuBLAS workspace of one process
+# CPU: the product, fp32 logits, their log-softmax, the gradient. A card's kernel works in one place, in fp32.
+_BYTES_A_LOGIT = {"cuda": 4, "cpu": 12}
+# Fitted to 62 settings on an H100 (tests/benchmarks/memory_grid.py, torch 2.11.0+cu130, 2026-11-26):
+_CUDA_CONTEXT = 614 * 1024**2  # bytes; driver and kernels of one process
+_FLOWING = (6, 4, 18_125)  # a token in a layer's backward: times its hidden and inner size in 16 bit; bytes
+_IN_TURN = {"compiled": 0.4, "eager": 0.6, "peft": 1.9}  # of a layer whose activations are computed again
+_SCRATCH = 2.5  # times the largest weight in 16 bit
+_BESIDE_ADAPTER = 0.18  # share of it; also what torch reserves and nothing uses
+_MARGIN = 0.01  # rather promised too much than too little
 # Measured on SmolLM2 (2 cores, float32 and bfloat16, 256 to 2,048 tokens): the process with its libraries,
 # and what the C allocator holds beyond the activations, as each thread of a step has an arena of its own.
 _CPU_PROCESS = 700_000_000  # bytes
@@ -82,7 +89,7 @@ class Setting:
 def parts(setting: Setting, recomputed_layers: int) -> Parts:
     """With this many layers keeping only their input."""
     trained = adapter_parameters(setting.shape, setting.config.lora)
-    activations = _activations(setting, recomputed_layers)
+    activations = _activations(setting, recomputed_layers, _FP32 * trained)
     return Parts(
         weights=_weights(setting),
         adapter=2 * _FP32 * trained,
@@ -145,22 +152,48 @@ def _kept_dequantized(setting: Setting, linear: int) -> int:
 
 def _logits(setting: Setting) -> int:
     made_at_once = min(setting.tokens * setting.shape.vocab_size, _LOGITS_AT_ONCE[setting.device])
-    return _BYTES_A_LOGIT * made_at_once
+    return _BYTES_A_LOGIT[setting.device] * made_at_once
 
 
-def _activations(setting: Setting, recomputed_layers: int) -> int:
-    """Kept layers whole, recomputed ones by their input, one of these whole while its turn is.
+def _activations(setting: Setting, recomputed_layers: int, gradients: int) -> int:
+    """Kept layers whole, recomputed ones by their input, and what is needed of one while its turn is.
 
-    The gradients that flow through a layer come after the logits are gone: what they need beyond these.
+    gradients: bytes of the adapter's, which are counted with it. They come as the activations go: of both the
+        larger counts at the peak.
     """
     shape, tokens = setting.shape, setting.tokens
-    kept_layers = shape.layers - recomputed_layers
     whole = bytes_a_layer(setting)
-    layer_input = tokens * shape.hidden_size * setting.dtype_bytes
-    in_turn = 1 if recomputed_layers else 0
+    layer_input = tokens * _numbers_kept_anyway(setting) * setting.dtype_bytes
+    kept = (shape.layers - recomputed_layers) * whole + recomputed_layers * layer_input
+    if setting.device == "cuda":
+        return max(kept - gradients, 0) + _in_turn_on_card(setting, recomputed_layers)
+    in_turn = whole if recomputed_layers else 0
     flowing = tokens * 3 * (shape.hidden_size + shape.intermediate_size) * setting.dtype_bytes
-    kept = (kept_layers + in_turn) * whole + recomputed_layers * layer_input
-    return kept + max(0, flowing - _logits(setting))
+    return kept + in_turn + max(0, flowing - _logits(setting))
+
+
+def _numbers_kept_anyway(setting: Setting) -> int:
+    """Of a token, where a layer is recomputed: what goes into it.
+
+    bitsandbytes' int8 layers hold what goes into each of them where torch's recomputation doesn't see it.
+    """
+    shape = setting.shape
+    if setting.device == "cuda" and setting.config.model.quantization == "int8":
+        return shape.hidden_size + sum(inner for _, _, inner in shape.linears)
+    return shape.hidden_size
+
+
+def _in_turn_on_card(setting: Setting, recomputed_layers: int) -> int:
+    """Of the layer that goes backward: gradients that flow through it, and itself where it is recomputed."""
+    shape = setting.shape
+    of_hidden, of_inner, more = _FLOWING
+    numbers = of_hidden * shape.hidden_size + of_inner * shape.intermediate_size
+    needed = setting.tokens * (numbers * setting.dtype_bytes + more)
+    if recomputed_layers:
+        raised = not setting.fused and setting.config.model.quantization != "int8"
+        way = "peft" if raised else "compiled" if setting.compiled else "eager"
+        needed += int(_IN_TURN[way] * bytes_a_layer(setting))
+    return needed
 
 
 def bytes_a_layer(setting: Setting) -> int:
@@ -175,7 +208,8 @@ def bytes_a_layer(setting: Setting) -> int:
     query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     low_rank = setting.config.lora.r * len(shape.linears)
     if setting.compiled:
-        numbers = 2 * hidden + 2 * query + 2 * key + 2 * inner + low_rank
+        inner_kept = 3 if _has_joined_gate(shape) else 2  # a joined product is kept beside what is made of it
+        numbers = 2 * hidden + 2 * query + 2 * key + inner_kept * inner + low_rank
         return setting.tokens * (numbers * size + _extra_bytes_a_token(setting))
     norms = min(4, max(2, round(shape.other_parameters_a_layer / hidden)))
     attention_out = (
@@ -184,6 +218,10 @@ def bytes_a_layer(setting: Setting) -> int:
     numbers = norms * hidden + query + attention_out + 2 * key + 4 * inner + low_rank
     raised = norms * hidden * _FP32  # the norms' inputs in fp32
     return setting.tokens * (numbers * size + raised + _extra_bytes_a_token(setting))
+
+
+def _has_joined_gate(shape: ModelShape) -> bool:
+    return any(name.endswith("gate_up_proj") for name, _, _ in shape.linears)
 
 
 def _extra_bytes_a_token(setting: Setting) -> int:
@@ -201,11 +239,13 @@ def _extra_bytes_a_token(setting: Setting) -> int:
 
 
 def other_bytes(setting: Setting, activations: int) -> int:
-    """One dequantized weight and the device's context, or the process and what its allocator holds."""
-    largest = max((out * inner for _, out, inner in setting.shape.linears), default=0)
+    """A dequantized weight, what is reserved beyond what is used, and the context or the process."""
+    shape, config = setting.shape, setting.config
     if setting.device == "cuda":
-        copies = 3 if setting.config.lora.use_dora else 1  # DoRA measures the merged weight's columns
-        estimated = copies * largest * setting.dtype_bytes
+        largest = max((out * inner for _, out, inner in shape.linears), default=0)
+        adapter = 2 * _FP32 * adapter_parameters(shape, config.lora)
+        estimated = int(_SCRATCH * largest * setting.dtype_bytes + _BESIDE_ADAPTER * adapter)
+        estimated += int(_MARGIN * (_weights(setting) + adapter + activations))
     else:
         estimated = int(_CPU_SLACK * activations)
     return never_estimated(setting.device) + int(setting.factor * estimated)

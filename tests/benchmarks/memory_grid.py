@@ -1,6 +1,6 @@
 """The memory promise against what a card measures, over a grid of settings.
 
-    python -m tests.benchmarks.memory_grid [--first 0] [--seconds 550] [--lines grid.jsonl]
+    python -m tests.benchmarks.memory_grid [--drawn 20] [--first 0] [--seconds 550] [--lines FILE]
 
 Each setting trains three updates of a known shape with random weights, in one process whose cache is emptied
 between them. Measured is torch's reserved memory at its peak, the paged optimizer's state and the context of
@@ -13,6 +13,7 @@ import argparse
 import json
 import logging
 import os
+import random
 import sys
 import tempfile
 import time
@@ -42,6 +43,7 @@ def main() -> None:
     """Prints a line for each setting and what holds of all of them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--first", type=int, default=0, help="number of the first setting")
+    parser.add_argument("--drawn", type=int, default=0, help="so many settings by lot, in place of the grid")
     parser.add_argument("--seconds", type=float, default=3600.0)
     parser.add_argument("--lines", type=Path, default=None, help="where each setting goes as a line of JSON")
     arguments = parser.parse_args()
@@ -52,7 +54,7 @@ def main() -> None:
     found = []
     bench = Bench()
     print(f"{bench.name}; context {bench.context / GIB:.2f} GiB", flush=True)
-    for number, setting in enumerate(grid()):
+    for number, setting in enumerate(drawn(arguments.drawn) if arguments.drawn else grid()):
         if number < arguments.first:
             continue
         if time.monotonic() > ends:
@@ -97,6 +99,24 @@ def grid() -> Iterator[dict[str, Any]]:
     yield of(LARGE, rows=4, len=2048, r=64, recompute="none")
     yield of("llama-3.2-3b", recompute=14)
     yield of("llama-3.2-3b", rows=2, len=4096, recompute="none")
+
+
+def drawn(count: int) -> Iterator[dict[str, Any]]:
+    """Settings that the promise's numbers weren't fitted to."""
+    lot = random.Random(20261126)
+    for _ in range(count):
+        length = lot.choice((256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096))
+        shape = lot.choice((SMALL, MIDDLE, "llama-3.2-3b", "qwen2.5-7b", "phi-3-mini", "mistral-7b", LARGE))
+        yield of(
+            shape,
+            rows=lot.randint(1, max(1, 12_288 // length)),
+            len=length,
+            r=lot.choice((8, 16, 32, 64, 96)),
+            recompute=lot.choice(("all", "all", "none", 4, 12, 20)),
+            quantization=lot.choice(("nf4", "nf4", "nf4", "fp4")),
+            optimizer=lot.choice(("paged_adamw_32bit", "paged_adamw_8bit")),
+            dropout=lot.choice((0.0, 0.0, 0.05)),
+        )
 
 
 def of(shape: str, **changed: Any) -> dict[str, Any]:
