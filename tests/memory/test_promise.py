@@ -124,7 +124,7 @@ def test_larger_weights_need_more_on_a_card():
 def test_int8_layers_keep_their_inputs_though_all_is_recomputed():
     rows = {rows: on_card(LLAMA_8B, rows, 1024, "all", model__quantization="int8") for rows in (1, 4)}
     assert rows[4].parts["activations"] / GIB == pytest.approx(12.8, rel=0.15)  # measured on an H100
-    assert rows[4].parts["activations"] == pytest.approx(4 * rows[1].parts["activations"], rel=0.1)
+    assert rows[4].parts["activations"] > 3.9 * rows[1].parts["activations"]
 
 
 def test_each_layer_recomputed_needs_less_once_two_are():
