@@ -23,7 +23,7 @@ class Fields:
 
     def needed(self, name: str) -> Any:
         """Raises: RecordError where the record hasn't the column."""
-        column = self.map.get(name, name)
+        column = self.map[name]
         if column not in self.record:
             raise RecordError(f"no column {named(column)}")
         return self.record[column]

@@ -45,6 +45,8 @@ def converter(layout: Layout) -> Convert:
     def of(record: Any) -> tuple[Conversation, ...]:
         if layout.format == "text" and isinstance(record, str):
             return _text(Fields({"text": record}, {"text": "text"}))
+        if layout.format == "text" and not columns:
+            raise RecordError(f"{in_words(record)} in place of a text")
         if not isinstance(record, dict):
             raise RecordError(f"{in_words(record)} in place of an object with columns")
         if media is not None and _shows(record.get(media)):

@@ -65,3 +65,9 @@ def test_a_text_is_learned_whole_with_an_end(tmp_path: Path) -> None:
     (row,) = import_records(tmp_path, [{"text": "a hello"}])
 
     assert trained(tmp_path, row) == ("a hello", " hello")
+
+
+def test_an_object_among_bare_texts_is_skipped_by_name(tmp_path: Path) -> None:
+    data = import_records(tmp_path, ["a hello", "a good day", {}])
+
+    assert outcomes(data, 3) == [["a hello"], ["a good day"], "an object in place of a text"]
