@@ -7,9 +7,9 @@ from types import CodeType
 from qlora_studio.data.packing import plan_epoch
 from qlora_studio.engine import training
 from qlora_studio.engine.prepared_run import PreparedRun
+from qlora_studio.memory.correction import EXACT, estimated_bytes
 
 _MOST_ROWS = 4  # that are named, the longest first
-_EXACT = ("weights", "adapter", "optimizer")
 _PHASES: dict[CodeType, str] = {
     training._step.__code__: "at step {next}",
     training._evaluate.__code__: "in the evaluation after step {step}",
@@ -45,12 +45,10 @@ def _code_of_phase(error: BaseException) -> CodeType | None:
 def _held(run: PreparedRun) -> str:
     """By part, with what was promised of the part that grew: all that isn't counted from tensors."""
     held = run.memory.peak_by_part()
-    parts = ", ".join(f"{name} {_gib(held[name])}" for name in _EXACT)
-    grown = sum(held.values()) - sum(held[name] for name in _EXACT)
+    parts = ", ".join(f"{name} {_gib(held[name])}" for name in EXACT)
     promised = run.record.promise_bytes
-    said = sum(promised.values()) - sum(promised.get(name, 0) for name in _EXACT)
-    of_it = f", promised were {_gib(said)}" if promised else ""
-    return f"Held were {parts}, and for the computation {_gib(grown)} GiB{of_it}."
+    of_it = f", promised were {_gib(estimated_bytes(promised))}" if promised else ""
+    return f"Held were {parts}, and for the computation {_gib(estimated_bytes(held))} GiB{of_it}."
 
 
 def _rows(run: PreparedRun) -> str:

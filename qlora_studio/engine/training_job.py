@@ -21,7 +21,7 @@ from qlora_studio.engine.prepared_run import PreparedRun, read_start
 from qlora_studio.engine.training import train
 from qlora_studio.engine.wish import Wish
 from qlora_studio.errors import StudioError
-from qlora_studio.memory.correction import remember_peak
+from qlora_studio.memory.correction import STEPS_MEASURED, remember_peak
 from qlora_studio.memory.measured import remember_speed
 from qlora_studio.models.shapes import model_shape
 from qlora_studio.protocol.events import (
@@ -38,7 +38,6 @@ from qlora_studio.runs.run_writer import RunWriter
 from qlora_studio.runs.space import DiskFullError, checkpoints_need, require_space
 
 _log = logging.getLogger(__name__)
-_STEPS_MEASURED = 3  # whose memory is compared with the promise
 _FIRST_STEPS = 2  # slower than the rest: memory is allocated, kernels are chosen
 
 
@@ -104,9 +103,9 @@ class _TrainingJob:
         return self._run
 
     def _hold_to_promise(self, run: PreparedRun, event: StepFinished) -> None:
-        """After three steps memory is what it will be: kept for the promise of the next run here."""
+        """Kept for the promise of the next run here."""
         self._peak = max(self._peak, event.memory, key=lambda parts: sum(parts.values()))
-        if len(self._speeds) == _STEPS_MEASURED:
+        if len(self._speeds) == STEPS_MEASURED:
             _remember_peak(run, self._peak)
 
     def failure(self, error: Exception) -> RunFailed:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import msgspec
 
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import RunConfig
 from qlora_studio.memory.compiling import not_compiled_reason
-from qlora_studio.memory.measured import measured_factor, remember_factor
+from qlora_studio.memory.measured import measured_factors, remember_factor
 from qlora_studio.memory.parts import Setting, never_estimated, parts
 
 # A promise that is too low costs a run, one that is too high only some room: it is lowered less.
 _LOWEST, _HIGHEST = 0.9, 1.5
 _BELIEVED = (0.2, 5.0)  # what lies outside was no measurement of this run alone
-_EXACT = ("weights", "adapter", "optimizer")  # counted from tensors, in the promise and in the meter
+STEPS_MEASURED = 3  # after so many, memory is what it will be
+EXACT = ("weights", "adapter", "optimizer")  # parts counted from tensors, in the promise and in the meter
 
 
 class Correction(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,10 +32,8 @@ NO_CORRECTION = Correction()
 
 def correction(device_name: str, shape: ModelShape, quantization: str) -> Correction:
     """By the newest runs on this device with a model of this shape, within bounds."""
-    return Correction(
-        compiled=_bounded(measured_factor(device_name, shape, quantization, compiled=True)),
-        eager=_bounded(measured_factor(device_name, shape, quantization, compiled=False)),
-    )
+    measured = measured_factors(device_name, shape, quantization)
+    return Correction(compiled=_bounded(measured.get(True)), eager=_bounded(measured.get(False)))
 
 
 def correction_words(factor: float) -> str:
@@ -64,12 +64,17 @@ def remember_peak(
         layers_of(config, shape),
     )
     estimated = computed.activations + computed.logits + computed.other - never_estimated(device)
-    found = sum(measured.values()) - sum(measured.get(part, 0) for part in _EXACT)
+    found = estimated_bytes(measured)
     if device == "cpu":  # there the meter sees the process too; on a card it sees no context
         found -= never_estimated(device)
     factor = found / estimated if estimated > 0 else math.nan
     if _is_believed(factor):
         remember_factor(device_name, shape, config.model.quantization, compiled=compiled, factor=factor)
+
+
+def estimated_bytes(by_part: Mapping[str, int]) -> int:
+    """Of a promise, or of what was measured: all that isn't counted from tensors."""
+    return sum(count for part, count in by_part.items() if part not in EXACT)
 
 
 def as_promised(peak_bytes: int, device: str) -> int:

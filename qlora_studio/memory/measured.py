@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -34,6 +35,9 @@ class MeasuredFactor(msgspec.Struct, frozen=True, kw_only=True):
     factor: float
 
 
+_Kept = TypeVar("_Kept", bound=MeasuredSpeed | MeasuredFactor)
+
+
 class _File(msgspec.Struct, kw_only=True):
     schema_version: int = _SCHEMA_VERSION
     speeds: list[MeasuredSpeed] = []
@@ -48,59 +52,40 @@ def measured_speed(device_name: str, shape: ModelShape, quantization: str) -> fl
     return None
 
 
+def measured_factors(device_name: str, shape: ModelShape, quantization: str) -> dict[bool, float]:
+    """Compiled or not -> factor; without what has had no run of this kind here."""
+    factors = _read(_path()).factors
+    return {
+        entry.compiled: entry.factor for entry in factors if _same(entry, device_name, shape, quantization)
+    }
+
+
 def remember_speed(device_name: str, shape: ModelShape, quantization: str, tokens_per_second: float) -> None:
     """Replaces what an earlier run measured. A disk that can't be written to forgets, no more."""
-    if not 0 < tokens_per_second < 1e9:
-        return
-    path = _path()
-    file = _read(path)
-    if file.schema_version > _SCHEMA_VERSION:
-        return  # a newer version's file stays as it is
-    others = [entry for entry in file.speeds if not _same(entry, device_name, shape, quantization)]
-    newest = MeasuredSpeed(
-        device_name=device_name,
-        shape=shape_key(shape),
-        quantization=quantization,
-        tokens_per_second=tokens_per_second,
-    )
-    file.speeds = [newest, *others][:_MOST_ENTRIES]
-    with contextlib.suppress(OSError):
-        _write(path, file)
-
-
-def measured_factor(
-    device_name: str, shape: ModelShape, quantization: str, *, compiled: bool
-) -> float | None:
-    """None before the first run of this kind here."""
-    for entry in _read(_path()).factors:
-        if entry.compiled == compiled and _same(entry, device_name, shape, quantization):
-            return entry.factor
-    return None
+    if 0 < tokens_per_second < 1e9:
+        _remember(
+            MeasuredSpeed(
+                device_name=device_name,
+                shape=shape_key(shape),
+                quantization=quantization,
+                tokens_per_second=tokens_per_second,
+            )
+        )
 
 
 def remember_factor(
     device_name: str, shape: ModelShape, quantization: str, *, compiled: bool, factor: float
 ) -> None:
-    """Replaces what an earlier run measured. A disk that can't be written to forgets, no more."""
-    path = _path()
-    file = _read(path)
-    if file.schema_version > _SCHEMA_VERSION:
-        return
-    newest = MeasuredFactor(
-        device_name=device_name,
-        shape=shape_key(shape),
-        quantization=quantization,
-        compiled=compiled,
-        factor=factor,
+    """As `remember_speed`."""
+    _remember(
+        MeasuredFactor(
+            device_name=device_name,
+            shape=shape_key(shape),
+            quantization=quantization,
+            compiled=compiled,
+            factor=factor,
+        )
     )
-    others = [
-        entry
-        for entry in file.factors
-        if entry.compiled != compiled or not _same(entry, device_name, shape, quantization)
-    ]
-    file.factors = [newest, *others][:_MOST_ENTRIES]
-    with contextlib.suppress(OSError):
-        _write(path, file)
 
 
 def shape_key(shape: ModelShape) -> str:
@@ -116,6 +101,30 @@ def _same(
 ) -> bool:
     said = (entry.device_name, entry.shape, entry.quantization)
     return said == (device_name, shape_key(shape), quantization)
+
+
+def _remember(newest: MeasuredSpeed | MeasuredFactor) -> None:
+    path = _path()
+    file = _read(path)
+    if file.schema_version > _SCHEMA_VERSION:
+        return  # a newer version's file stays as it is
+    if isinstance(newest, MeasuredSpeed):
+        file.speeds = _with_newest(newest, file.speeds)
+    else:
+        file.factors = _with_newest(newest, file.factors)
+    with contextlib.suppress(OSError):
+        _write(path, file)
+
+
+def _with_newest(newest: _Kept, entries: list[_Kept]) -> list[_Kept]:
+    """In place of the one of its kind, first, so that the oldest are forgotten."""
+    others = [entry for entry in entries if _kind(entry) != _kind(newest)]
+    return [newest, *others][:_MOST_ENTRIES]
+
+
+def _kind(entry: MeasuredSpeed | MeasuredFactor) -> tuple[str, str, str, bool | None]:
+    compiled = entry.compiled if isinstance(entry, MeasuredFactor) else None
+    return entry.device_name, entry.shape, entry.quantization, compiled
 
 
 def _path() -> Path:

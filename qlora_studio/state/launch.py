@@ -10,7 +10,8 @@ from PySide6.QtCore import QObject, QTimer, Signal
 
 from qlora_studio.config.presets import sample_preset
 from qlora_studio.config.run_config import SAMPLE, RunConfig
-from qlora_studio.memory.devices import card_reading, processor_name, ram_reading
+from qlora_studio.memory import devices
+from qlora_studio.memory.devices import card_reading, ram_reading
 from qlora_studio.protocol import reading
 from qlora_studio.protocol.events import Problem
 from qlora_studio.runs.folder import remove_unstarted
@@ -165,9 +166,8 @@ class Launcher(QObject):
 
 
 def device_name(engine: EngineState) -> str:
-    """As the engine calls it, which measured speeds are kept under."""
-    card = card_reading()
-    return card.name if card is not None and device_and_room(engine)[0] == "cuda" else processor_name()
+    """As the engine calls it, which what was measured is kept under."""
+    return devices.device_name(device_and_room(engine)[0])
 
 
 def device_and_room(engine: EngineState) -> tuple[str, int]:

@@ -208,7 +208,7 @@ class ModelsState(QObject):
         asked = (shape, device, free_bytes // ROUND_ROOM)
         if asked != self._needs[0]:
             presets = [(preset.name, preset.config) for preset in self._draft.presets]
-            needs = [(name, self._needed(shape, config)) for name, config in presets]
+            needs = [(name, self._needed(shape, config, device, free_bytes)) for name, config in presets]
             self._needs = (asked, needs)
         return self._needs[1]
 
@@ -244,10 +244,9 @@ class ModelsState(QObject):
             self._change(SAMPLE, words=self._engine.words)
 
     def _promised(self, shape: ModelShape) -> Promise:
-        return self._needed(shape, self._draft.config)
+        return self._needed(shape, self._draft.config, *device_and_room(self._engine))
 
-    def _needed(self, shape: ModelShape, config: RunConfig) -> Promise:
-        device, free_bytes = device_and_room(self._engine)
+    def _needed(self, shape: ModelShape, config: RunConfig, device: str, free_bytes: int) -> Promise:
         measured = correction(device_name(self._engine), shape, config.model.quantization)
         return promise(shape, config, device=device, free_bytes=free_bytes, corrected=measured)
 

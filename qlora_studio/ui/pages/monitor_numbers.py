@@ -6,13 +6,13 @@ import time
 
 from PySide6.QtWidgets import QGridLayout, QWidget
 
+from qlora_studio.memory.correction import STEPS_MEASURED
 from qlora_studio.state.run_figures import RunFigures
 from qlora_studio.ui import figures
 from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets import NumberCard
 
 _PEAK_OFF = 0.10  # of the promise: more is no longer what was promised
-STEPS_HELD_TO = 3  # after so many, memory is what it will be
 _LEAST_WIDTH = 150  # px of a card
 
 
@@ -97,7 +97,7 @@ class Numbers(QWidget):
             self._peak.set_value("–", "GiB", _promised(found))
             return
         note, tone = _promised(found), ""
-        if found.promised_bytes and found.steps_measured >= STEPS_HELD_TO:
+        if found.promised_bytes and found.steps_measured >= STEPS_MEASURED:
             off = found.peak_bytes / found.promised_bytes - 1
             note += f", off by {abs(off) * 100:.1f}{figures.THIN}%"
             tone = "ok" if abs(off) <= _PEAK_OFF else "warn" if off > 0 else ""
