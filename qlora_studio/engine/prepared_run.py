@@ -42,7 +42,7 @@ from qlora_studio.memory.correction import correction
 from qlora_studio.memory.promise import promise
 from qlora_studio.models.shapes import model_shape
 from qlora_studio.runs.checkpoints import resume_point
-from qlora_studio.runs.memory_failures import ran_out_of_memory
+from qlora_studio.runs.metrics_search import ran_out_of_memory
 from qlora_studio.runs.run_record import RunRecord
 from qlora_studio.runs.run_writer import RunWriter
 from qlora_studio.runs.samples import SAMPLES_FILE, read_samples

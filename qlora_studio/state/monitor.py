@@ -14,6 +14,7 @@ from qlora_studio.errors import StudioError
 from qlora_studio.protocol import events
 from qlora_studio.protocol.reading import RunPrepared
 from qlora_studio.runs.folder import Run
+from qlora_studio.runs.metrics_search import rows_of_step
 from qlora_studio.runs.samples import Sample
 from qlora_studio.state import run_reading
 from qlora_studio.state.background import Background
@@ -225,10 +226,10 @@ class MonitorState(QObject):
         """Reads which rows it computed; `spike_rows` has them then."""
         if self.folder is not None and self.spike_step != step:
             self.spike_step, self.spike_rows = step, ()
-            self._apart.do(partial(run_reading.rows_of_step, self.folder, step), self._on_spike_rows)
+            look = partial(rows_of_step, self.folder, step)
+            self._apart.do(look, partial(self._on_spike_rows, self.folder, step))
 
-    def _on_spike_rows(self, found: tuple[Path, int, tuple[int, ...]]) -> None:
-        folder, step, rows = found
+    def _on_spike_rows(self, folder: Path, step: int, rows: tuple[int, ...]) -> None:
         if (folder, step) == (self.folder, self.spike_step):
             self.spike_rows = rows
             self.changed.emit()

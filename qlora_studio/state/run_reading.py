@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-import msgspec
 
 from qlora_studio.errors import StudioError
 from qlora_studio.memory.devices import ram_reading
 from qlora_studio.protocol.events import EngineEvent
 from qlora_studio.runs.checkpoints import resume_point
-from qlora_studio.runs.durable import LONGEST_LINE
 from qlora_studio.runs.folder import Run, open_run
 from qlora_studio.runs.lock import is_locked
 from qlora_studio.runs.metrics import METRICS_FILE, MetricsTail
@@ -83,25 +78,6 @@ def follow(curves: Curves, folder: Path) -> Grown:
     locked = is_locked(folder)
     curves.read(to_the_end=not locked)
     return Grown(curves, curves.points(), locked)
-
-
-def rows_of_step(folder: Path, step: int) -> tuple[Path, int, tuple[int, ...]]:
-    """The training rows that a step computed, from 0, as its newest line tells; empty where none does."""
-    start = b'{"type":"step_finished","step":%d,' % step  # as the engine writes it
-    try:
-        with (
-            (folder / METRICS_FILE).open("rb") as file,
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text,
-        ):
-            at = text.rfind(start)
-            line = text[at : at + LONGEST_LINE].partition(b"\n")[0] if at >= 0 else b"{}"
-        return folder, step, msgspec.json.decode(line, type=_RowsOfStep).rows
-    except (OSError, ValueError, msgspec.MsgspecError):  # ValueError: an empty file
-        return folder, step, ()
-
-
-class _RowsOfStep(msgspec.Struct):
-    rows: tuple[Annotated[int, msgspec.Meta(ge=0)], ...] = ()
 
 
 def resume_step(folder: Path) -> tuple[Path, int]:

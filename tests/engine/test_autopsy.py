@@ -11,7 +11,7 @@ import torch
 from qlora_studio.data.prepared import EncodedSample
 from qlora_studio.engine.wish import Wish
 from qlora_studio.protocol.events import ModelLoaded, StepFinished
-from qlora_studio.runs.memory_failures import ran_out_of_memory
+from qlora_studio.runs.metrics_search import ran_out_of_memory
 from tests.engine.tiny import events_of, make_model, make_rows, make_run, of_kind
 
 IN_A_STEP = "qlora_studio.engine.update.learned_loss"

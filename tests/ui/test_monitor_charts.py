@@ -12,7 +12,6 @@ from PySide6.QtGui import QFontMetrics, QImage
 from PySide6.QtWidgets import QSlider, QTableView, QWidget
 
 from qlora_studio.memory.devices import CardReading
-from qlora_studio.state.run_reading import rows_of_step
 from qlora_studio.ui.theme import theme
 from tests.ui.example_runs import Example, hear_steps, step_event
 from tests.ui.person import click, found, words
@@ -138,18 +137,6 @@ def test_a_click_on_a_spike_names_it_and_one_elsewhere_changes_nothing(open_run,
         at = QPoint(chart.x_of(float(step)), chart.height() // 2)
         qtbot.mouseClick(chart.viewport(), Qt.MouseButton.LeftButton, pos=at)
         assert f"Step {named} took" in words(page, "monitor_spike")
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b'{"type":"step_finished","step":5,"rows":[-1]}\n'])
-def test_rows_that_can_not_be_read_are_none(tmp_path, content):
-    (tmp_path / "metrics.jsonl").write_bytes(content)
-    assert rows_of_step(tmp_path, 5) == (tmp_path, 5, ())
-
-
-def test_the_rows_of_a_step_are_those_of_its_newest_line(tmp_path):
-    lines = b'{"type":"step_finished","step":5,"rows":[1,2]}\n{"type":"step_finished","step":5,"rows":[7]}\n'
-    (tmp_path / "metrics.jsonl").write_bytes(lines + b'{"type":"step_finished","step":55,"rows":[9]}\n')
-    assert rows_of_step(tmp_path, 5)[2] == (7,)
 
 
 def test_on_a_processor_it_is_called_process_memory(open_run, make):
