@@ -7,9 +7,7 @@ from collections.abc import Callable, Iterator
 
 from qlora_studio.errors import StudioError
 from qlora_studio.models.check import model_folder
-from qlora_studio.models.finite import not_finite
-from qlora_studio.models.model_folder import open_folder
-from qlora_studio.models.weights_index import read_weights_index
+from qlora_studio.models.finite import each_tensor
 from qlora_studio.protocol.commands import ScanWeights
 from qlora_studio.protocol.events import LoadingProgress, WeightsScanned
 
@@ -21,18 +19,15 @@ def scan_weights(
 ) -> Iterator[LoadingProgress | WeightsScanned]:
     """given_up: whether nobody waits for it any more. Raises: StudioError naming the file."""
     folder = model_folder(command.model)
-    tensors = read_weights_index(folder).tensors
-    source = open_folder(folder)
     words = f"Looking at every number of {folder.name}"
     bad: list[str] = []
-    told = time.monotonic()
-    yield LoadingProgress(done=0, total=len(tensors), words=words)
-    in_file_order = sorted(tensors.items(), key=lambda item: (item[1].file, item[1].offset))
-    for done, (name, tensor) in enumerate(in_file_order, start=1):
+    count, told = 0, -_TELL_EVERY_S
+    for count, total, _, name in each_tensor(folder):
         if given_up():
             raise StudioError("The scan was stopped.")
-        bad += not_finite(source, {name: tensor})
+        if name:
+            bad.append(name)
         if time.monotonic() - told >= _TELL_EVERY_S:
             told = time.monotonic()
-            yield LoadingProgress(done=done, total=len(tensors), words=words)
-    yield WeightsScanned(id=command.id, tensors=len(tensors), bad=tuple(bad))
+            yield LoadingProgress(done=count, total=total, words=words)
+    yield WeightsScanned(id=command.id, tensors=count, bad=tuple(bad))

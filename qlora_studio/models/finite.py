@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,24 +27,31 @@ def look_at_numbers(folder: Path, told: Callable[[int, int, str], None], seconds
 
     Raises: StudioError naming the first tensor that holds NaN or Inf (S4).
     """
+    end = time.monotonic() + seconds
+    for done, total, file, bad in each_tensor(folder):
+        if bad:
+            raise StudioError(
+                f"{folder / file}: tensor {bad[:200]!r} holds numbers that are not finite (NaN or Inf).",
+                hint="The training that made it broke down, or the file is damaged; get the model again.",
+            )
+        told(done, total, "Looking at every number of the weights")
+        if time.monotonic() > end and done < total:
+            return (
+                f"{done:,} of its {total:,} tensors were looked through for NaN and Inf; "
+                "the others are when the model is loaded."
+            )
+    return ""
+
+
+def each_tensor(folder: Path) -> Iterator[tuple[int, int, str, str]]:
+    """A model's weights file by file, each looked through: how many are done, of how many, the file, and the
+    tensor's name where it holds NaN or Inf, else "". Raises: StudioError.
+    """
     source = open_folder(folder)
     tensors = read_weights_index(folder).tensors
     in_file_order = sorted(tensors.items(), key=lambda item: (item[1].file, item[1].offset))
-    end = time.monotonic() + seconds
-    for done, (name, tensor) in enumerate(in_file_order):
-        told(done, len(tensors), "Looking at every number of the weights")
-        if time.monotonic() > end:
-            return (
-                f"{done:,} of its {len(tensors):,} tensors were looked through for NaN and Inf; "
-                "the others are when the model is loaded."
-            )
-        if not_finite(source, {name: tensor}):
-            raise StudioError(
-                f"{folder / tensor.file}: tensor {name[:200]!r} holds numbers that are not finite "
-                "(NaN or Inf).",
-                hint="The training that made it broke down, or the file is damaged; get the model again.",
-            )
-    return ""
+    for done, (name, tensor) in enumerate(in_file_order, start=1):
+        yield done, len(tensors), tensor.file, name if not_finite(source, {name: tensor}) else ""
 
 
 def not_finite(source: ModelFolder, tensors: Mapping[str, StoredTensor]) -> list[str]:
