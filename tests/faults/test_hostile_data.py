@@ -9,7 +9,6 @@ import json
 import lzma
 import os
 import resource
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import pytest
 
 from qlora_studio.config.run_config import DataConfig
 from qlora_studio.protocol import reading
-from qlora_studio.protocol.child import Child, start_reader
+from tests.faults.reader_process import Reader, a_reader, asked
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="looks at /proc")
 
@@ -29,19 +28,13 @@ MOST_MEMORY = 2 * 1024**3
 MOST_DISK = 300 * 10**6
 MOST_SECONDS = 30
 
-Reader = Child[reading.ReaderRequest, reading.ReaderAnswer]
-
 
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
-    """One for all files: what one leaves behind meets the next. Its files can't grow over the limit."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("QLORA_STUDIO_HOME", str(tmp_path_factory.mktemp("home")))
-        child = start_reader()
+    """One for all files. Its files can't grow over the limit."""
+    with a_reader(tmp_path_factory.mktemp("home")) as child:
         resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (MOST_DISK // 2, MOST_DISK // 2))
         yield child
-        child.kill()
-        child.wait()
 
 
 def arrow(columns: dict[str, Any], **options: Any) -> bytes:
@@ -164,12 +157,7 @@ def _still_works(reader: Reader, folder: Path) -> None:
 
 
 def _asked(reader: Reader, path: Path) -> tuple[reading.ReaderAnswer, float]:
-    start = time.monotonic()
-    assert reader.say(reading.ImportData(id=1, data=DataConfig(path=str(path))))
-    for answer in reader.heard():
-        if not isinstance(answer, reading.Progress | reading.ReaderReady):
-            return answer, time.monotonic() - start
-    raise AssertionError(reader.end_in_words() + reader.log.read_text())
+    return asked(reader, reading.ImportData(id=1, data=DataConfig(path=str(path))))
 
 
 def _most_memory(reader: Reader) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +12,10 @@ from qlora_studio.models.adapter import check_adapter
 from qlora_studio.models.check import check_model
 from qlora_studio.models.finite import look_at_numbers
 from qlora_studio.protocol import reading
-from qlora_studio.protocol.child import Child, start_reader
-from tests.faults.odd_models import ADAPTERS, CONFIGS, TEXTS, WEIGHTS, Adapter, sound_model
+from tests.faults.odd_adapters import ADAPTERS, Adapter
+from tests.faults.odd_models import CONFIGS, WEIGHTS, sound_model
+from tests.faults.odd_texts import TEXTS
+from tests.faults.reader_process import Reader, a_reader, asked
 
 MOST_SECONDS = 15
 GOOD = {name: change for cases in (CONFIGS, WEIGHTS) for name, (change, words) in cases.items() if not words}
@@ -24,18 +25,12 @@ BAD_ADAPTERS = {name: case for name, case in ADAPTERS.items() if case[1]}
 GOOD_TEXTS = {name: change for name, (change, words) in TEXTS.items() if not words}
 BAD_TEXTS = {name: case for name, case in TEXTS.items() if case[1]}
 
-Reader = Child[reading.ReaderRequest, reading.ReaderAnswer]
-
 
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
-    """One for all folders: what one leaves behind meets the next."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("QLORA_STUDIO_HOME", str(tmp_path_factory.mktemp("home")))
-        child = start_reader()
+    """One for all folders."""
+    with a_reader(tmp_path_factory.mktemp("home")) as child:
         yield child
-        child.kill()
-        child.wait()
 
 
 def checked(folder: Path) -> str:
@@ -102,7 +97,7 @@ def test_an_adapter_that_only_seems_good_is_refused_by_file_and_reason(  # S1 S5
 def test_an_odd_template_or_tokenizer_is_taken(reader: Reader, tmp_path: Path, name: str) -> None:
     folder = sound_model(tmp_path / "model")
     GOOD_TEXTS[name](folder)
-    answer, _ = _asked(reader, folder.path)
+    answer, _ = asked(reader, reading.CheckModel(id=1, folder=str(folder.path), numbers=True))
     assert isinstance(answer, reading.ModelChecked)
 
 
@@ -116,18 +111,9 @@ def test_a_template_or_tokenizer_that_harms_is_refused_by_file_and_reason(  # S6
     folder = sound_model(tmp_path / "model")
     change(folder)
 
-    answer, seconds = _asked(reader, folder.path)
+    answer, seconds = asked(reader, reading.CheckModel(id=1, folder=str(folder.path), numbers=True))
 
     assert isinstance(answer, reading.Refused)
     assert str(words) in answer.error.message
     assert str(folder.path) in answer.error.message
     assert seconds < MOST_SECONDS
-
-
-def _asked(reader: Reader, folder: Path) -> tuple[reading.ReaderAnswer, float]:
-    start = time.monotonic()
-    assert reader.say(reading.CheckModel(id=1, folder=str(folder), numbers=True))
-    for answer in reader.heard():
-        if not isinstance(answer, reading.Progress | reading.ReaderReady):
-            return answer, time.monotonic() - start
-    raise AssertionError(reader.end_in_words() + reader.log.read_text())

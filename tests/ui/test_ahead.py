@@ -31,18 +31,19 @@ def app(qtbot, monkeypatch) -> Iterator[AppState]:
     state.close()
 
 
+def two_pieces(name: str, done: list[str]) -> Iterator[None]:
+    for piece in (1, 2):
+        done.append(f"{name} {piece}")
+        yield
+
+
 def test_jobs_are_done_in_their_order_and_the_window_answers_between_two_pieces(qtbot):
     done: list[str] = []
 
-    def job(name: str) -> Iterator[None]:
-        for piece in (1, 2):
-            done.append(f"{name} {piece}")
-            yield
-
     ahead = Ahead()
     with qtbot.waitSignal(ahead.finished):
-        ahead.add(job("a"))
-        ahead.add(job("b"))
+        ahead.add(two_pieces("a", done))
+        ahead.add(two_pieces("b", done))
         assert done == []
         qtbot.waitUntil(lambda: len(done) == 1)
     assert done == ["a 1", "a 2", "b 1", "b 2"]
@@ -58,16 +59,11 @@ def test_a_job_may_be_added_after_the_others_are_done(qtbot):
 def test_what_a_person_waits_for_comes_before_what_is_done_ahead(qtbot):
     done: list[str] = []
 
-    def job(name: str) -> Iterator[None]:
-        for piece in (1, 2):
-            done.append(f"{name} {piece}")
-            yield
-
     ahead = Ahead()
     with qtbot.waitSignal(ahead.finished):
-        ahead.add(job("ahead"))
+        ahead.add(two_pieces("ahead", done))
         qtbot.waitUntil(lambda: done == ["ahead 1"])
-        ahead.add_awaited(job("awaited"))
+        ahead.add_awaited(two_pieces("awaited", done))
         assert done == ["ahead 1"]
     assert done == ["ahead 1", "awaited 1", "awaited 2", "ahead 2"]
 
