@@ -252,7 +252,7 @@ def _places(folder: Path) -> int:
 
 
 def _leave_out_beyond(definition: dict[str, Any], places: int) -> None:
-    """Added tokens without a row in the embedding, as Gemma 3 has one for images: their names are text."""
+    """Added tokens without a row in the embedding: their names are text."""
     listed = definition.get("added_tokens")
     if isinstance(listed, list):
         definition["added_tokens"] = [token for token in listed if _id_in(token) < places]

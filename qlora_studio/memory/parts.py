@@ -16,7 +16,8 @@ _FP32 = 4  # bytes
 _LOGITS_AT_ONCE = {"cuda": 2**25, "cpu": 2**23}  # as qlora_kernels.cross_entropy makes them
 # CPU: the product, fp32 logits, their log-softmax, the gradient. A card's kernel works in one place, in fp32.
 _BYTES_A_LOGIT = {"cuda": 4, "cpu": 12}
-# Fitted to 62 settings on an H100 (tests/benchmarks/memory_grid.py, torch 2.11.0+cu130, 2026-11-26):
+# Fitted to the 62 settings of tests/benchmarks/memory_grid.py on an H100, torch 2.11.0+cu130, 2026-11-26:
+# what kernels and allocator were seen to take. No model above 8B was among them.
 _CUDA_CONTEXT = 614 * 1024**2  # bytes; driver and kernels of one process
 _FLOWING = (6, 4, 18_125)  # a token in a layer's backward: times its hidden and inner size in 16 bit; bytes
 _IN_TURN = {"compiled": 0.4, "eager": 0.6, "peft": 1.9}  # of a layer whose activations are computed again
@@ -199,9 +200,8 @@ def _in_turn_on_card(setting: Setting, recomputed_layers: int) -> int:
 def bytes_a_layer(setting: Setting) -> int:
     """What one layer keeps for the backward pass.
 
-    Eager: counted with saved_tensors_hooks on SmolLM2, fp32 and bf16; for 8B at 4 x 2048 it gives the 53 GiB
-    that were measured. Compiled: what is cheap is computed again, as norms, rotation and silu. An 8B shape on
-    an H100, all layers kept: with logits 24.1 GiB at 4 x 2048 (measured 23.9), 12.0 at 8 x 512 (11.6).
+    Eager: counted with saved_tensors_hooks on SmolLM2, fp32 and bf16. Compiled: what is cheap is computed
+    again, as norms, rotation and silu.
     """
     shape, size = setting.shape, setting.dtype_bytes
     hidden, inner = shape.hidden_size, shape.intermediate_size
