@@ -83,7 +83,7 @@ def _one(folder: Path, as_json: bool) -> int:
     print_text(f"{run.name}: {state.state} at step {state.step:,}")
     print_text(f"model {run.record.model_name or run.record.config.model.path}")
     data = run.record.config.data
-    paths = " + ".join(part.path for part in data.mix) or data.path
+    paths = " + ".join(data.paths)
     print_text(f"data {paths}, {run.record.prepared.train_rows:,} rows")
     print_text(f"made {time.strftime('%Y-%m-%d %H:%M', time.localtime(run.record.created))}")
     if state.peak_bytes:

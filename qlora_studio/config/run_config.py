@@ -153,6 +153,11 @@ class DataConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     mix: tuple[MixPart, ...] = ()  # in place of `path`, which is then empty
     recipe: tuple[Fix, ...] = ()  # applied to the imported rows, in this order
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Of the one file or folder, or of each in the mixture."""
+        return tuple(part.path for part in self.mix) or (self.path,)
+
 
 def read_alone(part: MixPart) -> DataConfig:
     """What reads one data set of a mixture by itself."""

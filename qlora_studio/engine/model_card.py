@@ -70,8 +70,7 @@ def _made_from(run: Run, licence: str | None) -> Iterator[tuple[str, str]]:
     record, data = run.record, run.record.config.data
     yield "Base model", _base_name(run)
     yield "Licence of the base", licence or "its folder doesn't say"
-    paths = [part.path for part in data.mix] or [data.path]
-    yield "Data", ", ".join("GSM8K, 300 questions" if path == SAMPLE else Path(path).name for path in paths)
+    yield "Data", ", ".join("GSM8K, as bundled" if path == SAMPLE else Path(path).name for path in data.paths)
     for what, digest in (
         ("data", record.hashes.data),
         ("base model", record.hashes.model),

@@ -271,8 +271,7 @@ def _notes(config: RunConfig, shape: ModelShape, promised: Promise) -> Iterator[
 
 
 def _name(config: RunConfig, model: str) -> str:
-    paths = [part.path for part in config.data.mix] or [config.data.path]
-    return f"{' and '.join(Path(path).stem for path in paths)} {model}"
+    return f"{' and '.join(Path(path).stem for path in config.data.paths)} {model}"
 
 
 def _versions() -> dict[str, str]:

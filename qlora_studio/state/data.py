@@ -41,7 +41,7 @@ from qlora_studio.state.data_mix import (
     with_weight,
     without_part,
 )
-from qlora_studio.state.data_name import data_name, data_paths
+from qlora_studio.state.data_name import data_name
 from qlora_studio.state.data_row import ChosenRow, TokenSettings
 from qlora_studio.state.data_rows import RowTable
 from qlora_studio.state.draft import RunDraft
@@ -196,7 +196,7 @@ class DataState(QObject):
         if self.data is None:
             self.read_all(paths)
             return []
-        there = data_paths(self.data)
+        there = self.data.paths
         new = [path for path in dict.fromkeys(paths) if path not in there]
         if new:
             self._change(with_files(self.data, new, self._draft.config.data.alternatives))
@@ -519,7 +519,7 @@ class DataState(QObject):
         self.data, self.report, self._dataset = self.file.asked, answer.report, answer.dataset
         self._show_mix(self.file.reports)
         self.filter, self.filter_words = ALL, ""
-        for path in reversed(data_paths(self.data)):
+        for path in reversed(self.data.paths):
             self._remember(path)
         self.doctor.forget()
         self.table.show_dataset(self._dataset, answer.report.conversations, answer.report.findings)

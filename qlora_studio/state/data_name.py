@@ -26,14 +26,9 @@ FORMAT_WORDS = {
 _NAMED_IN_FULL = 2  # data sets of a mixture; of more the first is named
 
 
-def data_paths(data: DataConfig) -> tuple[str, ...]:
-    """Of the one file or folder, or of each in the mixture."""
-    return tuple(part.path for part in data.mix) or (data.path,)
-
-
 def data_name(data: DataConfig) -> str:
     """`a.jsonl`, `a.jsonl + b.csv`, `a.jsonl + 2 more`."""
-    names = [file_name(path) for path in data_paths(data)]
+    names = [file_name(path) for path in data.paths]
     if len(names) <= _NAMED_IN_FULL:
         return " + ".join(names)
     return f"{names[0]} + {len(names) - 1:,} more"
@@ -41,7 +36,7 @@ def data_name(data: DataConfig) -> str:
 
 def data_stem(data: DataConfig) -> str:
     """As part of a run's name: without the endings of files."""
-    stems = ["sample" if path == SAMPLE else Path(path).stem for path in data_paths(data)]
+    stems = ["sample" if path == SAMPLE else Path(path).stem for path in data.paths]
     if len(stems) <= _NAMED_IN_FULL:
         return " ".join(stems)
     return f"{stems[0]} and {len(stems) - 1} more"

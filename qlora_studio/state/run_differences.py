@@ -12,7 +12,7 @@ from qlora_studio.config.data_parts import Fix
 from qlora_studio.config.run_config import DataConfig, RunConfig
 from qlora_studio.config.setting import Field, fields_of, value_of
 from qlora_studio.runs.folder import Run
-from qlora_studio.state.data_name import data_paths, file_name
+from qlora_studio.state.data_name import file_name
 
 _SAME = 1e-12
 
@@ -74,7 +74,7 @@ def what_is_the_same(runs: Sequence[Run]) -> str:
 def _same_rows(one: Run, other: Run) -> bool:
     """The same bytes, or the same files where their bytes aren't known; mended and weighed alike."""
     here, there = one.record.config.data, other.record.config.data
-    same = (one.record.hashes.data or data_paths(here)) == (other.record.hashes.data or data_paths(there))
+    same = (one.record.hashes.data or here.paths) == (other.record.hashes.data or there.paths)
     return same and here.recipe == there.recipe and _weights(here) == _weights(there)
 
 
@@ -111,7 +111,7 @@ def _model(runs: Sequence[Run]) -> Difference:
 def _data(runs: Sequence[Run]) -> Difference:
     """A mixture with the weight of each of its data sets."""
     configs = [run.record.config.data for run in runs]
-    values = [(data_paths(data), _weights(data)) for data in configs]
+    values = [(data.paths, _weights(data)) for data in configs]
     words = tuple(_data_words(data) for data in configs)
     return Difference("Data", words, _odd_ones(values), len(set(values)) > 1, key="data.path")
 
