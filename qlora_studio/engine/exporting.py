@@ -160,8 +160,7 @@ def _bytes_as(command: Export, adapter: Path, model: str) -> int:
 
 
 def _reference(order: _Order, adapted: AdaptedModel) -> Reference:
-    talks = greedy_talks(adapted.causal_lm, order.prompts, adapted.base.stop_ids, order.stopped)
-    order.go_on()
+    talks = greedy_talks(adapted.causal_lm, order.prompts, adapted.base.stop_ids, order.go_on)
     return Reference(talks, [part.cpu() for part in log_probabilities(adapted.causal_lm, talks)])
 
 

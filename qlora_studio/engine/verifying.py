@@ -16,12 +16,13 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from qlora_studio.data.packing import collate
 from qlora_studio.data.tokenized_row import RowsInMemory, TokenizedRow
-from qlora_studio.engine.greedy import continue_greedily
+from qlora_studio.engine.greedy import continue_together
 from qlora_studio.engine.learned_loss import Head, learned_hidden_states
 from qlora_studio.engine.merging import TensorOf, base_layer, is_turned
 from qlora_studio.engine.packed_batch import on_device
 
 REPLY_TOKENS = 32  # of each reply that are compared
+_TOGETHER = 16  # replies written at once, in hardly more time than one
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,23 @@ def greedy_talks(
     model: PreTrainedModel,
     prompts: Sequence[tuple[int, ...]],
     stop_ids: Collection[int],
-    given_up: Callable[[], bool],
+    go_on: Callable[[], None],
 ) -> list[Talk]:
-    """What the model replies; given up, some replies are shorter."""
-    return [
-        Talk(prompt, tuple(continue_greedily(model, prompt, REPLY_TOKENS, stop_ids, given_up)))
-        for prompt in prompts
-    ]
+    """What the model replies. go_on: called before each token; raises what ends it."""
+    talks: list[Talk] = []
+    for start in range(0, len(prompts), _TOGETHER):
+        together = prompts[start : start + _TOGETHER]
+        go_on()
+        writing = continue_together(model, together, REPLY_TOKENS, stop_ids)
+        while True:
+            try:
+                next(writing)
+            except StopIteration as finished:
+                replies: list[list[int]] = finished.value
+                break
+            go_on()
+        talks += [Talk(prompt, tuple(reply)) for prompt, reply in zip(together, replies, strict=True)]
+    return talks
 
 
 @torch.no_grad()

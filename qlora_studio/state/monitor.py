@@ -133,7 +133,7 @@ class MonitorState(QObject):
         if self.preparing:
             return self._launcher.words
         if self.loading:
-            return "Reading the run"
+            return "Reading all steps; a part of them is drawn" if len(self.points) else "Reading the run"
         if self._live and not len(self.points):
             return self._engine.words
         return ""
@@ -276,12 +276,19 @@ class MonitorState(QObject):
     def _load(self, folder: Path) -> None:
         if folder != self.folder:
             self._forget(folder)
+            self._reading.do(partial(run_reading.sketch, folder, self.smoothing), self._on_sketched)
             self.grown.emit()
         self._live = self._engine.run == folder
         self.loading = True
         self._curves = None
         self._reading.do(partial(run_reading.load, folder, self.smoothing), self._on_loaded)
         self.changed.emit()
+
+    def _on_sketched(self, found: tuple[Path, Points | None]) -> None:
+        folder, points = found
+        if points is not None and folder == self.folder:
+            self.points = points
+            self.grown.emit()
 
     def _on_loaded(self, loaded: run_reading.Loaded) -> None:
         if loaded.folder != self.folder:

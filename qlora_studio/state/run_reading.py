@@ -13,6 +13,7 @@ from qlora_studio.runs.checkpoints import resume_point
 from qlora_studio.runs.folder import Run, open_run
 from qlora_studio.runs.lock import is_locked
 from qlora_studio.runs.metrics import METRICS_FILE, MetricsTail
+from qlora_studio.runs.metrics_sketch import sketched
 from qlora_studio.runs.samples import SAMPLES_FILE, Sample, read_samples
 from qlora_studio.state.curves import Curves, Points
 
@@ -40,6 +41,12 @@ class Grown:
     curves: Curves
     points: Points
     locked: bool = True
+
+
+def sketch(folder: Path, smoothing: float) -> tuple[Path, Points | None]:
+    """The course of a long run, before it is loaded. None: it is loaded as soon."""
+    tail = sketched(folder / METRICS_FILE)
+    return folder, Curves(tail, smoothing).points() if tail else None
 
 
 def load(folder: Path, smoothing: float) -> Loaded:

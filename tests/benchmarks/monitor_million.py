@@ -49,8 +49,9 @@ def main() -> None:
         assert isinstance(page, MonitorPage)
         application.processEvents()
         stalls = Stalls()
-        opened = seconds_to_open(window, page, run)
-        report("open", f"{opened:.2f} s", f"at most {BAR_OPEN_S:.0f}", opened <= BAR_OPEN_S)
+        drawn, whole = seconds_to_open(window, page, run)
+        report("open, its course drawn", f"{drawn:.2f} s", f"at most {BAR_OPEN_S:.0f}", drawn <= BAR_OPEN_S)
+        report("open, every step read", f"{whole:.2f} s", f"at most {BAR_OPEN_S:.0f}", whole <= BAR_OPEN_S)
         report_stall("while opening", stalls)
         for share, words in ((1.0, "all steps"), (0.5, "half"), (0.01, "a hundredth")):
             rate, cpu_ms = frames_a_second(page, share)
@@ -74,16 +75,26 @@ def make_run(runs_dir: Path) -> Path:
     return folder
 
 
-def seconds_to_open(window: Shell, page: MonitorPage, run: Path) -> float:
-    """From the click to all curves on the screen. Prints what it took of the processor."""
-    loop = QEventLoop()
-    page.stretch.taken.connect(lambda points: loop.quit() if len(points) == STEPS else None)
+def seconds_to_open(window: Shell, page: MonitorPage, run: Path) -> tuple[float, float]:
+    """From the click to the run's course on the screen, and to every step of it. Prints what it took of the
+    processor.
+    """
     start, cpu_start = time.perf_counter(), time.process_time()
     window.open_page("monitor", run)
+    drawn = seconds_until_painted(window, page, 1, start)
+    whole = seconds_until_painted(window, page, STEPS, start)
+    print(f"open: {time.process_time() - cpu_start:.2f} s of processor")
+    return drawn, whole
+
+
+def seconds_until_painted(window: Shell, page: MonitorPage, points: int, start: float) -> float:
+    """At least so many points."""
+    loop = QEventLoop()
+    connection = page.stretch.taken.connect(lambda taken: loop.quit() if len(taken) >= points else None)
     loop.exec()
+    page.stretch.taken.disconnect(connection)
     QApplication.processEvents()
     window.grab()
-    print(f"open: {time.process_time() - cpu_start:.2f} s of processor")
     return time.perf_counter() - start
 
 

@@ -13,6 +13,7 @@ from qlora_studio.protocol.lines import EVENTS
 from qlora_studio.runs.lock import RunLock
 from qlora_studio.runs.metrics import METRICS_FILE
 from qlora_studio.runs.run_state import RunState, write_state
+from qlora_studio.ui.pages.monitor import MonitorPage
 from tests.state.reports import PREPARED
 from tests.ui.example_runs import TRAINING, Example, hear_steps, make_run, step_event
 from tests.ui.person import click, found, words
@@ -248,6 +249,23 @@ def test_another_run_shows_nothing_of_the_one_before(open_run, make, app, qtbot)
     qtbot.waitUntil(lambda: not app.monitor.loading)
     assert page.stretch.last >= 500
     assert _number(page, "step") == "500"
+
+
+def test_a_long_run_is_sketched_while_all_of_it_is_read(app, make, qtbot, monkeypatch):
+    monkeypatch.setattr("qlora_studio.runs.metrics_sketch.SKETCHED_FROM", 1 << 16)
+    monkeypatch.setattr("qlora_studio.runs.metrics_sketch._PIECES", 4)
+    monkeypatch.setattr("qlora_studio.runs.metrics_sketch._PIECE", 1 << 12)
+    page = MonitorPage(app).whole()
+    qtbot.addWidget(page)
+    page.show()
+    drawn = []
+    app.monitor.grown.connect(lambda: drawn.append((len(app.monitor.points), app.monitor.words)))
+    page.opened(make(steps=1_000, end="paused"))
+    qtbot.waitUntil(lambda: not app.monitor.loading)
+    sketch = next(points for points, said in drawn if said == "Reading all steps; a part of them is drawn")
+    assert 0 < sketch < 1_000
+    assert len(page.stretch.points) == 1_000
+    assert not found(page, "monitor_waiting").isVisible()
 
 
 def test_a_folder_that_is_no_run_says_so(open_run, home):
