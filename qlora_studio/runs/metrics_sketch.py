@@ -9,8 +9,8 @@ from qlora_studio.runs.durable import open_to_read
 from qlora_studio.runs.metrics import MetricsTail
 
 SKETCHED_FROM = 64 << 20  # bytes; less than that is read as soon
-_PIECES = 256  # a stretch every four pixels of a wide chart
-_PIECE = 1 << 15  # bytes, some sixty lines
+_PIECES = 160  # a stretch every five pixels of a wide chart
+_PIECE = 1 << 14  # bytes, some thirty lines: the interpreter is held for a frame, all in all
 
 
 def sketched(path: Path) -> MetricsTail | None:

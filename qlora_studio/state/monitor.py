@@ -286,7 +286,11 @@ class MonitorState(QObject):
 
     def _on_sketched(self, found: tuple[Path, Points | None]) -> None:
         folder, points = found
-        if points is not None and folder == self.folder:
+        if points is not None:  # the page, which is just being shown, comes first
+            QTimer.singleShot(REPAINT_MS // 2, self, partial(self._show_sketch, folder, points))
+
+    def _show_sketch(self, folder: Path, points: Points) -> None:
+        if folder == self.folder and self.loading:
             self.points = points
             self.grown.emit()
 
