@@ -36,7 +36,7 @@ run: set-up
 
 test: lint
 	@echo "Tests"
-	@export QT_QPA_PLATFORM=offscreen; $(TOOL)/pytest -q -n $(TEST_JOBS) -m "not slow_fault" || { \
+	@export QT_QPA_PLATFORM=offscreen; $(TOOL)/pytest -q -n $(TEST_JOBS) --dist worksteal -m "not slow_fault" || { \
 		echo "What failed, once more and one at a time: a wait can be too short beside other tests"; \
 		$(TOOL)/pytest -q --last-failed --last-failed-no-failures=none -m "not slow_fault"; }
 

@@ -16,6 +16,11 @@ os.environ["WAKEPY_FAKE_SUCCESS"] = "1"
 runpy.run_path(str(Path(__file__).parent / "no_network" / "sitecustomize.py"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slow ones first: at the end no process waits long for another's last test."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(autouse=True)
 def garbage(request: pytest.FixtureRequest) -> Iterator[None]:
     """Of tests with widgets it is collected between them, in their own thread: see `ui.garbage`."""

@@ -39,12 +39,10 @@ def test_the_command_itself_loads_neither_qt_nor_anything_heavy() -> None:
     assert loaded_with(["qlora_studio.__main__"]) & (HEAVY | QT) == set()
 
 
-def test_the_engine_loads_no_qt() -> None:
-    assert loaded_with(modules_of("engine")) & QT == set()
-
-
-def test_the_engine_loads_gguf_only_for_an_export() -> None:
-    assert "gguf" not in loaded_with(["qlora_studio.engine.jobs"])
+def test_the_engine_loads_no_qt_and_gguf_only_for_an_export() -> None:
+    at_its_start, at_last = loaded_in_turn(["qlora_studio.engine.jobs"], modules_of("engine"))
+    assert "gguf" not in at_its_start
+    assert at_last & QT == set()
 
 
 @pytest.mark.parametrize("room", ["data", "reader"])
@@ -63,12 +61,18 @@ def modules_of(room: str) -> list[str]:
 
 def loaded_with(modules: list[str]) -> set[str]:
     """The top-level packages in a fresh Python that has imported `modules`."""
+    return loaded_in_turn(modules)[0]
+
+
+def loaded_in_turn(*stages: list[str]) -> list[set[str]]:
+    """The same after each of them, in one Python."""
     script = (
         "import importlib, json, sys\n"
-        "for name in json.loads(sys.argv[1]): importlib.import_module(name)\n"
-        "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+        "for stage in json.loads(sys.argv[1]):\n"
+        "    for name in stage: importlib.import_module(name)\n"
+        "    print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
     )
-    command = [sys.executable, "-P", "-c", script, json.dumps(modules)]
+    command = [sys.executable, "-P", "-c", script, json.dumps(stages)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return set(json.loads(done.stdout))
+    return [set(json.loads(line)) for line in done.stdout.splitlines()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
@@ -13,6 +14,7 @@ from qlora_studio.protocol.lines import EVENTS
 from qlora_studio.runs.lock import RunLock
 from qlora_studio.runs.metrics import METRICS_FILE
 from qlora_studio.runs.run_state import RunState, write_state
+from qlora_studio.state import run_reading
 from qlora_studio.ui.pages.monitor import MonitorPage
 from tests.state.reports import PREPARED
 from tests.ui.example_runs import TRAINING, Example, hear_steps, make_run, step_event
@@ -255,15 +257,16 @@ def test_a_long_run_is_sketched_while_all_of_it_is_read(app, make, qtbot, monkey
     monkeypatch.setattr("qlora_studio.runs.metrics_sketch.SKETCHED_FROM", 1 << 16)
     monkeypatch.setattr("qlora_studio.runs.metrics_sketch._PIECES", 4)
     monkeypatch.setattr("qlora_studio.runs.metrics_sketch._PIECE", 1 << 12)
+    looked_at, load = threading.Event(), run_reading.load
+    monkeypatch.setattr(run_reading, "load", lambda *words: looked_at.wait(60) and load(*words))
     page = MonitorPage(app).whole()
     qtbot.addWidget(page)
     page.show()
-    drawn = []
-    app.monitor.grown.connect(lambda: drawn.append((len(app.monitor.points), app.monitor.words)))
     page.opened(make(steps=1_000, end="paused"))
+    qtbot.waitUntil(lambda: 0 < len(page.stretch.points) < 1_000)
+    assert words(page, "monitor_waiting") == "Reading all steps; a part of them is drawn"
+    looked_at.set()
     qtbot.waitUntil(lambda: not app.monitor.loading)
-    sketch = next(points for points, said in drawn if said == "Reading all steps; a part of them is drawn")
-    assert 0 < sketch < 1_000
     assert len(page.stretch.points) == 1_000
     assert not found(page, "monitor_waiting").isVisible()
 
