@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer
@@ -53,7 +54,7 @@ def load_tokenizer(folder: Path) -> ModelTokenizer:
     _leave_out_beyond(definition, places)
     _keep_spaces_in_offsets(definition.get("post_processor"))
     try:
-        tokenizer = Tokenizer.from_str(json.dumps(definition))
+        tokenizer = Tokenizer.from_buffer(msgspec.json.encode(definition))
     except Exception as error:  # the library raises nothing narrower
         raise StudioError(f"{file} is no tokenizer that can be used: {error}") from error
     config = read_object(folder / "special_tokens_map.json") | read_object(folder / "tokenizer_config.json")

@@ -10,7 +10,7 @@ from qlora_studio.engine.device import Device
 from qlora_studio.errors import StudioError
 
 _BY_NAME = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-_SIZE = 512  # of the matrices that are timed: 0.3 GFLOP, a few ms
+_SIZE = 256  # of the matrices that are timed: 0.03 GFLOP, a few ms also where it is emulated
 
 
 def resolve_compute_dtype(name: str, device: Device) -> torch.dtype:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import bitsandbytes as bnb
 import torch
+from qlora_kernels.quantize import use_on_cpu
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -31,6 +32,7 @@ def use_quantized_linears(model: PreTrainedModel, storage: Storage) -> None:
     """Puts a quantized layer, still empty, in place of every linear layer but the head."""
     if storage.quantization == "none":
         return
+    use_on_cpu()
     head = model.get_output_embeddings()
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Linear | Conv1D) and module is not head:
