@@ -6,6 +6,7 @@ import itertools
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -70,27 +71,34 @@ class Reader:
 
 
 class Engine:
-    """Told one command; its events are heard until the end."""
+    """Told one command; its events are heard until the end. It starts while others are asked."""
 
     def __init__(self, told: Told = _silent) -> None:
         self._told = told
         self._ids = itertools.count(1)
-        self._writes = False
+        self._told_anything = self._writes = False
         self._child: Child[commands.EngineCommand, events.EngineEvent] = start_engine()
         self._heard = self._child.heard()
-        self.ready = self.wait_for(events.EngineReady)
 
     def __enter__(self) -> Engine:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if not self._told_anything:  # it may be loading libraries for nothing
+            self._child.kill()
         self._child.hang_up()
         if self._child.wait(_SAVING_S if self._writes else _ENDING_S) is None:
             self._child.kill()
             self._child.wait()
 
+    @cached_property
+    def ready(self) -> events.EngineReady:
+        """Its first word. Raises: StudioError where it ends before."""
+        return self.wait_for(events.EngineReady)
+
     def say(self, command: commands.EngineCommand) -> None:
         """A command without an answer of its own."""
+        self._told_anything = True
         self._writes |= isinstance(command, _WRITING)
         self._child.say(command)
 

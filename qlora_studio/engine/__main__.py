@@ -43,15 +43,16 @@ def main() -> int:
             versions=versions(),
         )
     )
-    jobs = None
+    if inbox.ends:
+        return 1 if inbox.broken else 0
+    # transformers and peft take some more: now, while data is being prepared elsewhere for the first command
+    from qlora_studio.engine.quick_imports import import_bitsandbytes
+
+    import_bitsandbytes()
+    from qlora_studio.engine.jobs import Jobs
+
+    jobs = Jobs(device, inbox)
     while (command := inbox.next_command()) is not None:
-        if jobs is None:
-            from qlora_studio.engine.quick_imports import import_bitsandbytes
-
-            import_bitsandbytes()
-            from qlora_studio.engine.jobs import Jobs  # transformers and peft take some more
-
-            jobs = Jobs(device, inbox)
         events = jobs.events_of(command)
         for event in events:
             outbox.tell(event)
@@ -61,4 +62,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    logging.shutdown()
+    os._exit(status)  # all is told and saved; taking the libraries down takes seconds on a slow processor
