@@ -10,11 +10,9 @@ from qlora_studio.cli.output import Told, print_text
 from qlora_studio.cli.training import follow_run, prepare_run
 from qlora_studio.config import places
 from qlora_studio.config.presets import sample_preset
+from qlora_studio.config.run_config import SamplePrompt
 from qlora_studio.data.conversation import Message
 from qlora_studio.protocol import commands
-
-QUESTION = "Tom has 3 boxes with 12 pencils each. He gives away 8 pencils. How many pencils are left?"
-REPLY_TOKENS = 96
 
 
 def first_run() -> int:
@@ -34,14 +32,16 @@ def first_run() -> int:
             with Reader(told) as reader:
                 talk = Talk(engine, reader, config.model)
                 talk.load(alone=False)
-                for name, adapter in (("base", None), ("tuned", finished.adapter)):
-                    print_text(f"{name}: {_reply(talk, adapter)}")
+                for sample in config.samples[:1]:
+                    print_text(f"question: {sample.prompt}")
+                    print_text(f"base: {_reply(talk, None, sample)}")
+                    print_text(f"tuned: {_reply(talk, finished.adapter, sample)}")
     return status
 
 
-def _reply(talk: Talk, adapter: str | None) -> str:
-    sampling = commands.Sampling(greedy=True, max_tokens=REPLY_TOKENS)
-    reply = talk.answer([Message("user", QUESTION)], adapter, sampling).reply
+def _reply(talk: Talk, adapter: str | None, sample: SamplePrompt) -> str:
+    sampling = commands.Sampling(greedy=True, max_tokens=sample.max_tokens)
+    reply = talk.answer([Message("user", sample.prompt)], adapter, sampling).reply
     return " ".join(reply.split())
 
 

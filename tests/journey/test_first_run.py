@@ -31,6 +31,9 @@ gradient_accumulation = 1
 learning_rate = 1e-3
 [checkpoints]
 evaluate_every_steps = 0
+[[samples]]
+prompt = "What is 2 + 3?"
+max_tokens = 12
 """
 
 
@@ -46,10 +49,11 @@ def test_without_a_display_the_sample_job_is_done_in_the_terminal(sample_home: P
     )
 
     assert (done.returncode, done.stderr) == (0, "")
-    first, *_, losses, adapter, base, tuned = done.stdout.splitlines()
+    first, *_, losses, adapter, question, base, tuned = done.stdout.splitlines()
     assert first.startswith("No display here, so no window")
     before, after = (float(word) for word in losses.removeprefix("loss before ").split(", after "))
     assert after < before
     assert (Path(adapter.removeprefix("adapter: ")) / "adapter_model.safetensors").is_file()
-    assert len(base.removeprefix("base: ")) > 10
-    assert len(tuned.removeprefix("tuned: ")) > 10
+    assert question == "question: What is 2 + 3?"
+    assert len(base.removeprefix("base: ")) > 5
+    assert len(tuned.removeprefix("tuned: ")) > 5
