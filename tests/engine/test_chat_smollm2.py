@@ -10,6 +10,7 @@ from qlora_studio.data.tokenizer import load_tokenizer
 from qlora_studio.engine.exporting import export
 from qlora_studio.engine.generation import Chat
 from qlora_studio.engine.model_holder import ModelHolder
+from qlora_studio.models.shapes import model_shape
 from qlora_studio.protocol.commands import Export, Generate, LoadModel, Sampling
 from qlora_studio.protocol.events import ExportFinished, GenerationFinished
 from tests.engine.tiny import CPU
@@ -50,4 +51,6 @@ def test_smollm2_chats_by_base_and_adapter_and_is_merged(
     assert tuned.tokens
     assert isinstance(exported, ExportFinished)
     assert exported.verified.passed, exported.verified
+    merged, base = (model_shape(str(folder)) for folder in (tmp_path / "out", smollm2))
+    assert merged.parameters == base.parameters
     assert reply(None).reply == first.reply

@@ -66,6 +66,13 @@ def settings(tmp_path: Path, sums: Path) -> str:
     return str(file)
 
 
+@pytest.fixture
+def tiny(settings: str, tmp_path: Path) -> tuple[str, ...]:
+    """Words of a command that trains a model of a few thousand weights: this isn't about what it learns."""
+    model = whole_model(tmp_path / "tiny")
+    return ("train", settings, "--json", "--set", f"model.path={model}")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_whole_job_from_data_to_export(sample_home: Path, settings: str, tmp_path: Path):
@@ -101,9 +108,6 @@ def test_the_whole_job_from_data_to_export(sample_home: Path, settings: str, tmp
     assert "adapter_model.safetensors" in exported["files"]
     assert exported["verified"].keys() >= VERIFIED_KEYS
     assert exported["verified"]["token_agreement"] == 1.0
-    merged = answer("export", run, "--to", "merged", "--out", str(tmp_path / "merged"))
-    assert "model.safetensors" in merged["files"]
-    assert answer("model", str(tmp_path / "merged"))["parameters"] == model["parameters"]
     again = command("export", run, "--to", "adapter", "--out", str(tmp_path / "out"))
     assert (again.returncode, "Traceback" in again.stderr) == (2, False)
     assert str(tmp_path / "out") in again.stderr
@@ -111,9 +115,9 @@ def test_the_whole_job_from_data_to_export(sample_home: Path, settings: str, tmp
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_run_whose_engine_was_killed_goes_on_from_its_checkpoint(sample_home: Path, settings: str):  # R4
+def test_a_run_whose_engine_was_killed_goes_on_from_its_checkpoint(tiny: tuple[str, ...]):  # R4
     process = subprocess.Popen(
-        [sys.executable, "-m", "qlora_studio", "train", settings, "--set", "training.steps=4", "--json"],
+        [sys.executable, "-m", "qlora_studio", *tiny, "--set", "training.steps=4"],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -142,9 +146,9 @@ def test_a_run_whose_engine_was_killed_goes_on_from_its_checkpoint(sample_home: 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_ctrl_c_saves_and_ends_with_130(sample_home: Path, settings: str):  # R4
+def test_ctrl_c_saves_and_ends_with_130(tiny: tuple[str, ...]):  # R4
     process = subprocess.Popen(
-        [sys.executable, "-m", "qlora_studio", "train", settings, "--set", "training.steps=500", "--json"],
+        [sys.executable, "-m", "qlora_studio", *tiny, "--set", "training.steps=5000"],
         stdout=subprocess.PIPE,
         text=True,
     )
