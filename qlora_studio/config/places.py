@@ -25,6 +25,11 @@ def models_folder() -> Path:
     return _home("models") or Path(platformdirs.user_data_dir(_APP, appauthor=False)) / "models"
 
 
+def conversations_folder() -> Path:
+    """What was said on the Chat page."""
+    return _home("conversations") or Path(platformdirs.user_data_dir(_APP, appauthor=False)) / "conversations"
+
+
 def cache_folder() -> Path:
     """What can be made again: imported rows, tokens, the sample model, quantized weights."""
     chosen = os.environ.get(_CACHE)

@@ -52,7 +52,15 @@ class AppState(QObject):
         """Of the Chat page."""
         from qlora_studio.state.chat import ChatState
 
-        return ChatState(self.engine, self.chat_reader, self.sample_model, self.draft, self.preferences, self)
+        return ChatState(
+            self.engine,
+            self.chat_reader,
+            self.sample_model,
+            self.draft,
+            self.preferences,
+            self.notices,
+            self,
+        )
 
     @cached_property
     def models(self) -> ModelsState:
@@ -111,7 +119,9 @@ class AppState(QObject):
         self.page_asked.emit(name, what)
 
     def close(self) -> None:
-        """Ends the children; a run in training is saved first."""
+        """Ends the children; a run in training is saved first, and so is what was said."""
+        if "chat" in self.__dict__:  # built with its page
+            self.chat.close()
         self.machine.close()
         self.engine.close()
         self.reader.close()

@@ -33,6 +33,10 @@ class Background(QObject):
         future = self._thread.submit(work)
         future.add_done_callback(lambda done: self._emit((done, answered, refused)))
 
+    def wait(self) -> None:
+        """What it was given so far is done when this returns; the answers are told later."""
+        self._thread.submit(lambda: None).result()
+
     def close(self) -> None:
         """What hasn't begun is dropped, what is being done is waited for."""
         self._thread.shutdown(wait=True, cancel_futures=True)

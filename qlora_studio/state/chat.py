@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from pathlib import Path
 from typing import NamedTuple
@@ -9,16 +10,22 @@ from typing import NamedTuple
 import msgspec
 from PySide6.QtCore import QObject, Signal
 
+from qlora_studio.config import places
 from qlora_studio.config.prompts import FIRST_QUESTIONS
 from qlora_studio.config.run_config import SAMPLE, ModelConfig
 from qlora_studio.data.conversation import Message
 from qlora_studio.protocol import commands, events, reading
 from qlora_studio.protocol.events import Problem
+from qlora_studio.runs.conversations import Conversation, ConversationFile, new_path
 from qlora_studio.runs.history import list_runs
 from qlora_studio.state.background import Background
+from qlora_studio.state.chat_branches import Branches
+from qlora_studio.state.chat_kept import branches_of, kept_turns
 from qlora_studio.state.chat_turns import LEFT, RIGHT, Reply, Tuned, Turn, Writing, tuned_runs
+from qlora_studio.state.conversations import ConversationsState
 from qlora_studio.state.draft import RunDraft
 from qlora_studio.state.engine import EngineState
+from qlora_studio.state.notices import Notices
 from qlora_studio.state.preferences import PreferencesState
 from qlora_studio.state.reader import Job, Reader
 from qlora_studio.state.sample_model import SampleModel
@@ -46,9 +53,11 @@ class ChatState(QObject):
         sample_model: SampleModel,
         draft: RunDraft,
         preferences: PreferencesState,
+        notices: Notices,
         parent: QObject | None = None,
     ) -> None:
         super().__init__(parent)
+        self.conversations = ConversationsState(notices, self)
         self._engine = engine
         self._reader = reader
         self._sample_model = sample_model
@@ -67,7 +76,10 @@ class ChatState(QObject):
         self.model = draft.config.model
         self.tuned: Tuned | None = None
         self.choices: list[Tuned] = []
-        self.turns: list[Turn] = []
+        self.branches = Branches()
+        self.name = ""  # of the conversation, as the person gave it
+        self._began = 0.0
+        self._file: ConversationFile | None = None  # None: nothing was said yet
         self.side_by_side = False
         self.sampling = commands.Sampling()
         self.same_seed = True
@@ -81,6 +93,116 @@ class ChatState(QObject):
         engine.changed.connect(self._on_engine_changed)
         sample_model.made.connect(self._on_sample_made)
         sample_model.failed.connect(self._on_sample_failed)
+
+    # What was said ----------------------------------------------------------------------------------
+
+    @property
+    def turns(self) -> list[Turn]:
+        """Of the branch that is shown."""
+        return self.branches.shown()
+
+    @property
+    def open_path(self) -> Path | None:
+        """Where this conversation is kept; None: nothing was said yet."""
+        return self._file.path if self._file is not None else None
+
+    def new_chat(self) -> None:
+        """The old one stays in the list."""
+        self.stop()
+        self._keep()
+        self._begin()
+        self.changed.emit()
+
+    def open(self, path: Path) -> None:
+        """One of the conversations that were kept, in place of this one."""
+        if path != self.open_path:
+            self.conversations.open(path, self._on_opened)
+
+    def rename(self, path: Path, name: str) -> None:
+        """Of the list, open or not."""
+        if path != self.open_path:
+            self.conversations.rename(path, name)
+        else:
+            self.name = name
+            self._keep()
+            self.changed.emit()
+
+    def move_to_bin(self, path: Path) -> None:
+        """Of the list; where it is open, a new one begins."""
+        if path == self.open_path:
+            self.new_chat()
+        self.conversations.move_to_bin(path)
+
+    def show_message(self, turn: Turn) -> None:
+        """Another way in which a message was said. Not while a reply is written."""
+        if not self.busy:
+            self.branches.show(turn)
+            self._on_other_branch()
+
+    def show_reply(self, turn: Turn, version: Reply) -> None:
+        """Another of a side's replies to the same message. Not while one is written."""
+        if not self.busy:
+            self.branches.show(self.branches.with_reply(turn, version))
+            self._on_other_branch()
+
+    def _on_other_branch(self) -> None:
+        self.left_out = 0
+        self._keep()
+        self.changed.emit()
+
+    def _on_opened(self, opened: tuple[ConversationFile, Conversation]) -> None:
+        file, kept = opened
+        self.stop()
+        self._keep()
+        self._begin()
+        self._file, self._began, self.name, self.system = file, kept.began, kept.name, kept.system
+        self.branches = branches_of(kept)
+        self._of_model(kept.model)
+        self.tuned = next((tuned for tuned in self.choices if str(tuned.folder) == kept.adapter), None)
+        self.side_by_side = kept.side_by_side and self.tuned is not None
+        self.changed.emit()
+
+    def _begin(self) -> None:
+        """A conversation in which nothing was said yet."""
+        self.branches = Branches()
+        self._file = None
+        self.name = ""
+        self.context_used = self.left_out = 0
+
+    def _of_model(self, model: ModelConfig) -> None:
+        self.model = model
+        self.context_room = 0
+        self.template_sha256 = self.rendered = ""
+
+    def _keep(self) -> None:
+        """On the disk, beside the window."""
+        turns, replies, shown = kept_turns(self.branches)
+        if not turns:
+            return
+        now = time.time()
+        if self._file is None:
+            self._file = ConversationFile(new_path(places.conversations_folder()))
+            self._began = now
+        conversation = Conversation(
+            name=self.name,
+            began=self._began,
+            changed=now,
+            model=self.model,
+            adapter=str(self.tuned.folder) if self.tuned else "",
+            side_by_side=self.side_by_side,
+            system=self.system,
+            turns=turns,
+            replies=replies,
+            shown=shown,
+        )
+        self.conversations.keep(self._file, conversation)
+
+    def close(self) -> None:
+        """What was said is on the disk when this returns."""
+        self._keep()
+        self._queue.clear()
+        self._writing = self._generating = None
+        self.conversations.wait()
 
     # What can be chosen -----------------------------------------------------------------------------
 
@@ -130,12 +252,6 @@ class ChatState(QObject):
         self.side_by_side = on and self.tuned is not None
         self.changed.emit()
 
-    def new_chat(self) -> None:
-        """Forgets all turns."""
-        self.stop()
-        self._forget_turns()
-        self.changed.emit()
-
     def prompts(self) -> tuple[str, ...]:
         """To begin with: the run's own, or some that show a difference."""
         own = self.tuned.run.record.config.samples if self.tuned else ()
@@ -151,29 +267,45 @@ class ChatState(QObject):
 
     def send(self, text: str) -> None:
         """Each side answers in turn; the device has one engine."""
-        turn = Turn(text, [Reply(side, self._adapter_of(side)) for side in self.sides()])
-        self.turns.append(turn)
-        self._queue.extend((turn, reply) for reply in turn.replies)
-        self._next()
-        self.changed.emit()
+        turns = self.turns
+        self._say(text, turns[-1] if turns else None)
 
-    def again(self, turn: Turn, reply: Reply) -> None:
-        """Another answer to the same message; what was said after it is dropped. Not while one is written."""
-        if self._writing is not None and self._writing[0] is not turn:
+    def again(self, turn: Turn, *replies: Reply) -> None:
+        """Another answer to the same message, on a branch beside what is there. Not while one is written.
+
+        replies: those of the turn that are given once more; a failed one makes room
+        """
+        if self.busy or turn not in self.turns:
             return
-        del self.turns[self.turns.index(turn) + 1 :]
-        fresh = Reply(reply.side, self._adapter_of(reply.side), reply.attempt + 1)
-        turn.replies[turn.replies.index(reply)] = fresh
-        self._queue.append((turn, fresh))
-        self._next()
-        self.changed.emit()
+        fresh = {reply: self._once_more(turn, reply) for reply in replies}
+        beside = [fresh.get(reply, reply) for reply in turn.replies]
+        if turn.after or any(reply.state is not Writing.FAILED for reply in replies):
+            turn = self.branches.branch(turn, beside)
+        else:
+            turn.replies = beside
+        self._answer(turn, list(fresh.values()))
 
     def change(self, turn: Turn, text: str) -> None:
-        """The message said otherwise: it makes room, with its replies and all that was said after it."""
+        """The message said otherwise, on a branch beside the old one. Not while a reply is written."""
         if not self.busy and turn in self.turns:
-            del self.turns[self.turns.index(turn) :]
-            self.left_out = min(self.left_out, len(self.turns))
-            self.send(text)
+            before = None if self.branches.is_first(turn) else turn.before
+            self.left_out = min(self.left_out, len(self.branches.said_before(turn)))
+            self._say(text, before)
+
+    def _say(self, text: str, before: Turn | None) -> None:
+        turn = Turn(text, [Reply(side, self._adapter_of(side)) for side in self.sides()])
+        self.branches.add(turn, before)
+        self._answer(turn, turn.replies)
+
+    def _answer(self, turn: Turn, replies: list[Reply]) -> None:
+        self._keep()  # what was typed outlives a crash
+        self._queue.extend((turn, reply) for reply in replies)
+        self._next()
+        self.changed.emit()
+
+    def _once_more(self, turn: Turn, reply: Reply) -> Reply:
+        tried = [version.attempt for version in self.branches.versions(turn, reply.side)]
+        return Reply(reply.side, self._adapter_of(reply.side), max(tried) + 1)
 
     def stop(self) -> None:
         """The reply in hand ends where it is; what waits isn't begun."""
@@ -268,7 +400,7 @@ class ChatState(QObject):
         if self._writing is None:
             return
         turn, reply = self._writing
-        if len(answer.ids) >= answer.context and self.left_out < self.turns.index(turn):
+        if len(answer.ids) >= answer.context and self.left_out < len(self.branches.said_before(turn)):
             self.left_out += 1  # the oldest; this message itself must stay
             self.changed.emit()
             self._advance()
@@ -339,6 +471,7 @@ class ChatState(QObject):
         if self._job is not None:
             self._job.cancel()
             self._job = None
+        self._keep()
         self.grown.emit(reply)
         self.changed.emit()
         self._next()
@@ -367,7 +500,7 @@ class ChatState(QObject):
         assert self._writing is not None
         turn, reply = self._writing
         said = [Message("system", self.system)] if self.system.strip() else []
-        for earlier in self.turns[self.left_out : self.turns.index(turn)]:
+        for earlier in self.branches.said_before(turn)[self.left_out :]:
             answer = earlier.reply(reply.side) or (earlier.replies[0] if earlier.replies else None)
             if answer is not None and answer.text:
                 said += [Message("user", earlier.text), Message("assistant", answer.text)]
@@ -375,14 +508,9 @@ class ChatState(QObject):
 
     def _new_base(self, model: ModelConfig) -> None:
         self.stop()
-        self.model = model
-        self._forget_turns()
-        self.context_room = 0
-        self.template_sha256 = self.rendered = ""
-
-    def _forget_turns(self) -> None:
-        self.turns.clear()
-        self.context_used = self.left_out = 0
+        self._keep()
+        self._begin()
+        self._of_model(model)
 
     def _on_runs(self, found: list[Tuned], wanted: Path | None) -> None:
         self.choices = found

@@ -24,7 +24,7 @@ class Writing(Enum):
     FAILED = "failed"
 
 
-@dataclass
+@dataclass(eq=False)
 class Reply:
     """One side's answer to one message.
 
@@ -46,12 +46,20 @@ class Reply:
     problem: Problem | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class Turn:
-    """A message of the person's, and the replies to it."""
+    """A message of the person's, and the replies to it.
+
+    before: the turn it was said after
+    after:  what was said after it; each begins a branch
+    chosen: the branch that is looked at
+    """
 
     text: str
     replies: list[Reply] = field(default_factory=list)
+    before: Turn | None = None
+    after: list[Turn] = field(default_factory=list)
+    chosen: Turn | None = None
 
     def reply(self, side: int) -> Reply | None:
         """Of one side, where it was asked."""

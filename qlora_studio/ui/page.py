@@ -131,6 +131,9 @@ class Page(QWidget):
     def rescan(self) -> None:
         """F5: look again at what lies on disk."""
 
+    def open_search(self) -> None:
+        """Ctrl+F is about to go to `search`: show it, where it was hidden."""
+
     def undo(self) -> bool:
         """Ctrl+Z: one step back, where the page keeps steps. Returns whether anything was undone."""
         return False

@@ -248,6 +248,7 @@ class Shell(QMainWindow):
     def _search(self) -> None:
         page = self.page()
         if page is not None and page.search is not None:
+            page.open_search()
             page.search.setFocus(Qt.FocusReason.ShortcutFocusReason)
             page.search.selectAll()
         else:

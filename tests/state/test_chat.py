@@ -12,7 +12,9 @@ from qlora_studio.config import places
 from qlora_studio.config.run_config import SAMPLE, SamplePrompt
 from qlora_studio.protocol import commands, events, reading
 from qlora_studio.protocol.events import Problem
+from qlora_studio.runs.conversations import read_conversation
 from qlora_studio.state.chat_turns import LEFT, RIGHT, Writing
+from tests.own_bin import use_own_bin
 from tests.state.reports import CHECKED_ADAPTER, chat_encoded, model_report
 from tests.ui.example_runs import Example, make_run
 
@@ -285,6 +287,177 @@ def test_the_sample_is_unpacked_before_the_first_word(app, silent):
     (places.sample_model_folder() / "config.json").write_text("{}")
     silent.hear(events.SampleModelReady(id=made.id, folder="f"))
     assert silent.asked(reading.CheckModel)[0].folder == str(places.sample_model_folder())
+
+
+# Branches and what is kept ---------------------------------------------------------------------------
+
+
+def test_a_message_said_otherwise_leaves_the_old_branch_to_come_back_to(base, silent):
+    _talk_alone(base, silent)
+    base.send("Second")
+    _reply(silent, "Two.")
+    first = base.turns[0]
+    base.change(first, "Good day")
+    _reply(silent, "Good day to you.")
+    assert [turn.text for turn in base.turns] == ["Good day"]
+    assert [turn.text for turn in base.branches.messages(base.turns[0])] == ["Hello", "Good day"]
+    base.show_message(first)
+    assert [turn.text for turn in base.turns] == ["Hello", "Second"]
+
+
+def test_each_version_of_a_reply_has_its_own_continuation(base, silent):
+    _talk_alone(base, silent)
+    base.send("Second")
+    _reply(silent, "Two.")
+    turn = base.turns[0]
+    base.again(turn, turn.replies[0])
+    _reply(silent, "Other.")
+    versions = base.branches.versions(base.turns[0], LEFT)
+    assert [version.text for version in versions] == ["Hi.", "Other."]
+    assert len(base.turns) == 1
+    base.show_reply(base.turns[0], versions[0])
+    assert [turn.text for turn in base.turns] == ["Hello", "Second"]
+    base.send("Third")
+    asked = silent.asked(reading.EncodeChat)[0].messages
+    assert [message.content for message in asked] == ["Hello", "Hi.", "Second", "Two.", "Third"]
+
+
+def test_a_version_of_one_side_leaves_the_other_side_as_it_is(chat, silent):
+    _talk(chat, silent, "Hello", "Base 1", "Tuned 1")
+    chat.again(chat.turns[0], chat.turns[0].reply(LEFT))
+    _reply(silent, "Base 2")
+    chat.again(chat.turns[0], chat.turns[0].reply(RIGHT))
+    _reply(silent, "Tuned 2")
+    first = chat.branches.versions(chat.turns[0], LEFT)[0]
+    chat.show_reply(chat.turns[0], first)
+    assert [reply.text for reply in chat.turns[0].replies] == ["Base 1", "Tuned 2"]
+
+
+def test_a_failed_reply_is_no_version(base, silent):
+    base.send("Hello")
+    silent.refuse(reading.CheckModel, "model.safetensors is cut short.")
+    base.again(base.turns[0], base.turns[0].replies[0])
+    assert len(base.branches.versions(base.turns[0], LEFT)) == 1
+
+
+def test_no_branch_is_chosen_while_a_reply_is_written(base, silent):
+    _talk_alone(base, silent)
+    first = base.turns[0]
+    base.change(first, "Good day")
+    base.show_message(first)
+    assert base.turns[0].text == "Good day"
+
+
+def test_a_conversation_is_kept_with_all_branches_and_opened_again(chat, silent, qtbot):
+    chat.system = "Be brief."
+    _talk(chat, silent, "Hello", "Base 1", "Tuned 1")
+    chat.again(chat.turns[0], chat.turns[0].reply(LEFT))
+    _reply(silent, "Base 2")
+    path = chat.open_path
+    chat.new_chat()
+    assert (chat.turns, chat.open_path) == ([], None)
+    chat.system = ""
+    _open(chat, path, qtbot)
+    assert [reply.text for reply in chat.turns[0].replies] == ["Base 2", "Tuned 1"]
+    assert [reply.text for reply in chat.branches.versions(chat.turns[0], LEFT)] == ["Base 1", "Base 2"]
+    assert (chat.system, chat.side_by_side, chat.model.path) == ("Be brief.", True, MODEL)
+    chat.send("And now?")
+    assert [message.content for message in silent.asked(reading.EncodeChat)[0].messages] == [
+        "Be brief.", "Hello", "Base 2", "And now?",
+    ]  # fmt: skip
+
+
+def test_an_opened_conversation_goes_on_in_its_own_file(base, silent, qtbot):
+    _talk_alone(base, silent)
+    path = base.open_path
+    base.new_chat()
+    _open(base, path, qtbot)
+    base.send("Second")
+    _reply(silent, "Two.")
+    base.conversations.wait()
+    assert [turn.text for turn in read_conversation(path).turns] == ["Hello", "Second"]
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_conversation_outlives_the_adapter_it_was_led_with(chat, silent, qtbot):
+    _talk(chat, silent, "Hello", "Base.", "Tuned.")
+    path = chat.open_path
+    chat.new_chat()
+    chat.choices = []
+    _open(chat, path, qtbot)
+    assert [reply.text for reply in chat.turns[0].replies] == ["Base.", "Tuned."]
+    assert (chat.tuned, chat.side_by_side) == (None, False)
+
+
+def test_what_was_typed_is_kept_before_the_first_word_of_the_reply(base):
+    base.send("Hello")
+    base.conversations.wait()
+    kept = read_conversation(base.open_path)
+    assert (kept.turns[0].text, kept.replies[0].ended) == ("Hello", "stopped")
+
+
+def test_closing_the_window_keeps_what_was_written_so_far(base, silent):
+    base.send("Hello")
+    _load(silent)
+    silent.answer(reading.EncodeChat, reading.ChatEncoded, **chat_encoded())
+    silent.hear(events.TextGenerated(id=silent.last_said(commands.Generate).id, text="Half a", tokens=2))
+    base.close()
+    assert read_conversation(base.open_path).replies[0].text == "Half a"
+
+
+def test_another_base_begins_another_conversation(base, silent):
+    _talk_alone(base, silent)
+    first = base.open_path
+    base.choose_model("/models/other")
+    assert base.open_path is None
+    base.conversations.wait()
+    assert read_conversation(first).model.path == MODEL
+
+
+def test_a_name_is_kept_open_or_not(base, silent, qtbot):
+    _talk_alone(base, silent)
+    path = base.open_path
+    base.rename(path, "Greetings")
+    qtbot.waitUntil(lambda: [item.title for item in base.conversations.table.items] == ["Greetings"])
+    base.new_chat()
+    base.rename(path, "Hellos")
+    qtbot.waitUntil(lambda: [item.title for item in base.conversations.table.items] == ["Hellos"])
+    base.rename(path, "")
+    qtbot.waitUntil(lambda: [item.title for item in base.conversations.table.items] == ["Hello"])
+
+
+def test_the_bin_takes_a_conversation_and_gives_it_back(base, app, silent, qtbot, tmp_path, monkeypatch):
+    use_own_bin(monkeypatch, tmp_path / "bin")
+    _talk_alone(base, silent)
+    path = base.open_path
+    base.move_to_bin(path)
+    qtbot.waitUntil(lambda: bool(app.notices.last) and base.conversations.count == 0)
+    assert (base.turns, path.exists()) == ([], False)
+    app.notices.last[-1].undo()
+    qtbot.waitUntil(lambda: base.conversations.count == 1)
+    assert read_conversation(path).replies[0].text == "Hi."
+
+
+def test_a_conversation_that_can_not_be_opened_leaves_this_one(base, silent, qtbot):
+    _talk_alone(base, silent)
+    base.conversations.wait()
+    torn = base.open_path.with_name("torn.json")
+    torn.write_bytes(b'{"schema_version": 1, "tur')
+    with qtbot.waitSignal(base.conversations.told) as told:
+        base.open(torn)
+    assert told.args[0].startswith("torn.json is damaged.")
+    assert base.turns[0].text == "Hello"
+
+
+def test_the_list_of_conversations_is_a_sound_model(base, silent, qtbot, qtmodeltester):
+    _talk_alone(base, silent)
+    qtbot.waitUntil(lambda: base.conversations.count == 1)
+    qtmodeltester.check(base.conversations.table)
+
+
+def _open(chat, path, qtbot):
+    chat.open(path)
+    qtbot.waitUntil(lambda: chat.open_path == path)
 
 
 def _load(silent, model=MODEL):

@@ -7,11 +7,14 @@ from pathlib import Path
 import pytest
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QGuiApplication
+from PySide6.QtWidgets import QLineEdit
 
+from qlora_studio.config import places
 from qlora_studio.memory.devices import CardReading
 from qlora_studio.protocol import commands, events, reading
 from qlora_studio.state.chat_turns import LEFT
 from qlora_studio.ui.pages.chat import ChatPage
+from tests.own_bin import use_own_bin
 from tests.state.reports import CHECKED_ADAPTER, chat_encoded, model_report
 from tests.ui.example_runs import Example, make_run
 from tests.ui.person import click, found, words
@@ -208,7 +211,7 @@ def test_up_in_an_empty_box_brings_the_last_message_back_to_be_changed(answered,
     box = found(answered, "chat_input")
     qtbot.keyClick(box, Qt.Key.Key_Up)
     assert box.toPlainText() == "Hello"
-    assert "in place of the old message" in words(answered, "chat_input_card")
+    assert "beside the old message" in words(answered, "chat_input_card")
     box.setPlainText("Hello again")
     qtbot.keyClick(box, Qt.Key.Key_Return)
     assert [turn.text for turn in app.chat.turns] == ["Hello again"]
@@ -296,6 +299,125 @@ def test_the_view_stays_where_the_person_scrolled_to(answered, silent, qtbot):
     bar.setValue(0)
     _send_quietly(answered, silent)
     assert bar.value() == 0
+
+
+def test_versions_of_a_reply_are_gone_through_with_arrows(answered, silent, qtbot):
+    assert not found(answered, "chat_version_0_base").isVisibleTo(answered)
+    click(qtbot, answered, "chat_again_0_base")
+    assert not found(answered, "chat_version_0_base_before").isVisibleTo(answered)
+    _reply(silent, "Another answer.")
+    assert words(answered, "chat_version_0_base_words") == "2 of 2"
+    assert not found(answered, "chat_version_0_tuned").isVisibleTo(answered)
+    click(qtbot, answered, "chat_version_0_base_before")
+    assert words(answered, "chat_text_0_base") == "I am the base."
+    assert words(answered, "chat_version_0_base_words") == "1 of 2"
+    assert words(answered, "chat_text_0_tuned") == "I am tuned."
+
+
+def test_versions_of_a_message_are_gone_through_with_arrows(answered, silent, qtbot):
+    click(qtbot, answered, "chat_change_said_0")
+    found(answered, "chat_input").setPlainText("Good day")
+    click(qtbot, answered, "chat_send")
+    _reply(silent, "Day.")
+    _reply(silent, "Day!")
+    assert words(answered, "chat_said_version_0_words") == "2 of 2"
+    click(qtbot, answered, "chat_said_version_0_next")
+    assert words(answered, "chat_text_0_base") == "I am the base."
+    assert "Hello" in words(answered, "chat_said")
+
+
+def test_a_conversation_is_opened_from_the_list_with_a_click(answered, app, qtbot):
+    click(qtbot, answered, "chat_new")
+    view = _list_of(answered, qtbot)
+    qtbot.waitUntil(lambda: view.model().rowCount() == 1)
+    _click_row(qtbot, view, 0)
+    qtbot.waitUntil(lambda: bool(app.chat.turns))
+    assert words(answered, "chat_text_0_tuned") == "I am tuned."
+    assert view.currentIndex().row() == 0
+    assert found(answered, "chat_input").isVisibleTo(answered)
+    assert not view.isVisibleTo(answered)
+
+
+def test_the_list_is_searched_for_all_that_was_said(answered, app, silent, qtbot):
+    click(qtbot, answered, "chat_new")
+    _send(answered, qtbot, "What is rust?")
+    _reply(silent, "Iron oxide.")
+    _reply(silent, "A language.")
+    view = _list_of(answered, qtbot)
+    qtbot.waitUntil(lambda: view.model().rowCount() == 2)
+    qtbot.keyClicks(found(answered, "chat_search"), "oxide")
+    assert [view.model().index(row).data() for row in range(view.model().rowCount())] == ["What is rust?"]
+    qtbot.keyClicks(found(answered, "chat_search"), "xyz")
+    assert words(answered, "chat_nothing_found") == "Nothing that was said has all of these words."
+    assert answered.escape()
+    assert view.model().rowCount() == 2
+    assert answered.escape()
+    assert found(answered, "chat_input").isVisibleTo(answered)
+
+
+def test_a_conversation_is_named_in_the_list(answered, app, qtbot):
+    view = _list_of(answered, qtbot)
+    qtbot.waitUntil(lambda: view.model().rowCount() == 1)
+    click(qtbot, answered, "chat_rename")
+    editor = view.findChild(QLineEdit)
+    editor.setText("First words")
+    qtbot.keyClick(editor, Qt.Key.Key_Return)
+    qtbot.waitUntil(lambda: view.model().index(0).data() == "First words")
+    assert app.chat.name == "First words"
+
+
+def test_delete_moves_the_chosen_conversation_to_the_bin(answered, app, qtbot, tmp_path, monkeypatch):
+    use_own_bin(monkeypatch, tmp_path / "bin")
+    view = _list_of(answered, qtbot)
+    qtbot.waitUntil(lambda: view.model().rowCount() == 1)
+    click(qtbot, answered, "chat_bin")
+    qtbot.waitUntil(lambda: view.model().rowCount() == 0)
+    assert app.chat.turns == []
+    assert app.notices.last[-1].text == "Hello is in the bin."
+
+
+def test_what_can_not_be_opened_is_named_beside_the_list(page, app, qtbot):  # R15
+    folder = places.conversations_folder()
+    folder.mkdir(parents=True)
+    (folder / "old.json").write_text("{")
+    _list_of(page, qtbot)
+    page.rescan()
+    qtbot.waitUntil(lambda: bool(app.chat.conversations.unreadable))
+    assert words(page, "chat_list_problem").startswith("old.json is damaged.")
+
+
+def test_names_in_the_list_are_plain_text(answered, app, silent, qtbot):  # S8
+    click(qtbot, answered, "chat_new")
+    _send(answered, qtbot, HOSTILE)
+    view = found(answered, "chat_list")
+    qtbot.waitUntil(lambda: view.model().rowCount() == 2)
+    assert view.model().index(0).data() == "<img src='file:///etc/passwd'><U+202E><U+0007> **bold**"
+
+
+def test_what_could_not_be_kept_is_said_on_the_page(answered, app, qtbot, monkeypatch):  # R10
+    monkeypatch.setattr("qlora_studio.runs.durable.os.fsync", _no_space)
+    with qtbot.waitSignal(app.chat.conversations.told):
+        _send(answered, qtbot, "And now?")
+    assert words(answered, "banner").startswith("Could not save the conversation")
+
+
+def test_ctrl_f_searches_what_was_said(answered):
+    answered.open_search()
+    assert found(answered, "chat_search").isVisibleTo(answered)
+
+
+def _list_of(page, qtbot):
+    click(qtbot, page, "chat_to_list")
+    return found(page, "chat_list")
+
+
+def _no_space(descriptor):
+    raise OSError(28, "No space left on device")
+
+
+def _click_row(qtbot, view, row):
+    place = view.visualRect(view.model().index(row)).center()
+    qtbot.mouseClick(view.viewport(), Qt.MouseButton.LeftButton, pos=place)
 
 
 def _send(page, qtbot, text):

@@ -14,6 +14,7 @@ from qlora_studio.plain_text import visible_line
 from qlora_studio.state.app import AppState
 from qlora_studio.state.chat_turns import Reply, Tuned, Turn
 from qlora_studio.ui.page import Page
+from qlora_studio.ui.pages.chat_list import ConversationsCard
 from qlora_studio.ui.pages.chat_sampling import SamplingCard
 from qlora_studio.ui.pages.chat_side import MemoryCard, SystemCard, TemplateCard
 from qlora_studio.ui.pages.chat_turns import TurnRow
@@ -23,6 +24,7 @@ from qlora_studio.ui.widgets import (
     ChoiceBox,
     DangerButton,
     EmptyState,
+    IconButton,
     PlainLabel,
     PrimaryButton,
     SecondaryButton,
@@ -35,6 +37,7 @@ from qlora_studio.ui.widgets.columns import Columns
 from qlora_studio.ui.widgets.text_size import at_text_size
 
 BASE_ALONE = ""
+LIST_TIP = "Conversations"
 AT_END = 24  # px from the end: the view still follows what is written
 NOTHING_TYPED = "Write a message first"
 WHILE_WRITING = "The models can be changed once the reply is complete"
@@ -49,7 +52,7 @@ class ChatPage(Page):
     def __init__(self, app: AppState) -> None:
         super().__init__(app, "chat", "Chat")
         self._state = app.chat
-        self._rows: dict[int, TurnRow] = {}
+        self._rows: list[TurnRow] = []
         self._follows = True
         self._offers_first: Path | None = None  # the run whose first prompt is to be typed
         self._changing: Turn | None = None  # whose message is typed again
@@ -58,11 +61,13 @@ class ChatPage(Page):
         """what: the folder of a run to talk to, its first prompt typed already; or None."""
         self._offers_first = what if isinstance(what, Path) else None
         self._state.refresh(self._offers_first)
+        self._state.conversations.refresh()
         self._input.setFocus()
 
     def rescan(self) -> None:
-        """F5: looks for runs that finished meanwhile."""
+        """F5: looks for runs that finished and conversations that came meanwhile."""
         self._state.refresh()
+        self._state.conversations.refresh()
 
     def escape(self) -> bool:
         """Esc stops the reply, or leaves a message as it was."""
@@ -71,9 +76,17 @@ class ChatPage(Page):
         elif self._changing is not None:
             self._changing = None
             self._input.clear()
+        elif super().escape():
+            return True
+        elif not self._conversations.isHidden():
+            self._show_list(False)
         else:
             return False
         return True
+
+    def open_search(self) -> None:
+        """The list comes to the front."""
+        self._show_list(True)
 
     # Layout -----------------------------------------------------------------------------------------
 
@@ -85,6 +98,8 @@ class ChatPage(Page):
     def _build_page(self) -> Iterator[None]:
         self._mode = Segmented([("one", "One"), ("two", "Side by side")], label="Replies", name="chat_mode")
         self._new = SecondaryButton("New chat", "plus", name="chat_new")
+        self._to_list = IconButton("history", LIST_TIP, name="chat_to_list")
+        self.add_header(self._to_list)
         self.add_header(self._mode)
         self.add_header(self._new)
         self.main.addLayout(self._build_sides())
@@ -109,8 +124,13 @@ class ChatPage(Page):
         self._view.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self._view.setWidget(inside)
         at_text_size(self._view, self._view.setMinimumHeight, 220)
+        self._input_card = self._build_input()
+        self._conversations = ConversationsCard(self._state)
+        self.search = self._conversations.search
+        self._conversations.hide()
+        self.main.addWidget(self._conversations, 1)
         self.main.addWidget(self._view, 1)
-        self.main.addWidget(self._build_input())
+        self.main.addWidget(self._input_card)
         yield
         self._sampling = SamplingCard(self._state)
         self._system = SystemCard(self._state)
@@ -182,6 +202,9 @@ class ChatPage(Page):
             ("New chat", "Ctrl+N", self._on_new),
             ("Answer again", "Ctrl+R", self._on_again),
             ("One or side by side", "Ctrl+B", self._on_mode_key),
+            (LIST_TIP, "Ctrl+L", self._on_list),
+            ("Name the conversation\tF2", "", self._on_rename),
+            ("Move the conversation to the bin\tDel", "", self._on_bin),
             ("Copy the chat", "", self._on_copy_all),
         ):
             action = QAction(words, self)
@@ -199,6 +222,9 @@ class ChatPage(Page):
         self._state.grown.connect(self._on_grown)
         self._mode.changed.connect(lambda mode: self._state.set_side_by_side(mode == "two"))
         self._new.clicked.connect(self._on_new)
+        self._to_list.clicked.connect(self._on_list)
+        self._conversations.opened.connect(lambda: self._show_list(False))
+        self._state.conversations.told.connect(lambda words, _: self.show_error(words))
         self._change.clicked.connect(lambda: self.app.show_page("models"))
         self._choice.chosen.connect(self._on_tuned)
         self._send.clicked.connect(self._on_send)
@@ -244,16 +270,32 @@ class ChatPage(Page):
 
     def _on_new(self) -> None:
         self._state.new_chat()
-        self._input.setFocus()
+        self._show_list(False)
 
     def _on_again(self) -> None:
         if self._state.turns and not self._state.busy:
             turn = self._state.turns[-1]
-            for reply in list(turn.replies):
-                self._state.again(turn, reply)
+            self._state.again(turn, *turn.replies)
+
+    def _on_list(self) -> None:
+        self._show_list(self._conversations.isHidden())
+
+    def _show_list(self, shown: bool) -> None:
+        """In place of what is said, or back."""
+        self._conversations.setVisible(shown)
+        self._view.setVisible(not shown)
+        self._input_card.setVisible(not shown)
+        (self._conversations.search if shown else self._input).setFocus()
 
     def _on_mode_key(self) -> None:
         self._state.set_side_by_side(not self._state.side_by_side)
+
+    def _on_rename(self) -> None:
+        self._show_list(True)
+        self._conversations.rename()
+
+    def _on_bin(self) -> None:
+        self._conversations.move_to_bin()
 
     def _on_copy_all(self) -> None:
         lines = []
@@ -268,7 +310,7 @@ class ChatPage(Page):
         self._state.choose_tuned(chosen)
 
     def _on_grown(self, reply: Reply) -> None:
-        for row in self._rows.values():
+        for row in self._rows:
             if row.show_reply(reply):
                 return
 
@@ -307,6 +349,7 @@ class ChatPage(Page):
         self._offers.set_words("Ask something", two)
         self._context.setVisible(bool(state.context_room))
         self._context.setText(f"{state.context_used:,} of {state.context_room:,} tokens")
+        self._conversations.refresh()
         self._system.refresh()
         self._template.refresh()
         self._refresh_buttons()
@@ -364,7 +407,7 @@ class ChatPage(Page):
         typed = bool(self._input.toPlainText().strip())
         hint = f"Esc stops. {WHILE_WRITING}" if state.busy else keys if typed else f"{NOTHING_TYPED}. {keys}"
         if self._changing is not None and typed:
-            hint = "Enter sends it in place of the old message, whose replies go. Esc leaves all as it is"
+            hint = "Enter sends it beside the old message, which stays as another version. Esc leaves it"
         if not state.left_out:
             return hint
         what = "message is" if state.left_out == 1 else f"{state.left_out} messages are"
@@ -372,21 +415,23 @@ class ChatPage(Page):
 
     def _refresh_turns(self) -> None:
         """A row for each turn; rows that are there stay, so that nothing jumps."""
-        wanted = [id(turn) for turn in self._state.turns]
-        for key in [key for key in self._rows if key not in wanted]:
-            row = self._rows.pop(key)
+        turns = self._state.turns
+        for row in self._rows[len(turns) :]:
             row.hide()
             row.deleteLater()
-        for turn in self._state.turns:
-            if id(turn) not in self._rows:
-                self._rows[id(turn)] = self._row(turn)
-            self._rows[id(turn)].refresh(self._state.busy)
+        del self._rows[len(turns) :]
+        for number, turn in enumerate(turns):
+            if number == len(self._rows):
+                self._rows.append(self._row(turn, number))
+            self._rows[number].show_turn(turn, self._state.busy)
 
-    def _row(self, turn: Turn) -> TurnRow:
-        row = TurnRow(turn, len(self._rows))
-        row.again.connect(lambda reply: self._state.again(turn, reply))
+    def _row(self, turn: Turn, number: int) -> TurnRow:
+        row = TurnRow(turn, number, lambda: self._state.branches)
+        row.again.connect(self._state.again)
         row.copied.connect(self._on_copy)
-        row.change_asked.connect(lambda: self._on_change(turn))
+        row.change_asked.connect(self._on_change)
+        row.message_chosen.connect(self._state.show_message)
+        row.reply_chosen.connect(self._state.show_reply)
         self._turns.addWidget(row)
         return row
 

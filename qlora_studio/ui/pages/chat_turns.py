@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QVBoxLayout, QWidget
 
+from qlora_studio.state.chat_branches import Branches
 from qlora_studio.state.chat_turns import LEFT, Reply, Turn, Writing
 from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets import Card, Chip, IconButton, PlainLabel, SecondaryButton
@@ -13,20 +16,35 @@ ENDS = {"length": "stopped at the longest reply", "stopped": "stopped", "context
 
 
 class TurnRow(QWidget):
-    """again: the Reply to give once more. copied: a text. change_asked: to say the message otherwise."""
+    """copied: a text. change_asked: the turn to say otherwise.
 
-    again = Signal(object)
+    again:          (turn, the reply to give once more)
+    message_chosen: the turn that has another version of the message
+    reply_chosen:   (turn, another version of one of its replies)
+    """
+
+    again = Signal(object, object)
     copied = Signal(str)
-    change_asked = Signal()
+    change_asked = Signal(object)
+    message_chosen = Signal(object)
+    reply_chosen = Signal(object, object)
 
-    def __init__(self, turn: Turn, number: int) -> None:
+    def __init__(self, turn: Turn, number: int, branches: Callable[[], Branches]) -> None:
         super().__init__()
         self._turn = turn
         self._number = number
+        self._branches = branches
         self._panes: dict[int, ReplyPane] = {}
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(theme().px(12))
+        layout.addWidget(self._build_said())
+        self._replies = QHBoxLayout()
+        self._replies.setSpacing(theme().px(12))
+        layout.addLayout(self._replies)
+
+    def _build_said(self) -> QFrame:
+        number = self._number
         said = QFrame()
         said.setObjectName("chat_said")
         line = QHBoxLayout(said)
@@ -34,38 +52,40 @@ class TurnRow(QWidget):
         line.setSpacing(theme().px(12))
         you = PlainLabel("You", "strong")
         you.set_tone("accent")
-        text = PlainLabel(turn.text, "chat", wrap=True)
-        text.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self._said = PlainLabel(self._turn.text, "chat", wrap=True)
+        self._said.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self._versions = Versions("message", name=f"chat_said_version_{number}")
+        self._versions.stepped.connect(self._on_message_stepped)
         copy = IconButton("copy", "Copy the message", small=True, name=f"chat_copy_said_{number}")
-        copy.clicked.connect(lambda: self.copied.emit(turn.text))
+        copy.clicked.connect(lambda: self.copied.emit(self._turn.text))
         self._change = IconButton(
             "pencil", "Change the message", small=True, name=f"chat_change_said_{number}"
         )
-        self._change.clicked.connect(self.change_asked)
-        for label in (you, text):  # level with the button's icon, also where the message has many lines
+        self._change.clicked.connect(lambda: self.change_asked.emit(self._turn))
+        for label in (you, self._said):  # level with the button's icon, also where the message has many lines
             label.setContentsMargins(0, theme().px(5), 0, theme().px(5))
         line.addWidget(you, 0, Qt.AlignmentFlag.AlignTop)
-        line.addWidget(text, 1, Qt.AlignmentFlag.AlignTop)
-        line.addWidget(copy, 0, Qt.AlignmentFlag.AlignTop)
-        line.addWidget(self._change, 0, Qt.AlignmentFlag.AlignTop)
-        layout.addWidget(said)
-        self._replies = QHBoxLayout()
-        self._replies.setSpacing(theme().px(12))
-        layout.addLayout(self._replies)
+        line.addWidget(self._said, 1, Qt.AlignmentFlag.AlignTop)
+        for widget in (self._versions, copy, self._change):
+            line.addWidget(widget, 0, Qt.AlignmentFlag.AlignTop)
+        return said
 
-    def refresh(self, busy: bool) -> None:
-        """After replies were replaced. busy: one is being written, here or in another turn."""
+    def show_turn(self, turn: Turn, busy: bool) -> None:
+        """This one from now on. busy: a reply is being written, here or in another turn."""
+        if turn is not self._turn:
+            self._turn = turn
+            self._said.setText(turn.text)
         self._change.setVisible(not busy)
-        for reply in self._turn.replies:
-            pane = self._panes.get(reply.side)
-            if pane is None:
-                pane = ReplyPane(reply.side, self._number)
-                pane.again.connect(lambda side=reply.side: self._on_again(side))
-                pane.copied.connect(self.copied)
-                self._panes[reply.side] = pane
-                self._replies.addWidget(pane, 1)
+        messages = self._branches().messages(turn)
+        self._versions.show_place(messages.index(turn), len(messages), not busy)
+        for side, pane in self._panes.items():
+            pane.setVisible(turn.reply(side) is not None)
+        for reply in turn.replies:
+            pane = self._panes.get(reply.side) or self._add_pane(reply.side)
             pane.show_reply(reply)
             pane.allow_again(not busy)
+            versions = self._branches().versions(turn, reply.side)
+            pane.versions.show_place(versions.index(reply), len(versions), not busy)
 
     def show_reply(self, reply: Reply) -> bool:
         """False where it isn't one of this turn."""
@@ -74,10 +94,58 @@ class TurnRow(QWidget):
         self._panes[reply.side].show_reply(reply)
         return True
 
+    def _add_pane(self, side: int) -> ReplyPane:
+        pane = ReplyPane(side, self._number)
+        pane.again.connect(lambda: self._on_again(side))
+        pane.copied.connect(self.copied)
+        pane.versions.stepped.connect(lambda place: self._on_reply_stepped(side, place))
+        self._panes[side] = pane
+        self._replies.insertWidget(sorted(self._panes).index(side), pane, 1)
+        return pane
+
     def _on_again(self, side: int) -> None:
         reply = self._turn.reply(side)
         if reply is not None:
-            self.again.emit(reply)
+            self.again.emit(self._turn, reply)
+
+    def _on_message_stepped(self, place: int) -> None:
+        self.message_chosen.emit(self._branches().messages(self._turn)[place])
+
+    def _on_reply_stepped(self, side: int, place: int) -> None:
+        self.reply_chosen.emit(self._turn, self._branches().versions(self._turn, side)[place])
+
+
+class Versions(QWidget):
+    """Which of several is shown: "2 of 3", with arrows that go around. stepped: the place to show."""
+
+    stepped = Signal(int)
+
+    def __init__(self, what: str, *, name: str) -> None:
+        super().__init__()
+        self.setObjectName(name)
+        self._place = self._count = 0
+        self._before = IconButton("chevron-left", f"The {what} before", small=True, name=f"{name}_before")
+        self._words = PlainLabel("", "note", name=f"{name}_words")
+        self._next = IconButton("chevron-right", f"The next {what}", small=True, name=f"{name}_next")
+        self._before.clicked.connect(lambda: self._step(-1))
+        self._next.clicked.connect(lambda: self._step(1))
+        layout = QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(theme().px(2))
+        for widget in (self._before, self._words, self._next):
+            layout.addWidget(widget)
+        self.hide()
+
+    def show_place(self, place: int, count: int, may_step: bool) -> None:
+        """Hidden where there is one alone."""
+        self._place, self._count = place, count
+        self._words.setText(f"{place + 1} of {count}")
+        for button in (self._before, self._next):
+            button.setVisible(may_step)
+        self.setVisible(count > 1)
+
+    def _step(self, by: int) -> None:
+        self.stepped.emit((self._place + by) % self._count)
 
 
 class ReplyPane(Card):
@@ -106,7 +174,8 @@ class ReplyPane(Card):
         foot = QHBoxLayout()
         foot.setSpacing(theme().px(8))
         foot.addWidget(self._figures, 1)
-        for widget in (self._state, self._retry, self._copy, self._again):
+        self.versions = Versions("reply", name=f"chat_version_{number}_{name}")
+        for widget in (self._state, self.versions, self._retry, self._copy, self._again):
             foot.addWidget(widget)
         self.body.addWidget(self._text, 1)
         self.body.addLayout(foot)
