@@ -83,6 +83,7 @@ class ChatState(QObject):
         self.side_by_side = False
         self.sampling = commands.Sampling()
         self.same_seed = True
+        self.stop_words: tuple[str, ...] = ()  # a reply ends before the first of these
         self.system = ""
         self.context_used = self.context_room = 0
         self.left_out = 0  # turns at the beginning for which there is no room any more
@@ -426,11 +427,7 @@ class ChatState(QObject):
                 self._loaded = None  # out of memory, the engine lets go of the model
                 self._on_failed(event.error)
             case events.TextGenerated() if event_id == self._generating and self._writing is not None:
-                reply = self._writing[1]
-                reply.state = Writing.WRITING
-                reply.text += event.text
-                reply.tokens = event.tokens
-                self.grown.emit(reply)
+                self._grow(self._writing[1], event)
             case events.GenerationFinished() if event_id == self._generating and self._writing is not None:
                 self._finish(event)
             case events.RunStarted() | events.ExportProgress() | events.ExportFinished():
@@ -443,14 +440,33 @@ class ChatState(QObject):
             self._loading, self._loaded = None, wanted
             self._advance()
 
+    def _grow(self, reply: Reply, event: events.TextGenerated) -> None:
+        if reply.state is Writing.WRITING and reply.ended:
+            return  # a stop word was written: the engine goes on for a few tokens
+        reply.state = Writing.WRITING
+        text = reply.text + event.text
+        reply.text, reply.tokens = self._before_stop_word(text), event.tokens
+        if len(reply.text) < len(text):
+            reply.ended = "stop_word"
+            self._engine.say(commands.StopGenerating(id=event.id))
+        self.grown.emit(reply)
+
+    def _before_stop_word(self, text: str) -> str:
+        places = [place for word in self.stop_words if (place := text.find(word)) >= 0]
+        return text[: min(places)].rstrip() if places else text
+
     def _finish(self, event: events.GenerationFinished) -> None:
         assert self._writing is not None
         reply = self._writing[1]
-        reply.text, reply.tokens = event.reply, event.tokens
+        at_stop_word = bool(reply.ended)
+        if not at_stop_word:
+            reply.text = self._before_stop_word(event.reply)
+            at_stop_word = len(reply.text) < len(event.reply)
+        reply.tokens = event.tokens
         reply.tokens_per_second = event.tokens_per_second
         reply.first_token_seconds = event.first_token_seconds
         self.context_used += event.tokens
-        self._end(Writing.DONE, ended=event.ended)
+        self._end(Writing.DONE, ended="stop_word" if at_stop_word else event.ended)
 
     def _on_engine_ended(self, reason: str) -> None:
         self._loaded = self._loading = None

@@ -289,6 +289,21 @@ def test_the_sample_is_unpacked_before_the_first_word(app, silent):
     assert silent.asked(reading.CheckModel)[0].folder == str(places.sample_model_folder())
 
 
+def test_a_stop_word_ends_the_reply_before_it_and_stops_the_engine(base, silent):
+    base.stop_words = ("Question:",)
+    base.send("Hello")
+    _load(silent)
+    silent.answer(reading.EncodeChat, reading.ChatEncoded, **chat_encoded())
+    asked = silent.last_said(commands.Generate)
+    silent.hear(events.TextGenerated(id=asked.id, text="Four. Quest", tokens=3))
+    silent.hear(events.TextGenerated(id=asked.id, text="ion: And", tokens=5))
+    assert silent.last_said(commands.StopGenerating).id == asked.id
+    silent.hear(events.TextGenerated(id=asked.id, text=" five?", tokens=7))
+    silent.hear(_finished(asked.id, "Four. Question: And five?", ended="stopped"))
+    reply = base.turns[0].replies[0]
+    assert (reply.text, reply.ended, reply.state) == ("Four.", "stop_word", Writing.DONE)
+
+
 # Branches and what is kept ---------------------------------------------------------------------------
 
 

@@ -406,6 +406,57 @@ def test_ctrl_f_searches_what_was_said(answered):
     assert found(answered, "chat_search").isVisibleTo(answered)
 
 
+REASONED = "<think>They ask for a loop.</think>Here:\n```python\nfor a in b:\n    pass\n```\nDone."
+
+
+def test_code_stands_in_a_block_that_is_copied_alone(answered, app, silent, qtbot):
+    _send(answered, qtbot, "A loop")
+    _reply(silent, REASONED)
+    code = "chat_text_1_base_code_2"
+    assert words(answered, f"{code}_text") == "for a in b:\n    pass"
+    assert words(answered, f"{code}_language") == "python"
+    click(qtbot, answered, f"{code}_copy")
+    assert QGuiApplication.clipboard().text() == "for a in b:\n    pass"
+
+
+def test_a_thought_is_folded_until_it_is_wanted(answered, silent, qtbot):
+    _send(answered, qtbot, "A loop")
+    _reply(silent, REASONED)
+    thought = "chat_text_1_base_thought_0"
+    assert found(answered, f"{thought}_fold").text() == "Reasoning, 5 words"
+    assert not found(answered, f"{thought}_text").isVisibleTo(answered)
+    click(qtbot, answered, f"{thought}_fold")
+    assert words(answered, f"{thought}_text") == "They ask for a loop."
+
+
+def test_what_is_written_grows_in_its_part_while_the_others_stay(page, silent, qtbot):
+    _send(page, qtbot, "Hello")
+    silent.answer(reading.CheckModel, reading.ModelChecked, report=model_report(MODEL))
+    silent.hear(_loaded())
+    silent.answer(reading.EncodeChat, reading.ChatEncoded, **chat_encoded())
+    writing = silent.last_said(commands.Generate)
+    silent.hear(events.TextGenerated(id=writing.id, text="Here:\n```\na = ", tokens=6))
+    first = found(page, "chat_text_0_base")
+    assert words(page, "chat_text_0_base_code_1_text") == "a =  ▌"
+    silent.hear(events.TextGenerated(id=writing.id, text="1\n```\nDone", tokens=9))
+    assert found(page, "chat_text_0_base") is first
+    assert words(page, "chat_text_0_base_code_1_text") == "a = 1"
+    assert words(page, "chat_text_0_base_words_2") == "Done ▌"
+
+
+def test_stop_words_are_typed_with_commas_between_them(answered, app, silent, qtbot):
+    qtbot.keyClicks(found(answered, "chat_stop_words"), r"END, \n\n,")
+    assert app.chat.stop_words == ("END", "\n\n")
+    _send(answered, qtbot, "Go on")
+    _reply(silent, "One.END Two.")
+    assert words(answered, "chat_text_1_base") == "One."
+    assert words(answered, "chat_figures_1_base").endswith("ended at a stop word")
+
+
+def test_a_meter_shows_how_full_the_context_is(answered, silent, qtbot):
+    assert found(answered, "chat_context_meter").share() == pytest.approx(15 / 8192)
+
+
 def _list_of(page, qtbot):
     click(qtbot, page, "chat_to_list")
     return found(page, "chat_list")

@@ -25,6 +25,7 @@ from qlora_studio.ui.widgets import (
     DangerButton,
     EmptyState,
     IconButton,
+    Meter,
     PlainLabel,
     PrimaryButton,
     SecondaryButton,
@@ -38,6 +39,7 @@ from qlora_studio.ui.widgets.text_size import at_text_size
 
 BASE_ALONE = ""
 LIST_TIP = "Conversations"
+NEARLY_FULL = 0.9  # of the context
 AT_END = 24  # px from the end: the view still follows what is written
 NOTHING_TYPED = "Write a message first"
 WHILE_WRITING = "The models can be changed once the reply is complete"
@@ -174,6 +176,8 @@ class ChatPage(Page):
         self._input = MessageBox()
         self._hint = PlainLabel("", "note", wrap=True)
         self._context = PlainLabel("", "note", name="chat_context")
+        self._meter = Meter(name="chat_context_meter", label="How full the model's context is", height=6)
+        at_text_size(self._meter, self._meter.setFixedWidth, 64)
         self._waits = PlainLabel("", "note", wrap=True, name="chat_waits_for")
         self._waits.set_tone("warn")
         self._pause = SecondaryButton("Pause and chat", "pause", small=True, name="chat_pause_training")
@@ -186,6 +190,7 @@ class ChatPage(Page):
         row.addWidget(self._hint, 1)
         row.addWidget(self._waits, 1)
         row.addWidget(self._pause)
+        row.addWidget(self._meter)
         row.addWidget(self._context)
         row.addWidget(self._send)
         row.addWidget(self._stop)
@@ -348,6 +353,9 @@ class ChatPage(Page):
         two = "Both sides get the same message." if state.side_by_side else "One reply to each message."
         self._offers.set_words("Ask something", two)
         self._context.setVisible(bool(state.context_room))
+        self._meter.setVisible(bool(state.context_room))
+        share = state.context_used / max(state.context_room, 1)
+        self._meter.set_share(share, "accent" if share < NEARLY_FULL else "warn")
         self._context.setText(f"{state.context_used:,} of {state.context_room:,} tokens")
         self._conversations.refresh()
         self._system.refresh()

@@ -10,6 +10,7 @@ from qlora_studio.state.chat import ChatState
 from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets import Card, ChoiceBox, NumberBox, PlainLabel, Slider
 from qlora_studio.ui.widgets.allowed import allow
+from qlora_studio.ui.widgets.fields import TextBox
 from qlora_studio.ui.widgets.text_size import at_text_size
 
 PRESETS = {
@@ -19,7 +20,13 @@ PRESETS = {
 }
 OWN = "own"
 NO_EFFECT = "Temperature, top-p, top-k and seed have no effect"
-WIDTHS = {"chat_top_k": 110, "chat_max_tokens": 110, "chat_seed": 156}  # px at 100 %: for the longest number
+STOPS_TIP = r"A reply ends before the first of these. A comma stands between them, \n is the end of a line."
+WIDTHS = {
+    "chat_top_k": 110,
+    "chat_max_tokens": 110,
+    "chat_seed": 156,
+    "chat_stop_words": 156,
+}  # px at 100 %: for the longest number
 
 
 class SamplingCard(Card):
@@ -50,12 +57,20 @@ class SamplingCard(Card):
         self._same_seed = QCheckBox("Same seed on both sides")
         self._same_seed.setObjectName("chat_same_seed")
         self._same_seed.setAccessibleName("Same seed on both sides")
+        self._stops = TextBox(
+            ", ".join(map(_typed, state.stop_words)),
+            name="chat_stop_words",
+            label="Stop words",
+            placeholder="None",
+        )
+        self._stops.setToolTip(STOPS_TIP)
         self._note = PlainLabel(f"{NO_EFFECT}.", "note", wrap=True)
         self._build()
         self._bind()
         self._show()
 
     def _build(self) -> None:
+        self.body.setSpacing(theme().px(6))  # so that the message box is in sight at 1440 x 900
         for slider in self._sliders:
             self.body.addWidget(slider)
         for box in self._numbers.values():
@@ -66,6 +81,13 @@ class SamplingCard(Card):
             row.addWidget(label, 1)
             row.addWidget(box)
             self.body.addLayout(row)
+        row = QHBoxLayout()
+        label = PlainLabel("Stop words", "label")
+        label.setBuddy(self._stops)
+        at_text_size(self._stops, self._stops.setFixedWidth, WIDTHS["chat_stop_words"])
+        row.addWidget(label, 1)
+        row.addWidget(self._stops)
+        self.body.addLayout(row)
         for widget in (self._same_seed, self._greedy, self._note):
             self.body.addWidget(widget)
 
@@ -77,6 +99,7 @@ class SamplingCard(Card):
             box.valueChanged.connect(self._on_changed)
         self._greedy.toggled.connect(self._on_changed)
         self._same_seed.toggled.connect(self._on_same_seed)
+        self._stops.textChanged.connect(self._on_stops)
 
     def _on_preset(self, key: str) -> None:
         if key in PRESETS:
@@ -89,6 +112,10 @@ class SamplingCard(Card):
         values |= {key: box.value() for key, box in self._numbers.items()}
         self._state.sampling = Sampling(greedy=self._greedy.isChecked(), **values)  # type: ignore[arg-type]
         self._mark()
+
+    def _on_stops(self, typed: str) -> None:
+        words = (word.strip().replace(r"\n", "\n") for word in typed.split(","))
+        self._state.stop_words = tuple(dict.fromkeys(word for word in words if word))
 
     def _on_same_seed(self, same: bool) -> None:
         self._state.same_seed = same
@@ -118,6 +145,10 @@ class SamplingCard(Card):
         for widget in drawn:
             allow(widget, NO_EFFECT if sampling.greedy else "")
         self._note.setVisible(sampling.greedy)
+
+
+def _typed(word: str) -> str:
+    return word.replace("\n", r"\n")
 
 
 class HundredthsSlider(QWidget):

@@ -26,7 +26,7 @@ class SystemCard(Card):
         self._text.setAccessibleName("System prompt")
         self._text.setPlaceholderText("None: the template's own, if it has one")
         self._text.setTabChangesFocus(True)
-        at_text_size(self._text, self._text.setFixedHeight, 64)
+        at_text_size(self._text, self._text.setFixedHeight, 48)
         self._text.textChanged.connect(self._on_changed)
         self.body.addWidget(self._text)
 

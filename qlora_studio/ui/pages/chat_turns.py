@@ -9,10 +9,16 @@ from PySide6.QtWidgets import QFrame, QHBoxLayout, QVBoxLayout, QWidget
 
 from qlora_studio.state.chat_branches import Branches
 from qlora_studio.state.chat_turns import LEFT, Reply, Turn, Writing
+from qlora_studio.ui.pages.chat_text import ReplyText
 from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets import Card, Chip, IconButton, PlainLabel, SecondaryButton
 
-ENDS = {"length": "stopped at the longest reply", "stopped": "stopped", "context": "no room is left"}
+ENDS = {
+    "length": "stopped at the longest reply",
+    "stopped": "stopped",
+    "context": "no room is left",
+    "stop_word": "ended at a stop word",
+}
 
 
 class TurnRow(QWidget):
@@ -158,9 +164,8 @@ class ReplyPane(Card):
         name = "base" if side == LEFT else "tuned"
         super().__init__(name=f"chat_reply_{number}_{name}")
         self.setAccessibleName(f"Reply of the {name} model")
-        self._text = PlainLabel("", "chat", wrap=True, name=f"chat_text_{number}_{name}")
-        self._text.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self._text.setAlignment(Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignLeft)
+        self._text = ReplyText(name=f"chat_text_{number}_{name}")
+        self._text.copied.connect(self.copied)
         self._figures = PlainLabel("", "note", wrap=True, name=f"chat_figures_{number}_{name}")
         self._state = Chip("", "accent", name=f"chat_state_{number}_{name}")
         self._copy = IconButton("copy", "Copy the reply", small=True, name=f"chat_copy_{number}_{name}")
@@ -196,12 +201,9 @@ class ReplyPane(Card):
         """As far as it is."""
         self._reply = reply
         if reply.problem is not None:
-            self._text.setText(f"{reply.problem.message} {reply.problem.hint}".strip())
-            self._text.set_tone("bad")
+            self._text.show_problem(f"{reply.problem.message} {reply.problem.hint}".strip())
         else:
-            cursor = " ▌" if reply.state is Writing.WRITING else ""
-            self._text.setText(reply.text + cursor)
-            self._text.set_tone("")
+            self._text.show_text(reply.text, written=reply.state is Writing.WRITING)
         self._figures.setText(reply.words if reply.state is Writing.LOADING else _figures(reply))
         chip = _CHIPS.get(reply.state)
         self._state.setVisible(chip is not None)

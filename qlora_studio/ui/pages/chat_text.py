@@ -1,0 +1,157 @@
+"""The words of one reply: code in blocks that can be copied, thoughts folded, all of it plain text (S8)."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import Qt, Signal
+from PySide6.QtWidgets import QFrame, QHBoxLayout, QVBoxLayout, QWidget
+
+from qlora_studio.plain_text import visible_line
+from qlora_studio.state.reply_parts import Kind, Part, reply_parts
+from qlora_studio.ui.theme import theme
+from qlora_studio.ui.widgets import IconButton, LinkButton, PlainLabel
+
+_CURSOR = " ▌"
+_MOST_PARTS = 60  # of one reply that are shown apart; what follows stands as it was written
+
+
+class ReplyText(QWidget):
+    """Grows while it is written: a part that stays as it is isn't touched. copied: a block of code."""
+
+    copied = Signal(str)
+
+    def __init__(self, *, name: str) -> None:
+        super().__init__()
+        self.setObjectName(f"{name}_parts")
+        self._name = name
+        self._parts: list[WordsPart | CodeBlock | ThoughtPart] = []
+        self._layout = QVBoxLayout(self)
+        self._layout.setContentsMargins(0, 0, 0, 0)
+        self._layout.setSpacing(theme().px(8))
+        self._layout.addStretch(1)
+
+    def show_problem(self, words: str) -> None:
+        """Why there is no reply."""
+        self._show([Part(Kind.WORDS, words)])
+        self._parts[0].set_tone("bad")
+
+    def show_text(self, text: str, *, written: bool) -> None:
+        """written: more is to come."""
+        parts = reply_parts(text) or [Part(Kind.WORDS, "")]
+        if len(parts) > _MOST_PARTS:
+            parts = [Part(Kind.WORDS, text)]
+        if written:
+            last = parts.pop()
+            parts.append(Part(last.kind, last.text + _CURSOR, last.language, last.complete))
+        self._show(parts)
+        for part in self._parts:
+            part.set_tone("")
+
+    def _show(self, parts: list[Part]) -> None:
+        kept = 0
+        while kept < min(len(parts), len(self._parts)) and self._parts[kept].kind is parts[kept].kind:
+            kept += 1
+        for widget in self._parts[kept:]:
+            self._layout.removeWidget(widget)
+            widget.hide()
+            widget.deleteLater()
+        del self._parts[kept:]
+        for place, part in enumerate(parts):
+            if place == len(self._parts):
+                self._parts.append(self._widget(part.kind, place))
+                self._layout.insertWidget(place, self._parts[place])
+            self._parts[place].show_part(part)
+
+    def _widget(self, kind: Kind, place: int) -> WordsPart | CodeBlock | ThoughtPart:
+        name = f"{self._name}_{kind.value}_{place}"
+        if kind is Kind.CODE:
+            block = CodeBlock(name=name)
+            block.copied.connect(self.copied)
+            return block
+        if kind is Kind.THOUGHT:
+            return ThoughtPart(name=name)
+        return WordsPart(name=name if place else self._name)
+
+
+class WordsPart(PlainLabel):
+    """What is simply said."""
+
+    kind = Kind.WORDS
+
+    def __init__(self, *, name: str) -> None:
+        super().__init__("", "chat", wrap=True, name=name)
+        _let_select(self)
+
+    def show_part(self, part: Part) -> None:
+        self.setText(part.text)
+
+
+class CodeBlock(QFrame):
+    """copied: the code, as it was written."""
+
+    kind = Kind.CODE
+    copied = Signal(str)
+
+    def __init__(self, *, name: str) -> None:
+        super().__init__()
+        self.setObjectName(name)
+        self._code = ""
+        self._language = PlainLabel("", "note", name=f"{name}_language")
+        copy = IconButton("copy", "Copy the code", small=True, name=f"{name}_copy")
+        copy.clicked.connect(lambda: self.copied.emit(self._code))
+        self._text = PlainLabel("", "mono", wrap=True, name=f"{name}_text")
+        _let_select(self._text)
+        head = QHBoxLayout()
+        head.addWidget(self._language, 1)
+        head.addWidget(copy)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(theme().px(10), theme().px(4), theme().px(6), theme().px(10))
+        layout.setSpacing(theme().px(4))
+        layout.addLayout(head)
+        layout.addWidget(self._text)
+
+    def show_part(self, part: Part) -> None:
+        self._code = part.text.removesuffix(_CURSOR)
+        self._language.setText(visible_line(part.language, 40) or "code")
+        self._text.setText(part.text)
+
+    def set_tone(self, tone: str) -> None:
+        """Code is never a problem."""
+
+
+class ThoughtPart(QWidget):
+    """Folded until somebody wants to read it."""
+
+    kind = Kind.THOUGHT
+
+    def __init__(self, *, name: str) -> None:
+        super().__init__()
+        self.setObjectName(name)
+        self._fold = LinkButton("", "chevron-right", small=True, name=f"{name}_fold")
+        self._fold.setCheckable(True)
+        self._text = PlainLabel("", "muted", wrap=True, name=f"{name}_text")
+        _let_select(self._text)
+        self._text.hide()
+        self._fold.toggled.connect(self._on_fold)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(theme().px(4))
+        layout.addWidget(self._fold)
+        layout.addWidget(self._text)
+
+    def show_part(self, part: Part) -> None:
+        count = len(part.text.removesuffix(_CURSOR).split())
+        words = f"{count:,} word" if count == 1 else f"{count:,} words"
+        self._fold.setText(f"Reasoning, {words}" if part.complete else f"Reasoning, {words} so far")
+        self._text.setText(part.text)
+
+    def set_tone(self, tone: str) -> None:
+        """A thought is never a problem."""
+
+    def _on_fold(self, shown: bool) -> None:
+        self._fold.set_icon("chevron-down" if shown else "chevron-right")
+        self._text.setVisible(shown)
+
+
+def _let_select(label: PlainLabel) -> None:
+    label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+    label.setAlignment(Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignLeft)
