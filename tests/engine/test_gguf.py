@@ -113,8 +113,10 @@ def test_a_gguf_in_16_bit_answers_as_the_adapter_did(
     assert f"llama-cli -m {run.name}-F16.gguf" in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_a_gguf_in_8_bit_carries_tokenizer_template_and_sizes(run: Path, tmp_path: Path) -> None:
-    finished = exported(run, tmp_path / "out")
+def test_a_gguf_in_8_bit_carries_tokenizer_template_and_sizes_and_is_named_in_its_modelfile(
+    run: Path, tmp_path: Path
+) -> None:
+    finished = exported(run, tmp_path / "out", modelfile='TEMPLATE """x"""\n')
 
     assert finished.verified.problems == ()
     assert finished.verified.mean_kl is not None
@@ -130,10 +132,6 @@ def test_a_gguf_in_8_bit_carries_tokenizer_template_and_sizes(run: Path, tmp_pat
     assert kinds["blk.0.attn_q.weight"] == "Q8_0"
     assert kinds["output_norm.weight"] == "F32"
     assert sum(int(tensor.n_bytes) for tensor in reader.tensors) < finished.bytes
-
-
-def test_a_modelfile_names_the_file_that_lies_beside_it(run: Path, tmp_path: Path) -> None:
-    finished = exported(run, tmp_path / "out", modelfile='TEMPLATE """x"""\n')
     assert "Modelfile" in finished.files
     text = (tmp_path / "out" / "Modelfile").read_text()
     assert text == f'FROM ./{run.name}-Q8_0.gguf\nTEMPLATE """x"""\n'
