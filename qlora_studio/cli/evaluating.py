@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import msgspec
+
 from qlora_studio.cli.children import Engine, Reader
 from qlora_studio.cli.counted import counted
 from qlora_studio.cli.named_run import run_folder
@@ -13,13 +15,20 @@ from qlora_studio.cli.there import require_file
 from qlora_studio.config.encodings import ENCODINGS
 from qlora_studio.config.run_config import SAMPLE
 from qlora_studio.errors import StudioError
+from qlora_studio.plain_text import visible_line
 from qlora_studio.protocol import commands, events, reading
 from qlora_studio.runs.folder import open_run
+
+SHOWN_CHANGES = 10  # questions
+LONGEST_QUESTION = 80  # characters
 
 
 def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """`qlora-studio evaluate`."""
-    evaluate = subparsers.add_parser("evaluate", help="loss, perplexity and exact match of a run on a file")
+    evaluate = subparsers.add_parser(
+        "evaluate",
+        help="loss, perplexity and right answers of a run on a file; multiple choice against the base",
+    )
     evaluate.add_argument("folder", type=Path, metavar="RUN")
     evaluate.add_argument("--on", required=True, metavar="FILE", help="rows as in the run's own data")
     evaluate.add_argument(
@@ -56,6 +65,7 @@ def evaluate_command(arguments: argparse.Namespace) -> int:
                 "perplexity": report.perplexity,
                 "accuracy": report.accuracy,
                 "rows": report.rows,
+                "comparison": msgspec.to_builtins(report.comparison),
             }
         )
         return 0
@@ -63,7 +73,30 @@ def evaluate_command(arguments: argparse.Namespace) -> int:
     print_text(f"loss {_number(report.loss)}, perplexity {_number(report.perplexity)}")
     if report.accuracy is not None:
         print_text(f"right answers {report.accuracy:.1%} of {counted(report.accuracy_rows, 'row')}")
+    if report.comparison is not None:
+        for line in comparison_lines(report.comparison):
+            print_text(line)
     return 0
+
+
+def comparison_lines(compared: events.BaseComparison) -> list[str]:
+    """For a person: both shares, how sure the difference is, and the first questions that changed."""
+    base, adapter = (right / compared.questions for right in (compared.base_right, compared.adapter_right))
+    lines = [
+        f"base model {base:.1%}, with the adapter {adapter:.1%}: {_points(adapter - base)} points",
+        f"95% interval {_points(compared.low)} to {_points(compared.high)} points (paired bootstrap); "
+        f"so uneven a split comes by chance in {_chance(compared.p_value)} of such tests (exact McNemar)",
+        f"{counted(compared.gained, 'question')} right only with the adapter, "
+        f"{counted(compared.lost, 'question')} only without it",
+    ]
+    lines += [
+        f"  row {row.row + 1}: {row.base} became {row.adapter}, {row.right} is right. "
+        f"{visible_line(row.question, LONGEST_QUESTION)}"
+        for row in compared.changed[:SHOWN_CHANGES]
+    ]
+    if len(compared.changed) > SHOWN_CHANGES:
+        lines.append(f"  and {len(compared.changed) - SHOWN_CHANGES:,} more; --json has them")
+    return lines
 
 
 def _follow(engine: Engine, told: Told) -> events.EvaluationReport:
@@ -75,6 +108,15 @@ def _follow(engine: Engine, told: Told) -> events.EvaluationReport:
         elif isinstance(event, events.CommandFailed):
             raise StudioError(event.error.message, event.error.hint)
     raise AssertionError("events() ends by raising")
+
+
+def _points(share: float) -> str:
+    """Of a hundred; never "-0.0"."""
+    return f"{round(100 * share, 1) + 0.0:+.1f}"
+
+
+def _chance(p_value: float) -> str:
+    return "under 0.1%" if p_value < 0.001 else f"{p_value:.1%}"
 
 
 def _number(value: float | None) -> str:

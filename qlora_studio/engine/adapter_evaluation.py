@@ -1,10 +1,10 @@
-"""A run's adapter on the rows of another file: its loss, and how many of its answers are right."""
+"""A run's adapter on the rows of another file: its loss, how many answers are right, and how many before."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,14 +23,23 @@ from qlora_studio.engine.adapters import AdaptedModel
 from qlora_studio.engine.evaluation import EvaluationResult
 from qlora_studio.engine.learned_loss import Head, learned_hidden_states
 from qlora_studio.engine.model_holder import ModelHolder
+from qlora_studio.engine.multiple_choice import ChoiceQuestion, choice_questions, likeliest_letters
 from qlora_studio.engine.number_answers import TokensWritten, number_questions, right_numbers
 from qlora_studio.engine.packed_batch import PackedBatch, on_device
+from qlora_studio.engine.paired_comparison import difference_interval, mcnemar_p
 from qlora_studio.engine.trained_model import load_trained, newest_adapter_folder
 from qlora_studio.errors import StudioError
 from qlora_studio.protocol.commands import Evaluate
-from qlora_studio.protocol.events import EvaluationProgress, EvaluationReport, LoadingProgress
+from qlora_studio.protocol.events import (
+    BaseComparison,
+    ChangedRow,
+    EvaluationProgress,
+    EvaluationReport,
+    LoadingProgress,
+)
 from qlora_studio.runs.folder import open_run
 
+MOST_CHANGED = 1_000  # rows that a report names: a line of the protocol ends at 1 MB
 _CHUNK_LOGITS = 2**23  # that exist at one time
 _PROGRESS_S = 0.2
 
@@ -43,15 +52,19 @@ def evaluate_adapter(
     folder = Path(command.adapter) if command.adapter else newest_adapter_folder(run)
     rows = open_prepared(Path(command.prepared))
     config = run.record.config
-    yield from load_trained(run, folder, holder)
+    name = yield from load_trained(run, folder, holder)
     adapted = holder.held
     assert adapted is not None
     result, exact = yield from _measure(adapted, rows, config, run.state.step, stopped)
-    accuracy, accuracy_rows = None, 0
+    accuracy, accuracy_rows, comparison = None, 0, None
     if config.training.method == "sft" and config.data.train_on != "everything" and result.rows:
         accuracy, accuracy_rows = exact / result.rows, result.rows
-        numbers = yield from _share_of_right_numbers(adapted, rows, run.state.step, stopped)
-        accuracy, accuracy_rows = numbers or (accuracy, accuracy_rows)
+        comparison = yield from _compared_with_base(adapted, name, rows, config, run.state.step, stopped)
+        if comparison is not None:
+            accuracy = comparison.adapter_right / comparison.questions
+        else:
+            numbers = yield from _share_of_right_numbers(adapted, rows, run.state.step, stopped)
+            accuracy, accuracy_rows = numbers or (accuracy, accuracy_rows)
     yield EvaluationReport(
         id=command.id,
         loss=result.loss if result.loss is not None and math.isfinite(result.loss) else None,
@@ -60,6 +73,78 @@ def evaluate_adapter(
         rows=result.rows,
         learned_tokens=result.learned_tokens,
         accuracy_rows=accuracy_rows,
+        comparison=comparison,
+    )
+
+
+def _compared_with_base(
+    adapted: AdaptedModel,
+    name: str,
+    rows: PreparedRows,
+    config: RunConfig,
+    step: int,
+    stopped: Callable[[], bool],
+) -> Generator[EvaluationProgress, None, BaseComparison | None]:
+    """Where every row asks for one of several letters: how many the base finds, and how many the adapter."""
+    if adapted.base.source.startswith(SHAPE_PREFIX):
+        return None  # random weights have no tokenizer
+    questions = choice_questions(rows, load_tokenizer(Path(adapted.base.source)))
+    if not questions:
+        return None
+    try:
+        adapted.use(None)
+        base = yield from _letters(adapted, questions, rows, config, step, stopped, "Asking the base model")
+    finally:
+        adapted.use(name)
+    tuned = yield from _letters(adapted, questions, rows, config, step, stopped, "Asking with the adapter")
+    right = np.array([question.right for question in questions])
+    changed = np.flatnonzero((base == right) != (tuned == right))
+    gained, lost = int((tuned[changed] == right[changed]).sum()), int((base[changed] == right[changed]).sum())
+    low, high = difference_interval(gained, lost, len(questions))
+    return BaseComparison(
+        questions=len(questions),
+        base_right=int((base == right).sum()),
+        adapter_right=int((tuned == right).sum()),
+        gained=gained,
+        lost=lost,
+        low=low,
+        high=high,
+        p_value=mcnemar_p(gained, lost),
+        changed=tuple(
+            _changed(questions[place], int(base[place]), int(tuned[place]))
+            for place in changed[:MOST_CHANGED].tolist()
+        ),
+    )
+
+
+def _letters(
+    adapted: AdaptedModel,
+    questions: Sequence[ChoiceQuestion],
+    rows: PreparedRows,
+    config: RunConfig,
+    step: int,
+    stopped: Callable[[], bool],
+    words: str,
+) -> Generator[EvaluationProgress, None, NDArray[np.int64]]:
+    """int64 [questions]: the place of the letter that the model as it stands finds the likeliest."""
+    choosing = likeliest_letters(adapted.causal_lm, adapted.base.device, questions, config, rows.info.pad_id)
+    while not stopped():
+        try:
+            done = next(choosing)
+        except StopIteration as finished:
+            chosen: NDArray[np.int64] = finished.value
+            return chosen
+        yield EvaluationProgress(step=step, done=done, total=len(questions), words=words)
+    raise StudioError("The evaluation was stopped.")
+
+
+def _changed(question: ChoiceQuestion, base: int, tuned: int) -> ChangedRow:
+    return ChangedRow(
+        row=question.row,
+        question=question.text,
+        right=question.letters[question.right],
+        base=question.letters[base],
+        adapter=question.letters[tuned],
     )
 
 

@@ -170,6 +170,36 @@ class GenerationFinished(Event, frozen=True, tag="generation_finished"):
     ended: str
 
 
+class ChangedRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A question that base and adapter answer otherwise, one of them right. row: index in the data set."""
+
+    row: int
+    question: str
+    right: str
+    base: str
+    adapter: str
+
+
+class BaseComparison(msgspec.Struct, frozen=True, kw_only=True):
+    """Right answers of the base alone and with the adapter, to the same questions.
+
+    gained, lost: questions that only the adapter, and only the base answers right
+    low, high:    95 % interval of the difference of the shares (paired bootstrap over the questions)
+    p_value:      of the exact McNemar test
+    changed:      the gained and lost ones in order, the first thousand of them
+    """
+
+    questions: int
+    base_right: int
+    adapter_right: int
+    gained: int
+    lost: int
+    low: float
+    high: float
+    p_value: float
+    changed: tuple[ChangedRow, ...] = ()
+
+
 class EvaluationReport(Event, frozen=True, tag="evaluation_report"):
     """What `evaluate` measured. `accuracy` where the rows have answers that can be compared."""
 
@@ -180,6 +210,7 @@ class EvaluationReport(Event, frozen=True, tag="evaluation_report"):
     rows: int
     learned_tokens: int
     accuracy_rows: int = 0  # that were answered for it; of many rows some, evenly spread
+    comparison: BaseComparison | None = None  # where every row asks for one of several letters
 
 
 class ExportProgress(Event, frozen=True, tag="export_progress"):

@@ -1,0 +1,50 @@
+"""What the terminal says about base and adapter on the same questions."""
+
+from __future__ import annotations
+
+import msgspec
+
+from qlora_studio.cli.evaluating import SHOWN_CHANGES, comparison_lines
+from qlora_studio.protocol.events import BaseComparison, ChangedRow
+
+COMPARED = BaseComparison(
+    questions=400,
+    base_right=152,
+    adapter_right=165,
+    gained=21,
+    lost=8,
+    low=0.0075,
+    high=0.0575,
+    p_value=0.0241,
+    changed=(ChangedRow(row=12, question="The group\u202e of order 4?", right="A", base="C", adapter="A"),),
+)
+
+
+def test_both_shares_and_how_sure_the_difference_is_are_said():
+    assert comparison_lines(COMPARED)[:3] == [
+        "base model 38.0%, with the adapter 41.2%: +3.2 points",
+        "95% interval +0.8 to +5.8 points (paired bootstrap); "
+        "so uneven a split comes by chance in 2.4% of such tests (exact McNemar)",
+        "21 questions right only with the adapter, 8 questions only without it",
+    ]
+
+
+def test_a_question_that_changed_is_named_with_its_letters():  # S8
+    assert comparison_lines(COMPARED)[3] == (
+        "  row 13: C became A, A is right. The group<U+202E> of order 4?"
+    )
+
+
+def test_of_many_changes_the_first_are_shown_and_the_others_counted():
+    many = msgspec.structs.replace(COMPARED, changed=COMPARED.changed * (SHOWN_CHANGES + 15))
+    lines = comparison_lines(many)
+    assert len(lines) == 3 + SHOWN_CHANGES + 1
+    assert lines[-1] == "  and 15 more; --json has them"
+
+
+def test_nothing_that_changed_is_no_minus_and_no_certainty():
+    same = msgspec.structs.replace(
+        COMPARED, adapter_right=152, gained=0, lost=0, low=0.0, high=0.0, p_value=1.0, changed=()
+    )
+    assert comparison_lines(same)[0].endswith("+0.0 points")
+    assert "in 100.0% of such tests" in comparison_lines(same)[1]
