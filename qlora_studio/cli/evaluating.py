@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 
 import msgspec
@@ -17,6 +18,7 @@ from qlora_studio.config.run_config import SAMPLE
 from qlora_studio.errors import StudioError
 from qlora_studio.plain_text import visible_line
 from qlora_studio.protocol import commands, events, reading
+from qlora_studio.runs.evaluations import Evaluation, add_evaluation
 from qlora_studio.runs.folder import open_run
 
 SHOWN_CHANGES = 10  # questions
@@ -58,6 +60,7 @@ def evaluate_command(arguments: argparse.Namespace) -> int:
             )
         engine.command(commands.Evaluate, run=str(run.folder), prepared=prepared.prepared)
         report = _follow(engine, told)
+    not_kept = _keep(run.folder, evaluation_of(report, run.state.step, arguments.on))
     if arguments.json:
         print_json(
             {
@@ -66,6 +69,7 @@ def evaluate_command(arguments: argparse.Namespace) -> int:
                 "accuracy": report.accuracy,
                 "rows": report.rows,
                 "comparison": msgspec.to_builtins(report.comparison),
+                "kept": not not_kept,
             }
         )
         return 0
@@ -76,7 +80,35 @@ def evaluate_command(arguments: argparse.Namespace) -> int:
     if report.comparison is not None:
         for line in comparison_lines(report.comparison):
             print_text(line)
+    if not_kept:
+        print_text(f"warning: {not_kept}")
     return 0
+
+
+def _keep(folder: Path, evaluation: Evaluation) -> str:
+    """Why it isn't kept with the run: a read-only folder takes no result from who waited."""
+    try:
+        add_evaluation(folder, evaluation)
+    except StudioError as error:
+        return str(error)
+    return ""
+
+
+def evaluation_of(report: events.EvaluationReport, step: int, file: str) -> Evaluation:
+    """As the run keeps it."""
+    compared = report.comparison
+    return Evaluation(
+        time=time.time(),
+        step=step,
+        file=file if file == SAMPLE else str(Path(file).absolute()),
+        rows=report.rows,
+        loss=report.loss,
+        accuracy=report.accuracy,
+        base_accuracy=compared.base_right / compared.questions if compared else None,
+        low=compared.low if compared else None,
+        high=compared.high if compared else None,
+        p_value=compared.p_value if compared else None,
+    )
 
 
 def comparison_lines(compared: events.BaseComparison) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from qlora_studio.cli.named_run import run_folder
 from qlora_studio.cli.output import in_gib, print_json, print_text
 from qlora_studio.config import places
 from qlora_studio.errors import StudioError
+from qlora_studio.plain_text import visible_line
 from qlora_studio.runs.check import check_run
+from qlora_studio.runs.evaluations import Evaluation, read_evaluations, when
 from qlora_studio.runs.folder import Run, open_run
 from qlora_studio.runs.history import RunSummary, list_runs
 from qlora_studio.runs.packed_run import pack_run, unpack_run
@@ -90,9 +93,45 @@ def _one(folder: Path, as_json: bool) -> int:
         print_text(f"peak {in_gib(state.peak_bytes)}")
     if run.adapter:
         print_text(f"adapter: {run.adapter}")
+    evaluations = read_evaluations(folder)
+    for line in evaluation_lines(evaluations.found):
+        print_text(line)
+    if evaluations.skipped_lines:
+        print_text(f"warning: {evaluations.skipped_lines:,} lines of evaluations.jsonl can't be read")
     for warning in run.warnings:
         print_text(f"warning: {warning}")
     return 0
+
+
+def evaluation_lines(evaluations: Sequence[Evaluation]) -> list[str]:
+    """Before and after, one line for each file and step: of several times the last. None: no lines."""
+    last = {(evaluation.file, evaluation.step): evaluation for evaluation in evaluations}
+    if not last:
+        return []
+    lines = [
+        f"{'evaluated on':<28} {'step':>8} {'rows':>8} {'loss':>7} {'before':>7} {'after':>7}  difference"
+    ]
+    for item in last.values():
+        before, after = (_percent(share) for share in (item.base_accuracy, item.accuracy))
+        loss = "" if item.loss is None else f"{item.loss:.3f}"
+        name = visible_line(Path(item.file).name, 28)
+        figures = f"{name:<28} {item.step:>8,} {item.rows:>8,} {loss:>7} {before:>7} {after:>7}"
+        lines.append(f"{figures}  {_difference(item)}   {when(item)}".rstrip())
+    return lines
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.1%}"
+
+
+def _difference(item: Evaluation) -> str:
+    if item.base_accuracy is None or item.accuracy is None or item.low is None or item.high is None:
+        return ""
+    by, low, high = (
+        f"{round(100 * share, 1) + 0.0:+.1f}"
+        for share in (item.accuracy - item.base_accuracy, item.low, item.high)
+    )
+    return f"{by} points (95% {low} to {high})"
 
 
 def _check(folder: Path, as_json: bool) -> int:
@@ -150,5 +189,6 @@ def _run_object(run: Run) -> dict[str, Any]:
         "step": run.state.step,
         "adapter": str(run.adapter) if run.adapter else None,
         "record": run.record,
+        "evaluations": list(read_evaluations(run.folder).found),
         "warnings": list(run.warnings),
     }

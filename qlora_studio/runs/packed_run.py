@@ -37,6 +37,7 @@ from qlora_studio.runs.durable import (
     rename_durably,
     write_new_blocks,
 )
+from qlora_studio.runs.evaluations import EVALUATIONS_FILE
 from qlora_studio.runs.folder import open_run, renamed_to_a_free_name
 from qlora_studio.runs.manifest import FileEntry
 from qlora_studio.runs.metrics import METRICS_FILE
@@ -51,7 +52,7 @@ ROWS_FOLDER = "rows"  # the prepared rows, which lie in the cache of the machine
 SCHEMA_VERSION = 1
 
 _MANIFEST = "manifest.json"
-_SINGLE_FILES = (RECORD_FILE, STATE_FILE, NOTES_FILE, METRICS_FILE, SAMPLES_FILE)
+_SINGLE_FILES = (RECORD_FILE, STATE_FILE, NOTES_FILE, METRICS_FILE, SAMPLES_FILE, EVALUATIONS_FILE)
 _NAME = re.compile(
     rf"(?:{'|'.join(map(re.escape, _SINGLE_FILES))}"
     rf"|(?:{ADAPTER_FOLDER}|{ROWS_FOLDER}|{CHECKPOINTS_FOLDER}/step-\d{{6,9}})/[A-Za-z0-9_][A-Za-z0-9_.-]*)",

@@ -1,0 +1,90 @@
+"""What a run was found to know, file by file: lines of `evaluations.jsonl` in its folder, oldest first."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from qlora_studio.errors import StudioError
+from qlora_studio.runs.durable import LineAppender, read_file
+from qlora_studio.runs.space import saving
+
+EVALUATIONS_FILE = "evaluations.jsonl"
+SCHEMA_VERSION = 1
+
+_LARGEST_FILE = 16_000_000  # bytes
+
+
+class Evaluation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The adapter after `step` on the rows of `file`.
+
+    loss:          nats per learned token
+    accuracy:      share of right answers with the adapter, where answers can be compared
+    base_accuracy: of the base alone on the same questions; with it the 95 % interval `low` to `high` of the
+                   difference (paired bootstrap) and the p-value of the exact McNemar test
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    time: float  # seconds since 1970, for display
+    step: int
+    file: str
+    rows: int
+    loss: float | None = None
+    accuracy: float | None = None
+    base_accuracy: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p_value: float | None = None
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """skipped_lines: that can't be read, or only by a newer version."""
+
+    found: tuple[Evaluation, ...]
+    skipped_lines: int
+
+
+def add_evaluation(folder: Path, evaluation: Evaluation) -> None:
+    """To those of the run. Raises: StudioError."""
+    path = folder / EVALUATIONS_FILE
+    with saving("the evaluation", path):
+        lines = LineAppender(path)
+        try:
+            lines.append(msgspec.json.encode(evaluation) + b"\n")
+            lines.sync()
+        finally:
+            lines.close()
+
+
+def read_evaluations(folder: Path) -> Evaluations:
+    """Raises: StudioError."""
+    path = folder / EVALUATIONS_FILE
+    try:
+        data = read_file(path, _LARGEST_FILE)
+    except FileNotFoundError:
+        return Evaluations((), 0)
+    except OSError as error:
+        raise StudioError(f"{path} can't be read: {error.strerror}.") from error
+    lines = [line for line in data.split(b"\n") if line.strip()]
+    found = [evaluation for line in lines if (evaluation := _read(line)) is not None]
+    return Evaluations(tuple(found), len(lines) - len(found))
+
+
+def when(evaluation: Evaluation) -> str:
+    """Its day and hour here; empty beyond the calendar."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M", time.localtime(evaluation.time))
+    except (OverflowError, OSError, ValueError):
+        return ""
+
+
+def _read(line: bytes) -> Evaluation | None:
+    try:
+        evaluation = msgspec.json.decode(line, type=Evaluation)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    return evaluation if evaluation.schema_version <= SCHEMA_VERSION else None
