@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 # Offered on the Chat page: short, and answered differently by most adapters.
 FIRST_QUESTIONS = (
-    "A baker makes 12 trays of 8 rolls and sells 70 of them. How many rolls are left?",
+    "A train travels 60 miles in one hour. How far does it travel in 3 hours?",
     "Explain in two sentences why the sky is blue.",
     "Write a short and friendly reply to a customer whose parcel is late.",
 )
