@@ -43,7 +43,7 @@ class KeptReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class KeptTurn(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A message. before: the place of the turn it was said after; replies: the places of those shown with it."""
+    """A message. before: place of the turn it was said after; replies: places of those shown with it."""
 
     text: str
     before: int = NOTHING_SAID
@@ -55,6 +55,7 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
 
     name:     empty where the person gave none
     adapter:  folder of the one that was chosen; empty: none
+    also:     those of the adapters beside it
     turns:    each after the one that it was said after
     shown:    the place of the last turn on the branch that was looked at
     """
@@ -65,6 +66,7 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     changed: float
     model: ModelConfig
     adapter: str = ""
+    also: tuple[str, ...] = ()
     side_by_side: bool = False
     system: str = ""
     turns: tuple[KeptTurn, ...] = ()

@@ -16,7 +16,7 @@ from qlora_studio.config.run_config import SAMPLE, ModelConfig
 from qlora_studio.data.conversation import Message
 from qlora_studio.protocol import commands, events, reading
 from qlora_studio.protocol.events import Problem
-from qlora_studio.runs.conversations import Conversation, ConversationFile, new_path
+from qlora_studio.runs.conversations import MOST_SIDES, Conversation, ConversationFile, new_path
 from qlora_studio.runs.history import list_runs
 from qlora_studio.state.background import Background
 from qlora_studio.state.chat_branches import Branches
@@ -75,6 +75,7 @@ class ChatState(QObject):
         self._job: Job | None = None
         self.model = draft.config.model
         self.tuned: Tuned | None = None
+        self.also: list[Tuned] = []  # adapters of the same base that answer beside it
         self.choices: list[Tuned] = []
         self.branches = Branches()
         self.name = ""  # of the conversation, as the person gave it
@@ -160,6 +161,7 @@ class ChatState(QObject):
         self.branches = branches_of(kept)
         self._of_model(kept.model)
         self.tuned = next((tuned for tuned in self.choices if str(tuned.folder) == kept.adapter), None)
+        self.also = [item for item in self.others() if str(item.folder) in kept.also][: MOST_SIDES - 2]
         self.side_by_side = kept.side_by_side and self.tuned is not None
         self.changed.emit()
 
@@ -172,6 +174,7 @@ class ChatState(QObject):
 
     def _of_model(self, model: ModelConfig) -> None:
         self.model = model
+        self.also = []
         self.context_room = 0
         self.template_sha256 = self.rendered = ""
 
@@ -190,6 +193,7 @@ class ChatState(QObject):
             changed=now,
             model=self.model,
             adapter=str(self.tuned.folder) if self.tuned else "",
+            also=tuple(str(item.folder) for item in self.also),
             side_by_side=self.side_by_side,
             system=self.system,
             turns=turns,
@@ -237,8 +241,31 @@ class ChatState(QObject):
         if tuned is not None and tuned.model != self.model:
             self._new_base(tuned.model)
         self.tuned = tuned
+        self.also = [other for other in self.also if tuned is not None and other != tuned]
         self.side_by_side = tuned is not None
         self.changed.emit()
+
+    def others(self) -> list[Tuned]:
+        """Adapters of the same base that could answer beside the chosen one."""
+        if self.tuned is None:
+            return []
+        return [item for item in self.choices if item.model == self.model and item != self.tuned]
+
+    def compare_with(self, other: Tuned, on: bool) -> None:
+        """One more adapter beside base and tuned, or one less. No more than three answer."""
+        kept = [item for item in self.also if item != other]
+        if on and other in self.others() and len(kept) < MOST_SIDES - 2:
+            kept.append(other)
+        self.also = kept
+        self.side_by_side = self.side_by_side or bool(kept)
+        self.changed.emit()
+
+    def name_of(self, reply: Reply) -> str:
+        """Whose answer it is."""
+        if reply.adapter is None:
+            return "Base"
+        known = (item.name for item in self.choices if str(item.folder) == reply.adapter)
+        return next(known, Path(reply.adapter).parent.name)
 
     def choose_model(self, path: str) -> None:
         """Another base, without an adapter."""
@@ -264,7 +291,7 @@ class ChatState(QObject):
         """Which sides answer."""
         if self.tuned is None:
             return (LEFT,)
-        return (LEFT, RIGHT) if self.side_by_side else (RIGHT,)
+        return (LEFT, RIGHT, *range(RIGHT + 1, RIGHT + 1 + len(self.also))) if self.side_by_side else (RIGHT,)
 
     def send(self, text: str) -> None:
         """Each side answers in turn; the device has one engine."""
@@ -306,7 +333,9 @@ class ChatState(QObject):
 
     def _once_more(self, turn: Turn, reply: Reply) -> Reply:
         tried = [version.attempt for version in self.branches.versions(turn, reply.side)]
-        return Reply(reply.side, self._adapter_of(reply.side), max(tried) + 1)
+        # Of an adapter that isn't chosen any more the answer is its own all the same, not another's.
+        adapter = self._adapter_of(reply.side) if reply.side in (LEFT, *self.sides()) else reply.adapter
+        return Reply(reply.side, adapter, max(tried) + 1)
 
     def stop(self) -> None:
         """The reply in hand ends where it is; what waits isn't begun."""
@@ -505,10 +534,12 @@ class ChatState(QObject):
         return str(self._sample_model.folder) if model.path == SAMPLE else model.path
 
     def _adapter_of(self, side: int) -> str | None:
-        return str(self.tuned.folder) if side == RIGHT and self.tuned is not None else None
+        if side == LEFT or self.tuned is None:
+            return None
+        return str([self.tuned, *self.also][side - RIGHT].folder)
 
     def _seed_of(self, reply: Reply) -> int:
-        apart = SIDE_SEED if reply.side == RIGHT and not self.same_seed else 0
+        apart = 0 if self.same_seed else SIDE_SEED * reply.side
         return (self.sampling.seed + reply.attempt + apart) % 2**31
 
     def _messages(self) -> tuple[Message, ...]:

@@ -304,6 +304,83 @@ def test_a_stop_word_ends_the_reply_before_it_and_stops_the_engine(base, silent)
     assert (reply.text, reply.ended, reply.state) == ("Four.", "stop_word", Writing.DONE)
 
 
+# More than two sides -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def four(app, chat, qtbot):
+    """Two more adapters of the same base answer too."""
+    for name in ("second", "third", "fourth"):
+        make_run(app.preferences.runs_folder, _example(name))
+    make_run(app.preferences.runs_folder, _example("foreign", "/models/other"))
+    chat.refresh()
+    qtbot.waitUntil(lambda: len(chat.choices) == 5)
+    for other in _named(chat, "second", "third"):
+        chat.compare_with(other, True)
+    return chat
+
+
+def test_base_and_three_adapters_answer_from_one_base_with_one_seed(four, silent):
+    _talk(four, silent, "Hello", "Base.", "One.")
+    for text in ("Two.", "Three."):
+        silent.answer(reading.CheckAdapter, reading.AdapterChecked, **CHECKED_ADAPTER)
+        _reply(silent, text)
+    asked = silent.said(commands.Generate)
+    folders = [str(item.folder) for item in (four.tuned, *four.also)]
+    assert [command.adapter for command in asked] == [None, *folders]
+    assert {command.sampling.seed for command in asked} == {0}
+    assert len(silent.said(commands.LoadModel)) == 1
+    assert [four.name_of(reply) for reply in four.turns[0].replies] == ["Base", "support", "second", "third"]
+    assert [reply.text for reply in four.turns[0].replies] == ["Base.", "One.", "Two.", "Three."]
+
+
+def test_no_more_than_three_adapters_and_none_of_another_base(four):
+    for other in _named(four, "fourth", "foreign"):
+        four.compare_with(other, True)
+    assert [item.name for item in four.also] == ["second", "third"]
+
+
+def test_an_adapter_that_was_left_out_answers_again_as_itself(four, silent):
+    _talk(four, silent, "Hello", "Base.", "One.")
+    for text in ("Two.", "Three."):
+        silent.answer(reading.CheckAdapter, reading.AdapterChecked, **CHECKED_ADAPTER)
+        _reply(silent, text)
+    third = four.turns[0].reply(3)
+    for other in list(four.also):
+        four.compare_with(other, False)
+    four.again(four.turns[0], third)
+    _reply(silent, "Three again.")
+    assert silent.last_said(commands.Generate).adapter == third.adapter
+
+
+def test_four_sides_are_opened_again_as_they_were(four, silent, qtbot):
+    four.send("Hello")
+    four.stop()
+    path = four.open_path
+    four.new_chat()
+    for other in list(four.also):
+        four.compare_with(other, False)
+    _open(four, path, qtbot)
+    assert {item.name for item in four.also} == {"second", "third"}
+    assert len(four.turns[0].replies) == 4
+
+
+def test_a_chosen_adapter_does_not_answer_twice(four):
+    four.choose_tuned(four.also[0])
+    assert (four.tuned.name, [item.name for item in four.also]) == ("second", ["third"])
+    four.choose_tuned(None)
+    assert four.also == []
+
+
+def _example(name, model=MODEL):
+    changes = {"model.path": model, "model.quantization": "fp4"}
+    return Example(name=name, model="tiny", steps=20, evaluate_every=10, end="finished", changes=changes)
+
+
+def _named(chat, *names):
+    return [next(item for item in chat.choices if item.name == name) for name in names]
+
+
 # Branches and what is kept ---------------------------------------------------------------------------
 
 

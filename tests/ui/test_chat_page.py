@@ -457,6 +457,36 @@ def test_a_meter_shows_how_full_the_context_is(answered, silent, qtbot):
     assert found(answered, "chat_context_meter").share() == pytest.approx(15 / 8192)
 
 
+def test_up_to_three_adapters_answer_under_their_names(answered, app, silent, qtbot):
+    for name in ("second", "third", "fourth"):
+        make_run(app.preferences.runs_folder, _example(name))
+    assert not found(answered, "chat_also").isVisibleTo(answered)
+    app.chat.refresh()
+    qtbot.waitUntil(lambda: found(answered, "chat_also").isVisibleTo(answered))
+    offered = {action.text(): action for action in found(answered, "chat_also").menu().actions()}
+    offered["second"].trigger()
+    offered["third"].trigger()
+    assert [name for name, action in offered.items() if not action.isEnabled()] == ["fourth"]
+    assert words(answered, "chat_right_tile") == "Tuned + 2 more"
+    _send(answered, qtbot, "And now?")
+    for text in ("Base.", "One."):
+        _reply(silent, text)
+    for text in ("Two.", "Three."):
+        silent.answer(reading.CheckAdapter, reading.AdapterChecked, **CHECKED_ADAPTER)
+        _reply(silent, text)
+    sides = ("base", "tuned", "tuned_2", "tuned_3")
+    assert [words(answered, f"chat_text_1_{side}") for side in sides] == ["Base.", "One.", "Two.", "Three."]
+    assert [words(answered, f"chat_name_1_{side}") for side in sides] == [
+        "Base", "support", "second", "third",
+    ]  # fmt: skip
+    assert not found(answered, "chat_name_0_base").isVisibleTo(answered)
+
+
+def _example(name):
+    changes = {"model.path": MODEL}
+    return Example(name=name, model="tiny", steps=20, evaluate_every=10, end="finished", changes=changes)
+
+
 def _list_of(page, qtbot):
     click(qtbot, page, "chat_to_list")
     return found(page, "chat_list")

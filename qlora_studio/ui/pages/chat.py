@@ -7,10 +7,11 @@ from pathlib import Path
 
 from PySide6.QtCore import QEvent, Qt, Signal
 from PySide6.QtGui import QAction, QGuiApplication, QKeyEvent, QKeySequence, QResizeEvent, QTextCursor
-from PySide6.QtWidgets import QHBoxLayout, QPlainTextEdit, QScrollArea, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QHBoxLayout, QMenu, QPlainTextEdit, QScrollArea, QVBoxLayout, QWidget
 
 from qlora_studio.config.run_config import SAMPLE
 from qlora_studio.plain_text import visible_line
+from qlora_studio.runs.conversations import MOST_SIDES
 from qlora_studio.state.app import AppState
 from qlora_studio.state.chat_turns import Reply, Tuned, Turn
 from qlora_studio.ui.page import Page
@@ -38,6 +39,7 @@ from qlora_studio.ui.widgets.columns import Columns
 from qlora_studio.ui.widgets.text_size import at_text_size
 
 BASE_ALONE = ""
+ALSO_TIP = "Compare with up to two more adapters of this base"
 LIST_TIP = "Conversations"
 NEARLY_FULL = 0.9  # of the context
 AT_END = 24  # px from the end: the view still follows what is written
@@ -152,7 +154,11 @@ class ChatPage(Page):
         self._right = Tile("layers", "Tuned", "", name="chat_right_tile")
         self._choice = ChoiceBox([(BASE_ALONE, "No adapter")], name="chat_right", label="Tuned model")
         at_text_size(self._choice, self._choice.setMinimumWidth, 190)
+        self._also = IconButton("columns-3", ALSO_TIP, small=True, name="chat_also")
+        self._also_menu = QMenu(self._also)
+        self._also.setMenu(self._also_menu)
         self._right.add(self._choice)
+        self._right.add(self._also)
         row.addWidget(self._left)
         row.addWidget(self._right)
         return row
@@ -306,7 +312,7 @@ class ChatPage(Page):
         lines = []
         for turn in self._state.turns:
             lines.append(f"You: {turn.text}")
-            lines += [f"{('Base', 'Tuned')[reply.side]}: {reply.text}" for reply in turn.replies]
+            lines += [f"{self._state.name_of(reply)}: {reply.text}" for reply in turn.replies]
         QGuiApplication.clipboard().setText("\n\n".join(lines))
         self.app.notices.say("Chat copied")
 
@@ -341,7 +347,8 @@ class ChatPage(Page):
         own = [(str(item.folder), self._choice_words(item)) for item in state.choices]
         self._choice.set_choices([(BASE_ALONE, "No adapter"), *own])
         self._choice.set_value(str(state.tuned.folder) if state.tuned else BASE_ALONE)
-        for control in (self._choice, self._change):
+        self._fill_also()
+        for control in (self._choice, self._also, self._change):
             allow(control, WHILE_WRITING if state.busy else "")
         self._type_first_prompt()
         self._refresh_turns()
@@ -350,7 +357,8 @@ class ChatPage(Page):
         self._fit_prompts()
         self._offers.setVisible(not state.turns)
         self._below.setVisible(bool(state.turns))
-        two = "Both sides get the same message." if state.side_by_side else "One reply to each message."
+        both = "All of them get" if state.also else "Both sides get"
+        two = f"{both} the same message." if state.side_by_side else "One reply to each message."
         self._offers.set_words("Ask something", two)
         self._context.setVisible(bool(state.context_room))
         self._meter.setVisible(bool(state.context_room))
@@ -379,8 +387,24 @@ class ChatPage(Page):
     def _tuned_words(self) -> str:
         tuned = self._state.tuned
         if tuned is not None:
-            return tuned.name
+            return f"+ {len(self._state.also)} more" if self._state.also else tuned.name
         return "No adapter chosen" if self._state.choices else "No run has finished yet"
+
+    def _fill_also(self) -> None:
+        """Where there are other adapters of the same base: which of them answer too."""
+        state = self._state
+        others = state.others()
+        self._also.setVisible(bool(others))
+        if [action.data() for action in self._also_menu.actions()] != others:
+            self._also_menu.clear()
+            for other in others:
+                action = self._also_menu.addAction(visible_line(other.name, 60).replace("&", "&&"))
+                action.setData(other)
+                action.setCheckable(True)
+                action.triggered.connect(lambda on, other=other: state.compare_with(other, on))
+        for action in self._also_menu.actions():
+            action.setChecked(action.data() in state.also)
+            action.setEnabled(action.isChecked() or len(state.also) < MOST_SIDES - 2)
 
     def _choice_words(self, item: Tuned) -> str:
         """A run of another base names it: choosing it changes the base."""
@@ -434,7 +458,7 @@ class ChatPage(Page):
             self._rows[number].show_turn(turn, self._state.busy)
 
     def _row(self, turn: Turn, number: int) -> TurnRow:
-        row = TurnRow(turn, number, lambda: self._state.branches)
+        row = TurnRow(turn, number, self._state)
         row.again.connect(self._state.again)
         row.copied.connect(self._on_copy)
         row.change_asked.connect(self._on_change)

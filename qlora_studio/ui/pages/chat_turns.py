@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from PySide6.QtCore import Qt, Signal
-from PySide6.QtWidgets import QFrame, QHBoxLayout, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QFrame, QGridLayout, QHBoxLayout, QVBoxLayout, QWidget
 
-from qlora_studio.state.chat_branches import Branches
-from qlora_studio.state.chat_turns import LEFT, Reply, Turn, Writing
+from qlora_studio.state.chat import ChatState
+from qlora_studio.state.chat_turns import LEFT, RIGHT, Reply, Turn, Writing
 from qlora_studio.ui.pages.chat_text import ReplyText
 from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets import Card, Chip, IconButton, PlainLabel, SecondaryButton
 
+IN_A_LINE = 2  # replies; of three or four the others stand below
 ENDS = {
     "length": "stopped at the longest reply",
     "stopped": "stopped",
@@ -35,18 +34,20 @@ class TurnRow(QWidget):
     message_chosen = Signal(object)
     reply_chosen = Signal(object, object)
 
-    def __init__(self, turn: Turn, number: int, branches: Callable[[], Branches]) -> None:
+    def __init__(self, turn: Turn, number: int, state: ChatState) -> None:
         super().__init__()
         self._turn = turn
         self._number = number
-        self._branches = branches
+        self._state = state
         self._panes: dict[int, ReplyPane] = {}
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(theme().px(12))
         layout.addWidget(self._build_said())
-        self._replies = QHBoxLayout()
+        self._replies = QGridLayout()
         self._replies.setSpacing(theme().px(12))
+        for column in range(IN_A_LINE):
+            self._replies.setColumnStretch(column, 1)
         layout.addLayout(self._replies)
 
     def _build_said(self) -> QFrame:
@@ -82,15 +83,18 @@ class TurnRow(QWidget):
             self._turn = turn
             self._said.setText(turn.text)
         self._change.setVisible(not busy)
-        messages = self._branches().messages(turn)
+        messages = self._state.branches.messages(turn)
         self._versions.show_place(messages.index(turn), len(messages), not busy)
         for side, pane in self._panes.items():
             pane.setVisible(turn.reply(side) is not None)
-        for reply in turn.replies:
+        for place, reply in enumerate(turn.replies):
             pane = self._panes.get(reply.side) or self._add_pane(reply.side)
+            across = IN_A_LINE if len(turn.replies) == 1 else 1
+            self._replies.addWidget(pane, place // IN_A_LINE, place % IN_A_LINE, 1, across)
+            pane.show_name(self._state.name_of(reply) if len(turn.replies) > IN_A_LINE else "")
             pane.show_reply(reply)
             pane.allow_again(not busy)
-            versions = self._branches().versions(turn, reply.side)
+            versions = self._state.branches.versions(turn, reply.side)
             pane.versions.show_place(versions.index(reply), len(versions), not busy)
 
     def show_reply(self, reply: Reply) -> bool:
@@ -106,7 +110,6 @@ class TurnRow(QWidget):
         pane.copied.connect(self.copied)
         pane.versions.stepped.connect(lambda place: self._on_reply_stepped(side, place))
         self._panes[side] = pane
-        self._replies.insertWidget(sorted(self._panes).index(side), pane, 1)
         return pane
 
     def _on_again(self, side: int) -> None:
@@ -115,10 +118,10 @@ class TurnRow(QWidget):
             self.again.emit(self._turn, reply)
 
     def _on_message_stepped(self, place: int) -> None:
-        self.message_chosen.emit(self._branches().messages(self._turn)[place])
+        self.message_chosen.emit(self._state.branches.messages(self._turn)[place])
 
     def _on_reply_stepped(self, side: int, place: int) -> None:
-        self.reply_chosen.emit(self._turn, self._branches().versions(self._turn, side)[place])
+        self.reply_chosen.emit(self._turn, self._state.branches.versions(self._turn, side)[place])
 
 
 class Versions(QWidget):
@@ -161,9 +164,11 @@ class ReplyPane(Card):
     copied = Signal(str)
 
     def __init__(self, side: int, number: int) -> None:
-        name = "base" if side == LEFT else "tuned"
+        name = {LEFT: "base", RIGHT: "tuned"}.get(side, f"tuned_{side}")
         super().__init__(name=f"chat_reply_{number}_{name}")
         self.setAccessibleName(f"Reply of the {name} model")
+        self._name = PlainLabel("", "strong", wrap=True, name=f"chat_name_{number}_{name}")
+        self._name.hide()
         self._text = ReplyText(name=f"chat_text_{number}_{name}")
         self._text.copied.connect(self.copied)
         self._figures = PlainLabel("", "note", wrap=True, name=f"chat_figures_{number}_{name}")
@@ -182,8 +187,14 @@ class ReplyPane(Card):
         self.versions = Versions("reply", name=f"chat_version_{number}_{name}")
         for widget in (self._state, self.versions, self._retry, self._copy, self._again):
             foot.addWidget(widget)
+        self.body.addWidget(self._name)
         self.body.addWidget(self._text, 1)
         self.body.addLayout(foot)
+
+    def show_name(self, name: str) -> None:
+        """Whose answer it is; empty where its place says it."""
+        self._name.setText(name)
+        self._name.setVisible(bool(name))
 
     def allow_again(self, allowed: bool) -> None:
         """One reply at a time: nothing is asked again meanwhile."""
