@@ -14,6 +14,8 @@ from qlora_studio.memory.devices import CardReading
 from qlora_studio.protocol import commands, events, reading
 from qlora_studio.state.chat_turns import LEFT
 from qlora_studio.ui.pages.chat import ChatPage
+from qlora_studio.ui.pages.chat_text import SteadyLabel
+from qlora_studio.ui.widgets import PlainLabel
 from tests.own_bin import use_own_bin
 from tests.state.reports import CHECKED_ADAPTER, chat_encoded, model_report
 from tests.ui.example_runs import Example, make_run
@@ -442,6 +444,21 @@ def test_what_is_written_grows_in_its_part_while_the_others_stay(page, silent, q
     assert found(page, "chat_text_0_base") is first
     assert words(page, "chat_text_0_base_code_1_text") == "a = 1"
     assert words(page, "chat_text_0_base_words_2") == "Done ▌"
+
+
+def test_a_part_knows_its_height_anew_when_its_words_or_their_size_change(qtbot):
+    steady = SteadyLabel("chat", name="steady")
+    plain = PlainLabel("", "chat", wrap=True)
+    heights = []
+    for text, size in (("Word", 14), ("Word " * 80, 14), ("Word " * 80, 21)):
+        for label in (steady, plain):
+            qtbot.addWidget(label)
+            label.setText(text)
+            label.setStyleSheet(f"font-size: {size}px")
+            label.ensurePolished()
+        heights.append(steady.heightForWidth(300))
+        assert heights[-1] == plain.heightForWidth(300)
+    assert heights == sorted(set(heights))
 
 
 def test_stop_words_are_typed_with_commas_between_them(answered, app, silent, qtbot):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import Qt, Signal
+from PySide6.QtCore import QEvent, Qt, Signal
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QVBoxLayout, QWidget
 
 from qlora_studio.plain_text import visible_line
@@ -24,6 +24,7 @@ class ReplyText(QWidget):
         self.setObjectName(f"{name}_parts")
         self._name = name
         self._parts: list[WordsPart | CodeBlock | ThoughtPart] = []
+        self._shown: list[Part] = []
         self._layout = QVBoxLayout(self)
         self._layout.setContentsMargins(0, 0, 0, 0)
         self._layout.setSpacing(theme().px(8))
@@ -54,12 +55,14 @@ class ReplyText(QWidget):
             self._layout.removeWidget(widget)
             widget.hide()
             widget.deleteLater()
-        del self._parts[kept:]
+        del self._parts[kept:], self._shown[kept:]
         for place, part in enumerate(parts):
             if place == len(self._parts):
                 self._parts.append(self._widget(part.kind, place))
                 self._layout.insertWidget(place, self._parts[place])
-            self._parts[place].show_part(part)
+            if self._shown[place : place + 1] != [part]:
+                self._parts[place].show_part(part)
+        self._shown = parts
 
     def _widget(self, kind: Kind, place: int) -> WordsPart | CodeBlock | ThoughtPart:
         name = f"{self._name}_{kind.value}_{place}"
@@ -72,14 +75,37 @@ class ReplyText(QWidget):
         return WordsPart(name=name if place else self._name)
 
 
-class WordsPart(PlainLabel):
+class SteadyLabel(PlainLabel):
+    """Remembers how high it is: a layout asks several times, and of all parts whenever the last one grows."""
+
+    def __init__(self, role: str, *, name: str) -> None:
+        self._heights: dict[int, int] = {}
+        super().__init__("", role, wrap=True, name=name)
+        self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.setAlignment(Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignLeft)
+
+    def setText(self, text: str) -> None:
+        self._heights.clear()
+        super().setText(text)
+
+    def changeEvent(self, event: QEvent) -> None:
+        self._heights.clear()
+        super().changeEvent(event)
+
+    def heightForWidth(self, width: int) -> int:
+        height = self._heights.get(width)
+        if height is None:
+            height = self._heights[width] = super().heightForWidth(width)
+        return height
+
+
+class WordsPart(SteadyLabel):
     """What is simply said."""
 
     kind = Kind.WORDS
 
     def __init__(self, *, name: str) -> None:
-        super().__init__("", "chat", wrap=True, name=name)
-        _let_select(self)
+        super().__init__("chat", name=name)
 
     def show_part(self, part: Part) -> None:
         self.setText(part.text)
@@ -98,8 +124,7 @@ class CodeBlock(QFrame):
         self._language = PlainLabel("", "note", name=f"{name}_language")
         copy = IconButton("copy", "Copy the code", small=True, name=f"{name}_copy")
         copy.clicked.connect(lambda: self.copied.emit(self._code))
-        self._text = PlainLabel("", "mono", wrap=True, name=f"{name}_text")
-        _let_select(self._text)
+        self._text = SteadyLabel("mono", name=f"{name}_text")
         head = QHBoxLayout()
         head.addWidget(self._language, 1)
         head.addWidget(copy)
@@ -128,8 +153,7 @@ class ThoughtPart(QWidget):
         self.setObjectName(name)
         self._fold = LinkButton("", "chevron-right", small=True, name=f"{name}_fold")
         self._fold.setCheckable(True)
-        self._text = PlainLabel("", "muted", wrap=True, name=f"{name}_text")
-        _let_select(self._text)
+        self._text = SteadyLabel("muted", name=f"{name}_text")
         self._text.hide()
         self._fold.toggled.connect(self._on_fold)
         layout = QVBoxLayout(self)
@@ -150,8 +174,3 @@ class ThoughtPart(QWidget):
     def _on_fold(self, shown: bool) -> None:
         self._fold.set_icon("chevron-down" if shown else "chevron-right")
         self._text.setVisible(shown)
-
-
-def _let_select(label: PlainLabel) -> None:
-    label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-    label.setAlignment(Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignLeft)
