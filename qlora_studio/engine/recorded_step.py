@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from qlora_studio.engine.fixed_cache import FixedCache, Looking
+from qlora_studio.engine.fused_norms import FusedNorms
 
 _PLAIN_STEPS = 2  # before the recording: what is compiled or allocated at a first call is there then
 
@@ -27,6 +28,7 @@ class RecordedStep:
         self._token = torch.zeros(1, 1, dtype=torch.int64, device=model.device)
         self._at = torch.zeros(1, dtype=torch.int64, device=model.device)
         self._starts = self._starts_in_cache()
+        self._norms = FusedNorms(model)
         self._made = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._logits = torch.empty(0)
@@ -66,13 +68,14 @@ class RecordedStep:
 
     def _step(self) -> Tensor:
         looking = Looking((self._at + 1).int(), self._starts)
-        output = self._model(
-            input_ids=self._token,
-            position_ids=self._at[None],
-            attention_mask=looking.as_mask(),
-            use_cache=True,
-            logits_to_keep=1,
-            **self._past,
-        )
+        with self._norms.in_use():
+            output = self._model(
+                input_ids=self._token,
+                position_ids=self._at[None],
+                attention_mask=looking.as_mask(),
+                use_cache=True,
+                logits_to_keep=1,
+                **self._past,
+            )
         logits: Tensor = output.logits[0, -1].float()
         return logits
