@@ -21,6 +21,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
+def pytest_collection_finish() -> None:
+    """Libraries and tests stay to the end: garbage is looked for without walking through them again."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def garbage(request: pytest.FixtureRequest) -> Iterator[None]:
     """Of tests with widgets it is collected between them, in their own thread: see `ui.garbage`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -52,6 +53,7 @@ def main() -> int:
     from qlora_studio.engine.jobs import Jobs
 
     jobs = Jobs(device, inbox)
+    gc.freeze()  # the libraries stay: half a million objects that garbage isn't looked for in again
     while (command := inbox.next_command()) is not None:
         events = jobs.events_of(command)
         for event in events:

@@ -20,6 +20,7 @@ class ModelHolder:
     def __init__(self, device: Device) -> None:
         self.device = device
         self._held: AdaptedModel | None = None
+        self._clean = True  # nothing was loaded, not even in part
 
     @property
     def held(self) -> AdaptedModel | None:
@@ -33,6 +34,7 @@ class ModelHolder:
             return held
         held = None
         self.let_go()
+        self._clean = False
         base = yield from load_base(model, storage, self.device)
         self._held = AdaptedModel(base)
         return self._held
@@ -40,8 +42,10 @@ class ModelHolder:
     def let_go(self) -> None:
         """Frees the device."""
         self._held = None
-        gc.collect()  # modules refer to each other in circles
-        self.device.empty_cache()
+        if not self._clean:
+            gc.collect()  # modules refer to each other in circles
+            self.device.empty_cache()
+            self._clean = True
 
 
 def _source(model: str) -> str:
