@@ -29,16 +29,13 @@ class TokenChoice:
         if sampling.repeat_penalty != 1.0 and reply:
             logits = _less_of(logits, reply, sampling.repeat_penalty)
         if sampling.greedy or sampling.temperature < _COLDEST:
-            token = logits.argmax()
-            _require_number(logits[token])
-            return int(token)
+            return _read(*logits.max(dim=-1))
         scores, tokens = _likeliest(logits, sampling.top_k)
-        _require_number(scores[0])
         probabilities = torch.softmax(scores / sampling.temperature, dim=-1)
         before = probabilities.cumsum(-1) - probabilities  # of all that are likelier
         kept = torch.where(before < sampling.top_p, probabilities, 0.0)
-        kept[0] = probabilities[0]
-        return int(tokens[torch.multinomial(kept, 1, generator=self._random)])
+        kept[0] = probabilities[0].nan_to_num(1.0)  # drawing among NaN would end the process on a card
+        return _read(scores[0], tokens[torch.multinomial(kept, 1, generator=self._random)][0])
 
 
 def _likeliest(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
@@ -59,13 +56,18 @@ def _less_of(logits: Tensor, reply: Sequence[int], penalty: float) -> Tensor:
     return logits
 
 
-def _require_number(score: Tensor) -> None:
-    """NaN comes out first in every order; drawing among NaN would end the process on a card."""
-    if not math.isfinite(float(score)):
+def _read(best: Tensor, token: Tensor) -> int:
+    """The token. `best` is the likeliest one's score: NaN comes out first in every order.
+
+    Both are read from the card at once: each reading waits until it has nothing more to do.
+    """
+    score, number = torch.stack((best.double(), token.double())).tolist()
+    if not math.isfinite(score):
         raise StudioError(
             "The model's answer is no number.",
             hint="Its numbers overflow in float16: load it with compute dtype bfloat16 or float32.",
         )
+    return int(number)
 
 
 def _check(sampling: Sampling) -> None:

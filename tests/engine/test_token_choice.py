@@ -56,9 +56,10 @@ def test_a_penalty_makes_what_was_said_less_likely() -> None:
 
 
 @pytest.mark.parametrize("greedy", [True, False])
-def test_answers_that_are_no_numbers_are_told(greedy: bool) -> None:
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+def test_answers_that_are_no_numbers_are_told(greedy: bool, number: float) -> None:
     broken = LOGITS.clone()
-    broken[2] = torch.nan
+    broken[2] = number
     with pytest.raises(StudioError, match="no number"):
         TokenChoice(Sampling(greedy=greedy), CPU).choose(broken, [])
 
