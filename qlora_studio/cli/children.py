@@ -6,7 +6,6 @@ import itertools
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -79,6 +78,7 @@ class Engine:
         self._told_anything = self._writes = False
         self._child: Child[commands.EngineCommand, events.EngineEvent] = start_engine()
         self._heard = self._child.heard()
+        self._ready: events.EngineReady | None = None
 
     def __enter__(self) -> Engine:
         return self
@@ -91,10 +91,10 @@ class Engine:
             self._child.kill()
             self._child.wait()
 
-    @cached_property
+    @property
     def ready(self) -> events.EngineReady:
-        """Its first word. Raises: StudioError where it ends before."""
-        return self.wait_for(events.EngineReady)
+        """Its first word, heard by now or waited for. Raises: StudioError where it ends before."""
+        return self._ready or self.wait_for(events.EngineReady)
 
     def say(self, command: commands.EngineCommand) -> None:
         """A command without an answer of its own."""
@@ -108,6 +108,8 @@ class Engine:
             for event in self._heard:
                 if isinstance(event, events.LoadingProgress):
                     self._told(event.words, event.done, event.total)
+                elif isinstance(event, events.EngineReady):
+                    self._ready = event
                 if not isinstance(event, events.Alive):
                     yield event
         except BrokenLineError as error:
