@@ -258,7 +258,7 @@ def file_findings(
         faulty = tally.skipped - tally.left_out
         tone = "bad" if faulty > MANY_SKIPPED * tally.rows_in else "warn" if faulty else "info"
         share = 100 * tally.skipped / tally.rows_in
-        words = f"{tally.skipped:,} of {tally.rows_in:,} rows were skipped ({share:.1f} %)"
+        words = f"{tally.skipped:,} of {tally.rows_in:,} rows skipped ({share:.1f} %)"
         why = "What is skipped is not learned."
         found.append(Finding(kind="skipped", tone=tone, count=tally.skipped, words=words, why=why))
     if headless:

@@ -86,7 +86,7 @@ def of_import(report: ImportReport | None, accepted: bool) -> Iterator[TrainProb
         return
     faults = [problem for problem in report.problems if not problem.by_design]
     reasons = ", ".join(f"{problem.count:,} {problem.reason}" for problem in faults[:2])
-    words = f"{report.unusable:,} of {report.rows_in:,} rows were skipped: {reasons}."
+    words = f"{report.unusable:,} of {report.rows_in:,} rows skipped: {reasons}."
     mends = (Mend("Show them", page="data"), Mend("Train without them", accepts_skipped=True))
     yield TrainProblem(words, blocks=True, mends=mends, waits="a look at what was skipped")
 

@@ -77,7 +77,7 @@ def test_a_model_that_is_refused_blocks_and_offers_another(train, silent, qtbot)
 def test_many_skipped_rows_block_until_somebody_accepts_them(train, silent, qtbot, tmp_path):  # D3
     skipped = import_report(skipped=7, imported=293, problems=(SkipReason(4, "without an answer", 7),))
     _answer(silent, qtbot, train, tmp_path, [120] * 3_000, skipped)
-    problem = _problem(train, "7 of 300 rows were skipped")
+    problem = _problem(train, "7 of 300 rows skipped")
     assert [mend.words for mend in problem.mends] == ["Show them", "Train without them"]
     train.accept_skipped()
     qtbot.waitUntil(lambda: not train.waits_for)

@@ -38,7 +38,7 @@ REPORT = import_report(
     format="sharegpt",
     problems=(SkipReason(204, "no answer", 31, (204, 311)), SkipReason(880, "not valid JSON", 6, (880,))),
     findings=(
-        Finding(kind="skipped", tone="bad", count=37, words="37 of 18,420 rows were skipped", why="Lost."),
+        Finding(kind="skipped", tone="bad", count=37, words="37 of 18,420 rows skipped", why="Lost."),
         Finding(
             kind="empty_answer",
             tone="warn",

@@ -33,7 +33,7 @@ REPORT = import_report(
     format="question_answer",
     problems=(SkipReason(3, "no answer", 2, (3, 9)),),
     findings=(
-        Finding(kind="skipped", tone="bad", count=2, words="2 of 8 rows were skipped", why="Not learned."),
+        Finding(kind="skipped", tone="bad", count=2, words="2 of 8 rows skipped", why="Not learned."),
         Finding(kind="empty_answer", tone="warn", count=1, words="1 row has an empty answer", why="Silence.",
                 rows=(2,)),
     ),
@@ -253,7 +253,7 @@ def test_skipped_rows_open_with_lines_and_reasons_and_can_be_copied(page, shown,
 def test_many_skipped_rows_are_asked_about_in_place(page, app, shown, qtbot):  # D3
     shown()
 
-    assert "2 of 8 rows (25\u202f%) were skipped: no answer (2). First: line 3." in page.banner.text()
+    assert "2 of 8 rows (25\u202f%) skipped: no answer (2). First: line 3." in page.banner.text()
     qtbot.mouseClick(find(page, "data_ask_accept"), Qt.MouseButton.LeftButton)
     assert not page.banner.isVisible()
 

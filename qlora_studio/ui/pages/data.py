@@ -360,7 +360,7 @@ class DataPage(Page):
         first = f" First: line {min(problem.line for problem in report.problems):,}."
         words = (
             f"{report.skipped:,} of {report.rows_in:,} rows ({percent(report.skipped / report.rows_in)}) "
-            f"were skipped: {reasons}.{'' if report.parts else first}"  # whose line it is stands in the list
+            f"skipped: {reasons}.{'' if report.parts else first}"  # whose line it is stands in the list
         )
         if self.banner.text() == words:
             return
