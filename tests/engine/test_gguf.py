@@ -199,12 +199,13 @@ def test_a_file_that_cannot_be_read_again_is_removed(
 @pytest.mark.parametrize("after", [0, 3, 34, 47])
 def test_a_stopped_export_leaves_nothing_behind(run: Path, tmp_path: Path, after: int) -> None:
     asked = iter(range(10_000))
+    before = set(psutil.Process().children(recursive=True))  # other tests' compilers live on
 
     with pytest.raises(StudioError, match="stopped"):
         exported(run, tmp_path / "exports" / "out", stopped=lambda: next(asked) >= after)
 
     assert list((tmp_path / "exports").iterdir()) == []
-    assert psutil.Process().children(recursive=True) == []
+    assert set(psutil.Process().children(recursive=True)) <= before
 
 
 def test_room_is_looked_for_before_anything_is_loaded(  # R9
