@@ -64,8 +64,8 @@ format: set-up-checks
 	@$(TOOL)/ruff format --quiet .
 
 bench: set-up-checks
-	@for benchmark in $(filter-out $(CARD_BENCHMARKS:%=tests/benchmarks/%.py),$(sort $(wildcard tests/benchmarks/*.py))); do \
-		echo "$$benchmark"; QT_QPA_PLATFORM=offscreen $(TOOL)/python $$benchmark || exit 1; \
+	@for benchmark in $(filter-out $(CARD_BENCHMARKS),$(basename $(notdir $(sort $(wildcard tests/benchmarks/*.py))))); do \
+		echo "$$benchmark"; QT_QPA_PLATFORM=offscreen $(TOOL)/python -m tests.benchmarks.$$benchmark || exit 1; \
 	done
 
 gallery: set-up

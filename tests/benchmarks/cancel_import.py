@@ -1,4 +1,4 @@
-"""How long a million chats (1 GB) take to be given up: `tests/benchmarks/cancel_import.py`.
+"""How long a million chats (1 GB) take to be given up: `python -m tests.benchmarks.cancel_import`.
 
 The window's import is stopped, and the terminal's interrupted as Ctrl+C does, at several moments of its way.
 Measured is until the reader process has ended and what it had written is gone. `--folder` keeps the file.
@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import psutil
 from PySide6.QtCore import QCoreApplication, QEventLoop, QTimer

@@ -1,4 +1,4 @@
-"""How long the doctor takes, and how much of what was planted it finds: `tests/benchmarks/doctor.py`.
+"""How long the doctor takes, and how much of what was planted it finds: `python -m tests.benchmarks.doctor`.
 
 Rows are questions and answers of words as frequent as in a language (Zipf). Into them copies with edits are
 planted: of 10 % of the words at most, each replaced, left out, put in or swapped with the next, anywhere.

@@ -1,7 +1,7 @@
-"""How long a million chats (1 GB) take to import, beside `datasets`: `tests/benchmarks/import_data.py`.
+"""How long a million chats (1 GB) take to import, beside `datasets`.
 
-Each measurement is a process of its own with an empty cache; the two take turns, so that what else the
-machine does meets both. `--folder` keeps the file for another time.
+`python -m tests.benchmarks.import_data`. Each measurement is a process of its own with an empty cache; the
+two take turns, so that what else the machine does meets both. `--folder` keeps the file for another time.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 ROWS = 1_000_000
 ROW_BYTES = 1_000
@@ -126,7 +124,7 @@ def _measured(start: float, cpu: float, rows: int) -> dict[str, float]:
 def _in_a_process(name: str, file: Path, scratch: Path) -> dict[str, float]:
     with tempfile.TemporaryDirectory(dir=scratch) as home:
         found = subprocess.run(
-            [sys.executable, __file__, "--child", name, "--file", str(file)],
+            [sys.executable, "-m", "tests.benchmarks.import_data", "--child", name, "--file", str(file)],
             env=os.environ | {"QLORA_STUDIO_HOME": home, "HF_HOME": home, "HF_HUB_OFFLINE": "1"},
             stdout=subprocess.PIPE,
             check=True,

@@ -1,7 +1,7 @@
 """Five million rows, as many as are read (D6): imported, opened, paged and searched.
 
-`tests/benchmarks/many_rows.py`. Each part is a process of its own, as the reader is; `--folder` keeps the
-file and the rows for another time. `--near` also looks for near-equal rows, which takes minutes.
+`python -m tests.benchmarks.many_rows`. Each part is a process of its own, as the reader is; `--folder` keeps
+the file and the rows for another time. `--near` also looks for near-equal rows, which takes minutes.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 ROWS = 5_000_000
 PAGE = 100
@@ -128,7 +126,7 @@ def _silent(done: int, total: int, words: str) -> None:
 
 def _in_a_process(name: str, file: Path, home: Path) -> str:
     found = subprocess.run(
-        [sys.executable, __file__, "--part", name, "--file", str(file)],
+        [sys.executable, "-m", "tests.benchmarks.many_rows", "--part", name, "--file", str(file)],
         env=os.environ | {"QLORA_STUDIO_HOME": str(home)},
         stdout=subprocess.PIPE,
         check=True,

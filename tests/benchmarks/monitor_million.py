@@ -1,18 +1,16 @@
 """A run of a million steps in the Monitor: how long it takes to open, and how smoothly it moves.
 
-`python tests/benchmarks/monitor_million.py`, offscreen: painting into memory, without a screen's help.
+`python -m tests.benchmarks.monitor_million`, offscreen: painting into memory, without a screen's help.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from PySide6.QtCore import QEventLoop, QObject, QTimer
 from PySide6.QtWidgets import QApplication

@@ -1,13 +1,10 @@
-"""How long a metrics file of a million steps takes to read: `python tests/benchmarks/read_metrics.py`."""
+"""How long a metrics file of a million steps takes to read: `python -m tests.benchmarks.read_metrics`."""
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from qlora_studio.protocol.events import CheckpointSaved, EvaluationFinished, StepFinished
 from qlora_studio.protocol.lines import EVENTS

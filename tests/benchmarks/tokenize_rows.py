@@ -1,4 +1,4 @@
-"""How fast rows become tokens, beside bare `tokenizers`: `python tests/benchmarks/tokenize_rows.py MODEL`.
+"""How fast rows become tokens, beside bare `tokenizers`: `python -m tests.benchmarks.tokenize_rows MODEL`.
 
 Of the same rendered text; rendering is measured apart. The last lines are what a person waits for: the
 lengths of all rows of a file, counted for the first time and when the file is opened again. The sides take
@@ -12,13 +12,10 @@ import json
 import os
 import random
 import re
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 ROWS = 5_000
 ROUNDS = 3

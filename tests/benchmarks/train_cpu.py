@@ -1,6 +1,6 @@
 """Training on a processor: the `train` command against transformers' Trainer + peft + bitsandbytes.
 
-    python tests/benchmarks/train_cpu.py --rows 96
+    python -m tests.benchmarks.train_cpu --rows 96
 
 The bundled model learns one epoch of the bundled questions, which are of unequal length: NF4 + DQ, r = 8 on
 all linear layers. Trainer pads the rows of a batch to the longest one, four rows a batch; ours packs them
@@ -174,7 +174,7 @@ def _loss(model: Any, rows: list[dict[str, list[int]]]) -> float:
 
 
 def _in_child(run: str, model: str) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--run", run, "--model", model]
+    command = [sys.executable, "-m", "tests.benchmarks.train_cpu", "--run", run, "--model", model]
     environment = os.environ | {"GOMP_SPINCOUNT": "20000"}  # as our engine sets it for itself
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if finished.returncode:

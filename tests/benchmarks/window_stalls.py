@@ -1,6 +1,6 @@
 """The longest that the window stands still while a model loads, trains and chats, and while pages are opened.
 
-`python tests/benchmarks/window_stalls.py`, offscreen, on a machine that does nothing else: the window as the
+`python -m tests.benchmarks.window_stalls`, offscreen, on a machine that does nothing else: the window as the
 command opens it, with its real engine and reader and the sample model. A timer of 16 ms measures.
 """
 
@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from PySide6.QtCore import QTimer
 from PySide6.QtGui import QShowEvent

@@ -1,4 +1,4 @@
-"""How long the window takes to its first painted page: `python tests/benchmarks/window_start.py`."""
+"""How long the window takes to its first painted page: `python -m tests.benchmarks.window_start`."""
 
 from __future__ import annotations
 
