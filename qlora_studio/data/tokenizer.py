@@ -193,7 +193,7 @@ class Encoded:
         ids = encoding.ids
         if ids_of:
             ids = [ids_of.get(id, id) for id in ids]
-        self.ids: NDArray[np.int32] = np.array(ids, dtype=np.int32)
+        self.ids: NDArray[np.int32] = np.fromiter(ids, np.int32, len(ids))  # half the time of np.array
         self._places = places
 
     def tokens_of(self, start: int, end: int) -> slice:

@@ -8,6 +8,7 @@ turns; seconds of all cores together say more than the clock's where other progr
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import random
@@ -91,6 +92,7 @@ def _measure(file: Path, folder: Path) -> None:
         "rendering": lambda: [encode._rendered(batch) and None for batch in batches],
         "both, side by side": lambda: [batch and None for batch in encode.encode_each(batches)],
     }
+    gc.freeze()  # a reader doesn't hold all of these rows while it encodes
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in works}
     for _ in range(ROUNDS):
         for name, work in works.items():
