@@ -87,9 +87,19 @@ def likely_encoding(text: bytes) -> str:
     from charset_normalizer import from_bytes
 
     lines = [line for line in text.splitlines() if not line.isascii()]
+    looked_at = b"\n".join(lines)[:_LOOKED_AT_BYTES]
     codecs_ = {codecs.lookup(_CODECS.get(name, name)).name: name for name in _GUESSED}
-    found = list(from_bytes(b"\n".join(lines)[:_LOOKED_AT_BYTES], cp_isolation=list(codecs_)))
+    found = list(from_bytes(looked_at, cp_isolation=list(codecs_)))
     best = {(match.chaos, match.coherence) for match in found[:1]}
     equal = [match.encoding for match in found if (match.chaos, match.coherence) in best]
     names = [codecs_.get(codecs.lookup(encoding).name, _MOST_LIKELY) for encoding in equal]
-    return min(names, key=_GUESSED.index, default=_MOST_LIKELY)
+    likely = min(names, key=_GUESSED.index, default=_MOST_LIKELY)
+    return _MOST_LIKELY if _reads_alike(looked_at, likely, _MOST_LIKELY) else likely
+
+
+def _reads_alike(text: bytes, one: str, other: str) -> bool:
+    """German, for example, has the same bytes in Windows-1250 and Windows-1252."""
+    try:
+        return text.decode(_CODECS.get(one, one)) == text.decode(_CODECS.get(other, other))
+    except UnicodeDecodeError:
+        return False
