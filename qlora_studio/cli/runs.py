@@ -14,7 +14,14 @@ from qlora_studio.config import places
 from qlora_studio.errors import StudioError
 from qlora_studio.plain_text import visible_line
 from qlora_studio.runs.check import check_run
-from qlora_studio.runs.evaluations import Evaluation, read_evaluations, when
+from qlora_studio.runs.evaluations import (
+    Evaluation,
+    difference_words,
+    latest,
+    read_evaluations,
+    share_words,
+    when,
+)
 from qlora_studio.runs.folder import Run, open_run
 from qlora_studio.runs.history import RunSummary, list_runs
 from qlora_studio.runs.packed_run import pack_run, unpack_run
@@ -105,33 +112,19 @@ def _one(folder: Path, as_json: bool) -> int:
 
 def evaluation_lines(evaluations: Sequence[Evaluation]) -> list[str]:
     """Before and after, one line for each file and step: of several times the last. None: no lines."""
-    last = {(evaluation.file, evaluation.step): evaluation for evaluation in evaluations}
-    if not last:
+    if not evaluations:
         return []
-    lines = [
-        f"{'evaluated on':<28} {'step':>8} {'rows':>8} {'loss':>7} {'before':>7} {'after':>7}  difference"
-    ]
-    for item in last.values():
-        before, after = (_percent(share) for share in (item.base_accuracy, item.accuracy))
-        loss = "" if item.loss is None else f"{item.loss:.3f}"
+    head = f"{'evaluated on':<28} {'step':>8} {'rows':>8} {'loss':>14}"
+    lines = [f"{head} {'right before':>12} {'after':>7}  difference"]
+    for item in latest(evaluations):
+        before, after = (share_words(share) for share in (item.base_accuracy, item.accuracy))
+        losses = [f"{loss:.3f}" for loss in (item.base_loss, item.loss) if loss is not None]
         name = visible_line(Path(item.file).name, 28)
-        figures = f"{name:<28} {item.step:>8,} {item.rows:>8,} {loss:>7} {before:>7} {after:>7}"
-        lines.append(f"{figures}  {_difference(item)}   {when(item)}".rstrip())
+        figures = (
+            f"{name:<28} {item.step:>8,} {item.rows:>8,} {' > '.join(losses):>14} {before:>12} {after:>7}"
+        )
+        lines.append(f"{figures}  {difference_words(item)}   {when(item)}".rstrip())
     return lines
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{share:.1%}"
-
-
-def _difference(item: Evaluation) -> str:
-    if item.base_accuracy is None or item.accuracy is None or item.low is None or item.high is None:
-        return ""
-    by, low, high = (
-        f"{round(100 * share, 1) + 0.0:+.1f}"
-        for share in (item.accuracy - item.base_accuracy, item.low, item.high)
-    )
-    return f"{by} points (95% {low} to {high})"
 
 
 def _check(folder: Path, as_json: bool) -> int:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,15 +17,22 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from qlora_studio.config.run_config import SHAPE_PREFIX, RunConfig
-from qlora_studio.data.packing import Batch, collate, evaluation_batches
+from qlora_studio.data.packing import Batch, MicroBatch, collate, evaluation_batches
 from qlora_studio.data.prepared import PreparedRows, open_prepared
+from qlora_studio.data.tokenized_row import TokenizedRow
 from qlora_studio.data.tokenizer import load_tokenizer
 from qlora_studio.engine.adapters import AdaptedModel
 from qlora_studio.engine.evaluation import EvaluationResult
 from qlora_studio.engine.learned_loss import Head, learned_hidden_states
 from qlora_studio.engine.model_holder import ModelHolder
 from qlora_studio.engine.multiple_choice import ChoiceQuestion, choice_questions, likeliest_letters
-from qlora_studio.engine.number_answers import TokensWritten, number_questions, right_numbers
+from qlora_studio.engine.number_answers import (
+    Decode,
+    NumberQuestion,
+    answered_numbers,
+    number_questions,
+    question_line,
+)
 from qlora_studio.engine.packed_batch import PackedBatch, on_device
 from qlora_studio.engine.paired_comparison import difference_interval, mcnemar_p
 from qlora_studio.engine.trained_model import load_trained, newest_adapter_folder
@@ -32,16 +40,62 @@ from qlora_studio.errors import StudioError
 from qlora_studio.protocol.commands import Evaluate
 from qlora_studio.protocol.events import (
     BaseComparison,
-    ChangedRow,
     EvaluationProgress,
     EvaluationReport,
     LoadingProgress,
 )
+from qlora_studio.runs.evaluations import ChangedRow
 from qlora_studio.runs.folder import open_run
 
 MOST_CHANGED = 1_000  # rows that a report names: a line of the protocol ends at 1 MB
 _CHUNK_LOGITS = 2**23  # that exist at one time
 _PROGRESS_S = 0.2
+_LONGEST_ANSWER = 100  # characters of one that is shown
+ANOTHER = "another answer"  # of a row whose tokens were compared: what would have been said isn't known
+
+R = TypeVar("R")
+Working = Generator[EvaluationProgress, None, R]
+
+
+@dataclass(frozen=True, eq=False)
+class _Evaluating:
+    """The rows that `adapted` is asked about, with adapter `name` on unless the base is meant."""
+
+    adapted: AdaptedModel
+    name: str
+    rows: PreparedRows
+    config: RunConfig
+    step: int
+    stopped: Callable[[], bool]
+
+    @property
+    def have_answers(self) -> bool:
+        """Raw text has none, and pairs of answers are no single ones."""
+        data, training = self.config.data, self.config.training
+        return training.method == "sft" and data.train_on != "everything" and len(self.rows.validation) > 0
+
+    def progress(self, done: int, total: int, words: str = "") -> EvaluationProgress:
+        """Raises: StudioError where it is no longer wanted."""
+        if self.stopped():
+            raise StudioError("The evaluation was stopped.")
+        return EvaluationProgress(step=self.step, done=done, total=total, words=words)
+
+    def by_base(self, work: Working[R]) -> Working[R]:
+        """The same work without the adapter, which is on again at any end."""
+        self.adapted.use(None)
+        try:
+            return (yield from work)
+        finally:
+            self.adapted.use(self.name)
+
+
+@dataclass(frozen=True)
+class _Question:
+    """row: index in the imported data set."""
+
+    row: int
+    text: str
+    right: str
 
 
 def evaluate_adapter(
@@ -51,161 +105,185 @@ def evaluate_adapter(
     run = open_run(Path(command.run))
     folder = Path(command.adapter) if command.adapter else newest_adapter_folder(run)
     rows = open_prepared(Path(command.prepared))
-    config = run.record.config
     name = yield from load_trained(run, folder, holder)
     adapted = holder.held
     assert adapted is not None
-    result, exact = yield from _measure(adapted, rows, config, run.state.step, stopped)
+    evaluating = _Evaluating(adapted, name, rows, run.record.config, run.state.step, stopped)
+    tuned = yield from _measure(evaluating, "")
+    base = None
+    if command.with_base:
+        base = yield from evaluating.by_base(_measure(evaluating, "Measuring the base model"))
     accuracy, accuracy_rows, comparison = None, 0, None
-    if config.training.method == "sft" and config.data.train_on != "everything" and result.rows:
-        accuracy, accuracy_rows = exact / result.rows, result.rows
-        comparison = yield from _compared_with_base(adapted, name, rows, config, run.state.step, stopped)
-        if comparison is not None:
-            accuracy = comparison.adapter_right / comparison.questions
-        else:
-            numbers = yield from _share_of_right_numbers(adapted, rows, run.state.step, stopped)
-            accuracy, accuracy_rows = numbers or (accuracy, accuracy_rows)
+    if evaluating.have_answers:
+        accuracy, accuracy_rows, comparison = yield from _right_answers(evaluating, tuned, base)
     yield EvaluationReport(
         id=command.id,
-        loss=result.loss if result.loss is not None and math.isfinite(result.loss) else None,
-        perplexity=result.perplexity,
+        loss=_finite(tuned.result.loss),
+        perplexity=tuned.result.perplexity,
+        base_loss=_finite(base.result.loss) if base else None,
         accuracy=accuracy,
-        rows=result.rows,
-        learned_tokens=result.learned_tokens,
+        rows=tuned.result.rows,
+        learned_tokens=tuned.result.learned_tokens,
         accuracy_rows=accuracy_rows,
         comparison=comparison,
     )
 
 
-def _compared_with_base(
-    adapted: AdaptedModel,
-    name: str,
-    rows: PreparedRows,
-    config: RunConfig,
-    step: int,
-    stopped: Callable[[], bool],
-) -> Generator[EvaluationProgress, None, BaseComparison | None]:
-    """Where every row asks for one of several letters: how many the base finds, and how many the adapter."""
-    if adapted.base.source.startswith(SHAPE_PREFIX):
-        return None  # random weights have no tokenizer
-    questions = choice_questions(rows, load_tokenizer(Path(adapted.base.source)))
-    if not questions:
-        return None
-    try:
-        adapted.use(None)
-        base = yield from _letters(adapted, questions, rows, config, step, stopped, "Asking the base model")
-    finally:
-        adapted.use(name)
-    tuned = yield from _letters(adapted, questions, rows, config, step, stopped, "Asking with the adapter")
+def _right_answers(
+    evaluating: _Evaluating, tuned: _Measured, base: _Measured | None
+) -> Working[tuple[float, int, BaseComparison | None]]:
+    """The share with the adapter, of how many rows, and how it is beside the base where that was asked."""
+    rows = evaluating.rows
+    decode: Decode | None = None
+    letters: list[ChoiceQuestion] = []
+    numbers: list[NumberQuestion] = []
+    if not evaluating.adapted.base.source.startswith(SHAPE_PREFIX):  # random weights have no tokenizer
+        tokenizer = load_tokenizer(Path(evaluating.adapted.base.source))
+        decode = tokenizer.decode
+        letters = choice_questions(rows, tokenizer)
+        numbers = [] if letters else number_questions(rows, decode)
+    kind = "letters" if letters else "numbers" if numbers else "answers"
+    if letters:
+        questions = [_Question(item.row, item.text, item.letters[item.right]) for item in letters]
+        said = yield from _letters(evaluating, letters, "Asking with the adapter")
+    elif numbers:
+        questions = [_Question(item.row, item.text, item.number) for item in numbers]
+        said = yield from _numbers(evaluating, numbers, "Answering")
+    else:
+        questions = [_whole_answer(rows.validation[place], decode) for place in range(len(rows.validation))]
+        said = _exact(questions, tuned)
+    right = sum(answer == question.right for question, answer in zip(questions, said, strict=True))
+    if base is None:
+        return right / len(questions), len(questions), None
+    if letters:
+        before = yield from evaluating.by_base(_letters(evaluating, letters, "Asking the base model"))
+    elif numbers:
+        before = yield from evaluating.by_base(_numbers(evaluating, numbers, "The base model is answering"))
+    else:
+        before = _exact(questions, base)
+    return right / len(questions), len(questions), _compared(kind, questions, before, said)
+
+
+def _compared(
+    kind: str, questions: Sequence[_Question], base: Sequence[str], tuned: Sequence[str]
+) -> BaseComparison:
+    """base, tuned: what each of them says to each question."""
     right = np.array([question.right for question in questions])
-    changed = np.flatnonzero((base == right) != (tuned == right))
-    gained, lost = int((tuned[changed] == right[changed]).sum()), int((base[changed] == right[changed]).sum())
+    base_right, tuned_right = np.array(base) == right, np.array(tuned) == right
+    gained, lost = int((tuned_right & ~base_right).sum()), int((base_right & ~tuned_right).sum())
     low, high = difference_interval(gained, lost, len(questions))
+    changed = np.flatnonzero(base_right != tuned_right)[:MOST_CHANGED].tolist()
     return BaseComparison(
+        kind=kind,
         questions=len(questions),
-        base_right=int((base == right).sum()),
-        adapter_right=int((tuned == right).sum()),
+        base_right=int(base_right.sum()),
+        adapter_right=int(tuned_right.sum()),
         gained=gained,
         lost=lost,
         low=low,
         high=high,
         p_value=mcnemar_p(gained, lost),
         changed=tuple(
-            _changed(questions[place], int(base[place]), int(tuned[place]))
-            for place in changed[:MOST_CHANGED].tolist()
+            ChangedRow(
+                row=questions[place].row,
+                question=questions[place].text,
+                right=questions[place].right,
+                base=base[place],
+                adapter=tuned[place],
+            )
+            for place in changed
         ),
     )
 
 
-def _letters(
-    adapted: AdaptedModel,
-    questions: Sequence[ChoiceQuestion],
-    rows: PreparedRows,
-    config: RunConfig,
-    step: int,
-    stopped: Callable[[], bool],
-    words: str,
-) -> Generator[EvaluationProgress, None, NDArray[np.int64]]:
-    """int64 [questions]: the place of the letter that the model as it stands finds the likeliest."""
-    choosing = likeliest_letters(adapted.causal_lm, adapted.base.device, questions, config, rows.info.pad_id)
-    while not stopped():
+def _letters(evaluating: _Evaluating, questions: Sequence[ChoiceQuestion], words: str) -> Working[list[str]]:
+    """The letter that the model as it stands finds the likeliest, of each question."""
+    choosing = likeliest_letters(
+        evaluating.adapted.causal_lm,
+        evaluating.adapted.base.device,
+        questions,
+        evaluating.config,
+        evaluating.rows.info.pad_id,
+    )
+    while True:
         try:
             done = next(choosing)
         except StopIteration as finished:
-            chosen: NDArray[np.int64] = finished.value
-            return chosen
-        yield EvaluationProgress(step=step, done=done, total=len(questions), words=words)
-    raise StudioError("The evaluation was stopped.")
+            return [question.letters[at] for question, at in zip(questions, finished.value, strict=True)]
+        yield evaluating.progress(done, len(questions), words)
 
 
-def _changed(question: ChoiceQuestion, base: int, tuned: int) -> ChangedRow:
-    return ChangedRow(
-        row=question.row,
-        question=question.text,
-        right=question.letters[question.right],
-        base=question.letters[base],
-        adapter=question.letters[tuned],
-    )
-
-
-def _share_of_right_numbers(
-    adapted: AdaptedModel, rows: PreparedRows, step: int, stopped: Callable[[], bool]
-) -> Generator[EvaluationProgress, None, tuple[float, int] | None]:
-    """Where every answer ends in a number that alone counts, however a reply comes to it; and of how many."""
-    if adapted.base.source.startswith(SHAPE_PREFIX):
-        return None  # random weights have no tokenizer
-    decode = load_tokenizer(Path(adapted.base.source)).decode
-    questions = number_questions(rows, decode)
-    if not questions:
-        return None
-    answering = right_numbers(adapted.causal_lm, questions, rows, decode)
-    told = time.monotonic()
-    while not stopped():
+def _numbers(evaluating: _Evaluating, questions: Sequence[NumberQuestion], words: str) -> Working[list[str]]:
+    """The number that each reply of the model as it stands ends in; "none" where there is none."""
+    source = Path(evaluating.adapted.base.source)
+    decode = load_tokenizer(source).decode
+    answering = answered_numbers(evaluating.adapted.causal_lm, questions, evaluating.rows, decode)
+    told = -_PROGRESS_S
+    while True:
         try:
             written = next(answering)
         except StopIteration as finished:
-            return finished.value / len(questions), len(questions)
-        if time.monotonic() - told >= _PROGRESS_S:
+            return [number or "none" for number in finished.value]
+        if evaluating.stopped() or time.monotonic() - told >= _PROGRESS_S:
             told = time.monotonic()
-            yield _tokens_written(step, written, len(questions))
-    raise StudioError("The evaluation was stopped.")
+            last = written.first + written.count
+            which = f"{words} rows {written.first + 1} to {last} of {len(questions)}, tokens"
+            yield evaluating.progress(written.tokens, written.most_tokens, which)
 
 
-def _tokens_written(step: int, written: TokensWritten, questions: int) -> EvaluationProgress:
-    last = written.first + written.count
-    return EvaluationProgress(
-        step=step,
-        done=written.tokens,
-        total=written.most_tokens,
-        words=f"Answering rows {written.first + 1} to {last} of {questions}, tokens",
-    )
+def _whole_answer(row: TokenizedRow, decode: Decode | None) -> _Question:
+    learned = np.flatnonzero(row.weights)
+    begin = int(learned[0]) if len(learned) else 0
+    if decode is None:
+        return _Question(row.row, "", "its own")
+    right = decode(row.ids[learned].tolist()).strip()[:_LONGEST_ANSWER] or "nothing"
+    return _Question(row.row, question_line(decode(row.ids[:begin].tolist())), right)
 
 
-def _measure(
-    adapted: AdaptedModel, rows: PreparedRows, config: RunConfig, step: int, stopped: Callable[[], bool]
-) -> Generator[EvaluationProgress, None, tuple[EvaluationResult, int]]:
-    """The loss, and the number of rows that were predicted without a mistake."""
-    model, device = adapted.causal_lm, adapted.base.device.torch_device
+def _exact(questions: Sequence[_Question], measured: _Measured) -> list[str]:
+    return [
+        question.right if exact else ANOTHER
+        for question, exact in zip(questions, measured.exact, strict=True)
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """exact: bool [rows], whether greedy decoding gives back the row's answer."""
+
+    result: EvaluationResult
+    exact: NDArray[np.bool_]
+
+
+def _measure(evaluating: _Evaluating, words: str) -> Working[_Measured]:
+    """The model as it stands on every row."""
+    model, device = evaluating.adapted.causal_lm, evaluating.adapted.base.device.torch_device
+    rows, config = evaluating.rows, evaluating.config
     model.eval()
-    total = len(rows.validation)
-    nats, learned, done, exact = 0.0, 0, 0, 0
+    nats, learned, done = 0.0, 0, 0
+    exact = np.zeros(len(rows.validation), np.bool_)
     for micro_batch in evaluation_batches(
         rows.validation.lengths,
         seq_len=config.data.seq_len,
         packing=config.data.packing,
         # A processor gains nothing by several at once, and a person hears sooner how far it is.
-        batch_size=config.training.batch_size if adapted.base.device.is_cuda else 1,
+        batch_size=config.training.batch_size if evaluating.adapted.base.device.is_cuda else 1,
     ):
-        if stopped():
+        if evaluating.stopped():
             raise StudioError("The evaluation was stopped.")
         batch = collate(micro_batch, rows.validation, pad_id=rows.info.pad_id)
         seen = _look_at(model, on_device(batch, device, keep_padding=False))
         nats += seen.nats
-        exact += _rows_without_mistake(batch, seen.right)
+        exact[_rows_without_mistake(micro_batch, batch, seen.right)] = True
         learned += batch.learned_tokens
         done += len(batch.rows)
-        yield EvaluationProgress(step=step, done=done, total=total)
-    return EvaluationResult(nats / learned if learned else None, done, learned, seconds=0.0), exact
+        yield evaluating.progress(done, len(rows.validation), words)
+    result = EvaluationResult(nats / learned if learned else None, done, learned, seconds=0.0)
+    return _Measured(result, exact)
+
+
+def _finite(loss: float | None) -> float | None:
+    return loss if loss is not None and math.isfinite(loss) else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,9 +308,18 @@ def _look_at(model: PreTrainedModel, batch: PackedBatch) -> _Seen:
     return _Seen(nats, torch.cat(right).cpu().numpy())
 
 
-def _rows_without_mistake(batch: Batch, right: NDArray[np.bool_]) -> int:
-    """Greedy decoding gives back an answer exactly where each of its tokens is the likeliest."""
+def _rows_without_mistake(micro_batch: MicroBatch, batch: Batch, right: NDArray[np.bool_]) -> list[int]:
+    """Their places.
+
+    Greedy decoding gives back an answer exactly where each of its tokens is the likeliest.
+    """
     height, width = batch.segment_ids.shape
     owners = np.arange(height)[:, None] * width + batch.segment_ids  # a number of its own for each row
     of_learned = owners.reshape(-1)[batch.learned]
-    return len(set(of_learned.tolist()) - set(of_learned[~right].tolist()))
+    without = set(of_learned.tolist()) - set(of_learned[~right].tolist())
+    return [
+        place
+        for line, pack in enumerate(micro_batch)
+        for segment, place in enumerate(pack)
+        if line * width + segment in without
+    ]

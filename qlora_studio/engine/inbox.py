@@ -15,6 +15,7 @@ from qlora_studio.protocol.commands import (
     PauseTraining,
     Quit,
     SaveNow,
+    StopEvaluating,
     StopExport,
     StopGenerating,
     StopTraining,
@@ -33,7 +34,7 @@ class Inbox:
         self._commands: queue.SimpleQueue[EngineCommand | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._wish = Wish.NOTHING
-        self._stopped: set[int] = set()  # ids of replies and exports
+        self._stopped: set[int] = set()  # ids of replies, evaluations and exports
         self._last_heartbeat: float | None = None
         self._hung_up = threading.Event()
         self.broken = False
@@ -56,7 +57,7 @@ class Inbox:
             self._last_heartbeat = time.monotonic()
         elif isinstance(command, Quit):
             self.hang_up()
-        elif isinstance(command, StopGenerating | StopExport):
+        elif isinstance(command, StopGenerating | StopEvaluating | StopExport):
             self._stopped.add(command.id)
         elif isinstance(command, StopTraining):
             self._ask(Wish.STOP)
@@ -100,7 +101,7 @@ class Inbox:
             return wish
 
     def is_stopped(self, command_id: int) -> bool:
-        """Whether this reply or export is no longer wanted."""
+        """Whether this reply, evaluation or export is no longer wanted."""
         return self.ends or command_id in self._stopped
 
     def _ask(self, wish: Wish) -> None:

@@ -66,7 +66,7 @@ class Jobs:
         elif isinstance(command, Generate):
             yield from self._chat.answer(command, lambda: self._inbox.is_stopped(command.id))
         elif isinstance(command, Evaluate):
-            yield from evaluate_adapter(command, self.holder, lambda: self._inbox.ends)
+            yield from evaluate_adapter(command, self.holder, lambda: self._inbox.is_stopped(command.id))
         elif isinstance(command, Export):
             from qlora_studio.engine.exporting import export  # and with it gguf, which few jobs need
 

@@ -17,6 +17,8 @@ MARK = "####"  # before the number in each answer of GSM8K
 MOST_ASKED = 64  # rows; writing takes a hundred times as long as reading
 _TOGETHER = 16  # replies written at once
 _SPARE_TOKENS = 16  # that a reply may have over twice the length of the row's own answer
+_SPOKEN_WORDS = 3
+_LONGEST_SHOWN = 100  # characters of a question
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 Decode = Callable[[Sequence[int]], str]
@@ -24,11 +26,18 @@ Decode = Callable[[Sequence[int]], str]
 
 @dataclass(frozen=True)
 class NumberQuestion:
-    """A row's prompt and the number that must come out. most_tokens: in which the reply must be complete."""
+    """A row's prompt and the number that must come out.
+
+    most_tokens: in which the reply must be complete
+    row:         index in the imported data set
+    text:        a line to name the question by
+    """
 
     prompt: tuple[int, ...]
     number: str
     most_tokens: int
+    row: int
+    text: str
 
 
 @dataclass(frozen=True)
@@ -53,15 +62,16 @@ def number_questions(rows: PreparedRows, decode: Decode) -> list[NumberQuestion]
     return questions
 
 
-def right_numbers(
+def answered_numbers(
     model: PreTrainedModel,
     questions: Sequence[NumberQuestion],
     rows: PreparedRows,
     decode: Decode,
-) -> Generator[TokensWritten, None, int]:
-    """How many of the questions the likeliest reply answers right. Whoever listens may stop at any token."""
-    right = 0
-    for first, group in _of_like_length(questions):
+) -> Generator[TokensWritten, None, list[str | None]]:
+    """The number in the likeliest reply to each question. Whoever listens may stop at any token."""
+    answers: list[str | None] = [None] * len(questions)
+    for first, places in _of_like_length(questions):
+        group = [questions[place] for place in places]
         most_tokens = max(question.most_tokens for question in group)
         prompts = [question.prompt for question in group]
         writing = continue_together(model, prompts, most_tokens, rows.info.stop_ids)
@@ -72,9 +82,9 @@ def right_numbers(
                 replies: list[list[int]] = finished.value
                 break
             yield TokensWritten(first, len(group), written, most_tokens)
-        for question, reply in zip(group, replies, strict=True):
-            right += number_in(decode(reply[: question.most_tokens])) == question.number
-    return right
+        for place, reply in zip(places, replies, strict=True):
+            answers[place] = number_in(decode(reply[: questions[place].most_tokens]))
+    return answers
 
 
 def number_in(text: str) -> str | None:
@@ -96,11 +106,23 @@ def _question(row: TokenizedRow, decode: Decode) -> NumberQuestion | None:
     number = number_in(decode(row.ids[begin:end].tolist()))
     if number is None:
         return None
-    return NumberQuestion(tuple(row.ids[:begin].tolist()), number, 2 * len(learned) + _SPARE_TOKENS)
+    prompt = row.ids[:begin].tolist()
+    most_tokens = 2 * len(learned) + _SPARE_TOKENS
+    return NumberQuestion(tuple(prompt), number, most_tokens, row.row, question_line(decode(prompt)))
 
 
-def _of_like_length(questions: Sequence[NumberQuestion]) -> Iterator[tuple[int, list[NumberQuestion]]]:
-    """Those that are answered together, and the number of the first: little of them is padding."""
-    by_length = sorted(questions, key=lambda question: (question.most_tokens, len(question.prompt)))
+def question_line(prompt: str) -> str:
+    """To name a question by: the last line that says something, not the name of who speaks next."""
+    lines = [line.strip() for line in prompt.splitlines() if line.strip()]
+    spoken = [line for line in lines if len(line.split()) >= _SPOKEN_WORDS] or lines or [""]
+    return spoken[-1][:_LONGEST_SHOWN]
+
+
+def _of_like_length(questions: Sequence[NumberQuestion]) -> Iterator[tuple[int, list[int]]]:
+    """Places of those answered together, and the number of the first: little of them is padding."""
+    by_length = sorted(
+        range(len(questions)),
+        key=lambda place: (questions[place].most_tokens, len(questions[place].prompt)),
+    )
     for start in range(0, len(by_length), _TOGETHER):
         yield start, by_length[start : start + _TOGETHER]

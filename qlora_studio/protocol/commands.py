@@ -71,12 +71,22 @@ class StopGenerating(Command, frozen=True, tag="stop_generating"):
 
 
 class Evaluate(Command, frozen=True, tag="evaluate"):
-    """Loss of a run's adapter on rows that the reader prepared."""
+    """Loss and right answers of a run's adapter on rows that the reader prepared.
+
+    with_base: of the base alone too, to compare; that takes twice the time
+    """
 
     id: int
     run: str
     prepared: str
     adapter: str | None = None
+    with_base: bool = True
+
+
+class StopEvaluating(Command, frozen=True, tag="stop_evaluating"):
+    """End evaluation `id`; nothing is reported."""
+
+    id: int
 
 
 class Export(Command, frozen=True, tag="export"):
@@ -136,6 +146,7 @@ EngineCommand = (
     | Generate
     | StopGenerating
     | Evaluate
+    | StopEvaluating
     | Export
     | StopExport
     | ScanWeights

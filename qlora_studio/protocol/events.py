@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import msgspec
 
+from qlora_studio.runs.evaluations import ChangedRow
+
 
 class Problem(msgspec.Struct, frozen=True):
     """A StudioError on the wire."""
@@ -170,25 +172,17 @@ class GenerationFinished(Event, frozen=True, tag="generation_finished"):
     ended: str
 
 
-class ChangedRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A question that base and adapter answer otherwise, one of them right. row: index in the data set."""
-
-    row: int
-    question: str
-    right: str
-    base: str
-    adapter: str
-
-
 class BaseComparison(msgspec.Struct, frozen=True, kw_only=True):
     """Right answers of the base alone and with the adapter, to the same questions.
 
+    kind:         what is compared: letters (multiple choice) | numbers (after ####) | answers (each token)
     gained, lost: questions that only the adapter, and only the base answers right
     low, high:    95 % interval of the difference of the shares (paired bootstrap over the questions)
     p_value:      of the exact McNemar test
     changed:      the gained and lost ones in order, the first thousand of them
     """
 
+    kind: str = "letters"
     questions: int
     base_right: int
     adapter_right: int
@@ -210,7 +204,8 @@ class EvaluationReport(Event, frozen=True, tag="evaluation_report"):
     rows: int
     learned_tokens: int
     accuracy_rows: int = 0  # that were answered for it; of many rows some, evenly spread
-    comparison: BaseComparison | None = None  # where every row asks for one of several letters
+    base_loss: float | None = None  # of the base alone, where that was asked
+    comparison: BaseComparison | None = None  # where answers can be compared and the base was asked too
 
 
 class ExportProgress(Event, frozen=True, tag="export_progress"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,17 +15,32 @@ from qlora_studio.runs.space import saving
 
 EVALUATIONS_FILE = "evaluations.jsonl"
 SCHEMA_VERSION = 1
+MOST_CHANGED = 200  # rows that an evaluation keeps
 
 _LARGEST_FILE = 16_000_000  # bytes
+
+
+class ChangedRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A question that base and adapter answer otherwise, one of them right. row: index in the data set."""
+
+    row: int
+    question: str
+    right: str
+    base: str
+    adapter: str
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The adapter after `step` on the rows of `file`.
 
-    loss:          nats per learned token
+    loss:          nats per learned token, `base_loss` that of the base alone
     accuracy:      share of right answers with the adapter, where answers can be compared
     base_accuracy: of the base alone on the same questions; with it the 95 % interval `low` to `high` of the
                    difference (paired bootstrap) and the p-value of the exact McNemar test
+    kind:          what was compared: letters | numbers | answers
+    answered:      rows of which answers were compared
+    gained, lost:  questions that only the adapter, and only the base answers right
+    changed:       the first MOST_CHANGED of these, in order
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -33,11 +49,17 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     file: str
     rows: int
     loss: float | None = None
+    base_loss: float | None = None
     accuracy: float | None = None
     base_accuracy: float | None = None
     low: float | None = None
     high: float | None = None
     p_value: float | None = None
+    kind: str = ""
+    answered: int = 0
+    gained: int = 0
+    lost: int = 0
+    changed: tuple[ChangedRow, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,6 +102,29 @@ def when(evaluation: Evaluation) -> str:
         return time.strftime("%Y-%m-%d %H:%M", time.localtime(evaluation.time))
     except (OverflowError, OSError, ValueError):
         return ""
+
+
+def latest(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
+    """Of each file and step the last one, in the order they were first made."""
+    return list({(evaluation.file, evaluation.step): evaluation for evaluation in evaluations}.values())
+
+
+def share_words(share: float | None) -> str:
+    """Empty where it isn't known."""
+    return "" if share is None else f"{share:.1%}"
+
+
+def difference_words(item: Evaluation) -> str:
+    """In points, with its interval; empty where base and adapter weren't compared."""
+    if item.base_accuracy is None or item.accuracy is None or item.low is None or item.high is None:
+        return ""
+    by, low, high = (in_points(share) for share in (item.accuracy - item.base_accuracy, item.low, item.high))
+    return f"{by} points (95% {low} to {high})"
+
+
+def in_points(share: float) -> str:
+    """Of a hundred; never "-0.0"."""
+    return f"{round(100 * share, 1) + 0.0:+.1f}"
 
 
 def _read(line: bytes) -> Evaluation | None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
-from qlora_studio.cli.evaluating import SHOWN_CHANGES, comparison_lines, evaluation_of
+from qlora_studio.cli.evaluating import SHOWN_CHANGES, comparison_lines
 from qlora_studio.cli.runs import evaluation_lines
-from qlora_studio.protocol.events import BaseComparison, ChangedRow, EvaluationReport
+from qlora_studio.protocol.evaluation_report import evaluation_of
+from qlora_studio.protocol.events import BaseComparison, EvaluationReport
+from qlora_studio.runs.evaluations import ChangedRow
 
 COMPARED = BaseComparison(
     questions=400,
@@ -52,15 +54,24 @@ def test_nothing_that_changed_is_no_minus_and_no_certainty():
 
 
 REPORT = EvaluationReport(
-    id=1, loss=1.25, perplexity=3.49, accuracy=0.4125, rows=400, learned_tokens=800, comparison=COMPARED
+    id=1,
+    loss=1.25,
+    perplexity=3.49,
+    accuracy=0.4125,
+    rows=400,
+    learned_tokens=800,
+    base_loss=1.75,
+    comparison=COMPARED,
 )
 
 
 def test_a_run_shows_before_and_after_with_the_interval():
     head, line = evaluation_lines([evaluation_of(REPORT, 2_250, "/data/mmlu.jsonl")])
-    assert " ".join(head.split()) == "evaluated on step rows loss before after difference"
+    assert " ".join(head.split()) == "evaluated on step rows loss right before after difference"
     assert line.startswith("mmlu.jsonl ")
-    assert " ".join(line.split()[1:12]) == "2,250 400 1.250 38.0% 41.2% +3.2 points (95% +0.8 to +5.8)"
+    assert (
+        " ".join(line.split()[1:14]) == "2,250 400 1.750 > 1.250 38.0% 41.2% +3.2 points (95% +0.8 to +5.8)"
+    )
 
 
 def test_of_one_file_and_step_the_last_evaluation_is_shown():
@@ -68,7 +79,7 @@ def test_of_one_file_and_step_the_last_evaluation_is_shown():
     again = msgspec.structs.replace(first, loss=1.5)
     other = evaluation_of(REPORT, 20, "a.jsonl")
     lines = evaluation_lines([first, again, other])
-    assert [line.split()[3] for line in lines[1:]] == ["1.500", "1.250"]
+    assert [line.split()[5] for line in lines[1:]] == ["1.500", "1.250"]
 
 
 def test_without_a_comparison_only_the_adapter_is_shown():

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from qlora_studio.engine.adapter_evaluation import evaluate_adapter
+from qlora_studio.engine.adapter_evaluation import ANOTHER, evaluate_adapter
 from qlora_studio.engine.greedy import continue_greedily
 from qlora_studio.engine.model_holder import ModelHolder
 from qlora_studio.errors import StudioError
@@ -50,6 +50,33 @@ def test_the_loss_is_that_of_the_runs_own_evaluation(run: Path) -> None:
     assert report.loss == pytest.approx(own.loss, rel=1e-5)
     assert report.perplexity == pytest.approx(own.perplexity, rel=1e-5)
     assert of_kind(told, EvaluationProgress)[-1].done == 6
+
+
+def test_the_base_alone_is_measured_beside_the_adapter(run: Path, rows: list[Any]) -> None:
+    holder = ModelHolder(CPU)
+    own = of_kind(events_of(run, holder=holder), EvaluationFinished)
+
+    report = report_of(run, holder)[-1]
+
+    assert own[0].step == 0
+    assert report.base_loss == pytest.approx(own[0].loss, rel=1e-5)
+    compared = report.comparison
+    assert (compared.kind, compared.questions) == ("answers", 6)
+    assert compared.adapter_right / 6 == report.accuracy
+    learned = compared.changed[0]
+    assert (learned.row, learned.base, learned.adapter) == (rows[learned.row].row, ANOTHER, learned.right)
+
+
+def test_without_the_base_it_is_not_measured(run: Path) -> None:
+    holder = ModelHolder(CPU)
+    events_of(run, holder=holder)
+    prepared = read_record(run).record.prepared.folder
+    command = Evaluate(id=4, run=str(run), prepared=prepared, with_base=False)
+    *told, report = evaluate_adapter(command, holder, lambda: False)
+    assert isinstance(report, EvaluationReport)
+    assert (report.base_loss, report.comparison) == (None, None)
+    assert report.accuracy
+    assert sum(event.done == 6 for event in of_kind(told, EvaluationProgress)) == 1
 
 
 def test_accuracy_is_the_share_of_answers_that_greedy_decoding_gives_back(run: Path, rows: list[Any]) -> None:

@@ -120,6 +120,12 @@ def test_the_accuracy_is_the_share_of_right_numbers(tmp_path: Path, monkeypatch:
         right += str(reply[-1]) == question.number
     assert isinstance(report, EvaluationReport)
     assert (report.accuracy, report.accuracy_rows) == (right / 6, 6)
+    compared = report.comparison
+    assert compared is not None
+    assert (compared.kind, compared.questions, compared.adapter_right) == ("numbers", 6, right)
+    assert compared.gained == right - compared.base_right + compared.lost
+    assert compared.changed
+    assert all(row.right == str(rows[row.row].ids[-1]) for row in compared.changed)
 
 
 def test_answering_tells_how_far_it_is_and_ends_at_any_token(
@@ -129,7 +135,8 @@ def test_answering_tells_how_far_it_is_and_ends_at_any_token(
     monkeypatch.setattr(adapter_evaluation, "_PROGRESS_S", 0.0)
     rows = make_rows(4)
     run = make_tuned_run(tmp_path, make_model(tmp_path / "model", eos_token_id=None), validation=rows)
-    command = Evaluate(id=1, run=str(run), prepared=read_record(run).record.prepared.folder)
+    prepared = read_record(run).record.prepared.folder
+    command = Evaluate(id=1, run=str(run), prepared=prepared, with_base=False)
     told: list[Any] = []
 
     def third_token() -> bool:
