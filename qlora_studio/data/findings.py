@@ -268,7 +268,7 @@ def file_findings(
         )
         found.append(Finding(kind="header", tone="warn", count=headless, words=words, why=why))
     for words in sorted(set(guesses)):
-        why = "No column has a usual name: look whether prompt and answer are right."
+        why = "Look whether these are the columns that you mean."
         found.append(Finding(kind="guess", tone="warn", count=guesses.count(words), words=words, why=why))
     for words in sorted(set(mismatches) - {""}):
         why = "It was read as what it is."

@@ -11,7 +11,7 @@ from qlora_studio.data.column_names import FIELDS, SHAPES
 from qlora_studio.data.formats import READ, Layout, converter
 from qlora_studio.data.layout_rules import candidates, complete, kind_of_turns, transcripts_in
 from qlora_studio.data.record import RecordError, SpellingNeededError, in_words, named, spelled
-from qlora_studio.data.sampled_rows import Candidate, SampledRows, listed_names
+from qlora_studio.data.sampled_rows import Candidate, SampledRows, listed_names, plain_name
 from qlora_studio.errors import StudioError
 
 
@@ -60,7 +60,8 @@ def find_layout(
     found = fitting[at]
     reason = f"{found.reason}{_other_ways(fitting, held, at)}{_misfits(held[at], len(records))}"
     layout = Layout(found.format, dict(found.map), all_answers)
-    return Guess(layout, rows.columns, reason + _unused(rows, found), found.sure)
+    sure = found.sure and (format != "auto" or not _as_much_beside(rows, found))
+    return Guess(layout, rows.columns, reason + _unused(rows, found), sure)
 
 
 def columns_of(records: Sequence[Any]) -> list[str]:
@@ -201,6 +202,20 @@ def _misfits(held: int, records: int) -> str:
 def _unused(rows: SampledRows, found: Candidate) -> str:
     unused = [column for column in rows.columns if column not in found.map.values()]
     return f" Not used: {listed_names(unused)}." if unused else ""
+
+
+def _as_much_beside(rows: SampledRows, found: Candidate) -> bool:
+    """Whether a column of another name is taken for plain text where one beside it holds half as much or
+    more: they may be question and answer."""
+    column = found.map.get("text", "text")
+    if found.format != "text" or plain_name(column) == "text":
+        return False
+    least = _letters(rows, column) / 2
+    return any(_letters(rows, other) >= least for other in rows.columns if other != column)
+
+
+def _letters(rows: SampledRows, column: str) -> int:
+    return sum(len(value) for value in rows.values(column) if isinstance(value, str))
 
 
 def _unknown(rows: SampledRows, format: str, where: str) -> StudioError:

@@ -257,6 +257,22 @@ def test_a_guess_without_known_names_is_said_to_be_one(tmp_path: Path) -> None:
     assert findings(data) == {"guess": 1}
 
 
+def test_a_text_beside_another_of_its_length_is_only_a_guess(tmp_path: Path) -> None:
+    rows = [{"ticket": n, "body": f"Printer {n} is broken", "resolution": "Turn it off and on"} for n in range(3)]
+
+    data = import_bytes(tmp_path / "rows.json", json.dumps(rows).encode())
+
+    assert data.report.format == "text"
+    assert [finding.words for finding in data.report.findings] == [
+        "The column 'body' holds text. Not used: 'ticket', 'resolution'."
+    ]
+
+
+@pytest.mark.parametrize("record", [{"text": "a b", "title": "c d"}, {"body": "a long text", "title": "b"}])
+def test_a_text_with_little_beside_it_is_sure(record: dict[str, Any]) -> None:
+    assert find_layout([record] * 3, "auto", {}, "rows.jsonl").sure
+
+
 def test_what_stands_where_text_belongs_is_converted_or_skipped(tmp_path: Path) -> None:  # D4
     answers = ["1e5", "0.10", "true", "null", '[["a"]]', '{"a": 1}', '""', '["a"]']
     content = "\n".join(f'{{"question": "q", "answer": {answer}}}' for answer in answers).encode()

@@ -278,6 +278,15 @@ def test_a_guessed_column_says_so_and_another_one_is_a_click_away(page, shown, s
     assert asked.data.map == {"prompt": "source", "answer": "answer"}
 
 
+def test_a_guess_leads_to_the_columns(page, shown, qtbot):
+    guess = Finding(kind="guess", tone="warn", count=1, words="The column 'source' holds text", why="Look.")
+    shown(msgspec.structs.replace(REPORT, findings=(guess,)))
+    for _ in range(2):  # the second time they stay
+        qtbot.mouseClick(find(page, "data_columns_guess"), Qt.MouseButton.LeftButton)
+
+        assert find(page, "data_column_prompt").currentText() == "question (guessed)"
+
+
 # Rows
 
 

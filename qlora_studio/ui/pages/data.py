@@ -251,6 +251,7 @@ class DataPage(Page):
         self._findings.asked.connect(self._on_finding)
         self._findings.fix_asked.connect(state.fix)
         self._findings.fix_set_asked.connect(state.fix_set)
+        self._findings.columns_asked.connect(self._open_columns)
         self._findings.undo_asked.connect(state.undo_fix)
         self._findings.compare_asked.connect(self._on_compare)
         self._findings.encoding_chosen.connect(state.read_beside)
@@ -410,6 +411,10 @@ class DataPage(Page):
 
     def _on_columns(self) -> None:
         self._columns_open = not self._columns_open
+        self._refresh()
+
+    def _open_columns(self) -> None:
+        self._columns_open = True
         self._refresh()
 
     def _on_number(self, name: str) -> None:

@@ -32,6 +32,7 @@ from qlora_studio.ui.widgets.flow import Flow
 TONE_ICONS = {"bad": "circle-alert", "warn": "triangle-alert", "info": "info", "ok": "check"}
 TONE_COLORS = {"bad": "bad", "warn": "warn", "info": "accent", "ok": "ok"}
 _LONGEST_NAME = 24  # characters of a data set's name on a button
+_GUESSED = ("guess", "header")  # kinds that a person mends by saying what the columns mean
 BUSY = "Rows are being read"
 _WITH_KEYS = (
     Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.AltModifier | Qt.KeyboardModifier.MetaModifier
@@ -47,6 +48,7 @@ class FindingsCard(Card):
     undo_asked: the AppliedFix to take back
     compare_asked, save_asked: for the file with tests, for the file of the copy
     encoding_chosen: of a test file, or of one that is held out
+    columns_asked: to say what the columns mean
     """
 
     asked = Signal(str)
@@ -56,6 +58,7 @@ class FindingsCard(Card):
     fix_set_asked = Signal(str)
     undo_asked = Signal(object)
     encoding_chosen = Signal(str)
+    columns_asked = Signal()
 
     def __init__(self, state: DataState) -> None:
         super().__init__("Data doctor", name="data_findings")
@@ -170,6 +173,7 @@ class FindingsCard(Card):
         row.fix_set.clicked.connect(lambda: self.fix_set_asked.emit(key))
         row.show_rows.clicked.connect(lambda: self.asked.emit(key))
         row.fix.clicked.connect(lambda: self.fix_asked.emit(key))
+        row.columns.clicked.connect(self.columns_asked)
         return row
 
     def _fix_row(self, fix: AppliedFix) -> FixRow:
@@ -268,8 +272,11 @@ class FindingRow(QWidget):
         name = name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
         self.fix_set = LinkButton(f"Only in {name}", small=True, name=f"data_fix_set_{key}")
         self.fix_set.setAccessibleName(f"{finding.fix_words}, only in {only}: {finding.words}")
+        self.columns = SecondaryButton("Columns…", small=True, name=f"data_columns_{key}")
+        self.columns.setAccessibleName(f"Columns: {finding.words}")
         allow(self.fix, why_not)
         allow(self.fix_set, why_not)
+        is_guess = finding.kind in _GUESSED
         shows = bool(finding.rows) or finding.kind in (NOTHING, "skipped")
         mends = finding.fix is not None
         buttons = QWidget(self)
@@ -277,10 +284,12 @@ class FindingRow(QWidget):
         flow.addWidget(self.show_rows)
         flow.addWidget(self.fix)
         flow.addWidget(self.fix_set)
+        flow.addWidget(self.columns)
         self.show_rows.setVisible(shows)
         self.fix.setVisible(mends)
         self.fix_set.setVisible(mends and bool(only))
-        buttons.setVisible(shows or mends)
+        self.columns.setVisible(is_guess)
+        buttons.setVisible(shows or mends or is_guess)
         words = QVBoxLayout()
         words.setSpacing(theme().px(2))
         words.addWidget(PlainLabel(finding.words, "label", wrap=True))
