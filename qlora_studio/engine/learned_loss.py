@@ -70,6 +70,17 @@ class Head:
         )
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """float32 [..., vocabulary]; for few positions."""
-        logits = torch.nn.functional.linear(hidden, self.weight, self.bias).float() * self.logit_scale
+        """float32 [..., vocabulary], rounded as the head's weights are; for few positions."""
+        return self._capped(torch.nn.functional.linear(hidden, self.weight, self.bias))
+
+    def logits_of(self, hidden: Tensor, token_ids: Tensor) -> Tensor:
+        """float32 [..., token_ids]: of these alone, computed in float32.
+
+        In bfloat16 many close ones would be rounded to the same number.
+        """
+        bias = None if self.bias is None else self.bias[token_ids].float()
+        return self._capped(torch.nn.functional.linear(hidden.float(), self.weight[token_ids].float(), bias))
+
+    def _capped(self, logits: Tensor) -> Tensor:
+        logits = logits.float() * self.logit_scale
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,8 @@ from qlora_studio.data.tokenizer import ModelTokenizer
 from qlora_studio.engine.device import Device
 from qlora_studio.engine.learned_loss import Head, learned_hidden_states
 from qlora_studio.engine.packed_batch import on_device
+from qlora_studio.errors import StudioError
 
-_CHUNK_LOGITS = 2**23  # that exist at one time
 _LONGEST_SHOWN = 100  # characters of a question
 _CHOICE = re.compile(r"^[ \t]*\(?([A-Z])[.):][ \t]", re.MULTILINE)
 
@@ -64,10 +65,13 @@ def likeliest_letters(
     """int64 [questions]: the place of the letter with the highest log-probability.
 
     Tells how many are answered; whoever listens may stop there.
+    Raises: StudioError where a log-probability is not finite.
     """
     prompts = _Prompts(questions)
     chosen = np.full(len(questions), -1, np.int64)
     done = 0
+    asked = sorted({letter for question in questions for letter in question.letter_ids})
+    token_ids = torch.tensor(asked, device=device.torch_device)
     for micro_batch in evaluation_batches(
         prompts.lengths,
         seq_len=max(config.data.seq_len, int(prompts.lengths.max())),
@@ -77,17 +81,25 @@ def likeliest_letters(
         batch = collate(micro_batch, prompts, pad_id=pad_id)
         packed = on_device(batch, device.torch_device, keep_padding=False)
         with torch.no_grad():
-            head = Head.of(model)
-            hidden = learned_hidden_states(model, packed).to(head.weight.dtype)
-            chunk = max(1, _CHUNK_LOGITS // head.weight.shape[0])
-            for start in range(0, len(batch.rows), chunk):
-                # Of one position the log-probabilities differ from the logits by one number alone.
-                logits = head.logits(hidden[start : start + chunk]).cpu()
-                for place, at_end in zip(batch.rows[start : start + chunk], logits, strict=True):
-                    chosen[place] = int(at_end[list(questions[place].letter_ids)].argmax())
+            hidden = learned_hidden_states(model, packed)
+            # Of one position the log-probabilities differ from the logits by one number alone.
+            logits = Head.of(model).logits_of(hidden, token_ids).cpu().numpy()
+        for place, at_end in zip(batch.rows, logits, strict=True):
+            chosen[place] = _likeliest(questions[place], dict(zip(asked, at_end.tolist(), strict=True)))
         done += len(batch.rows)
         yield done
     return chosen
+
+
+def _likeliest(question: ChoiceQuestion, logits: dict[int, float]) -> int:
+    """Raises: StudioError where one is not finite."""
+    of_letters = [logits[letter] for letter in question.letter_ids]
+    if not all(map(math.isfinite, of_letters)):
+        raise StudioError(
+            f"The model chooses no letter in row {question.row + 1:,}: what it makes of them is not finite.",
+            hint="Another compute dtype may help; an adapter that diverged can't be measured.",
+        )
+    return of_letters.index(max(of_letters))
 
 
 class _Prompts:

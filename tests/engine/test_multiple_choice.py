@@ -8,21 +8,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from qlora_studio.data.prepared import PreparedRows, open_prepared
 from qlora_studio.data.tokenized_row import TokenizedRow
 from qlora_studio.data.tokenizer import load_tokenizer
 from qlora_studio.engine import adapter_evaluation
 from qlora_studio.engine.adapter_evaluation import evaluate_adapter
+from qlora_studio.engine.frozen_weights import Storage
+from qlora_studio.engine.loading import load_base
 from qlora_studio.engine.model_holder import ModelHolder
-from qlora_studio.engine.multiple_choice import choice_questions
+from qlora_studio.engine.multiple_choice import ChoiceQuestion, choice_questions, likeliest_letters
 from qlora_studio.engine.paired_comparison import difference_interval, mcnemar_p
 from qlora_studio.errors import StudioError
 from qlora_studio.protocol.commands import Evaluate
 from qlora_studio.protocol.events import EvaluationReport
 from qlora_studio.runs.run_record import read_record
 from tests.engine.byte_tokenizer import VOCAB, write_byte_tokenizer
-from tests.engine.tiny import CPU, make_model, make_run
+from tests.engine.tiny import CPU, loaded, make_model, make_run
 from tests.engine.tuned_run import make_tuned_run
 
 NAMES = ["order", "groups", "the heart", "rust", "a star", "tides", "law", "ethics", "bread", "salt"]
@@ -71,6 +76,14 @@ def report_of(run: Path, holder: ModelHolder) -> EvaluationReport:
     return report
 
 
+def exact_logits(model: PreTrainedModel, question: ChoiceQuestion) -> Tensor:
+    """float64 [letters]: of a question alone, by the head's definition."""
+    ids = torch.tensor(question.prompt.tolist())[None]
+    with torch.no_grad():
+        at_end = model.base_model(input_ids=ids).last_hidden_state[0, -1].double()
+        return model.lm_head.weight[list(question.letter_ids)].double() @ at_end
+
+
 def test_base_and_adapter_answer_with_the_letter_of_the_highest_log_probability(
     tmp_path: Path, model: Path, rows: list[TokenizedRow]
 ) -> None:
@@ -88,10 +101,8 @@ def test_base_and_adapter_answer_with_the_letter_of_the_highest_log_probability(
         holder.held.use(adapter)
         said[side] = []
         for question in questions:
-            with torch.no_grad():
-                ids = torch.tensor(question.prompt.tolist())[None]
-                logs = holder.held.causal_lm(input_ids=ids).logits[0, -1].log_softmax(-1)
-            said[side].append("ABCD"[int(logs[list(question.letter_ids)].argmax())])
+            logits = exact_logits(holder.held.causal_lm, question)
+            said[side].append("ABCD"[int(logits.argmax())])
     right = ["ABCD"[number % 4] for number in range(len(rows))]
     gained = [i for i, letter in enumerate(right) if said["base"][i] != letter == said["adapter"][i]]
     lost = [i for i, letter in enumerate(right) if said["adapter"][i] != letter == said["base"][i]]
@@ -108,6 +119,46 @@ def test_base_and_adapter_answer_with_the_letter_of_the_highest_log_probability(
     assert [row.right for row in compared.changed] == [right[i] for i in changed]
     assert [row.base for row in compared.changed] == [said["base"][i] for i in changed]
     assert compared.changed[0].question == f"What of {TOPICS[changed[0]]}?"
+
+
+def test_letters_that_bfloat16_can_not_tell_apart_are_told_apart(
+    tmp_path: Path, model: Path, rows: list[TokenizedRow]
+) -> None:
+    prepared_rows = prepared(tmp_path, model, rows)
+    questions = choice_questions(prepared_rows, load_tokenizer(model))
+    held = loaded(load_base(str(model), Storage("none", False, torch.bfloat16), CPU)).causal_lm
+    with torch.no_grad():
+        held.model.norm.weight.zero_()
+        held.model.norm.weight[:2] = torch.tensor([256.0, 1 / 16])
+        letters = held.lm_head.weight[list(questions[0].letter_ids)].zero_()
+        letters[:, 0] = 1  # of all alike, and large
+        letters[:, 1] = torch.tensor([-2.0, -1.0, 1.0, 2.0])  # what tells them apart, and small
+        held.lm_head.weight[list(questions[0].letter_ids)] = letters
+    exact = [exact_logits(held, question) for question in questions]
+
+    chosen = letters_of(held, questions, tmp_path, prepared_rows)
+
+    likeliest = [int(logits.argmax()) for logits in exact]
+    assert likeliest != [int(logits.bfloat16().argmax()) for logits in exact]
+    assert chosen == likeliest
+
+
+def test_what_is_no_number_is_no_answer(tmp_path: Path, model: Path, rows: list[TokenizedRow]) -> None:  # R12
+    prepared_rows = prepared(tmp_path, model, rows)
+    questions = choice_questions(prepared_rows, load_tokenizer(model))
+    held = loaded(load_base(str(model), Storage("none", False, torch.float32), CPU)).causal_lm
+    with torch.no_grad():
+        held.model.norm.weight[0] = float("nan")
+    with pytest.raises(StudioError, match=r"no letter in row \d+: what it makes of them is not finite"):
+        letters_of(held, questions, tmp_path, prepared_rows)
+
+
+def letters_of(
+    model: PreTrainedModel, questions: list[ChoiceQuestion], home: Path, rows: PreparedRows
+) -> list[int]:
+    config = read_record(next((home / "runs").iterdir())).record.config
+    chosen: NDArray[np.int64] = loaded(likeliest_letters(model, CPU, questions, config, rows.info.pad_id))
+    return chosen.tolist()
 
 
 def test_after_the_comparison_the_adapter_is_on_again(
