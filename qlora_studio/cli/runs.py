@@ -115,7 +115,7 @@ def evaluation_lines(evaluations: Sequence[Evaluation]) -> list[str]:
     if not evaluations:
         return []
     head = f"{'evaluated on':<28} {'step':>8} {'rows':>8} {'loss':>14}"
-    lines = [f"{head} {'right before':>12} {'after':>7}  difference"]
+    lines = [f"{head} {'right before':>12} {'after':>7}  points (95%)"]
     for item in latest(evaluations):
         before, after = (share_words(share) for share in (item.base_accuracy, item.accuracy))
         losses = [f"{loss:.3f}" for loss in (item.base_loss, item.loss) if loss is not None]

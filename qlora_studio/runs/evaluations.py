@@ -115,11 +115,11 @@ def share_words(share: float | None) -> str:
 
 
 def difference_words(item: Evaluation) -> str:
-    """In points, with its interval; empty where base and adapter weren't compared."""
+    """In points, with its 95 % interval; empty where base and adapter weren't compared."""
     if item.base_accuracy is None or item.accuracy is None or item.low is None or item.high is None:
         return ""
     by, low, high = (in_points(share) for share in (item.accuracy - item.base_accuracy, item.low, item.high))
-    return f"{by} points (95% {low} to {high})"
+    return f"{by} ({low} to {high})"
 
 
 def in_points(share: float) -> str:

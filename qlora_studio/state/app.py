@@ -19,6 +19,7 @@ from qlora_studio.state.sample_model import SampleModel
 if TYPE_CHECKING:
     from qlora_studio.state.chat import ChatState
     from qlora_studio.state.data import DataState
+    from qlora_studio.state.evaluation import EvaluationState
     from qlora_studio.state.export import ExportState
     from qlora_studio.state.models import ModelsState
     from qlora_studio.state.monitor import MonitorState
@@ -99,6 +100,13 @@ class AppState(QObject):
         from qlora_studio.state.export import ExportState
 
         return ExportState(self.engine, self.reader, self.sample_model, self.preferences, self)
+
+    @cached_property
+    def evaluation(self) -> EvaluationState:
+        """Of the Monitor, too."""
+        from qlora_studio.state.evaluation import EvaluationState
+
+        return EvaluationState(self.engine, self.reader, self.sample_model, self)
 
     @cached_property
     def monitor(self) -> MonitorState:

@@ -459,6 +459,8 @@ class ChatState(QObject):
                 self._grow(self._writing[1], event)
             case events.GenerationFinished() if event_id == self._generating and self._writing is not None:
                 self._finish(event)
+            case events.LoadingProgress() if self._loading is None:
+                self._loaded = None  # for an evaluation, say
             case events.RunStarted() | events.ExportProgress() | events.ExportFinished():
                 self._loaded = None  # another model may stand on the device now
 

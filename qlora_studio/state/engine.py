@@ -124,6 +124,8 @@ class EngineState(QObject):
             self._now(Doing.CHATTING, "Chat, writing", "accent")
         elif kind is commands.Export:
             self._now(Doing.EXPORTING, "Exporting", "accent")
+        elif kind is commands.Evaluate:
+            self._now(Doing.EVALUATING, "Evaluating", "accent")
         elif kind is commands.LoadModel:
             self._now(Doing.LOADING, "Loading the model", "accent")
         elif kind is commands.MakeSampleModel:
@@ -199,7 +201,8 @@ class EngineState(QObject):
                 self.step = event.step
                 self._now_training()
             case events.EvaluationProgress():
-                self._now(Doing.EVALUATING, f"Evaluating {event.done:,} of {event.total:,}", "accent")
+                words = event.words or "Evaluating"
+                self._now(Doing.EVALUATING, f"{words} {event.done:,} of {event.total:,}", "accent")
             case events.SampleReady():
                 self._now(Doing.SAMPLING, "Answering sample prompts", "accent")
             case events.Saving():

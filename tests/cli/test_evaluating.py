@@ -67,11 +67,9 @@ REPORT = EvaluationReport(
 
 def test_a_run_shows_before_and_after_with_the_interval():
     head, line = evaluation_lines([evaluation_of(REPORT, 2_250, "/data/mmlu.jsonl")])
-    assert " ".join(head.split()) == "evaluated on step rows loss right before after difference"
+    assert " ".join(head.split()) == "evaluated on step rows loss right before after points (95%)"
     assert line.startswith("mmlu.jsonl ")
-    assert (
-        " ".join(line.split()[1:14]) == "2,250 400 1.750 > 1.250 38.0% 41.2% +3.2 points (95% +0.8 to +5.8)"
-    )
+    assert " ".join(line.split()[1:12]) == "2,250 400 1.750 > 1.250 38.0% 41.2% +3.2 (+0.8 to +5.8)"
 
 
 def test_of_one_file_and_step_the_last_evaluation_is_shown():

@@ -7,10 +7,11 @@ import time
 
 import pytest
 from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QLabel, QPushButton, QTableView, QTextEdit, QWidget
+from PySide6.QtWidgets import QFileDialog, QLabel, QPushButton, QTableView, QTextEdit, QWidget
 
 from qlora_studio.protocol import commands, events, reading
 from qlora_studio.protocol.lines import EVENTS
+from qlora_studio.runs.evaluations import ChangedRow, Evaluation, add_evaluation
 from qlora_studio.runs.lock import RunLock
 from qlora_studio.runs.metrics import METRICS_FILE
 from qlora_studio.runs.run_state import RunState, write_state
@@ -363,3 +364,62 @@ def test_every_key_of_the_page_stands_in_its_menu(open_run):
 
 def _number(page, name):
     return found(page, f"monitor_number_{name}").number.text()
+
+
+# Before and after -----------------------------------------------------------------------------------
+
+
+def _evaluated(folder, **fields):
+    shown = {
+        "time": 1_795_000_000.0, "step": 400, "file": "/data/mmlu.json", "rows": 400, "loss": 1.25,
+        "base_loss": 1.75, "accuracy": 0.4125, "base_accuracy": 0.38, "low": 0.0075, "high": 0.0575,
+        "p_value": 0.0241, "kind": "letters", "answered": 400, "gained": 1, "lost": 0,
+        "changed": (ChangedRow(row=12, question="The <b>group</b>?", right="A", base="C", adapter="A"),),
+    }  # fmt: skip
+    add_evaluation(folder, Evaluation(**{**shown, **fields}))
+
+
+def test_before_and_after_stand_in_a_table_with_the_rows_that_changed(open_run, make, app, qtbot):
+    folder = make(end="finished", steps=400)
+    _evaluated(folder)
+    page = open_run(folder)
+    click(qtbot, page, "monitor_evaluate")
+    table = page.findChild(QTableView, "monitor_evaluations")
+    qtbot.waitUntil(lambda: table.model().rowCount() == 1)
+    row = [table.model().index(0, column).data() for column in range(table.model().columnCount())]
+    assert row == [
+        "mmlu.json", "400", "400", "1.750 → 1.250", "38.0% → 41.2%", "+3.2 (+0.8 to +5.8)",
+    ]  # fmt: skip
+    assert words(page, "monitor_evaluation_words") == (
+        "Of 400 chosen letters: 1 right only with the adapter, 0 only without it. "
+        "So uneven a split comes by chance in 2.4% of such tests (exact McNemar)."
+    )
+    changes = page.findChild(QTableView, "monitor_evaluation_changes").model()
+    shown = [changes.index(0, column).data() for column in range(changes.columnCount())]
+    assert shown == ["13", "The <b>group</b>?", "A", "C", "A", "right"]
+    click(qtbot, page, "monitor_evaluations_back")
+    assert found(page, "monitor_loss").isVisible()
+
+
+def test_a_file_is_evaluated_from_the_monitor(open_run, make, app, silent, qtbot):
+    page = open_run(make(end="finished", steps=400))
+    click(qtbot, page, "monitor_evaluate")
+    assert found(page, "monitor_evaluations_empty").isVisible()
+    click(qtbot, page, "monitor_evaluate_file")
+    page.findChild(QFileDialog, "monitor_pick").fileSelected.emit("/data/test.jsonl")
+    assert words(page, "monitor_evaluating") == "test.jsonl: Reading the file"
+    assert not found(page, "monitor_evaluate_file").isEnabled()
+    silent.refuse(reading.PrepareEvaluation, "Line 2 is not UTF-8.", likely_encoding="windows-1252")
+    assert words(page, "monitor_evaluate_problem") == "Line 2 is not UTF-8."
+    click(qtbot, page, "monitor_evaluate_read_as")
+    silent.answer(reading.PrepareEvaluation, reading.EvaluationPrepared, prepared="/cache/rows", rows=2)
+    click(qtbot, page, "monitor_evaluate_stop")
+    assert silent.said(commands.StopEvaluating)
+
+
+def test_while_another_run_trains_it_says_who_holds_the_device(open_run, make, app, home, qtbot):
+    page = open_run(make(end="finished", steps=400))
+    app.engine.train(home / "runs" / "other", "other-run")
+    click(qtbot, page, "monitor_evaluate")
+    assert words(page, "monitor_evaluate_why_not") == "other-run is training and holds the device."
+    assert not found(page, "monitor_evaluate_file").isEnabled()

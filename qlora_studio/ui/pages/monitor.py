@@ -7,8 +7,11 @@ from pathlib import Path
 
 from PySide6.QtCore import Qt, QUrl
 from PySide6.QtGui import QAction, QDesktopServices, QKeySequence, QResizeEvent, QShowEvent
-from PySide6.QtWidgets import QBoxLayout, QHBoxLayout, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QBoxLayout, QFileDialog, QHBoxLayout, QVBoxLayout, QWidget
 
+from qlora_studio.data.file_names import name_filter
+from qlora_studio.plain_text import visible_line
+from qlora_studio.runs.evaluations import Evaluation
 from qlora_studio.state.app import AppState
 from qlora_studio.state.engine import Doing
 from qlora_studio.state.run_end import Action, Ending
@@ -19,6 +22,7 @@ from qlora_studio.ui.pages.monitor_banner import ending_buttons
 from qlora_studio.ui.pages.monitor_cards import ChartReadout, LossCard, MemoryCard, SmallCard
 from qlora_studio.ui.pages.monitor_chart import StepChart, in_powers
 from qlora_studio.ui.pages.monitor_curves import CardChart, GradNormChart, RateChart, SpeedChart
+from qlora_studio.ui.pages.monitor_evaluations import EvaluationsCard
 from qlora_studio.ui.pages.monitor_export import ChartExport
 from qlora_studio.ui.pages.monitor_numbers import Numbers
 from qlora_studio.ui.pages.monitor_samples import SamplesCard
@@ -32,6 +36,7 @@ from qlora_studio.ui.widgets.allowed import allow
 _DOING_ICONS = {Doing.SAVING: "save", Doing.PAUSING: "pause", Doing.STOPPING: "square"}
 _ENDING = (Doing.PAUSING, Doing.STOPPING)
 TAGS_FROM, SAVE_FROM = 900, 720  # px of the page at 100 %: narrower, and the title line has no room for them
+EVALUATE_TIP = "How base model and adapter do on a file (E)"
 _SHIFTED = 50  # steps that Shift and an arrow move the crosshair
 
 
@@ -88,7 +93,8 @@ class MonitorPage(Page):
         right.addWidget(self._samples, 1)
         self._table = TableCard()
         self._all_samples = AllSamplesCard()
-        for card in (self._table, self._all_samples):
+        self._evaluations = EvaluationsCard(self.app.evaluation)
+        for card in (self._table, self._all_samples, self._evaluations):
             left.addWidget(card, 1)
             card.hide()
         yield
@@ -108,7 +114,8 @@ class MonitorPage(Page):
         self._save = SecondaryButton("Save now", "save", name="monitor_save_now")
         self._stop = DangerButton("Stop…", "square", name="monitor_stop")
         self._cancel = SecondaryButton("Cancel", "x", name="monitor_cancel")
-        for button in (self._pause, self._save, self._stop, self._cancel):
+        self._evaluate = SecondaryButton("Evaluate", "git-compare", name="monitor_evaluate", tip=EVALUATE_TIP)
+        for button in (self._evaluate, self._pause, self._save, self._stop, self._cancel):
             self.add_header(button)
 
     def _build_columns(self) -> tuple[QVBoxLayout, QVBoxLayout]:
@@ -146,6 +153,7 @@ class MonitorPage(Page):
             ("Logarithmic loss", "L", self._loss.log.toggle),
             ("Crosshair on or off", "C", self.stretch.switch_crosshair),
             ("Table or charts", "T", self._on_table),
+            ("Before and after, or charts", "E", self._on_evaluations),
             ("A step back", "Left", lambda: self.stretch.move(-1)),
             ("A step on", "Right", lambda: self.stretch.move(1)),
             (f"{_SHIFTED} steps back", "Shift+Left", lambda: self.stretch.move(-_SHIFTED)),
@@ -182,6 +190,10 @@ class MonitorPage(Page):
         self._table.back.clicked.connect(self._on_table)
         self._samples.all_asked.connect(lambda: self._show_left(self._all_samples))
         self._all_samples.back.clicked.connect(lambda: self._show_left(None))
+        self._evaluate.clicked.connect(self._on_evaluations)
+        self._evaluations.back_asked.connect(self._on_evaluations)
+        self._evaluations.file_asked.connect(self._on_evaluate_file)
+        self.app.evaluation.finished.connect(self._on_evaluated)
         self._state.saved.connect(lambda path: self.app.notices.say(f"Saved {path.name}"))
         self._state.refused.connect(self.show_error)
         self._memory.spike.connect(self._state.look_at_spike)
@@ -225,11 +237,30 @@ class MonitorPage(Page):
         else:
             self._show_left(None)
 
+    def _on_evaluations(self) -> None:
+        """What the run was found to know, in place of the charts, or they again."""
+        self._show_left(self._evaluations if self._evaluations.isHidden() else None)
+        if self._evaluations.isVisible():
+            self._evaluations.table.setFocus(Qt.FocusReason.OtherFocusReason)
+
+    def _on_evaluate_file(self) -> None:
+        dialog = QFileDialog(self, "Evaluate on a file: rows as in the training data", "", name_filter())
+        dialog.setObjectName("monitor_pick")
+        dialog.setFileMode(QFileDialog.FileMode.ExistingFile)
+        dialog.fileSelected.connect(self.app.evaluation.start)
+        dialog.finished.connect(dialog.deleteLater)
+        dialog.open()
+
+    def _on_evaluated(self, evaluation: Evaluation) -> None:
+        if self._evaluations.isHidden():
+            words = f"Evaluated on {visible_line(Path(evaluation.file).name, 60)}"
+            self.app.notices.say(words)
+
     def _show_left(self, shown: Card | None) -> None:
         """A card in place of the charts, or the charts."""
         self._loss.setVisible(shown is None)
         self._memory.setVisible(shown is None)
-        for card in (self._table, self._all_samples):
+        for card in (self._table, self._all_samples, self._evaluations):
             card.setVisible(card is shown)
         if shown is None:
             self._loss.chart.setFocus(Qt.FocusReason.OtherFocusReason)
@@ -293,6 +324,7 @@ class MonitorPage(Page):
         self._show_state()
         self._show_buttons()
         self._show_banner()
+        self._show_evaluations()
         self._show_waiting()
         self._loss.show_weight(state.smoothing)
         record = state.run.record if state.run else None
@@ -352,6 +384,13 @@ class MonitorPage(Page):
         self._stop.setVisible(state.live)
         for button in (self._save, self._stop):
             allow(button, self.app.engine.words if ending else "")
+
+    def _show_evaluations(self) -> None:
+        """Of the run that is open; while it trains there is nothing to ask yet."""
+        run = self._state.run
+        if run is not self.app.evaluation.run:
+            self.app.evaluation.look_at(run)
+        self._evaluate.setVisible(run is not None and not self._state.live)
 
     def _show_banner(self) -> None:
         """Renewed where it says or offers something else; one that was put away stays away until then."""
