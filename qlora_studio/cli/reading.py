@@ -291,7 +291,8 @@ def _tell_lengths(tokens: reading.TokensCounted, seq_len: int) -> None:
     longer = counted(tokens.too_long, "row is", "rows are")
     print_text(f"{longer} longer than {seq_len:,} tokens")
     if lengths.nothing_to_learn:
-        print_text(f"{counted(lengths.nothing_to_learn, 'row has', 'rows have')} no token to learn")
+        why = f": {lengths.refused}" if lengths.refused else ""
+        print_text(f"{counted(lengths.nothing_to_learn, 'row has', 'rows have')} no token to learn{why}")
 
 
 _STYLES = {"learned": "\033[42;30m", "context": "\033[100;37m", "cut": "\033[9;41;37m"}

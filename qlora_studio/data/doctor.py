@@ -187,7 +187,8 @@ def _of_secrets(dataset: Dataset, told: Told) -> Iterator[Finding]:
 def _of_tokens(dataset: Dataset, asked: Asked, told: Told) -> Iterator[Finding]:
     if asked.encoder is None:
         return
-    counted = read_lengths(count_lengths(dataset, asked.encoder, told))
+    lengths = count_lengths(dataset, asked.encoder, told)
+    counted = read_lengths(lengths)
     tokens, learned = counted[:, 0], counted[:, 1]
     limit = asked.data.seq_len
     rated_bad = _ratings(dataset) == 0
@@ -200,7 +201,7 @@ def _of_tokens(dataset: Dataset, asked: Asked, told: Told) -> Iterator[Finding]:
     yield from _finding("too_long", "warn", Marked(long, long), words, why)
     nothing = np.flatnonzero((learned == 0) & ~rated_bad)
     words = f"{_count(len(nothing), 'row has', 'rows have')} no token to learn"
-    why = "Their answers are empty, or the chat template refuses them. They are left out."
+    why = f"{lengths.refused or 'Their answers are empty.'} They are left out."
     yield from _finding("nothing_to_learn", "warn", Marked(nothing, nothing), words, why)
 
 

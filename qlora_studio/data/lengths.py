@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from qlora_studio.config.places import cache_folder
 from qlora_studio.data.conversation import Row
 from qlora_studio.data.dataset import Dataset
-from qlora_studio.data.row_encoder import ROWS_AT_ONCE, EncodedRow, RowEncoder
+from qlora_studio.data.row_encoder import ROWS_AT_ONCE, EncodedRow, RowEncoder, UnusableRow
 from qlora_studio.data.token_view import Lengths
 
 _BINS = 48  # about as many bars as the histogram has room for
@@ -40,6 +40,7 @@ def count_lengths(rows: Dataset, encoder: RowEncoder, told: Told) -> Lengths:
         median=int(np.median(tokens)) if len(tokens) else 0,
         nothing_to_learn=int((learned == 0).sum()),
         template_sha256=encoder.template.sha256,
+        refused=_refused(rows, np.flatnonzero(tokens == 0), encoder),
     )
 
 
@@ -66,6 +67,12 @@ def _count(rows: Dataset, encoder: RowEncoder, told: Told) -> NDArray[np.int32]:
             if isinstance(item, EncodedRow):  # a row that can't be rendered teaches nothing
                 counted[item.row.row] = len(item.ids), item.learned_tokens
     return counted
+
+
+def _refused(rows: Dataset, without: NDArray[np.int64], encoder: RowEncoder) -> str:
+    """In words; empty where the first row `without` tokens is none that the template refuses."""
+    (item,) = encoder.encode([rows.row(int(without[0]))]) if len(without) else (None,)
+    return f"{item.reason} {item.hint}".strip() if isinstance(item, UnusableRow) else ""
 
 
 def _batches(rows: Dataset) -> Iterator[list[Row]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 from collections.abc import Callable, Sequence
@@ -63,8 +64,8 @@ def render_chat(row: Row, template: ChatTemplate, train_on: str, find_special: F
     for k, (start, end) in spans.items():
         weight = wanted[k]
         assert weight is not None
-        if weight and talk.messages[k]["content"].strip() not in full[start:end]:
-            raise StudioError(f"The chat template in {template.origin} leaves out part of an answer.")
+        if weight:
+            _refuse_gaps(talk.messages[k], full[start:end], template.origin)
         learned.append(LearnedSpan(start, end, weight))
     return talk.reveal(full, learned)
 
@@ -141,6 +142,19 @@ def _added_by(talk: _Talk, full: str, k: int) -> Span | None:
     if not (after.startswith(before) and full.startswith(after)):
         return None
     return len(before), _end_of_turn(talk, full, (len(before), len(after))) if answer else len(after)
+
+
+def _refuse_gaps(message: dict[str, Any], written: str, origin: str) -> None:
+    """An answer is learned whole or not at all: without its calls it would teach to say nothing."""
+    if message["content"].strip() not in written:
+        raise StudioError(f"The chat template in {origin} leaves out part of an answer.")
+    for call in message.get("tool_calls", ()):
+        name = call["function"]["name"]
+        if name not in written and json.dumps(name)[1:-1] not in written:
+            raise StudioError(
+                f"The chat template in {origin} leaves out the call of a tool.",
+                hint="Choose a model that was made to call tools.",
+            )
 
 
 def _end_of_turn(talk: _Talk, full: str, span: Span) -> int:

@@ -478,8 +478,11 @@ class DataState(QObject):
         if self.report is None:
             return {}
         known = self.report.findings if self.doctor.findings is None else self.doctor.findings
-        nothing = self.counts.counted.lengths.nothing_to_learn if self.counts.counted else 0
-        return gravest_first([*known, *nothing_to_learn(nothing, self.report.format)])
+        if self.counts.counted is None:
+            return gravest_first(known)
+        lengths = self.counts.counted.lengths
+        found = nothing_to_learn(lengths.nothing_to_learn, self.report.format, lengths.refused)
+        return gravest_first([*known, *found])
 
     def split(self) -> tuple[int, int]:
         """About how many rows are for training and for evaluation; a file of its own counts apart."""

@@ -22,13 +22,13 @@ def gravest_first(findings: Iterable[Finding]) -> dict[str, Finding]:
     return keyed
 
 
-def nothing_to_learn(rows: int, format: str) -> list[Finding]:
-    """rows: that the token counts found; none: no finding. format: of all rows."""
+def nothing_to_learn(rows: int, format: str, refused: str) -> list[Finding]:
+    """rows: that the token counts found; none: no finding. format: of all rows. refused: as in `Lengths`."""
     if not rows:
         return []
     have = "row has" if rows == 1 else "rows have"
     rated = format in ("kto", "hh_rlhf")
-    why = "Their answers are empty, or the template can't render them. They are not trained on."
+    why = f"{refused or 'Their answers are empty.'} They are not trained on."
     return [
         Finding(
             kind=NOTHING,

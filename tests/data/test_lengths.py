@@ -34,6 +34,13 @@ def test_each_row_has_its_length_in_tokens(tmp_path, encoder):
     ]
     assert (lengths.rows, lengths.nothing_to_learn, lengths.learned_tokens) == (3, 1, 5)
     assert lengths.longest == counted[:, 0].max()
+    assert "No bad talk" in lengths.refused
+
+
+def test_an_empty_answer_is_no_refusal(tmp_path, encoder):
+    rows = data_set(tmp_path, [("hello", "a"), ("hello", "hello")])
+
+    assert count_lengths(rows, encoder, silent).refused == ""
 
 
 def test_lengths_are_counted_once(tmp_path, encoder, monkeypatch):

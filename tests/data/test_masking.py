@@ -179,6 +179,21 @@ def test_a_template_that_leaves_an_answer_out_is_refused():  # S6
         render([("user", "one"), ("assistant", "long answer")], source)
 
 
+def test_a_template_that_leaves_a_call_out_is_refused():  # S6: else it teaches to say nothing
+    call = Message("assistant", "", tool_calls=(ToolCall("add", '{"a": 1}'),))
+
+    with pytest.raises(StudioError, match="leaves out the call of a tool") as refused:
+        render([("user", "one"), call, Message("tool", "2"), ("assistant", "two")])
+    assert "made to call tools" in refused.value.hint
+
+
+def test_a_call_that_is_not_learned_may_be_left_out():
+    call = Message("assistant", "", tool_calls=(ToolCall("add", '{"a": 1}'),))
+    talk = [("user", "one"), call, Message("tool", "2"), ("assistant", "two")]
+
+    assert learned(render(talk, train_on="last_answer")) == [("two<|im_end|>", 1.0)]
+
+
 def test_a_template_that_marks_only_some_answers_is_refused():
     source = COUNTS_AND_MARKS.replace("m.role == 'assistant'", "m.role == 'assistant' and loop.last")
 

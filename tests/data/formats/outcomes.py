@@ -13,7 +13,7 @@ from qlora_studio.data.row_encoder import EncodedRow, RowEncoder
 from qlora_studio.data.template import find_template
 from qlora_studio.data.tokenizer import load_tokenizer
 from tests.data.imported_files import import_bytes
-from tests.data.tiny_tokenizer import model_folder
+from tests.data.tiny_tokenizer import CHATML, model_folder
 
 MERGED = "merged"
 
@@ -51,9 +51,11 @@ def add_up(data: Dataset) -> tuple[int, int, int, int, int]:
     return report.rows_in, report.imported, report.skipped, report.merged, report.conversations
 
 
-def trained(tmp_path: Path, row: Row, train_on: str = "answers") -> tuple[str, str]:
-    """The exact text of a row in ChatML, and what of it is learned."""
-    folder = model_folder(tmp_path / "model")
+def trained(
+    tmp_path: Path, row: Row, train_on: str = "answers", template_text: str = CHATML
+) -> tuple[str, str]:
+    """The exact text of a row, in ChatML unless another template is given, and what of it is learned."""
+    folder = model_folder(tmp_path / "model", template=template_text)
     tokenizer = load_tokenizer(folder)
     template = find_template(folder, tokenizer.special.names)
     assert template is not None

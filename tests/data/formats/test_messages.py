@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.data.formats.outcomes import MERGED, add_up, import_records, outcomes, trained
 from tests.data.imported_files import findings
+from tests.data.tiny_tokenizer import CHATML
 
 U = {"role": "user", "content": "a"}
 A = {"role": "assistant", "content": "b"}
@@ -83,15 +84,18 @@ def test_each_record_is_converted_or_skipped_for_its_reason(tmp_path: Path) -> N
 
 
 def test_the_answer_of_a_tool_is_context_and_the_call_is_learned(tmp_path: Path) -> None:
-    template_text = "<|im_start|>tool\n4<|im_end|>\n"
+    with_calls = CHATML.replace(
+        "message['content'] ",
+        "message['content'] + (message.tool_calls or [])|map(attribute='function.name')|join ",
+    )
     (row,) = import_records(
         tmp_path, [{"messages": [U, answer("x", tool_calls=[CALL]), {"role": "tool", "content": "4"}, A]}]
     )
 
-    text, learned = trained(tmp_path, row)
+    text, learned = trained(tmp_path, row, template_text=with_calls)
 
-    assert template_text in text
-    assert learned == "xb"
+    assert "<|im_start|>tool\n4<|im_end|>\n" in text
+    assert learned == "xaddb"
 
 
 def test_a_weight_of_a_turn_wins_over_the_rule_for_all(tmp_path: Path) -> None:
