@@ -81,6 +81,7 @@ class ChatState(QObject):
         self.name = ""  # of the conversation, as the person gave it
         self._began = 0.0
         self._file: ConversationFile | None = None  # None: nothing was said yet
+        self._opening: Path | None = None  # the one that is read, to be shown in place of this one
         self.side_by_side = False
         self.sampling = commands.Sampling()
         self.same_seed = True
@@ -116,9 +117,12 @@ class ChatState(QObject):
         self.changed.emit()
 
     def open(self, path: Path) -> None:
-        """One of the conversations that were kept, in place of this one."""
-        if path != self.open_path:
-            self.conversations.open(path, self._on_opened)
+        """One of the conversations that were kept, in place of this one; the last that was asked for."""
+        if path == self.open_path:
+            self._opening = None
+        elif path != self._opening:
+            self._opening = path
+            self.conversations.open(path, self._on_opened, self._on_not_opened)
 
     def rename(self, path: Path, name: str) -> None:
         """Of the list, open or not."""
@@ -131,7 +135,7 @@ class ChatState(QObject):
 
     def move_to_bin(self, path: Path) -> None:
         """Of the list; where it is open, a new one begins."""
-        if path == self.open_path:
+        if path in (self.open_path, self._opening):
             self.new_chat()
         self.conversations.move_to_bin(path)
 
@@ -154,6 +158,8 @@ class ChatState(QObject):
 
     def _on_opened(self, opened: tuple[ConversationFile, Conversation]) -> None:
         file, kept = opened
+        if file.path != self._opening:  # another was asked for meanwhile
+            return
         self.stop()
         self._keep()
         self._begin()
@@ -165,10 +171,14 @@ class ChatState(QObject):
         self.side_by_side = kept.side_by_side and self.tuned is not None
         self.changed.emit()
 
+    def _on_not_opened(self, path: Path) -> None:
+        if path == self._opening:
+            self._opening = None
+
     def _begin(self) -> None:
         """A conversation in which nothing was said yet."""
         self.branches = Branches()
-        self._file = None
+        self._file = self._opening = None
         self.name = ""
         self.context_used = self.left_out = 0
 

@@ -118,9 +118,19 @@ class ConversationsState(QObject):
         """Saves it beside the window, in the order of the calls."""
         self._disk.do(partial(_kept, file, conversation), self._on_kept, self._on_refused)
 
-    def open(self, path: Path, opened: Callable[[tuple[ConversationFile, Conversation]], None]) -> None:
-        """Reads one."""
-        self._disk.do(partial(_opened, path), opened, self._on_refused)
+    def open(
+        self,
+        path: Path,
+        opened: Callable[[tuple[ConversationFile, Conversation]], None],
+        refused: Callable[[Path], None],
+    ) -> None:
+        """Reads one. refused: told which it was; why is `told`."""
+
+        def on_refused(error: StudioError) -> None:
+            refused(path)
+            self._on_refused(error)
+
+        self._disk.do(partial(_opened, path), opened, on_refused)
 
     def rename(self, path: Path, name: str) -> None:
         """One that isn't open. Empty: its first message is its name again."""

@@ -530,6 +530,47 @@ def test_the_bin_takes_a_conversation_and_gives_it_back(base, app, silent, qtbot
     assert read_conversation(path).replies[0].text == "Hi."
 
 
+def test_a_conversation_that_is_opened_twice_before_it_was_read_stays_one(base, silent, qtbot):
+    _talk_alone(base, silent)
+    path = base.open_path
+    base.new_chat()
+    base.open(path)
+    _open(base, path, qtbot)
+    base.open(path)
+    base.send("Second")
+    _reply(silent, "Two.")
+    base.conversations.wait()
+    assert list(path.parent.iterdir()) == [path]
+    assert [turn.text for turn in base.turns] == ["Hello", "Second"]
+
+
+def test_of_several_that_are_opened_at_once_the_last_is_shown(base, silent, qtbot):
+    paths = _two_conversations(base, silent)
+    for path in paths:
+        base.open(path)
+    qtbot.waitUntil(lambda: base.open_path is not None)
+    assert base.open_path == paths[-1]
+    base.open(paths[0])
+    base.new_chat()
+    base.conversations.wait()
+    qtbot.wait(1)  # what was read is told
+    assert base.turns == []
+
+
+def test_what_could_not_be_opened_can_be_tried_again(base, silent, qtbot):
+    _talk_alone(base, silent)
+    path = base.open_path
+    base.new_chat()
+    base.conversations.wait()
+    whole = path.read_bytes()
+    path.write_bytes(b"{")
+    with qtbot.waitSignal(base.conversations.told):
+        base.open(path)
+    path.write_bytes(whole)
+    _open(base, path, qtbot)
+    assert base.turns[0].text == "Hello"
+
+
 def test_a_conversation_that_can_not_be_opened_leaves_this_one(base, silent, qtbot):
     _talk_alone(base, silent)
     base.conversations.wait()
@@ -545,6 +586,18 @@ def test_the_list_of_conversations_is_a_sound_model(base, silent, qtbot, qtmodel
     _talk_alone(base, silent)
     qtbot.waitUntil(lambda: base.conversations.count == 1)
     qtmodeltester.check(base.conversations.table)
+
+
+def _two_conversations(base, silent):
+    """Neither is open."""
+    _talk_alone(base, silent)
+    paths = [base.open_path]
+    base.new_chat()
+    base.send("What is rust?")
+    _reply(silent, "Iron oxide.")
+    paths.append(base.open_path)
+    base.new_chat()
+    return paths
 
 
 def _open(chat, path, qtbot):

@@ -340,6 +340,17 @@ def test_a_conversation_is_opened_from_the_list_with_a_click(answered, app, qtbo
     assert not view.isVisibleTo(answered)
 
 
+def test_a_conversation_is_opened_from_the_list_with_enter(answered, app, qtbot):
+    click(qtbot, answered, "chat_new")
+    view = _list_of(answered, qtbot)
+    qtbot.waitUntil(lambda: view.model().rowCount() == 1)
+    view.setFocus()
+    qtbot.keyClick(view, Qt.Key.Key_Down)
+    qtbot.keyClick(view, Qt.Key.Key_Return)
+    qtbot.waitUntil(lambda: bool(app.chat.turns))
+    assert found(answered, "chat_input").isVisibleTo(answered)
+
+
 def test_the_list_is_searched_for_all_that_was_said(answered, app, silent, qtbot):
     click(qtbot, answered, "chat_new")
     _send(answered, qtbot, "What is rust?")
@@ -348,7 +359,7 @@ def test_the_list_is_searched_for_all_that_was_said(answered, app, silent, qtbot
     view = _list_of(answered, qtbot)
     qtbot.waitUntil(lambda: view.model().rowCount() == 2)
     qtbot.keyClicks(found(answered, "chat_search"), "oxide")
-    assert [view.model().index(row).data() for row in range(view.model().rowCount())] == ["What is rust?"]
+    qtbot.waitUntil(lambda: _names_in(view) == ["What is rust?"])
     qtbot.keyClicks(found(answered, "chat_search"), "xyz")
     assert words(answered, "chat_nothing_found") == "Nothing that was said has all of these words."
     assert answered.escape()
@@ -507,6 +518,10 @@ def _example(name):
 def _list_of(page, qtbot):
     click(qtbot, page, "chat_to_list")
     return found(page, "chat_list")
+
+
+def _names_in(view):
+    return [view.model().index(row).data() for row in range(view.model().rowCount())]
 
 
 def _no_space(descriptor):

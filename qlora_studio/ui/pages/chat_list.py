@@ -59,7 +59,6 @@ class ConversationsCard(Card):
         self._list.table.renamed.connect(self._state.rename)
         self.search.textChanged.connect(self._list.search)
         self._view.clicked.connect(self._on_open)
-        self._view.activated.connect(self._on_open)
         self._rename.clicked.connect(self.rename)
         self._bin.clicked.connect(self.move_to_bin)
         remove = QAction(self._view)
