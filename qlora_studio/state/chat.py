@@ -40,6 +40,14 @@ class _Wanted(NamedTuple):
     alone: bool
 
 
+class _Chosen(NamedTuple):
+    """What an opened conversation was led with: the adapters' folders, `also` beside the chosen one."""
+
+    adapter: str
+    also: tuple[str, ...]
+    side_by_side: bool
+
+
 class ChatState(QObject):
     """changed: the choice, what is possible, or the list of turns. grown: a Reply has more text."""
 
@@ -81,6 +89,8 @@ class ChatState(QObject):
         self.name = ""  # of the conversation, as the person gave it
         self._began = 0.0
         self._file: ConversationFile | None = None  # None: nothing was said yet
+        self._kept: Conversation | None = None  # as it was last read from there, or saved
+        self._chosen: _Chosen | None = None  # as it was opened, until the person chooses otherwise
         self._opening: Path | None = None  # the one that is read, to be shown in place of this one
         self.side_by_side = False
         self.sampling = commands.Sampling()
@@ -166,10 +176,16 @@ class ChatState(QObject):
         self._file, self._began, self.name, self.system = file, kept.began, kept.name, kept.system
         self.branches = branches_of(kept)
         self._of_model(kept.model)
-        self.tuned = next((tuned for tuned in self.choices if str(tuned.folder) == kept.adapter), None)
-        self.also = [item for item in self.others() if str(item.folder) in kept.also][: MOST_SIDES - 2]
-        self.side_by_side = kept.side_by_side and self.tuned is not None
+        self._chosen = _Chosen(kept.adapter, kept.also, kept.side_by_side)
+        self._choose_as_it_was(self._chosen)
+        self._kept = self._conversation(kept.changed)
         self.changed.emit()
+
+    def _choose_as_it_was(self, chosen: _Chosen) -> None:
+        """As far as these adapters are known."""
+        self.tuned = next((tuned for tuned in self.choices if str(tuned.folder) == chosen.adapter), None)
+        self.also = [item for item in self.others() if str(item.folder) in chosen.also][: MOST_SIDES - 2]
+        self.side_by_side = chosen.side_by_side and self.tuned is not None
 
     def _on_not_opened(self, path: Path) -> None:
         if path == self._opening:
@@ -178,7 +194,7 @@ class ChatState(QObject):
     def _begin(self) -> None:
         """A conversation in which nothing was said yet."""
         self.branches = Branches()
-        self._file = self._opening = None
+        self._file = self._kept = self._chosen = self._opening = None
         self.name = ""
         self.context_used = self.left_out = 0
 
@@ -189,28 +205,41 @@ class ChatState(QObject):
         self.template_sha256 = self.rendered = ""
 
     def _keep(self) -> None:
-        """On the disk, beside the window."""
-        turns, replies, shown = kept_turns(self.branches)
-        if not turns:
-            return
+        """On the disk, beside the window, where it isn't there already: to look at it changes nothing."""
         now = time.time()
         if self._file is None:
-            self._file = ConversationFile(new_path(places.conversations_folder()))
             self._began = now
-        conversation = Conversation(
+        conversation = self._conversation(self._kept.changed if self._kept is not None else now)
+        if not conversation.turns or conversation == self._kept:
+            return
+        if self._file is None:
+            self._file = ConversationFile(new_path(places.conversations_folder()))
+        self._kept = msgspec.structs.replace(conversation, changed=now)
+        self.conversations.keep(self._file, self._kept, self._on_not_kept)
+
+    def _on_not_kept(self, file: ConversationFile) -> None:
+        if file is self._file:
+            self._kept = None  # to be saved anew, changed or not
+
+    def _conversation(self, changed: float) -> Conversation:
+        turns, replies, shown = kept_turns(self.branches)
+        adapter = str(self.tuned.folder) if self.tuned else ""
+        chosen = self._chosen or _Chosen(
+            adapter, tuple(str(item.folder) for item in self.also), self.side_by_side
+        )
+        return Conversation(
             name=self.name,
             began=self._began,
-            changed=now,
+            changed=changed,
             model=self.model,
-            adapter=str(self.tuned.folder) if self.tuned else "",
-            also=tuple(str(item.folder) for item in self.also),
-            side_by_side=self.side_by_side,
+            adapter=chosen.adapter,
+            also=chosen.also,
+            side_by_side=chosen.side_by_side,
             system=self.system,
             turns=turns,
             replies=replies,
             shown=shown,
         )
-        self.conversations.keep(self._file, conversation)
 
     def close(self) -> None:
         """What was said is on the disk when this returns."""
@@ -250,7 +279,7 @@ class ChatState(QObject):
         """The right side; its base becomes the base. None: the base alone."""
         if tuned is not None and tuned.model != self.model:
             self._new_base(tuned.model)
-        self.tuned = tuned
+        self.tuned, self._chosen = tuned, None
         self.also = [other for other in self.also if tuned is not None and other != tuned]
         self.side_by_side = tuned is not None
         self.changed.emit()
@@ -266,7 +295,7 @@ class ChatState(QObject):
         kept = [item for item in self.also if item != other]
         if on and other in self.others() and len(kept) < MOST_SIDES - 2:
             kept.append(other)
-        self.also = kept
+        self.also, self._chosen = kept, None
         self.side_by_side = self.side_by_side or bool(kept)
         self.changed.emit()
 
@@ -287,7 +316,8 @@ class ChatState(QObject):
 
     def set_side_by_side(self, on: bool) -> None:
         """Base and tuned, or the tuned one alone."""
-        self.side_by_side = on and self.tuned is not None
+        if self.tuned is not None:
+            self.side_by_side, self._chosen = on, None
         self.changed.emit()
 
     def prompts(self) -> tuple[str, ...]:
@@ -581,4 +611,6 @@ class ChatState(QObject):
             self.model = self._draft.config.model
             self.choose_tuned(own[0] if own else None)
         else:
+            if self._chosen is not None and self.tuned is None and not self.busy:
+                self._choose_as_it_was(self._chosen)
             self.changed.emit()

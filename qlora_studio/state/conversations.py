@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from PySide6.QtCore import QAbstractListModel, QModelIndex, QObject, QPersistentModelIndex, Qt, Signal
@@ -33,6 +33,7 @@ LONGEST_GIVEN_NAME = 200  # characters
 
 Index = QModelIndex | QPersistentModelIndex
 NO_PARENT = QModelIndex()
+T = TypeVar("T")
 
 
 class ConversationList(QAbstractListModel):
@@ -114,9 +115,11 @@ class ConversationsState(QObject):
         self._search = words
         self._list()
 
-    def keep(self, file: ConversationFile, conversation: Conversation) -> None:
-        """Saves it beside the window, in the order of the calls."""
-        self._disk.do(partial(_kept, file, conversation), self._on_kept, self._on_refused)
+    def keep(
+        self, file: ConversationFile, conversation: Conversation, refused: Callable[[ConversationFile], None]
+    ) -> None:
+        """Saves it beside the window, in the order of the calls. refused: told where that failed."""
+        self._do(partial(_kept, file, conversation), self._on_kept, partial(refused, file))
 
     def open(
         self,
@@ -125,12 +128,7 @@ class ConversationsState(QObject):
         refused: Callable[[Path], None],
     ) -> None:
         """Reads one. refused: told which it was; why is `told`."""
-
-        def on_refused(error: StudioError) -> None:
-            refused(path)
-            self._on_refused(error)
-
-        self._disk.do(partial(_opened, path), opened, on_refused)
+        self._do(partial(_opened, path), opened, partial(refused, path))
 
     def rename(self, path: Path, name: str) -> None:
         """One that isn't open. Empty: its first message is its name again."""
@@ -140,6 +138,13 @@ class ConversationsState(QObject):
         """With undo where the system's bin allows it."""
         title = self._all[path].title if path in self._all else path.name
         self._disk.do(partial(_binned, path, visible_line(title, 60)), self._on_binned, self._on_refused)
+
+    def _do(self, work: Callable[[], T], answered: Callable[[T], None], refused: Callable[[], None]) -> None:
+        def on_refused(error: StudioError) -> None:
+            refused()
+            self._on_refused(error)
+
+        self._disk.do(work, answered, on_refused)
 
     def wait(self) -> None:
         """What was to be saved is on the disk when this returns."""

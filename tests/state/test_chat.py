@@ -481,6 +481,57 @@ def test_a_conversation_outlives_the_adapter_it_was_led_with(chat, silent, qtbot
     assert (chat.tuned, chat.side_by_side) == (None, False)
 
 
+def test_to_look_at_a_conversation_changes_nothing(four, silent, qtbot):
+    _talk(four, silent, "Hello", "Base.", "Tuned.")
+    four.stop()
+    path = four.open_path
+    four.new_chat()
+    four.conversations.wait()
+    kept = path.read_bytes(), path.stat().st_ino
+    four.choices = []
+    _open(four, path, qtbot)
+    four.new_chat()
+    _open(four, path, qtbot)
+    four.choose_model("/models/other")
+    _open(four, path, qtbot)
+    four.close()
+    assert (path.read_bytes(), path.stat().st_ino) == kept
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_an_opened_conversation_keeps_the_adapters_that_are_not_there_now(four, run, silent, qtbot):
+    four.send("Hello")
+    four.stop()
+    path = four.open_path
+    four.new_chat()
+    known, four.choices = four.choices, []
+    _open(four, path, qtbot)
+    four.send("And now?")
+    four.stop()
+    four.conversations.wait()
+    kept = read_conversation(path)
+    assert (kept.adapter, len(kept.also), kept.side_by_side) == (str(run / "adapter"), 2, True)
+    four.refresh()
+    qtbot.waitUntil(lambda: four.choices == known)
+    assert (four.tuned.name, [item.name for item in four.also]) == ("support", ["second", "third"])
+    assert four.side_by_side
+    four.choose_tuned(None)
+    four.close()
+    assert (read_conversation(path).adapter, read_conversation(path).also) == ("", ())
+
+
+def test_what_could_not_be_saved_is_saved_with_the_next_word_said(base, silent, qtbot, monkeypatch):  # R10
+    _talk_alone(base, silent)
+    path = base.open_path
+    base.conversations.wait()
+    with monkeypatch.context() as broken:
+        broken.setattr("qlora_studio.runs.durable.os.fsync", _no_space)
+        with qtbot.waitSignal(base.conversations.told):
+            base.rename(path, "Greetings")
+    base.close()
+    assert read_conversation(path).name == "Greetings"
+
+
 def test_what_was_typed_is_kept_before_the_first_word_of_the_reply(base):
     base.send("Hello")
     base.conversations.wait()
@@ -586,6 +637,10 @@ def test_the_list_of_conversations_is_a_sound_model(base, silent, qtbot, qtmodel
     _talk_alone(base, silent)
     qtbot.waitUntil(lambda: base.conversations.count == 1)
     qtmodeltester.check(base.conversations.table)
+
+
+def _no_space(descriptor):
+    raise OSError(28, "No space left on device")
 
 
 def _two_conversations(base, silent):
