@@ -258,9 +258,7 @@ def test_a_guess_without_known_names_is_said_to_be_one(tmp_path: Path) -> None:
 
 
 def test_a_text_beside_another_of_its_length_is_only_a_guess(tmp_path: Path) -> None:
-    rows = [
-        {"ticket": n, "body": f"Printer {n} broke", "resolution": "Turn it off and on"} for n in range(3)
-    ]
+    rows = [{"ticket": n, "body": f"Printer {n} broke", "resolution": "Turn it off and on"} for n in range(3)]
 
     data = import_bytes(tmp_path / "rows.json", json.dumps(rows).encode())
 
