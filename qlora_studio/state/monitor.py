@@ -26,7 +26,7 @@ from qlora_studio.state.machine import MachineState
 from qlora_studio.state.points_table import write_csv
 from qlora_studio.state.preferences import PreferencesState
 from qlora_studio.state.run_end import Action, Ending, changes_for, ending
-from qlora_studio.state.run_figures import RunFigures, run_figures
+from qlora_studio.state.run_figures import RunFigures, figures_of_sketch, run_figures
 
 REPAINT_MS = 100
 ELSEWHERE_MS = 1000  # between two looks at a run that another window trains
@@ -175,7 +175,8 @@ class MonitorState(QObject):
     @property
     def figures(self) -> RunFigures:
         """As of the last step."""
-        return run_figures(self.points, self.run.record if self.run else None)
+        record = self.run.record if self.run else None
+        return figures_of_sketch(self.points) if self.sketched else run_figures(self.points, record)
 
     @property
     def on_card(self) -> bool:
@@ -256,6 +257,7 @@ class MonitorState(QObject):
         self.folder = folder
         self.run: Run | None = None
         self.points = no_points()
+        self.sketched = False
         self.samples: tuple[Sample, ...] = ()
         self.card_points: list[CardPoint] = []
         self.spike_step, self.spike_rows = None, ()
@@ -291,13 +293,13 @@ class MonitorState(QObject):
 
     def _show_sketch(self, folder: Path, points: Points) -> None:
         if folder == self.folder and self.loading:
-            self.points = points
+            self.points, self.sketched = points, True
             self.grown.emit()
 
     def _on_loaded(self, loaded: run_reading.Loaded) -> None:
         if loaded.folder != self.folder:
             return  # another run was opened meanwhile
-        self.loading = False
+        self.loading = self.sketched = False
         self.run, self.problem = loaded.run, loaded.problem
         self.points, self.samples, self._curves = loaded.points, loaded.samples, loaded.curves
         self._busy = False

@@ -82,6 +82,13 @@ def run_figures(points: Points, record: RunRecord | None) -> RunFigures:
     )
 
 
+def figures_of_sketch(points: Points) -> RunFigures:
+    """What is true of a part of the steps too, as the last one is among them."""
+    return RunFigures(
+        step=points.last_step, total_steps=points.total_steps, elapsed_s=float(points.elapsed_s[-1])
+    )
+
+
 def _loss_change(points: Points) -> tuple[float | None, int]:
     back = min(_LOOK_BACK, len(points) // 2)
     if back < 5:

@@ -266,9 +266,14 @@ def test_a_long_run_is_sketched_while_all_of_it_is_read(app, make, qtbot, monkey
     page.opened(make(steps=1_000, end="paused"))
     qtbot.waitUntil(lambda: 0 < len(page.stretch.points) < 1_000)
     assert words(page, "monitor_waiting") == "Reading all steps; a part of them is drawn"
+    assert not found(page, "monitor_export").isEnabled()  # it would save a part as if it were all
+    assert app.monitor.figures.step == 1_000
+    assert (app.monitor.figures.loss_change, app.monitor.figures.seconds_left) == (None, None)
     looked_at.set()
     qtbot.waitUntil(lambda: not app.monitor.loading)
     assert len(page.stretch.points) == 1_000
+    assert found(page, "monitor_export").isEnabled()
+    assert app.monitor.figures.loss_change is not None
     assert not found(page, "monitor_waiting").isVisible()
 
 

@@ -13,6 +13,7 @@ from qlora_studio.data.file_names import name_filter
 from qlora_studio.plain_text import visible_line
 from qlora_studio.runs.evaluations import Evaluation
 from qlora_studio.state.app import AppState
+from qlora_studio.state.curves import no_points
 from qlora_studio.state.engine import Doing
 from qlora_studio.state.run_end import Action, Ending
 from qlora_studio.ui import figures
@@ -230,6 +231,8 @@ class MonitorPage(Page):
 
     def _on_table(self) -> None:
         """The charts' place is the table's, or theirs again."""
+        if self._state.sketched:
+            return
         if self._table.isHidden():
             self._table.show_points(self.stretch.points)
             self._show_left(self._table)
@@ -313,7 +316,7 @@ class MonitorPage(Page):
         self._heat.set_readings(self._state.card_points)
         self._memory.show_points(points)
         if self._table.isVisible():
-            self._table.show_points(points)
+            self._table.show_points(no_points() if self._state.sketched else points)
         self._show_waiting()
         self._show_figures()
 
@@ -338,6 +341,8 @@ class MonitorPage(Page):
         self._show_figures()
 
     def _show_waiting(self) -> None:
+        for button in (self._loss.table, self._loss.export):
+            allow(button, self._state.words if self._state.sketched else "")
         self._loss.show_waiting(self._state.words or self._empty_words())
         self._loss.show_skipped(self._state.points.skipped_lines)
 
