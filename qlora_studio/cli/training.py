@@ -100,6 +100,8 @@ def prepare_run(
 
 def follow_run(engine: Engine, folder: Path, told: Told, as_json: bool) -> tuple[int, events.RunFinished]:
     """Trains and tells. Gives the exit status. Raises: StudioError where the run fails."""
+    if as_json:
+        print_json(engine.ready)
     engine.say(commands.Train(run=str(folder)))
     lines = _Lines(told)
     with engine.stopped_by_ctrl_c(lambda: engine.say(commands.StopTraining())) as stopped:

@@ -38,11 +38,12 @@ max_tokens = 12
 
 
 @pytest.mark.slow
-def test_without_a_display_the_sample_job_is_done_in_the_terminal(sample_home: Path) -> None:
+def test_without_a_display_the_sample_job_is_done_in_the_terminal(sample_home: Path, tmp_path: Path) -> None:
     preset = settings_folder() / "presets" / "sample.toml"
     preset.parent.mkdir(parents=True)
     preset.write_text(SHORT, "utf-8")
     environment = {name: value for name, value in os.environ.items() if name not in DISPLAYS}
+    environment["QLORA_STUDIO_CACHE"] = str(tmp_path / "cache")  # a new machine: no sample model yet
 
     done = subprocess.run(
         [sys.executable, "-m", "qlora_studio"], env=environment, capture_output=True, text=True, timeout=280

@@ -122,9 +122,10 @@ def test_a_run_whose_engine_was_killed_goes_on_from_its_checkpoint(tiny: tuple[s
         text=True,
     )
     assert process.stdout is not None
-    run = ""
+    run, kinds = "", []
     for line in process.stdout:
         event = json.loads(line)
+        kinds.append(event["type"])
         run = event["run"] if event["type"] == "run_started" else run
         if event["type"] == "checkpoint_saved":
             break
@@ -139,6 +140,7 @@ def test_a_run_whose_engine_was_killed_goes_on_from_its_checkpoint(tiny: tuple[s
 
     resumed = command("resume", run, "--json")
     events = [json.loads(line) for line in resumed.stdout.splitlines()]
+    assert [event["type"] for event in events[:1]] == ["engine_ready"] == kinds[:1]
     started = next(event for event in events if event["type"] == "run_started")
     assert (started["step"], started["resumed"]) == (2, True)
     assert (events[-1]["type"], events[-1]["step"]) == ("run_finished", 4)
