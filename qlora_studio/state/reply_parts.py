@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
 _OPENS, _CLOSES = "<think>", "</think>"
 # As CommonMark has it: three or more of a kind, after at most three spaces; the rest names the language.
 _FENCE = re.compile(r" {0,3}(?P<marks>`{3,}|~{3,})(?P<rest>[^\n]*)")
+
+_GAP = re.compile(r"\n{2,}(?=\S)")  # not before an indented line: that belongs to the item above
+_STRETCH = 600  # characters
 
 
 class Kind(Enum):
@@ -73,4 +77,14 @@ def _words_and_code(text: str) -> list[Part]:
 def _words(lines: list[str]) -> list[Part]:
     """Without the empty lines around a block: the layout has room there."""
     text = "\n".join(lines).strip("\n")
-    return [Part(Kind.WORDS, text)] if text.strip() else []
+    return [Part(Kind.WORDS, stretch) for stretch in _stretches(text)] if text.strip() else []
+
+
+def _stretches(text: str) -> Iterator[str]:
+    """Whole paragraphs, few enough that one more of them is formatted within a frame."""
+    begin = 0
+    for gap in _GAP.finditer(text):
+        if gap.start() - begin >= _STRETCH:
+            yield text[begin : gap.start()]
+            begin = gap.end()
+    yield text[begin:]

@@ -17,6 +17,40 @@ class Piece(NamedTuple):
     text: str
 
 
+class Span(NamedTuple):
+    """Letters from `begin` up to `end`, which isn't among them."""
+
+    begin: int
+    end: int
+
+
+class Differing(NamedTuple):
+    """Where each of two texts says what the other doesn't. alike: share of the longer one's words, 0 to 1."""
+
+    first: tuple[Span, ...]
+    second: tuple[Span, ...]
+    alike: float
+
+
+def differing(first: str, second: str) -> Differing | None:
+    """None: too long to be compared beside a window that draws."""
+    words = [list(_WORD.finditer(text)) for text in (first, second)]
+    if max(map(len, words)) > _MOST_WORDS:
+        return None
+    bare_first, bare_second = ([word[0].strip() for word in said] for said in words)
+    matcher = difflib.SequenceMatcher(None, bare_first, bare_second, autojunk=False)
+    spans: tuple[list[Span], list[Span]] = ([], [])
+    for kind, *places in matcher.get_opcodes():
+        if kind == "equal":
+            continue
+        for said, found, begin, end in zip(words, spans, places[::2], places[1::2], strict=True):
+            if begin < end:
+                last = said[end - 1]
+                found.append(Span(said[begin].start(), last.start() + len(last[0].rstrip())))
+    alike = sum(block.size for block in matcher.get_matching_blocks())
+    return Differing(tuple(spans[0]), tuple(spans[1]), alike / max(1, *map(len, words)))
+
+
 def word_diff(before: str, after: str) -> list[Piece]:
     """In reading order, what is gone before what came in its place."""
     old, new = _WORD.findall(before), _WORD.findall(after)

@@ -23,6 +23,7 @@ STEP = 40  # characters: ten tokens
 EVERY_S = 0.05
 _WORDS = "Words of a reply that is long. " * 20
 _CODE = "x = 1  # a line\n" * 20
+PARAGRAPHS = "**Words** of a reply that is `long` and *has* a list:\n\n- one thing\n- and another\n\n" * 130
 REPLY = f"{_WORDS}\n\n```python\n{_CODE}```\n\n" * 10
 
 
@@ -36,9 +37,17 @@ def main() -> None:
         _stream("as one label", application, label, label.setText)
         parts = ReplyText(name="reply")
         _stream("in parts", application, parts, lambda text, parts=parts: parts.show_text(text, written=True))
+        formatted = ReplyText(name="formatted")
+        _stream(
+            "in short formatted paragraphs",
+            application,
+            formatted,
+            lambda text, parts=formatted: parts.show_text(text, written=True),
+            PARAGRAPHS,
+        )
 
 
-def _stream(name, application, widget, show) -> None:  # type: ignore[no-untyped-def]
+def _stream(name, application, widget, show, reply=REPLY) -> None:  # type: ignore[no-untyped-def]
     host = QWidget()
     QVBoxLayout(host).addWidget(widget)
     host.resize(480, 800)
@@ -47,7 +56,7 @@ def _stream(name, application, widget, show) -> None:  # type: ignore[no-untyped
     took = []
     for end in range(STEP, 9_900, STEP):
         begin = time.process_time()
-        show(REPLY[:end])
+        show(reply[:end])
         application.processEvents()
         took.append(time.process_time() - begin)
     mean = sum(took) / len(took)

@@ -57,3 +57,11 @@ def test_an_empty_thought_is_not_shown():
 
 def test_marks_further_down_are_what_the_reply_talks_about():
     assert reply_parts("Write <think> first.") == [Part(Kind.WORDS, "Write <think> first.")]
+
+
+def test_long_words_are_parts_of_whole_paragraphs():
+    paragraph = "A sentence that is not short. " * 25
+    text = f"- {paragraph}\n\n  of the item\n\n{paragraph}\n\nLast."
+    parts = reply_parts(text)
+    assert "\n\n".join(part.text for part in parts) == text
+    assert [part.text[-11:] for part in parts] == ["of the item", " not short. "[1:], "Last."]

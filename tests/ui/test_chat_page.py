@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QGuiApplication
-from PySide6.QtWidgets import QLineEdit
+from PySide6.QtWidgets import QLabel, QLineEdit
 
 from qlora_studio.config import places
 from qlora_studio.memory.devices import CardReading
 from qlora_studio.protocol import commands, events, reading
 from qlora_studio.state.chat_turns import LEFT
+from qlora_studio.state.markdown_blocks import markdown_blocks
 from qlora_studio.ui.pages.chat import ChatPage
-from qlora_studio.ui.pages.chat_text import SteadyLabel
+from qlora_studio.ui.pages.chat_words import SteadyLabel, as_html
 from qlora_studio.ui.widgets import PlainLabel
 from tests.own_bin import use_own_bin
 from tests.state.reports import CHECKED_ADAPTER, chat_encoded, model_report
@@ -263,9 +265,40 @@ def test_replies_are_plain_text_whatever_they_hold(page, silent, qtbot):  # S8, 
     silent.answer(reading.CheckModel, reading.ModelChecked, report=model_report(MODEL))
     silent.hear(_loaded())
     _reply(silent, HOSTILE)
-    shown = "<img src='file:///etc/passwd'><U+202E><U+0007> **bold**"
-    assert words(page, "chat_text_0_base") == shown
-    assert shown in words(page, "chat_said")
+    shown = "<img src='file:///etc/passwd'><U+202E><U+0007> "
+    assert words(page, "chat_text_0_base") == f"{shown}bold"
+    assert f"{shown}**bold**" in words(page, "chat_said")
+
+
+def test_of_all_tags_in_a_reply_only_ours_are_tags(qtbot):  # S8, fault 29
+    hostile = (
+        "# <script>x</script>\n\n**<img src='file:///etc/passwd'>** *</p><a href='http://x'>y</a>*\n\n"
+        '![a](file:///etc/passwd) [b](http://x) `<b onclick=x>` &lt;i&gt; ~~"style="~~\n\n- <li>'
+    )
+    written = as_html(markdown_blocks(hostile))
+    assert set(re.findall(r"</?(\w+)", written)) == {"p", "b", "i", "s", "span"}
+    assert not re.search(r"src=(?!&)|href=(?!&)|url\(", re.sub(r">[^<]*<", "><", written))
+
+
+def test_the_safe_part_of_markdown_is_shown_and_paragraphs_once_they_are_complete(page, silent, qtbot):
+    _send(page, qtbot, "Hello")
+    silent.answer(reading.CheckModel, reading.ModelChecked, report=model_report(MODEL))
+    silent.hear(_loaded())
+    silent.answer(reading.EncodeChat, reading.ChatEncoded, **chat_encoded())
+    writing = silent.last_said(commands.Generate)
+    silent.hear(events.TextGenerated(id=writing.id, text="**One** is\n\n- **tw", tokens=9))
+    label = page.findChild(QLabel, "chat_text_0_base")
+    assert label.text() == "One is"
+    assert "<b>One</b>" in QLabel.text(label)
+    assert words(page, "chat_text_0_base_words_1") == "- **tw ▌"
+    silent.hear(
+        events.GenerationFinished(
+            id=writing.id, reply="**One** is\n\n- **two**", tokens=11, tokens_per_second=13.0,
+            first_token_seconds=0.2, ended="end",
+        )
+    )  # fmt: skip
+    assert label.text() == "One is\n• two"
+    assert "<b>two</b>" in QLabel.text(label)
 
 
 def test_the_memory_of_the_card_is_told(page, app):

@@ -11,7 +11,7 @@ from PySide6.QtWidgets import QLabel, QSizePolicy, QWidget
 
 from qlora_studio.plain_text import LONGEST, visible_line, visible_text
 
-_LONGEST_SHOWN = LONGEST - 60  # room for the words that say how much was cut
+LONGEST_SHOWN = LONGEST - 60  # room for the words that say how much was cut
 _BREAK = "\u200b"  # nothing to be seen, and a line may end there
 _LONG_WORD = re.compile(r"\S{25,}")
 _PIECE = re.compile(r"(?:[^\s_./\\:=&?,;-]{20}|[^\s_./\\:=&?,;-]{0,19}[_./\\:=&?,;-]+)(?=\S)")
@@ -49,8 +49,8 @@ class PlainLabel(QLabel):
         self.setText(text)
 
     def setText(self, text: str) -> None:
-        shown = visible_text(text, _LONGEST_SHOWN)
-        super().setText(_breakable(shown) if self.wordWrap() else shown)
+        shown = visible_text(text, LONGEST_SHOWN)
+        super().setText(breakable(shown) if self.wordWrap() else shown)
 
     def text(self) -> str:
         return super().text().replace(_BREAK, "")
@@ -79,7 +79,7 @@ class ElidedLabel(PlainLabel):
         self._mark_elided()
 
     def setText(self, text: str) -> None:
-        self._full = visible_line(text, _LONGEST_SHOWN)
+        self._full = visible_line(text, LONGEST_SHOWN)
         super().setText(self._full)
         self.setAccessibleName(self._full)
         self._mark_elided()
@@ -114,14 +114,14 @@ class ElidedLabel(PlainLabel):
         self.setToolTip(plain_tooltip("\n".join(lines)))
 
 
-def _breakable(text: str) -> str:
+def breakable(text: str) -> str:
     """A path or a name without spaces may go over several lines, after its signs or 20 characters."""
     return _LONG_WORD.sub(lambda found: _PIECE.sub(rf"\g<0>{_BREAK}", found[0]), text)
 
 
 def plain_tooltip(text: str) -> str:
     """A tooltip that shows markup as written: Qt would guess that it is rich text (S8)."""
-    shown = visible_text(text, _LONGEST_SHOWN)
+    shown = visible_text(text, LONGEST_SHOWN)
     if "<" not in shown and "&" not in shown:
         return shown
     return f"<p style='white-space: pre-wrap'>{html.escape(shown)}</p>"
