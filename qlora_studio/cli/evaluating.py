@@ -68,7 +68,7 @@ def evaluate_command(arguments: argparse.Namespace) -> int:
             with_base=not arguments.without_base,
         )
         report = _follow(engine, told)
-    not_kept = _keep(run.folder, evaluation_of(report, run.state.step, arguments.on))
+    not_kept = _keep(run.folder, evaluation_of(report, arguments.on))
     if arguments.json:
         print_json(
             {

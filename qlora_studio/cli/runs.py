@@ -100,12 +100,10 @@ def _one(folder: Path, as_json: bool) -> int:
         print_text(f"peak {in_gib(state.peak_bytes)}")
     if run.adapter:
         print_text(f"adapter: {run.adapter}")
-    evaluations = read_evaluations(folder)
-    for line in evaluation_lines(evaluations.found):
+    evaluations, warnings = _evaluations(run)
+    for line in evaluation_lines(evaluations):
         print_text(line)
-    if evaluations.skipped_lines:
-        print_text(f"warning: {evaluations.skipped_lines:,} lines of evaluations.jsonl can't be read")
-    for warning in run.warnings:
+    for warning in warnings:
         print_text(f"warning: {warning}")
     return 0
 
@@ -174,7 +172,18 @@ def _summary_object(item: RunSummary) -> dict[str, Any]:
     }
 
 
+def _evaluations(run: Run) -> tuple[tuple[Evaluation, ...], list[str]]:
+    """What can be read of them, and all that is wrong with the run's files (R6)."""
+    try:
+        read = read_evaluations(run.folder)
+    except StudioError as error:
+        return (), [*run.warnings, error.message]
+    skipped = f"{read.skipped_lines:,} lines of evaluations.jsonl can't be read"
+    return read.found, [*run.warnings, *([skipped] if read.skipped_lines else [])]
+
+
 def _run_object(run: Run) -> dict[str, Any]:
+    evaluations, warnings = _evaluations(run)
     return {
         "run": str(run.folder),
         "name": run.name,
@@ -182,6 +191,6 @@ def _run_object(run: Run) -> dict[str, Any]:
         "step": run.state.step,
         "adapter": str(run.adapter) if run.adapter else None,
         "record": run.record,
-        "evaluations": list(read_evaluations(run.folder).found),
-        "warnings": list(run.warnings),
+        "evaluations": list(evaluations),
+        "warnings": warnings,
     }

@@ -35,7 +35,7 @@ from qlora_studio.engine.number_answers import (
 )
 from qlora_studio.engine.packed_batch import PackedBatch, on_device
 from qlora_studio.engine.paired_comparison import difference_interval, mcnemar_p
-from qlora_studio.engine.trained_model import load_trained, newest_adapter_folder
+from qlora_studio.engine.trained_model import load_trained, newest_adapter
 from qlora_studio.errors import StudioError
 from qlora_studio.protocol.commands import Evaluate
 from qlora_studio.protocol.events import (
@@ -103,12 +103,12 @@ def evaluate_adapter(
 ) -> Iterator[LoadingProgress | EvaluationProgress | EvaluationReport]:
     """Raises: StudioError."""
     run = open_run(Path(command.run))
-    folder = Path(command.adapter) if command.adapter else newest_adapter_folder(run)
+    folder, step = newest_adapter(run)
     rows = open_prepared(Path(command.prepared))
     name = yield from load_trained(run, folder, holder)
     adapted = holder.held
     assert adapted is not None
-    evaluating = _Evaluating(adapted, name, rows, run.record.config, run.state.step, stopped)
+    evaluating = _Evaluating(adapted, name, rows, run.record.config, step, stopped)
     tuned = yield from _measure(evaluating, "")
     base = None
     if command.with_base:
@@ -118,6 +118,7 @@ def evaluate_adapter(
         accuracy, accuracy_rows, comparison = yield from _right_answers(evaluating, tuned, base)
     yield EvaluationReport(
         id=command.id,
+        step=step,
         loss=_finite(tuned.result.loss),
         perplexity=tuned.result.perplexity,
         base_loss=_finite(base.result.loss) if base else None,

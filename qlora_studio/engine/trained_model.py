@@ -27,11 +27,13 @@ def adapter_folder(run: Run, step: int | None = None) -> Path:
     return run.adapter
 
 
-def newest_adapter_folder(run: Run) -> Path:
-    """Of the finished adapter; of a run that never came so far, its newest sound checkpoint."""
-    if run.adapter is None and (newest := newest_sound(run.folder)):
-        return newest.path
-    return adapter_folder(run)
+def newest_adapter(run: Run) -> tuple[Path, int]:
+    """Its folder and the step it was written after: the finished one, or of a run that never came so far, or
+    went on since, the newest sound checkpoint's. Raises: StudioError where there is none."""
+    ended = run.adapter is not None and run.state.state in ("finished", "stopped")
+    if not ended and (newest := newest_sound(run.folder)):
+        return newest.path, newest.step
+    return adapter_folder(run), run.state.step
 
 
 def load_trained(run: Run, adapter: Path, holder: ModelHolder) -> Generator[LoadingProgress, None, str]:

@@ -79,7 +79,6 @@ class Evaluate(Command, frozen=True, tag="evaluate"):
     id: int
     run: str
     prepared: str
-    adapter: str | None = None
     with_base: bool = True
 
 

@@ -10,12 +10,12 @@ from qlora_studio.protocol.events import EvaluationReport
 from qlora_studio.runs.evaluations import MOST_CHANGED, Evaluation
 
 
-def evaluation_of(report: EvaluationReport, step: int, file: str) -> Evaluation:
-    """Made now, of the adapter after `step`."""
+def evaluation_of(report: EvaluationReport, file: str) -> Evaluation:
+    """Made now, on the rows of `file`."""
     compared = report.comparison
     return Evaluation(
         time=time.time(),
-        step=step,
+        step=report.step,
         file=file if file == SAMPLE else str(Path(file).absolute()),
         rows=report.rows,
         loss=report.loss,

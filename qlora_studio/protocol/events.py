@@ -195,9 +195,10 @@ class BaseComparison(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EvaluationReport(Event, frozen=True, tag="evaluation_report"):
-    """What `evaluate` measured. `accuracy` where the rows have answers that can be compared."""
+    """Of the adapter after `step`. `accuracy` where the rows have answers that can be compared."""
 
     id: int
+    step: int
     loss: float | None
     perplexity: float | None
     accuracy: float | None

@@ -14,7 +14,7 @@ from qlora_studio.protocol import commands, events, reading
 from qlora_studio.protocol.evaluation_report import evaluation_of
 from qlora_studio.protocol.events import Problem
 from qlora_studio.runs.evaluations import Evaluation, Evaluations, add_evaluation, read_evaluations
-from qlora_studio.runs.folder import Run, open_run
+from qlora_studio.runs.folder import Run
 from qlora_studio.state.background import Background
 from qlora_studio.state.engine import EngineState
 from qlora_studio.state.reader import Job, Reader
@@ -236,6 +236,6 @@ class EvaluationState(QObject):
 
 def _kept(folder: Path, report: events.EvaluationReport, file: str) -> tuple[Evaluation, Evaluations]:
     """Raises: StudioError."""
-    evaluation = evaluation_of(report, open_run(folder).state.step, file)
+    evaluation = evaluation_of(report, file)
     add_evaluation(folder, evaluation)
     return evaluation, read_evaluations(folder)

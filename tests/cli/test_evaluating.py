@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import msgspec
 
 from qlora_studio.cli.evaluating import SHOWN_CHANGES, comparison_lines
+from qlora_studio.cli.main import parse, run_command
 from qlora_studio.cli.runs import evaluation_lines
 from qlora_studio.protocol.evaluation_report import evaluation_of
 from qlora_studio.protocol.events import BaseComparison, EvaluationReport
-from qlora_studio.runs.evaluations import ChangedRow
+from qlora_studio.runs.evaluations import EVALUATIONS_FILE, ChangedRow
+from tests.ui.example_runs import Example, make_run
 
 COMPARED = BaseComparison(
     questions=400,
@@ -55,6 +59,7 @@ def test_nothing_that_changed_is_no_minus_and_no_certainty():
 
 REPORT = EvaluationReport(
     id=1,
+    step=10,
     loss=1.25,
     perplexity=3.49,
     accuracy=0.4125,
@@ -66,22 +71,33 @@ REPORT = EvaluationReport(
 
 
 def test_a_run_shows_before_and_after_with_the_interval():
-    head, line = evaluation_lines([evaluation_of(REPORT, 2_250, "/data/mmlu.jsonl")])
+    head, line = evaluation_lines(
+        [evaluation_of(msgspec.structs.replace(REPORT, step=2_250), "/data/mmlu.jsonl")]
+    )
     assert " ".join(head.split()) == "evaluated on step rows loss right before after points (95%)"
     assert line.startswith("mmlu.jsonl ")
     assert " ".join(line.split()[1:12]) == "2,250 400 1.750 > 1.250 38.0% 41.2% +3.2 (+0.8 to +5.8)"
 
 
 def test_of_one_file_and_step_the_last_evaluation_is_shown():
-    first = evaluation_of(REPORT, 10, "a.jsonl")
+    first = evaluation_of(REPORT, "a.jsonl")
     again = msgspec.structs.replace(first, loss=1.5)
-    other = evaluation_of(REPORT, 20, "a.jsonl")
+    other = evaluation_of(msgspec.structs.replace(REPORT, step=20), "a.jsonl")
     lines = evaluation_lines([first, again, other])
     assert [line.split()[5] for line in lines[1:]] == ["1.500", "1.250"]
 
 
 def test_without_a_comparison_only_the_adapter_is_shown():
     alone = msgspec.structs.replace(REPORT, comparison=None, accuracy=None)
-    line = evaluation_lines([evaluation_of(alone, 3, "b.jsonl")])[1]
+    line = evaluation_lines([evaluation_of(alone, "b.jsonl")])[1]
     assert "%" not in line
     assert evaluation_lines([]) == []
+
+
+def test_evaluations_that_cannot_be_read_are_a_warning_beside_the_run(home, capsys):  # R6
+    run = make_run(home / "runs", Example(steps=2, end="finished"))
+    (run / EVALUATIONS_FILE).mkdir()
+    assert run_command(parse(["runs", str(run)])) == 0
+    assert f"warning: {run / EVALUATIONS_FILE} can't be read" in capsys.readouterr().out
+    assert run_command(parse(["runs", str(run), "--json"])) == 0
+    assert "can't be read" in json.loads(capsys.readouterr().out)["warnings"][0]

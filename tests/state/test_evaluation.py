@@ -17,7 +17,7 @@ COMPARED = events.BaseComparison(
 
 def report(command_id: int) -> events.EvaluationReport:
     return events.EvaluationReport(
-        id=command_id, loss=1.25, base_loss=1.75, perplexity=3.49, accuracy=9 / 64, accuracy_rows=64,
+        id=command_id, step=20, loss=1.25, base_loss=1.75, perplexity=3.49, accuracy=9 / 64, accuracy_rows=64,
         rows=200, learned_tokens=9_000, comparison=COMPARED,
     )  # fmt: skip
 
