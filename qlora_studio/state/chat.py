@@ -96,6 +96,7 @@ class ChatState(QObject):
         self.sampling = commands.Sampling()
         self.same_seed = True
         self.stop_words: tuple[str, ...] = ()  # a reply ends before the first of these
+        self.mark_differences = True  # where replies stand side by side
         self.system = ""
         self.context_used = self.context_room = 0
         self.left_out = 0  # turns at the beginning for which there is no room any more
@@ -318,6 +319,11 @@ class ChatState(QObject):
         """Base and tuned, or the tuned one alone."""
         if self.tuned is not None:
             self.side_by_side, self._chosen = on, None
+        self.changed.emit()
+
+    def set_mark_differences(self, on: bool) -> None:
+        """Whether words that only one side says are marked."""
+        self.mark_differences = on
         self.changed.emit()
 
     def prompts(self) -> tuple[str, ...]:

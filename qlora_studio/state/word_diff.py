@@ -7,7 +7,7 @@ import re
 from typing import Literal, NamedTuple
 
 _WORD = re.compile(r"\S+\s*|\s+")
-_MOST_WORDS = 2_000  # of each reply; beyond that comparing takes longer than a frame
+_MOST_WORDS = 1_200  # of each reply; beyond that comparing takes longer than a frame
 
 
 class Piece(NamedTuple):

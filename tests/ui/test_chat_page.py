@@ -101,7 +101,8 @@ def test_nothing_is_sent_where_nothing_was_typed(page, app, qtbot):
 def test_both_replies_stand_beside_each_other_with_their_figures(answered):
     assert words(answered, "chat_text_0_base") == "I am the base."
     assert words(answered, "chat_text_0_tuned") == "I am tuned."
-    assert words(answered, "chat_figures_0_tuned") == "13.0 tokens/s   3 tokens   first after 0.20 s"
+    figures = words(answered, "chat_figures_0_tuned")
+    assert figures.startswith("13.0 tokens/s   3 tokens   first after 0.20 s")
     assert words(answered, "chat_context") == "15 of 8,192 tokens"
     assert not found(answered, "chat_empty").isVisibleTo(answered)
 
@@ -601,3 +602,28 @@ def _finished(reply_id, text, ended="end"):
     return events.GenerationFinished(
         id=reply_id, reply=text, tokens=3, tokens_per_second=13.0, first_token_seconds=0.2, ended=ended
     )
+
+
+# Differences ----------------------------------------------------------------------------------------
+
+
+def test_where_the_replies_differ_is_marked_on_both_sides(answered, qtbot):
+    base, tuned = (answered.findChild(QLabel, f"chat_text_0_{side}") for side in ("base", "tuned"))
+    for label, own in ((base, "the base."), (tuned, "tuned.")):
+        (marked,) = re.findall("text-decoration:underline[^>]*>([^<]*)<", QLabel.text(label))
+        assert marked == own
+    assert words(answered, "chat_figures_0_tuned").endswith("underlined: not in the base's")
+    assert words(answered, "chat_figures_0_base").endswith("underlined: not in the tuned reply")
+
+
+def test_marks_can_be_put_away(answered, app):
+    app.chat.set_mark_differences(False)
+    label = answered.findChild(QLabel, "chat_text_0_tuned")
+    assert "underline" not in QLabel.text(label)
+    assert "underlined" not in words(answered, "chat_figures_0_tuned")
+
+
+def test_nothing_is_marked_while_a_reply_is_written(answered, silent, qtbot):
+    _send(answered, qtbot, "And now?")
+    _reply(silent, "I am the base again.")
+    assert "underlined" not in words(answered, "chat_figures_1_base")

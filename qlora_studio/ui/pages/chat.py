@@ -41,6 +41,7 @@ from qlora_studio.ui.widgets.text_size import at_text_size
 BASE_ALONE = ""
 ALSO_TIP = "Compare with up to two more adapters of this base"
 LIST_TIP = "Conversations"
+MARK_TIP = "Mark where the replies differ"
 NEARLY_FULL = 0.9  # of the context
 AT_END = 24  # px from the end: the view still follows what is written
 NOTHING_TYPED = "Write a message first"
@@ -217,11 +218,15 @@ class ChatPage(Page):
             ("Name the conversation\tF2", "", self._on_rename),
             ("Move the conversation to the bin\tDel", "", self._on_bin),
             ("Copy the chat", "", self._on_copy_all),
+            (MARK_TIP, "Ctrl+D", self._on_mark_differences),
         ):
             action = QAction(words, self)
             if keys:
                 action.setShortcut(QKeySequence(keys))
                 action.setShortcutContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
+            if words == MARK_TIP:
+                action.setCheckable(True)
+                action.setChecked(self._state.mark_differences)
             action.triggered.connect(slot)
             self.addAction(action)
             self.menu.addAction(action)
@@ -315,6 +320,9 @@ class ChatPage(Page):
             lines += [f"{self._state.name_of(reply)}: {reply.text}" for reply in turn.replies]
         QGuiApplication.clipboard().setText("\n\n".join(lines))
         self.app.notices.say("Chat copied")
+
+    def _on_mark_differences(self) -> None:
+        self._state.set_mark_differences(not self._state.mark_differences)
 
     def _on_tuned(self, folder: str) -> None:
         chosen = next((item for item in self._state.choices if str(item.folder) == folder), None)

@@ -8,6 +8,7 @@ from PySide6.QtCore import Signal
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QVBoxLayout, QWidget
 
 from qlora_studio.plain_text import visible_line
+from qlora_studio.state.reply_marks import PartMarks
 from qlora_studio.state.reply_parts import Kind, Part, reply_parts
 from qlora_studio.state.word_diff import Span
 from qlora_studio.ui.pages.chat_words import FormattedLabel, SteadyLabel
@@ -16,8 +17,6 @@ from qlora_studio.ui.widgets import IconButton, LinkButton, PlainLabel
 
 _CURSOR = " ▌"
 _MOST_PARTS = 60  # of one reply that are shown apart; what follows stands as it was written
-
-PartMarks = Sequence[Sequence[Span]]
 
 
 class ReplyText(QWidget):
@@ -38,7 +37,7 @@ class ReplyText(QWidget):
 
     def show_problem(self, words: str) -> None:
         """Why there is no reply."""
-        self._show([Part(Kind.WORDS, words, complete=False)], [])
+        self._show([Part(Kind.WORDS, words, complete=False)], ())
         self._parts[0].set_tone("bad")
 
     def show_text(self, text: str, *, written: bool, marks: PartMarks = ()) -> None:
@@ -61,7 +60,9 @@ class ReplyText(QWidget):
             widget.hide()
             widget.deleteLater()
         del self._parts[kept:], self._shown[kept:]
-        shown = [(part, marks[place] if place < len(marks) else ()) for place, part in enumerate(parts)]
+        shown: list[tuple[Part, Sequence[Span]]] = [
+            (part, marks[place] if place < len(marks) else ()) for place, part in enumerate(parts)
+        ]
         for place, (part, of_part) in enumerate(shown):
             if place == len(self._parts):
                 self._parts.append(self._widget(part.kind, place))

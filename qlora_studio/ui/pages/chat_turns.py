@@ -5,8 +5,10 @@ from __future__ import annotations
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import QFrame, QGridLayout, QHBoxLayout, QVBoxLayout, QWidget
 
+from qlora_studio.plain_text import LONGEST
 from qlora_studio.state.chat import ChatState
 from qlora_studio.state.chat_turns import LEFT, RIGHT, Reply, Turn, Writing
+from qlora_studio.state.reply_marks import PartMarks, marks_between
 from qlora_studio.ui.pages.chat_text import ReplyText
 from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets import Card, Chip, IconButton, PlainLabel, SecondaryButton
@@ -92,7 +94,7 @@ class TurnRow(QWidget):
             across = IN_A_LINE if len(turn.replies) == 1 else 1
             self._replies.addWidget(pane, place // IN_A_LINE, place % IN_A_LINE, 1, across)
             pane.show_name(self._state.name_of(reply) if len(turn.replies) > IN_A_LINE else "")
-            pane.show_reply(reply)
+            pane.show_reply(reply, *self._marks(turn, reply))
             pane.allow_again(not busy)
             versions = self._state.branches.versions(turn, reply.side)
             pane.versions.show_place(versions.index(reply), len(versions), not busy)
@@ -101,8 +103,23 @@ class TurnRow(QWidget):
         """False where it isn't one of this turn."""
         if not any(reply is own for own in self._turn.replies):
             return False
-        self._panes[reply.side].show_reply(reply)
+        self._panes[reply.side].show_reply(reply)  # its marks come once all are complete
         return True
+
+    def _marks(self, turn: Turn, reply: Reply) -> tuple[PartMarks, str]:
+        """Where it differs, and how in words: the base's from the tuned one, all others from the base's."""
+        other = turn.reply(RIGHT if reply.side == LEFT else LEFT)
+        if other is None or not self._state.mark_differences:
+            return (), ""
+        if not all(one.state is Writing.DONE and one.text for one in (reply, other)):
+            return (), ""
+        first, second = sorted((reply, other), key=lambda one: one.side)
+        marks = marks_between(first.text, second.text)
+        name = "the base's" if other.side == LEFT else "the tuned reply"
+        if not marks.compared:
+            return (), f"hardly a word as in {name}" if len(reply.text) < LONGEST else ""
+        own = marks.first if reply is first else marks.second
+        return own, f"underlined: not in {name}" if any(own) else ""
 
     def _add_pane(self, side: int) -> ReplyPane:
         pane = ReplyPane(side, self._number)
@@ -208,14 +225,15 @@ class ReplyPane(Card):
     def _on_copy(self) -> None:
         self.copied.emit(self._reply.text)
 
-    def show_reply(self, reply: Reply) -> None:
-        """As far as it is."""
+    def show_reply(self, reply: Reply, marks: PartMarks = (), difference: str = "") -> None:
+        """As far as it is. marks: where it differs from another; difference: how, in words."""
         self._reply = reply
         if reply.problem is not None:
             self._text.show_problem(f"{reply.problem.message} {reply.problem.hint}".strip())
         else:
-            self._text.show_text(reply.text, written=reply.state is Writing.WRITING)
-        self._figures.setText(reply.words if reply.state is Writing.LOADING else _figures(reply))
+            self._text.show_text(reply.text, written=reply.state is Writing.WRITING, marks=marks)
+        figures = reply.words if reply.state is Writing.LOADING else _figures(reply)
+        self._figures.setText("   ".join(filter(None, (figures, difference))))
         chip = _CHIPS.get(reply.state)
         self._state.setVisible(chip is not None)
         if chip is not None:
