@@ -185,7 +185,9 @@ class ChatState(QObject):
     def _choose_as_it_was(self, chosen: _Chosen) -> None:
         """As far as these adapters are known."""
         self.tuned = next((tuned for tuned in self.choices if str(tuned.folder) == chosen.adapter), None)
-        self.also = [item for item in self.others() if str(item.folder) in chosen.also][: MOST_SIDES - 2]
+        others = {str(item.folder): item for item in self.others()}
+        known = [others[folder] for folder in dict.fromkeys(chosen.also) if folder in others]
+        self.also = known[: MOST_SIDES - 2]
         self.side_by_side = chosen.side_by_side and self.tuned is not None
 
     def _on_not_opened(self, path: Path) -> None:
@@ -379,8 +381,9 @@ class ChatState(QObject):
 
     def _once_more(self, turn: Turn, reply: Reply) -> Reply:
         tried = [version.attempt for version in self.branches.versions(turn, reply.side)]
-        # Of an adapter that isn't chosen any more the answer is its own all the same, not another's.
-        adapter = self._adapter_of(reply.side) if reply.side in (LEFT, *self.sides()) else reply.adapter
+        # Beside base and tuned each answer is its own adapter's: its place may be another's by now.
+        chosen = reply.side == LEFT or (reply.side == RIGHT and self.tuned is not None)
+        adapter = self._adapter_of(reply.side) if chosen else reply.adapter
         return Reply(reply.side, adapter, max(tried) + 1)
 
     def stop(self) -> None:
@@ -591,12 +594,12 @@ class ChatState(QObject):
         return (self.sampling.seed + reply.attempt + apart) % 2**31
 
     def _messages(self) -> tuple[Message, ...]:
-        """What this side has heard and said so far."""
+        """What this adapter, or else this side, has heard and said so far."""
         assert self._writing is not None
         turn, reply = self._writing
         said = [Message("system", self.system)] if self.system.strip() else []
         for earlier in self.branches.said_before(turn)[self.left_out :]:
-            answer = earlier.reply(reply.side) or (earlier.replies[0] if earlier.replies else None)
+            answer = earlier.reply_before(reply)
             if answer is not None and answer.text:
                 said += [Message("user", earlier.text), Message("assistant", answer.text)]
         return (*said, Message("user", turn.text))

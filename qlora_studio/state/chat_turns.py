@@ -65,6 +65,11 @@ class Turn:
         """Of one side, where it was asked."""
         return next((reply for reply in self.replies if reply.side == side), None)
 
+    def reply_before(self, later: Reply) -> Reply | None:
+        """What was answered here by whoever answers `later`, or else in its place."""
+        own = (reply for reply in self.replies if reply.adapter == later.adapter)
+        return next(own, self.reply(later.side)) or (self.replies[0] if self.replies else None)
+
 
 @dataclass(frozen=True)
 class Tuned:

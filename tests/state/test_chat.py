@@ -321,10 +321,7 @@ def four(app, chat, qtbot):
 
 
 def test_base_and_three_adapters_answer_from_one_base_with_one_seed(four, silent):
-    _talk(four, silent, "Hello", "Base.", "One.")
-    for text in ("Two.", "Three."):
-        silent.answer(reading.CheckAdapter, reading.AdapterChecked, **CHECKED_ADAPTER)
-        _reply(silent, text)
+    _talk_with_four(four, silent)
     asked = silent.said(commands.Generate)
     folders = [str(item.folder) for item in (four.tuned, *four.also)]
     assert [command.adapter for command in asked] == [None, *folders]
@@ -340,29 +337,45 @@ def test_no_more_than_three_adapters_and_none_of_another_base(four):
     assert [item.name for item in four.also] == ["second", "third"]
 
 
-def test_an_adapter_that_was_left_out_answers_again_as_itself(four, silent):
-    _talk(four, silent, "Hello", "Base.", "One.")
-    for text in ("Two.", "Three."):
-        silent.answer(reading.CheckAdapter, reading.AdapterChecked, **CHECKED_ADAPTER)
-        _reply(silent, text)
-    third = four.turns[0].reply(3)
-    for other in list(four.also):
+@pytest.mark.parametrize("left_out", [["second"], ["third"], ["second", "third"]])
+def test_each_adapter_answers_again_as_itself_whichever_was_left_out(four, silent, left_out):
+    _talk_with_four(four, silent)
+    for other in _named(four, *left_out):
         four.compare_with(other, False)
-    four.again(four.turns[0], third)
-    _reply(silent, "Three again.")
-    assert silent.last_said(commands.Generate).adapter == third.adapter
+    for side in (2, 3):
+        reply = four.turns[0].reply(side)
+        four.again(four.turns[0], reply)
+        _reply(silent, "Once more.")
+        assert silent.last_said(commands.Generate).adapter == reply.adapter
+
+
+def test_an_adapter_that_moves_up_remembers_what_it_said_itself(four, silent):
+    _talk_with_four(four, silent)
+    four.compare_with(four.also[0], False)
+    four.send("And now?")
+    heard = []
+    for _ in four.turns[-1].replies:
+        heard.append(silent.asked(reading.EncodeChat)[0].messages[1].content)
+        _reply(silent, "Yes.")
+    assert heard == ["Base.", "One.", "Three."]
 
 
 def test_four_sides_are_opened_again_as_they_were(four, silent, qtbot):
+    for other in _named(four, "second", "third"):
+        four.compare_with(other, False)
+    for other in _named(four, "third", "second"):
+        four.compare_with(other, True)
     four.send("Hello")
     four.stop()
     path = four.open_path
+    names = [four.name_of(reply) for reply in four.turns[0].replies]
     four.new_chat()
     for other in list(four.also):
         four.compare_with(other, False)
     _open(four, path, qtbot)
-    assert {item.name for item in four.also} == {"second", "third"}
-    assert len(four.turns[0].replies) == 4
+    assert [item.name for item in four.also] == ["third", "second"]
+    assert [four.name_of(reply) for reply in four.turns[0].replies] == names
+    assert names == ["Base", "support", "third", "second"]
 
 
 def test_a_chosen_adapter_does_not_answer_twice(four):
@@ -370,6 +383,13 @@ def test_a_chosen_adapter_does_not_answer_twice(four):
     assert (four.tuned.name, [item.name for item in four.also]) == ("second", ["third"])
     four.choose_tuned(None)
     assert four.also == []
+
+
+def _talk_with_four(four, silent):
+    _talk(four, silent, "Hello", "Base.", "One.")
+    for text in ("Two.", "Three."):
+        silent.answer(reading.CheckAdapter, reading.AdapterChecked, **CHECKED_ADAPTER)
+        _reply(silent, text)
 
 
 def _example(name, model=MODEL):
