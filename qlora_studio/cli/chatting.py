@@ -19,6 +19,15 @@ from qlora_studio.plain_text import visible_text
 from qlora_studio.protocol import commands, events, reading
 from qlora_studio.runs.folder import open_run
 
+SAMPLING_OPTIONS: tuple[tuple[str, type, str], ...] = (
+    ("temperature", float, "how far from the likeliest tokens"),
+    ("top_p", float, "only the likeliest tokens that hold this share together"),
+    ("top_k", int, "only so many of the likeliest tokens, 0: any"),
+    ("min_p", float, "only tokens at least this share as likely as the likeliest"),
+    ("repeat_penalty", float, "makes what was said less likely, above 1"),
+    ("seed", int, "the same one draws the same reply"),
+)
+
 
 def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """`qlora-studio chat`."""
@@ -27,6 +36,16 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
     chat.add_argument("--adapter", type=Path, metavar="A", help="an adapter folder of that model")
     chat.add_argument("--prompt", metavar="P", help="answer this once and end")
     chat.add_argument("--greedy", action="store_true", help="always the likeliest token")
+    usual = commands.Sampling()
+    for name, kind, words in SAMPLING_OPTIONS:
+        chat.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=kind,
+            default=getattr(usual, name),
+            metavar="N",
+            help=f"{words}; {getattr(usual, name)} where nothing is said",
+        )
+    chat.add_argument("--system", default="", metavar="TEXT", help="what the model is told before all else")
     chat.add_argument("--max-tokens", type=int, default=512, metavar="N")
     chat.add_argument("--json", action="store_true")
     chat.set_defaults(run=chat_command)
@@ -38,7 +57,8 @@ def chat_command(arguments: argparse.Namespace) -> int:
         raise StudioError("--prompt is empty.", hint="Write a question, or leave --prompt out to talk.")
     model, adapter = what_to_chat_with(arguments.target, arguments.adapter)
     require_model(model.path)
-    sampling = commands.Sampling(greedy=arguments.greedy, max_tokens=_at_least_one(arguments.max_tokens))
+    sampling = sampling_of(arguments)
+    told_before = [Message("system", arguments.system)] if arguments.system.strip() else []
     with Told(quiet=arguments.json) as told, Engine(told) as engine, Reader(told) as reader:
         talk = Talk(engine, reader, model)
         if adapter:
@@ -46,9 +66,18 @@ def chat_command(arguments: argparse.Namespace) -> int:
         for note in talk.load(alone=adapter is None):
             print_error(f"note: {note}")
         if arguments.prompt is not None:
-            _answer(talk, [Message("user", arguments.prompt)], adapter, sampling, arguments.json)
+            asked = [*told_before, Message("user", arguments.prompt)]
+            _answer(talk, asked, adapter, sampling, arguments.json)
             return 0
-        return _converse(talk, adapter, sampling, arguments.json)
+        return _converse(talk, told_before, adapter, sampling, arguments.json)
+
+
+def sampling_of(arguments: argparse.Namespace) -> commands.Sampling:
+    """Raises: StudioError; limits of the other numbers are the engine's."""
+    chosen = {name: getattr(arguments, name) for name, _, _ in SAMPLING_OPTIONS}
+    return commands.Sampling(
+        greedy=arguments.greedy, max_tokens=_at_least_one(arguments.max_tokens), **chosen
+    )
 
 
 def what_to_chat_with(target: str, adapter: Path | None) -> tuple[ModelConfig, str | None]:
@@ -144,8 +173,9 @@ def _answer(
     return reply.reply
 
 
-def _converse(talk: Talk, adapter: str | None, sampling: commands.Sampling, as_json: bool) -> int:
-    messages: list[Message] = []
+def _converse(
+    talk: Talk, messages: list[Message], adapter: str | None, sampling: commands.Sampling, as_json: bool
+) -> int:
     while True:
         if not as_json and sys.stdin.isatty():
             sys.stdout.write("you> ")

@@ -24,7 +24,11 @@ class TokenChoice:
         self._random = torch.Generator(device).manual_seed(sampling.seed)
 
     def choose(self, logits: Tensor, reply: Sequence[int]) -> int:
-        """logits: float32 [vocabulary]; reply: the tokens chosen so far. Raises: StudioError."""
+        """logits: float32 [vocabulary]; reply: the tokens chosen so far.
+
+        source: top-p, arXiv:1904.09751; min-p, arXiv:2407.01082, both after the temperature
+        Raises: StudioError.
+        """
         sampling = self._sampling
         if sampling.repeat_penalty != 1.0 and reply:
             logits = _less_of(logits, reply, sampling.repeat_penalty)
@@ -33,7 +37,8 @@ class TokenChoice:
         scores, tokens = _likeliest(logits, sampling.top_k)
         probabilities = torch.softmax(scores / sampling.temperature, dim=-1)
         before = probabilities.cumsum(-1) - probabilities  # of all that are likelier
-        kept = torch.where(before < sampling.top_p, probabilities, 0.0)
+        likely = (before < sampling.top_p) & (probabilities >= sampling.min_p * probabilities[0])
+        kept = torch.where(likely, probabilities, 0.0)
         kept[0] = probabilities[0].nan_to_num(1.0)  # drawing among NaN would end the process on a card
         return _read(scores[0], tokens[torch.multinomial(kept, 1, generator=self._random)][0])
 
@@ -74,6 +79,7 @@ def _check(sampling: Sampling) -> None:
     limits = {
         "temperature": (sampling.temperature, 0.0, 100.0),
         "top_p": (sampling.top_p, 0.0, 1.0),
+        "min_p": (sampling.min_p, 0.0, 1.0),
         "top_k": (sampling.top_k, 0, 10_000_000),
         "repeat_penalty": (sampling.repeat_penalty, 0.01, 100.0),
         "max_tokens": (sampling.max_tokens, 1, 10_000_000),

@@ -28,12 +28,16 @@ class SaveNow(Command, frozen=True, tag="save_now"):
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
-    """How the next token is chosen."""
+    """How the next token is chosen.
+
+    min_p: none that is less likely than this share of the likeliest one's probability; 0: any
+    """
 
     greedy: bool = False
     temperature: float = 0.7
     top_p: float = 0.9
     top_k: int = 40
+    min_p: float = 0.0
     repeat_penalty: float = 1.0
     max_tokens: int = 512
     seed: int = 0

@@ -33,6 +33,12 @@ def test_top_p_leaves_the_fewest_that_hold_so_much() -> None:
     assert drawn(Sampling(temperature=1.0, top_p=0.0, top_k=0)) == {1}
 
 
+def test_min_p_leaves_what_is_likely_enough_beside_the_likeliest() -> None:
+    assert drawn(Sampling(temperature=1.0, top_p=1.0, top_k=0, min_p=0.25)) == {1, 2, 3}
+    assert drawn(Sampling(temperature=1.0, top_p=1.0, top_k=0, min_p=0.5)) == {1, 3}
+    assert drawn(Sampling(temperature=1.0, top_p=1.0, top_k=0, min_p=1.0)) == {1}
+
+
 def test_what_is_drawn_is_as_frequent_as_it_is_likely() -> None:
     choice = TokenChoice(Sampling(temperature=1.0, top_p=1.0, top_k=0), CPU)
     counts = torch.bincount(torch.tensor([choice.choose(LOGITS, []) for _ in range(4000)]))
@@ -65,7 +71,8 @@ def test_answers_that_are_no_numbers_are_told(greedy: bool, number: float) -> No
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"temperature": -1.0}, {"top_p": 2.0}, {"top_k": -3}, {"max_tokens": 0}, {"seed": -1}]
+    "wrong",
+    [{"temperature": -1.0}, {"top_p": 2.0}, {"min_p": 1.5}, {"top_k": -3}, {"max_tokens": 0}, {"seed": -1}],
 )
 def test_a_setting_that_can_not_be_is_named(wrong: dict[str, float]) -> None:
     with pytest.raises(StudioError, match=next(iter(wrong))):

@@ -177,16 +177,19 @@ def test_sampling_is_what_the_next_reply_is_drawn_with(answered, silent, qtbot):
     found(answered, "chat_temperature").setValue(20)
     found(answered, "chat_max_tokens").setValue(64)
     found(answered, "chat_seed").setValue(7)
+    assert found(answered, "chat_preset").currentText() == "Precise"
+    found(answered, "chat_min_p").setValue(0.05)
     _send(answered, qtbot, "And now?")
     _reply(silent, "Base.")
     sampling = silent.last_said(commands.Generate).sampling
     assert (sampling.temperature, sampling.max_tokens, sampling.seed) == (0.2, 64, 7)
-    assert found(answered, "chat_preset").currentText() == "Precise"
+    assert sampling.min_p == 0.05
+    assert found(answered, "chat_preset").currentText() == "Own"
 
 
 def test_greedy_switches_off_what_has_no_effect_and_says_so(answered, silent, qtbot):
     click(qtbot, answered, "chat_greedy")
-    for name in ("chat_temperature", "chat_top_p", "chat_top_k", "chat_seed", "chat_same_seed"):
+    for name in ("chat_temperature", "chat_top_p", "chat_top_k", "chat_min_p", "chat_seed", "chat_same_seed"):
         assert not found(answered, name).isEnabled()
     assert found(answered, "chat_repeat_penalty").isEnabled()
     assert "have no effect" in words(answered, "chat_sampling")

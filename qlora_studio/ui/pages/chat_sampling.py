@@ -8,7 +8,7 @@ from PySide6.QtWidgets import QCheckBox, QHBoxLayout, QVBoxLayout, QWidget
 from qlora_studio.protocol.commands import Sampling
 from qlora_studio.state.chat import ChatState
 from qlora_studio.ui.theme import theme
-from qlora_studio.ui.widgets import Card, ChoiceBox, NumberBox, PlainLabel, Slider
+from qlora_studio.ui.widgets import Card, ChoiceBox, DecimalBox, NumberBox, PlainLabel, Slider
 from qlora_studio.ui.widgets.allowed import allow
 from qlora_studio.ui.widgets.fields import TextBox
 from qlora_studio.ui.widgets.text_size import at_text_size
@@ -19,10 +19,12 @@ PRESETS = {
     "lively": ("Lively", Sampling(temperature=1.0, top_p=0.95, top_k=100)),
 }
 OWN = "own"
-NO_EFFECT = "Temperature, top-p, top-k and seed have no effect"
+NO_EFFECT = "Temperature, top-p, top-k, min-p and seed have no effect"
+MIN_P_TIP = "Leaves out what is less likely than this share of the likeliest token. 0: nothing"
 STOPS_TIP = r"A reply ends before the first of these. A comma stands between them, \n is the end of a line."
 WIDTHS = {
-    "chat_top_k": 110,
+    "chat_top_k": 92,
+    "chat_min_p": 84,
     "chat_max_tokens": 110,
     "chat_seed": 156,
     "chat_stop_words": 156,
@@ -51,6 +53,8 @@ class SamplingCard(Card):
             "max_tokens": NumberBox(1, 32_768, 512, name="chat_max_tokens", label="Longest reply"),
             "seed": NumberBox(0, 2**31 - 1, 0, name="chat_seed", label="Seed"),
         }
+        self._min_p = DecimalBox(0.0, 1.0, 0.0, name="chat_min_p", label="Min-p", step=0.01, places=2)
+        self._min_p.setToolTip(MIN_P_TIP)
         self._greedy = QCheckBox("Greedy, always the likeliest token")
         self._greedy.setObjectName("chat_greedy")
         self._greedy.setAccessibleName("Greedy")
@@ -75,11 +79,12 @@ class SamplingCard(Card):
             self.body.addWidget(slider)
         for box in self._numbers.values():
             row = QHBoxLayout()
-            label = PlainLabel(box.accessibleName(), "label")
-            label.setBuddy(box)
-            at_text_size(box, box.setFixedWidth, WIDTHS[box.objectName()])
-            row.addWidget(label, 1)
-            row.addWidget(box)
+            for field in (box, self._min_p) if box is self._numbers["top_k"] else (box,):
+                label = PlainLabel(field.accessibleName(), "label")
+                label.setBuddy(field)
+                at_text_size(field, field.setFixedWidth, WIDTHS[field.objectName()])
+                row.addWidget(label, 1)
+                row.addWidget(field)
             self.body.addLayout(row)
         row = QHBoxLayout()
         label = PlainLabel("Stop words", "label")
@@ -97,6 +102,7 @@ class SamplingCard(Card):
             slider.bar.valueChanged.connect(self._on_changed)
         for box in self._numbers.values():
             box.valueChanged.connect(self._on_changed)
+        self._min_p.valueChanged.connect(self._on_changed)
         self._greedy.toggled.connect(self._on_changed)
         self._same_seed.toggled.connect(self._on_same_seed)
         self._stops.textChanged.connect(self._on_stops)
@@ -110,6 +116,7 @@ class SamplingCard(Card):
     def _on_changed(self) -> None:
         values: dict[str, float | int | bool] = {slider.key: slider.value() for slider in self._sliders}
         values |= {key: box.value() for key, box in self._numbers.items()}
+        values["min_p"] = self._min_p.value()
         self._state.sampling = Sampling(greedy=self._greedy.isChecked(), **values)  # type: ignore[arg-type]
         self._mark()
 
@@ -125,7 +132,8 @@ class SamplingCard(Card):
         self._same_seed.setChecked(self._state.same_seed)
         for slider in self._sliders:
             slider.set_value(getattr(sampling, slider.key))
-        for key, box in self._numbers.items():
+        fields: dict[str, NumberBox | DecimalBox] = {**self._numbers, "min_p": self._min_p}
+        for key, box in fields.items():
             box.blockSignals(True)
             box.setValue(getattr(sampling, key))
             box.blockSignals(False)
@@ -141,7 +149,8 @@ class SamplingCard(Card):
         plain = msgspec.structs.replace(sampling, **kept)
         named = next((key for key, (_, preset) in PRESETS.items() if preset == plain), OWN)
         self._preset.set_value(named)
-        drawn = (*self._sliders[:2], self._numbers["top_k"], self._numbers["seed"], self._same_seed)
+        numbers = (self._numbers["top_k"], self._min_p, self._numbers["seed"])
+        drawn = (*self._sliders[:2], *numbers, self._same_seed)
         for widget in drawn:
             allow(widget, NO_EFFECT if sampling.greedy else "")
         self._note.setVisible(sampling.greedy)

@@ -1,0 +1,36 @@
+"""What `chat` asks the engine for."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+
+from qlora_studio.cli.chatting import add_commands, sampling_of
+from qlora_studio.errors import StudioError
+from qlora_studio.protocol.commands import Sampling
+
+
+def sampling(*options):
+    parser = argparse.ArgumentParser()
+    add_commands(parser.add_subparsers())
+    return sampling_of(parser.parse_args(["chat", "sample", *options]))
+
+
+def test_without_options_it_is_the_windows_own():
+    assert sampling() == Sampling()
+
+
+def test_every_setting_of_the_window_can_be_said():
+    said = sampling(
+        *("--temperature", "1.2", "--top-p", "0.8", "--top-k", "7", "--min-p", "0.05"),
+        *("--repeat-penalty", "1.1", "--seed", "3", "--max-tokens", "9", "--greedy"),
+    )
+    assert said == Sampling(
+        greedy=True, temperature=1.2, top_p=0.8, top_k=7, min_p=0.05, repeat_penalty=1.1, seed=3, max_tokens=9
+    )
+
+
+def test_a_reply_has_at_least_one_token():
+    with pytest.raises(StudioError, match="at least 1"):
+        sampling("--max-tokens", "0")
