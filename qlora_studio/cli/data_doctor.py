@@ -9,7 +9,7 @@ from typing import get_args
 from qlora_studio.cli.children import Reader
 from qlora_studio.cli.output import print_text
 from qlora_studio.config.data_parts import USUALLY_ALIKE, Fix, FixKind
-from qlora_studio.config.encodings import ENCODINGS
+from qlora_studio.config.encodings import ENCODINGS, encoding_named
 from qlora_studio.config.run_config import DataConfig
 from qlora_studio.data.limits import MOST_UNASKED
 from qlora_studio.data.report import Finding, ImportReport
@@ -27,6 +27,7 @@ def add_options(data: argparse.ArgumentParser) -> None:
     data.add_argument("--test", type=Path, metavar="FILE", help="also look for rows of this file")
     data.add_argument(
         "--test-encoding",
+        type=encoding_named,
         choices=ENCODINGS,
         default="auto",
         metavar="E",
@@ -42,12 +43,22 @@ def add_options(data: argparse.ArgumentParser) -> None:
     )
     data.add_argument(
         "--threshold",
-        type=float,
+        type=_share,
         default=USUALLY_ALIKE,
         metavar="T",
         help="rows are nearly equal where this share of words is the same, in the same order (default: 0.9)",
     )
     data.add_argument("--save-copy", type=Path, metavar="OUT.jsonl", help="write the rows to a new file")
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"it must be over 0 and at most 1, not {text}")
+    return share
 
 
 def recipe_of(arguments: argparse.Namespace) -> tuple[Fix, ...]:

@@ -12,7 +12,7 @@ from qlora_studio.cli.counted import counted
 from qlora_studio.cli.named_run import run_folder
 from qlora_studio.cli.output import Told, print_json, print_text
 from qlora_studio.cli.there import require_file
-from qlora_studio.config.encodings import ENCODINGS
+from qlora_studio.config.encodings import ENCODINGS, encoding_named
 from qlora_studio.config.run_config import SAMPLE
 from qlora_studio.errors import StudioError
 from qlora_studio.plain_text import visible_line
@@ -35,6 +35,7 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
     evaluate.add_argument("--on", required=True, metavar="FILE", help="rows as in the run's own data")
     evaluate.add_argument(
         "--encoding",
+        type=encoding_named,
         choices=ENCODINGS,
         default="auto",
         metavar="E",

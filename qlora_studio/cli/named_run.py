@@ -1,4 +1,4 @@
-"""A run as it is named in the terminal: by its folder, or as `runs` lists it."""
+"""A run as it is named in the terminal: by its folder, as `runs` lists it, or as the person called it."""
 
 from __future__ import annotations
 
@@ -6,15 +6,28 @@ from pathlib import Path
 
 from qlora_studio.config import places
 from qlora_studio.errors import StudioError
+from qlora_studio.runs.history import list_runs
+
+_MOST_LISTED = 5
 
 
 def run_folder(named: Path, runs_dir: Path | None = None) -> Path:
-    """Absolute. Raises: StudioError where there is neither such a folder nor such a run."""
+    """Absolute. Raises: StudioError where there is neither such a folder nor one run of that name."""
     if named.exists():
         return named.absolute()
-    listed = (runs_dir or places.runs_folder()).absolute() / named
-    if len(named.parts) == 1 and listed.exists():
-        return listed
+    runs_dir = (runs_dir or places.runs_folder()).absolute()
+    if len(named.parts) == 1:
+        if (runs_dir / named).exists():
+            return runs_dir / named
+        called = [run.folder for run in list_runs(runs_dir) if run.name == named.name]
+        if len(called) > 1:
+            newest = ", ".join(folder.name for folder in called[:_MOST_LISTED])
+            raise StudioError(
+                f"{len(called)} runs are called {named}.",
+                hint=f"Name one by its folder, the newest first: {newest}.",
+            )
+        if called:
+            return called[0]
     raise StudioError(
         f"There is no folder {named}, and no run of that name.", hint="'qlora-studio runs' lists all runs."
     )

@@ -18,7 +18,7 @@ from qlora_studio.cli.there import require_model
 from qlora_studio.config import places
 from qlora_studio.config.data_check import check_data
 from qlora_studio.config.data_parts import MixPart
-from qlora_studio.config.encodings import ENCODINGS
+from qlora_studio.config.encodings import ENCODINGS, encoding_named
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import SAMPLE, DataConfig, RunConfig
 from qlora_studio.config.setting import fields_of, problem_with
@@ -40,6 +40,7 @@ def add_commands(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     data.add_argument("--format", default="auto", metavar="F", help="where the guess is wrong")
     data.add_argument(
         "--encoding",
+        type=encoding_named,
         choices=ENCODINGS,
         default="auto",
         metavar="E",
@@ -276,8 +277,8 @@ def _tell_report(report: ImportReport) -> None:
         f"{report.skipped:,} skipped + {report.merged:,} merged"
     )
     print_text(f"format {report.format}, {report.encoding}; {counted(report.conversations, 'conversation')}")
-    if report.guess:
-        print_text(report.guess)
+    if report.guess and report.guess not in {finding.words for finding in report.findings}:
+        print_text(report.guess)  # one that is unsure is told with what is odd
     for problem in report.problems:
         print_text(f"skipped {problem.count:,}: {problem.reason} (first: line {problem.line:,})")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from typing import Literal
 
 Encoding = Literal[
@@ -43,3 +44,14 @@ ENCODING_WORDS: dict[str, str] = {
     "euc-kr": "EUC-KR, Korean",
 }
 ENCODINGS = tuple(ENCODING_WORDS)
+
+
+def encoding_named(name: str) -> str:
+    """Ours under any name that Python knows it by, as cp1252 or utf8; `name` itself where it is none."""
+    if name in ENCODINGS:
+        return name
+    try:
+        known = codecs.lookup(name)
+        return next(ours for ours in ENCODINGS[1:] if codecs.lookup(ours).name == known.name)
+    except (LookupError, StopIteration, ValueError):  # ValueError: a NUL in the name
+        return name

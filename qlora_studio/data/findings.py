@@ -279,7 +279,7 @@ def file_findings(
         marked = f"Read as {turned[0].upper()}, as the mark at its beginning says"
         words = chosen if encoding != "auto" else marked
         why = "Look whether letters such as é read well."
-        found.append(Finding(kind="encoding", tone="warn", count=len(turned), words=words, why=why))
+        found.append(Finding(kind="encoding", tone="info", count=len(turned), words=words, why=why))
     if held_out:
         words = f"Left out by their names: {_listed(held_out)}"
         why = "Rows for testing must not be learned."

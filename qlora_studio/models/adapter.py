@@ -90,7 +90,7 @@ def clean_adapter_config(folder: Path, base: str) -> dict[str, Any]:
 
 def check_adapter(folder: Path, base: str) -> CheckedAdapter:
     """`base` is the user's choice, never the file's. Raises: StudioError naming the file and the field."""
-    source = open_folder(folder)
+    source = open_folder(folder, hint="Choose an adapter's folder, which holds adapter_config.json.")
     tensors = _tensors(source)
     plan = folder_plan(model_folder(base))
     linears = dict(_linears(plan))

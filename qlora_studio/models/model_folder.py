@@ -83,14 +83,12 @@ class ModelFolder:
         return allowed
 
 
-def open_folder(path: Path) -> ModelFolder:
-    """Raises: StudioError where `path` is no folder."""
+def open_folder(path: Path, hint: str = "Choose a model's folder.") -> ModelFolder:
+    """Raises: StudioError where `path` is no folder; `hint`: what to do where there is nothing."""
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise StudioError(
-            f"{path} does not exist or can't be read.", hint="Choose a model's folder."
-        ) from error
+        raise StudioError(f"{path} does not exist or can't be read.", hint=hint) from error
     if not stat.S_ISDIR(mode):
         raise StudioError(f"{path} is not a folder.", hint="Choose the folder that holds config.json.")
     return ModelFolder(path)

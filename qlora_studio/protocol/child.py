@@ -135,7 +135,13 @@ def _start(module: str, said: Lines[Said], heard: Lines[Heard]) -> Child[Said, H
 
 def _log_file(module: str) -> Path:
     folder = log_folder()
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise StudioError(
+            f"The folder for logs can't be made: {folder} ({error.strerror}).",
+            hint="QLORA_STUDIO_HOME names another place, if that one can't be mended.",
+        ) from error
     return folder / f"{module.rpartition('.')[2]}.log"
 
 

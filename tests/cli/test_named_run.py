@@ -9,6 +9,7 @@ import pytest
 from qlora_studio.cli.named_run import run_folder
 from qlora_studio.config import places
 from qlora_studio.errors import StudioError
+from tests.ui.example_runs import Example, make_run
 
 
 @pytest.fixture
@@ -27,6 +28,18 @@ def test_a_folder_where_one_stands_comes_first(listed, tmp_path, monkeypatch):
     (here / listed.name).mkdir(parents=True)
     monkeypatch.chdir(here)
     assert run_folder(Path(listed.name)) == here / listed.name
+
+
+def test_a_run_is_found_by_what_the_person_called_it(home):
+    folder = make_run(places.runs_folder(), Example(name="sums", steps=2, end="finished"))
+    assert run_folder(Path("sums")) == folder
+
+
+def test_a_name_of_several_runs_is_refused_with_their_folders(home):
+    folders = [make_run(places.runs_folder(), Example(name="sums", steps=2, end="finished")) for _ in "ab"]
+    with pytest.raises(StudioError, match="2 runs are called sums") as refused:
+        run_folder(Path("sums"))
+    assert all(folder.name in refused.value.hint for folder in folders)
 
 
 def test_a_name_that_is_no_run_is_refused_with_the_way_to_the_list(home):

@@ -38,6 +38,8 @@ def status(monkeypatch: pytest.MonkeyPatch, *words: str) -> object:
         (("train",), "Missing: FILE.toml."),
         (("export", "r", "--to", "merged", "--quant", "f16", "--out", "d"), "--quant is for GGUF files."),
         (("train", "sample", "--set"), "--set needs a value."),
+        (("data", "one.jsonl", "--threshold", "7"), "--threshold: it must be over 0 and at most 1, not 7."),
+        (("data", "one.jsonl", "--threshold", "x"), "--threshold: it must be over 0 and at most 1, not x."),
         (("train", "--bogus", "sample"), "There is no --bogus here."),
         (("data", "one.jsonl", "--seq-len", "abc"), "--seq-len is 'abc'; it must be a whole number."),
         (("data", "one.jsonl", "--seq-len", "0"), "--seq-len is 0; it must be between 16 and 131072."),

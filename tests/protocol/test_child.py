@@ -46,3 +46,11 @@ def test_a_child_is_not_started_with_a_library_that_is_too_old(  # S14
 
 def test_the_versions_that_the_lock_names_are_recent_enough() -> None:  # S14
     require_recent((*child._ENGINE_LIBRARIES, *child._READER_LIBRARIES))
+
+
+def test_a_home_that_is_a_file_is_named(tmp_path, monkeypatch):
+    file = tmp_path / "rows.csv"
+    file.touch()
+    monkeypatch.setenv("QLORA_STUDIO_HOME", str(file))
+    with pytest.raises(StudioError, match=r"rows\.csv.*Not a directory"):
+        child.start_reader()
