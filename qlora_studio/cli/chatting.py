@@ -18,7 +18,9 @@ from qlora_studio.errors import StudioError
 from qlora_studio.plain_text import visible_text
 from qlora_studio.protocol import commands, events, reading
 from qlora_studio.runs.folder import open_run
+from qlora_studio.runs.good_answers import AnswerTurn, GoodAnswer, add_good_answer
 
+GOOD = "/good"  # typed in place of a message
 SAMPLING_OPTIONS: tuple[tuple[str, type, str], ...] = (
     ("temperature", float, "how far from the likeliest tokens"),
     ("top_p", float, "only the likeliest tokens that hold this share together"),
@@ -31,7 +33,11 @@ SAMPLING_OPTIONS: tuple[tuple[str, type, str], ...] = (
 
 def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """`qlora-studio chat`."""
-    chat = subparsers.add_parser("chat", help="talk to a run's adapter, or to a model")
+    chat = subparsers.add_parser(
+        "chat",
+        help="talk to a run's adapter, or to a model",
+        description=f"Talks until the input ends. {GOOD} keeps the last answer as a row for training.",
+    )
     chat.add_argument("target", metavar="RUN-OR-MODEL", help="a run, a model folder, or 'sample'")
     chat.add_argument("--adapter", type=Path, metavar="A", help="an adapter folder of that model")
     chat.add_argument("--prompt", metavar="P", help="answer this once and end")
@@ -183,10 +189,30 @@ def _converse(
         line = sys.stdin.readline()
         if not line:
             return 0
-        if line.strip():
+        if line.strip() == GOOD:
+            keep_good(messages)
+        elif line.strip():
             messages.append(Message("user", line.strip()))
             reply = _answer(talk, messages, adapter, sampling, as_json)
             messages.append(Message("assistant", reply))
+
+
+def keep_good(messages: list[Message]) -> None:
+    """The last answer as a row for training, as the window's button does. What fails is told."""
+    if not messages or messages[-1].role != "assistant":
+        print_error("note: there is no answer yet")
+        return
+    turns = [
+        AnswerTurn(item.role, item.content, 0.0 if item.role == "assistant" else None)
+        for item in messages[:-1]
+    ]
+    answer = GoodAnswer((*turns, AnswerTurn("assistant", messages[-1].content)))
+    try:
+        kept = add_good_answer(places.good_answers_file(), answer)
+    except StudioError as error:
+        print_error(f"note: {error}")
+        return
+    print_error(f"kept: {counted(len(kept), 'good answer')} in {places.good_answers_file()}")
 
 
 def _at_least_one(count: int) -> int:

@@ -30,6 +30,12 @@ def conversations_folder() -> Path:
     return _home("conversations") or Path(platformdirs.user_data_dir(_APP, appauthor=False)) / "conversations"
 
 
+def good_answers_file() -> Path:
+    """The data file of answers that were found good on the Chat page."""
+    data = _home("data") or Path(platformdirs.user_data_dir(_APP, appauthor=False)) / "data"
+    return data / "good_answers.jsonl"
+
+
 def cache_folder() -> Path:
     """What can be made again: imported rows, tokens, the sample model, quantized weights."""
     chosen = os.environ.get(_CACHE)

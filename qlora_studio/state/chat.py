@@ -17,6 +17,7 @@ from qlora_studio.data.conversation import Message
 from qlora_studio.protocol import commands, events, reading
 from qlora_studio.protocol.events import Problem
 from qlora_studio.runs.conversations import MOST_SIDES, Conversation, ConversationFile, new_path
+from qlora_studio.runs.good_answers import AnswerTurn, GoodAnswer
 from qlora_studio.runs.history import list_runs
 from qlora_studio.state.background import Background
 from qlora_studio.state.chat_branches import Branches
@@ -25,6 +26,7 @@ from qlora_studio.state.chat_turns import LEFT, RIGHT, Reply, Tuned, Turn, Writi
 from qlora_studio.state.conversations import ConversationsState
 from qlora_studio.state.draft import RunDraft
 from qlora_studio.state.engine import EngineState
+from qlora_studio.state.good_answers import GoodAnswersState
 from qlora_studio.state.notices import Notices
 from qlora_studio.state.preferences import PreferencesState
 from qlora_studio.state.reader import Job, Reader
@@ -66,6 +68,7 @@ class ChatState(QObject):
     ) -> None:
         super().__init__(parent)
         self.conversations = ConversationsState(notices, self)
+        self.good_answers = GoodAnswersState(notices, self)
         self._engine = engine
         self._reader = reader
         self._sample_model = sample_model
@@ -250,6 +253,7 @@ class ChatState(QObject):
         self._queue.clear()
         self._writing = self._generating = None
         self.conversations.wait()
+        self.good_answers.wait()
 
     # What can be chosen -----------------------------------------------------------------------------
 
@@ -367,6 +371,37 @@ class ChatState(QObject):
             before = None if self.branches.is_first(turn) else turn.before
             self.left_out = min(self.left_out, len(self.branches.said_before(turn)))
             self._say(text, before)
+
+    def correct(self, turn: Turn, reply: Reply, text: str) -> None:
+        """An answer as the person would have it, beside the model's own. Not while a reply is written."""
+        if not self.busy and turn in self.turns:
+            tried = [version.attempt for version in self.branches.versions(turn, reply.side)]
+            corrected = Reply(
+                reply.side, reply.adapter, max(tried) + 1, state=Writing.DONE, text=text, ended="corrected"
+            )
+            replies = [corrected if other is reply else other for other in turn.replies]
+            self.branches.branch(turn, replies)
+            self._on_other_branch()
+
+    def as_row(self, turn: Turn, reply: Reply) -> GoodAnswer:
+        """What was said up to this answer, which alone is learned."""
+        said = self._heard(turn, reply)
+        on_the_way = (
+            AnswerTurn(item.role, item.content, 0.0 if item.role == "assistant" else None) for item in said
+        )
+        return GoodAnswer((*on_the_way, AnswerTurn("assistant", reply.text)))
+
+    def is_good(self, turn: Turn, reply: Reply) -> bool:
+        """Whether it is kept as a row for training."""
+        return self.good_answers.may_have(reply.text) and self.good_answers.has(self.as_row(turn, reply))
+
+    def switch_good(self, turn: Turn, reply: Reply) -> None:
+        """Keeps an answer as a row for training, or takes it out again."""
+        row = self.as_row(turn, reply)
+        if self.good_answers.has(row):
+            self.good_answers.take_out(row)
+        elif reply.state is Writing.DONE and reply.text.strip():
+            self.good_answers.keep(row)
 
     def _say(self, text: str, before: Turn | None) -> None:
         turn = Turn(text, [Reply(side, self._adapter_of(side)) for side in self.sides()])
@@ -596,9 +631,11 @@ class ChatState(QObject):
     def _messages(self) -> tuple[Message, ...]:
         """What this adapter, or else this side, has heard and said so far."""
         assert self._writing is not None
-        turn, reply = self._writing
+        return self._heard(*self._writing, self.left_out)
+
+    def _heard(self, turn: Turn, reply: Reply, left_out: int = 0) -> tuple[Message, ...]:
         said = [Message("system", self.system)] if self.system.strip() else []
-        for earlier in self.branches.said_before(turn)[self.left_out :]:
+        for earlier in self.branches.said_before(turn)[left_out:]:
             answer = earlier.reply_before(reply)
             if answer is not None and answer.text:
                 said += [Message("user", earlier.text), Message("assistant", answer.text)]

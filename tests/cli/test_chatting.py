@@ -6,7 +6,9 @@ import argparse
 
 import pytest
 
-from qlora_studio.cli.chatting import add_commands, sampling_of
+from qlora_studio.cli.chatting import add_commands, keep_good, sampling_of
+from qlora_studio.config import places
+from qlora_studio.data.conversation import Message
 from qlora_studio.errors import StudioError
 from qlora_studio.protocol.commands import Sampling
 
@@ -34,3 +36,13 @@ def test_every_setting_of_the_window_can_be_said():
 def test_a_reply_has_at_least_one_token():
     with pytest.raises(StudioError, match="at least 1"):
         sampling("--max-tokens", "0")
+
+
+def test_the_last_answer_is_kept_as_a_row(home, capsys):
+    keep_good([Message("user", "Two and two?")])
+    assert "no answer yet" in capsys.readouterr().err
+    keep_good([Message("user", "Two and two?"), Message("assistant", "Four.")])
+    assert "kept: 1 good answer" in capsys.readouterr().err
+    assert places.good_answers_file().read_bytes() == (
+        b'{"messages":[{"role":"user","content":"Two and two?"},{"role":"assistant","content":"Four."}]}\n'
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -630,3 +631,77 @@ def test_nothing_is_marked_while_a_reply_is_written(answered, silent, qtbot):
     _send(answered, qtbot, "And now?")
     _reply(silent, "I am the base again.")
     assert "underlined" not in words(answered, "chat_figures_1_base")
+
+
+# Answers for training -------------------------------------------------------------------------------
+
+
+def _kept():
+    path = places.good_answers_file()
+    return [json.loads(line)["messages"] for line in path.read_text("utf-8").splitlines()]
+
+
+def test_a_good_answer_is_a_row_for_training_and_can_be_taken_out(answered, app, qtbot):
+    with qtbot.waitSignal(app.chat.good_answers.changed):
+        click(qtbot, answered, "chat_good_0_tuned")
+    assert _kept() == [
+        [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "I am tuned."}]
+    ]
+    assert "Take it out" in found(answered, "chat_good_0_tuned").toolTip()
+    assert "Take it out" not in found(answered, "chat_good_0_base").toolTip()
+    with qtbot.waitSignal(app.chat.good_answers.changed):
+        app.notices.last[-1].undo()
+    assert _kept() == []
+    assert "Take it out" not in found(answered, "chat_good_0_tuned").toolTip()
+
+
+def test_only_the_good_answer_of_a_chat_is_learned(answered, app, silent, qtbot):
+    _send(answered, qtbot, "And now?")
+    _reply(silent, "Base again.")
+    _reply(silent, "Tuned again.")
+    with qtbot.waitSignal(app.chat.good_answers.changed):
+        app.chat.switch_good(app.chat.turns[1], app.chat.turns[1].replies[1])
+    (row,) = _kept()
+    assert [(message["content"], message.get("loss_weight")) for message in row] == [
+        ("Hello", None), ("I am tuned.", 0.0), ("And now?", None), ("Tuned again.", None),
+    ]  # fmt: skip
+
+
+def test_an_answer_is_written_as_it_should_be_beside_the_models_own(answered, app, silent, qtbot):
+    click(qtbot, answered, "chat_correct_0_tuned")
+    box = found(answered, "chat_input")
+    assert box.toPlainText() == "I am tuned."
+    assert "to be kept for training" in words(answered, "chat_input_card")
+    asked = len(silent.said(commands.Generate))
+    box.setPlainText("I am well tuned.")
+    qtbot.keyClick(box, Qt.Key.Key_Return)
+    assert words(answered, "chat_text_0_tuned") == "I am well tuned."
+    assert words(answered, "chat_version_0_tuned") == "2 of 2"
+    assert "corrected by you" in words(answered, "chat_figures_0_tuned")
+    assert len(silent.said(commands.Generate)) == asked
+    with qtbot.waitSignal(app.chat.good_answers.changed):
+        click(qtbot, answered, "chat_good_0_tuned")
+    assert _kept()[0][-1]["content"] == "I am well tuned."
+
+
+def test_escape_leaves_an_answer_as_it_was(answered, app, qtbot):
+    click(qtbot, answered, "chat_correct_0_base")
+    assert answered.escape()
+    assert found(answered, "chat_input").toPlainText() == ""
+    assert app.chat.turns[0].replies[0].text == "I am the base."
+
+
+def test_the_good_answers_open_as_data(answered, app, asked, qtbot):
+    answered._on_open_good()
+    assert asked == []
+    with qtbot.waitSignal(app.chat.good_answers.changed):
+        click(qtbot, answered, "chat_good_0_base")
+    answered._on_open_good()
+    assert asked == [("data", places.good_answers_file())]
+
+
+def test_a_full_disk_is_said_and_nothing_is_kept(answered, app, qtbot, monkeypatch):  # R10
+    monkeypatch.setattr("qlora_studio.runs.durable.os.fsync", _no_space)
+    with qtbot.waitSignal(app.chat.good_answers.refused):
+        click(qtbot, answered, "chat_good_0_base")
+    assert words(answered, "banner").startswith("Could not save the good answer")

@@ -13,7 +13,7 @@ from qlora_studio.config.run_config import SAMPLE
 from qlora_studio.plain_text import visible_line
 from qlora_studio.runs.conversations import MOST_SIDES
 from qlora_studio.state.app import AppState
-from qlora_studio.state.chat_turns import Reply, Tuned, Turn
+from qlora_studio.state.chat_turns import RIGHT, Reply, Tuned, Turn
 from qlora_studio.ui.page import Page
 from qlora_studio.ui.pages.chat_list import ConversationsCard
 from qlora_studio.ui.pages.chat_sampling import SamplingCard
@@ -61,12 +61,14 @@ class ChatPage(Page):
         self._follows = True
         self._offers_first: Path | None = None  # the run whose first prompt is to be typed
         self._changing: Turn | None = None  # whose message is typed again
+        self._correcting: tuple[Turn, Reply] | None = None  # which answer is written as it should be
 
     def opened(self, what: object) -> None:
         """what: the folder of a run to talk to, its first prompt typed already; or None."""
         self._offers_first = what if isinstance(what, Path) else None
         self._state.refresh(self._offers_first)
         self._state.conversations.refresh()
+        self._state.good_answers.refresh()
         self._input.setFocus()
 
     def rescan(self) -> None:
@@ -78,8 +80,8 @@ class ChatPage(Page):
         """Esc stops the reply, or leaves a message as it was."""
         if self._state.busy:
             self._state.stop()
-        elif self._changing is not None:
-            self._changing = None
+        elif self._changing is not None or self._correcting is not None:
+            self._changing = self._correcting = None
             self._input.clear()
         elif super().escape():
             return True
@@ -219,6 +221,8 @@ class ChatPage(Page):
             ("Move the conversation to the bin\tDel", "", self._on_bin),
             ("Copy the chat", "", self._on_copy_all),
             (MARK_TIP, "Ctrl+D", self._on_mark_differences),
+            ("Keep the last answer for training", "Ctrl+G", self._on_good),
+            ("Open the good answers as data", "", self._on_open_good),
         ):
             action = QAction(words, self)
             if keys:
@@ -240,6 +244,8 @@ class ChatPage(Page):
         self._new.clicked.connect(self._on_new)
         self._to_list.clicked.connect(self._on_list)
         self._conversations.opened.connect(lambda: self._show_list(False))
+        self._state.good_answers.changed.connect(self._refresh_turns)
+        self._state.good_answers.refused.connect(self.show_error)
         self._state.conversations.told.connect(lambda words, _: self.show_error(words))
         self._change.clicked.connect(lambda: self.app.show_page("models"))
         self._choice.chosen.connect(self._on_tuned)
@@ -260,7 +266,11 @@ class ChatPage(Page):
         text = self._input.toPlainText().strip()
         if text and self._send.isEnabled():
             turn, self._changing = self._changing, None
+            corrected, self._correcting = self._correcting, None
             self._input.clear()
+            if corrected is not None:
+                self._state.correct(*corrected, text)
+                return
             self._follows = True
             if turn is not None and turn in self._state.turns:
                 self._state.change(turn, text)
@@ -275,8 +285,17 @@ class ChatPage(Page):
         """The message is typed again; nothing is dropped before it is sent."""
         if self._state.busy:
             return
-        self._changing = turn
-        self._input.setPlainText(turn.text)
+        self._changing, self._correcting = turn, None
+        self._type(turn.text)
+
+    def _on_correct(self, turn: Turn, reply: Reply) -> None:
+        """The answer is typed again, as it should be; nothing is asked of the model."""
+        if not self._state.busy:
+            self._changing, self._correcting = None, (turn, reply)
+            self._type(reply.text)
+
+    def _type(self, text: str) -> None:
+        self._input.setPlainText(text)
         self._input.moveCursor(QTextCursor.MoveOperation.End)
         self._input.setFocus()
 
@@ -320,6 +339,18 @@ class ChatPage(Page):
             lines += [f"{self._state.name_of(reply)}: {reply.text}" for reply in turn.replies]
         QGuiApplication.clipboard().setText("\n\n".join(lines))
         self.app.notices.say("Chat copied")
+
+    def _on_good(self) -> None:
+        """Of two sides the tuned one's."""
+        if self._state.turns and self._state.turns[-1].replies:
+            turn = self._state.turns[-1]
+            self._state.switch_good(turn, turn.reply(RIGHT) or turn.replies[0])
+
+    def _on_open_good(self) -> None:
+        if self._state.good_answers.count:
+            self.app.show_page("data", self._state.good_answers.path)
+        else:
+            self.app.notices.say("No answer is kept yet: each has a button for it", "warn")
 
     def _on_mark_differences(self) -> None:
         self._state.set_mark_differences(not self._state.mark_differences)
@@ -446,7 +477,9 @@ class ChatPage(Page):
         keys = "Enter sends, Shift+Enter starts a line"
         typed = bool(self._input.toPlainText().strip())
         hint = f"Esc stops. {WHILE_WRITING}" if state.busy else keys if typed else f"{NOTHING_TYPED}. {keys}"
-        if self._changing is not None and typed:
+        if self._correcting is not None and typed:
+            hint = "Enter puts it beside the model's answer, to be kept for training. Esc leaves it"
+        elif self._changing is not None and typed:
             hint = "Enter sends it beside the old message, which stays as another version. Esc leaves it"
         if not state.left_out:
             return hint
@@ -470,6 +503,8 @@ class ChatPage(Page):
         row.again.connect(self._state.again)
         row.copied.connect(self._on_copy)
         row.change_asked.connect(self._on_change)
+        row.correct_asked.connect(self._on_correct)
+        row.good_switched.connect(self._state.switch_good)
         row.message_chosen.connect(self._state.show_message)
         row.reply_chosen.connect(self._state.show_reply)
         self._turns.addWidget(row)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import Qt, Signal
+from PySide6.QtCore import Qt, Signal, SignalInstance
 from PySide6.QtWidgets import QFrame, QGridLayout, QHBoxLayout, QVBoxLayout, QWidget
 
 from qlora_studio.plain_text import LONGEST
@@ -13,12 +13,16 @@ from qlora_studio.ui.pages.chat_text import ReplyText
 from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets import Card, Chip, IconButton, PlainLabel, SecondaryButton
 
+GOOD_TIP = "Good answer: keep it as a row for training"
+GOOD_ALREADY_TIP = "Kept as a row for training. Take it out again"
+CORRECT_TIP = "Write this answer as it should be"
 IN_A_LINE = 2  # replies; of three or four the others stand below
 ENDS = {
     "length": "stopped at the longest reply",
     "stopped": "stopped",
     "context": "no room is left",
     "stop_word": "ended at a stop word",
+    "corrected": "corrected by you",
 }
 
 
@@ -28,6 +32,8 @@ class TurnRow(QWidget):
     again:          (turn, the reply to give once more)
     message_chosen: the turn that has another version of the message
     reply_chosen:   (turn, another version of one of its replies)
+    correct_asked:  (turn, the reply to be written otherwise)
+    good_switched:  (turn, the reply to keep for training, or no longer)
     """
 
     again = Signal(object, object)
@@ -35,6 +41,8 @@ class TurnRow(QWidget):
     change_asked = Signal(object)
     message_chosen = Signal(object)
     reply_chosen = Signal(object, object)
+    correct_asked = Signal(object, object)
+    good_switched = Signal(object, object)
 
     def __init__(self, turn: Turn, number: int, state: ChatState) -> None:
         super().__init__()
@@ -96,6 +104,8 @@ class TurnRow(QWidget):
             pane.show_name(self._state.name_of(reply) if len(turn.replies) > IN_A_LINE else "")
             pane.show_reply(reply, *self._marks(turn, reply))
             pane.allow_again(not busy)
+            if reply.state is Writing.DONE and reply.text:
+                pane.show_good(self._state.is_good(turn, reply))
             versions = self._state.branches.versions(turn, reply.side)
             pane.versions.show_place(versions.index(reply), len(versions), not busy)
 
@@ -123,16 +133,18 @@ class TurnRow(QWidget):
 
     def _add_pane(self, side: int) -> ReplyPane:
         pane = ReplyPane(side, self._number)
-        pane.again.connect(lambda: self._on_again(side))
+        pane.again.connect(lambda: self._tell(self.again, side))
+        pane.correct_asked.connect(lambda: self._tell(self.correct_asked, side))
+        pane.good_switched.connect(lambda: self._tell(self.good_switched, side))
         pane.copied.connect(self.copied)
         pane.versions.stepped.connect(lambda place: self._on_reply_stepped(side, place))
         self._panes[side] = pane
         return pane
 
-    def _on_again(self, side: int) -> None:
+    def _tell(self, signal: SignalInstance, side: int) -> None:
         reply = self._turn.reply(side)
         if reply is not None:
-            self.again.emit(self._turn, reply)
+            signal.emit(self._turn, reply)
 
     def _on_message_stepped(self, place: int) -> None:
         self.message_chosen.emit(self._state.branches.messages(self._turn)[place])
@@ -179,6 +191,8 @@ class ReplyPane(Card):
 
     again = Signal()
     copied = Signal(str)
+    correct_asked = Signal()
+    good_switched = Signal()
 
     def __init__(self, side: int, number: int) -> None:
         name = {LEFT: "base", RIGHT: "tuned"}.get(side, f"tuned_{side}")
@@ -192,17 +206,25 @@ class ReplyPane(Card):
         self._state = Chip("", "accent", name=f"chat_state_{number}_{name}")
         self._copy = IconButton("copy", "Copy the reply", small=True, name=f"chat_copy_{number}_{name}")
         self._again = IconButton("refresh-cw", "Answer again", small=True, name=f"chat_again_{number}_{name}")
+        self._correct = IconButton("pencil", CORRECT_TIP, small=True, name=f"chat_correct_{number}_{name}")
+        self._good = IconButton("list-plus", GOOD_TIP, small=True, name=f"chat_good_{number}_{name}")
         self._retry = SecondaryButton("Again", small=True, name=f"chat_retry_{number}_{name}")
         self._copy.clicked.connect(self._on_copy)
         self._again.clicked.connect(self.again)
         self._retry.clicked.connect(self.again)
+        self._correct.clicked.connect(self.correct_asked)
+        self._good.clicked.connect(self.good_switched)
         self._reply: Reply = Reply(side)
         self._can_ask = True
+        self._is_good = False
         foot = QHBoxLayout()
         foot.setSpacing(theme().px(8))
         foot.addWidget(self._figures, 1)
         self.versions = Versions("reply", name=f"chat_version_{number}_{name}")
-        for widget in (self._state, self.versions, self._retry, self._copy, self._again):
+        for widget in (
+            *(self._state, self.versions, self._retry),
+            *(self._good, self._copy, self._correct, self._again),
+        ):
             foot.addWidget(widget)
         self.body.addWidget(self._name)
         self.body.addWidget(self._text, 1)
@@ -218,9 +240,19 @@ class ReplyPane(Card):
         self._can_ask = allowed
         self._show_again()
 
+    def show_good(self, good: bool) -> None:
+        """Whether it is kept for training."""
+        if good is not self._is_good:
+            self._is_good = good
+            self._good.set_icon("check" if good else "list-plus")
+            label = GOOD_ALREADY_TIP if good else GOOD_TIP
+            self._good.setToolTip(label)
+            self._good.setAccessibleName(label)
+
     def _show_again(self) -> None:
         self._retry.setVisible(self._can_ask and self._reply.state is Writing.FAILED)
         self._again.setVisible(self._can_ask and self._reply.state is Writing.DONE)
+        self._correct.setVisible(self._again.isVisibleTo(self) and bool(self._reply.text))
 
     def _on_copy(self) -> None:
         self.copied.emit(self._reply.text)
@@ -240,6 +272,7 @@ class ReplyPane(Card):
             self._state.set(*chip)
         ended = reply.state in (Writing.DONE, Writing.FAILED)
         self._copy.setVisible(ended and bool(reply.text))
+        self._good.setVisible(reply.state is Writing.DONE and bool(reply.text.strip()))
         self._show_again()
 
 
@@ -254,7 +287,7 @@ def _figures(reply: Reply) -> str:
     if reply.state is Writing.WRITING:
         return f"{reply.tokens:,} tokens"
     if reply.state is not Writing.DONE or not reply.tokens:
-        return ""
+        return ENDS["corrected"] if reply.ended == "corrected" else ""
     words = (
         f"{reply.tokens_per_second:.1f} tokens/s   {reply.tokens:,} tokens   "
         f"first after {reply.first_token_seconds:.2f} s"
