@@ -11,6 +11,7 @@ MAX_EXPANSION = 200  # bytes out for each byte in, where something is stored com
 
 MOST_UNASKED = 200_000  # rows that the doctor looks at unasked: more take minutes
 SHOWN_CHARACTERS = 10_000  # a widget gets no more of one text (S8)
+MANY_DROPPED = 0.5  # of the chats: where more are dropped for their length, a person is asked
 MANY_SKIPPED = 0.01  # of the records: more than this share, and a person is asked (D3)
 LISTED_LINES = 1_000  # line numbers kept of each reason to skip, and rows of each finding
 LISTED_REASONS = 50

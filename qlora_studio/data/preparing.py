@@ -19,6 +19,7 @@ from qlora_studio.config.run_config import RunConfig, SamplePrompt
 from qlora_studio.data.conversation import Message, Row
 from qlora_studio.data.dataset import Dataset
 from qlora_studio.data.held_out import content_hash, held_out_rows
+from qlora_studio.data.limits import MANY_DROPPED
 from qlora_studio.data.marked_rows import near_rows
 from qlora_studio.data.mix import times_seen
 from qlora_studio.data.near_rows import NEAR_VERSION
@@ -352,6 +353,12 @@ def _refuse_little(info: PreparedInfo, source: Source, config: RunConfig, accept
             f"{info.not_rendered:,} of {rows:,} rows can't be rendered with this model's chat template; "
             f"{info.refusals[0]}",
             hint="Accept that they are left out (--accept-skipped), or mend them.",
+        )
+    if info.too_long_dropped > MANY_DROPPED * rows and not accept_left_out:
+        raise StudioError(
+            f"{info.too_long_dropped:,} of {rows:,} chats are longer than {config.data.seq_len:,} tokens and "
+            "would be left out.",
+            hint="Raise data.seq_len, cut them (data.too_long), or accept it (--accept-skipped).",
         )
     if isinstance(config.data.validation, str) and not info.validation_rows:
         raise StudioError(f"No row of {config.data.validation} can be evaluated.")

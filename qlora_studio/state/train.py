@@ -404,7 +404,7 @@ class TrainState(QObject):
             *train_problems.of_device(holder, self._engine.doing is Doing.EXPORTING),
             *train_problems.of_name(self.name, self.name in self.history.names, free_name),
             *train_problems.of_import(self.data, self.skipped_accepted),
-            *train_problems.of_rows(config, self.counts.counted, kept),
+            *train_problems.of_rows(config, self.counts.counted, kept, self.skipped_accepted),
             *train_problems.of_memory(config, self.promise, fields),
             *train_problems.of_disk(self.disk_bytes(), self._machine.free_bytes),
             *train_problems.of_length(config, self.lengths, kept, fields, self.stretches()),

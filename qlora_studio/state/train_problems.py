@@ -8,6 +8,7 @@ from typing import Any
 
 from qlora_studio.config.run_config import RunConfig
 from qlora_studio.config.setting import Field, value_of
+from qlora_studio.data.limits import MANY_DROPPED
 from qlora_studio.data.report import ImportReport
 from qlora_studio.memory.promise import GIB, Promise, Suggestion
 from qlora_studio.protocol.events import Problem
@@ -91,8 +92,10 @@ def of_import(report: ImportReport | None, accepted: bool) -> Iterator[TrainProb
     yield TrainProblem(words, blocks=True, mends=mends, waits="a look at what was skipped")
 
 
-def of_rows(config: RunConfig, counted: TokensCounted | None, kept: Kept) -> Iterator[TrainProblem]:
-    """Rows that are too long, or that teach nothing."""
+def of_rows(
+    config: RunConfig, counted: TokensCounted | None, kept: Kept, accepted: bool
+) -> Iterator[TrainProblem]:
+    """Rows that are too long, or that teach nothing. accepted: that rows are missing."""
     if counted is None:
         return
     seq_len, too_long = config.data.seq_len, config.data.too_long
@@ -106,6 +109,11 @@ def of_rows(config: RunConfig, counted: TokensCounted | None, kept: Kept) -> Ite
         words = f"{kept.longer:,} rows are longer than {seq_len:,} tokens."
         mends = (raised, Mend("Drop them", {"data.too_long": "drop"}))
         waits = "a length that holds all rows"
+        yield TrainProblem(words, blocks=True, key="data.seq_len", mends=mends, waits=waits)
+    elif too_long == "drop" and not accepted and kept.longer > MANY_DROPPED * (kept.rows + kept.longer):
+        words = f"{kept.longer:,} of {kept.rows + kept.longer:,} chats are longer than {seq_len:,} tokens."
+        mends = (raised, Mend("Train without them", accepts_skipped=True))
+        waits = "a length that holds most rows"
         yield TrainProblem(words, blocks=True, key="data.seq_len", mends=mends, waits=waits)
     elif kept.longer:
         fate = "will be cut" if too_long == "truncate" else "will not be trained on"

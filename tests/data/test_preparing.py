@@ -118,6 +118,15 @@ def test_a_file_is_held_out_and_rows_on_both_sides_are_counted(tmp_path):  # D9
     assert "3 rows held out are learned too: the evaluation would flatter." in rows.info.notes
 
 
+def test_most_chats_are_dropped_only_where_somebody_says_so(tmp_path):
+    talks = [("hello", "ok"), *((f"hello {n}", "long " * 50) for n in range(3))]
+
+    with pytest.raises(StudioError, match=r"3 of 4 chats are longer than \d+ tokens") as refused:
+        prepared(tmp_path, talks)
+    assert "--accept-skipped" in refused.value.hint
+    assert prepared(tmp_path, talks, accept_left_out=True).info.too_long_dropped == 3
+
+
 @pytest.mark.fault(20)
 def test_rows_that_are_too_long_or_teach_nothing_are_counted_before_training(tmp_path):  # D8
     talks = [("hello", "ok"), ("hello", "long " * 50), ("word " * 30, "cut away"), ("x", "y")]

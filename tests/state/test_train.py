@@ -112,6 +112,16 @@ def test_rows_that_are_too_long_can_be_kept_by_a_longer_limit(ready, app, qtbot)
     assert problem.mends[0].changes == {"data.seq_len": 448}
 
 
+def test_most_chats_are_dropped_only_where_somebody_says_so(train, silent, app, qtbot, tmp_path):
+    _answer(silent, qtbot, train, tmp_path, [120] * 10 + [300] * 200)
+    app.draft.set("data.seq_len", 256)
+    qtbot.waitUntil(lambda: train.waits_for == "a length that holds most rows")
+    problem = _problem(train, "200 of 210 chats are longer than 256 tokens")
+    assert (problem.blocks, problem.mends[1].accepts_skipped) == (True, True)
+    train.accept_skipped()
+    qtbot.waitUntil(lambda: not _problem(train, "are longer than 256").blocks)
+
+
 def test_where_any_longer_row_stops_the_start_waits(ready, app, qtbot):
     app.draft.set_many({"data.seq_len": 256, "data.too_long": "stop"})
     qtbot.waitUntil(lambda: ready.waits_for == "a length that holds all rows")
