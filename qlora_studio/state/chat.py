@@ -423,14 +423,19 @@ class ChatState(QObject):
 
     def stop(self) -> None:
         """The reply in hand ends where it is; what waits isn't begun."""
-        for _, reply in self._queue:
-            reply.state, reply.ended = Writing.DONE, "stopped"
-        self._queue.clear()
+        self._drop(list(self._queue))
         if self._generating is not None:
             self._engine.say(commands.StopGenerating(id=self._generating))
         elif self._writing is not None:
             self._end(Writing.DONE, ended="stopped")
         self.changed.emit()
+
+    def _drop(self, waiting: list[tuple[Turn, Reply]]) -> None:
+        """These are not begun any more."""
+        for turn, reply in waiting:
+            self._queue.remove((turn, reply))
+            reply.state, reply.ended = Writing.DONE, "stopped"
+            self.grown.emit(reply)
 
     # One reply: check, load, encode, generate ---------------------------------------------------------
 
@@ -590,8 +595,9 @@ class ChatState(QObject):
     def _on_failed(self, problem: Problem) -> None:
         self._job = None
         if self._writing is not None:
-            self._writing[1].problem = problem
-            self._queue.clear()
+            failed, reply = self._writing
+            reply.problem = problem
+            self._drop([waiting for waiting in self._queue if waiting[0] is failed])
             self._end(Writing.FAILED)
 
     def _end(self, state: Writing, ended: str = "") -> None:

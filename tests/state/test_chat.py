@@ -150,11 +150,26 @@ def test_what_is_loading_is_said_in_the_replys_place(base, silent):
 def test_every_failure_stands_in_the_replys_place_and_can_be_tried_again(chat, silent, failed_at):
     chat.send("Hello")
     words = _fail(silent, failed_at)
-    reply = chat.turns[0].replies[0]
+    reply, other = chat.turns[0].replies
     assert (reply.state, reply.problem.message) == (Writing.FAILED, words)
+    assert (other.state, other.ended, other.problem) == (Writing.DONE, "stopped", None)
     assert not chat.busy
     chat.again(chat.turns[0], reply)
     assert chat.busy
+
+
+def test_a_new_chat_is_answered_also_where_the_old_reply_fails(base, silent):
+    base.send("Hello")
+    _load(silent)
+    silent.answer(reading.EncodeChat, reading.ChatEncoded, **chat_encoded())
+    writing = silent.last_said(commands.Generate)
+    base.new_chat()
+    base.send("What is rust?")
+    silent.hear(events.CommandFailed(id=writing.id, error=Problem("Out of memory.")))
+    assert base.turns[0].replies[0].state is Writing.LOADING
+    _loaded(silent)
+    _reply(silent, "Iron oxide.")
+    assert base.turns[0].replies[0].text == "Iron oxide."
 
 
 def test_after_the_engines_death_the_base_is_loaded_again(base, silent):

@@ -138,6 +138,7 @@ def test_a_failed_reply_says_why_in_its_place_and_is_asked_again(page, silent, q
     _send(page, qtbot, "Hello")
     silent.refuse(reading.CheckModel, "model.safetensors is cut short.", "Get it again.")
     assert words(page, "chat_text_0_base") == "model.safetensors is cut short. Get it again."
+    assert not found(page, "chat_state_0_tuned").isVisibleTo(page)
     click(qtbot, page, "chat_retry_0_base")
     assert silent.asked(reading.CheckModel)
 
