@@ -101,7 +101,7 @@ class ChatState(QObject):
         self.stop_words: tuple[str, ...] = ()  # a reply ends before the first of these
         self.mark_differences = True  # where replies stand side by side
         self.system = ""
-        self.context_used = self.context_room = 0
+        self.context_used = self.context_room = 0  # tokens; used is 0 until the branch shown was encoded
         self.left_out = 0  # turns at the beginning for which there is no room any more
         self.template_sha256 = ""
         self.rendered = ""  # the last prompt, exactly as the model got it
@@ -166,7 +166,7 @@ class ChatState(QObject):
             self._on_other_branch()
 
     def _on_other_branch(self) -> None:
-        self.left_out = 0
+        self.context_used = self.left_out = 0
         self._keep()
         self.changed.emit()
 
@@ -357,6 +357,7 @@ class ChatState(QObject):
         """
         if self.busy or turn not in self.turns:
             return
+        self._go_back_to(turn)
         fresh = {reply: self._once_more(turn, reply) for reply in replies}
         beside = [fresh.get(reply, reply) for reply in turn.replies]
         if turn.after or any(reply.state is not Writing.FAILED for reply in replies):
@@ -369,8 +370,13 @@ class ChatState(QObject):
         """The message said otherwise, on a branch beside the old one. Not while a reply is written."""
         if not self.busy and turn in self.turns:
             before = None if self.branches.is_first(turn) else turn.before
-            self.left_out = min(self.left_out, len(self.branches.said_before(turn)))
+            self._go_back_to(turn)
             self._say(text, before)
+
+    def _go_back_to(self, turn: Turn) -> None:
+        """Before an earlier message less was said, and more of it has room."""
+        if turn is not self.turns[-1]:
+            self.context_used = self.left_out = 0
 
     def correct(self, turn: Turn, reply: Reply, text: str) -> None:
         """An answer as the person would have it, beside the model's own. Not while a reply is written."""
@@ -585,7 +591,8 @@ class ChatState(QObject):
         reply.tokens = event.tokens
         reply.tokens_per_second = event.tokens_per_second
         reply.first_token_seconds = event.first_token_seconds
-        self.context_used += event.tokens
+        if self._writing[0] in self.turns:
+            self.context_used += event.tokens
         self._end(Writing.DONE, ended="stop_word" if at_stop_word else event.ended)
 
     def _on_engine_ended(self, reason: str) -> None:

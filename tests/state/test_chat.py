@@ -212,6 +212,43 @@ def test_what_no_longer_fits_is_left_out_and_counted(base, silent):
     assert base.left_out == 1
 
 
+@pytest.mark.parametrize(
+    "ask",
+    [lambda chat, turn: chat.again(turn, *turn.replies), lambda chat, turn: chat.change(turn, "Other")],
+    ids=["again", "change"],
+)
+def test_an_earlier_message_is_answered_with_all_that_has_room_before_it(base, silent, ask):
+    _talk_alone(base, silent)
+    for text in ("Second", "Third"):
+        base.send(text)
+        _reply(silent, "Yes.")
+    base.left_out = 2
+    ask(base, base.turns[1])
+    heard = [message.content for message in silent.asked(reading.EncodeChat)[0].messages]
+    assert heard[:2] == ["Hello", "Hi."]
+    assert base.left_out == 0
+
+
+def test_the_context_counts_what_is_shown(base, silent):
+    _talk_alone(base, silent)
+    assert base.context_used == 15
+    base.send("Second")
+    silent.answer(reading.EncodeChat, reading.ChatEncoded, **chat_encoded(ids=40))
+    writing = silent.last_said(commands.Generate)
+    base.new_chat()
+    silent.hear(_finished(writing.id, "Half a", ended="stopped"))
+    assert base.context_used == 0
+
+
+def test_of_another_branch_no_context_is_told_before_it_is_known(base, silent):
+    _talk_alone(base, silent)
+    base.change(base.turns[0], "Good day")
+    _reply(silent, "Good day to you.")
+    assert base.context_used == 15
+    base.show_message(base.branches.messages(base.turns[0])[0])
+    assert base.context_used == 0
+
+
 def test_a_training_run_holds_the_device(base, app, silent):
     app.engine.run = Path("/runs/other-run")
     base.send("Hello")

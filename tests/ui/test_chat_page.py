@@ -522,6 +522,10 @@ def test_stop_words_are_typed_with_commas_between_them(answered, app, silent, qt
 
 def test_a_meter_shows_how_full_the_context_is(answered, silent, qtbot):
     assert found(answered, "chat_context_meter").share() == pytest.approx(15 / 8192)
+    assert found(answered, "chat_context_meter").isVisibleTo(answered)
+    click(qtbot, answered, "chat_new")
+    assert not found(answered, "chat_context_meter").isVisibleTo(answered)
+    assert not found(answered, "chat_context").isVisibleTo(answered)
 
 
 def test_up_to_three_adapters_answer_under_their_names(answered, app, silent, qtbot):

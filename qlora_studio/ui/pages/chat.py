@@ -399,8 +399,8 @@ class ChatPage(Page):
         both = "All of them get" if state.also else "Both sides get"
         two = f"{both} the same message." if state.side_by_side else "One reply to each message."
         self._offers.set_words("Ask something", two)
-        self._context.setVisible(bool(state.context_room))
-        self._meter.setVisible(bool(state.context_room))
+        for shown in (self._context, self._meter):
+            shown.setVisible(state.context_used > 0)
         share = state.context_used / max(state.context_room, 1)
         self._meter.set_share(share, "accent" if share < NEARLY_FULL else "warn")
         self._context.setText(f"{state.context_used:,} of {state.context_room:,} tokens")
