@@ -44,13 +44,28 @@ class ConversationList(QAbstractListModel):
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self.items: list[Listed] = []
+        self._next: list[Listed] | None = None  # what comes once it is held no longer
+        self.held = False
 
     def show(self, items: list[Listed]) -> None:
-        """These from now on."""
-        if items != self.items:
+        """These from now on; where it is held, from then on."""
+        if self.held:
+            self._next = items
+        elif items != self.items:
             self.beginResetModel()
             self.items = items
             self.endResetModel()
+
+    def hold(self) -> None:
+        """While a name is typed, each row stays where it is."""
+        self.held = True
+
+    def go_on(self) -> None:
+        """With what came meanwhile."""
+        self.held = False
+        if self._next is not None:
+            items, self._next = self._next, None
+            self.show(items)
 
     def row_of(self, path: Path | None) -> int:
         """-1 where it isn't there."""

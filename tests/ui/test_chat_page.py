@@ -418,6 +418,37 @@ def test_a_conversation_is_named_in_the_list(answered, app, qtbot):
     assert app.chat.name == "First words"
 
 
+def test_the_choice_stays_while_the_engine_speaks_and_a_reply_is_kept(answered, app, silent, qtbot):
+    view = _list_of_two(answered, silent, qtbot)
+    view.setFocus()
+    qtbot.keyClick(view, Qt.Key.Key_Down)
+    assert view.currentIndex().data() == "Hello"
+    app.engine.changed.emit()
+    app.chat.rename(app.chat.open_path, "Rust")
+    qtbot.waitUntil(lambda: _names_in(view) == ["Rust", "Hello"])
+    assert view.currentIndex().data() == "Hello"
+    assert found(answered, "chat_bin").isVisibleTo(answered)
+
+
+def test_a_name_is_typed_to_its_end_whatever_happens_meanwhile(answered, app, silent, qtbot):
+    view = _list_of_two(answered, silent, qtbot)
+    view.setFocus()
+    qtbot.keyClick(view, Qt.Key.Key_Down)
+    click(qtbot, answered, "chat_rename")
+    editor = view.findChild(QLineEdit)
+    editor.setText("Greet")
+    app.engine.changed.emit()
+    app.chat.rename(app.chat.open_path, "Rust")
+    app.chat.conversations.wait()
+    qtbot.wait(1)  # what was saved is told
+    assert editor.isVisibleTo(answered)
+    assert _names_in(view) == ["What is rust?", "Hello"]
+    editor.setText("Greetings")
+    qtbot.keyClick(editor, Qt.Key.Key_Return)
+    qtbot.waitUntil(lambda: _names_in(view) == ["Rust", "Greetings"])
+    assert view.currentIndex().data() == "Greetings"
+
+
 def test_delete_moves_the_chosen_conversation_to_the_bin(answered, app, qtbot, tmp_path, monkeypatch):
     use_own_bin(monkeypatch, tmp_path / "bin")
     view = _list_of(answered, qtbot)
@@ -561,6 +592,19 @@ def _example(name):
 def _list_of(page, qtbot):
     click(qtbot, page, "chat_to_list")
     return found(page, "chat_list")
+
+
+def _list_of_two(page, silent, qtbot):
+    """What is rust? is open and stands above Hello."""
+    click(qtbot, page, "chat_new")
+    _send(page, qtbot, "What is rust?")
+    _reply(silent, "Iron oxide.")
+    _reply(silent, "A language.")
+    view = _list_of(page, qtbot)
+    qtbot.waitUntil(lambda: _names_in(view) == ["What is rust?", "Hello"])
+    page.app.chat.conversations.wait()
+    qtbot.wait(1)  # what was saved is told
+    return view
 
 
 def _names_in(view):

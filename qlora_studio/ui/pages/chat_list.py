@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from PySide6.QtCore import QModelIndex, QPersistentModelIndex, QRect, QSize, Qt, Signal
 from PySide6.QtGui import QAction, QKeyEvent, QKeySequence, QPainter
 from PySide6.QtWidgets import (
@@ -35,6 +37,8 @@ class ConversationsCard(Card):
         super().__init__("Conversations", name="chat_conversations")
         self._state = state
         self._list = state.conversations
+        self._open: Path | None = None  # what was open when the choice last followed it
+        self._chosen: Path | None = None  # before other rows came
         self._build()
         self._bind()
         self.refresh()
@@ -56,7 +60,11 @@ class ConversationsCard(Card):
 
     def _bind(self) -> None:
         self._list.changed.connect(self.refresh)
-        self._list.table.renamed.connect(self._state.rename)
+        table = self._list.table
+        table.renamed.connect(self._state.rename)
+        table.modelAboutToBeReset.connect(self._remember_choice)
+        table.modelReset.connect(self._choose_again)
+        self._view.selectionModel().currentChanged.connect(self._show_buttons)
         self.search.textChanged.connect(self._list.search)
         self._view.clicked.connect(self._on_open)
         self._rename.clicked.connect(self.rename)
@@ -79,13 +87,10 @@ class ConversationsCard(Card):
             self._state.move_to_bin(item.path)
 
     def refresh(self) -> None:
-        """The open one is the chosen one."""
+        """What was just opened is the chosen one."""
         table = self._list.table
-        row = table.row_of(self._state.open_path)
-        if row >= 0:
-            self._view.setCurrentIndex(table.index(row))
-        elif self._state.open_path is None and not self._view.hasFocus():
-            self._view.setCurrentIndex(QModelIndex())
+        if self._state.open_path != self._open and not table.held:
+            self._choose(self._state.open_path)
         self._show_buttons()
         self._nothing.setText(
             "Nothing that was said has all of these words." if self._list.count else NOTHING_YET
@@ -94,6 +99,21 @@ class ConversationsCard(Card):
         self._problem.setText(self._problem_words())
         self._problem.setVisible(bool(self._list.unreadable))
         self.search.setVisible(bool(self._list.count))
+
+    def _choose(self, path: Path | None) -> None:
+        """Where it isn't listed yet, once it is."""
+        row = self._list.table.row_of(path)
+        if row >= 0 or path is None:
+            self._open = path
+            self._view.setCurrentIndex(self._list.table.index(row))
+
+    def _remember_choice(self) -> None:
+        item = self._view.currentIndex().data(Qt.ItemDataRole.UserRole)
+        self._chosen = item.path if item is not None else None
+
+    def _choose_again(self) -> None:
+        table = self._list.table
+        self._view.setCurrentIndex(table.index(table.row_of(self._chosen)))
 
     def _show_buttons(self) -> None:
         chosen = self._view.currentIndex().isValid()
@@ -123,7 +143,9 @@ class ConversationView(QListView):
         self.setObjectName("chat_list")
         self.setAccessibleName("Conversations")
         self.setModel(table)
-        self.setItemDelegate(_NameAndTime(self))
+        names = _NameAndTime(self, table)
+        names.typed.connect(table.go_on, Qt.ConnectionType.QueuedConnection)  # the editor goes first
+        self.setItemDelegate(names)
         self.setUniformItemSizes(True)
         self.setEditTriggers(QAbstractItemView.EditTrigger.EditKeyPressed)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
@@ -138,10 +160,23 @@ class ConversationView(QListView):
 
 
 class _NameAndTime(QStyledItemDelegate):
-    """The name on the left, when something was last said on the right."""
+    """The name on the left, when something was last said on the right. typed: a name, or it was left."""
 
-    def __init__(self, view: QListView) -> None:
+    typed = Signal()
+
+    def __init__(self, view: ConversationView, table: ConversationList) -> None:
         super().__init__(view)
+        self._table = table
+
+    def createEditor(
+        self, parent: QWidget, option: QStyleOptionViewItem, index: QModelIndex | QPersistentModelIndex
+    ) -> QWidget:
+        self._table.hold()
+        return super().createEditor(parent, option, index)
+
+    def destroyEditor(self, editor: QWidget, index: QModelIndex | QPersistentModelIndex) -> None:
+        super().destroyEditor(editor, index)
+        self.typed.emit()
 
     def initStyleOption(
         self, option: QStyleOptionViewItem, index: QModelIndex | QPersistentModelIndex
