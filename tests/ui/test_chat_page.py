@@ -383,9 +383,8 @@ def test_a_conversation_is_opened_from_the_list_with_enter(answered, app, qtbot)
     click(qtbot, answered, "chat_new")
     view = _list_of(answered, qtbot)
     qtbot.waitUntil(lambda: view.model().rowCount() == 1)
-    view.setFocus()
-    qtbot.keyClick(view, Qt.Key.Key_Down)
-    qtbot.keyClick(view, Qt.Key.Key_Return)
+    _press_in_list(qtbot, view, Qt.Key.Key_Down)
+    _press_in_list(qtbot, view, Qt.Key.Key_Return)
     qtbot.waitUntil(lambda: bool(app.chat.turns))
     assert found(answered, "chat_input").isVisibleTo(answered)
 
@@ -416,12 +415,12 @@ def test_a_conversation_is_named_in_the_list(answered, app, qtbot):
     qtbot.keyClick(editor, Qt.Key.Key_Return)
     qtbot.waitUntil(lambda: view.model().index(0).data() == "First words")
     assert app.chat.name == "First words"
+    assert view.isVisibleTo(answered)
 
 
 def test_the_choice_stays_while_the_engine_speaks_and_a_reply_is_kept(answered, app, silent, qtbot):
     view = _list_of_two(answered, silent, qtbot)
-    view.setFocus()
-    qtbot.keyClick(view, Qt.Key.Key_Down)
+    _press_in_list(qtbot, view, Qt.Key.Key_Down)
     assert view.currentIndex().data() == "Hello"
     app.engine.changed.emit()
     app.chat.rename(app.chat.open_path, "Rust")
@@ -432,8 +431,7 @@ def test_the_choice_stays_while_the_engine_speaks_and_a_reply_is_kept(answered, 
 
 def test_a_name_is_typed_to_its_end_whatever_happens_meanwhile(answered, app, silent, qtbot):
     view = _list_of_two(answered, silent, qtbot)
-    view.setFocus()
-    qtbot.keyClick(view, Qt.Key.Key_Down)
+    _press_in_list(qtbot, view, Qt.Key.Key_Down)
     click(qtbot, answered, "chat_rename")
     editor = view.findChild(QLineEdit)
     editor.setText("Greet")
@@ -449,7 +447,31 @@ def test_a_name_is_typed_to_its_end_whatever_happens_meanwhile(answered, app, si
     assert view.currentIndex().data() == "Greetings"
 
 
-def test_delete_moves_the_chosen_conversation_to_the_bin(answered, app, qtbot, tmp_path, monkeypatch):
+def test_delete_moves_the_chosen_conversation_to_the_bin(answered, app, silent, qtbot, tmp_path, monkeypatch):
+    use_own_bin(monkeypatch, tmp_path / "bin")
+    view = _list_of_two(answered, silent, qtbot)
+    _press_in_list(qtbot, view, Qt.Key.Key_Down)
+    _press_in_list(qtbot, view, Qt.Key.Key_Delete)
+    qtbot.waitUntil(lambda: _names_in(view) == ["What is rust?"])
+    assert app.notices.last[-1].text == "Hello is in the bin."
+    assert app.chat.turns[0].text == "What is rust?"
+
+
+def test_delete_in_a_field_takes_letters_alone(answered, app, silent, qtbot, tmp_path, monkeypatch):
+    use_own_bin(monkeypatch, tmp_path / "bin")
+    view = _list_of_two(answered, silent, qtbot)
+    qtbot.keyClick(found(answered, "chat_search"), Qt.Key.Key_Delete)
+    click(qtbot, answered, "chat_rename")
+    for _ in range(30):
+        qtbot.keyClick(view.findChild(QLineEdit), Qt.Key.Key_Delete)
+    app.chat.conversations.wait()
+    qtbot.wait(1)  # what was binned is told
+    assert _names_in(view) == ["What is rust?", "Hello"]
+
+
+def test_the_bin_takes_the_open_conversation_and_a_new_chat_begins(
+    answered, app, qtbot, tmp_path, monkeypatch
+):
     use_own_bin(monkeypatch, tmp_path / "bin")
     view = _list_of(answered, qtbot)
     qtbot.waitUntil(lambda: view.model().rowCount() == 1)
@@ -457,6 +479,45 @@ def test_delete_moves_the_chosen_conversation_to_the_bin(answered, app, qtbot, t
     qtbot.waitUntil(lambda: view.model().rowCount() == 0)
     assert app.chat.turns == []
     assert app.notices.last[-1].text == "Hello is in the bin."
+
+
+def test_the_menu_bins_and_names_the_conversation_that_is_read(
+    answered, app, silent, qtbot, tmp_path, monkeypatch
+):
+    use_own_bin(monkeypatch, tmp_path / "bin")
+    view = _list_of_two(answered, silent, qtbot)
+    qtbot.keyClicks(found(answered, "chat_search"), "base")
+    _press_in_list(qtbot, view, Qt.Key.Key_Down)
+    click(qtbot, answered, "chat_to_list")
+    _choose_in_menu(answered, "Name the conversation")
+    editor = view.findChild(QLineEdit)
+    editor.setText("Rust")
+    qtbot.keyClick(editor, Qt.Key.Key_Return)
+    qtbot.waitUntil(lambda: _names_in(view) == ["Rust", "Hello"])
+    _press_in_list(qtbot, view, Qt.Key.Key_Down)
+    click(qtbot, answered, "chat_to_list")
+    _choose_in_menu(answered, "Move the conversation to the bin")
+    qtbot.waitUntil(lambda: _names_in(view) == ["Hello"])
+    assert app.notices.last[-1].text == "Rust is in the bin."
+
+
+def test_where_nothing_was_said_the_menu_says_why_it_names_and_bins_nothing(page, qtbot):
+    page.menu.aboutToShow.emit()
+    off = [action.text() for action in page.menu.actions() if not action.isEnabled()]
+    assert off == [
+        "Name the conversation (nothing was said yet)",
+        "Move the conversation to the bin (nothing was said yet)",
+    ]
+
+
+@pytest.mark.parametrize("focus", ["chat_list", "chat_search"])
+def test_the_menu_names_the_keys_of_the_list_where_they_act(answered, silent, qtbot, focus):
+    assert not any("\tF2" in words or "\tDel" in words for words in _menu_of(answered))
+    view = _list_of_two(answered, silent, qtbot)
+    assert {"Name the conversation\tF2", "Move the conversation to the bin\tDel"} <= set(_menu_of(answered))
+    found(answered, focus).setFocus()
+    qtbot.keyClick(found(answered, focus), Qt.Key.Key_F2)
+    assert view.findChild(QLineEdit).isVisibleTo(answered)
 
 
 def test_what_can_not_be_opened_is_named_beside_the_list(page, app, qtbot):  # R15
@@ -605,6 +666,21 @@ def _list_of_two(page, silent, qtbot):
     page.app.chat.conversations.wait()
     qtbot.wait(1)  # what was saved is told
     return view
+
+
+def _press_in_list(qtbot, view, key):
+    view.setFocus()
+    qtbot.keyClick(view, key)
+
+
+def _menu_of(page):
+    page.menu.aboutToShow.emit()
+    return [action.text() for action in page.menu.actions()]
+
+
+def _choose_in_menu(page, words):
+    _menu_of(page)
+    next(action for action in page.menu.actions() if action.text() == words).trigger()
 
 
 def _names_in(view):

@@ -42,6 +42,8 @@ BASE_ALONE = ""
 ALSO_TIP = "Compare with up to two more adapters of this base"
 LIST_TIP = "Conversations"
 MARK_TIP = "Mark where the replies differ"
+NAME, TO_BIN = "Name the conversation", "Move the conversation to the bin"
+IN_LIST = {NAME: "F2", TO_BIN: "Del"}  # keys of the list of conversations
 NEARLY_FULL = 0.9  # of the context
 AT_END = 24  # px from the end: the view still follows what is written
 NOTHING_TYPED = "Write a message first"
@@ -58,6 +60,7 @@ class ChatPage(Page):
         super().__init__(app, "chat", "Chat")
         self._state = app.chat
         self._rows: list[TurnRow] = []
+        self._actions: dict[str, QAction] = {}  # of the menu, by its words
         self._follows = True
         self._offers_first: Path | None = None  # the run whose first prompt is to be typed
         self._changing: Turn | None = None  # whose message is typed again
@@ -217,8 +220,8 @@ class ChatPage(Page):
             ("Answer again", "Ctrl+R", self._on_again),
             ("One or side by side", "Ctrl+B", self._on_mode_key),
             (LIST_TIP, "Ctrl+L", self._on_list),
-            ("Name the conversation\tF2", "", self._on_rename),
-            ("Move the conversation to the bin\tDel", "", self._on_bin),
+            (NAME, "", self._on_rename),
+            (TO_BIN, "", self._on_bin),
             ("Copy the chat", "", self._on_copy_all),
             (MARK_TIP, "Ctrl+D", self._on_mark_differences),
             ("Keep the last answer for training", "Ctrl+G", self._on_good),
@@ -234,6 +237,7 @@ class ChatPage(Page):
             action.triggered.connect(slot)
             self.addAction(action)
             self.menu.addAction(action)
+            self._actions[words] = action
 
     # Wiring -----------------------------------------------------------------------------------------
 
@@ -260,6 +264,7 @@ class ChatPage(Page):
         bar.rangeChanged.connect(self._keep_at_end)
         bar.valueChanged.connect(self._on_scrolled)
         self._input.textChanged.connect(self._refresh_buttons)
+        self.menu.aboutToShow.connect(self._enable_actions)
         self._refresh()
 
     def _on_send(self) -> None:
@@ -326,11 +331,30 @@ class ChatPage(Page):
         self._state.set_side_by_side(not self._state.side_by_side)
 
     def _on_rename(self) -> None:
-        self._show_list(True)
+        """The one that is chosen in the list, or else the one that is read."""
+        if self._conversations.isHidden():
+            self._show_list(True)
+            self._conversations.choose_open()
         self._conversations.rename()
 
     def _on_bin(self) -> None:
-        self._conversations.move_to_bin()
+        """As for a name."""
+        if not self._conversations.isHidden():
+            self._conversations.move_to_bin()
+        elif self._state.open_path is not None:
+            self._state.move_to_bin(self._state.open_path)
+
+    def _enable_actions(self) -> None:
+        """What can't be done now says why."""
+        listed = not self._conversations.isHidden()
+        if listed:
+            why = "" if self._conversations.has_choice else "choose one first"
+        else:
+            why = "" if self._state.open_path is not None else "nothing was said yet"
+        for words, keys in IN_LIST.items():
+            action = self._actions[words]
+            action.setEnabled(not why)
+            action.setText(f"{words} ({why})" if why else f"{words}\t{keys}" if listed else words)
 
     def _on_copy_all(self) -> None:
         lines = []

@@ -69,15 +69,26 @@ class ConversationsCard(Card):
         self._view.clicked.connect(self._on_open)
         self._rename.clicked.connect(self.rename)
         self._bin.clicked.connect(self.move_to_bin)
-        remove = QAction(self._view)
-        remove.setShortcut(QKeySequence(QKeySequence.StandardKey.Delete))
-        remove.setShortcutContext(Qt.ShortcutContext.WidgetShortcut)
-        remove.triggered.connect(self.move_to_bin)
-        self._view.addAction(remove)
+        for keys, slot in (("F2", self.rename), ("Del", self.move_to_bin)):
+            action = QAction(self)
+            action.setShortcut(QKeySequence(keys))
+            action.setShortcutContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
+            action.triggered.connect(slot)
+            self.addAction(action)
+
+    @property
+    def has_choice(self) -> bool:
+        """Whether one of the list is chosen."""
+        return self._view.currentIndex().isValid()
+
+    def choose_open(self) -> None:
+        """The one that is read, whatever was searched for."""
+        self.search.clear()
+        self._choose(self._state.open_path)
 
     def rename(self) -> None:
         """The chosen one is typed over in its place."""
-        if self._view.currentIndex().isValid():
+        if self.has_choice:
             self._view.edit(self._view.currentIndex())
 
     def move_to_bin(self) -> None:
@@ -116,9 +127,8 @@ class ConversationsCard(Card):
         self._view.setCurrentIndex(table.index(table.row_of(self._chosen)))
 
     def _show_buttons(self) -> None:
-        chosen = self._view.currentIndex().isValid()
         for button in (self._rename, self._bin):
-            button.setVisible(chosen)
+            button.setVisible(self.has_choice)
 
     def _problem_words(self) -> str:
         left = self._list.unreadable
@@ -147,13 +157,15 @@ class ConversationView(QListView):
         names.typed.connect(table.go_on, Qt.ConnectionType.QueuedConnection)  # the editor goes first
         self.setItemDelegate(names)
         self.setUniformItemSizes(True)
-        self.setEditTriggers(QAbstractItemView.EditTrigger.EditKeyPressed)
+        self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)  # F2 is the card's
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setVerticalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
         at_text_size(self, self.setMinimumHeight, 3 * _ROW)
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
-        if event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter) and self.currentIndex().isValid():
+        enter = event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter)
+        naming = self.state() == QAbstractItemView.State.EditingState  # Enter then ends the name
+        if enter and not naming and self.currentIndex().isValid():
             self.clicked.emit(self.currentIndex())
             return
         super().keyPressEvent(event)
