@@ -313,6 +313,10 @@ class ChatState(QObject):
         known = (item.name for item in self.choices if str(item.folder) == reply.adapter)
         return next(known, Path(reply.adapter).parent.name)
 
+    def is_as_chosen(self, reply: Reply) -> bool:
+        """Whether it is the base's, or the chosen adapter's, in its place."""
+        return reply.side <= RIGHT and reply.adapter == self._adapter_of(reply.side)
+
     def choose_model(self, path: str) -> None:
         """Another base, without an adapter."""
         if path != self.model.path:

@@ -645,6 +645,17 @@ def test_up_to_three_adapters_answer_under_their_names(answered, app, silent, qt
     assert not found(answered, "chat_name_0_base").isVisibleTo(answered)
 
 
+def test_a_reply_of_another_adapter_than_the_chosen_one_stands_under_its_name(answered, app, silent, qtbot):
+    make_run(app.preferences.runs_folder, _example("second"))
+    app.chat.refresh()
+    qtbot.waitUntil(lambda: len(app.chat.choices) == 2)
+    assert not found(answered, "chat_name_0_tuned").isVisibleTo(answered)
+    for other in [*app.chat.others(), None]:
+        app.chat.choose_tuned(other)
+        assert words(answered, "chat_name_0_tuned") == "support"
+        assert words(answered, "chat_name_0_base") == "Base"
+
+
 def _example(name):
     changes = {"model.path": MODEL}
     return Example(name=name, model="tiny", steps=20, evaluate_every=10, end="finished", changes=changes)

@@ -97,11 +97,12 @@ class TurnRow(QWidget):
         self._versions.show_place(messages.index(turn), len(messages), not busy)
         for side, pane in self._panes.items():
             pane.setVisible(turn.reply(side) is not None)
+        named = len(turn.replies) > IN_A_LINE or not all(map(self._state.is_as_chosen, turn.replies))
         for place, reply in enumerate(turn.replies):
             pane = self._panes.get(reply.side) or self._add_pane(reply.side)
             across = IN_A_LINE if len(turn.replies) == 1 else 1
             self._replies.addWidget(pane, place // IN_A_LINE, place % IN_A_LINE, 1, across)
-            pane.show_name(self._state.name_of(reply) if len(turn.replies) > IN_A_LINE else "")
+            pane.show_name(self._state.name_of(reply) if named else "")
             pane.show_reply(reply, *self._marks(turn, reply))
             pane.allow_again(not busy)
             if reply.state is Writing.DONE and reply.text:
