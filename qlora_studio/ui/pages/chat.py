@@ -414,6 +414,8 @@ class ChatPage(Page):
         for control in (self._choice, self._also, self._change):
             allow(control, WHILE_WRITING if state.busy else "")
         self._type_first_prompt()
+        if self._changing not in state.turns:
+            self._changing = None  # what was typed for it stays, as a message of its own
         self._refresh_turns()
         for button, prompt in zip(self._prompts, state.prompts(), strict=False):
             button.setProperty("prompt", prompt)
