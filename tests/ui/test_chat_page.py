@@ -639,6 +639,7 @@ def test_up_to_three_adapters_answer_under_their_names(answered, app, silent, qt
     offered["third"].trigger()
     assert [name for name, action in offered.items() if not action.isEnabled()] == ["fourth"]
     assert words(answered, "chat_right_tile") == "Tuned + 2 more"
+    assert found(answered, "chat_same_seed").text() == "Same seed for all replies"
     _send(answered, qtbot, "And now?")
     for text in ("Base.", "One."):
         _reply(silent, text)

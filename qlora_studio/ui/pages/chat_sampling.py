@@ -58,9 +58,9 @@ class SamplingCard(Card):
         self._greedy = QCheckBox("Greedy, always the likeliest token")
         self._greedy.setObjectName("chat_greedy")
         self._greedy.setAccessibleName("Greedy")
-        self._same_seed = QCheckBox("Same seed on both sides")
+        self._same_seed = QCheckBox("Same seed for all replies")
         self._same_seed.setObjectName("chat_same_seed")
-        self._same_seed.setAccessibleName("Same seed on both sides")
+        self._same_seed.setAccessibleName("Same seed for all replies")
         self._stops = TextBox(
             ", ".join(map(_typed, state.stop_words)),
             name="chat_stop_words",
