@@ -126,6 +126,10 @@ class AppState(QObject):
         """Asks the shell for a page."""
         self.page_asked.emit(name, what)
 
+    def save(self) -> str:
+        """What was said is put on the disk. Returns: why it can't be, in words; empty where it is."""
+        return self.chat.save() if "chat" in self.__dict__ else ""
+
     def close(self) -> None:
         """Ends the children; a run in training is saved first, and so is what was said."""
         if "chat" in self.__dict__:  # built with its page

@@ -221,11 +221,7 @@ class ChatState(QObject):
         if self._file is None:
             self._file = ConversationFile(new_path(places.conversations_folder()))
         self._kept = msgspec.structs.replace(conversation, changed=now)
-        self.conversations.keep(self._file, self._kept, self._on_not_kept)
-
-    def _on_not_kept(self, file: ConversationFile) -> None:
-        if file is self._file:
-            self._kept = None  # to be saved anew, changed or not
+        self.conversations.keep(self._file, self._kept)
 
     def _conversation(self, changed: float) -> Conversation:
         turns, replies, shown = kept_turns(self.branches)
@@ -247,12 +243,17 @@ class ChatState(QObject):
             shown=shown,
         )
 
-    def close(self) -> None:
-        """What was said is on the disk when this returns."""
+    def save(self) -> str:
+        """Waits until what was said is on the disk. Returns: why it can't be, in words; empty where it is."""
         self._keep()
+        return self.conversations.save()
+
+    def close(self) -> None:
+        """What was said is on the disk when this returns, where it can be."""
+        self._opening = None
+        self.save()
         self._queue.clear()
         self._writing = self._generating = None
-        self.conversations.wait()
         self.good_answers.wait()
 
     # What can be chosen -----------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 from PySide6.QtCore import QAbstractListModel, QModelIndex, QObject, QPersistentModelIndex, Qt, Signal
@@ -33,7 +33,6 @@ LONGEST_GIVEN_NAME = 200  # characters
 
 Index = QModelIndex | QPersistentModelIndex
 NO_PARENT = QModelIndex()
-T = TypeVar("T")
 
 
 class ConversationList(QAbstractListModel):
@@ -111,6 +110,8 @@ class ConversationsState(QObject):
         self._disk = Background("conversations", self)
         self._all: dict[Path, Listed] = {}
         self._search = ""
+        self._unsaved: dict[ConversationFile, Conversation] = {}
+        self._refusal = ""  # the last
         self.table = ConversationList(self)
         self.unreadable: list[Unreadable] = []
 
@@ -130,11 +131,29 @@ class ConversationsState(QObject):
         self._search = words
         self._list()
 
-    def keep(
-        self, file: ConversationFile, conversation: Conversation, refused: Callable[[ConversationFile], None]
-    ) -> None:
-        """Saves it beside the window, in the order of the calls. refused: told where that failed."""
-        self._do(partial(_kept, file, conversation), self._on_kept, partial(refused, file))
+    def keep(self, file: ConversationFile, conversation: Conversation) -> None:
+        """Saves it beside the window, in the order of the calls; where that fails it is held for `save`."""
+
+        def on_kept(item: Listed) -> None:
+            self._unsaved.pop(file, None)
+            self._on_kept(item)
+
+        def on_refused(error: StudioError) -> None:
+            self._unsaved[file] = conversation
+            self._on_refused(error)
+
+        self._disk.do(partial(_kept, file, conversation), on_kept, on_refused)
+
+    def save(self) -> str:
+        """Waits for the disk; what could not be saved before is tried anew (R10).
+
+        Returns: why something still isn't on the disk, in words; empty where all is
+        """
+        self._disk.wait()
+        for file, conversation in self._unsaved.items():
+            self.keep(file, conversation)
+        self._disk.wait()
+        return self._refusal if self._unsaved else ""
 
     def open(
         self,
@@ -142,8 +161,17 @@ class ConversationsState(QObject):
         opened: Callable[[tuple[ConversationFile, Conversation]], None],
         refused: Callable[[Path], None],
     ) -> None:
-        """Reads one. refused: told which it was; why is `told`."""
-        self._do(partial(_opened, path), opened, partial(refused, path))
+        """Reads one, or has it still. refused: told which it was; why is `told`."""
+        for file, conversation in self._unsaved.items():
+            if file.path == path:
+                opened((file, conversation))
+                return
+
+        def on_refused(error: StudioError) -> None:
+            refused(path)
+            self._on_refused(error)
+
+        self._disk.do(partial(_opened, path), opened, on_refused)
 
     def rename(self, path: Path, name: str) -> None:
         """One that isn't open. Empty: its first message is its name again."""
@@ -152,17 +180,12 @@ class ConversationsState(QObject):
     def move_to_bin(self, path: Path) -> None:
         """With undo where the system's bin allows it."""
         title = self._all[path].title if path in self._all else path.name
-        self._disk.do(partial(_binned, path, visible_line(title, 60)), self._on_binned, self._on_refused)
-
-    def _do(self, work: Callable[[], T], answered: Callable[[T], None], refused: Callable[[], None]) -> None:
-        def on_refused(error: StudioError) -> None:
-            refused()
-            self._on_refused(error)
-
-        self._disk.do(work, answered, on_refused)
+        self._disk.do(
+            partial(_binned, path, visible_line(title, 60)), partial(self._on_binned, path), self._on_refused
+        )
 
     def wait(self) -> None:
-        """What was to be saved is on the disk when this returns."""
+        """What it was asked for so far is done, and told, when this returns."""
         self._disk.wait()
 
     def _list(self) -> None:
@@ -181,8 +204,9 @@ class ConversationsState(QObject):
         self._all[item.path] = item
         self._list()
 
-    def _on_binned(self, done: tuple[str, Callable[[], None] | None]) -> None:
+    def _on_binned(self, path: Path, done: tuple[str, Callable[[], None] | None]) -> None:
         title, take_out = done
+        self._unsaved = {file: unsaved for file, unsaved in self._unsaved.items() if file.path != path}
         undo = partial(self._take_out, take_out) if take_out is not None else None
         self._notices.say(f"{title} is in the bin.", undo=undo)
         self.refresh()
@@ -191,6 +215,7 @@ class ConversationsState(QObject):
         self._disk.do(take_out, lambda _: self.refresh(), self._on_refused)
 
     def _on_refused(self, error: StudioError) -> None:
+        self._refusal = str(error)
         self.told.emit(str(error), "bad")
 
 

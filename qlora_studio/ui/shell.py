@@ -72,6 +72,7 @@ class Shell(QMainWindow):
             str(places.settings_folder() / "window-place.ini"), QSettings.Format.IniFormat
         )
         self._leaving = False
+        self._unsaved_is_left = False
         self._guard: QuitGuard | None = None
         self._build()
         self._actions = self._build_actions()
@@ -342,6 +343,10 @@ class Shell(QMainWindow):
             if not self._leaving:
                 self._ask_before_leaving()
             return
+        if not self._unsaved_is_left and (why := self._app.save()):
+            event.ignore()
+            self._ask_before_losing(why)
+            return
         self._keep_place()
         self._tray.hide()
         self._app.close()
@@ -359,6 +364,17 @@ class Shell(QMainWindow):
         self._guard.finished.connect(self._on_guard_finished)
         self._guard.open()
 
+    def _ask_before_losing(self, why: str) -> None:
+        self._guard = QuitGuard(
+            "What was said in Chat is not on the disk.",
+            f"{why} To try it again, close the window again.",
+            can_save=False,
+            can_hide=False,
+            parent=self,
+        )
+        self._guard.finished.connect(self._on_guard_finished)
+        self._guard.open()
+
     def _on_guard_finished(self, answer: int) -> None:
         self._guard = None
         match Leave(answer):
@@ -369,8 +385,11 @@ class Shell(QMainWindow):
                 self._on_engine_changed()
             case Leave.HIDE:
                 self._tray.hide_window()
+            case Leave.QUIT_UNSAVED:
+                self._unsaved_is_left = True
+                self.close()
             case Leave.STAY:
-                return
+                self._leaving = False
 
     def _on_engine_changed(self) -> None:
         if self._leaving and not self._app.engine.training:

@@ -592,16 +592,36 @@ def test_an_opened_conversation_keeps_the_adapters_that_are_not_there_now(four, 
     assert (read_conversation(path).adapter, read_conversation(path).also) == ("", ())
 
 
-def test_what_could_not_be_saved_is_saved_with_the_next_word_said(base, silent, qtbot, monkeypatch):  # R10
+def test_what_could_not_be_saved_is_held_and_saved_at_the_end(base, silent, qtbot, monkeypatch):  # R10
     _talk_alone(base, silent)
     path = base.open_path
     base.conversations.wait()
     with monkeypatch.context() as broken:
         broken.setattr("qlora_studio.runs.durable.os.fsync", _no_space)
+        base.rename(path, "Greetings")
+        base.new_chat()
         with qtbot.waitSignal(base.conversations.told):
-            base.rename(path, "Greetings")
+            assert base.save().startswith("Could not save the conversation")
+        _open(base, path, qtbot)
+        assert base.name == "Greetings"
+        base.new_chat()
     base.close()
     assert read_conversation(path).name == "Greetings"
+    assert base.save() == ""
+
+
+def test_what_was_put_into_the_bin_is_not_saved_any_more(base, silent, tmp_path, monkeypatch):
+    use_own_bin(monkeypatch, tmp_path / "bin")
+    _talk_alone(base, silent)
+    path = base.open_path
+    base.conversations.wait()
+    with monkeypatch.context() as broken:
+        broken.setattr("qlora_studio.runs.durable.os.fsync", _no_space)
+        base.rename(path, "Greetings")
+        base.conversations.wait()
+    base.move_to_bin(path)
+    base.close()
+    assert list(path.parent.iterdir()) == []
 
 
 def test_what_was_typed_is_kept_before_the_first_word_of_the_reply(base):
@@ -676,7 +696,6 @@ def test_of_several_that_are_opened_at_once_the_last_is_shown(base, silent, qtbo
     base.open(paths[0])
     base.new_chat()
     base.conversations.wait()
-    qtbot.wait(1)  # what was read is told
     assert base.turns == []
 
 

@@ -446,7 +446,6 @@ def test_a_name_is_typed_to_its_end_whatever_happens_meanwhile(answered, app, si
     app.engine.changed.emit()
     app.chat.rename(app.chat.open_path, "Rust")
     app.chat.conversations.wait()
-    qtbot.wait(1)  # what was saved is told
     assert editor.isVisibleTo(answered)
     assert _names_in(view) == ["What is rust?", "Hello"]
     editor.setText("Greetings")
@@ -473,7 +472,6 @@ def test_delete_in_a_field_takes_letters_alone(answered, app, silent, qtbot, tmp
     for _ in range(30):
         qtbot.keyClick(view.findChild(QLineEdit), Qt.Key.Key_Delete)
     app.chat.conversations.wait()
-    qtbot.wait(1)  # what was binned is told
     assert _names_in(view) == ["What is rust?", "Hello"]
 
 
@@ -684,7 +682,6 @@ def _list_of_two(page, silent, qtbot):
     view = _list_of(page, qtbot)
     qtbot.waitUntil(lambda: _names_in(view) == ["What is rust?", "Hello"])
     page.app.chat.conversations.wait()
-    qtbot.wait(1)  # what was saved is told
     return view
 
 

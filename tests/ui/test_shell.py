@@ -12,11 +12,12 @@ from PySide6.QtWidgets import QApplication, QLabel, QMenu, QPushButton, QWidget
 from qlora_studio.memory.devices import CardReading
 from qlora_studio.protocol import commands
 from qlora_studio.protocol.events import RunStarted, StepFinished
+from qlora_studio.runs.conversations import read_conversation
 from qlora_studio.state.app import AppState
 from qlora_studio.ui.page import Page
 from qlora_studio.ui.shell import Shell
 from qlora_studio.ui.widgets import SearchBox
-from tests.ui.person import click
+from tests.ui.person import click, words
 
 NAMES = ("home", "models", "data", "train", "runs", "monitor", "chat", "export", "settings")
 
@@ -356,12 +357,46 @@ def test_save_and_quit_closes_the_window_once_the_run_is_saved(shell, app, train
     qtbot.waitUntil(lambda: not shell.isVisible())
 
 
+def test_a_window_that_can_not_save_what_was_said_asks_before_it_closes(  # R10
+    shell, app, qtbot, monkeypatch
+):
+    app.chat.choose_model("/models/tiny")
+    app.chat.send("Hello")
+    app.chat.conversations.wait()
+    path = app.chat.open_path
+    app.chat.rename(path, "Greetings")
+    with monkeypatch.context() as broken:
+        broken.setattr("qlora_studio.runs.durable.os.fsync", _no_space)
+        assert not shell.close()
+        assert not shell.findChild(QWidget, "quit_save").isVisible()
+        click(qtbot, shell, "quit_stay")
+        assert shell.isVisible()
+    assert shell.close()
+    assert read_conversation(path).name == "Greetings"
+
+
+def test_what_can_not_be_saved_is_left_where_the_person_says_so(shell, app, qtbot, monkeypatch):  # R10
+    monkeypatch.setattr("qlora_studio.runs.durable.os.fsync", _no_space)
+    app.chat.choose_model("/models/tiny")
+    app.chat.send("Hello")
+    assert not shell.close()
+    guard = shell.findChild(QWidget, "quit_guard")
+    assert guard.accessibleName() == "What was said in Chat is not on the disk."
+    assert "Could not save the conversation" in words(shell, "quit_guard")
+    click(qtbot, shell, "quit_unsaved")
+    assert not shell.isVisible()
+
+
 def test_the_window_comes_back_where_it_was(shell, app, qtbot):
     shell.resize(1100, 700)
     shell.close()
     again = Shell(app, {})
     qtbot.addWidget(again)
     assert again.height() == 700
+
+
+def _no_space(descriptor):
+    raise OSError(28, "No space left on device")
 
 
 def _hear(app, event):
