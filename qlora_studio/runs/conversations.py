@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import re
 import secrets
 import time
 from collections.abc import Sequence
@@ -14,7 +16,13 @@ import msgspec
 
 from qlora_studio.config.run_config import ModelConfig
 from qlora_studio.errors import StudioError
-from qlora_studio.runs.durable import FOLDER_MODE, fsync_folder, read_file, write_file_durably
+from qlora_studio.runs.durable import (
+    FOLDER_MODE,
+    fsync_folder,
+    read_file,
+    remove_file,
+    write_file_durably,
+)
 from qlora_studio.runs.space import saving
 
 SCHEMA_VERSION = 1
@@ -25,6 +33,8 @@ MOST_SIDES = 4  # the base and three adapters
 
 _LARGEST = 64_000_000  # bytes of one conversation
 _SUFFIX = ".json"
+_TORN = re.compile(r"\..+\.json\.[0-9a-f]{8}\.tmp")  # as `write_file_durably` names them
+_TORN_AFTER_S = 3600  # a save takes seconds; either way, as clocks jump
 
 
 class KeptReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -156,6 +166,14 @@ def list_conversations(folder: Path) -> tuple[list[Listed], list[Unreadable]]:
             unreadable.append(Unreadable(path, str(error)))
     listed.sort(key=lambda item: (item.changed, item.path.name), reverse=True)
     return listed, unreadable
+
+
+def drop_torn_files(folder: Path) -> None:
+    """What a window that was killed had half saved. Another window may be saving now, so only old ones go."""
+    with contextlib.suppress(OSError):  # the folder isn't there yet, or can't be written to
+        for path in folder.iterdir():
+            if _TORN.fullmatch(path.name) and abs(time.time() - path.lstat().st_mtime) > _TORN_AFTER_S:
+                remove_file(path)
 
 
 def listed_as(path: Path, conversation: Conversation) -> Listed:

@@ -20,6 +20,7 @@ from qlora_studio.runs.conversations import (
     ConversationFile,
     Listed,
     Unreadable,
+    drop_torn_files,
     found,
     list_conversations,
     listed_as,
@@ -122,9 +123,7 @@ class ConversationsState(QObject):
 
     def refresh(self) -> None:
         """Reads the folder."""
-        self._disk.do(
-            partial(list_conversations, places.conversations_folder()), self._on_listed, self._on_refused
-        )
+        self._disk.do(partial(_listed, places.conversations_folder()), self._on_listed, self._on_refused)
 
     def search(self, words: str) -> None:
         """Lists those in which every word was said."""
@@ -217,6 +216,12 @@ class ConversationsState(QObject):
     def _on_refused(self, error: StudioError) -> None:
         self._refusal = str(error)
         self.told.emit(str(error), "bad")
+
+
+def _listed(folder: Path) -> tuple[list[Listed], list[Unreadable]]:
+    """Raises: StudioError."""
+    drop_torn_files(folder)
+    return list_conversations(folder)
 
 
 def _kept(file: ConversationFile, conversation: Conversation) -> Listed:

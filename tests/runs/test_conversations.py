@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 
 import msgspec
@@ -16,6 +17,7 @@ from qlora_studio.runs.conversations import (
     ConversationFile,
     KeptReply,
     KeptTurn,
+    drop_torn_files,
     found,
     list_conversations,
     new_path,
@@ -117,6 +119,23 @@ def test_a_write_that_fails_leaves_what_was_there(saved, monkeypatch):  # R10
     assert [path.name for path in saved.path.parent.iterdir()] == [saved.path.name]
 
 
+def test_what_a_killed_window_had_half_saved_is_dropped(saved, folder, monkeypatch):
+    with monkeypatch.context() as killed:
+        killed.setattr(durable.os, "replace", _gone)
+        killed.setattr(durable.os, "unlink", _gone)
+        with pytest.raises(StudioError):
+            saved.save(msgspec.structs.replace(TALK, name="New"))
+    (torn,) = (path for path in folder.iterdir() if path != saved.path)
+    assert b"Rayleigh" in torn.read_bytes()
+    drop_torn_files(folder)
+    assert torn.exists()  # it may be another window's, which is saving now
+    for name in (torn.name, saved.path.name, ".notes.tmp"):
+        (folder / name).touch()
+        os.utime(folder / name, (1, 1))
+    drop_torn_files(folder)
+    assert {path.name for path in folder.iterdir()} == {saved.path.name, ".notes.tmp"}
+
+
 def test_what_another_window_wrote_is_kept_beside_it(saved, folder):
     elsewhere = ConversationFile(saved.path)
     elsewhere.save(msgspec.structs.replace(TALK, name="Elsewhere"))
@@ -132,6 +151,10 @@ def test_a_folder_that_is_not_there_yet_is_an_empty_list(folder):
 def test_a_link_is_not_followed(saved, folder, tmp_path):
     (folder / "link.json").symlink_to(saved.path)
     assert [item.path.name for item in list_conversations(folder)[1]] == ["link.json"]
+
+
+def _gone(*_):
+    raise OSError(5, "Input/output error")
 
 
 def _no_space(descriptor):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -722,6 +723,17 @@ def test_a_conversation_that_can_not_be_opened_leaves_this_one(base, silent, qtb
         base.open(torn)
     assert told.args[0].startswith("torn.json is damaged.")
     assert base.turns[0].text == "Hello"
+
+
+def test_looking_at_the_folder_drops_what_a_killed_window_had_half_saved(base):
+    folder = places.conversations_folder()
+    folder.mkdir(parents=True)
+    torn = folder / ".2026-01-01-120000-abcdef.json.0123abcd.tmp"
+    torn.write_text('{"schema_version": 1, "tur')
+    os.utime(torn, (1, 1))
+    base.conversations.refresh()
+    base.conversations.wait()
+    assert not torn.exists()
 
 
 def test_the_list_of_conversations_is_a_sound_model(base, silent, qtbot, qtmodeltester):
