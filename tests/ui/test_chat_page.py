@@ -236,12 +236,14 @@ def test_escape_leaves_a_message_as_it_was(answered, app, qtbot):
     assert not answered.escape()
 
 
-def test_what_is_typed_for_an_old_message_is_a_message_of_its_own_in_a_new_chat(answered, app, qtbot):
-    click(qtbot, answered, "chat_change_said_0")
+@pytest.mark.parametrize("changed", ["chat_change_said_0", "chat_correct_0_base"])
+def test_what_is_typed_for_an_old_chat_is_a_message_of_its_own_in_a_new_one(answered, app, qtbot, changed):
+    click(qtbot, answered, changed)
+    typed = found(answered, "chat_input").toPlainText()
     click(qtbot, answered, "chat_new")
     assert "Enter sends, Shift+Enter" in words(answered, "chat_input_card")
     qtbot.keyClick(found(answered, "chat_input"), Qt.Key.Key_Return)
-    assert [turn.text for turn in app.chat.turns] == ["Hello"]
+    assert [turn.text for turn in app.chat.turns] == [typed]
 
 
 def test_a_new_chat_begins_empty(answered, app, qtbot):

@@ -416,6 +416,8 @@ class ChatPage(Page):
         self._type_first_prompt()
         if self._changing not in state.turns:
             self._changing = None  # what was typed for it stays, as a message of its own
+        if self._correcting is not None and self._correcting[0] not in state.turns:
+            self._correcting = None
         self._refresh_turns()
         for button, prompt in zip(self._prompts, state.prompts(), strict=False):
             button.setProperty("prompt", prompt)
