@@ -69,7 +69,7 @@ def evaluate_command(arguments: argparse.Namespace) -> int:
             with_base=not arguments.without_base,
         )
         report = _follow(engine, told)
-    not_kept = _keep(run.folder, evaluation_of(report, arguments.on))
+    not_kept = _keep(run.folder, evaluation_of(report, arguments.on, prepared.notes))
     if arguments.json:
         print_json(
             {
@@ -79,11 +79,14 @@ def evaluate_command(arguments: argparse.Namespace) -> int:
                 "accuracy": report.accuracy,
                 "rows": report.rows,
                 "comparison": msgspec.to_builtins(report.comparison),
+                "notes": list(prepared.notes),
                 "kept": not not_kept,
             }
         )
         return 0
     print_text(f"{counted(report.rows, 'row')}, {counted(report.learned_tokens, 'token')}")
+    for note in prepared.notes:
+        print_text(f"note: {note}")
     base = "" if report.base_loss is None else f"; loss of the base model {report.base_loss:.3f}"
     print_text(f"loss {_number(report.loss)}, perplexity {_number(report.perplexity)}{base}")
     if report.accuracy is not None:

@@ -10,8 +10,8 @@ from qlora_studio.protocol.events import EvaluationReport
 from qlora_studio.runs.evaluations import MOST_CHANGED, Evaluation
 
 
-def evaluation_of(report: EvaluationReport, file: str) -> Evaluation:
-    """Made now, on the rows of `file`."""
+def evaluation_of(report: EvaluationReport, file: str, notes: tuple[str, ...] = ()) -> Evaluation:
+    """Made now, on the rows of `file`; notes: why some of them are missing."""
     compared = report.comparison
     return Evaluation(
         time=time.time(),
@@ -30,4 +30,5 @@ def evaluation_of(report: EvaluationReport, file: str) -> Evaluation:
         gained=compared.gained if compared else 0,
         lost=compared.lost if compared else 0,
         changed=compared.changed[:MOST_CHANGED] if compared else (),
+        notes=notes,
     )

@@ -294,10 +294,11 @@ class ResumeReady(Answer, frozen=True, tag="resume_ready"):
 
 
 class EvaluationPrepared(Answer, frozen=True, tag="evaluation_prepared"):
-    """The file's rows, tokenized as the run's own."""
+    """The file's rows, tokenized as the run's own. notes: why some of them are missing, in sentences."""
 
     prepared: str
     rows: int
+    notes: tuple[str, ...] = ()
 
 
 class Refused(Answer, frozen=True, tag="refused"):

@@ -143,8 +143,14 @@ def prepare_evaluation(
     dataset = open_dataset(imported.dataset)
     encoder = texts.of(config.model.path).encoder(config.data.train_on, config.training.method)
     rows = prepare_for_evaluation(dataset, encoder, config, told)
+    report = imported.report
+    reasons = ", ".join(f"{problem.reason} ({problem.count:,})" for problem in report.problems[:2])
+    skipped = f"{report.skipped:,} of {report.rows_in:,} rows skipped: {reasons}."
     return reading.EvaluationPrepared(
-        id=request.id, prepared=str(rows.folder), rows=rows.info.validation_rows
+        id=request.id,
+        prepared=str(rows.folder),
+        rows=rows.info.validation_rows,
+        notes=(*([skipped] if report.skipped else []), *rows.info.notes),
     )
 
 

@@ -41,6 +41,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     answered:      rows of which answers were compared
     gained, lost:  questions that only the adapter, and only the base answers right
     changed:       the first MOST_CHANGED of these, in order
+    notes:         why rows of the file are missing, in sentences
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -60,6 +61,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     gained: int = 0
     lost: int = 0
     changed: tuple[ChangedRow, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ class EvaluationState(QObject):
         self._job: Job | None = None
         self._command: int | None = None
         self._encoding = "auto"
+        self._notes: tuple[str, ...] = ()  # why rows of the file are missing
         self.run: Run | None = None  # that is looked at
         self.found: tuple[Evaluation, ...] = ()  # of that run
         self.skipped_lines = 0
@@ -153,6 +154,7 @@ class EvaluationState(QObject):
                 Problem(f"{self._engine.run_name} is training and holds the device.", "Pause it, or wait.")
             )
             return
+        self._notes = answer.notes
         self._command = self._engine.command(
             commands.Evaluate, run=str(self.asked.folder), prepared=answer.prepared
         )
@@ -198,7 +200,7 @@ class EvaluationState(QObject):
         folder = self.asked.folder
         self._rest()
         self._background.do(
-            partial(_kept, folder, report, self.file),
+            partial(_kept, folder, evaluation_of(report, self.file, self._notes)),
             partial(self._on_kept, folder),
             lambda error: self._fail(Problem(error.message, error.hint)),
         )
@@ -234,8 +236,7 @@ class EvaluationState(QObject):
         self.changed.emit()
 
 
-def _kept(folder: Path, report: events.EvaluationReport, file: str) -> tuple[Evaluation, Evaluations]:
+def _kept(folder: Path, evaluation: Evaluation) -> tuple[Evaluation, Evaluations]:
     """Raises: StudioError."""
-    evaluation = evaluation_of(report, file)
     add_evaluation(folder, evaluation)
     return evaluation, read_evaluations(folder)

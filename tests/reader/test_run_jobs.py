@@ -265,6 +265,19 @@ def test_rows_for_an_evaluation_are_made_as_the_runs_own(jobs, run, tmp_path):
     assert all(row.ids.tolist() == known[row.row] for row in same)
 
 
+def test_rows_that_an_evaluation_misses_are_told(jobs, run, tmp_path):
+    file = chats_file(tmp_path / "test.jsonl", count=3)
+    long = {"question": "word " * 2000, "answer": "b"}
+    file.write_text(file.read_text("utf-8") + json.dumps(long) + '\n{"question": "a"}\n', "utf-8")
+
+    made = jobs.answer(reading.PrepareEvaluation(id=3, run=run.run, path=str(file)))
+
+    skipped, dropped = made.notes
+    assert made.rows == 3
+    assert skipped.startswith("1 of 5 rows skipped: ")
+    assert dropped.startswith("1 chats are longer than ")
+
+
 def test_a_shape_is_trained_on_random_rows(jobs, tmp_path):
     config = with_changes(
         RunConfig(), {"model.path": "shape:smollm2-135m", "data.seq_len": 64, "training.steps": 3}

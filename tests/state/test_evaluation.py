@@ -7,6 +7,7 @@ import pytest
 from qlora_studio.protocol import commands, events, reading
 from qlora_studio.runs.evaluations import Evaluation, add_evaluation, read_evaluations
 from qlora_studio.runs.folder import open_run
+from qlora_studio.ui.pages.monitor_evaluations import evaluation_words
 from tests.ui.example_runs import Example, make_run
 
 COMPARED = events.BaseComparison(
@@ -37,7 +38,9 @@ def evaluation(app, run, qtbot):
 def test_a_file_is_read_asked_and_kept_with_the_run(evaluation, run, silent, qtbot):
     evaluation.start("/data/test.jsonl")
     assert silent.asked(reading.PrepareEvaluation)[0].path == "/data/test.jsonl"
-    silent.answer(reading.PrepareEvaluation, reading.EvaluationPrepared, prepared="/cache/rows", rows=200)
+    notes = ("1 chats are longer than 256 tokens and left out.",)
+    prepared = {"prepared": "/cache/rows", "rows": 200, "notes": notes}
+    silent.answer(reading.PrepareEvaluation, reading.EvaluationPrepared, **prepared)
     command = silent.last_said(commands.Evaluate)
     assert (command.run, command.prepared, command.with_base) == (str(run.folder), "/cache/rows", True)
     silent.hear(events.EvaluationProgress(step=20, done=3, total=200, words="Measuring the base model"))
@@ -46,6 +49,7 @@ def test_a_file_is_read_asked_and_kept_with_the_run(evaluation, run, silent, qtb
         silent.hear(report(command.id))
     kept = read_evaluations(run.folder).found
     assert kept == evaluation.found == (finished.args[0],)
+    assert evaluation_words(kept[0]).startswith(notes[0])
     assert (kept[0].step, kept[0].base_loss, kept[0].base_accuracy, kept[0].gained) == (20, 1.75, 4 / 64, 6)
     assert not evaluation.busy
 

@@ -191,7 +191,11 @@ class EvaluationsCard(Card):
 
 
 def evaluation_words(item: Evaluation) -> str:
-    """How sure the difference is, in a sentence or two."""
+    """How sure the difference is, in a sentence or two, and which rows of the file are missing."""
+    return " ".join(part for part in (*item.notes, _comparison_words(item)) if part)
+
+
+def _comparison_words(item: Evaluation) -> str:
     if item.base_accuracy is None:
         return "The base model was not asked on this file." if item.base_loss is None else ""
     chance = "less than 0.1%" if (item.p_value or 0.0) < 0.001 else f"{item.p_value:.1%}"
