@@ -8,7 +8,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from qlora_studio.data.column_records import BROKEN, ROWS_AT_ONCE, broken, readable_columns, records_of
+from qlora_studio.data.column_records import (
+    BROKEN,
+    ROWS_AT_ONCE,
+    broken,
+    byte_columns,
+    readable_columns,
+    records_of,
+)
 from qlora_studio.data.record import Record
 from qlora_studio.data.source_file import SourceFile
 from qlora_studio.errors import StudioError
@@ -40,7 +47,9 @@ class ArrowRows:
         self._reader = pa.BufferReader(pa.py_buffer(self._file))
         self._start, self._end = _stream_in(self._file, source)
         try:
-            self.columns = readable_columns(self._open().schema, source)
+            schema = self._open().schema
+            first = next(self._batches(byte_columns(schema)), None) if byte_columns(schema) else None
+            self.columns = readable_columns(schema, source, first)
         except BROKEN as error:
             raise broken("Arrow", source, error) from error
 

@@ -1,4 +1,8 @@
-"""Records of files that store columns: strings, numbers, lists and structs of them, nothing else (D10)."""
+"""Records of files that store columns: strings, numbers, lists and structs of them, nothing else (D10).
+
+Writers that mark no column as text, as Spark did, store strings as bytes: a column of bytes is read too where
+most of its first values are UTF-8. Other bytes, as of pictures, are left alone.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +25,25 @@ _SMALL_BYTES = 1_000_000  # a file of less than that can't fill much
 BROKEN = (pa.ArrowException, OSError, ValueError)  # what pyarrow raises where a file is no good
 
 
-def readable_columns(schema: Any, source: SourceFile) -> tuple[str, ...]:
-    """Names of the columns that are read. Raises: StudioError where there are none, or too many."""
+def byte_columns(schema: Any) -> list[str]:
+    """Those that may hold text which nothing calls so."""
+    types = pa.types
+    return [
+        field.name for field in schema if types.is_binary(field.type) or types.is_large_binary(field.type)
+    ]
+
+
+def readable_columns(schema: Any, source: SourceFile, first: Any = None) -> tuple[str, ...]:
+    """Names of the columns that are read. first: a batch, the first rows of `byte_columns`; None: no rows.
+
+    Raises: StudioError where there are none, or too many.
+    """
     if len(schema) > MAX_COLUMNS:
         raise StudioError(f"{source.name} has {len(schema):,} columns; at most {MAX_COLUMNS} are read.")
-    columns = tuple(field.name for field in schema if _readable(field.type))
+    texts = (
+        [] if first is None else [name for name in byte_columns(schema) if _holds_text(first.column(name))]
+    )
+    columns = tuple(field.name for field in schema if _readable(field.type) or field.name in texts)
     if not columns:
         raise StudioError(f"{source.name} has no column with text, numbers, lists or structs.")
     doubled = {name for name in columns if columns.count(name) > 1}
@@ -51,11 +69,26 @@ def records_of(batches: Iterable[Any], source: SourceFile) -> Iterator[Record]:
                 f"{source.name} holds more than {MAX_EXPANSION} times its size in text.",
                 hint="It may be made to fill the disk; its rows are not read.",
             )
+        of_bytes = byte_columns(batch.schema)
         step = len(batch) if expanded < _MUCH_AT_ONCE else 1
         for start in range(0, len(batch), step):
             for value in batch.slice(start, step).to_pylist():
                 line += 1
+                for name in of_bytes:
+                    value[name] = _text_in(value[name])
                 yield Record(value, Place(line))
+
+
+def _holds_text(column: Any) -> bool:
+    values = [_text_in(value) for value in column.to_pylist() if value]
+    return sum(isinstance(value, str) for value in values) * 2 > len(values)
+
+
+def _text_in(value: bytes | None) -> Any:
+    try:
+        return value if value is None else value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value
 
 
 def _expanded_bytes(array: Any) -> int:

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from typing import Any
 
 import pyarrow.parquet as pq
 
-from qlora_studio.data.column_records import BROKEN, ROWS_AT_ONCE, broken, readable_columns, records_of
+from qlora_studio.data.column_records import (
+    BROKEN,
+    ROWS_AT_ONCE,
+    broken,
+    byte_columns,
+    readable_columns,
+    records_of,
+)
 from qlora_studio.data.record import Record
 from qlora_studio.data.source_file import SourceFile
 
@@ -18,7 +26,9 @@ class ParquetRows:
         self._source = source
         try:
             self._file = pq.ParquetFile(source.as_stream())
-            self.columns = readable_columns(self._file.schema_arrow, source)
+            schema = self._file.schema_arrow
+            first = next(self._batches(byte_columns(schema)), None) if byte_columns(schema) else None
+            self.columns = readable_columns(schema, source, first)
         except BROKEN as error:
             raise broken("Parquet", source, error) from error
 
@@ -31,7 +41,10 @@ class ParquetRows:
         """A record a row, with these columns of it."""
         wanted = [name for name in self.columns if columns is None or name in columns]
         try:
-            batches = self._file.iter_batches(ROWS_AT_ONCE, columns=wanted, use_threads=False)
-            yield from records_of(batches, self._source)
+            yield from records_of(self._batches(wanted), self._source)
         except BROKEN as error:
             raise broken("Parquet", self._source, error) from error
+
+    def _batches(self, columns: list[str]) -> Iterator[Any]:
+        batches: Iterator[Any] = self._file.iter_batches(ROWS_AT_ONCE, columns=columns, use_threads=False)
+        return batches

@@ -110,6 +110,8 @@ def in_words(value: Any) -> str:
         return "a number"
     if isinstance(value, str):
         return "text"
+    if isinstance(value, bytes):
+        return "bytes that are no UTF-8"
     return type(value).__name__
 
 

@@ -1,4 +1,4 @@
-"""Parquet: strings, numbers, lists and structs of them."""
+"""Parquet: strings, also as bytes, numbers, lists and structs of them."""
 
 from __future__ import annotations
 
@@ -81,7 +81,23 @@ def test_a_broken_file_is_refused(tmp_path: Path, kept: int) -> None:
 
 def test_a_file_without_a_column_that_can_be_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StudioError, match="no column with text"):
-        _imported(tmp_path, {"image": [b"\x89PNG"]})
+        _imported(tmp_path, {"when": [datetime.datetime(2026, 1, 1)]})
+
+
+def test_texts_that_no_column_calls_so_are_read(tmp_path: Path) -> None:  # as Spark once wrote them
+    columns = {
+        "question": pa.array(["é".encode(), b"a\xff", b"c"], pa.binary()),
+        "answer": pa.array([b"1", b"2", None], pa.large_binary()),
+        "image": [b"\x89PNG"] * 3,  # left alone
+    }
+
+    data = _imported(tmp_path, columns)
+
+    assert turns(data.row(0)) == [("user", "é"), ("assistant", "1")]
+    assert reasons(data) == {
+        "'question' is bytes that are no UTF-8, not text": [2],
+        "'answer' is null, not text": [3],
+    }
 
 
 def test_a_small_file_that_holds_very_much_text_is_refused(

@@ -208,7 +208,7 @@ ODD: Mapping[str, tuple[Made, Counts | str]] = {
     ),
     "chats.parquet": (lambda: parquet({"messages": pa.array([_CHAT["messages"]])}), (1, 0)),
     "nulls.parquet": (lambda: parquet(_texts() | {"answer": pa.array(["A mineral.", None])}), (1, 1)),
-    "bytes.parquet": (lambda: parquet(_texts(pa.binary())), "no column with text"),
+    "bytes.parquet": (lambda: parquet(_texts(pa.binary())), (2, 0)),
     "plain.arrow": (lambda: arrow(_texts()), (2, 0)),
     "file.arrow": (lambda: arrow(_texts(), stream=False), (2, 0)),
     "no_rows.parquet": (
