@@ -29,7 +29,7 @@ from qlora_studio.data.report import Finding
 from qlora_studio.data.row_encoder import RowEncoder
 from qlora_studio.data.scripts import NAMES
 
-DOCTOR_VERSION = 2  # raised when the same rows would give other findings
+DOCTOR_VERSION = 3  # raised when the same rows would give other findings
 
 _FEW_ROWS = 0.1  # of those in the usual script; more are meant
 _FAIR_RATIO = (3 / 4, 4 / 3)  # of good to bad answers, beyond which one side should count more
@@ -170,7 +170,20 @@ def _of_texts(dataset: Dataset, asked: Asked, told: Told) -> Iterator[Finding]:
         yield from _finding(
             kind, tone, found, _count(count, one, many), why, fix, f"{verb} {_count(count, 'row', 'rows')}"
         )
+    yield from _of_template_marks(dataset, told)
     yield from _of_secrets(dataset, told)
+
+
+def _of_template_marks(dataset: Dataset, told: Told) -> Iterator[Finding]:
+    marked = rows_with(dataset, text_signs.TEMPLATE_MARKS, told)
+    words = (
+        f"{_count(len(marked), 'row holds', 'rows hold')} the marks of a chat template, such as <|im_start|>"
+    )
+    why = (
+        "They are learned as plain text: the model's own template writes its marks itself. "
+        "Turn the rows into messages, or questions and answers, without them."
+    )
+    yield from _finding("template_marks", "warn", Marked(marked, marked), words, why)
 
 
 def _of_secrets(dataset: Dataset, told: Told) -> Iterator[Finding]:

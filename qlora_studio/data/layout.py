@@ -60,7 +60,7 @@ def find_layout(
     found = fitting[at]
     reason = f"{found.reason}{_other_ways(fitting, held, at)}{_misfits(held[at], len(records))}"
     layout = Layout(found.format, dict(found.map), all_answers)
-    sure = found.sure and (format != "auto" or not _as_much_beside(rows, found))
+    sure = found.sure and (format != "auto" or not _may_be_answered_beside(rows, found))
     return Guess(layout, rows.columns, reason + _unused(rows, found), sure)
 
 
@@ -204,14 +204,21 @@ def _unused(rows: SampledRows, found: Candidate) -> str:
     return f" Not used: {listed_names(unused)}." if unused else ""
 
 
-def _as_much_beside(rows: SampledRows, found: Candidate) -> bool:
-    """Whether a column of another name is taken for plain text where one beside it holds half as much or
-    more: they may be question and answer."""
-    column = found.map.get("text", "text")
-    if found.format != "text" or plain_name(column) == "text":
+def _may_be_answered_beside(rows: SampledRows, found: Candidate) -> bool:
+    """Whether a column is taken for plain text where one beside it may be its answer: by its name, or as it
+    holds half as much or more."""
+    column = found.map.get("text", "")
+    if found.format != "text" or not column:
+        return False
+    if not _SAYS_WHAT_IT_IS.isdisjoint(plain_name(other) for other in rows.columns):
+        return True
+    if plain_name(column) == "text":
         return False
     least = _letters(rows, column) / 2
     return any(_letters(rows, other) >= least for other in rows.columns if other != column)
+
+
+_SAYS_WHAT_IT_IS = {"label", "labels", "class", "category", "sentiment", "intent", "target"}
 
 
 def _letters(rows: SampledRows, column: str) -> int:

@@ -97,6 +97,20 @@ def holds_address(text: str) -> bool:
 
 ADDRESS = Sign(r"[A-Za-z0-9]@[A-Za-z0-9-]+\.[A-Za-z]", holds_address)
 
+_TEMPLATE_MARK = re.compile(
+    r"<\|(?:im_start|im_end|start_header_id|eot_id|begin_of_text|user|assistant|end)\|>|\[/?INST\]"
+    r"|<(?:start|end)_of_turn>|^### (?:Instruction|Response|Input):",
+    re.MULTILINE,
+)
+
+
+def holds_template_marks(text: str) -> bool:
+    """Whether it was written by a chat template before: two marks at least, as one may be spoken of."""
+    return len(_TEMPLATE_MARK.findall(text)) > 1
+
+
+TEMPLATE_MARKS = Sign(r"<\||\[/?INST\]|_of_turn>|### (?:Instruction|Response|Input):", holds_template_marks)
+
 _AS_IT_STANDS = ftfy.TextFixerConfig(replace_lossy_sequences=False)
 
 

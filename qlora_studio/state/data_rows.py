@@ -36,6 +36,7 @@ FLAG_WORDS = {
     "cut_sentences": "cut off",
     "broken_encoding": "encoding",
     "secrets": "key",
+    "template_marks": "marks",
 }
 TOO_LONG_WORDS = {"drop": "dropped", "truncate": "cut", "stop": "too long"}
 

@@ -166,6 +166,7 @@ def test_an_empty_answer_among_others_is_found(tmp_path: Path) -> None:
         ("broken_encoding", "It doesnâ€™t work."),
         ("secrets", "Use AKIAQ7RT2MNOPX5WZ3LB for it."),
         ("addresses", "Ask jane.smith@gmail.com for it."),
+        ("template_marks", "<|im_start|>user\nWhy?<|im_end|>"),
     ],
 )
 def test_what_an_answer_gives_away_is_found(tmp_path: Path, kind: str, answer: str) -> None:

@@ -268,6 +268,11 @@ def test_a_text_beside_another_of_its_length_is_only_a_guess(tmp_path: Path) -> 
     ]
 
 
+def test_a_text_beside_its_label_is_only_a_guess() -> None:
+    assert not find_layout([{"text": "I like it", "label": 1}] * 3, "auto", {}, "rows.jsonl").sure
+    assert find_layout([{"text": "I like it", "label": 1}] * 3, "text", {}, "rows.jsonl").sure
+
+
 @pytest.mark.parametrize("record", [{"text": "a b", "title": "c d"}, {"body": "a long text", "title": "b"}])
 def test_a_text_with_little_beside_it_is_sure(record: dict[str, Any]) -> None:
     assert find_layout([record] * 3, "auto", {}, "rows.jsonl").sure

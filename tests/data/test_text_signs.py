@@ -8,6 +8,7 @@ from qlora_studio.data.text_signs import (
     ENCODING,
     KEY,
     REFUSAL,
+    TEMPLATE_MARKS,
     Sign,
     mended_encoding,
 )
@@ -33,6 +34,8 @@ SHOW = [
     (ENCODING, "Grüße aus MÃ¼nchen"),
     (CUT, PROSE + "Then the old man went down the stairs and into the"),
     (CUT, PROSE + "On the table there were apples, pears,"),
+    (TEMPLATE_MARKS, "[INST] Why? [/INST] So."),
+    (TEMPLATE_MARKS, "### Instruction:\nWhy?\n\n### Response:\nSo."),
 ]
 SHOW_NOT = [
     (REFUSAL, "I'm sorry, but I can't make it to the party on Friday."),
@@ -59,6 +62,8 @@ SHOW_NOT = [
     (CUT, "The quick brown fox and the"),
     (CUT, PROSE + "\n| a | b | c | d | e | f | the"),
     (CUT, PROSE + "What is it made of"),
+    (TEMPLATE_MARKS, "Templates write <|im_start|> before each turn."),
+    (TEMPLATE_MARKS, "<s>gone</s> and a | b |> c"),
 ]
 
 
