@@ -410,8 +410,10 @@ def test_the_list_is_searched_for_all_that_was_said(answered, app, silent, qtbot
     qtbot.waitUntil(lambda: _names_in(view) == ["What is rust?"])
     qtbot.keyClicks(found(answered, "chat_search"), "xyz")
     assert words(answered, "chat_nothing_found") == "Nothing that was said has all of these words."
+    assert not view.currentIndex().isValid()
     assert answered.escape()
     assert view.model().rowCount() == 2
+    assert view.currentIndex().data() == "What is rust?"
     assert answered.escape()
     assert found(answered, "chat_input").isVisibleTo(answered)
 

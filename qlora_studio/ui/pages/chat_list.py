@@ -38,7 +38,7 @@ class ConversationsCard(Card):
         self._state = state
         self._list = state.conversations
         self._open: Path | None = None  # what was open when the choice last followed it
-        self._chosen: Path | None = None  # before other rows came
+        self._chosen: Path | None = None  # whether the search leaves it or not
         self._build()
         self._bind()
         self.refresh()
@@ -115,12 +115,13 @@ class ConversationsCard(Card):
         """Where it isn't listed yet, once it is."""
         row = self._list.table.row_of(path)
         if row >= 0 or path is None:
-            self._open = path
+            self._open = self._chosen = path
             self._view.setCurrentIndex(self._list.table.index(row))
 
     def _remember_choice(self) -> None:
         item = self._view.currentIndex().data(Qt.ItemDataRole.UserRole)
-        self._chosen = item.path if item is not None else None
+        if item is not None:
+            self._chosen = item.path
 
     def _choose_again(self) -> None:
         table = self._list.table
