@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -17,7 +18,7 @@ from qlora_studio.errors import StudioError
 class RunDraft(QObject):
     """One RunConfig that is always valid, with undo.
 
-    changed: the config is another one
+    changed: the config is another one, or what was refused is
     refused: (key, reason): a value could not stand; the config is as before
     """
 
@@ -30,6 +31,7 @@ class RunDraft(QObject):
         self.preset: Preset | None = self.presets[0] if self.presets else None  # its values are the defaults
         self.fields: dict[str, Field] = {field.key: field for field in fields_of(RunConfig)}
         self.skipped_accepted: set[str] = set()  # SHA-256 of files whose skipped lines somebody has looked at
+        self.refusals: dict[str, str] = {}  # key -> reason, of what stands in a field and can't in the config
         self._config = RunConfig()
         self._undo: list[RunConfig] = []
         self._redo: list[RunConfig] = []
@@ -49,32 +51,61 @@ class RunDraft(QObject):
 
     def set(self, key: str, value: Any) -> bool:
         """False where the value is refused; `refused` then says why."""
-        if self.value(key) == value:
-            return True
         problem = problem_with(self.fields[key], value) if key in self.fields else ""
         if problem:
-            self.refused.emit(key, problem)
+            self.refuse(key, problem)
             return False
+        if self.value(key) == value:
+            self._forget_refusals((key,))
+            return True
         return self.set_many({key: value})
+
+    def refuse(self, key: str, reason: str) -> None:
+        """What was typed can't stand: until that is mended no run may start with the value from before."""
+        self.refusals[key] = reason
+        self.refused.emit(key, reason)
 
     def set_many(self, changes: dict[str, Any]) -> bool:
         """Several keys in one undo step."""
         try:
             config = with_changes(self._config, _with_what_follows(changes))
         except StudioError as error:
-            self.refused.emit(next(iter(changes)), str(error))
+            self._refuse_all(changes, str(error))
             return False
-        self.replace(config)
+        if config == self._config:
+            self._forget_refusals(changes)
+            return True
+        for key in changes:
+            self.refusals.pop(key, None)
+        self._become(config)
         return True
 
     def replace(self, config: RunConfig) -> None:
         """Another whole config, as from a preset, a file or an earlier run."""
         if config == self._config:
+            self._forget_refusals(list(self.refusals))
             return
+        self.refusals.clear()
+        self._become(config)
+
+    def _refuse_all(self, changes: dict[str, Any], reason: str) -> None:
+        """Several that a program made stand in no field."""
+        key = next(iter(changes))
+        if len(changes) == 1 and key in self.fields:
+            self.refuse(key, reason)
+        else:
+            self.refused.emit(key, reason)
+
+    def _become(self, config: RunConfig) -> None:
         self._undo.append(self._config)
         self._redo.clear()
         self._config = config
         self.changed.emit()
+
+    def _forget_refusals(self, keys: Iterable[str]) -> None:
+        """The fields show again what the config holds."""
+        if [key for key in keys if self.refusals.pop(key, None) is not None]:
+            self.changed.emit()
 
     def use_preset(self, preset: Preset) -> None:
         """Everything from the preset but model, data and prompts, which the person chose."""
@@ -114,6 +145,7 @@ class RunDraft(QObject):
         if not source:
             return False
         target.append(self._config)
+        self.refusals.clear()
         self._config = source.pop()
         self.changed.emit()
         return True

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from PySide6.QtCore import QObject, QTimer, Signal
 
 from qlora_studio.config import places
@@ -104,6 +103,7 @@ class TrainState(QObject):
         self._settle = QTimer(self, interval=SETTLE_MS, singleShot=True)
         self._settle.timeout.connect(self._on_settled)
         draft.changed.connect(self._settle.start)
+        draft.refused.connect(self._on_draft_refused)
         machine.changed.connect(self._settle.start)
         engine.changed.connect(self._on_engine_changed)
         self.counts.changed.connect(self._settle.start)
@@ -239,7 +239,7 @@ class TrainState(QObject):
         own = tuple(
             SamplePrompt(prompt=prompt, max_tokens=max_tokens) for prompt in prompts if prompt.strip()
         )
-        self._draft.replace(msgspec.structs.replace(self._draft.config, samples=own))
+        self._draft.set_many({"samples": own})
         self.suggest_prompts()
 
     # Settings files ---------------------------------------------------------------------------------
@@ -257,6 +257,9 @@ class TrainState(QObject):
 
     def save_file(self, path: Path, saved: Callable[[], None]) -> None:
         """As TOML. Ends in `saved` or `refused`."""
+        for refused in train_problems.of_refusals(self._draft.refusals, self._draft.fields):
+            self.refused.emit(refused.words)
+            return
         save = partial(_save, path, run_config_text(self._draft.config))
         self._background.do(save, lambda _: saved(), self._on_refused)
 
@@ -376,6 +379,11 @@ class TrainState(QObject):
         self.history = history
         self._settle.start()
 
+    def _on_draft_refused(self) -> None:
+        """At once: a click on Start may be what took the focus from the field."""
+        self._look_for_problems()
+        self.changed.emit()
+
     def _on_refused(self, error: StudioError) -> None:
         self.refused.emit(str(error))
 
@@ -401,6 +409,7 @@ class TrainState(QObject):
         self.problems = [
             *train_problems.of_choice("model.path", self.model_problem, "models"),
             *train_problems.of_choice("data.path", data_problem, "data"),
+            *train_problems.of_refusals(self._draft.refusals, fields),
             *train_problems.of_device(holder, self._engine.doing is Doing.EXPORTING),
             *train_problems.of_name(self.name, self.name in self.history.names, free_name),
             *train_problems.of_import(self.data, self.skipped_accepted),

@@ -31,12 +31,15 @@ Fields = Mapping[str, Field]
 
 @dataclass(frozen=True)
 class Mend:
-    """A button under a problem: the settings it changes, the name it gives, or the page it opens."""
+    """A button under a problem: the settings it changes, the name it gives, the page it opens, or the key
+    of the field it goes to.
+    """
 
     words: str
     changes: dict[str, Any] = field(default_factory=dict)
     page: str = ""
     name: str = ""
+    goes_to: str = ""
     accepts_skipped: bool = False
 
 
@@ -61,6 +64,16 @@ def of_choice(key: str, problem: Problem | None, page: str) -> Iterator[TrainPro
         again = (Mend("Choose again", page=page),)
         waits = f"{'a model' if page == 'models' else 'data'} that can be used"
         yield TrainProblem(words, blocks=True, key=key, mends=again, waits=waits)
+
+
+def of_refusals(refusals: Mapping[str, str], fields: Fields) -> Iterator[TrainProblem]:
+    """A field holds what can't stand: the run would start with the value from before."""
+    for key, reason in refusals.items():
+        label = fields[key].setting.label
+        words = f"{label}{reason.removeprefix(key)}" if reason.startswith(key) else f"{label}: {reason}"
+        mends = (Mend("Go to the field", goes_to=key),)
+        waits = f"{label[:1].lower()}{label[1:]} that can be used"
+        yield TrainProblem(words, blocks=True, key=key, mends=mends, waits=waits)
 
 
 def of_device(holder: str, exporting: bool) -> Iterator[TrainProblem]:

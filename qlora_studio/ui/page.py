@@ -123,6 +123,10 @@ class Page(QWidget):
     def show_error(self, text: str, *buttons: QWidget) -> None:
         self.banner.show_text(text, Tone.BAD, *buttons)
 
+    def show_in_view(self, widget: QWidget) -> None:
+        """Scrolls to it."""
+        self._scroll.ensureWidgetVisible(widget)
+
     # What the shell calls; override where the page has something to do
 
     def opened(self, what: object) -> None:

@@ -26,6 +26,22 @@ def test_a_value_outside_its_limits_is_refused_with_the_reason(draft, qtbot):
     assert draft.config == RunConfig()
 
 
+def test_what_was_refused_stays_known_until_its_own_key_stands_again(draft, qtbot):
+    draft.set("lora.r", 0)
+    draft.set("lora.alpha", 32)
+    assert list(draft.refusals) == ["lora.r"]
+    with qtbot.waitSignal(draft.changed):
+        draft.set("lora.r", draft.value("lora.r"))
+    assert draft.refusals == {}
+
+
+def test_a_whole_config_leaves_nothing_refused(draft, qtbot):
+    draft.set("lora.r", 0)
+    with qtbot.waitSignal(draft.changed):
+        draft.replace(draft.config)
+    assert draft.refusals == {}
+
+
 def test_a_change_is_undone_and_redone(draft):
     draft.set("lora.r", 16)
     draft.set("lora.r", 32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from PySide6.QtCore import QPoint, Qt
+from PySide6.QtCore import QCoreApplication, QEvent, QPoint, Qt
 from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QApplication, QFileDialog, QWidget
 
@@ -156,6 +156,48 @@ def test_a_learning_rate_is_typed_as_one_writes_it(advanced, app, qtbot):
     _type(qtbot, field, "fast")
     assert "'fast' is no number" in words(advanced, "train_training_learning_rate_problem")
     assert app.draft.config.training.learning_rate == 0.001
+
+
+def test_no_run_starts_while_a_field_holds_what_can_not_stand(advanced, app, silent, qtbot):
+    field = found(advanced, "train_training_learning_rate")
+    _type(qtbot, field, "3e-3")
+    field.setFocus()
+    field.selectAll()
+    qtbot.keyClicks(field, "nan")
+    advanced.setFocus()  # as a click on Start does before it starts
+    click(qtbot, advanced, "train_start")
+    assert not silent.asked(reading.PrepareRun)
+    assert words(advanced, "train_waits_for") == "Start waits for: learning rate that can be used"
+    assert "Learning rate is nan; it must be between 0 and 1e+09." in words(advanced, "train_problems")
+    _type(qtbot, found(advanced, "train_lora_alpha"), "32")
+    assert (app.draft.config.lora.alpha, field.text()) == (32, "nan")
+    assert not found(advanced, "train_start").isEnabled()
+    _type(qtbot, field, "1e-3")
+    qtbot.waitUntil(lambda: found(advanced, "train_start").isEnabled())
+    assert words(advanced, "train_training_learning_rate_problem") == ""
+
+
+def test_what_is_still_being_typed_counts_for_the_start(ready, silent, qtbot):
+    field = found(ready, "train_training_learning_rate")
+    field.setFocus()
+    field.selectAll()
+    qtbot.keyClicks(field, "nan")
+    qtbot.keyClick(field, Qt.Key.Key_Return, Qt.KeyboardModifier.ControlModifier)
+    assert not silent.asked(reading.PrepareRun)
+
+
+def test_a_field_that_is_not_shown_is_gone_to_from_what_stands_in_the_way(ready, app, qtbot):
+    app.draft.refuse("training.weight_decay", "training.weight_decay is 7; it must be between 0 and 1.")
+    QCoreApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)  # the buttons of before
+    click(qtbot, ready, "train_mend_0_0")
+    assert ready.focusWidget() is found(ready, "train_training_weight_decay")
+
+
+def test_no_settings_are_saved_or_copied_while_a_field_holds_what_can_not_stand(ready, app, qtbot):
+    app.draft.refuse("lora.r", "lora.r is 999; it must be between 1 and 512.")
+    click(qtbot, ready, "train_copy_command")
+    assert ready.banner.text() == "Rank is 999; it must be between 1 and 512."
+    assert not app.notices.last
 
 
 def test_a_changed_setting_shows_its_default_and_goes_back_to_it(advanced, app, qtbot):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from PySide6.QtCore import Qt
+from PySide6.QtCore import QCoreApplication, Qt
 from PySide6.QtGui import QAction, QGuiApplication, QKeySequence, QResizeEvent
-from PySide6.QtWidgets import QFileDialog
+from PySide6.QtWidgets import QApplication, QFileDialog
 
 from qlora_studio.config.presets import Preset
 from qlora_studio.config.run_config import RunConfig
@@ -330,10 +330,23 @@ class TrainPage(Page):
         if mend.name:
             self._state.set_name(mend.name)
             self._bar.name.setText(mend.name)
+        if mend.goes_to:
+            self._go_to_field(mend.goes_to)
         if mend.page:
             self.app.show_page(mend.page)
 
+    def _go_to_field(self, key: str) -> None:
+        if key not in (*SIMPLE, *LENGTH) and self._mode.value() == "simple":
+            self._on_mode("advanced")
+        QCoreApplication.sendPostedEvents()  # a card that was just shown has its place by an event
+        field = self._fields[key].widget
+        self.show_in_view(field)
+        field.setFocus(Qt.FocusReason.TabFocusReason)  # what was typed is selected
+
     def _on_start(self) -> None:
+        typing = QApplication.focusWidget()
+        if typing is not None and self.isAncestorOf(typing):
+            typing.clearFocus()  # what is being typed counts, as it does where Start is clicked
         if not self._bar.start.isEnabled():
             return
         self.banner.clear()

@@ -49,18 +49,20 @@ class SettingField(QObject):
         self.refresh()
 
     def refresh(self) -> None:
-        """Shows what the draft holds."""
-        value = self._draft.value(self.key)
-        self._show(value)
+        """Shows what the draft holds; what it refused stays as it was typed."""
+        value, refusal = self._draft.value(self.key), self._draft.refusals.get(self.key, "")
+        if not refusal:
+            self._show(value)
         default = self._draft.default(self.key)
-        self.row.set_changed(None if value == default else _beginning(in_words(self._field, default)))
-        self.row.set_problem(self._problem)
+        same = value == default and not refusal
+        self.row.set_changed(None if same else _beginning(in_words(self._field, default)))
+        self.row.set_problem(self._problem or refusal)
 
     def show_problem(self, words: str) -> None:
         """Under the field, until it is mended; empty: there is none."""
         if words != self._problem:
             self._problem = words
-            self.row.set_problem(words)
+            self.row.set_problem(words or self._draft.refusals.get(self.key, ""))
 
     def show_planned(self, layers: int, of: int) -> None:
         """What "Auto" comes to now."""
@@ -131,7 +133,7 @@ class SettingField(QObject):
             try:
                 self._set(float(box.text().strip().replace(",", ".")))
             except ValueError:
-                self._on_refused(self.key, f"{box.text()!r} is no number; write 2e-4 or 0.0002.")
+                self._draft.refuse(self.key, f"{box.text()!r} is no number; write 2e-4 or 0.0002.")
 
         box.editingFinished.connect(read)
         return box, lambda value: box.setText(small_number(value))
@@ -197,7 +199,7 @@ class SettingField(QObject):
 
     def _on_refused(self, key: str, reason: str) -> None:
         if key == self.key:
-            self.row.set_problem(reason)
+            self.refresh()
 
 
 class LineRow(QWidget):
