@@ -85,7 +85,7 @@ def problem_with(item: Field, value: Any) -> str:
         low, high = setting.minimum, setting.maximum
         inside = (low is None or value >= low) and (high is None or value <= high)
         if not inside:  # also where value is NaN
-            return f"{item.key} is {value:g}; it must be {_range_in_words(low, high)}."
+            return f"{item.key} is {_in_words(value)}; it must be {_range_in_words(low, high)}."
     return ""
 
 
@@ -99,10 +99,16 @@ def value_of(struct: msgspec.Struct, key: str) -> Any:
 
 def _range_in_words(low: float | None, high: float | None) -> str:
     if low is None:
-        return f"at most {high:g}"
+        assert high is not None  # or nothing would lie outside
+        return f"at most {_in_words(high)}"
     if high is None:
-        return f"at least {low:g}"
-    return f"between {low:g} and {high:g}"
+        return f"at least {_in_words(low)}"
+    return f"between {_in_words(low)} and {_in_words(high)}"
+
+
+def _in_words(value: float) -> str:
+    """ "999,999,999" and not "1e+09": what was typed is to be known again."""
+    return f"{int(value):,}" if abs(value) < 1e15 and value == int(value) else f"{value:g}"
 
 
 def _split(hint: Any) -> tuple[Any, Setting | None]:

@@ -42,7 +42,7 @@ def status(monkeypatch: pytest.MonkeyPatch, *words: str) -> object:
         (("data", "one.jsonl", "--threshold", "x"), "--threshold: it must be over 0 and at most 1, not x."),
         (("train", "--bogus", "sample"), "There is no --bogus here."),
         (("data", "one.jsonl", "--seq-len", "abc"), "--seq-len is 'abc'; it must be a whole number."),
-        (("data", "one.jsonl", "--seq-len", "0"), "--seq-len is 0; it must be between 16 and 131072."),
+        (("data", "one.jsonl", "--seq-len", "0"), "--seq-len is 0; it must be between 16 and 131,072."),
         (("data", "one.jsonl", "--show", "-1"), "--show is -1; it must be a number of rows."),
         (("data", "one.jsonl", "--map", "question="), "--map question= names no column."),
         (("data", "one.jsonl", "--map", "=a"), "--map =a names no field."),

@@ -470,6 +470,20 @@ def test_the_limit_is_the_same_as_on_the_train_page(page, app, shown, qtbot):
     assert app.draft.value("data.seq_len") == 1088
 
 
+def test_a_limit_that_can_not_stand_stays_as_it_was_typed(page, app, shown, qtbot):
+    shown()
+    field = find(page, "data_seq_len")
+    field.setFocus()
+    field.selectAll()
+    qtbot.keyClicks(field, "7")
+    qtbot.keyClick(field, Qt.Key.Key_Return)
+    assert (field.text(), app.draft.value("data.seq_len")) == ("7", 2_048)
+    reason = find(page, "data_seq_len_problem")
+    assert reason.text() == "data.seq_len is 7; it must be between 16 and 131,072."
+    app.draft.set("data.seq_len", 1024)
+    assert (field.text(), reason.isVisibleTo(page)) == ("1,024", False)
+
+
 def test_use_for_training_names_the_file_and_opens_train(page, app, shown, qtbot):
     asked = []
     app.page_asked.connect(lambda name, what: asked.append(name))

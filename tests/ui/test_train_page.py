@@ -140,6 +140,41 @@ def test_a_number_that_is_typed_moves_the_promise(advanced, app, qtbot):
     qtbot.waitUntil(lambda: words(advanced, "train_promise") != before)
 
 
+@pytest.mark.parametrize(
+    ("key", "typed", "reason"),
+    [
+        ("lora.r", "999", "Rank is 999; it must be between 1 and 512."),
+        ("lora.r", "-5", "Rank is -5; it must be between 1 and 512."),
+        ("training.batch_size", "1,5", "Rows per step: '1,5' is no whole number."),
+        ("training.steps", "999999999", "Updates is 999,999,999; it must be between 0 and 10,000,000."),
+        ("data.seq_len", "0", "Sequence length is 0; it must be between 16 and 131,072."),
+        ("lora.dropout", "5", "Dropout is 5; it must be between 0 and 0.9."),
+        ("training.epochs", "many", "Epochs: 'many' is no number."),
+    ],
+)
+def test_a_number_that_can_not_stand_stays_as_it_was_typed_with_its_limits(
+    advanced, app, qtbot, key, typed, reason
+):
+    before = app.draft.value(key)
+    field = found(advanced, f"train_{key.replace('.', '_')}")
+    _type(qtbot, field, typed)
+    assert field.text() == typed
+    assert field.property("problem") is True
+    assert reason in words(advanced, "train_problems")
+    assert reason == words(advanced, f"train_{key.replace('.', '_')}_problem")
+    assert app.draft.value(key) == before
+
+
+def test_a_number_is_written_with_commas_and_its_unit_and_moved_by_arrows(advanced, app, qtbot):
+    field = found(advanced, "train_checkpoints_every_steps")
+    _type(qtbot, field, "1200")
+    assert field.text() == "1,200 steps"
+    qtbot.keyClick(field, Qt.Key.Key_Up)
+    assert app.draft.value("checkpoints.every_steps") == 1_201
+    _type(qtbot, field, "1,500 steps")
+    assert app.draft.value("checkpoints.every_steps") == 1_500
+
+
 def test_the_largest_that_fits_stands_under_the_promise_and_moves_with_every_setting(advanced, app, qtbot):
     before = words(advanced, "train_promise_largest")
     assert before.startswith("Largest that fits: ")
@@ -168,7 +203,9 @@ def test_no_run_starts_while_a_field_holds_what_can_not_stand(advanced, app, sil
     click(qtbot, advanced, "train_start")
     assert not silent.asked(reading.PrepareRun)
     assert words(advanced, "train_waits_for") == "Start waits for: learning rate that can be used"
-    assert "Learning rate is nan; it must be between 0 and 1e+09." in words(advanced, "train_problems")
+    assert "Learning rate is nan; it must be between 0 and 1,000,000,000." in words(
+        advanced, "train_problems"
+    )
     _type(qtbot, found(advanced, "train_lora_alpha"), "32")
     assert (app.draft.config.lora.alpha, field.text()) == (32, "nan")
     assert not found(advanced, "train_start").isEnabled()

@@ -16,8 +16,9 @@ from qlora_studio.ui.widgets import (
     ChoiceBox,
     ElidedLabel,
     LinkButton,
-    NumberBox,
     PlainLabel,
+    TypedNumber,
+    set_property,
 )
 from qlora_studio.ui.widgets.allowed import allow
 from qlora_studio.ui.widgets.text_size import at_text_size
@@ -42,7 +43,7 @@ class LengthsCard(Card):
         self._state = state
         self.histogram = LengthHistogram(draft, name="data_lengths")
         setting = draft.fields[SEQ_LEN].setting
-        self._seq_len = NumberBox(
+        self._seq_len = TypedNumber(
             int(setting.minimum or 1), int(setting.maximum or 2**31 - 1), draft.value(SEQ_LEN),
             name="data_seq_len", label=setting.label,
         )  # fmt: skip
@@ -51,6 +52,9 @@ class LengthsCard(Card):
         self._seq_len.setAccessibleDescription(setting.help)
         self._too_long.setAccessibleDescription(longer.help)
         self._cost = PlainLabel("", "label", wrap=True, name="data_cost")
+        self._refusal = PlainLabel("", "note", wrap=True, name="data_seq_len_problem")
+        self._refusal.set_tone("bad")
+        self._refusal.hide()
         self._half = PlainLabel("", "muted")
         self._lost = PlainLabel("", "note", wrap=True, name="data_lost")
         self._updates = PlainLabel("", "note", wrap=True, name="data_updates")
@@ -62,9 +66,7 @@ class LengthsCard(Card):
     def refresh(self) -> None:
         """After another count, limit or model."""
         state, counted = self._state, self._state.counts.counted
-        self._seq_len.blockSignals(True)
-        self._seq_len.setValue(self._draft.value(SEQ_LEN))
-        self._seq_len.blockSignals(False)
+        self._show_limit()
         self._too_long.set_value(self._draft.value(TOO_LONG))
         allow(self._too_long, SPLIT if state.texts_are_split else "")
         named = state.model_name
@@ -79,6 +81,15 @@ class LengthsCard(Card):
         self.histogram.show_counts(counted.bins, counted.bin_width)
         self._half.setText(f"half are under {counted.lengths.median:,}")
         self._show_cost()
+
+    def _show_limit(self) -> None:
+        """What the draft refused stays as it was typed, with the reason."""
+        refusal = self._draft.refusals.get(SEQ_LEN, "")
+        if not refusal:
+            self._seq_len.setValue(self._draft.value(SEQ_LEN))
+        set_property(self._seq_len, "problem", bool(refusal))
+        self._refusal.setText(refusal)
+        self._refusal.setVisible(bool(refusal))
 
     def _show_cost(self) -> None:
         """Of the limit as the line stands, also while it is dragged."""
@@ -124,10 +135,14 @@ class LengthsCard(Card):
         model.addWidget(self._change)
         self.body.addWidget(self.histogram)
         self.body.addLayout(limit)
+        self.body.addWidget(self._refusal)
         self.body.addLayout(model)
 
     def _bind(self) -> None:
-        self._seq_len.valueChanged.connect(lambda tokens: self._draft.set(SEQ_LEN, tokens))
+        self._seq_len.entered.connect(lambda tokens: self._draft.set(SEQ_LEN, tokens))
+        self._seq_len.unreadable.connect(lambda reason: self._draft.refuse(SEQ_LEN, reason))
+        self._draft.changed.connect(self._show_limit)
+        self._draft.refused.connect(self._show_limit)
         self.histogram.moved.connect(lambda _: self._show_cost())
         self._too_long.chosen.connect(lambda value: self._draft.set(TOO_LONG, value))
         self._change.clicked.connect(self.model_asked)

@@ -12,7 +12,7 @@ from qlora_studio.config.setting import Field
 from qlora_studio.state.draft import RunDraft
 from qlora_studio.ui.figures import THIN
 from qlora_studio.ui.theme import theme
-from qlora_studio.ui.widgets import ChoiceBox, DecimalBox, FormRow, NumberBox, TextBox, set_property
+from qlora_studio.ui.widgets import ChoiceBox, FormRow, TextBox, TypedNumber, set_property
 from qlora_studio.ui.widgets.fields import ResetButton
 
 CHOOSE, CHOSEN = "choose", "chosen"  # entries of a list that are no value of the setting
@@ -99,26 +99,19 @@ class SettingField(QObject):
         if setting.choices:
             return self._choice(name, list(setting.choices.items()))
         if self._field.kind is int:
-            number = NumberBox(
-                int(setting.minimum or 0),
-                int(min(setting.maximum or 2**31 - 1, 2**31 - 1)),
-                int(self._field.default),
-                name=name,
-                label=setting.label,
-                unit=setting.unit,
-            )
-            number.valueChanged.connect(self._set)
-            return number, _quietly(number, number.setValue)
-        decimal = DecimalBox(
-            setting.minimum or 0.0,
-            setting.maximum or 1e9,
-            float(self._field.default),
-            name=name,
-            label=setting.label,
-            step=0.05 if (setting.maximum or 1) <= 1 else 0.5,
-        )
-        decimal.valueChanged.connect(self._set)
-        return decimal, _quietly(decimal, decimal.setValue)
+            low, high = int(setting.minimum or 0), int(setting.maximum or 2**31 - 1)
+            return self._number(name, low, high, step=1)
+        step = 0.05 if (setting.maximum or 1) <= 1 else 0.5
+        return self._number(name, float(setting.minimum or 0), float(setting.maximum or 1e9), step=step)
+
+    def _number(
+        self, name: str, low: float, high: float, *, step: float
+    ) -> tuple[QWidget, Callable[[Any], None]]:
+        label, unit = self._field.setting.label, self._field.setting.unit
+        box = TypedNumber(low, high, self._field.default, name=name, label=label, step=step, unit=unit)
+        box.entered.connect(self._set)
+        box.unreadable.connect(self._on_unreadable)
+        return box, box.setValue
 
     def _choice(self, name: str, choices: list[tuple[str, str]]) -> tuple[QWidget, Callable[[Any], None]]:
         box = ChoiceBox(choices, name=name, label=self._field.setting.label)
@@ -194,6 +187,9 @@ class SettingField(QObject):
     def _set(self, value: Any) -> None:
         self._draft.set(self.key, value)
 
+    def _on_unreadable(self, reason: str) -> None:
+        self._draft.refuse(self.key, reason)
+
     def _on_reset(self) -> None:
         self._draft.reset(self.key)
 
@@ -267,17 +263,6 @@ def small_number(value: float) -> str:
         return f"{value:g}"
     mantissa, _, exponent = f"{value:e}".partition("e")
     return f"{float(mantissa):g}e{int(exponent)}"
-
-
-def _quietly(box: NumberBox | DecimalBox, show: Callable[[Any], None]) -> Callable[[Any], None]:
-    """Shows a value without telling it back."""
-
-    def shown(value: Any) -> None:
-        box.blockSignals(True)
-        show(value)
-        box.blockSignals(False)
-
-    return shown
 
 
 def _name(key: str) -> str:

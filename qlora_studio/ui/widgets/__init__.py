@@ -42,6 +42,8 @@ Bars (meters.py)
 Fields (fields.py); the wheel never changes them
     NumberBox(low, high, value, label=, unit="")         QSpinBox, thousands commas
     DecimalBox(low, high, value, label=, step=, places=, unit="")
+    TypedNumber(low, high, value, label=, ...)           keeps what was typed beyond the limits: .entered
+                                                         .unreadable; for settings, which say why they refuse
     ChoiceBox([(value, words)], label=)                  .chosen(str) .value() .set_value(v) .set_choices(...)
     TextBox(text, label=, placeholder=), SearchBox(placeholder)
     Slider(low, high, label=)                            from left to right
@@ -102,6 +104,7 @@ from qlora_studio.ui.widgets.text import (
     plain_tooltip,
     set_property,
 )
+from qlora_studio.ui.widgets.typed_number import TypedNumber
 
 __all__ = [
     "Banner",
@@ -137,6 +140,7 @@ __all__ = [
     "Tile",
     "Toast",
     "ToastCorner",
+    "TypedNumber",
     "empty_layout",
     "plain_tooltip",
     "set_property",

@@ -54,7 +54,7 @@ class NumberBox(QSpinBox):
         parent: QWidget | None = None,
     ) -> None:
         super().__init__(parent)
-        _prepare_spin(self, name, label)
+        prepare_spin(self, name, label)
         self.setRange(low, high)
         self.setGroupSeparatorShown(True)
         self.setSuffix(f" {unit}" if unit else "")
@@ -81,7 +81,7 @@ class DecimalBox(QDoubleSpinBox):
         parent: QWidget | None = None,
     ) -> None:
         super().__init__(parent)
-        _prepare_spin(self, name, label)
+        prepare_spin(self, name, label)
         self.setDecimals(places)
         self.setRange(low, high)
         self.setSingleStep(step)
@@ -356,7 +356,8 @@ class Switch(QAbstractButton):
             painter.drawRoundedRect(track.adjusted(-2, -2, 2, 2), height / 2 + 2, height / 2 + 2)
 
 
-def _prepare_spin(box: QAbstractSpinBox, name: str, label: str) -> None:
+def prepare_spin(box: QAbstractSpinBox, name: str, label: str) -> None:
+    """What every number field shares."""
     box.setObjectName(name)
     box.setAccessibleName(label)
     box.setFocusPolicy(Qt.FocusPolicy.StrongFocus)

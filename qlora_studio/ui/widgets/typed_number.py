@@ -1,0 +1,122 @@
+"""A number of a form that keeps what was typed, also where it can't stand: nothing is changed in silence."""
+
+from __future__ import annotations
+
+import re
+
+from PySide6.QtCore import QSize, Signal
+from PySide6.QtGui import QWheelEvent
+from PySide6.QtWidgets import QAbstractSpinBox, QWidget
+
+from qlora_studio.ui.widgets.fields import prepare_spin
+
+LONGEST = 18  # characters of a limit that the field is made as wide as, as in Qt's own number fields
+
+_WHOLE = re.compile(r"[+-]?(\d+|\d{1,3}(,\d{3})+)")
+
+
+class TypedNumber(QAbstractSpinBox):
+    """An int where `low` is one, else a float with a point or a comma. The wheel changes nothing.
+
+    entered:    a number, by keys or arrows, also beyond the limits: who takes it says so
+    unreadable: why what was typed is no number
+    """
+
+    entered = Signal(object)
+    unreadable = Signal(str)
+
+    def __init__(
+        self,
+        low: float,
+        high: float,
+        value: float,
+        *,
+        name: str,
+        label: str,
+        step: float = 1,
+        places: int = 4,
+        unit: str = "",
+        parent: QWidget | None = None,
+    ) -> None:
+        super().__init__(parent)
+        prepare_spin(self, name, label)
+        self._low, self._high, self._step, self._places = low, high, step, places
+        self._unit = f" {unit}" if unit else ""
+        self._value = value
+        self._told = ""  # the text as it was last shown or told
+        self.setProperty("minimum", low)  # what a screen reader asks for
+        self.setProperty("maximum", high)
+        self.setValue(value)
+        self.editingFinished.connect(self._on_finished)
+
+    def value(self) -> float:
+        """The last one that was within the limits."""
+        return self._value
+
+    def setValue(self, value: float) -> None:
+        """Shown, and not told."""
+        self._value = value
+        self.setProperty("value", value)
+        self._told = self._text_of(value)
+        if self.lineEdit().text() != self._told:
+            self.lineEdit().setText(self._told)
+
+    def stepBy(self, steps: int) -> None:
+        """From what stands there, where it is a number."""
+        typed = self._number(self.text())
+        start = self._value if typed is None else typed
+        moved = min(max(start + steps * self._step, self._low), self._high)
+        self.setValue(moved if isinstance(self._low, int) else round(moved, self._places))
+        self.entered.emit(self._value)
+
+    def stepEnabled(self) -> QAbstractSpinBox.StepEnabledFlag:
+        flags = QAbstractSpinBox.StepEnabledFlag.StepNone
+        if self._value < self._high:
+            flags |= QAbstractSpinBox.StepEnabledFlag.StepUpEnabled
+        if self._value > self._low:
+            flags |= QAbstractSpinBox.StepEnabledFlag.StepDownEnabled
+        return flags
+
+    def sizeHint(self) -> QSize:
+        return self._wide_enough(super().sizeHint())
+
+    def minimumSizeHint(self) -> QSize:
+        return self._wide_enough(super().minimumSizeHint())
+
+    def wheelEvent(self, event: QWheelEvent) -> None:
+        event.ignore()
+
+    def _wide_enough(self, hint: QSize) -> QSize:
+        """Qt's own hint has no words in it: it knows of no value."""
+        limits = (self._text_of(limit)[:LONGEST] for limit in (self._low, self._high))
+        widest = max(self.fontMetrics().horizontalAdvance(text) for text in limits)
+        return hint + QSize(widest, 0)
+
+    def _on_finished(self) -> None:
+        text = self.text()
+        if text == self._told:
+            return
+        self._told = text
+        number = self._number(text)
+        if number is None:
+            kind = "whole number" if isinstance(self._low, int) else "number"
+            self.unreadable.emit(f"{text!r} is no {kind}.")
+            return
+        if self._low <= number <= self._high:
+            self.setValue(number)
+        self.entered.emit(number)
+
+    def _number(self, text: str) -> float | None:
+        text = text.strip().removesuffix(self._unit.strip()).strip()
+        if isinstance(self._low, int):
+            return int(text.replace(",", "")) if _WHOLE.fullmatch(text) else None
+        try:
+            return float(text.replace(",", "."))
+        except ValueError:
+            return None
+
+    def _text_of(self, value: float) -> str:
+        if isinstance(self._low, int):
+            return f"{value:,}{self._unit}"
+        text = f"{value:.{self._places}f}".rstrip("0")
+        return f"{text}0{self._unit}" if text.endswith(".") else f"{text}{self._unit}"
