@@ -18,6 +18,7 @@ from qlora_studio.data.row_encoder import ROWS_AT_ONCE, EncodedRow, RowEncoder, 
 from qlora_studio.data.token_view import Lengths
 
 _BINS = 48  # about as many bars as the histogram has room for
+LENGTHS_VERSION = 2  # raised when the same rows would have other lengths
 _BIN_STEP = 16  # tokens; bars begin at multiples of it
 
 Told = Callable[[int, int, str], None]  # done, of total, in words
@@ -82,7 +83,7 @@ def _batches(rows: Dataset) -> Iterator[list[Row]]:
 
 
 def _cache_key(rows: Dataset, encoder: RowEncoder) -> str:
-    parts = (rows.folder.name, encoder.tokenizer.sha256, encoder.template.sha256, encoder.train_on)
+    parts = (str(LENGTHS_VERSION), rows.folder.name, encoder.tokenizer.sha256, encoder.template.sha256, encoder.train_on)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 

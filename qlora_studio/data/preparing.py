@@ -34,7 +34,7 @@ from qlora_studio.data.prepared import (
 from qlora_studio.data.row_encoder import ROWS_AT_ONCE, EncodedRow, RowEncoder, UnusableRow, fit
 from qlora_studio.errors import StudioError
 
-PREPARER_VERSION = 3  # raised when the same rows would give other tokens
+PREPARER_VERSION = 4  # raised when the same rows would give other tokens
 
 MANY_LEFT_OUT = 0.01  # more than this share of rows that can't be rendered is asked about (D3)
 _SAMPLES = 3  # prompts taken from the data where the person gave none
