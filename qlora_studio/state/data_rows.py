@@ -189,7 +189,7 @@ class RowTable(QAbstractTableModel):
         if self._lengths is not None:
             tokens, learned = (int(number) for number in self._lengths[row])
             if not tokens:
-                return "not rendered", "bad"
+                return "refused", "bad"
             if not learned:
                 return "nothing", "bad"
             if tokens > self._seq_len and not any(first <= row < last for first, last in self._split):

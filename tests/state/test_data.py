@@ -214,7 +214,7 @@ def test_flags_say_the_gravest_of_each_row(app, data, counted, qtbot):
     counted(LENGTHS)
     qtbot.waitUntil(lambda: cells(data.table, 3)[1] == "dropped")
 
-    assert cells(data.table, 3) == ["", "dropped", "nothing", "not rendered", ""]
+    assert cells(data.table, 3) == ["", "dropped", "nothing", "refused", ""]
     app.draft.set("data.too_long", "truncate")
     qtbot.waitUntil(lambda: cells(data.table, 3)[1] == "cut")
 
