@@ -61,12 +61,12 @@ def chat_command(arguments: argparse.Namespace) -> int:
     """Raises: StudioError."""
     if arguments.prompt is not None and not arguments.prompt.strip():
         raise StudioError("--prompt is empty.", hint="Write a question, or leave --prompt out to talk.")
-    model, adapter = what_to_chat_with(arguments.target, arguments.adapter)
+    model, adapter, run = what_to_chat_with(arguments.target, arguments.adapter)
     require_model(model.path)
     sampling = sampling_of(arguments)
     told_before = [Message("system", arguments.system)] if arguments.system.strip() else []
     with Told(quiet=arguments.json) as told, Engine(told) as engine, Reader(told) as reader:
-        talk = Talk(engine, reader, model)
+        talk = Talk(engine, reader, model, run)
         if adapter:
             talk.check_adapter(adapter)
         for note in talk.load(alone=adapter is None):
@@ -86,10 +86,13 @@ def sampling_of(arguments: argparse.Namespace) -> commands.Sampling:
     )
 
 
-def what_to_chat_with(target: str, adapter: Path | None) -> tuple[ModelConfig, str | None]:
-    """The base as it was trained on, and the adapter's folder if there is one. Raises: StudioError."""
+def what_to_chat_with(target: str, adapter: Path | None) -> tuple[ModelConfig, str | None, str]:
+    """The base as it was trained on, the adapter's folder if there is one, and the run's, or "".
+
+    Raises: StudioError.
+    """
     if target == SAMPLE:
-        return ModelConfig(path=SAMPLE), str(adapter.absolute()) if adapter else None
+        return ModelConfig(path=SAMPLE), str(adapter.absolute()) if adapter else None, ""
     folder = run_folder(Path(target))
     if (folder / "run.json").exists():
         run = open_run(folder)
@@ -98,17 +101,20 @@ def what_to_chat_with(target: str, adapter: Path | None) -> tuple[ModelConfig, s
             raise StudioError(
                 f"{folder} has no adapter yet.", hint="It is written when the run finishes or is stopped."
             )
-        return run.record.config.model, str((adapter or own).absolute())
-    return ModelConfig(path=str(folder)), str(adapter.absolute()) if adapter else None
+        return run.record.config.model, str((adapter or own).absolute()), str(folder.absolute())
+    return ModelConfig(path=str(folder)), str(adapter.absolute()) if adapter else None, ""
 
 
 class Talk:
     """One base on the device, a reader that renders for it."""
 
-    def __init__(self, engine: Engine, reader: Reader, model: ModelConfig) -> None:
+    def __init__(self, engine: Engine, reader: Reader, model: ModelConfig, run: str = "") -> None:
+        """run: whose chat template is used, also where the model's own is another one by now."""
         self._engine = engine
         self._reader = reader
         self._model = model
+        self._run = run
+        self._told_of_template = False
         engine.need_model(model.path)
         self._folder = str(places.sample_model_folder()) if model.path == SAMPLE else model.path
 
@@ -141,8 +147,18 @@ class Talk:
     ) -> events.GenerationFinished:
         """Streams to stdout where `on_text`. Raises: StudioError."""
         encoded = self._reader.ask(
-            reading.ChatEncoded, reading.EncodeChat, model=self._folder, messages=tuple(messages)
+            reading.ChatEncoded,
+            reading.EncodeChat,
+            model=self._folder,
+            messages=tuple(messages),
+            run=self._run,
+            trained=True,
         )
+        if encoded.difference and not self._told_of_template:
+            self._told_of_template = True
+            used = "the trained one is used" if encoded.trained_known else "replies may suffer"
+            print_error(f"note: the model's chat template is another one than in training; {used}.")
+            print_error(encoded.difference)
         reply_id = self._engine.command(
             commands.Generate,
             prompt_ids=encoded.ids,

@@ -27,12 +27,14 @@ from qlora_studio.models.check import model_folder
 from qlora_studio.models.gguf_support import Q8_0, QUANTS, gguf_bytes
 from qlora_studio.models.merged import MERGED_INTO
 from qlora_studio.models.shapes import model_shape
+from qlora_studio.models.template import template_of
 from qlora_studio.protocol.commands import Export
 from qlora_studio.protocol.events import ExportFinished, ExportProgress, LoadingProgress, Verification
 from qlora_studio.runs.durable import FOLDER_MODE, sync_file
 from qlora_studio.runs.folder import Run, open_run
 from qlora_studio.runs.space import require_space, saving
 from qlora_studio.runs.staged_folder import bytes_in, staged_folder
+from qlora_studio.runs.trained_template import refuse_other_template
 
 ADAPTER, MERGED, GGUF = "adapter", "merged", "gguf"
 
@@ -131,6 +133,9 @@ def _order(command: Export, stopped: Callable[[], bool]) -> _Order:
     model = run.record.config.model.path
     if command.to != ADAPTER and model.startswith(SHAPE_PREFIX):
         raise StudioError(f"{model} has random weights; there is no model to merge the adapter into.")
+    if command.to != ADAPTER:  # whose folder has the trained one beside it
+        folder = model_folder(model)
+        refuse_other_template(run.folder, run.record.hashes.template, template_of(folder), folder)
     adapter = adapter_folder(run, command.checkpoint)
     weights = _bytes_as(command, adapter, model)
     return _Order(
@@ -149,7 +154,7 @@ def _order(command: Export, stopped: Callable[[], bool]) -> _Order:
 
 
 def _gguf_of(run: Run, folder: Path) -> tuple[GgufModel, GgufTokenizer]:
-    return GgufModel.of(folder), GgufTokenizer.of(folder, run.record.hashes.template)
+    return GgufModel.of(folder), GgufTokenizer.of(folder)
 
 
 def _bytes_as(command: Export, adapter: Path, model: str) -> int:

@@ -14,11 +14,10 @@ from typing import Any
 import msgspec
 from gguf import GGUFWriter, TokenType
 
-from qlora_studio.config.places import resources_folder
 from qlora_studio.errors import StudioError
 from qlora_studio.models.clean_config import clean_config
 from qlora_studio.models.model_folder import open_folder
-from qlora_studio.models.template import read_template, template_sha256, tokenizer_config
+from qlora_studio.models.template import template_of, tokenizer_config
 
 _FILE = "tokenizer.json"
 _LONGEST = 128 * 1024**2  # bytes, as where the tokenizer is checked
@@ -66,11 +65,8 @@ class GgufTokenizer:
     template: str
 
     @classmethod
-    def of(cls, folder: Path, template_hash: str) -> GgufTokenizer:
-        """template_hash: of the template that was trained with; empty where none is known.
-
-        Raises: StudioError where the tokenizer can't be carried, or the template is another one by now.
-        """
+    def of(cls, folder: Path) -> GgufTokenizer:
+        """Raises: StudioError where the tokenizer can't be carried."""
         source = open_folder(folder)
         where = folder / _FILE
         if not source.has(_FILE):
@@ -84,14 +80,7 @@ class GgufTokenizer:
         pre = _name_of_words(tokenizer)
         if pre is None:
             raise _not_carried(where, "GGUF has no name for the way it cuts text into words")
-        template = read_template(source)
-        if template is None:
-            template = (resources_folder() / "chat_templates" / "plain.jinja").read_text("utf-8")
-        if template_hash and template_sha256(template) != template_hash:
-            raise StudioError(
-                f"The chat template of {folder} is another one than in training.",
-                hint="Put back the one that was trained with; with another one the model answers worse.",
-            )
+        template = template_of(folder)
         tokens, types = _tokens(tokenizer, clean_config(folder).values["vocab_size"])
         merges = [item if isinstance(item, str) else " ".join(item) for item in tokenizer.model.merges]
         special = dict(_special(folder, tokens))

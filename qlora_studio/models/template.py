@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
+from qlora_studio.config.places import resources_folder
 from qlora_studio.errors import StudioError
-from qlora_studio.models.model_folder import ModelFolder
+from qlora_studio.models.model_folder import ModelFolder, open_folder
 from qlora_studio.models.strict_json import strict_object
 
 LONGEST_TEMPLATE = 64 * 1024  # bytes (S6)
@@ -28,6 +30,14 @@ def read_template(source: ModelFolder) -> str | None:
             f"{LONGEST_TEMPLATE:,} bytes."
         )
     return template
+
+
+def template_of(folder: Path) -> str:
+    """What chats are rendered with: the model's own, or else plain words. Raises: StudioError."""
+    own = read_template(open_folder(folder))
+    if own is not None:
+        return own
+    return (resources_folder() / "chat_templates" / "plain.jinja").read_text("utf-8")
 
 
 def tokenizer_config(source: ModelFolder) -> dict[str, Any]:

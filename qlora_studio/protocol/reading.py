@@ -114,10 +114,16 @@ class CheckAdapter(Request, frozen=True, tag="check_adapter"):
 
 
 class EncodeChat(Request, frozen=True, tag="encode_chat"):
-    """A chat rendered with the model's template, ready for an answer."""
+    """A chat rendered with the model's template, ready for an answer.
+
+    run:     whose adapter answers, to compare the template with the one it was trained with; empty: none's
+    trained: render with that one, where the run keeps it
+    """
 
     model: str
     messages: tuple[Message, ...]
+    run: str = ""
+    trained: bool = False
 
 
 class MakeModelfile(Request, frozen=True, tag="make_modelfile"):
@@ -258,6 +264,8 @@ class ChatEncoded(Answer, frozen=True, tag="chat_encoded"):
     template_sha256: str
     context: int  # tokens the model can hold
     stop_ids: tuple[int, ...] = ()  # any of them ends the answer
+    difference: str = ""  # from the template that was trained with, as text; empty: none, or not known
+    trained_known: bool = False  # whether the run keeps that one
 
 
 class ModelfileMade(Answer, frozen=True, tag="modelfile_made"):

@@ -15,6 +15,10 @@ from qlora_studio.models.finite import look_at_numbers
 from qlora_studio.models.shapes import model_shape
 from qlora_studio.protocol import reading
 from qlora_studio.reader.model_text import ModelTexts
+from qlora_studio.runs.run_record import read_record
+from qlora_studio.runs.trained_template import template_difference, trained_template
+
+NOT_KEPT = "The run keeps no text of the template it was trained with, only that it was another one."
 
 Told = Callable[[int, int, str], None]
 
@@ -39,6 +43,15 @@ def check_foreign_adapter(request: reading.CheckAdapter) -> reading.AdapterCheck
 def encode_chat(request: reading.EncodeChat, texts: ModelTexts) -> reading.ChatEncoded:
     """Raises: StudioError with the template's reason."""
     text = texts.of(request.model)
+    trained, difference = None, ""
+    if request.run:
+        run = Path(request.run)
+        sha256 = read_record(run).record.hashes.template
+        trained = trained_template(run, sha256)
+        if sha256 and sha256 != text.template.sha256:
+            difference = template_difference(trained, text.template.source) or NOT_KEPT
+    if trained is not None and request.trained:
+        text = text.with_template(trained, f"{request.run} (as it was trained)")
     encoder = text.encoder("answers", "sft")
     rendered, ids = encoder.encode_prompt(request.messages)
     return reading.ChatEncoded(
@@ -48,6 +61,8 @@ def encode_chat(request: reading.EncodeChat, texts: ModelTexts) -> reading.ChatE
         template_sha256=text.template.sha256,
         context=model_shape(request.model).max_position_embeddings,
         stop_ids=encoder.stop_ids,
+        difference=difference,
+        trained_known=trained is not None,
     )
 
 

@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -40,6 +40,10 @@ class ModelText:
     template: ChatTemplate
     stop_ids: tuple[int, ...]
     notes: tuple[str, ...]
+
+    def with_template(self, source: str, origin: str) -> ModelText:
+        """Chats are rendered with this one instead. Raises: StudioError where it is none."""
+        return replace(self, template=ChatTemplate(source, self.tokenizer.special.names, origin))
 
     def encoder(self, train_on: str, method: str) -> RowEncoder:
         """For rows of data, with what is learned of them."""

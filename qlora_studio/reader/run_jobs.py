@@ -39,6 +39,7 @@ from qlora_studio.runs.checkpoints import resume_point
 from qlora_studio.runs.folder import create_run, open_run
 from qlora_studio.runs.run_record import Hashes, Prepared, RunRecord, read_record
 from qlora_studio.runs.space import require_space
+from qlora_studio.runs.trained_template import refuse_other_template
 
 Told = Callable[[int, int, str], None]
 
@@ -62,6 +63,7 @@ class _Ready:
     rows: PreparedRows
     report: ImportReport
     hashes: Hashes
+    template: str
     folder: str
     name: str
     notes: tuple[str, ...]
@@ -89,7 +91,7 @@ def prepare_run(request: reading.PrepareRun, texts: ModelTexts, told: Told) -> r
     record = _record(request, config, ready, steps, promised)
     return reading.RunPrepared(
         id=request.id,
-        run=str(create_run(runs_dir, record)),
+        run=str(create_run(runs_dir, record, ready.template)),
         steps=steps,
         train_rows=ready.rows.info.train_rows,
         validation_rows=ready.rows.info.validation_rows,
@@ -124,7 +126,7 @@ def check_resume(request: reading.CheckResume, texts: ModelTexts, told: Told) ->
     point = resume_point(folder)
     config, hashes = run.record.config, run.record.hashes
     if not config.model.path.startswith(SHAPE_PREFIX):
-        _refuse_changed_model(config, hashes, texts, told)
+        _refuse_changed_model(folder, config, hashes, texts, told)
         _refuse_changed_data(config, hashes, told)
     rows_folder = Path(run.record.prepared.folder)
     if not rows_folder.exists():
@@ -136,12 +138,17 @@ def check_resume(request: reading.CheckResume, texts: ModelTexts, told: Told) ->
 def prepare_evaluation(
     request: reading.PrepareEvaluation, texts: ModelTexts, told: Told
 ) -> reading.EvaluationPrepared:
-    """Raises: StudioError where no row of the file can be evaluated."""
-    config = read_record(Path(request.run)).record.config
+    """Raises: StudioError where no row can be evaluated, or the template is another one than in training."""
+    record = read_record(Path(request.run)).record
+    config = record.config
     path = request.path if request.path == SAMPLE else str(Path(request.path).absolute())
     imported = import_alike(path, request.encoding, config.data, "--encoding", told)
     dataset = open_dataset(imported.dataset)
-    encoder = texts.of(config.model.path).encoder(config.data.train_on, config.training.method)
+    text = texts.of(config.model.path)
+    refuse_other_template(
+        Path(request.run), record.hashes.template, text.template.source, model_folder(config.model.path)
+    )
+    encoder = text.encoder(config.data.train_on, config.training.method)
     rows = prepare_for_evaluation(dataset, encoder, config, told)
     report = imported.report
     reasons = ", ".join(f"{problem.reason} ({problem.count:,})" for problem in report.problems[:2])
@@ -174,6 +181,7 @@ def _of_folder(config: RunConfig, accept_skipped: bool, texts: ModelTexts, told:
             template=text.template.sha256,
             tokenizer=text.tokenizer.sha256,
         ),
+        template=text.template.source,
         folder=str(folder),
         name=model.name,
         notes=tuple(notes),
@@ -199,7 +207,7 @@ def _of_shape(config: RunConfig) -> _Ready:
         findings=(),
     )
     name = config.model.path.removeprefix(SHAPE_PREFIX)
-    return _Ready(shape, rows, report, Hashes(), config.model.path, name, rows.info.notes)
+    return _Ready(shape, rows, report, Hashes(), "", config.model.path, name, rows.info.notes)
 
 
 def _source(config: RunConfig, accept_skipped: bool, told: Told) -> Source:
@@ -295,19 +303,22 @@ def _with_full_paths(config: RunConfig) -> RunConfig:
     return with_absolute_paths(config, Path.cwd())
 
 
-def _refuse_changed_model(config: RunConfig, hashes: Hashes, texts: ModelTexts, told: Told) -> None:
+def _refuse_changed_model(
+    run: Path, config: RunConfig, hashes: Hashes, texts: ModelTexts, told: Told
+) -> None:
     folder = model_folder(config.model.path)
     text = texts.of(config.model.path)
     for now, then, what in (
         (model_sha256(folder, told), hashes.model, "The weights or the config"),
         (text.tokenizer.sha256, hashes.tokenizer, "The tokenizer"),
-        (text.template.sha256, hashes.template, "The chat template"),
     ):
         if now != then:
             raise StudioError(
                 f"{what} in {folder} changed since this run began.",
                 hint="Put the old files back, or start a new run.",
             )
+    way_on = "Put the old file back, or start a new run."
+    refuse_other_template(run, hashes.template, text.template.source, folder, way_on)
 
 
 def _refuse_changed_data(config: RunConfig, hashes: Hashes, told: Told) -> None:

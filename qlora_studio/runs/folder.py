@@ -14,7 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qlora_studio.errors import StudioError
-from qlora_studio.runs.durable import FOLDER_MODE, is_real_folder, make_folder, remove_folder, rename_durably
+from qlora_studio.runs.durable import (
+    FOLDER_MODE,
+    is_real_folder,
+    make_folder,
+    remove_folder,
+    rename_durably,
+    write_new_file,
+)
 from qlora_studio.runs.lock import is_locked
 from qlora_studio.runs.metrics import METRICS_FILE
 from qlora_studio.runs.notes import Notes, read_notes
@@ -24,6 +31,7 @@ from qlora_studio.runs.samples import SAMPLES_FILE
 from qlora_studio.runs.space import saving
 from qlora_studio.runs.staged_folder import delete_folder
 from qlora_studio.runs.standing import ADAPTER_FOLDER, standing_of
+from qlora_studio.runs.trained_template import TEMPLATE_FILE
 
 LOG_FILE = "engine.log"
 
@@ -76,14 +84,16 @@ class Run:
         return folder if is_real_folder(folder) else None
 
 
-def create_run(runs_dir: Path, record: RunRecord) -> Path:
-    """A new folder with `run.json` in it: whole, or not there. Raises: StudioError."""
+def create_run(runs_dir: Path, record: RunRecord, template: str = "") -> Path:
+    """A new folder with `run.json` and the chat template in it: whole, or not there. Raises: StudioError."""
     with saving("the new run", runs_dir / "run"):
         runs_dir.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
         staging = runs_dir / f".staging-run-{secrets.token_hex(4)}"
         try:
             make_folder(staging)
             write_record(staging, record)
+            if template:
+                write_new_file(staging / TEMPLATE_FILE, template.encode("utf-8", "surrogatepass"))
             return renamed_to_a_free_name(staging, record)
         except BaseException:
             with contextlib.suppress(OSError):

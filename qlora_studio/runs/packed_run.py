@@ -47,12 +47,21 @@ from qlora_studio.runs.run_state import STATE_FILE
 from qlora_studio.runs.samples import SAMPLES_FILE
 from qlora_studio.runs.space import in_gb, require_space, saving
 from qlora_studio.runs.standing import ADAPTER_FOLDER
+from qlora_studio.runs.trained_template import TEMPLATE_FILE
 
 ROWS_FOLDER = "rows"  # the prepared rows, which lie in the cache of the machine that made them
 SCHEMA_VERSION = 1
 
 _MANIFEST = "manifest.json"
-_SINGLE_FILES = (RECORD_FILE, STATE_FILE, NOTES_FILE, METRICS_FILE, SAMPLES_FILE, EVALUATIONS_FILE)
+_SINGLE_FILES = (
+    RECORD_FILE,
+    STATE_FILE,
+    NOTES_FILE,
+    METRICS_FILE,
+    SAMPLES_FILE,
+    EVALUATIONS_FILE,
+    TEMPLATE_FILE,
+)
 _NAME = re.compile(
     rf"(?:{'|'.join(map(re.escape, _SINGLE_FILES))}"
     rf"|(?:{ADAPTER_FOLDER}|{ROWS_FOLDER}|{CHECKPOINTS_FOLDER}/step-\d{{6,9}})/[A-Za-z0-9_][A-Za-z0-9_.-]*)",

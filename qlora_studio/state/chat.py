@@ -104,6 +104,9 @@ class ChatState(QObject):
         self.context_used = self.context_room = 0  # tokens; used is 0 until the branch shown was encoded
         self.left_out = 0  # turns at the beginning for which there is no room any more
         self.template_sha256 = ""
+        self.template_difference = ""  # from the one that the adapter was trained with, as text
+        self.trained_known = False  # whether the run keeps that one
+        self.use_trained = False  # render with it in place of the model's own
         self.rendered = ""  # the last prompt, exactly as the model got it
         engine.heard.connect(self._on_heard)
         engine.ended.connect(self._on_engine_ended)
@@ -288,6 +291,7 @@ class ChatState(QObject):
         if tuned is not None and tuned.model != self.model:
             self._new_base(tuned.model)
         self.tuned, self._chosen = tuned, None
+        self.use_trained, self.template_difference = False, ""
         self.also = [other for other in self.also if tuned is not None and other != tuned]
         self.side_by_side = tuned is not None
         self.changed.emit()
@@ -335,6 +339,11 @@ class ChatState(QObject):
     def set_mark_differences(self, on: bool) -> None:
         """Whether words that only one side says are marked."""
         self.mark_differences = on
+        self.changed.emit()
+
+    def set_use_trained(self, on: bool) -> None:
+        """Whether chats are rendered with the template that the adapter was trained with."""
+        self.use_trained = on
         self.changed.emit()
 
     def prompts(self) -> tuple[str, ...]:
@@ -475,7 +484,14 @@ class ChatState(QObject):
         elif self._loaded != self._wanted():
             self._load()
         else:
-            self._ask(reading.EncodeChat, self._on_encoded, model=self._folder(), messages=self._messages())
+            self._ask(
+                reading.EncodeChat,
+                self._on_encoded,
+                model=self._folder(),
+                messages=self._messages(),
+                run=str(self.tuned.run.folder) if self.tuned else "",
+                trained=self.use_trained,
+            )
 
     def _load(self) -> None:
         wanted = self._wanted()
@@ -527,6 +543,7 @@ class ChatState(QObject):
         self._job = None
         self.context_used, self.context_room = len(answer.ids), answer.context
         self.template_sha256, self.rendered = answer.template_sha256, answer.text
+        self.template_difference, self.trained_known = answer.difference, answer.trained_known
         if self._writing is None:
             return
         turn, reply = self._writing

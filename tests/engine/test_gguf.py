@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import msgspec
 import numpy as np
 import psutil
 import pytest
@@ -24,6 +25,7 @@ from qlora_studio.models.template import template_sha256
 from qlora_studio.protocol.commands import Export
 from qlora_studio.protocol.events import ExportFinished
 from qlora_studio.runs import space
+from qlora_studio.runs.run_record import Hashes, read_record, write_record
 from tests.engine.byte_tokenizer import TEMPLATE, VOCAB, write_byte_tokenizer
 from tests.engine.tiny import CPU, make_model
 from tests.engine.tuned_run import make_tuned_run
@@ -269,15 +271,26 @@ def test_a_model_that_gguf_cannot_say_is_refused_with_the_reason(
 def test_a_tokenizer_that_gguf_has_no_name_for_is_refused(tmp_path: Path) -> None:
     model = make_model(tmp_path / "model")
     with pytest.raises(StudioError, match=r"tokenizer\.json can't be carried .* no byte-level BPE"):
-        GgufTokenizer.of(model, "")
+        GgufTokenizer.of(model)
 
 
-def test_a_template_that_changed_after_training_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("to", ["merged", "gguf"])
+def test_a_template_that_changed_after_training_is_refused_and_the_difference_shown(
+    tmp_path: Path, to: str
+) -> None:
     model = byte_model(tmp_path / "model")
-    assert GgufTokenizer.of(model, template_sha256(TEMPLATE)).template == TEMPLATE
+    run = make_tuned_run(tmp_path, model)
+    (run / "chat_template.jinja").write_text(TEMPLATE)
+    hashes = Hashes(template=template_sha256(TEMPLATE))
+    record = read_record(run).record
+    (run / "run.json").unlink()
+    write_record(run, msgspec.structs.replace(record, hashes=hashes))
     (model / "chat_template.jinja").write_text("{{ messages }}")
-    with pytest.raises(StudioError, match="another one than in training"):
-        GgufTokenizer.of(model, template_sha256(TEMPLATE))
+    command = Export(id=1, run=str(run), to=to, out=str(tmp_path / "out"), prompts=((3, 4),))
+    with pytest.raises(StudioError, match="another one than in training") as refused:
+        list(export(command, ModelHolder(CPU), lambda: False))
+    assert "+{{ messages }}" in refused.value.hint
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_quantization_that_is_not_known_is_refused(run: Path, tmp_path: Path) -> None:

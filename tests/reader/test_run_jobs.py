@@ -9,10 +9,12 @@ import pytest
 
 from qlora_studio.config.run_config import RunConfig
 from qlora_studio.config.toml_file import with_changes
+from qlora_studio.data.conversation import Message
 from qlora_studio.data.prepared import open_prepared
 from qlora_studio.errors import StudioError
 from qlora_studio.protocol import reading
 from qlora_studio.reader.jobs import Jobs
+from qlora_studio.reader.model_jobs import NOT_KEPT
 from qlora_studio.runs.folder import open_run
 from tests.data.tiny_tokenizer import CHATML
 from tests.reader.whole_model import chats_file, whole_model
@@ -221,7 +223,7 @@ def change_rows(folder):
     ("change", "named"),
     [
         (change_data, "chats.jsonl changed"),
-        (change_template, "The chat template in"),
+        (change_template, "The chat template of"),
         (change_tokenizer, "The tokenizer in"),
         (change_weights, "The weights or the config in"),
         (change_rows, "The prepared rows in"),
@@ -263,6 +265,38 @@ def test_rows_for_an_evaluation_are_made_as_the_runs_own(jobs, run, tmp_path):
     known = {own.train[i].row: own.train[i].ids.tolist() for i in range(len(own.train))}
     same = [rows.validation[i] for i in range(7) if rows.validation[i].row in known]
     assert all(row.ids.tolist() == known[row.row] for row in same)
+
+
+def test_a_template_that_changed_after_training_is_refused_for_an_evaluation(jobs, run, tmp_path):
+    file = chats_file(tmp_path / "test.jsonl", count=3)
+    change_template(tmp_path)
+    refused = refusal(jobs, reading.PrepareEvaluation(id=3, run=run.run, path=str(file)))
+    assert "another one than in training" in refused.message
+    assert any(line.startswith("+") and line.endswith("{# other #}") for line in refused.hint.splitlines())
+
+
+def test_a_chat_is_rendered_with_the_template_that_was_trained_with_where_that_is_wanted(jobs, run, tmp_path):
+    asked = {"model": str(tmp_path / "model"), "messages": (Message("user", "hello"),), "run": run.run}
+    same = jobs.answer(reading.EncodeChat(id=3, **asked))
+    assert (same.difference, same.trained_known) == ("", True)
+    (tmp_path / "model" / "chat_template.jinja").write_text(f"Hi: {CHATML}")
+    other = jobs.answer(reading.EncodeChat(id=4, **asked))
+    assert other.text == f"Hi: {same.text}"
+    assert any(line.startswith("+Hi: ") for line in other.difference.splitlines())
+    trained = jobs.answer(reading.EncodeChat(id=5, **asked, trained=True))
+    assert (trained.text, trained.ids, trained.template_sha256) == (same.text, same.ids, same.template_sha256)
+    assert trained.difference == other.difference
+
+
+def test_that_the_trained_template_is_another_is_said_where_its_text_is_lost(jobs, run, tmp_path):
+    change_template(tmp_path)
+    (Path(run.run) / "chat_template.jinja").unlink()
+    chat = jobs.answer(
+        reading.EncodeChat(
+            id=3, model=str(tmp_path / "model"), messages=(Message("user", "hello"),), run=run.run
+        )
+    )
+    assert (chat.difference, chat.trained_known) == (NOT_KEPT, False)
 
 
 def test_rows_that_an_evaluation_misses_are_told(jobs, run, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -851,3 +852,29 @@ def test_a_full_disk_is_said_and_nothing_is_kept(answered, app, qtbot, monkeypat
     with qtbot.waitSignal(app.chat.good_answers.refused):
         click(qtbot, answered, "chat_good_0_base")
     assert words(answered, "banner").startswith("Could not save the good answer")
+
+
+# The template lock ----------------------------------------------------------------------------------
+
+
+def test_another_template_than_in_training_is_shown_as_a_difference_and_can_be_put_right(
+    answered, app, silent, qtbot
+):
+    app.chat.tuned = dataclasses.replace(app.chat.tuned, template_sha256="a41f09c2" + "0" * 56)
+    _send(answered, qtbot, "And now?")
+    other = {"template_sha256": "ffff" + "0" * 60, "difference": "-<|user|>\n+[user]", "trained_known": True}
+    silent.answer(reading.EncodeChat, reading.ChatEncoded, **{**chat_encoded(), **other})
+    assert app.chat.template_differs
+    click(qtbot, answered, "chat_show_difference")
+    assert words(answered, "chat_template_difference") == "-<|user|>\n+[user]"
+    click(qtbot, answered, "chat_use_trained")
+    assert "From the next message on the trained one is used" in words(answered, "chat_template")
+    app.chat.stop()
+    silent.hear(_finished(silent.last_said(commands.Generate).id, "It is", ended="stopped"))
+    _send(answered, qtbot, "Again?")
+    asked = silent.asked(reading.EncodeChat)[0]
+    assert (asked.trained, asked.run) == (True, str(app.chat.tuned.run.folder))
+    trained = {**chat_encoded(), **other, "template_sha256": app.chat.tuned.template_sha256}
+    silent.answer(reading.EncodeChat, reading.ChatEncoded, **trained)
+    assert "the trained one" in words(answered, "chat_template")
+    assert found(answered, "chat_use_trained").text() == "Use the model's own"

@@ -9,7 +9,7 @@ from PySide6.QtWidgets import QPlainTextEdit
 from qlora_studio.state.app import AppState
 from qlora_studio.state.chat import ChatState
 from qlora_studio.ui.figures import in_gib
-from qlora_studio.ui.widgets import Card, Chip, LinkButton, PlainLabel
+from qlora_studio.ui.widgets import Card, Chip, LinkButton, PlainLabel, SecondaryButton
 from qlora_studio.ui.widgets.text_size import at_text_size
 
 READ_EVERY_MS = 2_000
@@ -52,7 +52,17 @@ class TemplateCard(Card):
         self._show.setCheckable(True)
         self._show.toggled.connect(self.refresh)
         self._rendered = PlainLabel("", "mono", wrap=True, name="chat_rendered")
-        for widget in (self._words, self._show, self._rendered):
+        self._show_difference = LinkButton(
+            "Show difference", "git-compare", small=True, name="chat_show_difference"
+        )
+        self._show_difference.setCheckable(True)
+        self._show_difference.toggled.connect(self.refresh)
+        self._difference = PlainLabel("", "mono", wrap=True, name="chat_template_difference")
+        self._use = SecondaryButton("", small=True, name="chat_use_trained")
+        self._use.clicked.connect(lambda: state.set_use_trained(not state.use_trained))
+        for widget in (self._words, self._use, self._show_difference, self._difference):
+            self.body.addWidget(widget)
+        for widget in (self._show, self._rendered):
             self.body.addWidget(widget)
 
     def refresh(self) -> None:
@@ -63,13 +73,24 @@ class TemplateCard(Card):
             self._words.setText("Known once a message was sent.")
         elif state.template_differs:
             self._chip.set("differs", "warn", "triangle-alert")
-            self._words.setText("Chat uses another template than training did; replies would suffer.")
+            again = "From the next message on the trained one is used." if state.use_trained else ""
+            words = "Chat uses another template than training did; replies would suffer."
+            self._words.setText(f"{words} {again}".rstrip())
+        elif state.tuned is not None and state.template_difference:
+            self._chip.set("the trained one", "ok", "lock")
+            self._words.setText("The model's own template is another one by now; it is not used here.")
         elif state.tuned is not None:
             self._chip.set("same as in training", "ok", "lock")
             self._words.setText(f"Hash {state.template_sha256[:4]} {state.template_sha256[4:8]}")
         else:
             self._chip.set("the model's own", "ok", "check")
             self._words.setText(f"Hash {state.template_sha256[:4]} {state.template_sha256[4:8]}")
+        differs = bool(state.template_difference)
+        self._use.setText("Use the model's own" if state.use_trained else "Use the trained one")
+        self._use.setVisible(differs and state.trained_known)
+        self._show_difference.setVisible(differs)
+        self._difference.setText(state.template_difference)
+        self._difference.setVisible(differs and self._show_difference.isChecked())
         self._show.setVisible(bool(state.rendered))
         self._rendered.setText(state.rendered)
         self._rendered.setVisible(bool(state.rendered) and self._show.isChecked())
