@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _RULES = ["heading", "list", "blockquote", "emphasis", "strikethrough", "backticks", "newline"]
 _STYLES = {"strong": "bold", "em": "italic", "s": "struck"}
 _BULLET = "•"
+_DEEPEST_HEADING = 3  # four marks are what stands before GSM8K's answers
 
 BlockKind = Literal["words", "heading", "item", "quote"]
 
@@ -68,7 +69,7 @@ def _parser() -> MarkdownIt:
 def _blocks(tokens: list[Token]) -> Iterator[Block]:
     lists: list[str] = []  # the mark of the item in hand, of each list it stands in; empty once it is written
     quotes = heading = 0
-    tight = False
+    tight, marks = False, ""
     for token in tokens:
         match token.type:
             case "bullet_list_open" | "ordered_list_open":
@@ -83,6 +84,7 @@ def _blocks(tokens: list[Token]) -> Iterator[Block]:
                 quotes -= 1
             case "heading_open":
                 heading = int(token.tag[1:])
+                marks = token.markup
             case "heading_close":
                 heading = 0
             case "paragraph_open":
@@ -92,6 +94,8 @@ def _blocks(tokens: list[Token]) -> Iterator[Block]:
                 if lists:
                     mark, lists[-1] = lists[-1], ""
                     yield Block("item", (Run(mark), *runs) if mark else runs, len(lists), tight)
+                elif heading > _DEEPEST_HEADING:
+                    yield Block("words", (Run(f"{marks} "), *runs))
                 elif heading:
                     yield Block("heading", runs, heading)
                 else:

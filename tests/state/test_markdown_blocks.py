@@ -58,6 +58,7 @@ def test_a_second_paragraph_of_an_item_has_no_mark_of_its_own():
         r"\(x^2\) and \[y\]",
         "| a | b |\n|---|---|",
         "2 * 3 * 4 and snake_case_name",
+        "#### 26",
     ],
 )
 def test_what_is_no_part_of_it_stays_as_it_was_written(written):  # S8

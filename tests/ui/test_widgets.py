@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from PySide6.QtCore import QPoint, QPointF, Qt
+from PySide6.QtGui import QFont
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QHBoxLayout, QLabel, QScrollArea, QSizePolicy, QVBoxLayout, QWidget
 
@@ -62,6 +63,14 @@ def test_a_long_name_is_cut_in_its_middle_and_whole_in_its_tooltip(qtbot):
 
 def test_a_tooltip_never_becomes_rich_text():  # S8
     assert "<b>" not in plain_tooltip("<b>bold</b>")
+
+
+def test_code_is_shown_sign_by_sign_without_ligatures(qtbot):
+    label = PlainLabel("<|eot_id|>", "mono")
+    qtbot.addWidget(label)
+    label.show()
+    features = label.font()
+    assert [features.featureValue(QFont.Tag(name)) for name in ("calt", "liga")] == [0, 0]
 
 
 def test_an_ampersand_in_a_buttons_words_is_no_shortcut(qtbot):

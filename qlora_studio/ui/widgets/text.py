@@ -10,6 +10,7 @@ from PySide6.QtGui import QPainter, QPaintEvent, QResizeEvent
 from PySide6.QtWidgets import QLabel, QSizePolicy, QWidget
 
 from qlora_studio.plain_text import LONGEST, visible_line, visible_text
+from qlora_studio.ui.theme import theme
 
 LONGEST_SHOWN = LONGEST - 60  # room for the words that say how much was cut
 _BREAK = "\u200b"  # nothing to be seen, and a line may end there
@@ -44,6 +45,8 @@ class PlainLabel(QLabel):
         self.setTextFormat(Qt.TextFormat.PlainText)
         self.setWordWrap(wrap)
         self.setProperty("role", role)
+        if role == "mono":
+            self.setFont(theme().font("mono"))  # without ligatures, which a style sheet can't say
         if name:
             self.setObjectName(name)
         self.setText(text)
