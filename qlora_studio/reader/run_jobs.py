@@ -15,6 +15,7 @@ from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import SAMPLE, SHAPE_PREFIX, RunConfig, read_alone
 from qlora_studio.config.setting import check_limits
 from qlora_studio.config.toml_file import with_absolute_paths
+from qlora_studio.config.unusual import unusual_settings
 from qlora_studio.data.data_set import data_set
 from qlora_studio.data.dataset import open_dataset
 from qlora_studio.data.importing import import_data
@@ -270,11 +271,12 @@ def _record(
         ),
         versions=_versions(),
         promise_bytes=promised.parts,
-        notes=(*ready.notes, *_notes(config, ready.shape, promised)),
+        notes=(*ready.notes, *_notes(config, ready.shape, promised, steps)),
     )
 
 
-def _notes(config: RunConfig, shape: ModelShape, promised: Promise) -> Iterator[str]:
+def _notes(config: RunConfig, shape: ModelShape, promised: Promise, steps: int) -> Iterator[str]:
+    yield from (words for _, words in unusual_settings(config, steps))
     if promised.verdict in ("tight", "too large"):
         yield " ".join([promised.words, *(way.words for way in promised.suggestions[:1])])
     if config.data.seq_len > shape.max_position_embeddings:

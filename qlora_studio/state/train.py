@@ -51,6 +51,7 @@ from qlora_studio.state.train_cost import (
 from qlora_studio.state.train_history import History, read_history
 from qlora_studio.state.train_problems import TrainProblem
 
+RATE = "training.learning_rate"
 SAMPLE_SHAPE = "smollm2-135m"
 SETTLE_MS = 50
 ROUND_RAM = 2**28  # bytes: RAM moves all the time, and no promise should flicker with it
@@ -416,6 +417,7 @@ class TrainState(QObject):
             *train_problems.of_rows(config, self.counts.counted, kept, self.skipped_accepted),
             *train_problems.of_memory(config, self.promise, fields),
             *train_problems.of_disk(self.disk_bytes(), self._machine.free_bytes),
+            *train_problems.of_unusual(config, kept, self._draft.default(RATE), fields),
             *train_problems.of_length(config, self.lengths, kept, fields, self.stretches()),
         ]
 

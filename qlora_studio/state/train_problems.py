@@ -8,6 +8,7 @@ from typing import Any
 
 from qlora_studio.config.run_config import RunConfig
 from qlora_studio.config.setting import Field, value_of
+from qlora_studio.config.unusual import unusual_settings
 from qlora_studio.data.limits import MANY_DROPPED
 from qlora_studio.data.report import ImportReport
 from qlora_studio.memory.promise import GIB, Promise, Suggestion
@@ -166,6 +167,15 @@ def of_length(
     ways = ways_to_more_updates(config, lengths, rows)
     mends = tuple(Mend(_in_words(changes, fields), changes) for changes in ways)
     yield TrainProblem(words, blocks=False, mends=mends)
+
+
+def of_unusual(config: RunConfig, kept: Kept, usual_rate: float, fields: Fields) -> Iterator[TrainProblem]:
+    """What may stand and still spoils the run. usual_rate: the preset's"""
+    count = updates(config, kept)
+    mended = {"training.learning_rate": usual_rate, "training.warmup_steps": count // 10}
+    for key, words in unusual_settings(config, count):
+        changes = {key: mended[key]}
+        yield TrainProblem(words, blocks=False, mends=(Mend(_in_words(changes, fields), changes),))
 
 
 def _fitting(config: RunConfig, suggestion: Suggestion, fields: Fields) -> Mend:

@@ -312,6 +312,15 @@ def test_rows_that_an_evaluation_misses_are_told(jobs, run, tmp_path):
     assert dropped.startswith("1 chats are longer than ")
 
 
+def test_settings_that_spoil_a_run_are_told_before_it_starts(jobs, tmp_path):
+    changes = {"training.learning_rate": 1.5, "training.warmup_steps": 9, "training.steps": 3}
+    made = prepare(jobs, tmp_path, with_changes(RunConfig(), {"model.path": "shape:smollm2-135m"} | changes))
+
+    _, rate, warmup = made.notes[:3]
+    assert rate.startswith("A learning rate of 1.5 is far above the usual 1e-5 to 1e-3")
+    assert warmup.startswith("The warm-up of 9 updates is no shorter than the run of 3 updates")
+
+
 def test_a_shape_is_trained_on_random_rows(jobs, tmp_path):
     config = with_changes(
         RunConfig(), {"model.path": "shape:smollm2-135m", "data.seq_len": 64, "training.steps": 3}

@@ -145,6 +145,16 @@ def test_what_does_not_fit_offers_what_would_with_its_price(ready, app, monkeypa
     assert all(mend.words.endswith("GiB less") for mend in problem.mends)
 
 
+def test_settings_that_spoil_a_run_are_warned_of_and_mended_with_a_click(ready, app, qtbot):
+    app.draft.set_many({"training.learning_rate": 1.5, "training.warmup_steps": 5_000})
+    qtbot.waitUntil(lambda: any("warm-up" in problem.words for problem in ready.problems))
+    rate = _problem(ready, "A learning rate of 1.5 is far above the usual 1e-5 to 1e-3")
+    warmup = _problem(ready, "The warm-up of 5,000 updates is no shorter than the run of 23 updates")
+    assert not rate.blocks and not warmup.blocks
+    app.draft.set_many(rate.mends[0].changes | warmup.mends[0].changes)
+    assert (app.draft.value("training.learning_rate"), app.draft.value("training.warmup_steps")) == (2e-4, 2)
+
+
 def test_a_full_disk_blocks_before_the_start(ready, app, qtbot):  # R9
     app.machine.free_bytes = 1_000_000_000
     app.machine.changed.emit()

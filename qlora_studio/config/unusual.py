@@ -1,0 +1,24 @@
+"""Settings that may stand and still spoil a run: said before the start, in the window and in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from qlora_studio.config.run_config import RunConfig
+
+USUAL_RATES = "1e-5 to 1e-3"  # of LoRA, with AdamW
+HIGHEST_RATE = 5e-3  # above it LoRA is not known to learn
+
+
+def unusual_settings(config: RunConfig, updates: int) -> Iterator[tuple[str, str]]:
+    """(key, words), where something is far off. updates: of the whole run; 0 where they aren't known."""
+    training = config.training
+    if training.learning_rate > HIGHEST_RATE:
+        words = f"A learning rate of {training.learning_rate:g} is far above the usual {USUAL_RATES}"
+        yield "training.learning_rate", f"{words}: the run will most likely learn nonsense."
+    if training.learning_rate == 0:
+        yield "training.learning_rate", "With a learning rate of 0 nothing is learned."
+    if updates and training.warmup_steps >= updates:
+        how_many = "1 update" if updates == 1 else f"{updates:,} updates"
+        words = f"The warm-up of {training.warmup_steps:,} updates is no shorter than the run of {how_many}"
+        yield "training.warmup_steps", f"{words}: the full learning rate is reached at its end at best."
