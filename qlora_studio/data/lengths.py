@@ -83,7 +83,13 @@ def _batches(rows: Dataset) -> Iterator[list[Row]]:
 
 
 def _cache_key(rows: Dataset, encoder: RowEncoder) -> str:
-    parts = (str(LENGTHS_VERSION), rows.folder.name, encoder.tokenizer.sha256, encoder.template.sha256, encoder.train_on)
+    parts = (
+        str(LENGTHS_VERSION),
+        rows.folder.name,
+        encoder.tokenizer.sha256,
+        encoder.template.sha256,
+        encoder.train_on,
+    )
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 

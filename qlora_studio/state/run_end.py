@@ -46,11 +46,11 @@ def ending(run: Run, resume_step: int | None, died: str = "", is_first: bool = F
         case "running":
             return None
         case "finished" if is_first:
-            return Ending("ok", f"Your first adapter is ready{_learned(run)}.", _with_adapter(run))
+            return _with_result(run, "Your first adapter is ready")
         case "finished":
-            return Ending("ok", f"Finished at step {state.step:,}{_learned(run)}.", _with_adapter(run))
+            return _with_result(run, f"Finished at step {state.step:,}")
         case "stopped":
-            return Ending("ok", f"Stopped at step {state.step:,}, saved{_learned(run)}.", _with_adapter(run))
+            return _with_result(run, f"Stopped at step {state.step:,}, saved")
         case "paused" if not state.cause:
             return Ending("warn", _paused(run), (Action.RESUME,), at_pause=True)
         case "interrupted":
@@ -103,17 +103,22 @@ def _interrupted(run: Run, resume_step: int | None, died: str) -> str:
     return f"{what} Nothing before step {resume_step:,} is lost." if resume_step else what
 
 
-def _learned(run: Run) -> str:
-    """How far the evaluation loss came down."""
+def _with_result(run: Run, words: str) -> Ending:
+    """How far the evaluation loss came down; a run that made it worse is no success."""
     first, last = run.state.first_evaluation_loss, run.state.evaluation_loss
+    actions = (Action.CHAT, Action.EXPORT) if run.adapter is not None else (Action.LOG,)
     if last is None:
-        return ""
-    return (
-        f": evaluation loss {last:.3f}"
-        if first is None
-        else f": evaluation loss {first:.3f} before, {last:.3f} now"
-    )
+        return Ending("ok", f"{words}.", actions)
+    if first is None:
+        return Ending("ok", f"{words}: evaluation loss {last:.3f}.", actions)
+    words = f"{words}: evaluation loss {first:.3f} before, {last:.3f} now"
+    if last <= first:
+        return Ending("ok", f"{words}.", actions)
+    return Ending("warn", f"{words}. It rose: {_best(run, first)}.", actions)
 
 
-def _with_adapter(run: Run) -> tuple[Action, ...]:
-    return (Action.CHAT, Action.EXPORT) if run.adapter is not None else (Action.LOG,)
+def _best(run: Run, first: float) -> str:
+    best, step = run.state.best_evaluation_loss, run.state.best_step
+    if not step or best is None or best >= first:
+        return "the best was before training"
+    return f"the best was {best:.3f} at step {step:,}"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import msgspec
 import pytest
 
 from qlora_studio.runs.folder import open_run
@@ -21,6 +24,23 @@ def test_a_finished_run_says_how_far_the_loss_came_down(run):
     told = ending(run(end="finished"), None)
     assert told.words == "Finished at step 300: evaluation loss 1.420 before, 1.243 now."
     assert told.actions == (Action.CHAT, Action.EXPORT)
+
+
+@pytest.mark.parametrize(
+    ("best", "best_step", "told"),
+    [
+        (4.036, 0, "It rose: the best was before training."),
+        (3.512, 1_200, "It rose: the best was 3.512 at step 1,200."),
+    ],
+)
+@pytest.mark.parametrize("end", ["finished", "stopped"])
+def test_a_run_that_made_the_loss_worse_is_a_warning_that_names_the_best(run, end, best, best_step, told):
+    made = run(end=end)
+    losses = {"first_evaluation_loss": 4.036, "evaluation_loss": 10.813}
+    state = msgspec.structs.replace(made.state, **losses, best_evaluation_loss=best, best_step=best_step)
+    shown = ending(replace(made, state=state), 300)
+    assert shown.tone == "warn"
+    assert shown.words.endswith(f"evaluation loss 4.036 before, 10.813 now. {told}")
 
 
 def test_a_stopped_run_was_saved(run):  # R4
