@@ -254,6 +254,22 @@ def test_another_run_shows_nothing_of_the_one_before(open_run, make, app, qtbot)
     assert _number(page, "step") == "500"
 
 
+def test_a_run_before_its_first_step_shows_no_figure_of_the_one_before(
+    open_run, make, app, silent, home, qtbot
+):
+    page = open_run(make(name="first", end="failed", cause="non_finite", nan_at=(290,)))
+    cards = [f"monitor_{name}_card" for name in ("lr", "grad_norm", "speed")]
+    assert not any(words(page, card).endswith("–") for card in cards)
+    fresh = make_run(home / "runs", TRAINING)
+    app.engine.train(fresh)
+    page.opened(fresh)
+    qtbot.waitUntil(lambda: not app.monitor.loading)
+    assert [words(page, card)[-1] for card in cards] == ["–", "–", "–"]
+    chart = found(page, "monitor_loss")
+    assert not len(chart._saved.getData()[0])
+    assert not chart._labels
+
+
 def test_a_long_run_is_sketched_while_all_of_it_is_read(app, make, qtbot, monkeypatch):
     monkeypatch.setattr("qlora_studio.runs.metrics_sketch.SKETCHED_FROM", 1 << 16)
     monkeypatch.setattr("qlora_studio.runs.metrics_sketch._PIECES", 4)

@@ -423,6 +423,9 @@ class MonitorPage(Page):
             self._rate.show_value(in_powers(float(points.learning_rate[-1])))
             self._grad_card.show_value(f"{points.grad_norm[-1]:.2f}")
             self._speed.show_value(f"{found.tokens_per_second or 0:,.0f}")
+        else:
+            for card in (self._rate, self._grad_card, self._speed):
+                card.show_value("–")
         if state.card_points:
             last = state.card_points[-1]
             degrees = f"{last.temperature_c} °C" if last.temperature_c is not None else ""

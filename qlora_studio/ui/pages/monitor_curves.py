@@ -57,9 +57,9 @@ class LossChart(StepChart):
         self._evaluations.setData(steps, losses, symbol="o" if len(steps) <= _MARKED else None)
         if np.isfinite(losses).any():
             low, high = min(low, float(np.nanmin(losses))), max(high, float(np.nanmax(losses)))
-        if math.isfinite(low):
-            self._draw_gaps(points, low, high)
-            self._draw_checkpoints(points, low - (high - low) * 0.05)
+        foot, top = (low, high) if math.isfinite(low) else (0.0, 1.0)
+        self._draw_gaps(points, foot, top)
+        self._draw_checkpoints(points, foot - (top - foot) * 0.05)
         return low, high
 
     def _draw_gaps(self, points: Points, low: float, high: float) -> None:
