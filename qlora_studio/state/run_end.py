@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -50,13 +50,23 @@ def ending(run: Run, resume_step: int | None, died: str = "", is_first: bool = F
         case "finished":
             return _with_result(run, f"Finished at step {state.step:,}")
         case "stopped":
-            return _with_result(run, f"Stopped at step {state.step:,}, saved")
+            stopped = _with_result(run, f"Stopped at step {state.step:,}, saved")
+            return (
+                replace(stopped, actions=(*stopped.actions, Action.RESUME), at_pause=True)
+                if left(run)
+                else stopped
+            )
         case "paused" if not state.cause:
             return Ending("warn", _paused(run), (Action.RESUME,), at_pause=True)
         case "interrupted":
             return Ending("warn", _interrupted(run, resume_step, died), (Action.RESUME, Action.LOG))
         case _:
             return _failed(run, resume_step)
+
+
+def left(run: Run) -> int:
+    """Updates that it was to make and has not made."""
+    return max((run.state.total_steps or run.record.prepared.steps) - run.state.step, 0)
 
 
 def changes_for(action: Action, run: Run) -> dict[str, Any]:

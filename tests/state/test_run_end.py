@@ -47,6 +47,15 @@ def test_a_stopped_run_was_saved(run):  # R4
     assert ending(run(end="stopped"), 300).words.startswith("Stopped at step 300, saved")
 
 
+def test_a_stopped_run_goes_on_where_it_has_updates_left(run):
+    assert ending(run(end="stopped", total_steps=400), 300).actions == (
+        Action.CHAT,
+        Action.EXPORT,
+        Action.RESUME,
+    )
+    assert Action.RESUME not in ending(run(end="stopped", total_steps=300), 300).actions
+
+
 @pytest.mark.parametrize(("device", "free"), [("cuda", "the GPU is free"), ("cpu", "the machine is free")])
 def test_a_paused_run_leaves_its_device_free(run, device, free):
     assert free in ending(run(end="paused", device=device), 300).words

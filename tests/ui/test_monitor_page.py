@@ -158,6 +158,29 @@ def test_after_a_pause_one_button_resumes(open_run, make, silent, qtbot):
     assert "Paused at step 300" in page.banner.text()
 
 
+def test_a_stopped_run_with_updates_left_is_resumed_from_its_monitor(open_run, make, silent, qtbot):
+    folder = make(end="stopped")
+    page = open_run(folder)
+    assert found(page, "monitor_pause").text() == "Resume"
+    click(qtbot, page, "monitor_pause")
+    assert silent.asked(reading.CheckResume)[0].run == str(folder)
+
+
+@pytest.mark.parametrize(("end", "usable"), [("finished", False), ("stopped", True), ("paused", True)])
+def test_entries_of_the_menu_that_can_do_nothing_are_greyed_out(open_run, make, end, usable):
+    page = open_run(make(end=end))
+    entries = {action.text(): action.isEnabled() for action in page.menu.actions()}
+    assert (entries["Pause or resume"], entries["Save now"], entries["Stop…"]) == (usable, False, False)
+
+
+def test_while_it_trains_the_menu_pauses_saves_and_stops(training, silent, qtbot):
+    entries = {action.text(): action for action in training.menu.actions()}
+    named = [entries[words] for words in ("Pause or resume", "Save now", "Stop…")]
+    assert all(entry.isEnabled() for entry in named)
+    click(qtbot, training, "monitor_pause")
+    assert not any(entry.isEnabled() for entry in named)
+
+
 def test_a_pause_before_the_first_step_claims_nothing_was_learned(open_run, make):
     page = open_run(make(end="paused", steps=0, checkpoints=False))
     assert page.banner.text() == "Paused before the first step, the GPU is free. Nothing is learned yet."

@@ -133,13 +133,10 @@ class MonitorPage(Page):
         return left, right
 
     def _build_menu(self) -> None:
-        for words, keys, slot in (
-            ("Pause or resume", "Ctrl+P", self._on_pause),
-            ("Save now", "Ctrl+S", self._on_save),
-            ("Stop…", "Ctrl+.", self._on_stop),
-            ("Save picture or numbers…", "Ctrl+E", self.export.open),
-        ):
-            self._add_action(self, words, keys, slot)
+        self._pause_entry = self._add_action(self, "Pause or resume", "Ctrl+P", self._on_pause)
+        self._save_entry = self._add_action(self, "Save now", "Ctrl+S", self._on_save)
+        self._stop_entry = self._add_action(self, "Stop…", "Ctrl+.", self._on_stop)
+        self._add_action(self, "Save picture or numbers…", "Ctrl+E", self.export.open)
         self.menu.addSeparator()
         self._charts: list[StepChart] = [
             self._loss.chart,
@@ -206,7 +203,7 @@ class MonitorPage(Page):
         """Ctrl+P resumes what the banner offers to resume, too."""
         state = self._state
         if not state.live:
-            if state.ending is not None and Action.RESUME in state.ending.actions:
+            if self._can_resume():
                 state.resume()
         elif self._pause.isEnabled():
             state.pause()
@@ -389,6 +386,14 @@ class MonitorPage(Page):
         self._stop.setVisible(state.live)
         for button in (self._save, self._stop):
             allow(button, self.app.engine.words if ending else "")
+        self._save_entry.setEnabled(state.live and not ending)
+        self._stop_entry.setEnabled(state.live and not ending)
+        self._pause_entry.setEnabled(not ending if state.live else self._can_resume())
+
+    def _can_resume(self) -> bool:
+        state = self._state
+        offered = state.ending is not None and Action.RESUME in state.ending.actions
+        return offered and state.resume_step is not None and not state.why_no_resume
 
     def _show_evaluations(self) -> None:
         """Of the run that is open; while it trains there is nothing to ask yet."""
