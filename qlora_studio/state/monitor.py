@@ -26,7 +26,7 @@ from qlora_studio.state.machine import MachineState
 from qlora_studio.state.points_table import write_csv
 from qlora_studio.state.preferences import PreferencesState
 from qlora_studio.state.run_end import Action, Ending, changes_for, ending
-from qlora_studio.state.run_figures import RunFigures, figures_of_sketch, run_figures
+from qlora_studio.state.run_figures import RunFigures, figures_of_sketch, last_smoothed, run_figures
 
 REPAINT_MS = 100
 ELSEWHERE_MS = 1000  # between two looks at a run that another window trains
@@ -177,6 +177,11 @@ class MonitorState(QObject):
         """As of the last step."""
         record = self.run.record if self.run else None
         return figures_of_sketch(self.points) if self.sketched else run_figures(self.points, record)
+
+    @property
+    def smoothed_loss(self) -> float | None:
+        """As of the last step."""
+        return last_smoothed(self.points)
 
     @property
     def on_card(self) -> bool:

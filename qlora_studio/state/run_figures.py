@@ -67,7 +67,7 @@ def run_figures(points: Points, record: RunRecord | None) -> RunFigures:
         total_steps=total_steps,
         epoch=points.last_step / total_steps * epochs if epochs and total_steps else None,
         epochs=epochs,
-        loss=_last_finite(points.smoothed[-_RECENT:].tolist()),
+        loss=last_smoothed(points),
         loss_change=change,
         change_steps=over,
         evaluation=(losses[-1], steps[-1]) if losses else None,
@@ -87,6 +87,12 @@ def figures_of_sketch(points: Points) -> RunFigures:
     return RunFigures(
         step=points.last_step, total_steps=points.total_steps, elapsed_s=float(points.elapsed_s[-1])
     )
+
+
+def last_smoothed(points: Points) -> float | None:
+    """The smoothed loss as of the last step that had one."""
+    values = points.smoothed[-_RECENT:].tolist()
+    return next((value for value in reversed(values) if math.isfinite(value)), None)
 
 
 def _loss_change(points: Points) -> tuple[float | None, int]:
@@ -115,7 +121,3 @@ def _learned_share(points: Points) -> float | None:
 def _median(values: list[float]) -> float | None:
     finite = [value for value in values if math.isfinite(value)]
     return median(finite) if finite else None
-
-
-def _last_finite(values: list[float]) -> float | None:
-    return next((value for value in reversed(values) if math.isfinite(value)), None)

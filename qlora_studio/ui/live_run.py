@@ -26,6 +26,7 @@ class LiveRun(QObject):
         self.name = ""
         self._engine = app.engine
         self._launcher = app.launcher
+        self._app = app
         self._chip = chip
         self._step_s: float | None = None
         self._loss: float | None = None
@@ -90,7 +91,17 @@ class LiveRun(QObject):
         left = None
         if self._step_s is not None and engine.total_steps:
             left = self._step_s * (engine.total_steps - engine.step)
-        self._chip.show_progress(engine.step, engine.total_steps, left, self._loss)
+        self._chip.show_progress(engine.step, engine.total_steps, left, self._shown_loss())
+
+    def _shown_loss(self) -> float | None:
+        """Of a run that is open in the Monitor its figure, smoothed from the first step on as it was chosen
+        there: two figures of one loss would contradict each other.
+        """
+        if "monitor" not in vars(self._app):  # built with its page, as it loads numpy
+            return self._loss
+        monitor = self._app.monitor
+        is_open = monitor.live and monitor.folder == self.folder and len(monitor.points) > 0
+        return monitor.smoothed_loss if is_open else self._loss
 
     def _forget(self) -> None:
         self.folder = None

@@ -17,6 +17,7 @@ from qlora_studio.state.app import AppState
 from qlora_studio.ui.page import Page
 from qlora_studio.ui.shell import Shell
 from qlora_studio.ui.widgets import SearchBox
+from tests.ui.example_runs import TRAINING, hear_steps, make_run
 from tests.ui.person import click, words
 
 NAMES = ("home", "models", "data", "train", "runs", "monitor", "chat", "export", "settings")
@@ -234,6 +235,18 @@ def test_the_run_chip_says_how_long_and_how_good(shell, app, training, qtbot):
     texts = lambda: [label.text() for label in shell.findChild(QWidget, "run_chip").findChildren(QLabel)]  # noqa: E731
     qtbot.waitUntil(lambda: "loss 0.913" in texts())
     assert any("left" in text for text in texts())
+
+
+def test_the_run_chip_and_the_monitor_say_the_same_loss(filler, app, silent, home, qtbot):
+    folder = make_run(home / "runs", TRAINING)
+    app.engine.train(folder)
+    page = filler.shell.open_page("monitor", folder)
+    qtbot.waitUntil(lambda: not app.monitor.loading)
+    silent.hear(RunStarted(run=str(folder), step=0, total_steps=400, resumed=False, time=0.0))
+    hear_steps(silent, 1, 30)
+    qtbot.waitUntil(lambda: app.monitor.figures.step == 30)
+    said = f"loss {words(page, 'monitor_number_loss').split()[2]}"
+    qtbot.waitUntil(lambda: said in words(filler.shell, "run_chip"), timeout=2000)
 
 
 def test_the_run_chip_opens_the_run_that_trains(shell, training, qtbot):
