@@ -26,10 +26,9 @@ BROKEN = (pa.ArrowException, OSError, ValueError)  # what pyarrow raises where a
 
 
 def byte_columns(schema: Any) -> list[str]:
-    """Those that may hold text which nothing calls so."""
-    types = pa.types
+    """Those that may hold text which nothing calls so, be it within lists and structs."""
     return [
-        field.name for field in schema if types.is_binary(field.type) or types.is_large_binary(field.type)
+        field.name for field in schema if _readable(field.type, or_bytes=True) and not _readable(field.type)
     ]
 
 
@@ -81,14 +80,27 @@ def records_of(batches: Iterable[Any], source: SourceFile) -> Iterator[Record]:
 
 def _holds_text(column: Any) -> bool:
     values = [_text_in(value) for value in column.to_pylist() if value]
-    return sum(isinstance(value, str) for value in values) * 2 > len(values)
+    return sum(not _holds_bytes(value) for value in values) * 2 > len(values)
 
 
-def _text_in(value: bytes | None) -> Any:
+def _text_in(value: Any) -> Any:
+    """The value with text in place of bytes that are UTF-8."""
+    if isinstance(value, dict):
+        return {name: _text_in(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_text_in(item) for item in value]
+    if not isinstance(value, bytes):
+        return value
     try:
-        return value if value is None else value.decode("utf-8")
+        return value.decode("utf-8")
     except UnicodeDecodeError:
         return value
+
+
+def _holds_bytes(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(_holds_bytes, value.values()))
+    return any(map(_holds_bytes, value)) if isinstance(value, list) else isinstance(value, bytes)
 
 
 def _expanded_bytes(array: Any) -> int:
@@ -107,20 +119,30 @@ def _expanded_bytes(array: Any) -> int:
     return bytes_
 
 
-def _readable(kind: Any) -> bool:
+def _readable(kind: Any, or_bytes: bool = False) -> bool:
     types = pa.types
     if types.is_struct(kind):
-        return all(_readable(field.type) for field in kind)
+        return all(_readable(field.type, or_bytes) for field in kind)
     if _is_list(kind):
-        return _readable(kind.value_type)
+        return _readable(kind.value_type, or_bytes)
     if types.is_dictionary(kind):
         return _is_text(kind.value_type) or _is_number(kind.value_type)
+    if isinstance(kind, pa.JsonType):
+        return True  # text, as DuckDB stores columns of JSON
+    if or_bytes and (types.is_binary(kind) or types.is_large_binary(kind)):
+        return True
     return _is_text(kind) or _is_number(kind) or types.is_string_view(kind) or types.is_null(kind)
 
 
 def _is_list(kind: Any) -> bool:
     types = pa.types
-    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
+    return bool(
+        types.is_list(kind)
+        or types.is_large_list(kind)
+        or types.is_fixed_size_list(kind)
+        or types.is_list_view(kind)
+        or types.is_large_list_view(kind)
+    )
 
 
 def _is_text(kind: Any) -> bool:

@@ -22,7 +22,7 @@ OPEN_ELSEWHERE = StateWord("Open elsewhere", "lock", Tone.ACCENT)
 _WORDS = {
     "running": StateWord("Training", "activity", Tone.ACCENT),
     "paused": StateWord("Paused", "circle-pause", Tone.WARN),
-    "stopped": StateWord("Stopped", "square", Tone.NEUTRAL),
+    "stopped": StateWord("Stopped", "circle-stop", Tone.NEUTRAL),
     "finished": StateWord("Finished", "circle-check", Tone.OK),
     "failed": StateWord("Failed", "circle-x", Tone.BAD),
     "interrupted": StateWord("Interrupted", "circle-alert", Tone.WARN),

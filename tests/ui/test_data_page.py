@@ -470,6 +470,12 @@ def test_the_limit_is_the_same_as_on_the_train_page(page, app, shown, qtbot):
     assert app.draft.value("data.seq_len") == 1088
 
 
+def test_what_the_limit_costs_is_written_in_one_size(page, shown):
+    shown()
+    notes = [find(page, f"data_{name}") for name in ("lost", "updates", "half")]
+    assert len({note.fontInfo().pixelSize() for note in notes}) == 1
+
+
 def test_a_limit_that_can_not_stand_stays_as_it_was_typed(page, app, shown, qtbot):
     shown()
     field = find(page, "data_seq_len")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qlora_studio.ui import figures
+from qlora_studio.ui.run_words import state_word
 
 
 @pytest.mark.parametrize(
@@ -39,3 +40,8 @@ def test_a_loss_that_is_no_number_is_never_shown_as_one():  # R12
 def test_ages_are_said_in_words():
     assert figures.ago(100.0, now=130.0) == "just now"
     assert figures.ago(0.0, now=100_000.0) == "yesterday"
+
+
+def test_no_state_of_a_run_looks_like_a_checkbox():
+    states = ("running", "paused", "stopped", "finished", "failed", "interrupted", "queued", "unreadable")
+    assert "square" not in {state_word(state).icon_name for state in states}

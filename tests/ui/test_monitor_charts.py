@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from pyqtgraph import TextItem
 from PySide6.QtCore import QPoint, Qt
 from PySide6.QtGui import QFontMetrics, QImage
 from PySide6.QtWidgets import QSlider, QTableView, QWidget
@@ -35,6 +36,16 @@ def test_a_loss_that_is_no_number_is_a_gap_with_its_step(training, silent, qtbot
     chart = found(training, "monitor_loss")
     assert [label.toPlainText() for label in chart._labels] == ["NaN at step 23"]
     assert all(np.isnan(values[22]) for values in _values(chart))
+
+
+def test_the_line_at_which_gradients_are_shortened_says_so(open_run, make):
+    chart = found(open_run(make()), "monitor_grad_norm")
+    label = next(item for item in chart.scene().items() if isinstance(item, TextItem) and item.isVisible())
+    assert label.toPlainText() == "clip 0.3"
+    unclipped = found(
+        open_run(make(name="free", changes={"training.max_grad_norm": 0.0})), "monitor_grad_norm"
+    )
+    assert not [item for item in unclipped.scene().items() if isinstance(item, TextItem) and item.isVisible()]
 
 
 def test_the_crosshair_stands_in_all_charts_with_one_readout(open_run, make):

@@ -55,7 +55,7 @@ class LengthsCard(Card):
         self._refusal = PlainLabel("", "note", wrap=True, name="data_seq_len_problem")
         self._refusal.set_tone("bad")
         self._refusal.hide()
-        self._half = PlainLabel("", "muted")
+        self._half = PlainLabel("", "note", name="data_half")
         self._lost = PlainLabel("", "note", wrap=True, name="data_lost")
         self._updates = PlainLabel("", "note", wrap=True, name="data_updates")
         self._model = ElidedLabel("", "note", name="data_template")
@@ -79,7 +79,7 @@ class LengthsCard(Card):
                 label.setText("")
             return
         self.histogram.show_counts(counted.bins, counted.bin_width)
-        self._half.setText(f"half are under {counted.lengths.median:,}")
+        self._half.setText(f"Half are under {counted.lengths.median:,}")
         self._show_cost()
 
     def _show_limit(self) -> None:

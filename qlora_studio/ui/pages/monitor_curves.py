@@ -15,7 +15,7 @@ from qlora_studio.state.curves import Points
 from qlora_studio.state.monitor import CardPoint
 from qlora_studio.ui.pages.monitor_chart import LossAxis, PowerAxis, ShortAxis, StepChart
 from qlora_studio.ui.pages.monitor_stretch import Stretch
-from qlora_studio.ui.theme import theme
+from qlora_studio.ui.theme import fade, theme
 from qlora_studio.ui.widgets.axis import ChartAxis
 from qlora_studio.ui.widgets.chart import series_pen
 
@@ -114,25 +114,43 @@ class GradNormChart(StepChart):
 
     def __init__(self, stretch: Stretch) -> None:
         self._clip = pg.InfiniteLine(angle=0, movable=False)
+        self._clip_words = pg.TextItem("", anchor=(1, 1))
         super().__init__(
             stretch, name="monitor_grad_norm", label="Gradient norm", left_axis=ShortAxis("left")
         )
-        self._clip.hide()
-        self.addItem(self._clip)
+        self._clip_words.setZValue(16)
+        for guest in (self._clip, self._clip_words):
+            guest.hide()
+            self.addItem(guest)
         self.add_step_line("grad_norm", 3, 1.2)
 
     def set_clip(self, norm: float) -> None:
         """Longer gradients are shortened to this; 0: never."""
         self._clip.setVisible(norm > 0)
         self._clip.setValue(norm)
+        self._clip_words.setText(f"clip {norm:g}")
+        self.redraw()
 
     def draw_more(self, points: Points, low: float, high: float) -> tuple[float, float]:
         clip = self._clip.value() if self._clip.isVisible() else 0.0
         return min(low, 0.0), max(high, clip if clip < 4 * high or not len(points) else 0.0)
 
+    def set_range(self, low: float, high: float) -> None:
+        """The words stand above their line at the right, or below it where there is no room."""
+        super().set_range(low, high)
+        clip = float(self._clip.value())
+        self._clip_words.setVisible(self._clip.isVisible() and clip <= high)
+        self._clip_words.setAnchor((1, 1) if clip < low + 0.7 * (high - low) else (1, 0))
+        self._clip_words.setPos(self._stretch.last, clip)
+
     def recolor(self) -> None:
         super().recolor()
         self._clip.setPen(pg.mkPen(theme().color("limit"), width=1, style=Qt.PenStyle.DashLine))
+        self._clip_words.setColor(theme().color("limit"))
+        self._clip_words.setFont(theme().font("note"))
+        self._clip_words.fill = pg.mkBrush(
+            fade(theme().color("surface"), 0.85)
+        )  # curves run behind the words
 
 
 class SpeedChart(StepChart):
