@@ -12,6 +12,7 @@ from qlora_studio.state.reply_marks import PartMarks, marks_between
 from qlora_studio.ui.pages.chat_text import ReplyText
 from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets import Card, Chip, IconButton, PlainLabel, SecondaryButton
+from qlora_studio.ui.widgets.flow import Flow
 
 GOOD_TIP = "Good answer: keep it as a row for training"
 GOOD_ALREADY_TIP = "Kept as a row for training. Take it out again"
@@ -221,12 +222,15 @@ class ReplyPane(Card):
         foot = QHBoxLayout()
         foot.setSpacing(theme().px(8))
         foot.addWidget(self._figures, 1)
+        buttons = QWidget(self)
+        flow = Flow(gap=8, line_gap=4, parent=buttons)  # under each other in a narrow pane with large text
         self.versions = Versions("reply", name=f"chat_version_{number}_{name}")
         for widget in (
             *(self._state, self.versions, self._retry),
             *(self._good, self._copy, self._correct, self._again),
         ):
-            foot.addWidget(widget)
+            flow.addWidget(widget)
+        foot.addWidget(buttons, 0, Qt.AlignmentFlag.AlignVCenter)
         self.body.addWidget(self._name)
         self.body.addWidget(self._text, 1)
         self.body.addLayout(foot)
