@@ -39,8 +39,9 @@ def linear_4bit(
     returns:  dtype [..., out_features]; the adapter's part is added to the rounded rest, as peft does it, but
               on a card the rest to the rounded adapter's part
     """
-    if few_rows.takes(x, weight, block_size, shape):
-        return few_rows.product(x, weight, block_size, quant_type, shape, bias, low_rank, lora_b)
+    if few_rows.takes(x, weight, block_size, shape[1]):
+        factor = few_rows.Factor(weight, shape[0], bias, low_rank, lora_b=lora_b)
+        return few_rows.products(x, [factor], block_size, quant_type)[0]
     rows = _flat(x)
     with torch.autocast(x.device.type, enabled=False):
         whole = _dequantized(weight, block_size, quant_type, shape, x.dtype)
@@ -140,3 +141,61 @@ def low_rank_product(x: Tensor, lora_a: Tensor, scaling: float) -> Tensor:
 @low_rank_product.register_fake
 def _(x: Tensor, lora_a: Tensor, scaling: float) -> Tensor:
     return x.new_empty([*x.shape[:-1], lora_a.shape[0]])
+
+
+@torch.library.custom_op("qlora::linears_4bit", mutates_args=())
+def linears_4bit(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    block_size: int,
+    quant_type: str,
+    out_features: Sequence[int],
+    biases: Sequence[Tensor | None],
+    lora_a: Sequence[Tensor | None],
+    lora_b: Sequence[Tensor | None],
+    scalings: Sequence[float],
+) -> list[Tensor]:
+    """Each weight's x W^T + bias + scaling * x A^T B^T, where nothing is learned. One kernel on a card where
+    x has few rows: a small weight alone doesn't fill it.
+
+    x:            dtype [..., in_features]
+    weights:      codes and scales of each as `Quantized4bit.tensors` gives them, one after the other
+    out_features: of each; so many weights there are
+    biases:       dtype [out_features] of each, or None
+    lora_a:       any float dtype [r, in_features] of each, or None: no adapter; r may differ
+    lora_b:       any float dtype [out_features, r] of each, or None
+    returns:      dtype [..., out_features] of each
+
+    Where scales are quantized again, one code (`NestedAbsmax.code`) serves all of these weights.
+    """
+    count = len(out_features)
+    parts = len(weights) // count
+    of_each = [weights[at : at + parts] for at in range(0, len(weights), parts)]
+    given = list(zip(of_each, out_features, biases, lora_a, lora_b, scalings, strict=True))
+    if count <= few_rows.MOST_WEIGHTS and few_rows.takes(x, of_each[0], block_size, x.shape[-1]):
+        factors = [
+            few_rows.Factor(weight, rows, bias, None, a, b, scaling)
+            for weight, rows, bias, a, b, scaling in given
+        ]
+        return few_rows.products(x, factors, block_size, quant_type)
+    found = []
+    for weight, rows, bias, a, b, scaling in given:
+        low_rank = None if a is None else low_rank_product(x, a, scaling)
+        shape = [rows, x.shape[-1]]
+        found.append(linear_4bit(x, weight, block_size, quant_type, shape, bias, low_rank, b))
+    return found
+
+
+@linears_4bit.register_fake
+def _(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    block_size: int,
+    quant_type: str,
+    out_features: Sequence[int],
+    biases: Sequence[Tensor | None],
+    lora_a: Sequence[Tensor | None],
+    lora_b: Sequence[Tensor | None],
+    scalings: Sequence[float],
+) -> list[Tensor]:
+    return [x.new_empty([*x.shape[:-1], rows]) for rows in out_features]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from peft.tuners.lora.bnb import Linear4bit as PeftLinear4bit
 from torch import Tensor
 from torch.nn.functional import linear
 
-from qlora_kernels.linear import linear_4bit, low_rank_product
+from qlora_kernels.linear import linear_4bit, linears_4bit, low_rank_product
 from qlora_kernels.quantized import Quantized4bit
 
 # A layer becomes one of these by its `__class__`: module, parameters, names and state_dict stay as they are,
@@ -100,6 +101,8 @@ class FusedLoraLinear4bit(PeftLinear4bit):  # type: ignore[misc]
         adapters = active_adapters(self)
         if not adapters:
             return self.base_layer(x)  # type: ignore[no-any-return]
+        if writes_replies(self, x):
+            return products_of(x, [self])[0]
         (adapter,) = adapters
         dtype = self.base_layer.product_dtype(x)
         dropped = self.lora_dropout[adapter](x.to(dtype))
@@ -130,3 +133,57 @@ def active_adapters(layer: PeftLinear4bit) -> list[str]:
     if layer.disable_adapters:
         return []
     return [name for name in layer.active_adapters if name in layer.lora_A]
+
+
+def writes_replies(layer: Any, x: Tensor) -> bool:
+    """Whether `products_of` gives what the layer's own forward would: on a card, where nothing is learned.
+
+    layer: a FusedLoraLinear4bit, or a FrozenLinear4bit that no adapter is around
+    """
+    if torch.is_grad_enabled() or layer.training or not x.is_cuda or torch.is_autocast_enabled("cuda"):
+        return False
+    if isinstance(layer, FusedLoraLinear4bit):
+        if plain_reason(layer) is not None:
+            return False
+        layer = layer.base_layer
+    return (
+        isinstance(layer, FrozenLinear4bit)
+        and layer.product_dtype(x) == x.dtype
+        and not layer.keep_dequantized
+        and (layer.bias is None or not layer.bias.requires_grad)
+    )
+
+
+def products_of(x: Tensor, layers: Sequence[Any]) -> list[Tensor]:
+    """What each layer makes of x, at once. All `writes_replies`, and `fits_beside` one another."""
+    weights: list[Tensor] = []
+    rows, biases, lora_a, lora_b, scalings = [], [], [], [], []
+    for layer in layers:
+        base = base_of(layer)
+        quantized, tensors = base._weight(x.dtype)
+        weights += tensors
+        rows.append(quantized.shape[0])
+        biases.append(None if base.bias is None else base.bias.to(x.dtype))
+        adapter = next(iter(active_adapters(layer)), None) if isinstance(layer, FusedLoraLinear4bit) else None
+        lora_a.append(None if adapter is None else layer.lora_A[adapter].weight)
+        lora_b.append(None if adapter is None else layer.lora_B[adapter].weight)
+        scalings.append(1.0 if adapter is None else float(layer.scaling[adapter]))
+    found: list[Tensor] = linears_4bit(
+        x, weights, quantized.block_size, quantized.quant_type, rows, biases, lora_a, lora_b, scalings
+    )
+    return found
+
+
+def fits_beside(layer: Any, other: Any) -> bool:
+    """Whether `products_of` takes both at once. Compares what lies on the card: not for every call."""
+    one, two = (base_of(each)._weight(base_of(each).compute_dtype)[0] for each in (layer, other))
+    if (one.block_size, one.quant_type, one.shape[1]) != (two.block_size, two.quant_type, two.shape[1]):
+        return False
+    if one.nested is None or two.nested is None:
+        return one.nested is two.nested
+    return torch.equal(one.nested.code, two.nested.code)
+
+
+def base_of(layer: Any) -> Any:
+    """The FrozenLinear4bit that it is, or that its adapters are around."""
+    return layer.base_layer if isinstance(layer, FusedLoraLinear4bit) else layer

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from qlora_kernels import keep_token
 from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
@@ -63,8 +64,8 @@ class _FixedLayer(CacheLayerMixin):  # type: ignore[misc]
             self.lazy_initialization(key_states, value_states)
         place, both = self._place, ((self.keys, key_states), (self.values, value_states))
         if place.at is not None:
-            for kept, new in both:
-                kept.index_copy_(1, place.at, new.transpose(1, 2))
+            caches = (part[0].flatten(1) for part in (self.keys, self.values))
+            keep_token(*caches, *(new.transpose(1, 2).reshape(-1) for _, new in both), place.at)
             return self.keys.transpose(1, 2), self.values.transpose(1, 2)
         end = place.tokens + key_states.shape[2]
         for kept, new in both:

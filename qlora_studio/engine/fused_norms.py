@@ -8,8 +8,8 @@ from functools import partial
 from typing import Any
 
 import torch
+from qlora_kernels import rms_norm
 from torch import Tensor, nn
-from torch.nn.functional import rms_norm
 
 _EPSILONS = ("variance_epsilon", "eps", "epsilon")  # what transformers' norms call it
 _ROUNDINGS = 3  # of which two results may differ: the bare norm's, and that of either product
@@ -61,13 +61,19 @@ def _is_the_same(module: nn.Module, epsilon: float) -> bool:
     """Names tell nothing: Gemma's norms multiply by 1 + weight. So it is tried."""
     weight: Tensor = module.weight  # type: ignore[assignment]
     x = torch.linspace(-2, 3, weight.numel(), device=weight.device).to(weight.dtype).view(1, 1, -1)
-    found, wanted = _fused(module, epsilon, x).float(), module(x).float()
-    rounding = max(torch.finfo(weight.dtype).eps / 2, _SUMMED)
-    return bool(((found - wanted).abs() <= _ROUNDINGS * rounding * wanted.abs()).all())
+    return is_rounding_apart(_fused(module, epsilon, x), module(x))
+
+
+def is_rounding_apart(found: Tensor, wanted: Tensor) -> bool:
+    """Whether two ways of computing this differ by no more than roundings."""
+    rounding = max(torch.finfo(wanted.dtype).eps / 2, _SUMMED)
+    difference = (found.float() - wanted.float()).abs()
+    return bool((difference <= _ROUNDINGS * rounding * wanted.float().abs()).all())
 
 
 def _fused(module: nn.Module, epsilon: float, hidden_states: Tensor, *others: Any) -> Tensor:
     weight: Tensor = module.weight  # type: ignore[assignment]
     if others or hidden_states.dtype != weight.dtype:  # what then comes out is the model's affair
         return type(module).forward(module, hidden_states, *others)  # type: ignore[no-any-return]
-    return rms_norm(hidden_states, weight.shape, weight, epsilon)
+    normed: Tensor = rms_norm(hidden_states, weight, epsilon)
+    return normed

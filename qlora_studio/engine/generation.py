@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from qlora_studio.config.run_config import SHAPE_PREFIX
 from qlora_studio.data.tokenizer import load_tokenizer
 from qlora_studio.engine.compute_dtype import name_of, resolve_compute_dtype
-from qlora_studio.engine.continuation import Continuation
+from qlora_studio.engine.continuation import Continuation, KeptSteps
 from qlora_studio.engine.frozen_weights import Storage
 from qlora_studio.engine.loading import BaseModel
 from qlora_studio.engine.model_holder import ModelHolder
 from qlora_studio.engine.reply_text import ReplyText
-from qlora_studio.engine.token_choice import TokenChoice
+from qlora_studio.engine.token_choice import Chosen, TokenChoice
 from qlora_studio.errors import StudioError
 from qlora_studio.models.check import model_folder
 from qlora_studio.models.merged import is_merged
@@ -35,6 +36,11 @@ class Chat:
     def __init__(self, holder: ModelHolder) -> None:
         self._holder = holder
         self._language: _Language | None = None
+        self._kept = KeptSteps()
+
+    def rest(self) -> None:
+        """Frees what a reply left to the next one: other work needs the memory."""
+        self._kept.forget()
 
     def load(self, command: LoadModel) -> Iterator[LoadingProgress | ModelLoaded]:
         """What is on the device already isn't loaded again. Raises: StudioError."""
@@ -65,7 +71,7 @@ class Chat:
         if adapted is None:
             raise StudioError("No model is loaded to chat with.", hint="Choose a model, then send again.")
         adapted.use(adapted.add_from(Path(command.adapter)) if command.adapter else None)
-        reply = _Reply(adapted.base, self._language_of(adapted.base), command)
+        reply = _Reply(adapted.base, self._language_of(adapted.base), command, self._kept)
         told = start
         while not reply.ended:
             if stopped():
@@ -137,15 +143,16 @@ class _Reply:
     ended: end | length | stopped | context, once it is complete
     """
 
-    def __init__(self, base: BaseModel, language: _Language, command: Generate) -> None:
+    def __init__(self, base: BaseModel, language: _Language, command: Generate, kept: KeptSteps) -> None:
         """Raises: StudioError where the prompt or the sampling can't be."""
         self._context = int(base.causal_lm.config.max_position_embeddings)
         _check_prompt(command.prompt_ids, base, self._context)
         self._choice = TokenChoice(command.sampling, base.device.torch_device)
         self._max_tokens = command.sampling.max_tokens
         self._stop_ids = language.stop_ids.union(command.stop_ids)
-        self._written = Continuation(base.causal_lm)
-        self._next_ids: Sequence[int] = command.prompt_ids
+        self._prompt = command.prompt_ids
+        self._written = Continuation(base.causal_lm, kept)
+        self._ahead: Chosen | None = None  # the next token, where it was begun already
         self._text = ReplyText(language.decode)
         self._told = 0  # characters
         self.tokens: list[int] = []
@@ -165,18 +172,35 @@ class _Reply:
 
     def write_token(self) -> None:
         """One more, or the end."""
-        token = self._choice.choose(self._written.extend(self._next_ids), self.tokens)
+        chosen = self._ahead or self._begin(self._written.extend(self.tokens[-1:] or self._prompt))
+        self._ahead = self._begin(self._written.extend_by(chosen.token)) if self._may_run_ahead() else None
+        token = chosen.read()
         self.times.append(time.monotonic())
         if token in self._stop_ids:
             self.ended = "end"
             return
-        self._next_ids = [token]
         self.tokens.append(token)
         self._text.add(token)
         if len(self.tokens) >= self._max_tokens:
             self.ended = "length"
-        elif self._written.tokens >= self._context:
+        elif len(self._prompt) + len(self.tokens) > self._context:
             self.ended = "context"
+
+    def _begin(self, logits: Tensor) -> Chosen:
+        return self._choice.begin(logits, self.tokens)
+
+    def _may_run_ahead(self) -> bool:
+        """Whether the token after the next is begun before the next is read: else a card waits for Python.
+
+        Where the next one turns out to end the reply, a step was made in vain.
+        """
+        read_then = len(self.tokens) + 1
+        return (
+            self._written.runs_ahead
+            and not self._choice.reads_reply
+            and read_then < self._max_tokens
+            and len(self._prompt) + read_then <= self._context
+        )
 
     def new_text(self) -> str:
         """What was added since this was last asked."""

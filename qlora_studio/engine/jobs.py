@@ -54,9 +54,12 @@ class Jobs:
             _log.error("%s failed", type(command).__name__, exc_info=error)
             yield CommandFailed(id=getattr(command, "id", 0), error=self._problem(error))
             if is_out_of_memory(error):
+                self._chat.rest()
                 self.holder.let_go()
 
     def _work(self, command: EngineCommand) -> Iterator[EngineEvent]:
+        if not isinstance(command, Generate):
+            self._chat.rest()
         if isinstance(command, Train):
             run = Path(command.run)
             with log_in(run / LOG_FILE):

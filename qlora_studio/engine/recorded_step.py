@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -10,7 +11,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from qlora_studio.engine.fixed_cache import FixedCache, Looking
+from qlora_studio.engine.fused_gates import FusedGates
 from qlora_studio.engine.fused_norms import FusedNorms
+from qlora_studio.engine.fused_rotation import FusedRotation
+from qlora_studio.engine.shared_inputs import SharedInputs
 
 _PLAIN_STEPS = 2  # before the recording: what is compiled or allocated at a first call is there then
 
@@ -28,13 +32,17 @@ class RecordedStep:
         self._token = torch.zeros(1, 1, dtype=torch.int64, device=model.device)
         self._at = torch.zeros(1, dtype=torch.int64, device=model.device)
         self._starts = self._starts_in_cache()
-        self._norms = FusedNorms(model)
+        self._fused = (FusedNorms(model), FusedRotation(model), FusedGates(model))
+        self._shared = SharedInputs(model)
         self._made = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._logits = torch.empty(0)
 
-    def logits_after(self, token: int) -> Tensor:
-        """float32 [vocabulary], until the next call. The token is in the cache afterwards."""
+    def logits_after(self, token: int | Tensor) -> Tensor:
+        """float32 [vocabulary], until the next call. The token is in the cache afterwards.
+
+        token: or int64 [] on the device, where it may still be in the making
+        """
         place = self._cache.place
         self._token.fill_(token)
         self._at.fill_(place.tokens)
@@ -68,7 +76,10 @@ class RecordedStep:
 
     def _step(self) -> Tensor:
         looking = Looking((self._at + 1).int(), self._starts)
-        with self._norms.in_use():
+        with ExitStack() as stack:
+            for part in self._fused:
+                stack.enter_context(part.in_use())
+            stack.enter_context(self._shared.in_use() if self._made else self._shared.watched())
             output = self._model(
                 input_ids=self._token,
                 position_ids=self._at[None],

@@ -23,24 +23,64 @@ class TokenChoice:
         self._sampling = sampling
         self._random = torch.Generator(device).manual_seed(sampling.seed)
 
+    @property
+    def reads_reply(self) -> bool:
+        """Whether what the reply holds already changes a choice: the token before must be read first."""
+        return self._sampling.repeat_penalty != 1.0
+
     def choose(self, logits: Tensor, reply: Sequence[int]) -> int:
         """logits: float32 [vocabulary]; reply: the tokens chosen so far.
 
         source: top-p, arXiv:1904.09751; min-p, arXiv:2407.01082, both after the temperature
         Raises: StudioError.
         """
+        return self.begin(logits, reply).read()
+
+    def begin(self, logits: Tensor, reply: Sequence[int]) -> Chosen:
+        """As `choose`, but a card isn't waited for."""
         sampling = self._sampling
-        if sampling.repeat_penalty != 1.0 and reply:
+        if self.reads_reply and reply:
             logits = _less_of(logits, reply, sampling.repeat_penalty)
         if sampling.greedy or sampling.temperature < _COLDEST:
-            return _read(*logits.max(dim=-1))
+            return Chosen(*logits.max(dim=-1))
         scores, tokens = _likeliest(logits, sampling.top_k)
         probabilities = torch.softmax(scores / sampling.temperature, dim=-1)
         before = probabilities.cumsum(-1) - probabilities  # of all that are likelier
         likely = (before < sampling.top_p) & (probabilities >= sampling.min_p * probabilities[0])
         kept = torch.where(likely, probabilities, 0.0)
         kept[0] = probabilities[0].nan_to_num(1.0)  # drawing among NaN would end the process on a card
-        return _read(scores[0], tokens[torch.multinomial(kept, 1, generator=self._random)][0])
+        drawn = torch.multinomial(kept, 1, generator=self._random)
+        return Chosen(scores[0], tokens[drawn][0])
+
+
+class Chosen:
+    """A token that a card may still be choosing.
+
+    token: int64 [], on the device
+    """
+
+    def __init__(self, best: Tensor, token: Tensor) -> None:
+        """best: the likeliest one's score. NaN comes out first in every order."""
+        self.token = token
+        both = torch.stack((best.double(), token.double()))
+        self._read = torch.empty(2, dtype=torch.float64, pin_memory=both.is_cuda)
+        self._read.copy_(both, non_blocking=True)
+        self._is_there: torch.cuda.Event | None = None
+        if both.is_cuda:
+            self._is_there = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._is_there.record()
+
+    def read(self) -> int:
+        """Waits for this choice, not for what the card was given to do after it. Raises: StudioError."""
+        if self._is_there is not None:
+            self._is_there.synchronize()
+        score, number = self._read.tolist()
+        if not math.isfinite(score):
+            raise StudioError(
+                "The model's answer is no number.",
+                hint="Its numbers overflow in float16: load it with compute dtype bfloat16 or float32.",
+            )
+        return int(number)
 
 
 def _likeliest(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
@@ -59,20 +99,6 @@ def _less_of(logits: Tensor, reply: Sequence[int], penalty: float) -> Tensor:
     scores = logits[seen]
     logits[seen] = torch.where(scores > 0, scores / penalty, scores * penalty)
     return logits
-
-
-def _read(best: Tensor, token: Tensor) -> int:
-    """The token. `best` is the likeliest one's score: NaN comes out first in every order.
-
-    Both are read from the card at once: each reading waits until it has nothing more to do.
-    """
-    score, number = torch.stack((best.double(), token.double())).tolist()
-    if not math.isfinite(score):
-        raise StudioError(
-            "The model's answer is no number.",
-            hint="Its numbers overflow in float16: load it with compute dtype bfloat16 or float32.",
-        )
-    return int(number)
 
 
 def _check(sampling: Sampling) -> None:

@@ -22,7 +22,7 @@ from qlora_kernels import (
     dequantize_4bit,
     learned_cross_entropy,
     linear_4bit,
-    low_rank_product,
+    linears_4bit,
     packed_attention,
     quantize_4bit,
 )
@@ -121,19 +121,28 @@ def loss() -> tuple[str, float, float, float]:
 
 
 def reply_kernels() -> list[tuple[str, float, float, float]]:
-    """One to four tokens; r = 16."""
+    """One to four tokens; r = 16. Weights that have their input in common are multiplied at once."""
     found = []
-    for out, columns in ((HIDDEN, HIDDEN), (1024, HIDDEN), (INNER, HIDDEN), (HIDDEN, INNER)):
-        weights = [quantized(out, columns) for _ in range(max(2, MANY // (out * columns)))]
-        lora_a, lora_b = noise(CHAT_RANK, columns).float(), noise(out, CHAT_RANK).float()
-        for tokens in (1, 4):
-            x, low_rank = noise(tokens, columns), noise(tokens, CHAT_RANK)
-            taken = recorded_seconds([partial(product, x, w, low_rank, lora_b) for w in weights])
-            moved = stored_bytes(weights[0]) + lora_b.nbytes
-            found.append((f"4-bit product of {tokens}, {columns} to {out}, with B", taken, moved, 0.0))
-        one = noise(1, columns)
-        taken = recorded_seconds([partial(low_rank_product, one, lora_a, 1.0)] * 32)
-        found.append((f"A of r = {CHAT_RANK}, {columns} columns", taken, float(lora_a.nbytes), 0.0))
+    for columns, outs in (
+        (HIDDEN, [HIDDEN]),
+        (HIDDEN, [HIDDEN, KV_HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM]),
+        (HIDDEN, [INNER]),
+        (HIDDEN, [INNER, INNER]),
+        (INNER, [HIDDEN]),
+    ):
+        count = max(2, MANY // (columns * sum(outs)))
+        weights = [[quantized(out, columns) for out in outs] for _ in range(count)]
+        for tokens, rank in ((1, 0), (1, CHAT_RANK), (4, CHAT_RANK)):
+            x = noise(tokens, columns)
+            lora = [
+                (noise(rank, columns).float(), noise(out, rank).float()) if rank else None for out in outs
+            ]
+            taken = recorded_seconds([partial(products, x, each, lora) for each in weights])
+            moved = sum(map(stored_bytes, weights[0])) + sum(
+                a.nbytes + b.nbytes for a, b in filter(None, lora)
+            )
+            name = f"4-bit product of {tokens}, {columns} to {', '.join(map(str, outs))}"
+            found.append((name + (f", r = {rank}" if rank else ""), taken, moved, 0.0))
     return [*found, reply_attention()]
 
 
@@ -159,12 +168,27 @@ def product(x: torch.Tensor, weight: Quantized4bit, low_rank: Any, lora_b: Any) 
     return made
 
 
+def products(x: torch.Tensor, weights: list[Quantized4bit], lora: list[Any]) -> list[torch.Tensor]:
+    """lora: A and B of each weight, or None."""
+    tensors = [tensor for weight in weights for tensor in weight.tensors]
+    outs = [weight.shape[0] for weight in weights]
+    lora_a, lora_b = ([each and each[part] for each in lora] for part in (0, 1))
+    none, ones = [None] * len(weights), [1.0] * len(weights)
+    made: list[torch.Tensor] = linears_4bit(x, tensors, 64, "nf4", outs, none, lora_a, lora_b, ones)
+    return made
+
+
 def dequantized(weight: Quantized4bit) -> torch.Tensor:
     packed, absmax, *nested = weight.tensors
     made: torch.Tensor = dequantize_4bit(
         packed, absmax, weight.block_size, weight.quant_type, weight.shape, torch.bfloat16, *nested
     )
     return made
+
+
+def adapter(out: int, columns: int, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A and B."""
+    return noise(rank, columns).float(), noise(out, rank).float()
 
 
 def stored_bytes(weight: Quantized4bit) -> float:

@@ -8,10 +8,12 @@ import torch
 from qlora_kernels.cuda import equal_rows
 from safetensors.torch import load_file
 
+from qlora_studio.config.run_config import LoraConfig
 from qlora_studio.engine import attention as attention_module
 from qlora_studio.engine import continuation
+from qlora_studio.engine.adapters import AdaptedModel
 from qlora_studio.engine.attention import Segments, attention
-from qlora_studio.engine.continuation import Continuation
+from qlora_studio.engine.continuation import Continuation, KeptSteps
 from qlora_studio.engine.device import find_device
 from qlora_studio.engine.frozen_weights import Storage
 from qlora_studio.engine.loading import load_base
@@ -129,17 +131,27 @@ def test_a_recorded_step_gives_the_logits_of_a_growing_cache(
     folder = make_model(
         tmp_path / "wide", hidden_size=256, num_attention_heads=8, num_key_value_heads=heads, head_dim=32
     )
-    model = loaded(load_base(str(folder), Storage("nf4", True, torch.bfloat16), find_device())).causal_lm
+    adapted = AdaptedModel(
+        loaded(load_base(str(folder), Storage("nf4", True, torch.bfloat16), find_device()))
+    )
+    adapted.add_new("random", LoraConfig(r=16), seed=0)
+    for _, parameter in adapted.trained_parameters("random"):
+        parameter.data.normal_(0, 0.05)
     ids = [3 + place % 20 for place in range(20)]
 
-    def logits() -> torch.Tensor:
-        text = Continuation(model)
+    def logits(adapter: str | None, kept: KeptSteps | None = None) -> torch.Tensor:
+        adapted.use(adapter)
+        text = Continuation(adapted.causal_lm, kept)
         after = [text.extend(ids).clone()]
         return torch.stack([*after, *(text.extend([token]).clone() for token in ids)])
 
     monkeypatch.setattr(continuation, "_MORE_TOKENS", 16)  # so that it must grow, and be recorded again
-    recorded = logits()
+    kept, turns = KeptSteps(), (None, "random", None, "random")
+    recorded = [logits(adapter, kept) for adapter in turns]
+    alone = logits("random")
     monkeypatch.setattr(continuation, "_repeats_steps", lambda _: False)
-    growing = logits()
+    growing = [logits(adapter) for adapter in turns]
 
-    assert (recorded - growing).norm() <= 0.02 * growing.norm()
+    assert (growing[0] - growing[1]).norm() > 0.1 * growing[0].norm()
+    for found, wanted in zip([*recorded, alone], [*growing, growing[1]], strict=True):
+        assert (found - wanted).norm() <= 0.02 * wanted.norm()

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from qlora_studio.engine import continuation
-from qlora_studio.engine.continuation import Continuation
-from qlora_studio.engine.fixed_cache import takes_fixed_cache
+from qlora_studio.engine.continuation import Continuation, KeptSteps
+from qlora_studio.engine.fixed_cache import FixedCache, takes_fixed_cache
 from qlora_studio.engine.frozen_weights import Storage
 from qlora_studio.engine.loading import load_base
 from tests.engine.tiny import CPU, FAMILIES, loaded, make_model
@@ -59,3 +59,39 @@ def test_a_text_goes_on_with_several_tokens_after_single_ones(fixed: None, tmp_p
 
     torch.testing.assert_close(last, whole.extend(PROMPT + NEXT), rtol=1e-4, atol=1e-4)
     assert pieces.tokens == len(PROMPT + NEXT)
+
+
+def test_a_text_after_another_takes_over_its_memory_and_steps(fixed: None, tmp_path: Path) -> None:
+    model = loaded(load_base(str(make_model(tmp_path / "model")), PLAIN, CPU)).causal_lm
+    kept = KeptSteps()
+    first, second = (Continuation(model, kept) for _ in range(2))
+    wanted = logits_of(first)
+    found = logits_of(second)  # what is longer than the cache had room for has moved it meanwhile
+
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    assert second._cache is first._cache
+    assert second._step is first._step
+
+
+def test_a_longer_text_gets_a_cache_of_its_own(fixed: None, tmp_path: Path) -> None:
+    model = loaded(load_base(str(make_model(tmp_path / "model")), PLAIN, CPU)).causal_lm
+    kept = KeptSteps()
+    short, long = (Continuation(model, kept) for _ in range(2))
+    short.extend(PROMPT)
+    wanted = Continuation(model).extend(PROMPT * 5)
+
+    torch.testing.assert_close(long.extend(PROMPT * 5), wanted, rtol=0, atol=0)
+    assert isinstance(long._cache, FixedCache)
+    assert long._cache is not short._cache
+
+
+def test_a_token_in_the_making_extends_a_text_as_a_read_one(fixed: None, tmp_path: Path) -> None:
+    model = loaded(load_base(str(make_model(tmp_path / "model")), PLAIN, CPU)).causal_lm
+    read, ahead = Continuation(model), Continuation(model)
+    assert not ahead.runs_ahead
+    read.extend(PROMPT)
+    ahead.extend(PROMPT)
+
+    assert ahead.runs_ahead
+    torch.testing.assert_close(ahead.extend_by(torch.tensor(5)), read.extend([5]), rtol=0, atol=0)
+    assert ahead.tokens == read.tokens

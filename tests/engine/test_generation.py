@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM
 from qlora_studio.data.packing import collate
 from qlora_studio.data.tokenized_row import RowsInMemory
 from qlora_studio.data.tokenizer import load_tokenizer
-from qlora_studio.engine import loading
+from qlora_studio.engine import continuation, loading
 from qlora_studio.engine.adapters import MOST_ADAPTERS
+from qlora_studio.engine.fixed_cache import takes_fixed_cache
 from qlora_studio.engine.generation import Chat
 from qlora_studio.engine.learned_loss import learned_loss
 from qlora_studio.engine.model_holder import ModelHolder
@@ -74,6 +75,49 @@ def model(tmp_path: Path) -> Path:
 def run(tmp_path: Path, model: Path) -> Path:
     """A finished run whose adapter says something else than its base."""
     return make_tuned_run(tmp_path, model)
+
+
+@pytest.fixture
+def runs_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a card, where the token after the next is begun before the next is read."""
+    monkeypatch.setattr(continuation, "_repeats_steps", takes_fixed_cache)
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        GREEDY,
+        Sampling(seed=3, max_tokens=12),
+        Sampling(greedy=True, repeat_penalty=1.5, max_tokens=12),
+    ],
+)
+def test_replies_written_ahead_are_those_written_one_by_one(
+    request: pytest.FixtureRequest, model: Path, sampling: Sampling
+) -> None:
+    chat = chat_with(model)
+    one_by_one = reply_of(chat, sampling=sampling)
+    request.getfixturevalue("runs_ahead")
+    ahead = [reply_of(chat, sampling=sampling) for _ in range(2)]
+
+    said = [(reply.reply, reply.tokens, reply.ended) for reply in (one_by_one, *ahead)]
+    assert said == said[:1] * 3
+    assert one_by_one.tokens > 3
+
+
+def test_base_and_adapter_written_ahead_take_turns(
+    request: pytest.FixtureRequest, run: Path, model: Path
+) -> None:
+    chat = chat_with(model)
+    wanted = [reply_of(chat, adapter).reply for adapter in (None, run / "adapter")] * 2
+    request.getfixturevalue("runs_ahead")
+
+    assert [reply_of(chat, adapter).reply for adapter in (None, run / "adapter") * 2] == wanted
+
+
+def test_a_reply_written_ahead_ends_where_the_model_holds_no_more(runs_ahead: None, tmp_path: Path) -> None:
+    chat = chat_with(make_model(tmp_path / "short", "llama", max_position_embeddings=24))
+    reply = reply_of(chat)
+    assert (reply.ended, reply.tokens) == ("context", 5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -198,7 +242,12 @@ def test_a_reply_ends_where_the_model_holds_no_more(tmp_path: Path) -> None:
     assert (reply.ended, reply.tokens) == ("context", 5)
 
 
-def test_a_reply_ends_at_a_token_of_the_template(model: Path) -> None:
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_reply_ends_at_a_token_of_the_template(
+    request: pytest.FixtureRequest, model: Path, ahead: bool
+) -> None:
+    if ahead:
+        request.getfixturevalue("runs_ahead")
     chat = chat_with(model)
     words = reply_of(chat).reply.split()
     third = ord(words[2]) - 64

@@ -9,7 +9,7 @@ from functools import cache
 
 import pytest
 import torch
-from qlora_kernels import cached_attention, linear_4bit, low_rank_product, quantize_4bit
+from qlora_kernels import cached_attention, linear_4bit, linears_4bit, low_rank_product, quantize_4bit
 from torch.nn.functional import linear, scaled_dot_product_attention
 
 HEADS, KV_HEADS, HEAD_DIM, CAPACITY = 8, 2, 64, 96
@@ -50,6 +50,47 @@ def test_a_product_of_few_rows_is_that_of_the_dequantized_weight(
         exact += linear(low_rank.double(), lora_b.double())
     # The weight's values, the base's part and the sum are rounded to dtype, each by half of this at most.
     assert (found.double() - exact).norm() <= 2 * ROUNDING[dtype] * exact.norm()
+
+
+def several_products(tokens, dtype, ranks, double_quant=True):
+    """Arguments of `linears_4bit`: three weights; one has a bias, those with a rank an adapter."""
+    shapes = [(200, 2176), (72, 2176), (2000, 2176)]
+    quantized = [quantized_weight(shape, "nf4", 64, double_quant) for shape in shapes]
+    return (
+        torch.randn(1, tokens, 2176).to(dtype),
+        [tensor for one in quantized for tensor in one.tensors],
+        64,
+        "nf4",
+        [shape[0] for shape in shapes],
+        [None, torch.randn(72).to(dtype), None],
+        [torch.randn(rank, 2176) / 47 if rank else None for rank in ranks],
+        [torch.randn(shape[0], rank) if rank else None for shape, rank in zip(shapes, ranks, strict=True)],
+        [0.5, 2.0, 1.0],
+    ), quantized
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 4, 5])
+@pytest.mark.parametrize("dtype", [BF16, FP16])
+@pytest.mark.parametrize(
+    ("ranks", "double_quant"), [((8, 24, 100), True), ((0, 0, 0), True), ((0, 64, 0), False)]
+)
+def test_products_with_several_weights_are_those_with_each(tokens, dtype, ranks, double_quant):
+    arguments, quantized = several_products(tokens, dtype, ranks, double_quant)
+    x, *_, biases, lora_a, lora_b, scalings = arguments
+    with torch.no_grad():
+        found = linears_4bit(*arguments)
+    for at, one in enumerate(quantized):
+        exact = linear(x.double(), one.dequantize(torch.float32).double())
+        if biases[at] is not None:
+            exact += biases[at].double()
+        if lora_a[at] is not None:
+            exact += scalings[at] * linear(linear(x.double(), lora_a[at].double()), lora_b[at].double())
+        # As for one product, and the adapter's low rank is rounded too.
+        assert (found[at].double() - exact).norm() <= 3 * ROUNDING[dtype] * exact.norm()
+
+
+def test_opcheck_of_products_with_several_weights():
+    torch.library.opcheck(linears_4bit, several_products(2, BF16, (8, 0, 8))[0])
 
 
 @pytest.mark.parametrize("tokens", [1, 4, 5])

@@ -1,87 +1,112 @@
-"""The products of a few tokens with a 4-bit weight and its adapter, as when a reply is written.
+"""The products of a few tokens with 4-bit weights and their adapters, as when a reply is written.
 
 Dequantizing a weight for one token moves six times the bytes that it has; here each is read once.
 """
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from qlora_kernels.codebooks import four_bit_code
+from qlora_kernels.cuda.launching import Kernel
 
 MOST_ROWS = 4
+MOST_WEIGHTS = 3  # in one launch: query, key and value
 _PIECE = 128  # columns that few_rows.cu multiplies at once: two blocks of 64 weights
-_BLOCK = 64
+_BLOCKS = (64, 128, 256, 512, 1024, 2048)  # weights a scale; 16 warps pass over 2048 columns in a turn
 _TILE = 16  # rows of the weight
 _LANES = 32
-_LOW_RANK_WARPS = 8
-_LONG = 8192  # columns from which more warps share them out
+_TABLE_BYTES = 65_536
+_SHARED_BYTES = 80 * 1024  # that a block needs at most, the table among them
+
+# For the kernels to which most of it is nothing.
+_PLAIN = {
+    "TOKENS": 1,
+    "WARPS": 8,
+    "BLOCKS": 1,
+    "WEIGHTS": 1,
+    "BLOCK_BITS": 6,
+    "COLUMNS": _PIECE,
+    "WHOLE": 1,
+    "NESTED": 0,
+    "TABLE_AT": 0,
+}
 
 _log = logging.getLogger(__name__)
 
 
-def takes(x: Tensor, weight: Sequence[Tensor], block_size: int, shape: Sequence[int]) -> bool:
-    """Whether `product` computes this one."""
+@dataclass(frozen=True)
+class Factor:
+    """One of the weights that x is multiplied with, and what is added to the product.
+
+    tensors:  codes and scales as `Quantized4bit.tensors` gives them
+    bias:     x's dtype [out_features]
+    low_rank: x's dtype [rows, r]; where it isn't there, it is made of lora_a
+    lora_a:   float32 [r, in_features]
+    lora_b:   float32 [out_features, r]
+    """
+
+    tensors: Sequence[Tensor]
+    out_features: int
+    bias: Tensor | None = None
+    low_rank: Tensor | None = None
+    lora_a: Tensor | None = None
+    lora_b: Tensor | None = None
+    scaling: float = 1.0
+
+
+def takes(x: Tensor, weight: Sequence[Tensor], block_size: int, in_features: int) -> bool:
+    """Whether `products` computes this one."""
     rows = x.numel() // x.shape[-1]
     return (
         0 < rows <= MOST_ROWS
         and len(weight) > 1
-        and shape[1] % _PIECE == 0
-        and block_size % _BLOCK == 0
-        and shape[1] % block_size == 0
+        and in_features % _PIECE == 0
+        and block_size in _BLOCKS
+        and in_features % block_size == 0
         and _computes(x)
     )
 
 
-def product(
-    x: Tensor,
-    weight: Sequence[Tensor],
-    block_size: int,
-    quant_type: str,
-    shape: Sequence[int],
-    bias: Tensor | None,
-    low_rank: Tensor | None,
-    lora_b: Tensor | None,
-) -> Tensor:
-    """See `qlora_kernels.linear.linear_4bit`. Values of codes are rounded to x's dtype, sums are float32."""
+def products(x: Tensor, factors: Sequence[Factor], block_size: int, quant_type: str) -> list[Tensor]:
+    """x [..., in_features] times each, see `qlora_kernels.linear.linear_4bit`; at most MOST_WEIGHTS.
+
+    Values of codes are rounded to x's dtype, sums are float32. Scales are all quantized by one code, or none.
+    """
     rows = x.reshape(-1, x.shape[-1]).contiguous()
-    out = x.new_empty(len(rows), shape[0])
-    packed, absmax, *nested = weight
-    tiles = math.ceil(shape[0] / _TILE)
-    processors = _processors(x.device)
-    warps = 16 if tiles <= 2 * processors or shape[1] >= _LONG else 8
-    kernel = _compiled("few_rows", len(rows), warps, bool(nested), x.dtype == torch.float16, x.device.index)
-    rank = 0 if low_rank is None else low_rank.shape[-1]
-    unread = absmax  # stands where nothing is read
-    kernel(
-        grid=(min(tiles, processors * 32 // warps), 1, 1),
-        block=(warps * _LANES, 1, 1),
-        args=[
-            packed,
-            absmax,
-            *(nested or [unread] * 3),
-            four_bit_code(quant_type, x.device),
-            rows,
-            unread if bias is None else bias,
-            unread if low_rank is None else low_rank.contiguous(),
-            unread if lora_b is None else lora_b.float().contiguous(),
-            out,
-            shape[0],
-            shape[1],
-            block_size,
-            int(bias is not None),
-            rank,
-        ],
+    outs = [x.new_empty(len(rows), factor.out_features) for factor in factors]
+    given = _Given(rows, factors, outs)
+    launch = _launch(x.device)
+    nested = len(factors[0].tensors) > 2
+    defined = {
+        "TOKENS": len(rows),
+        "WARPS": launch.warps,
+        "BLOCKS": launch.blocks,
+        "WEIGHTS": len(factors),
+        "BLOCK_BITS": block_size.bit_length() - 1,
+        "COLUMNS": rows.shape[1],
+        "WHOLE": int(all(factor.out_features % _TILE == 0 for factor in factors)),
+        "NESTED": int(nested),
+        "TABLE_AT": _table_at(x.device.index),
+    }
+    shared_bytes = _TABLE_BYTES + 2 * launch.warps * _TILE * len(rows) * 4
+    kernel = _compiled("few_rows", x.dtype, x.device.index, shared_bytes, **defined)
+    tiles = sum(math.ceil(factor.out_features / _TILE) for factor in factors)
+    code = factors[0].tensors[3 if nested else 1]  # where none is read, anything
+    kernel.start(
+        (min(tiles, launch.processors * launch.blocks), 1),
+        launch.warps * _LANES,
+        [given.weights, four_bit_code(quant_type, x.device), code, rows, _progress(x.device)],
     )
-    return out.view(*x.shape[:-1], shape[0])
+    return [out.view(*x.shape[:-1], -1) for out in outs]
 
 
 def takes_low_rank(x: Tensor, lora_a: Tensor) -> bool:
@@ -93,16 +118,87 @@ def takes_low_rank(x: Tensor, lora_a: Tensor) -> bool:
 def low_rank(x: Tensor, lora_a: Tensor, scaling: float) -> Tensor:
     """See `qlora_kernels.linear.low_rank_product`. Sums are float32."""
     rows = x.reshape(-1, x.shape[-1]).contiguous()
-    rank, columns = lora_a.shape
-    out = x.new_empty(len(rows), rank)
-    is_half = x.dtype == torch.float16
-    kernel = _compiled("low_rank_of", 1, _LOW_RANK_WARPS, False, is_half, x.device.index)
-    kernel(
-        grid=(rank, len(rows), 1),
-        block=(_LOW_RANK_WARPS * _LANES, 1, 1),
-        args=[rows, lora_a.contiguous(), out, float(scaling), columns, rank],
+    given = _Given(rows, [Factor((), 0, lora_a=lora_a, scaling=scaling)], [None])
+    defined = _PLAIN | {"TOKENS": len(rows), "COLUMNS": rows.shape[1]}
+    kernel = _compiled("low_ranks", x.dtype, x.device.index, 0, **defined)
+    kernel.start((len(lora_a), 1), _PLAIN["WARPS"] * _LANES, [given.weights, rows])
+    (made,) = given.low_ranks
+    return made.view(*x.shape[:-1], len(lora_a))
+
+
+class _Given:
+    """What the kernels read and write, as they take it.
+
+    weights:   of ctypes, one for each factor
+    low_ranks: [rows, r] of each factor that has a lora_a
+    """
+
+    def __init__(self, rows: Tensor, factors: Sequence[Factor], outs: Sequence[Tensor | None]) -> None:
+        self._rows = rows
+        self._held: list[Tensor] = []
+        self.low_ranks: list[Tensor] = []
+        self.weights = (_Weight * len(factors))(*map(self._weight, factors, outs))
+
+    def _weight(self, factor: Factor, out: Tensor | None) -> _Weight:
+        packed, absmax, scale, _, offset = [*factor.tensors, *[None] * 5][:5]
+        low_rank = factor.low_rank
+        if factor.lora_a is not None:
+            low_rank = self._rows.new_empty(len(self._rows), len(factor.lora_a))
+            self.low_ranks.append(low_rank)
+        rank = 0 if low_rank is None else low_rank.shape[-1]
+        lora_a, lora_b = (None if part is None else part.float() for part in (factor.lora_a, factor.lora_b))
+        in_order = (packed, absmax, scale, offset, factor.bias, lora_a, lora_b, low_rank, out)
+        return _Weight(*map(self._place, in_order), factor.out_features, rank, factor.scaling)
+
+    def _place(self, tensor: Tensor | None) -> int | None:
+        if tensor is None:
+            return None
+        held = tensor.contiguous()
+        self._held.append(held)  # a copy would be gone before the kernel has read it
+        return held.data_ptr()
+
+
+class _Weight(ctypes.Structure):
+    """`Weight` of few_rows.cu."""
+
+    _fields_ = (
+        ("packed", ctypes.c_void_p),
+        ("absmax", ctypes.c_void_p),
+        ("absmax_scale", ctypes.c_void_p),
+        ("absmax_offset", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("lora_a", ctypes.c_void_p),
+        ("lora_b", ctypes.c_void_p),
+        ("low_rank", ctypes.c_void_p),
+        ("y", ctypes.c_void_p),
+        ("n", ctypes.c_int),
+        ("rank", ctypes.c_int),
+        ("scaling", ctypes.c_float),
+        ("unused", ctypes.c_int),
     )
-    return out.view(*x.shape[:-1], rank)
+
+
+@dataclass(frozen=True)
+class _Launch:
+    """warps of a block of threads, blocks that a processor holds, processors of the card"""
+
+    warps: int
+    blocks: int
+    processors: int
+
+
+@cache
+def _launch(device: torch.device) -> _Launch:
+    """Two blocks a processor where their tables fit: one multiplies while the other sums up."""
+    found = torch.cuda.get_device_properties(device)
+    two = found.shared_memory_per_multiprocessor >= 2 * _SHARED_BYTES
+    return _Launch(16 if two else 32, 2 if two else 1, found.multi_processor_count)
+
+
+@cache
+def _progress(device: torch.device) -> Tensor:
+    """`Progress` of few_rows.cu. One for a card: no two of these kernels run side by side on it."""
+    return torch.zeros(2, dtype=torch.int32, device=device)
 
 
 def _computes(x: Tensor) -> bool:
@@ -115,7 +211,7 @@ def _can_compile(device: int) -> bool:
     if torch.version.hip or torch.cuda.get_device_capability(device) < (8, 0):
         return False
     try:
-        _compiled("low_rank_of", 1, _LOW_RANK_WARPS, False, False, device)
+        _table_at(device)
     except (RuntimeError, OSError, ImportError, AttributeError, ValueError) as error:
         _log.warning("Replies are written by the plain products: %s: %s", type(error).__name__, error)
         return False
@@ -123,22 +219,15 @@ def _can_compile(device: int) -> bool:
 
 
 @cache
-def _compiled(
-    name: str, tokens: int, warps: int, nested: bool, is_half: bool, device: int
-) -> Callable[..., Any]:
-    defined = {"TOKENS": tokens, "WARPS": warps}
-    if nested:
-        defined["NESTED"] = 1
-    if is_half:
-        defined["HALF"] = 1
-    source = "".join(f"#define {key} {value}\n" for key, value in defined.items())
-    with torch.cuda.device(device):
-        kernel: Callable[..., Any] = torch.cuda._compile_kernel(
-            source + Path(__file__).with_name("few_rows.cu").read_text("utf-8"), name
-        )
-    return kernel
+def _table_at(device: int) -> int:
+    """Where few_rows.cu's table lies in a block's shared memory: a number that depends on the card."""
+    place = torch.zeros(1, dtype=torch.int32, device=torch.device("cuda", device))
+    _compiled("table_place", torch.bfloat16, device, _TABLE_BYTES, **_PLAIN).start((1, 1), _LANES, [place])
+    return int(place)
 
 
 @cache
-def _processors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count
+def _compiled(name: str, dtype: torch.dtype, device: int, shared_bytes: int, **defined: int) -> Kernel:
+    if dtype == torch.float16:
+        defined["HALF"] = 1
+    return Kernel("few_rows.cu", name, defined, device, shared_bytes=shared_bytes)
