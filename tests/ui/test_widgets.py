@@ -6,7 +6,15 @@ import pytest
 from PySide6.QtCore import QPoint, QPointF, Qt
 from PySide6.QtGui import QFont
 from PySide6.QtTest import QTest
-from PySide6.QtWidgets import QHBoxLayout, QLabel, QScrollArea, QSizePolicy, QVBoxLayout, QWidget
+from PySide6.QtWidgets import (
+    QHBoxLayout,
+    QLabel,
+    QScrollArea,
+    QSizePolicy,
+    QStyleOptionComboBox,
+    QVBoxLayout,
+    QWidget,
+)
 
 from qlora_studio.ui.dress import Dress
 from qlora_studio.ui.theme import Tone, theme
@@ -31,6 +39,7 @@ from qlora_studio.ui.widgets import (
     Slider,
     StackedBar,
     Switch,
+    TextBox,
     ToastCorner,
     plain_tooltip,
 )
@@ -164,6 +173,34 @@ def test_a_changed_setting_shows_its_default_and_the_way_back(qtbot):
     with qtbot.waitSignal(row.reset):
         qtbot.mouseClick(arrow, Qt.MouseButton.LeftButton)
     assert arrow.accessibleName() == "Rank: back to 64"
+
+
+@pytest.mark.parametrize(("width", "said"), [(400, "default From the content"), (150, "default"), (70, "")])
+def test_a_default_is_said_whole_or_not_at_all(qtbot, width, said):
+    page = QWidget()
+    qtbot.addWidget(page)
+    field = TextBox(name="encoding", label="Encoding")
+    row = FormRow("Encoding", field, key_name="reset", parent=page)
+    page.show()
+    row.set_changed("From the content")
+    row.resize(width, 60)
+    arrow = row.findChild(QWidget, "reset")
+    assert (arrow.text(), arrow.toolTip()) == (said, "Back to From the content")
+
+
+def test_a_choice_that_is_told_by_its_beginning_keeps_it(qtbot):
+    box = ChoiceBox(
+        [("windows-1250", "Windows-1250, Central Europe")],
+        name="encoding",
+        label="Encoding",
+        elide=Qt.TextElideMode.ElideRight,
+    )
+    qtbot.addWidget(box)
+    box.resize(140, 32)
+    option = QStyleOptionComboBox()
+    box.initStyleOption(option)
+    elided = box._elided(option)
+    assert elided.startswith("Windows-1250") and elided.endswith("…")
 
 
 def test_a_problem_stands_under_its_field(qtbot):

@@ -23,7 +23,12 @@ class EncodingPick(QWidget):
 
     def __init__(self, likely: str = "", name: str = "data_encoding_pick", *, small: bool = False) -> None:
         super().__init__()
-        self._box = ChoiceBox(list(ENCODING_WORDS.items())[1:], name=name, label="Encoding of the file")
+        self._box = ChoiceBox(
+            list(ENCODING_WORDS.items())[1:],
+            name=name,
+            label="Encoding of the file",
+            elide=Qt.TextElideMode.ElideRight,  # its number tells it from others
+        )
         self._read = SecondaryButton("Read again", "refresh-cw", small=small, name=f"{name}_read")
         self._proposed = likely
         self._box.set_value(likely)

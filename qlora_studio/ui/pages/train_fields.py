@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from PySide6.QtCore import QEvent, QObject, Signal
+from PySide6.QtCore import QEvent, QObject, Qt, Signal
 from PySide6.QtWidgets import QCheckBox, QHBoxLayout, QWidget
 
 from qlora_studio.config.setting import Field
@@ -16,7 +16,7 @@ from qlora_studio.ui.widgets import ChoiceBox, FormRow, TextBox, TypedNumber, se
 from qlora_studio.ui.widgets.fields import ResetButton
 
 CHOOSE, CHOSEN = "choose", "chosen"  # entries of a list that are no value of the setting
-LONGEST_DEFAULT = 10  # characters of a default that stands beside its label
+ENCODINGS = ("data.encoding", "data.validation_encoding")
 HELD_OUT = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2)
 
 
@@ -55,7 +55,7 @@ class SettingField(QObject):
             self._show(value)
         default = self._draft.default(self.key)
         same = value == default and not refusal
-        self.row.set_changed(None if same else _beginning(in_words(self._field, default)))
+        self.row.set_changed(None if same else in_words(self._field, default))
         self.row.set_problem(self._problem or refusal)
 
     def show_problem(self, words: str) -> None:
@@ -114,7 +114,8 @@ class SettingField(QObject):
         return box, box.setValue
 
     def _choice(self, name: str, choices: list[tuple[str, str]]) -> tuple[QWidget, Callable[[Any], None]]:
-        box = ChoiceBox(choices, name=name, label=self._field.setting.label)
+        elide = Qt.TextElideMode.ElideRight if self.key in ENCODINGS else Qt.TextElideMode.ElideMiddle
+        box = ChoiceBox(choices, name=name, label=self._field.setting.label, elide=elide)
         box.chosen.connect(self._set)
         return box, box.set_value
 
@@ -248,13 +249,6 @@ def in_words(field: Field, value: Any) -> str:
     if field.key == "data.validation":
         return f"{value * 100:g}{THIN}%" if value else "none"
     return f"{value:,}" if isinstance(value, int | float) else str(value)
-
-
-def _beginning(words: str) -> str:
-    """Whole words that have room beside a label: "Paged" of "Paged AdamW 32-bit"."""
-    while len(words) > LONGEST_DEFAULT and " " in words:
-        words = words.rpartition(" ")[0].rstrip(",")
-    return words
 
 
 def small_number(value: float) -> str:

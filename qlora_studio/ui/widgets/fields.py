@@ -102,10 +102,17 @@ class ChoiceBox(QComboBox):
     chosen = Signal(str)
 
     def __init__(
-        self, choices: Sequence[tuple[str, str]], *, name: str, label: str, parent: QWidget | None = None
+        self,
+        choices: Sequence[tuple[str, str]],
+        *,
+        name: str,
+        label: str,
+        elide: Qt.TextElideMode = Qt.TextElideMode.ElideMiddle,
+        parent: QWidget | None = None,
     ) -> None:
-        """choices: value and words, in order."""
+        """choices: value and words, in order; elide: what is left out of one that is longer than the box."""
         super().__init__(parent)
+        self._elide = elide
         self._shown_whole = ""  # the tooltip that says an elided choice
         self.setObjectName(name)
         self.setAccessibleName(label)
@@ -117,7 +124,7 @@ class ChoiceBox(QComboBox):
         self.currentTextChanged.connect(self._mark_elided)
 
     def paintEvent(self, event: QPaintEvent) -> None:
-        """A choice that is longer than the box has its middle left out."""
+        """A choice that is longer than the box has a part left out."""
         painter, option = QStylePainter(self), QStyleOptionComboBox()
         self.initStyleOption(option)
         painter.drawComplexControl(QStyle.ComplexControl.CC_ComboBox, option)
@@ -140,9 +147,7 @@ class ChoiceBox(QComboBox):
         self._mark_elided()
 
     def _elided(self, option: QStyleOptionComboBox) -> str:
-        return self.fontMetrics().elidedText(
-            self.currentText(), Qt.TextElideMode.ElideMiddle, self._room(option)
-        )
+        return self.fontMetrics().elidedText(self.currentText(), self._elide, self._room(option))
 
     def _room(self, option: QStyleOptionComboBox) -> int:
         """px for the words."""
@@ -233,7 +238,8 @@ class SearchBox(TextBox):
 
 
 class FormRow(QWidget):
-    """A label above its field. `set_changed` shows "default x" and a reset arrow beside the label.
+    """A label above its field. `set_changed` shows "default x" and a reset arrow beside the label: as much of
+    it as has room, and no cut words.
 
     reset:   the person wants the default back
     problem: what is wrong with the value stands under the field
@@ -294,10 +300,11 @@ class FormRow(QWidget):
     def _fit_reset(self) -> None:
         if not self._default:
             return
-        self._reset.setText(f"default {self._default}")
         room = self.width() - self.label.sizeHint().width() - theme().px(_GAP)
-        if self._reset.sizeHint().width() > room:
-            self._reset.setText("")
+        for words in (f"default {self._default}", "default", ""):
+            self._reset.setText(words)
+            if self._reset.sizeHint().width() <= room:
+                break
         self._reset.setAccessibleName(f"{self.label.text()}: back to {self._default}")
 
     def set_problem(self, text: str) -> None:
