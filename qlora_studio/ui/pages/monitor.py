@@ -36,7 +36,8 @@ from qlora_studio.ui.widgets.allowed import allow
 
 _DOING_ICONS = {Doing.SAVING: "save", Doing.PAUSING: "pause", Doing.STOPPING: "square"}
 _ENDING = (Doing.PAUSING, Doing.STOPPING)
-TAGS_FROM, SAVE_FROM = 900, 720  # px of the page at 100 %: narrower, and the title line has no room for them
+# px of the page at 100 %: narrower, and the title line has no room for them (Evaluate: beside Resume)
+TAGS_FROM, SAVE_FROM, EVALUATE_FROM = 900, 720, 520
 EVALUATE_TIP = "How base model and adapter do on a file (E)"
 _SHIFTED = 50  # steps that Shift and an arrow move the crosshair
 
@@ -299,6 +300,7 @@ class MonitorPage(Page):
         self._numbers.fit(self.width() - 2 * theme().px(theme().size.page_margin[0]))
         self._tag_area.setVisible(self.width() >= theme().px(TAGS_FROM))
         self._show_buttons()
+        self._show_evaluations()
 
     def showEvent(self, event: QShowEvent) -> None:
         super().showEvent(event)
@@ -400,7 +402,8 @@ class MonitorPage(Page):
         run = self._state.run
         if run is not self.app.evaluation.run:
             self.app.evaluation.look_at(run)
-        self._evaluate.setVisible(run is not None and not self._state.live)
+        roomy = self.width() >= theme().px(EVALUATE_FROM) or self._pause.isHidden()
+        self._evaluate.setVisible(run is not None and not self._state.live and roomy)
 
     def _show_banner(self) -> None:
         """Renewed where it says or offers something else; one that was put away stays away until then."""
