@@ -24,7 +24,7 @@ from qlora_studio.config.toml_file import (
 from qlora_studio.errors import StudioError
 from qlora_studio.protocol import commands, events, reading
 
-STOPPED = 130  # exit status of a run that the user stopped; it was saved
+STOPPED = 130  # exit status of a run that the user stopped before its last step; it was saved
 
 
 def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -111,7 +111,7 @@ def follow_run(engine: Engine, folder: Path, told: Told, as_json: bool) -> tuple
             elif not as_json:
                 lines.tell(event)
             if isinstance(event, events.RunFinished):
-                return (STOPPED if stopped() else 0), event
+                return (STOPPED if stopped() and event.state != "finished" else 0), event
             if isinstance(event, events.RunFailed):
                 raise ToldError(event.error.message, event.error.hint, told=as_json)
     raise AssertionError("events() ends by raising")

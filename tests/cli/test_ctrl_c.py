@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +11,8 @@ import pytest
 
 from qlora_studio import __main__
 from qlora_studio.cli import children
+from qlora_studio.cli.output import Told
+from qlora_studio.cli.training import follow_run
 from qlora_studio.config.run_config import DataConfig
 from qlora_studio.protocol import commands, events, reading
 
@@ -64,6 +68,21 @@ def test_an_engine_is_given_the_time_that_saving_takes(
         engine.say(command)
 
     assert child.waited == [patience_s, None]
+
+
+@pytest.mark.parametrize(("state", "status"), [("finished", 0), ("stopped", 130)])
+def test_a_run_that_finished_all_the_same_is_a_success(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, state: str, status: int
+) -> None:
+    class Running(Ending):
+        def heard(self) -> Iterator[events.EngineEvent]:
+            yield from super().heard()
+            os.kill(os.getpid(), signal.SIGINT)
+            yield events.RunFinished(run=str(tmp_path), step=30, adapter=None, state=state)
+
+    monkeypatch.setattr(children, "start_engine", Running)
+    with children.Engine() as engine:
+        assert follow_run(engine, tmp_path, Told(quiet=True), as_json=False)[0] == status
 
 
 def test_an_import_that_is_interrupted_leaves_nothing_half_made(
