@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from PySide6.QtCore import Qt, QUrl
 from PySide6.QtGui import QDesktopServices
@@ -12,6 +13,7 @@ from PySide6.QtWidgets import QApplication, QFileDialog
 from qlora_studio.protocol import commands, events, reading
 from qlora_studio.protocol.events import Problem
 from qlora_studio.runs.checkpoints import save_checkpoint
+from qlora_studio.runs.run_state import read_state, write_state
 from qlora_studio.ui.pages.export import ExportPage
 from tests.state.reports import CHECKED_ADAPTER, chat_encoded, model_report
 from tests.ui.example_runs import Example, make_run
@@ -102,6 +104,16 @@ def test_a_checkpoint_is_chosen_from_the_list_the_best_one_named(page, app, runs
     box.setCurrentIndex(1)
     box.activated.emit(1)
     assert app.export.checkpoint == 10
+
+
+def test_a_run_that_was_stopped_is_not_called_finished(page, app, runs, qtbot):
+    was = read_state(runs[0]).state
+    write_state(runs[0], msgspec.structs.replace(was, state="stopped"))
+    save_checkpoint(runs[0], 10, lambda staging: (staging / "trainer.json").write_bytes(b"{}"))
+    app.export.refresh()
+    box = found(page, "export_checkpoint")
+    qtbot.waitUntil(lambda: box.isVisible())
+    assert box.itemText(0) == "step 20, stopped, best evaluation"
 
 
 def test_merged_is_chosen_and_its_folder_follows(page, qtbot):

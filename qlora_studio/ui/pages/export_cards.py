@@ -328,13 +328,13 @@ def _about(run: Run) -> str:
 
 
 def _checkpoints(source: Source) -> list[tuple[str, str]]:
-    """The finished adapter first, then the newest."""
-    best = source.run.state.best_step
+    """The adapter of the run's end first, then the newest."""
+    best, ended = source.run.state.best_step, source.run.state.state
     steps: list[int | None] = [None, *sorted(source.checkpoints, reverse=True)]
     choices = []
     for step in steps:
         at = source.run.state.step if step is None else step
-        words = f"step {at:,}{', finished' if step is None else ''}"
+        words = f"step {at:,}{f', {ended}' if step is None else ''}"
         value = "" if step is None else str(step)
         choices.append((value, f"{words}, best evaluation" if at == best else words))
     return choices
