@@ -16,6 +16,7 @@ from qlora_studio.data.column_records import (
     readable_columns,
     records_of,
 )
+from qlora_studio.data.container import begins_as_json
 from qlora_studio.data.record import Record
 from qlora_studio.data.source_file import SourceFile
 from qlora_studio.errors import StudioError
@@ -31,7 +32,7 @@ def is_arrow(source: SourceFile) -> bool:
     head = source.read(0, 8)
     in_stream = head[:4] == _MESSAGE and 0 < int.from_bytes(head[4:], "little") < _SCHEMA_BYTES
     begins = head == _FILE_MAGIC or in_stream
-    if source.size and not begins and source.path.suffix.lower() == ".arrow":
+    if source.size and not begins and source.path.suffix.lower() == ".arrow" and not begins_as_json(source):
         raise StudioError(
             f"{source.name} is not Arrow, though its name says so.", hint="Copy or download it again."
         )

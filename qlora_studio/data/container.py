@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from qlora_studio.data.csv_header import delimiter_of, has_usual_header
+from qlora_studio.data.csv_header import delimiter_of, has_usual_header, told_delimiter
 from qlora_studio.data.file_names import (
     COMPRESSED_SUFFIXES,
     CSV_SUFFIXES,
@@ -28,10 +29,11 @@ _TRIED_LINES = 20
 _BLANK = b" \t\r\n"
 _LIST = re.compile(rb"\[\s*[\]{]")
 _OBJECT = re.compile(rb'\{\s*"[^"\\]*"\s*:')
-_WRAPPED = re.compile(
-    rb'\{\s*(?:"[^"\\]*"\s*:\s*(?:"[^"\\]*"|[0-9.]+|true|false|null)\s*,\s*){0,20}'
-    rb'"(?:data|rows|train|examples|items|records|dataset|samples|entries)"\s*:\s*(?=\[\s*[{\]])'
-)
+_FIRST_KEY = re.compile(r'\{\s*"([^"\\]*)"\s*:\s*')
+_NEXT_KEY = re.compile(r'\s*,\s*"([^"\\]*)"\s*:\s*')
+_MOST_KEYS = 20
+_ROWS = re.compile(r"\[\s*[{\]]")
+_LISTS = {"data", "rows", "train", "examples", "items", "records", "dataset", "samples", "entries"}
 _BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)[ \t]*+(?:\r\n|\n|\r)")
 
 
@@ -59,11 +61,16 @@ def is_parquet(source: SourceFile) -> bool:
             f"{source.name} begins as Parquet but is cut off: its end is missing.",
             hint="Copy or download it again.",
         )
-    if source.size and not begins and source.path.suffix.lower() == ".parquet":
+    if source.size and not begins and source.path.suffix.lower() == ".parquet" and not begins_as_json(source):
         raise StudioError(
             f"{source.name} is not Parquet, though its name says so.", hint="Copy or download it again."
         )
     return begins
+
+
+def begins_as_json(source: SourceFile) -> bool:
+    """Whether it can't be a file of columns, whatever its name says."""
+    return source.read(0, 1) in (b"{", b"[")
 
 
 def container_of(text: TextFile) -> Container:
@@ -77,17 +84,19 @@ def container_of(text: TextFile) -> Container:
         raise StudioError(f"{text.name} is empty.", hint="Choose a file with rows in it.")
     offset = text.start + len(head) - len(content)
     named_json = suffix in JSON_SUFFIXES
-    if _LIST.match(content) or (named_json and content[:1] == b"["):
+    if (_LIST.match(content) or (named_json and content[:1] == b"[")) and not _lists_line_by_line(content):
         return Container("a JSON list", array_at=offset)
     if json := _json_objects(content, offset, named_json, whole):
         return json
-    if named_json:
+    if named_json and not has_usual_header(content):
         alone = whole and _is_value(content)
         raise StudioError(
             f"{text.name} {'holds one value, no rows' if alone else 'is not JSON, though its name says so'}.",
             hint="A JSON file holds one list of objects, or one object a line.",
         )
     if suffix in CSV_SUFFIXES or has_usual_header(content):
+        if told := told_delimiter(content):
+            return Container("CSV", delimiter=told)
         usual = "\t" if suffix == ".tsv" else ","
         return Container("CSV", delimiter=delimiter_of(content, whole=whole, otherwise=usual))
     return Container("text", paragraphs=bool(_BLANK_LINE.search(content.rstrip(_BLANK))))
@@ -117,10 +126,13 @@ def _json_objects(content: bytes, offset: int, named_json: bool, whole: bool) ->
     """Objects a line, in a list within an object, or one behind the other; None where there are none."""
     lines = [line for line in content.splitlines() if line.strip(_BLANK)][:_TRIED_LINES]
     first_is_whole = _is_json(lines[0], named_json)
-    wrapped = _WRAPPED.match(content)
-    if wrapped and not (first_is_whole and len(lines) > 1):
-        return Container("a JSON list", array_at=offset + wrapped.end())
-    if first_is_whole or (named_json and any(_is_json(line, named_json) for line in lines)):
+    if not (first_is_whole and len(lines) > 1) and (list_at := _list_within(content)):
+        return Container("a JSON list", array_at=offset + list_at)
+    if (
+        first_is_whole
+        or _lists_line_by_line(content)
+        or (named_json and any(_is_json(line, named_json) for line in lines))
+    ):
         return Container("JSON lines")
     if not _OBJECT.match(content):
         return None
@@ -129,9 +141,42 @@ def _json_objects(content: bytes, offset: int, named_json: bool, whole: bool) ->
     return Container("JSON objects", array_at=offset)
 
 
+def _lists_line_by_line(content: bytes) -> bool:
+    """Whether the first two lines are a list of objects each, as chats without a name for it are."""
+    lines = [line for line in content[:HEAD_BYTES].splitlines() if line.strip(_BLANK)][:2]
+    return len(lines) == 2 and all(map(_is_list_of_objects, lines))
+
+
+def _list_within(content: bytes) -> int | None:
+    """Where the list of rows of an object begins, behind what else it says; None where it has none."""
+    text = content.decode("utf-8", "ignore")  # the head may end within a letter
+    decoder = json.JSONDecoder()
+    names: list[str] = []
+    found = _FIRST_KEY.match(text)
+    while found and len(names) < _MOST_KEYS:
+        lmflow = found[1] == "instances" and names == ["type"]
+        if _ROWS.match(text, found.end()):
+            return len(text[: found.end()].encode()) if found[1] in _LISTS or lmflow else None
+        try:
+            _, end = decoder.raw_decode(text, found.end())
+        except (ValueError, RecursionError):
+            return None
+        names.append(found[1])
+        found = _NEXT_KEY.match(text, end)
+    return None
+
+
 def _is_value(content: bytes) -> bool:
     """null, a number or a truth value: JSON, but nothing to learn."""
     return re.fullmatch(rb"null|true|false|-?[0-9][0-9.eE+-]*", content.rstrip(_BLANK)) is not None
+
+
+def _is_list_of_objects(line: bytes) -> bool:
+    try:
+        value = parse_json(line)
+        return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
+    except (JsonError, UnicodeDecodeError):
+        return False
 
 
 def _is_json(line: bytes, named_json: bool) -> bool:

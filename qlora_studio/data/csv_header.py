@@ -21,11 +21,22 @@ _NUMBERED = re.compile(r"column [1-9]\d{0,2}")
 def has_usual_header(head: bytes) -> bool:
     """Whether the first line names at least two columns that data sets usually have."""
     line = next(iter(head.splitlines()), b"").decode("utf-8", "ignore")
+    if told_delimiter(head):
+        return True
     for delimiter in DELIMITERS:
         cells = [cell.strip().strip('"').lower() for cell in line.split(delimiter)]
         if sum(cell in _USUAL_NAMES for cell in cells) >= 2:
             return True
     return False
+
+
+_SEPARATOR_LINE = re.compile(rb'"?sep=([,;|\t])"?(?:\r\n|\n|\r)', re.IGNORECASE)
+
+
+def told_delimiter(text: bytes) -> str:
+    """What a first line such as `sep=;` says, which is for Excel and no row; empty where there is none."""
+    found = _SEPARATOR_LINE.match(text)
+    return found[1].decode() if found else ""
 
 
 def is_header(cells: Sequence[str]) -> bool:

@@ -6,7 +6,7 @@ import csv
 from collections import deque
 from collections.abc import Iterator
 
-from qlora_studio.data.csv_header import is_header, numbered_columns
+from qlora_studio.data.csv_header import is_header, numbered_columns, told_delimiter
 from qlora_studio.data.limits import MAX_COLUMNS, MAX_ROW_BYTES
 from qlora_studio.data.lines import Line, numbered_lines
 from qlora_studio.data.record import Place, Record, RecordError, named
@@ -51,11 +51,11 @@ class CsvTable:
                 yield Record(cells, place)
             elif place.size > MAX_ROW_BYTES:
                 yield Record(RecordError(f"longer than {MAX_ROW_BYTES / 1e6:.0f} MB"), place)
-            elif len(cells) != len(self.columns):
+            elif len(cells) < len(self.columns) or any(cells[len(self.columns) :]):
                 counts = f"{_cells(len(cells))}, where the first row has {len(self.columns)}"
                 yield Record(RecordError(counts), place)
             else:
-                yield Record(dict(zip(self.columns, cells, strict=True)), place)
+                yield Record(dict(zip(self.columns, cells, strict=False)), place)  # empty cells behind it too
 
     def _rows_of(self, delimiter: str) -> Iterator[tuple[list[str] | RecordError, Place]]:
         return iter(_Rows(self._text, delimiter))
@@ -63,6 +63,8 @@ class CsvTable:
 
 def _names(cells: list[str], text: TextFile) -> list[str]:
     names = [cell.strip() for cell in cells]
+    if names.count("") > 1:  # as a table program leaves them behind the last column
+        names = [name or f"column {number}" for number, name in enumerate(names, start=1)]
     doubled = {name for name in names if names.count(name) > 1}
     if doubled:
         raise StudioError(
@@ -110,6 +112,8 @@ class _Rows:
 
     def _lines(self) -> Iterator[str]:
         while taken := self._again.popleft() if self._again else next(self._raw, None):
+            if taken.offset == self._text.start and told_delimiter(taken.text):
+                continue
             self._taken.append(taken)
             yield decoded(taken.text, self._text, taken.number)
 

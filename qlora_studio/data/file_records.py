@@ -13,7 +13,7 @@ from qlora_studio.data.csv_records import CsvTable
 from qlora_studio.data.json_records import JsonText, json_elements, json_lines
 from qlora_studio.data.limits import MAX_ROW_BYTES
 from qlora_studio.data.lines import LineChunk, count_line_ends, line_chunks
-from qlora_studio.data.record import Place, Record, RecordError
+from qlora_studio.data.record import Place, Record, RecordError, chat_of
 from qlora_studio.data.source_file import SourceFile
 from qlora_studio.data.strict_json import JsonError, parse_json
 from qlora_studio.data.text_file import TextFile, as_text, not_utf_8
@@ -174,7 +174,7 @@ def _value(raw: bytes, text: TextFile, line: int) -> Any:
     if not raw.strip():
         return RecordError("not valid JSON: a comma too many")
     try:
-        return parse_json(raw)
+        return chat_of(parse_json(raw))
     except JsonError as error:
         return RecordError(str(error))
     except UnicodeDecodeError as error:

@@ -22,7 +22,15 @@ from qlora_studio.data.limits import LISTED_LINES, MAX_RECORD_CHARACTERS, MAX_RO
 from qlora_studio.data.lines import LineChunk
 from qlora_studio.data.message_trees import read_trees
 from qlora_studio.data.plain_chats import PlainChats, PlainChatsReader, may_be_plain
-from qlora_studio.data.record import Conversation, Place, Record, RecordError, SpellingNeededError, spelled
+from qlora_studio.data.record import (
+    Conversation,
+    Place,
+    Record,
+    RecordError,
+    SpellingNeededError,
+    chat_of,
+    spelled,
+)
 from qlora_studio.data.row_digest import digest_of
 from qlora_studio.data.row_table import batch_of_plain_chats
 from qlora_studio.data.rows_writer import RowsWriter
@@ -209,7 +217,7 @@ def _conversations(record: Record, convert: Convert) -> Sequence[Conversation]:
     try:
         conversations = convert(record.value)
     except SpellingNeededError:
-        value = spelled(record.value) if record.json is None else parse_spelled(record.json)
+        value = spelled(record.value) if record.json is None else chat_of(parse_spelled(record.json))
         conversations = convert(value)
     if any(conversation.characters > MAX_ROW_BYTES for conversation in conversations):
         raise RecordError(f"longer than {MAX_ROW_BYTES / 1e6:.0f} MB")

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from qlora_studio.data.limits import MAX_ROW_BYTES
 from qlora_studio.data.lines import count_line_ends, numbered_lines
+from qlora_studio.data.record import named
+from qlora_studio.data.strict_json import JsonError, parse_json
 from qlora_studio.data.text_file import TextFile
 from qlora_studio.errors import StudioError
 
@@ -39,11 +41,7 @@ def json_elements(text: TextFile, array_at: int) -> Iterator[JsonText]:
 # A whole string | a mark | the beginning of a string that goes on in the next chunk
 _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|([\[\]{},])|(")', re.DOTALL)
 _SPACE = re.compile(rb"[ \t\r\n]*+")
-_END_OF_OBJECT = (
-    re.compile(  # other keys may follow a list within an object, but no list: its rows would be lost
-        rb'\s*(?:,\s*"[^"\\]*"\s*:\s*(?:"[^"\\]*"|[-+.0-9eE]+|true|false|null)\s*)*\}'
-    )
-)
+_PARTS = {"test", "validation", "valid", "val", "dev", "eval", "evaluation"}  # beside "train"
 _DEEPEST = 1_000  # far over what makes a row unusable; here to end a file of brackets
 _LONGEST_ELEMENT = 2 * MAX_ROW_BYTES  # behind it a quote was surely never closed
 
@@ -158,9 +156,23 @@ class _ElementScanner:
             rest = chunk.strip()
         if not self._in_array and rest:
             self._take(len(self._buffer), len(self._buffer))
-        elif rest and not (self._nested and _END_OF_OBJECT.fullmatch(rest)):
+        elif rest and not (self._nested and self._ends_the_object(rest)):
             raise StudioError(
                 f"{self._text.name}: something follows the end of the list, near line "
                 f"{self._line_in_hand():,}.",
                 hint="A JSON file holds one list of objects, or one object a line.",
             )
+
+    def _ends_the_object(self, rest: bytes) -> bool:
+        """Whether other keys follow, without rows. Raises: StudioError where one has some: they'd be lost."""
+        try:
+            others = parse_json(b'{"":0' + rest)
+        except (JsonError, UnicodeDecodeError):
+            return False
+        for name, value in others.items():
+            if isinstance(value, list) and value and (name in _PARTS or isinstance(value[0], dict)):
+                raise StudioError(
+                    f"{self._text.name} holds several lists of rows; {named(name)} is the second.",
+                    hint="Save each list in a file of its own.",
+                )
+        return True

@@ -53,9 +53,13 @@ def find_layout(
     fitting = [found for found in candidates(rows) if format in ("auto", found.format)]
     if not fitting and format != "auto" and (columns := complete(rows, format, {})):
         fitting = [Candidate(format, columns, "The format was chosen by hand.")]
+    if not fitting and _is_by_columns(records):
+        raise _by_columns(where)
     if not fitting:
         raise _unknown(rows, format, where)
     held = [_held(records, Layout(found.format, found.map, all_answers)) for found in fitting]
+    if not any(held) and _is_by_columns(records):
+        raise _by_columns(where)
     at = _best(held, len(records))
     found = fitting[at]
     reason = f"{found.reason}{_other_ways(fitting, held, at)}{_misfits(held[at], len(records))}"
@@ -223,6 +227,26 @@ _SAYS_WHAT_IT_IS = {"label", "labels", "class", "category", "sentiment", "intent
 
 def _letters(rows: SampledRows, column: str) -> int:
     return sum(len(value) for value in rows.values(column) if isinstance(value, str))
+
+
+def _is_by_columns(records: Sequence[Any]) -> bool:
+    """Whether a single object holds a table, a column a key: lists as long as each other, or cells by row."""
+    if len(records) != 1 or not isinstance(records[0], dict) or len(records[0]) < 2:
+        return False
+    columns = list(records[0].values())
+    if all(isinstance(column, list) and column for column in columns):
+        cells = [cell for column in columns for cell in column]
+        return len({len(column) for column in columns}) == 1 and not any(
+            isinstance(cell, dict) for cell in cells
+        )
+    return all(isinstance(column, dict) and column.keys() == columns[0].keys() for column in columns)
+
+
+def _by_columns(where: str) -> StudioError:
+    return StudioError(
+        f"{where} holds a table column by column; rows are read.",
+        hint="Save it row by row, as pandas does with to_json(path, orient='records', lines=True).",
+    )
 
 
 def _unknown(rows: SampledRows, format: str, where: str) -> StudioError:

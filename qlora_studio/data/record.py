@@ -77,6 +77,17 @@ def text_of(value: Any, what: str, notes: set[str]) -> str:
     raise RecordError(f"{what} is {in_words(value)}, not text")
 
 
+def chat_of(value: Any) -> Any:
+    """A list of messages that stands alone as a row's messages; anything else as it is."""
+    if isinstance(value, list) and value and all(map(_is_message, value)):
+        return {"messages": value}
+    return value
+
+
+def _is_message(item: Any) -> bool:
+    return isinstance(item, dict) and (item.keys() >= {"role", "content"} or item.keys() >= {"from", "value"})
+
+
 def nested(value: Any) -> Any:
     """A list or an object that stands as JSON text in a cell, as what it is; anything else as it is."""
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):

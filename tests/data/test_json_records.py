@@ -69,8 +69,15 @@ def test_what_follows_the_list_is_refused(tmp_path: Path) -> None:  # D3
 
 
 def test_a_second_list_in_the_same_object_is_not_lost_quietly(tmp_path: Path) -> None:  # D3
-    with pytest.raises(StudioError, match="something follows"):
+    with pytest.raises(StudioError, match="'test' is the second"):
         _elements(tmp_path, b'{"train": [1], "test": [2]}', array_at=10)
+    with pytest.raises(StudioError, match="'more' is the second"):
+        _elements(tmp_path, b'{"train": [1], "x": {}, "more": [{}]}', array_at=10)
+
+
+def test_what_is_no_object_behind_the_list_is_refused(tmp_path: Path) -> None:  # D7
+    with pytest.raises(StudioError, match="something follows"):
+        _elements(tmp_path, b'{"train": [1], "test": oops}', array_at=10)
 
 
 def test_scalars_behind_the_list_in_the_same_object_are_no_rows(tmp_path: Path) -> None:

@@ -28,6 +28,10 @@ _OTHER = json.dumps(OTHER).encode()
 _CSV = b"question,answer\nWhat is a quartz?,A mineral.\nWhat is a vixen?,A fox.\n"
 _CHAT = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}
 
+_OTHER_CHAT = [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "Me."}]
+_MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
+_MESSAGE_OF_BYTES = pa.struct([("role", pa.binary()), ("content", pa.binary())])
+
 
 def lines(*items: bytes | dict[str, Any], end: bytes = b"\n") -> bytes:
     """Objects or bytes, one a line."""
@@ -136,6 +140,40 @@ ODD: Mapping[str, tuple[Made, Counts | str]] = {
     "list_of_one.json": (lambda: json.dumps([ROW]).encode(), (1, 0)),
     "list_of_null.json": (lambda: json.dumps([ROW, None, 7, "x", [], OTHER]).encode(), (2, 4)),
     "chat.json": (lambda: json.dumps([_CHAT, _CHAT | {"id": 2}]).encode(), (1, 0)),
+    "lists_by_line.jsonl": (
+        lambda: lines(json.dumps(_CHAT["messages"]).encode(), json.dumps(_OTHER_CHAT).encode()),
+        (2, 0),
+    ),
+    "list_of_lists.json": (lambda: json.dumps([_CHAT["messages"], _OTHER_CHAT]).encode(), (2, 0)),
+    "pandas_table.json": (
+        lambda: json.dumps(
+            {"schema": {"fields": [{"name": "question"}], "primaryKey": ["index"]}, "data": [ROW, OTHER]}
+        ).encode(),
+        (2, 0),
+    ),
+    "more_behind.json": (
+        lambda: json.dumps({"data": [ROW, OTHER], "info": {"by": ["me"]}, "tags": [1]}).encode(),
+        (2, 0),
+    ),
+    "lmflow.json": (
+        lambda: json.dumps({"type": "text2text", "instances": [{"input": "a", "output": "b"}]}).encode(),
+        (1, 0),
+    ),
+    "csv_by_no_name.json": (lambda: _CSV, (2, 0)),
+    "json_by_no_name.parquet": (lambda: lines(ROW, OTHER), (2, 0)),
+    "json_by_no_name.arrow": (lambda: json.dumps([ROW, OTHER]).encode(), (2, 0)),
+    "two_lists.json": (
+        lambda: json.dumps({"train": [ROW], "validation": [OTHER]}).encode(),
+        "'validation' is the second",
+    ),
+    "by_columns.json": (
+        lambda: json.dumps({key: [ROW[key], OTHER[key]] for key in ROW}).encode(),
+        "by column",
+    ),
+    "pandas_columns.json": (
+        lambda: json.dumps({key: {"0": ROW[key], "1": OTHER[key]} for key in ROW}).encode(),
+        "column by column",
+    ),
     "list_cut.json": (lambda: json.dumps([ROW, OTHER]).encode()[:-30], "ends in the middle"),
     "list_empty.json": (lambda: b"[]", "list_empty.json"),
     "object_empty.json": (lambda: b"{}", "object_empty.json"),
@@ -158,6 +196,10 @@ ODD: Mapping[str, tuple[Made, Counts | str]] = {
     "pandas_index.csv": (lambda: b",question,answer\n0,a,b\n1,c,d\n", (2, 0)),
     "too_many_cells.csv": (lambda: _CSV + b"a,b,c\n", (2, 1)),
     "too_few_cells.csv": (lambda: _CSV + b"a\n", (2, 1)),
+    "sep_told.csv": (lambda: b"sep=;\r\n" + _CSV.replace(b",", b";"), (2, 0)),
+    "sep_told_quoted.csv": (lambda: b'\xef\xbb\xbf"sep=,"\n' + _CSV, (2, 0)),
+    "empty_columns.csv": (lambda: b"question,answer,,\na,b,,\nc,d,,\n", (2, 0)),
+    "empty_cells_behind.csv": (lambda: b"question,answer\na,b,\nc,d,,\n", (2, 0)),
     "header_alone.csv": (lambda: b"question,answer\n", "header_alone.csv"),
     "open_quote.csv": (lambda: _CSV + b'"a,b\n', (2, 1)),
     "nul.csv": (lambda: _CSV + b"a\0,b\n", "nul.csv"),
@@ -209,6 +251,18 @@ ODD: Mapping[str, tuple[Made, Counts | str]] = {
     "chats.parquet": (lambda: parquet({"messages": pa.array([_CHAT["messages"]])}), (1, 0)),
     "nulls.parquet": (lambda: parquet(_texts() | {"answer": pa.array(["A mineral.", None])}), (1, 1)),
     "bytes.parquet": (lambda: parquet(_texts(pa.binary())), (2, 0)),
+    "bytes_in_chats.parquet": (
+        lambda: parquet({"messages": pa.array([_CHAT["messages"]], pa.list_(_MESSAGE_OF_BYTES))}),
+        (1, 0),
+    ),
+    "json_type.parquet": (
+        lambda: parquet({"messages": pa.array([json.dumps(_CHAT["messages"])], pa.json_())}),
+        (1, 0),
+    ),
+    "list_views.arrow": (
+        lambda: arrow({"messages": pa.array([_CHAT["messages"]], pa.list_view(_MESSAGE))}),
+        (1, 0),
+    ),
     "plain.arrow": (lambda: arrow(_texts()), (2, 0)),
     "file.arrow": (lambda: arrow(_texts(), stream=False), (2, 0)),
     "no_rows.parquet": (
