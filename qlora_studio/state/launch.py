@@ -22,6 +22,7 @@ from qlora_studio.state.reader import Job, Reader
 from qlora_studio.state.sample_model import SampleModel
 
 SAMPLE_RUN = "sample-run"
+ROUND_RAM = 2**28  # bytes
 
 
 class Launcher(QObject):
@@ -168,6 +169,12 @@ class Launcher(QObject):
 def device_name(engine: EngineState) -> str:
     """As the engine calls it, which what was measured is kept under."""
     return devices.device_name(device_and_room(engine)[0])
+
+
+def room_to_promise(engine: EngineState) -> tuple[str, int]:
+    """As `device_and_room`, in steps of RAM: it moves all the time, and no promise should flicker with it."""
+    device, free_bytes = device_and_room(engine)
+    return device, free_bytes if device == "cuda" else free_bytes // ROUND_RAM * ROUND_RAM
 
 
 def device_and_room(engine: EngineState) -> tuple[str, int]:

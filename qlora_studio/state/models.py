@@ -20,13 +20,12 @@ from qlora_studio.protocol.events import Problem
 from qlora_studio.state.background import Background
 from qlora_studio.state.draft import RunDraft
 from qlora_studio.state.engine import EngineState
-from qlora_studio.state.launch import device_and_room, device_name
+from qlora_studio.state.launch import device_name, room_to_promise
 from qlora_studio.state.preferences import PreferencesState
 from qlora_studio.state.reader import Job, Reader
 from qlora_studio.state.sample_model import SampleModel
 
 SAMPLE_SHAPE = "smollm2-135m"
-ROUND_ROOM = 2**28  # bytes of free memory that change no promise
 NO_PARENT = QModelIndex()
 Index = QModelIndex | QPersistentModelIndex
 
@@ -128,6 +127,7 @@ class ModelsState(QObject):
         self._preferences = preferences
         self._background = Background("models-disk", self)
         self._jobs: dict[str, Job] = {}
+        self._room: tuple[str, int] | None = None  # device and free bytes, the same for all that is promised
         self._needs: tuple[object, list[tuple[str, Promise]]] = (None, [])  # what was asked for, the answer
         self.table = ModelTable(self)
         self.chosen = SAMPLE
@@ -199,20 +199,19 @@ class ModelsState(QObject):
         return self.table.entries[row] if row >= 0 else None
 
     def promises(self) -> list[tuple[str, Promise]]:
-        """What the chosen model needs with each preset; computed anew where the room is another one."""
+        """What the chosen model needs with each preset, in the room that the table's figures are for, too."""
         entry = self.entry()
         shape = entry.shape if entry is not None and entry.usable else None
         if shape is None:
             return []
-        device, free_bytes = device_and_room(self._engine)
-        asked = (shape, device, free_bytes // ROUND_ROOM)
+        asked = (shape, self._room_known())
         if asked != self._needs[0]:
             presets = [(preset.name, preset.config) for preset in self._draft.presets]
-            needs = [(name, self._needed(shape, config, device, free_bytes)) for name, config in presets]
-            self._needs = (asked, needs)
+            self._needs = (asked, [(name, self._needed(shape, config)) for name, config in presets])
         return self._needs[1]
 
     def _on_paths(self, paths: list[str], again: bool) -> None:
+        self._room = room_to_promise(self._engine)
         known = {entry.path for entry in self.table.entries}
         for path in paths:
             if path not in known:
@@ -242,11 +241,19 @@ class ModelsState(QObject):
     def _on_engine_changed(self) -> None:
         if self._sample_model.making:
             self._change(SAMPLE, words=self._engine.words)
+        if self._room is not None and self._room[0] != room_to_promise(self._engine)[0]:
+            self.look()  # the engine computes elsewhere than was thought
+
+    def _room_known(self) -> tuple[str, int]:
+        if self._room is None:
+            self._room = room_to_promise(self._engine)
+        return self._room
 
     def _promised(self, shape: ModelShape) -> Promise:
-        return self._needed(shape, self._draft.config, *device_and_room(self._engine))
+        return self._needed(shape, self._draft.config)
 
-    def _needed(self, shape: ModelShape, config: RunConfig, device: str, free_bytes: int) -> Promise:
+    def _needed(self, shape: ModelShape, config: RunConfig) -> Promise:
+        device, free_bytes = self._room_known()
         measured = correction(device_name(self._engine), shape, config.model.quantization)
         return promise(shape, config, device=device, free_bytes=free_bytes, corrected=measured)
 

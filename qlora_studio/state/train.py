@@ -33,7 +33,7 @@ from qlora_studio.state.data_counts import TokenCounts
 from qlora_studio.state.data_name import data_stem
 from qlora_studio.state.draft import RunDraft
 from qlora_studio.state.engine import Doing, EngineState
-from qlora_studio.state.launch import device_and_room, device_name
+from qlora_studio.state.launch import device_name, room_to_promise
 from qlora_studio.state.machine import MachineState
 from qlora_studio.state.preferences import PreferencesState
 from qlora_studio.state.reader import Job, Reader
@@ -54,7 +54,6 @@ from qlora_studio.state.train_problems import TrainProblem
 RATE = "training.learning_rate"
 SAMPLE_SHAPE = "smollm2-135m"
 SETTLE_MS = 50
-ROUND_RAM = 2**28  # bytes: RAM moves all the time, and no promise should flicker with it
 
 
 class TrainState(QObject):
@@ -391,8 +390,7 @@ class TrainState(QObject):
     # What it costs, and what stands in the way --------------------------------------------------------
 
     def _device(self) -> tuple[str, int]:
-        device, free_bytes = device_and_room(self._engine)
-        return device, free_bytes if device == "cuda" else free_bytes // ROUND_RAM * ROUND_RAM
+        return room_to_promise(self._engine)
 
     def _promised(self, shape: ModelShape, config: RunConfig) -> Promise:
         device, free_bytes = self._device()

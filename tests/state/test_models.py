@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from PySide6.QtTest import QSignalSpy
 
 from qlora_studio.config import places
 from qlora_studio.config.run_config import SAMPLE
+from qlora_studio.memory.devices import RamReading
 from qlora_studio.protocol import commands, events, reading
+from qlora_studio.state import launch
 from tests.state.reports import model_report
+
+GIB = 2**30
 
 pytestmark = pytest.mark.usefixtures("no_card")
 
@@ -109,6 +115,21 @@ def test_a_sample_that_can_not_be_unpacked_says_why(models, silent, qtbot):
     problem = events.Problem("0.3 GB is missing on the disk.", "Free some space.")
     silent.hear(events.CommandFailed(id=made.id, error=problem))
     assert models.entry().problem == problem
+
+
+def test_the_list_and_the_presets_promise_for_the_same_room(models, silent, folder, monkeypatch):
+    free = itertools.count(6 * GIB, -GIB)
+    monkeypatch.setattr(launch, "card_reading", lambda: None)
+    monkeypatch.setattr(
+        launch, "ram_reading", lambda: RamReading(total_bytes=8 * GIB, free_bytes=next(free), load=0.0)
+    )
+    models.add_folder(folder)
+    silent.answer(reading.CheckModel, reading.ModelChecked, report=model_report(folder))
+    preset = models._draft.preset
+    assert preset.config.training == models._draft.config.training
+    promised = dict(models.promises())[preset.name]
+    assert promised.free_bytes == models.entry().promised.free_bytes
+    assert promised.total == models.entry().promised.total
 
 
 def test_fits_follows_the_settings_of_the_next_run(models, silent, folder, app, qtbot):
