@@ -24,12 +24,14 @@ class Largest(msgspec.Struct, frozen=True, kw_only=True):
     batch_size, seq_len: 0 where not even one row, or the shortest one, fits
     every_length:        rows may be as long as any the model was made for
     tight:               it goes, but as tightly as a promise that says so
+    recomputed:          layers more than as set are computed again there, to save memory
     """
 
     batch_size: int
     seq_len: int
     every_length: bool
     tight: bool
+    recomputed: bool
     of: tuple[int, int]  # batch_size and seq_len as set
 
     @property
@@ -44,7 +46,10 @@ class Largest(msgspec.Struct, frozen=True, kw_only=True):
             said.append(f"{_rows(self.batch_size)} of {length:,} tokens")
         if self.seq_len:
             said.append(f"{_rows(rows)} of {self.seq_len:,} tokens{limit}")
-        return f"Largest that fits{', tightly' if self.tight else ''}: {'; or '.join(said)}."
+        how = (
+            f"{', tightly' if self.tight else ''}{', with more layers recomputed' if self.recomputed else ''}"
+        )
+        return f"Largest that fits{how}: {'; or '.join(said)}."
 
 
 def largest_that_fits(
@@ -64,10 +69,13 @@ def largest_that_fits(
         return promise(shape, asked, device=device, free_bytes=room, ways=False, corrected=corrected)
 
     found = _largest_of(shape, config, lambda key, value: promised(key, value).verdict == "fits")
-    if found.batch_size or found.seq_len:
-        return found
-    tight = _largest_of(shape, config, lambda key, value: promised(key, value).fits)
-    return msgspec.structs.replace(tight, tight=True)
+    if not (found.batch_size or found.seq_len):
+        found = _largest_of(shape, config, lambda key, value: promised(key, value).fits)
+        found = msgspec.structs.replace(found, tight=True)
+    as_set = promised("training.batch_size", config.training.batch_size).recompute_layers
+    reached = {"training.batch_size": found.batch_size, "data.seq_len": found.seq_len}
+    more = any(promised(key, value).recompute_layers > as_set for key, value in reached.items() if value)
+    return msgspec.structs.replace(found, recomputed=more)
 
 
 def _largest_of(shape: ModelShape, config: RunConfig, fits: Callable[[str, int], bool]) -> Largest:
@@ -80,6 +88,7 @@ def _largest_of(shape: ModelShape, config: RunConfig, fits: Callable[[str, int],
         seq_len=seq_len,
         every_length=bool(lengths) and seq_len == lengths[-1],
         tight=False,
+        recomputed=False,
         of=(config.training.batch_size, config.data.seq_len),
     )
 

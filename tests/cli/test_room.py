@@ -47,7 +47,7 @@ def estimated(card: float, capsys: pytest.CaptureFixture[str], as_json: bool) ->
 def test_a_card_that_is_not_here_is_said_what_fits_it(capsys: pytest.CaptureFixture[str]) -> None:
     text = estimated(48, capsys, as_json=False)
     assert "GiB of 48.0 on the card" in text
-    assert "Largest that fits: " in text
+    assert "Largest that fits, with more layers recomputed: " in text
     assert "sample replies" in text
     found = json.loads(estimated(48, capsys, as_json=True))
     assert found["free_gib"] == 48

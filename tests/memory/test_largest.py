@@ -58,8 +58,18 @@ def test_rows_are_no_longer_than_the_model_was_made_for():
 
 
 def test_it_is_said_in_a_sentence():
-    largest = Largest(batch_size=12, seq_len=6144, every_length=False, tight=False, of=(4, 2048))
+    largest = Largest(
+        batch_size=12, seq_len=6144, every_length=False, tight=False, recomputed=False, of=(4, 2048)
+    )
     assert largest.words == "Largest that fits: 12 rows of 2,048 tokens; or 4 rows of 6,144 tokens."
+
+
+def test_that_it_takes_recomputing_more_layers_is_said():
+    room = 20  # GiB; as set, 4 rows take nearly all of it, with fewer layers recomputed
+    assert promise(LLAMA, CONFIG, device="cuda", free_bytes=room * GIB).recompute_layers < LLAMA.layers
+    said = found(room).words
+    assert said.startswith("Largest that fits, with more layers recomputed: ")
+    assert found(room, training__recompute="all").words.startswith("Largest that fits: ")
 
 
 def test_where_not_even_one_row_fits_that_is_said():

@@ -177,7 +177,7 @@ def test_a_number_is_written_with_commas_and_its_unit_and_moved_by_arrows(advanc
 
 def test_the_largest_that_fits_stands_under_the_promise_and_moves_with_every_setting(advanced, app, qtbot):
     before = words(advanced, "train_promise_largest")
-    assert before.startswith("Largest that fits: ")
+    assert before.startswith("Largest that fits, with more layers recomputed: ")
     app.draft.set_many({"data.seq_len": 512})
     qtbot.waitUntil(lambda: words(advanced, "train_promise_largest") != before)
     assert "of 512 tokens" in words(advanced, "train_promise_largest")
