@@ -26,7 +26,10 @@ HIGHEST_RANK = 1024
 _LONGEST_CONFIG = 1024**2  # bytes
 _PREFIX = "base_model.model."
 _A, _B, _LENGTHS = ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"
+_OUTSIDE = ("lm_head", "embed_tokens", "embed_in", "embed_out", "wte")  # linear or not, they are in no block
 _FLOATS = ("F32", "F16", "BF16")
+# Ways to begin that take a part out of the base's weights: on the weights as they are it'd count twice.
+_CHANGES_THE_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*", re.ASCII)
 # Methods that change what the tensors mean. Empty or false is how peft says "not used".
 _REFUSED = (
@@ -149,6 +152,11 @@ def _modules(
         module = name.removeprefix(_PREFIX).removesuffix(part or "")
         if part is None or not name.startswith(_PREFIX):
             raise StudioError(f"{where}: tensor {name[:200]!r} is no part of a LoRA on linear layers.")
+        if module not in linears and module.rpartition(".")[2] in _OUTSIDE:
+            raise StudioError(
+                f"{where}: tensor {name[:200]!r} adapts the model's {module.rpartition('.')[2]}; only "
+                "adapters of the linear layers in its blocks are read."
+            )
         if module not in linears:
             raise StudioError(
                 f"{where}: tensor {name[:200]!r} belongs to a layer that {base} doesn't have.",
@@ -218,6 +226,13 @@ def _compare(
     for name in _REFUSED:
         if said.get(name):
             raise StudioError(f"{where}: {name} is {_short(said[name])}; an adapter that uses it isn't read.")
+    begun = said.get("init_lora_weights")
+    if isinstance(begun, str) and begun.lower().startswith(_CHANGES_THE_BASE):
+        raise StudioError(
+            f"{where}: init_lora_weights is {_short(begun)}; it was trained on changed base weights, which "
+            "aren't in this folder.",
+            hint="peft saves it as a usual one with path_initial_model_for_weight_conversion.",
+        )
     r = _compare_ranks(said, ranks, where)
     for name in ("use_rslora", "use_dora"):
         if not isinstance(said.get(name, False), bool):
@@ -233,12 +248,12 @@ def _compare_ranks(said: Mapping[str, Any], ranks: Mapping[str, int], where: Pat
     for module, r in ranks.items():
         name = "rank_pattern" if module in told else "r"
         rank = told.get(module, said.get("r"))
-        if type(rank) is not int or rank != r:
+        if isinstance(rank, bool) or not isinstance(rank, int | float) or rank != r:
             raise StudioError(
                 f"{where}: {name} is {_short(said.get(name))}; the tensors of {module} have rank {r}."
             )
     usual: int = (
-        said["r"] if said.get("r") in ranks.values() else Counter(ranks.values()).most_common(1)[0][0]
+        int(said["r"]) if said.get("r") in ranks.values() else Counter(ranks.values()).most_common(1)[0][0]
     )
     return usual
 
@@ -246,19 +261,28 @@ def _compare_ranks(said: Mapping[str, Any], ranks: Mapping[str, int], where: Pat
 def _by_module(
     said: Mapping[str, Any], name: str, modules: Iterable[str], where: Path
 ) -> Iterator[tuple[str, Any]]:
-    """Layers with a value of their own. Whole ends of names are understood, no patterns of theirs (S5)."""
+    """Layers with a value of their own. Whole names and ends of names are understood, as peft writes them
+    (`^model.layers.0.q_proj$`, dots escaped or not), no patterns of theirs (S5).
+    """
     pattern = said.get(name) or {}
     if not isinstance(pattern, dict):
         raise StudioError(f"{where}: {name} is {_short(pattern)}; it must be an object.")
-    for key in pattern:
-        if not _PLAIN_NAME.fullmatch(key):
+    plain = {key: key.removeprefix("^").removesuffix("$").replace("\\.", ".") for key in pattern}
+    for key, name_in_it in plain.items():
+        if not _PLAIN_NAME.fullmatch(name_in_it):
             raise StudioError(
                 f"{where}: {name} has {_short(key)}; only plain names of layers are read there."
             )
     for module in modules:
-        key = next((key for key in pattern if f".{module}".endswith(f".{key}")), None)
+        key = next(
+            (key for key, end in plain.items() if _names(module, end, whole=key.startswith("^"))), None
+        )
         if key is not None:
             yield module, pattern[key]
+
+
+def _names(module: str, end: str, whole: bool) -> bool:
+    return module == end if whole else f".{module}".endswith(f".{end}")
 
 
 def _alpha(value: Any, where: Path) -> float:

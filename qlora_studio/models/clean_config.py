@@ -75,7 +75,7 @@ def _model_type(said: Mapping[str, Any], where: Path) -> str:
     model_type = said.get("model_type")
     name = model_type if isinstance(model_type, str) and model_type.isprintable() else "none"
     method = said.get("quantization_config")
-    if method is not None:
+    if method not in (None, {}):
         kind = method.get("quant_method") if isinstance(method, dict) else None
         known = kind if isinstance(kind, str) and kind.isidentifier() else "some method"
         raise StudioError(

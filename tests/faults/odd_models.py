@@ -224,6 +224,7 @@ CONFIGS: Odd = {
     "rope with more": (config(rope_scaling={"type": "dynamic", "factor": 2, "note": "x", "alpha": 1}), None),
     "rope finetuned": (config(rope_scaling={"type": "yarn", "factor": 2, "finetuned": True}), None),
     "rope null by kind": (config(rope_parameters={"full_attention": None, "rope_theta": 1e4}), None),
+    "quantized to nothing": (config(quantization_config={}), None),
     "quantized to null": (config(quantization_config=None), None),
     "auto_map": (config(auto_map={"AutoModelForCausalLM": "modeling_evil.Evil"}), None),
     "code beside": (file("modeling_evil.py", "raise SystemExit(9)"), None),
