@@ -13,14 +13,15 @@ from qlora_studio.cli.named_run import run_folder
 from qlora_studio.cli.output import Told, print_json, print_text
 from qlora_studio.cli.there import require_file
 from qlora_studio.config.encodings import ENCODINGS, encoding_named
-from qlora_studio.config.run_config import SAMPLE
+from qlora_studio.config.run_config import GENERAL
 from qlora_studio.errors import StudioError
 from qlora_studio.plain_text import visible_line
 from qlora_studio.protocol import commands, events, reading
-from qlora_studio.protocol.evaluation_report import evaluation_of
+from qlora_studio.protocol.evaluation_report import evaluation_of, named_file
 from qlora_studio.runs.evaluations import Evaluation, add_evaluation, in_points
 from qlora_studio.runs.folder import open_run
 
+ON_HELP = f"rows as in the run's own data; '{GENERAL}': 100 bundled questions that show what was forgotten"
 SHOWN_CHANGES = 10  # questions
 LONGEST_QUESTION = 80  # characters
 
@@ -32,7 +33,7 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
         help="loss, perplexity and right answers of a run on a file, beside those of the base model",
     )
     evaluate.add_argument("folder", type=Path, metavar="RUN")
-    evaluate.add_argument("--on", required=True, metavar="FILE", help="rows as in the run's own data")
+    evaluate.add_argument("--on", required=True, metavar="FILE", help=ON_HELP)
     evaluate.add_argument(
         "--encoding",
         type=encoding_named,
@@ -51,7 +52,8 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
 def evaluate_command(arguments: argparse.Namespace) -> int:
     """Raises: StudioError."""
     run = open_run(run_folder(arguments.folder))
-    require_file(arguments.on)
+    if arguments.on != GENERAL:
+        require_file(arguments.on)
     with Told(quiet=arguments.json) as told, Engine(told) as engine:
         engine.need_model(run.record.config.model.path)
         with Reader(told) as reader:
@@ -59,7 +61,7 @@ def evaluate_command(arguments: argparse.Namespace) -> int:
                 reading.EvaluationPrepared,
                 reading.PrepareEvaluation,
                 run=str(run.folder),
-                path=arguments.on if arguments.on == SAMPLE else str(Path(arguments.on).absolute()),
+                path=named_file(arguments.on),
                 encoding=arguments.encoding,
             )
         engine.command(

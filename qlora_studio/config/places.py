@@ -78,6 +78,11 @@ def sample_data_file() -> Path:
     return resources_folder() / "sample" / "gsm8k-sample.jsonl"
 
 
+def general_questions_file() -> Path:
+    """The bundled questions that show what a run has forgotten."""
+    return resources_folder() / "general" / "general-questions.jsonl"
+
+
 def _home(name: str) -> Path | None:
     home = os.environ.get("QLORA_STUDIO_HOME")
     return Path(home).absolute() / name if home else None

@@ -12,6 +12,7 @@ from qlora_studio.config.setting import Setting
 
 SCHEMA_VERSION = 1
 SAMPLE = "sample"  # stands for the bundled model or the bundled data, in place of a path
+GENERAL = "general"  # stands for the bundled general questions, where something is evaluated
 SHAPE_PREFIX = "shape:"  # a known model's shapes with random weights, in place of a folder
 
 _NOT_BUILT = "it isn't built yet in this version."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from qlora_studio.config.run_config import SAMPLE
+from qlora_studio.config.run_config import GENERAL, SAMPLE
 from qlora_studio.protocol.events import EvaluationReport
 from qlora_studio.runs.evaluations import MOST_CHANGED, Evaluation
 
@@ -16,7 +16,7 @@ def evaluation_of(report: EvaluationReport, file: str, notes: tuple[str, ...] = 
     return Evaluation(
         time=time.time(),
         step=report.step,
-        file=file if file == SAMPLE else str(Path(file).absolute()),
+        file=named_file(file),
         rows=report.rows,
         loss=report.loss,
         base_loss=report.base_loss,
@@ -32,3 +32,8 @@ def evaluation_of(report: EvaluationReport, file: str, notes: tuple[str, ...] = 
         changed=compared.changed[:MOST_CHANGED] if compared else (),
         notes=notes,
     )
+
+
+def named_file(file: str) -> str:
+    """With its whole path, unless it is one that is bundled."""
+    return file if file in (SAMPLE, GENERAL) else str(Path(file).absolute())

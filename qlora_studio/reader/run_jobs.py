@@ -12,7 +12,8 @@ from pathlib import Path
 import msgspec
 
 from qlora_studio.config.model_shape import ModelShape
-from qlora_studio.config.run_config import SAMPLE, SHAPE_PREFIX, RunConfig, read_alone
+from qlora_studio.config.places import general_questions_file
+from qlora_studio.config.run_config import GENERAL, SAMPLE, SHAPE_PREFIX, RunConfig, read_alone
 from qlora_studio.config.setting import check_limits
 from qlora_studio.config.toml_file import with_absolute_paths
 from qlora_studio.config.unusual import unusual_settings
@@ -142,7 +143,10 @@ def prepare_evaluation(
     """Raises: StudioError where no row can be evaluated, or the template is another one than in training."""
     record = read_record(Path(request.run)).record
     config = record.config
-    path = request.path if request.path == SAMPLE else str(Path(request.path).absolute())
+    if request.path == GENERAL:
+        path = str(general_questions_file())
+    else:
+        path = request.path if request.path == SAMPLE else str(Path(request.path).absolute())
     imported = import_alike(path, request.encoding, config.data, "--encoding", told)
     dataset = open_dataset(imported.dataset)
     text = texts.of(config.model.path)

@@ -267,6 +267,14 @@ def test_rows_for_an_evaluation_are_made_as_the_runs_own(jobs, run, tmp_path):
     assert all(row.ids.tolist() == known[row.row] for row in same)
 
 
+def test_the_bundled_general_questions_are_evaluated_by_their_name(jobs, run, tmp_path):
+    made = jobs.answer(reading.PrepareEvaluation(id=3, run=run.run, path="general"))
+
+    rows = open_prepared(tmp_path / made.prepared)
+    assert made.rows == len(rows.validation) > 50  # in letters for tokens the others are too long
+    assert "too long" in made.notes[0] or "longer" in made.notes[0]
+
+
 def test_a_template_that_changed_after_training_is_refused_for_an_evaluation(jobs, run, tmp_path):
     file = chats_file(tmp_path / "test.jsonl", count=3)
     change_template(tmp_path)

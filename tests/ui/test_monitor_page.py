@@ -461,6 +461,18 @@ def test_a_file_is_evaluated_from_the_monitor(open_run, make, app, silent, qtbot
     assert silent.said(commands.StopEvaluating)
 
 
+def test_what_was_forgotten_is_asked_with_the_bundled_questions(open_run, make, silent, qtbot):
+    folder = make(end="finished", steps=400)
+    _evaluated(folder, file="general")
+    page = open_run(folder)
+    click(qtbot, page, "monitor_evaluate")
+    table = page.findChild(QTableView, "monitor_evaluations")
+    qtbot.waitUntil(lambda: table.model().rowCount() == 1)
+    assert table.model().index(0, 0).data() == "General questions"
+    click(qtbot, page, "monitor_evaluate_general")
+    assert silent.asked(reading.PrepareEvaluation)[0].path == "general"
+
+
 def test_while_another_run_trains_it_says_who_holds_the_device(open_run, make, app, home, qtbot):
     page = open_run(make(end="finished", steps=400))
     app.engine.train(home / "runs" / "other", "other-run")

@@ -10,6 +10,7 @@ from PySide6.QtCore import QAbstractTableModel, QModelIndex, QObject, QPersisten
 from PySide6.QtWidgets import QHBoxLayout, QVBoxLayout, QWidget
 
 from qlora_studio.config.encodings import ENCODING_WORDS
+from qlora_studio.config.run_config import GENERAL
 from qlora_studio.plain_text import visible_line
 from qlora_studio.runs.evaluations import (
     ChangedRow,
@@ -43,6 +44,8 @@ NOTHING_YET = (
     "Choose a file with rows as in the training data. Base model and adapter answer the same rows, and the "
     "difference stands here, with how sure it is."
 )
+GENERAL_NAME = "General questions"
+GENERAL_TIP = "100 bundled general questions, before and after: what training cost"
 POINTS = "Points (95 %)"
 _LONGEST = 300  # characters of a question or an answer in its cell
 _KINDS = {"letters": "chosen letters", "numbers": "numbers", "answers": "whole answers"}
@@ -55,7 +58,7 @@ class EvaluationsCard(Card):
     file_asked = Signal()
 
     def __init__(self, state: EvaluationState) -> None:
-        super().__init__("Before and after", "base model and adapter", name="monitor_evaluations_card")
+        super().__init__("Before and after", name="monitor_evaluations_card")
         self._state = state
         self._build()
         self._bind()
@@ -66,7 +69,11 @@ class EvaluationsCard(Card):
         self._choose = SecondaryButton(
             "Evaluate on a file…", "file-input", small=True, name="monitor_evaluate_file"
         )
+        self._general = SecondaryButton(
+            "What was forgotten?", "history", small=True, name="monitor_evaluate_general", tip=GENERAL_TIP
+        )
         self.back = LinkButton("Charts", "chart-line", name="monitor_evaluations_back")
+        self.add_to_head(self._general)
         self.add_to_head(self._choose)
         self.add_to_head(self.back)
         self.body.addWidget(self._build_progress())
@@ -134,6 +141,7 @@ class EvaluationsCard(Card):
         self._state.changed.connect(self._refresh)
         self._state.finished.connect(self._on_finished)
         self._choose.clicked.connect(self.file_asked)
+        self._general.clicked.connect(lambda: self._state.start(GENERAL))
         self.back.clicked.connect(self.back_asked)
         self._stop.clicked.connect(self._state.stop)
         self._read_as.clicked.connect(self._on_read_as)
@@ -154,7 +162,8 @@ class EvaluationsCard(Card):
     def _refresh(self) -> None:
         state = self._state
         waits = "" if state.busy else state.why_not
-        allow(self._choose, state.why_not)
+        for button in (self._choose, self._general):
+            allow(button, state.why_not)
         self._why_not.setText(waits)
         self._why_not.setVisible(bool(waits))
         self._progress.setVisible(state.busy)
@@ -210,7 +219,7 @@ def _comparison_words(item: Evaluation) -> str:
 
 
 def _name_of(file: str) -> str:
-    return Path(file).name
+    return GENERAL_NAME if file == GENERAL else Path(file).name
 
 
 def _before_after(before: str, after: str) -> str:
