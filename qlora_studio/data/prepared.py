@@ -111,6 +111,11 @@ class PreparedRows:
         self.train = MappedRows(folder / TRAIN)
         self.validation = MappedRows(folder / VALIDATION)
 
+    @property
+    def tokens_at_most(self) -> int:
+        """Of all rows that one batch may have: training and evaluation have their own."""
+        return max(int(rows.lengths.sum()) for rows in (self.train, self.validation))
+
 
 def open_prepared(folder: Path) -> PreparedRows:
     """Raises: StudioError naming the file that is missing or broken."""

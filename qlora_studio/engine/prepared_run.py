@@ -229,6 +229,7 @@ class PreparedRun:
                 device_bytes=self.device.memory_bytes,
                 free_bytes=self.device.free_bytes() + self.adapted.base.weight_bytes,
                 longest_row=self.rows.info.longest,
+                all_tokens=self.rows.tokens_at_most,
                 corrected=correction(self.device.name, shape, self.config.model.quantization),
             ).recompute_layers
         if isinstance(asked, str):

@@ -227,6 +227,7 @@ def _remember_peak(run: PreparedRun, measured: dict[str, int]) -> None:
         msgspec.structs.replace(config, training=training),
         device=run.device.kind,
         longest_row=run.rows.info.longest,
+        all_tokens=run.rows.tokens_at_most,
         measured=measured,
     )
 

@@ -52,15 +52,20 @@ def remember_peak(
     *,
     device: str,
     longest_row: int,
+    all_tokens: int,
     measured: dict[str, int],
 ) -> None:
-    """measured: bytes by part at the peak of a step, as the meter tells them; what is absurd isn't kept.
+    """measured: bytes by part at the peak of a step, as the meter tells them; what is absurd isn't kept, nor
+    what data told that fill no batch.
 
     config: with the number of layers recomputed as they were
     """
+    full = tokens_at_once(config, longest_row, device=device)
+    if tokens_at_once(config, longest_row, all_tokens, device=device) < full:
+        return
     compiled = is_compiled(shape, config, device)
     computed = parts(
-        Setting(shape, config, device, compiled, tokens_at_once(config, longest_row), None),
+        Setting(shape, config, device, compiled, full, None),
         layers_of(config, shape),
     )
     estimated = computed.activations + computed.logits + computed.other - never_estimated(device)
@@ -87,12 +92,26 @@ def is_compiled(shape: ModelShape, config: RunConfig, device: str) -> bool:
     return device == "cuda" and not_compiled_reason(shape.family, config) is None
 
 
-def tokens_at_once(config: RunConfig, longest_row: int | None) -> int:
-    """Rows times their length; without packing no row is computed longer than the longest."""
+def tokens_at_once(
+    config: RunConfig, longest_row: int | None, all_tokens: int | None = None, *, device: str
+) -> int:
+    """Rows times their length; without packing no row is computed longer than the longest.
+
+    all_tokens: of all rows there are, where that is known: little data fills no batch. A card computes the
+        padding of packed rows too; nothing else does.
+    """
     row = config.data.seq_len
     if longest_row is not None and not config.data.packing:
         row = min(row, longest_row)
-    return config.training.batch_size * row
+    full = config.training.batch_size * row
+    if all_tokens is None or computes_padding(config, device):
+        return full
+    return max(min(full, all_tokens), 1)
+
+
+def computes_padding(config: RunConfig, device: str) -> bool:
+    """Whether every batch has its full size, whatever fills it: then memory never changes."""
+    return device == "cuda" and config.data.packing
 
 
 def layers_of(config: RunConfig, shape: ModelShape) -> int:

@@ -82,6 +82,7 @@ def promise(
     device_bytes: int | None = None,
     free_bytes: int | None = None,
     longest_row: int | None = None,
+    all_tokens: int | None = None,
     ways: bool = True,
     corrected: Correction = NO_CORRECTION,
 ) -> Promise:
@@ -91,16 +92,17 @@ def promise(
     device_bytes: the card's memory, or the machine's
     free_bytes:   what is free of it; where not known, all of `device_bytes`
     longest_row:  tokens; without packing no row is computed longer than this
+    all_tokens:   of all rows there are; no batch has more, but for a card's, which are padded
     ways:         whether changes that fit are looked for
     corrected:    by what was measured on this device
     """
     room = free_bytes if free_bytes is not None else device_bytes
-    found = _promise(shape, config, device, room, longest_row, corrected)
+    found = _promise(shape, config, device, room, longest_row, all_tokens, corrected)
     if not ways or found.verdict not in ("tight", "too large"):
         return found
 
     def needs(changed: RunConfig) -> Promise:
-        return _promise(shape, changed, device, room, longest_row, corrected)
+        return _promise(shape, changed, device, room, longest_row, all_tokens, corrected)
 
     that_fit = ways_to_fit(config, lambda changed: needs(changed).verdict == "fits", on_card=device == "cuda")
     suggestions = []
@@ -117,11 +119,13 @@ def _promise(
     device: str,
     room: int | None,
     longest_row: int | None,
+    all_tokens: int | None,
     corrected: Correction,
 ) -> Promise:
     compiled = is_compiled(shape, config, device)
     factor = corrected.compiled if compiled else corrected.eager
-    setting = Setting(shape, config, device, compiled, tokens_at_once(config, longest_row), room, factor)
+    tokens = tokens_at_once(config, longest_row, all_tokens, device=device)
+    setting = Setting(shape, config, device, compiled, tokens, room, factor)
     recomputed = _recomputed_layers(setting)
     phases = by_phase(setting, parts(setting, recomputed))
     phase = max(OF_THE_RUN, key=lambda phase: phases[phase].total)

@@ -86,6 +86,7 @@ def prepare_run(request: reading.PrepareRun, texts: ModelTexts, told: Told) -> r
         device=request.device,
         free_bytes=request.device_memory_bytes or None,
         longest_row=ready.rows.info.longest,
+        all_tokens=ready.rows.tokens_at_most,
         corrected=correction(device_name(request.device), ready.shape, config.model.quantization),
     )
     runs_dir = Path(request.runs_dir)

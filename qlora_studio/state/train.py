@@ -17,7 +17,7 @@ from qlora_studio.config.run_config import SAMPLE, DataConfig, RunConfig, Sample
 from qlora_studio.config.toml_file import read_run_config, run_config_text
 from qlora_studio.data.report import ImportReport
 from qlora_studio.errors import StudioError
-from qlora_studio.memory.correction import NO_CORRECTION, correction
+from qlora_studio.memory.correction import NO_CORRECTION, computes_padding, correction
 from qlora_studio.memory.disk import run_bytes
 from qlora_studio.memory.largest import Largest, largest_that_fits
 from qlora_studio.memory.measured import measured_speed
@@ -200,6 +200,11 @@ class TrainState(QObject):
         """What the run will take on disk."""
         shape = self.shape()
         return run_bytes(shape, self._draft.config, self._device()[0]) if shape is not None else None
+
+    @property
+    def promises_at_most(self) -> bool:
+        """Whether the promise is for full batches, which the rows, not counted yet, may not fill."""
+        return self.lengths is None and not computes_padding(self._draft.config, self._device()[0])
 
     def trained_parameters(self) -> int:
         """Of the adapter."""
@@ -394,7 +399,21 @@ class TrainState(QObject):
 
     def _promised(self, shape: ModelShape, config: RunConfig) -> Promise:
         device, free_bytes = self._device()
-        return promise(shape, config, device=device, free_bytes=free_bytes, corrected=self._corrected)
+        return promise(
+            shape,
+            config,
+            device=device,
+            free_bytes=free_bytes,
+            longest_row=self.counts.counted.lengths.longest if self.counts.counted else None,
+            all_tokens=self._tokens_of(config) or None,
+            corrected=self._corrected,
+        )
+
+    def _tokens_of(self, config: RunConfig) -> int:
+        """Of all rows that may be learned; 0 where they aren't counted."""
+        if config.data == self._draft.config.data:
+            return self.kept().tokens
+        return kept_rows(self.lengths, config.data, self.stretches()).tokens
 
     def _largest(self, shape: ModelShape, config: RunConfig) -> Largest | None:
         device, free_bytes = self._device()

@@ -32,14 +32,16 @@ def promised(corrected: Correction = NO_CORRECTION, device: str = "cuda", **more
     return promise(LLAMA, config, device=device, free_bytes=400 * GIB, corrected=corrected)
 
 
-def measure(times: float, device: str = "cuda") -> None:
+def measure(times: float, device: str = "cuda", all_tokens: int = 10**9) -> None:
     """A run whose estimated bytes were so many times what was computed, as the meter would tell them."""
     parts = dict(promised(device=device).parts)
     computed = sum(parts[part] for part in ESTIMATED) - never_estimated(device)
     seen_too = {"cpu": never_estimated("cpu"), "cuda": 0}
     told = {part: parts[part] for part in ("weights", "adapter", "optimizer")}
     told["other"] = int(times * computed) + seen_too[device]
-    remember_peak("H100", LLAMA, CONFIG, device=device, longest_row=2048, measured=told)
+    remember_peak(
+        "H100", LLAMA, CONFIG, device=device, longest_row=2048, all_tokens=all_tokens, measured=told
+    )
 
 
 def here() -> Correction:
@@ -79,8 +81,15 @@ def test_what_no_run_can_have_taken_is_not_kept(times):
 
 
 def test_nothing_measured_at_all_is_not_kept():
-    remember_peak("H100", LLAMA, CONFIG, device="cuda", longest_row=2048, measured={})
+    remember_peak("H100", LLAMA, CONFIG, device="cuda", longest_row=2048, all_tokens=10**9, measured={})
     assert here() == NO_CORRECTION
+
+
+def test_data_that_fill_no_batch_say_nothing_of_a_full_one():
+    measure(1.2, device="cpu", all_tokens=1_389)
+    assert here() == NO_CORRECTION
+    measure(1.2, device="cpu")
+    assert here() != NO_CORRECTION
 
 
 def test_compiled_runs_say_nothing_of_others():

@@ -201,6 +201,26 @@ def test_without_packing_no_row_is_longer_than_the_longest():
     assert packed.total == long.total
 
 
+def test_little_data_are_promised_what_they_take_and_not_a_full_batch():
+    config = changed(RunConfig(), {"training.recompute": "none"})
+    full = promise(SMOLLM2, config, device="cpu")
+    little = promise(SMOLLM2, config, device="cpu", all_tokens=1_389)
+    enough = promise(SMOLLM2, config, device="cpu", all_tokens=10**6)
+    assert little.parts["activations"] < full.parts["activations"] / 5
+    assert enough.total == full.total
+
+
+def test_a_card_computes_the_padding_of_packed_rows_too():
+    packed = changed(RunConfig(), {"training.recompute": "none"})
+    unpacked = changed(packed, {"data.packing": False})
+
+    def activations(config: RunConfig, all_tokens: int | None) -> int:
+        return promise(LLAMA_8B, config, device="cuda", all_tokens=all_tokens).parts["activations"]
+
+    assert activations(packed, 1_389) == activations(packed, None)
+    assert activations(unpacked, 1_389) < activations(unpacked, None) / 4
+
+
 # Peak of a training step of this engine, 4 rows, r = 8, SmolLM2-135M on 2 cores without a card.
 @pytest.mark.parametrize(
     ("dtype", "seq_len", "recompute", "measured_gb"),

@@ -145,6 +145,23 @@ def test_what_does_not_fit_offers_what_would_with_its_price(ready, app, monkeypa
     assert all(mend.words.endswith("GiB less") for mend in problem.mends)
 
 
+def test_little_data_are_promised_what_their_rows_take(train, app, silent, qtbot, tmp_path):
+    assert train.promises_at_most
+    _answer(silent, qtbot, train, tmp_path, [63] * 22_000)
+    full = train.promise.total
+    app.draft.set("data.path", "/data/few.jsonl")
+    qtbot.waitUntil(lambda: bool(silent.asked(reading.ImportData)))
+    report = import_report(conversations=22)
+    silent.answer(reading.ImportData, reading.DataImported, dataset="/datasets/2", report=report)
+    qtbot.waitUntil(lambda: bool(silent.asked(reading.CountTokens)))
+    silent.answer(reading.CountTokens, reading.TokensCounted, **counted(tmp_path, [63] * 22))
+    qtbot.waitUntil(lambda: train.lengths is not None)
+    qtbot.wait(SETTLED)
+    assert not train.promises_at_most
+    assert train.promise.total < full / 3
+    assert train.kept().tokens == 22 * 63
+
+
 def test_settings_that_spoil_a_run_are_warned_of_and_mended_with_a_click(ready, app, qtbot):
     app.draft.set_many({"training.learning_rate": 1.5, "training.warmup_steps": 5_000})
     qtbot.waitUntil(lambda: any("warm-up" in problem.words for problem in ready.problems))

@@ -404,7 +404,11 @@ class TrainPage(Page):
         device, shape = device_and_room(self.app.engine)[0], state.shape()
         layers = shape.layers if shape else 0
         self._promise.show_promise(
-            state.promise, device == "cuda", layers, state.history.promise_words(device)
+            state.promise,
+            device == "cuda",
+            layers,
+            state.history.promise_words(device),
+            at_most=state.promises_at_most,
         )
         self._promise.show_largest(state.largest)
         self._show_difference()

@@ -60,8 +60,12 @@ class PromiseCard(Card):
         self._promised: Promise | None = None
         self._build()
 
-    def show_promise(self, promised: Promise | None, on_card: bool, layers: int, history: str) -> None:
-        """promised: None while no model is chosen. history: how true the last ones were."""
+    def show_promise(
+        self, promised: Promise | None, on_card: bool, layers: int, history: str, *, at_most: bool = False
+    ) -> None:
+        """promised: None while no model is chosen. history: how true the last ones were. at_most: it is for
+        full batches, and the rows aren't counted yet.
+        """
         self.title.setText("VRAM promise" if on_card else "Memory promise")
         self._history.setText(history)
         self._history.setVisible(bool(history))
@@ -72,6 +76,7 @@ class PromiseCard(Card):
             return
         self._state.set(*_fit(promised))
         self._number.setText(f"{promised.total / 2**30:.1f}")
+        self._unit.setText(f"GiB at the peak{', at most' if at_most else ''}")
         self.show_difference("", 0)
         where = "free now" if on_card else "of RAM free now"
         self._free.setText(f"{in_gib(promised.free_bytes or 0)} {where}")
