@@ -39,13 +39,12 @@ from qlora_studio.state.preferences import PreferencesState
 from qlora_studio.state.reader import Job, Reader
 from qlora_studio.state.sample_model import SampleModel
 from qlora_studio.state.train_cost import (
-    FILL,
     Kept,
     Lengths,
     Stretch,
     kept_rows,
-    rows_an_update,
     stretches,
+    tokens_computed,
     updates,
 )
 from qlora_studio.state.train_history import History, read_history
@@ -194,7 +193,8 @@ class TrainState(QObject):
         speed = measured_speed(device_name(self._engine), shape, config.model.quantization)
         if speed is None:
             return None
-        return self.updates() * rows_an_update(config) * config.data.seq_len * FILL / speed
+        padded = computes_padding(config, self._device()[0])
+        return tokens_computed(config, self.kept(), padded=padded) / speed
 
     def disk_bytes(self) -> int | None:
         """What the run will take on disk."""

@@ -139,14 +139,43 @@ def rows_seen(rows: Sequence[Stretch], kept: NDArray[np.bool_] | None = None) ->
 
 def updates(config: RunConfig, kept: Kept) -> int:
     """How many the run will make, about; 0 where nothing is known of its rows."""
-    training, data = config.training, config.data
+    training = config.training
     if training.steps:
         return training.steps
+    whole, part = int(training.epochs), training.epochs % 1
+    a_pass = _updates_a_pass(config, kept)
+    return max(1, a_pass * whole + round(a_pass * part)) if kept.rows else 0
+
+
+def tokens_computed(config: RunConfig, kept: Kept, *, padded: bool) -> float:
+    """In all updates, about. padded: every batch is computed as a full one; else only what stands in it.
+
+    Where nothing is known of the rows, as if all were full.
+    """
+    data, batch_size = config.data, config.training.batch_size
+    a_row = data.seq_len * FILL
     if not kept.rows:
-        return 0
-    share = 1.0 - (data.validation if isinstance(data.validation, float | int) else 0.0)
-    packed = kept.tokens * share / (data.seq_len * FILL) if data.packing else kept.seen * share
-    return max(1, math.ceil(packed / rows_an_update(config) * training.epochs))
+        return updates(config, kept) * rows_an_update(config) * a_row
+    a_pass = kept.tokens * _trained_share(data)
+    if padded:
+        a_pass = math.ceil(_rows_a_pass(config, kept) / batch_size) * batch_size * a_row
+    return updates(config, kept) / _updates_a_pass(config, kept) * a_pass
+
+
+def _updates_a_pass(config: RunConfig, kept: Kept) -> int:
+    """No update goes on in the next pass: little data makes one in each."""
+    return max(1, math.ceil(_rows_a_pass(config, kept) / rows_an_update(config)))
+
+
+def _rows_a_pass(config: RunConfig, kept: Kept) -> float:
+    """Of the batch: packed ones where rows are packed."""
+    data, share = config.data, _trained_share(config.data)
+    return kept.tokens * share / (data.seq_len * FILL) if data.packing else kept.seen * share
+
+
+def _trained_share(data: DataConfig) -> float:
+    """What isn't held out."""
+    return 1.0 - (data.validation if isinstance(data.validation, float | int) else 0.0)
 
 
 def rows_an_update(config: RunConfig) -> int:

@@ -18,7 +18,7 @@ from qlora_studio.runs.run_record import RunRecord
 from qlora_studio.runs.run_state import RunState, write_state
 from qlora_studio.state import launch
 from qlora_studio.state.engine import Doing
-from qlora_studio.state.train_cost import FEW_UPDATES, kept_rows, updates
+from qlora_studio.state.train_cost import FEW_UPDATES, Kept, kept_rows, tokens_computed, updates
 from tests.state.reports import counted, import_report, model_report
 
 GIB = 2**30
@@ -160,6 +160,31 @@ def test_little_data_are_promised_what_their_rows_take(train, app, silent, qtbot
     assert not train.promises_at_most
     assert train.promise.total < full / 3
     assert train.kept().tokens == 22 * 63
+
+
+LITTLE = Kept(rows=22, seen=22.0, tokens=1_389)
+NOTHING_HELD_OUT = {"data.validation": 0.0}
+
+
+def test_little_data_take_the_time_of_their_own_tokens():
+    config = with_changes(RunConfig(), NOTHING_HELD_OUT | {"training.steps": 30})
+    assert tokens_computed(config, LITTLE, padded=False) == 30 * 1_389
+    assert tokens_computed(config, LITTLE, padded=True) == pytest.approx(30 * 4 * 2048 * 0.96)
+    unpacked = with_changes(config, {"data.packing": False})
+    assert tokens_computed(unpacked, LITTLE, padded=False) == 30 / 2 * 1_389  # 16 rows, then 6
+
+
+def test_each_pass_over_little_data_is_an_update():
+    config = with_changes(RunConfig(), NOTHING_HELD_OUT | {"training.epochs": 3.0})
+    assert updates(config, LITTLE) == 3
+    assert tokens_computed(config, LITTLE, padded=False) == 3 * 1_389
+
+
+def test_much_data_fill_their_batches():
+    config = with_changes(RunConfig(), NOTHING_HELD_OUT)
+    much = Kept(rows=100_000, seen=1e5, tokens=20_000_000)
+    computed = [tokens_computed(config, much, padded=padded) for padded in (False, True)]
+    assert computed == [20_000_000, pytest.approx(20_000_000, rel=0.01)]
 
 
 def test_settings_that_spoil_a_run_are_warned_of_and_mended_with_a_click(ready, app, qtbot):

@@ -54,7 +54,8 @@ class LengthCard(Card):
             self._time.setText(how_many)
             self._time_note.setText("hours are known once a run like this was measured")
         else:
-            self._time.setText(f"about {duration(seconds)}")
+            known = "about" if self._state.lengths is not None else "at most"
+            self._time.setText(f"{known} {duration(seconds)}")
             self._time_note.setText(how_many)
 
     def show_problem(self, words: str) -> None:
