@@ -41,7 +41,17 @@ _PLAIN: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
 
 def build_parser() -> argparse.ArgumentParser:
     """All subcommands."""
-    from qlora_studio.cli import chatting, doctor, estimating, evaluating, exporting, reading, runs, training
+    from qlora_studio.cli import (
+        arena,
+        chatting,
+        doctor,
+        estimating,
+        evaluating,
+        exporting,
+        reading,
+        runs,
+        training,
+    )
 
     parser = _Parser(
         prog="qlora-studio",
@@ -51,7 +61,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--page", metavar="NAME", help="open the window on this page")
     parser.add_argument("--run", metavar="FOLDER", dest="open_run", help="open the window on this run")
     subparsers = parser.add_subparsers(metavar="command")
-    for module in (training, reading, estimating, runs, chatting, evaluating, exporting, doctor):
+    modules = (training, reading, estimating, runs, chatting, evaluating, arena, exporting, doctor)
+    for module in modules:
         module.add_commands(subparsers)
     return parser
 

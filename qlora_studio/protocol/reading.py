@@ -126,6 +126,12 @@ class EncodeChat(Request, frozen=True, tag="encode_chat"):
     trained: bool = False
 
 
+class ReadPrompts(Request, frozen=True, tag="read_prompts"):
+    """A file with a prompt a line, or JSON objects that name it."""
+
+    path: str
+
+
 class MakeModelfile(Request, frozen=True, tag="make_modelfile"):
     """The model's chat template as Ollama wants it, compared letter by letter."""
 
@@ -268,6 +274,12 @@ class ChatEncoded(Answer, frozen=True, tag="chat_encoded"):
     trained_known: bool = False  # whether the run keeps that one
 
 
+class PromptsRead(Answer, frozen=True, tag="prompts_read"):
+    """In the order of the file, each once."""
+
+    prompts: tuple[str, ...]
+
+
 class ModelfileMade(Answer, frozen=True, tag="modelfile_made"):
     """All but the line that names the file; empty where `notes` say why there is none."""
 
@@ -328,6 +340,7 @@ ReaderRequest = (
     | CheckModel
     | CheckAdapter
     | EncodeChat
+    | ReadPrompts
     | MakeModelfile
     | PrepareRun
     | SuggestSamples
@@ -347,6 +360,7 @@ ReaderAnswer = (
     | ModelChecked
     | AdapterChecked
     | ChatEncoded
+    | PromptsRead
     | ModelfileMade
     | RunPrepared
     | SamplesSuggested

@@ -9,7 +9,7 @@ from pathlib import Path
 from qlora_studio.data.data_set import data_set
 from qlora_studio.data.dataset import Dataset, open_dataset
 from qlora_studio.protocol import reading
-from qlora_studio.reader import column_jobs, doctor_jobs, model_jobs, row_jobs, run_jobs
+from qlora_studio.reader import column_jobs, doctor_jobs, model_jobs, prompt_jobs, row_jobs, run_jobs
 from qlora_studio.reader.model_text import ModelTexts
 
 _TELL_EVERY_S = 0.1
@@ -52,6 +52,8 @@ class Jobs:
                 return model_jobs.check_foreign_adapter(request)
             case reading.EncodeChat():
                 return model_jobs.encode_chat(request, self._texts)
+            case reading.ReadPrompts():
+                return prompt_jobs.read_prompts(request)
             case reading.MakeModelfile():
                 return model_jobs.make_modelfile(request, self._texts)
             case reading.PrepareRun():

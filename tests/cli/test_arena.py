@@ -1,0 +1,58 @@
+"""Answers are judged in the terminal by keys, without names, and the standing is told."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from qlora_studio.cli.arena import judged, standing_lines, standing_object
+from qlora_studio.config.run_config import ModelConfig
+from qlora_studio.runs.arena import Arena, Player, new_arena, read_arena, standing, with_answer
+
+PLAYERS = (Player(name="base"), Player(name="support\u202e", adapter="/runs/support/adapter"))
+
+
+@pytest.fixture
+def arena():
+    arena = new_arena(
+        Arena(model=ModelConfig(path="/models/tiny"), players=PLAYERS, prompts=("Why?", "How?"), seed=3)
+    )
+    for prompt in range(2):
+        for player, said in enumerate(("I am plain.", "I am tuned.")):
+            arena = with_answer(arena, prompt, player, said)
+    return arena
+
+
+def judge(arena, path, keys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO(keys))
+    return judged(path, arena)
+
+
+def test_each_key_is_a_vote_that_is_kept_at_once(arena, tmp_path, monkeypatch, capsys):
+    found = judge(arena, tmp_path / "a.json", "1\nx\nt\n", monkeypatch)
+    first, second = found.votes
+    assert (first.winner, second.winner) == (first.left, -1)
+    assert read_arena(tmp_path / "a.json") == found
+    shown = capsys.readouterr().out
+    assert "I am plain." in shown and "--- answer 2 ---" in shown
+    assert "base" not in shown and "support" not in shown
+
+
+def test_a_vote_is_taken_back_and_the_rest_left_for_later(arena, tmp_path, monkeypatch):
+    found = judge(arena, tmp_path / "a.json", "2\nu\n2\nq\n", monkeypatch)
+    (vote,) = found.votes
+    assert vote.winner == vote.right
+    assert judge(found, tmp_path / "a.json", "", monkeypatch) == found
+
+
+def test_the_standing_names_them_with_elo_interval_and_games_won(arena, tmp_path, monkeypatch):
+    found = judge(arena, tmp_path / "a.json", "1\nq\n", monkeypatch)
+    winner = found.players[found.votes[0].winner].name.replace("\u202e", "<U+202E>")
+    lines = standing_lines(found, standing(found))
+    assert lines[0] == "1 vote on 2 prompts"
+    assert lines[2].split()[:2] == [winner, "1016"]
+    assert "1016 to 1016" in lines[2]
+    assert lines[2].endswith(" 1 of 1")
+    told = standing_object(tmp_path / "a.json", found, standing(found))
+    assert [player["elo"] for player in told["players"]] in ([1016.0, 984.0], [984.0, 1016.0])
