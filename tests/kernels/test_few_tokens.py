@@ -106,19 +106,23 @@ def test_opcheck_of_the_low_rank_product():
     torch.library.opcheck(low_rank_product, (torch.randn(1, 2, 64).to(BF16), torch.randn(8, 64), 0.5))
 
 
-def cache_and_query(used):
-    query = torch.randn(len(used), HEADS, HEAD_DIM).to(BF16)
-    key, value = (torch.randn(len(used), CAPACITY, KV_HEADS, HEAD_DIM).to(BF16) for _ in range(2))
+def cache_and_query(used, head_dim=HEAD_DIM, capacity=CAPACITY):
+    query = torch.randn(len(used), HEADS, head_dim).to(BF16)
+    key, value = (torch.randn(len(used), capacity, KV_HEADS, head_dim).to(BF16) for _ in range(2))
     starts = torch.arange(len(used) + 1, dtype=torch.int32)
-    starts = torch.stack((starts, starts * CAPACITY))
+    starts = torch.stack((starts, starts * capacity))
     return query, key, value, torch.tensor(used, dtype=torch.int32), starts
 
 
 @pytest.mark.parametrize("window", [0, 7])
-@pytest.mark.parametrize("used", [(1,), (5,), (96,), (40, 3)])
-def test_a_token_sees_what_is_used_of_a_cache_and_nothing_behind_it(used, window):
-    query, key, value, *places = cache_and_query(used)
-    found = cached_attention(query, key, value, *places, 0.125, window)
+@pytest.mark.parametrize("head_dim", [64, 80, 128, 256])
+@pytest.mark.parametrize(
+    ("used", "capacity"), [((1,), 96), ((5,), 96), ((96,), 96), ((40, 3), 96), ((1900, 1), 2048)]
+)
+def test_a_token_sees_what_is_used_of_a_cache_and_nothing_behind_it(used, capacity, head_dim, window):
+    query, key, value, *places = cache_and_query(used, head_dim, capacity)
+    for _ in range(2):  # what a kernel leaves behind serves the next
+        found = cached_attention(query, key, value, *places, 0.125, window)
     for text, count in enumerate(used):
         seen = slice(count - min(window or count, count), count)
         alone = (part[text, seen].transpose(0, 1).float() for part in (key, value))

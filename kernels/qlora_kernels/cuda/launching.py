@@ -38,8 +38,10 @@ class Kernel:
         self._compiled = compiled  # holds the module
         self._function: Any = compiled.func
 
-    def start(self, grid: tuple[int, int], threads: int, arguments: Sequence[Any]) -> None:
-        """arguments: tensors, ctypes values, Python's int (32 bits) and float (32 bits).
+    def start(self, grid: tuple[int, ...], threads: int, arguments: Sequence[Any]) -> None:
+        """grid: blocks of threads, up to three dimensions
+
+        arguments: tensors, ctypes values, Python's int (32 bits) and float (32 bits).
 
         On Hopper it may start while the kernel before it runs: each waits by itself before it reads what
         others wrote (`wait_for_kernels_before`).
@@ -48,7 +50,7 @@ class Kernel:
         pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
         early = (_Attribute * 1)(_Attribute(_STARTS_EARLY, 0, 1))
         stream = torch.cuda.current_stream().cuda_stream
-        config = _Config(*grid, 1, threads, 1, 1, self._shared_bytes, stream, early, self._early)
+        config = _Config(*(*grid, 1, 1)[:3], threads, 1, 1, self._shared_bytes, stream, early, self._early)
         failed = _driver().cuLaunchKernelEx(ctypes.byref(config), self._function, pointers, None)
         if failed:
             words = ctypes.c_char_p()
