@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 from PySide6.QtCore import QPoint, QPointF, Qt
 from PySide6.QtGui import QFont
-from PySide6.QtTest import QTest
+from PySide6.QtTest import QSignalSpy, QTest
 from PySide6.QtWidgets import (
     QHBoxLayout,
     QLabel,
+    QLineEdit,
     QScrollArea,
     QSizePolicy,
     QStyleOptionComboBox,
@@ -41,6 +42,7 @@ from qlora_studio.ui.widgets import (
     Switch,
     TextBox,
     ToastCorner,
+    TypedNumber,
     plain_tooltip,
 )
 
@@ -218,6 +220,38 @@ def test_a_decimal_shows_no_zeros_that_say_nothing(qtbot):
     assert box.text() == "0.05"
     box.setValue(1)
     assert box.text() == "1.0"
+
+
+@pytest.fixture
+def rank(qtbot):
+    box = TypedNumber(1, 512, 64, name="rank", label="Rank", unit="layers")
+    qtbot.addWidget(box)
+    box.resize(160, 32)
+    box.show()
+    return box
+
+
+def test_a_number_is_told_once_when_it_was_typed_into_its_line(rank, qtbot):
+    told = QSignalSpy(rank.entered)
+    line = rank.findChild(QLineEdit)
+    line.selectAll()
+    QTest.keyClicks(line, "300")
+    QTest.keyClick(line, Qt.Key.Key_Return)
+    rank.clearFocus()
+    assert [told.at(at)[0] for at in range(told.count())] == [300]
+    assert (rank.value(), rank.text()) == (300, "300 layers")
+
+
+def test_arrows_move_a_number_up_to_its_limit_also_from_beyond_it(rank, qtbot):
+    qtbot.mouseClick(rank, Qt.MouseButton.LeftButton, pos=QPoint(rank.width() - 8, 8))
+    assert rank.value() == 65
+    line = rank.findChild(QLineEdit)
+    line.selectAll()
+    QTest.keyClicks(line, "999")
+    QTest.keyClick(line, Qt.Key.Key_Return)
+    assert (rank.value(), rank.text()) == (65, "999")
+    QTest.keyClick(rank, Qt.Key.Key_Up)
+    assert (rank.value(), rank.text()) == (512, "512 layers")
 
 
 def test_a_choice_keeps_its_value_when_the_list_is_read_anew(qtbot):
