@@ -107,6 +107,12 @@ def _tell_verification(verified: events.Verification) -> None:
         f"{word}: {verified.token_agreement:.1%} of tokens agree on {counted(verified.prompts, 'prompt')} "
         f"(read again with {verified.with_}), largest log-probability drift {verified.max_logprob_drift:.4f}"
     )
+    if ran := verified.run:
+        same = f"{ran.same_replies} of {counted(verified.prompts, 'reply', 'replies')} are the same"
+        print_text(
+            f"Run by {ran.with_}: {ran.token_agreement:.1%} of tokens agree, {same}, "
+            f"largest log-probability drift {ran.max_logprob_drift:.4f}"
+        )
     for problem in verified.problems:
         print_text(problem)
     if verified.merge_base:

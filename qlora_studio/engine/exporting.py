@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+import msgspec
+
 from qlora_studio.config.run_config import SHAPE_PREFIX
 from qlora_studio.engine.adapters import CONFIG_FILE, WEIGHTS_FILE, AdaptedModel
 from qlora_studio.engine.checkpointing import copy_tokenizer
 from qlora_studio.engine.gguf_model import GgufModel, tensor_bytes, write_gguf
 from qlora_studio.engine.gguf_reading import check_memory, read_gguf_again, texts_of, token_ids
+from qlora_studio.engine.gguf_running import llama_cpp, run_gguf
 from qlora_studio.engine.gguf_tokenizer import GgufTokenizer
 from qlora_studio.engine.merged_model import closest_merge, copy_licence, read_again, write_texts
 from qlora_studio.engine.model_card import CARD_FILE, model_card
@@ -29,7 +32,13 @@ from qlora_studio.models.merged import MERGED_INTO
 from qlora_studio.models.shapes import model_shape
 from qlora_studio.models.template import template_of
 from qlora_studio.protocol.commands import Export
-from qlora_studio.protocol.events import ExportFinished, ExportProgress, LoadingProgress, Verification
+from qlora_studio.protocol.events import (
+    ExportFinished,
+    ExportProgress,
+    LoadingProgress,
+    RunByLlamaCpp,
+    Verification,
+)
 from qlora_studio.runs.durable import FOLDER_MODE, sync_file
 from qlora_studio.runs.folder import Run, open_run
 from qlora_studio.runs.space import require_space, saving
@@ -237,7 +246,16 @@ def _write_gguf(
     if wrong := sum(own != theirs for own, theirs in zip(wanted, said.ids, strict=True)):
         problems.append(f"The tokenizer in the file cuts {wrong} of {len(wanted)} texts in another way.")
     most_kl = MOST_KL_IN_8_BIT if order.quant == Q8_0 else MOST_KL
-    return _verification(found, trained, said.reader, most_kl, why, tuple(problems))
+    ran = None
+    if llama_cpp():
+        yield order.progress("Running it with llama.cpp", total, total)
+        ran = run_gguf(file, trained, order.go_on)
+    if isinstance(ran, str):
+        problems.append(f"llama.cpp can't run the file: {ran}")
+    elif ran is not None and ran.token_agreement < LEAST_AGREEMENT:
+        problems.append(f"In llama.cpp only {ran.token_agreement:.1%} of the tokens agree.")
+    verified = _verification(found, trained, said.reader, most_kl, why, tuple(problems))
+    return msgspec.structs.replace(verified, run=ran if isinstance(ran, RunByLlamaCpp) else None)
 
 
 def _write_card(order: _Order, checkpoint: int | None, staging: Path, verified: Verification) -> None:

@@ -71,19 +71,26 @@ def read_gguf_again(
         texts=[*_TEXTS, *texts],
         dtype=name_of(dtype),
     )
+    with asked_of("qlora_studio.engine.gguf_reading_child", msgspec.json.encode(asked), go_on) as answers:
+        found = msgspec.json.decode(answers.line(), type=Found)
+        yield ReadAgain(found, asked.texts, _each_talk(answers, talks, found.vocab))
+
+
+@contextlib.contextmanager
+def asked_of(module: str, request: bytes, go_on: Callable[[], None]) -> Iterator[Answers]:
+    """What a process that runs this module answers to one line; it ends with the block."""
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "qlora_studio.engine.gguf_reading_child"],
+        [sys.executable, "-P", "-m", module],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         cwd=APP_FOLDER,
         env=child_environment(),
         start_new_session=True,
     )
-    answers = _Answers(process, go_on)
+    answers = Answers(process, go_on)
     try:
-        answers.ask(msgspec.json.encode(asked) + b"\n")
-        found = msgspec.json.decode(answers.line(), type=Found)
-        yield ReadAgain(found, asked.texts, _each_talk(answers, talks, found.vocab))
+        answers.ask(request + b"\n")
+        yield answers
     finally:
         process.kill()
         process.wait()
@@ -102,13 +109,13 @@ def texts_of(folder: Path, prompts: Sequence[Sequence[int]]) -> list[str]:
     return [tokenizer.decode(list(prompt), skip_special_tokens=False) for prompt in prompts]
 
 
-def _each_talk(answers: _Answers, talks: Sequence[Talk], vocab: int) -> Iterator[Tensor]:
+def _each_talk(answers: Answers, talks: Sequence[Talk], vocab: int) -> Iterator[Tensor]:
     for talk in talks:
         data = answers.exactly(talk.compared * vocab * 4)
         yield torch.from_numpy(np.frombuffer(data, np.float32).reshape(talk.compared, vocab).copy())
 
 
-class _Answers:
+class Answers:
     """What the process says, taken from its pipe by a thread, so that whoever waits can be stopped."""
 
     def __init__(self, process: subprocess.Popen[bytes], go_on: Callable[[], None]) -> None:
@@ -131,17 +138,20 @@ class _Answers:
                 pipe.close()
 
     def ask(self, line: bytes) -> None:
+        """Without waiting for an answer."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # whoever reads the answer hears why
             self._process.stdin.write(line)
             self._process.stdin.flush()
 
     def line(self) -> bytes:
+        """The next one. Raises: StudioError where the process ended instead."""
         while (end := self._rest.find(b"\n")) < 0:
             self._rest += self._piece()
         return self._cut(end + 1)
 
     def exactly(self, size: int) -> bytes:
+        """So many bytes. Raises: StudioError where the process ended before."""
         while len(self._rest) < size:
             self._rest += self._piece()
         return self._cut(size)

@@ -120,6 +120,10 @@ def _checked(check: Verification) -> Iterator[tuple[str, str]]:
     if check.mean_kl is not None:
         yield "Mean KL", f"{check.mean_kl:.3g} nats a token"
     yield "Largest drift of a log-probability", f"{check.max_logprob_drift:.3g} nats"
+    if ran := check.run:
+        yield "Run by", ran.with_
+        yield "Likeliest tokens that agree there", f"{ran.token_agreement:.1%}"
+        yield "Replies that are the same there", f"{ran.same_replies} of {check.prompts}"
 
 
 def _use(to: str, names: list[str]) -> Iterator[str]:

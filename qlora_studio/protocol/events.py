@@ -218,6 +218,20 @@ class ExportProgress(Event, frozen=True, tag="export_progress"):
     total: int
 
 
+class RunByLlamaCpp(msgspec.Struct, frozen=True, kw_only=True):
+    """A GGUF file run by llama.cpp itself, against the adapter as trained.
+
+    max_logprob_drift: nats, at the adapter's likeliest tokens; a token that is none of the 40 likeliest there
+                       counts as the least likely of these. Not of tokens that end in half a letter
+    same_replies:      of the prompts, those that it answers with the very tokens of the adapter
+    """
+
+    with_: str = msgspec.field(name="with")
+    token_agreement: float
+    max_logprob_drift: float
+    same_replies: int
+
+
 class Verification(msgspec.Struct, frozen=True, kw_only=True):
     """The written file against the adapter as trained, on the same prompts.
 
@@ -233,6 +247,7 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
     passed: bool
     merge_base: str | None = None  # which weights were merged into, and why
     problems: tuple[str, ...] = ()
+    run: RunByLlamaCpp | None = None  # of a GGUF file, where llama.cpp is installed
 
 
 class ExportFinished(Event, frozen=True, tag="export_finished"):

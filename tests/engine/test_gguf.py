@@ -17,6 +17,7 @@ import torch
 from qlora_studio.engine import exporting, verifying
 from qlora_studio.engine.exporting import export
 from qlora_studio.engine.gguf_model import GgufModel
+from qlora_studio.engine.gguf_running import llama_cpp, run_gguf
 from qlora_studio.engine.gguf_tokenizer import GgufTokenizer
 from qlora_studio.engine.merging import MergedWeights
 from qlora_studio.engine.model_holder import ModelHolder
@@ -51,6 +52,19 @@ def never() -> bool:
 @pytest.fixture(autouse=True)
 def short_replies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verifying, "REPLY_TOKENS", 12)
+
+
+@pytest.fixture(autouse=True)
+def without_llama_cpp(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes a process more: only where it is what the test is about."""
+    monkeypatch.setattr(exporting, "llama_cpp", lambda: "")
+
+
+@pytest.fixture
+def with_llama_cpp(without_llama_cpp: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not llama_cpp():
+        pytest.skip("xllamacpp has no wheel for this system")
+    monkeypatch.setattr(exporting, "llama_cpp", llama_cpp)
 
 
 def byte_model(folder: Path, family: str = "llama", cut: str = "gpt-2", **changes: Any) -> Path:
@@ -97,7 +111,7 @@ def said(reader: gguf.GGUFReader, key: str) -> Any:
     ],
 )
 def test_a_gguf_in_16_bit_answers_as_the_adapter_did(
-    tmp_path: Path, family: str, cut: str, changes: dict[str, Any]
+    tmp_path: Path, with_llama_cpp: None, family: str, cut: str, changes: dict[str, Any]
 ) -> None:
     run = make_tuned_run(tmp_path, byte_model(tmp_path / "model", family, cut, **changes))
 
@@ -111,6 +125,11 @@ def test_a_gguf_in_16_bit_answers_as_the_adapter_did(
     assert verified.with_.startswith("transformers ")
     assert ("positions scaled by us" in verified.with_) == ("rope_parameters" in changes)
     assert "dequantized NF4" in (verified.merge_base or "")
+    assert verified.run is not None
+    assert verified.run.with_.startswith("llama.cpp (xllamacpp ")
+    assert verified.run.token_agreement >= 0.95
+    assert verified.run.max_logprob_drift < 0.02
+    assert verified.run.same_replies == len(PROMPTS)
     assert set(finished.files) == {f"{run.name}-F16.gguf", "LICENSE", "README.md"}
     assert f"llama-cli -m {run.name}-F16.gguf" in (tmp_path / "out" / "README.md").read_text()
 
@@ -157,7 +176,7 @@ def test_another_template_in_the_file_gets_no_tick(
 
 
 def test_a_tokenizer_that_cuts_otherwise_and_rows_out_of_order_get_no_tick(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_llama_cpp: None
 ) -> None:
     right = GgufTokenizer.say
     monkeypatch.setattr(
@@ -171,6 +190,7 @@ def test_a_tokenizer_that_cuts_otherwise_and_rows_out_of_order_get_no_tick(
     assert verified.mean_kl is not None
     assert verified.mean_kl > 0.02
     assert "tokenizer in the file cuts" in verified.problems[0]
+    assert "In llama.cpp only" in verified.problems[1]
 
 
 def test_scaled_positions_that_are_left_out_get_no_tick(
@@ -185,6 +205,22 @@ def test_scaled_positions_that_are_left_out_get_no_tick(
     verified = exported(run, tmp_path / "out", "f16").verified
 
     assert not verified.passed
+
+
+def test_a_file_that_llama_cpp_cannot_run_gets_no_tick(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_llama_cpp: None
+) -> None:
+    def on_half(file: Path, *words: Any) -> Any:
+        half = tmp_path / "half.gguf"
+        half.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+        return run_gguf(half, *words)
+
+    monkeypatch.setattr(exporting, "run_gguf", on_half)
+
+    verified = exported(run, tmp_path / "out").verified
+
+    assert (verified.passed, verified.run) == (False, None)
+    assert "llama.cpp can't run the file" in verified.problems[0]
 
 
 def test_a_file_that_cannot_be_read_again_is_removed(

@@ -300,6 +300,12 @@ class ReportCard(Card):
         ]
         if result.mean_kl is not None:
             lines.append(("Mean KL, nats a token", f"{result.mean_kl:.5f}"))
+        if ran := result.run:
+            lines += [
+                ("Run by", ran.with_),
+                ("Tokens that agree there", _percent(ran.token_agreement)),
+                ("Replies that are the same there", f"{ran.same_replies:,} of {result.prompts:,}"),
+            ]
         while len(self._cells) < len(lines):
             cells = (PlainLabel("", "muted"), PlainLabel("", "strong"))
             cells[1].setAlignment(Qt.AlignmentFlag.AlignRight)
