@@ -150,6 +150,11 @@ def test_a_number_that_is_typed_moves_the_promise(advanced, app, qtbot):
         ("data.seq_len", "0", "Sequence length is 0; it must be between 16 and 131,072."),
         ("lora.dropout", "5", "Dropout is 5; it must be between 0 and 0.9."),
         ("training.epochs", "many", "Epochs: 'many' is no number."),
+        (
+            "training.epochs",
+            "1,000",
+            "Epochs: '1,000' is no number that can be told from another: write it without a comma.",
+        ),
     ],
 )
 def test_a_number_that_can_not_stand_stays_as_it_was_typed_with_its_limits(

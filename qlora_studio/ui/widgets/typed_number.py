@@ -12,6 +12,7 @@ from qlora_studio.ui.widgets.fields import prepare_spin
 
 LONGEST = 18  # characters of a limit that the field is made as wide as, as in Qt's own number fields
 
+_EITHER = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")  # a thousand, or one with three places
 _WHOLE = re.compile(r"[+-]?(\d+|\d{1,3}(,\d{3})+)")
 
 
@@ -99,8 +100,7 @@ class TypedNumber(QAbstractSpinBox):
         self._told = text
         number = self._number(text)
         if number is None:
-            kind = "whole number" if isinstance(self._low, int) else "number"
-            self.unreadable.emit(f"{text!r} is no {kind}.")
+            self.unreadable.emit(f"{text!r} is no {self._kind()}.")
             return
         if self._low <= number <= self._high:
             self.setValue(number)
@@ -110,10 +110,21 @@ class TypedNumber(QAbstractSpinBox):
         text = text.strip().removesuffix(self._unit.strip()).strip()
         if isinstance(self._low, int):
             return int(text.replace(",", "")) if _WHOLE.fullmatch(text) else None
+        if _EITHER.fullmatch(text):
+            return None
         try:
             return float(text.replace(",", "."))
         except ValueError:
             return None
+
+    def _kind(self) -> str:
+        if isinstance(self._low, int):
+            return "whole number"
+        return (
+            "number that can be told from another: write it without a comma"
+            if "," in self.text()
+            else "number"
+        )
 
     def _text_of(self, value: float) -> str:
         if isinstance(self._low, int):
