@@ -30,6 +30,11 @@ def conversations_folder() -> Path:
     return _home("conversations") or Path(platformdirs.user_data_dir(_APP, appauthor=False)) / "conversations"
 
 
+def arenas_folder() -> Path:
+    """Blind comparisons of the window."""
+    return _home("arenas") or Path(platformdirs.user_data_dir(_APP, appauthor=False)) / "arenas"
+
+
 def good_answers_file() -> Path:
     """The data file of answers that were found good on the Chat page."""
     data = _home("data") or Path(platformdirs.user_data_dir(_APP, appauthor=False)) / "data"

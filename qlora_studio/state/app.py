@@ -17,6 +17,7 @@ from qlora_studio.state.reader import Reader
 from qlora_studio.state.sample_model import SampleModel
 
 if TYPE_CHECKING:
+    from qlora_studio.state.arena import ArenaState
     from qlora_studio.state.chat import ChatState
     from qlora_studio.state.data import DataState
     from qlora_studio.state.evaluation import EvaluationState
@@ -62,6 +63,13 @@ class AppState(QObject):
             self.notices,
             self,
         )
+
+    @cached_property
+    def arena(self) -> ArenaState:
+        """Of the Chat page, too."""
+        from qlora_studio.state.arena import ArenaState
+
+        return ArenaState(self.chat, self.engine, self.chat_reader, self.sample_model, self)
 
     @cached_property
     def models(self) -> ModelsState:
@@ -134,6 +142,8 @@ class AppState(QObject):
         """Ends the children; a run in training is saved first, and so is what was said."""
         if "chat" in self.__dict__:  # built with its page
             self.chat.close()
+        if "arena" in self.__dict__:
+            self.arena.wait()
         self.machine.close()
         self.engine.close()
         self.reader.close()

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QGuiApplication
-from PySide6.QtWidgets import QLabel, QLineEdit
+from PySide6.QtWidgets import QFileDialog, QLabel, QLineEdit
 
 from qlora_studio.config import places
 from qlora_studio.memory.devices import CardReading
 from qlora_studio.protocol import commands, events, reading
+from qlora_studio.runs.arena import Arena, Player, new_arena, save_arena, with_answer
 from qlora_studio.state.chat_turns import LEFT
 from qlora_studio.state.markdown_blocks import markdown_blocks
 from qlora_studio.ui.pages.chat import ChatPage
@@ -878,3 +879,85 @@ def test_another_template_than_in_training_is_shown_as_a_difference_and_can_be_p
     silent.answer(reading.EncodeChat, reading.ChatEncoded, **trained)
     assert "the trained one" in words(answered, "chat_template")
     assert found(answered, "chat_use_trained").text() == "Use the model's own"
+
+
+# The arena ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def arena(answered, app, qtbot):
+    """Two prompts, answered by base and tuned model; nothing is judged yet."""
+    players = (Player(name="Base"), Player(name="support<b>", adapter="/runs/support/adapter"))
+    arena = new_arena(Arena(model=app.chat.model, players=players, prompts=("Why?", "How?")))
+    for prompt in range(2):
+        for player, said in enumerate(("I am **plain**.", "I am tuned.")):
+            arena = with_answer(arena, prompt, player, f"{said} {prompt}")
+    save_arena(places.arenas_folder() / "2026-11-27-000000.json", arena)
+    click(qtbot, answered, "chat_to_arena")
+    qtbot.waitUntil(lambda: app.arena.arena is not None)
+    return answered
+
+
+def test_two_answers_stand_side_by_side_without_names(arena, app):
+    pair = app.arena.pair
+    said = {0: "I am plain. 0", 1: "I am tuned. 0"}
+    assert words(arena, "chat_arena_prompt") == "Why?"
+    assert words(arena, "chat_arena_left") == said[pair.left]
+    assert words(arena, "chat_arena_right") == said[pair.right]
+    shown = words(arena, "chat_arena")
+    assert "Base" not in shown and "support" not in shown
+    assert "0 of 2 judged" in shown
+    assert not found(arena, "chat_input").isVisibleTo(arena)
+
+
+def test_keys_and_buttons_are_votes_and_a_vote_can_be_taken_back(arena, app, qtbot):
+    pair = app.arena.pair
+    qtbot.keyClick(found(arena, "chat_arena_left_better"), Qt.Key.Key_2)
+    assert app.arena.arena.votes[0].winner == pair.right
+    click(qtbot, arena, "chat_arena_tie")
+    assert app.arena.arena.votes[1].winner == -1
+    assert words(arena, "chat_arena_prompt") == "All is judged."
+    assert not found(arena, "chat_arena_tie").isEnabled()
+    assert arena.undo()
+    click(qtbot, arena, "chat_arena_undo")
+    assert app.arena.arena.votes == ()
+    assert not arena.undo()
+
+
+def test_the_standing_names_them_with_elo_interval_and_games(arena, app, qtbot):
+    qtbot.keyClick(found(arena, "chat_arena_left_better"), Qt.Key.Key_1)
+    winner = app.arena.arena.players[app.arena.arena.votes[0].winner].name
+    click(qtbot, arena, "chat_arena_standing")
+    model = found(arena, "chat_arena_table").model()
+    qtbot.waitUntil(lambda: model.rowCount() == 2, timeout=10_000)
+    first = [model.index(0, column).data() for column in range(model.columnCount())]
+    assert first == ["A", winner, "1,016", "1,016 to 1,016", "1", "–", "1 of 1"]
+    assert not found(arena, "chat_arena_answers").isVisibleTo(arena)
+
+
+def test_all_votes_are_saved_as_a_table(arena, app, qtbot, tmp_path):
+    qtbot.keyClick(found(arena, "chat_arena_left_better"), Qt.Key.Key_1)
+    click(qtbot, arena, "chat_arena_standing")
+    click(qtbot, arena, "chat_arena_csv")
+    with qtbot.waitSignal(app.arena.saved):
+        arena.findChild(QFileDialog, "chat_save_votes").fileSelected.emit(str(tmp_path / "votes.csv"))
+    assert (tmp_path / "votes.csv").read_text("utf-8").startswith("prompt,left,right,winner")
+
+
+def test_escape_and_the_button_lead_back_to_the_chat(arena, qtbot):
+    assert arena.escape()
+    assert found(arena, "chat_input").isVisibleTo(arena)
+    click(qtbot, arena, "chat_to_arena")
+    click(qtbot, arena, "chat_arena_back")
+    assert found(arena, "chat_input").isVisibleTo(arena)
+    assert not found(arena, "chat_arena").isVisibleTo(arena)
+
+
+def test_a_new_arena_reads_its_prompts(answered, app, silent, qtbot):
+    click(qtbot, answered, "chat_to_arena")
+    assert found(answered, "chat_arena_empty").isVisibleTo(answered)
+    click(qtbot, answered, "chat_arena_new")
+    answered.findChild(QFileDialog, "chat_pick_prompts").fileSelected.emit("/data/prompts.txt")
+    assert words(answered, "chat_arena_doing") == "Reading the prompts"
+    silent.refuse(reading.ReadPrompts, "prompts.txt holds no prompt.", "Write one a line.")
+    assert words(answered, "chat_arena_problem") == "prompts.txt holds no prompt. Write one a line."

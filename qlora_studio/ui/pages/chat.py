@@ -7,7 +7,15 @@ from pathlib import Path
 
 from PySide6.QtCore import QEvent, Qt, Signal
 from PySide6.QtGui import QAction, QGuiApplication, QKeyEvent, QKeySequence, QResizeEvent, QTextCursor
-from PySide6.QtWidgets import QHBoxLayout, QMenu, QPlainTextEdit, QScrollArea, QVBoxLayout, QWidget
+from PySide6.QtWidgets import (
+    QFileDialog,
+    QHBoxLayout,
+    QMenu,
+    QPlainTextEdit,
+    QScrollArea,
+    QVBoxLayout,
+    QWidget,
+)
 
 from qlora_studio.config.run_config import SAMPLE
 from qlora_studio.plain_text import visible_line
@@ -15,6 +23,7 @@ from qlora_studio.runs.conversations import MOST_SIDES
 from qlora_studio.state.app import AppState
 from qlora_studio.state.chat_turns import RIGHT, Reply, Tuned, Turn
 from qlora_studio.ui.page import Page
+from qlora_studio.ui.pages.chat_arena import ArenaCard
 from qlora_studio.ui.pages.chat_list import ConversationsCard
 from qlora_studio.ui.pages.chat_sampling import SamplingCard
 from qlora_studio.ui.pages.chat_side import MemoryCard, SystemCard, TemplateCard
@@ -41,6 +50,7 @@ from qlora_studio.ui.widgets.text_size import at_text_size
 BASE_ALONE = ""
 ALSO_TIP = "Compare with up to two more adapters of this base"
 LIST_TIP = "Conversations"
+ARENA_TIP = "Arena: judge answers without names"
 MARK_TIP = "Mark where the replies differ"
 NAME, TO_BIN = "Name the conversation", "Move the conversation to the bin"
 IN_LIST = {NAME: "F2", TO_BIN: "Del"}  # keys of the list of conversations
@@ -88,11 +98,18 @@ class ChatPage(Page):
             self._input.clear()
         elif super().escape():
             return True
-        elif not self._conversations.isHidden():
+        elif not (self._conversations.isHidden() and self._arena.isHidden()):
             self._show_list(False)
         else:
             return False
         return True
+
+    def undo(self) -> bool:
+        """Ctrl+Z: the last vote of the arena."""
+        may = not self._arena.isHidden() and bool(self.app.arena.arena and self.app.arena.arena.votes)
+        if may:
+            self.app.arena.take_back()
+        return may
 
     def open_search(self) -> None:
         """The list comes to the front."""
@@ -107,9 +124,11 @@ class ChatPage(Page):
 
     def _build_page(self) -> Iterator[None]:
         self._mode = Segmented([("one", "One"), ("two", "Side by side")], label="Replies", name="chat_mode")
+        self._to_arena = IconButton("flag", ARENA_TIP, name="chat_to_arena")
         self._new = SecondaryButton("New chat", "plus", name="chat_new")
         self._to_list = IconButton("history", LIST_TIP, name="chat_to_list")
         self.add_header(self._to_list)
+        self.add_header(self._to_arena)
         self.add_header(self._mode)
         self.add_header(self._new)
         self.main.addLayout(self._build_sides())
@@ -138,7 +157,10 @@ class ChatPage(Page):
         self._conversations = ConversationsCard(self._state)
         self.search = self._conversations.search
         self._conversations.hide()
+        self._arena = ArenaCard(self.app.arena)
+        self._arena.hide()
         self.main.addWidget(self._conversations, 1)
+        self.main.addWidget(self._arena, 1)
         self.main.addWidget(self._view, 1)
         self.main.addWidget(self._input_card)
         yield
@@ -224,6 +246,7 @@ class ChatPage(Page):
             (TO_BIN, "", self._on_bin),
             ("Copy the chat", "", self._on_copy_all),
             (MARK_TIP, "Ctrl+D", self._on_mark_differences),
+            (ARENA_TIP, "Ctrl+J", self._on_arena),
             ("Keep the last answer for training", "Ctrl+G", self._on_good),
             ("Open the good answers as data", "", self._on_open_good),
         ):
@@ -247,6 +270,11 @@ class ChatPage(Page):
         self._mode.changed.connect(lambda mode: self._state.set_side_by_side(mode == "two"))
         self._new.clicked.connect(self._on_new)
         self._to_list.clicked.connect(self._on_list)
+        self._to_arena.clicked.connect(self._on_arena)
+        self._arena.back_asked.connect(self._on_arena)
+        self._arena.prompts_asked.connect(self._on_arena_prompts)
+        self._arena.table_asked.connect(self._on_arena_table)
+        self.app.arena.saved.connect(lambda path: self.app.notices.say(f"Saved {path.name}"))
         self._conversations.opened.connect(lambda: self._show_list(False))
         self._state.good_answers.changed.connect(self._refresh_turns)
         self._state.good_answers.refused.connect(self.show_error)
@@ -322,10 +350,40 @@ class ChatPage(Page):
 
     def _show_list(self, shown: bool) -> None:
         """In place of what is said, or back."""
+        self._arena.hide()
         self._conversations.setVisible(shown)
         self._view.setVisible(not shown)
         self._input_card.setVisible(not shown)
         (self._conversations.search if shown else self._input).setFocus()
+
+    def _on_arena(self) -> None:
+        """In place of what is said, or back."""
+        shown = self._arena.isHidden()
+        self._show_list(False)
+        self._arena.setVisible(shown)
+        self._view.setVisible(not shown)
+        self._input_card.setVisible(not shown)
+        if shown:
+            self.app.arena.look()
+            self._arena.take_focus()
+
+    def _on_arena_prompts(self) -> None:
+        words = "Prompts for the arena: lines of text, or JSON objects with a prompt"
+        dialog = QFileDialog(self, words, "", "Prompts (*.txt *.jsonl *.json);;All files (*)")
+        dialog.setObjectName("chat_pick_prompts")
+        dialog.setFileMode(QFileDialog.FileMode.ExistingFile)
+        dialog.fileSelected.connect(self.app.arena.begin)
+        dialog.finished.connect(dialog.deleteLater)
+        dialog.open()
+
+    def _on_arena_table(self) -> None:
+        dialog = QFileDialog(self, "Save all votes", "votes.csv", "Table (*.csv)")
+        dialog.setObjectName("chat_save_votes")
+        dialog.setAcceptMode(QFileDialog.AcceptMode.AcceptSave)
+        dialog.setDefaultSuffix("csv")
+        dialog.fileSelected.connect(lambda path: self.app.arena.save_votes(Path(path)))
+        dialog.finished.connect(dialog.deleteLater)
+        dialog.open()
 
     def _on_mode_key(self) -> None:
         self._state.set_side_by_side(not self._state.side_by_side)

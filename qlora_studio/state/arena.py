@@ -1,0 +1,368 @@
+"""The arena of the window: prompts answered by base and adapters, judged without names, and the standing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from enum import Enum
+from functools import partial
+from pathlib import Path
+
+from PySide6.QtCore import QObject, Signal
+
+from qlora_studio.config import places
+from qlora_studio.config.run_config import SAMPLE
+from qlora_studio.data.conversation import Message
+from qlora_studio.errors import StudioError
+from qlora_studio.protocol import commands, events, reading
+from qlora_studio.protocol.events import Problem
+from qlora_studio.runs.arena import (
+    MOST_PLAYERS,
+    Arena,
+    Pair,
+    Player,
+    Standing,
+    missing_answers,
+    new_arena,
+    next_pair,
+    read_arena,
+    save_arena,
+    standing,
+    votes_as_csv,
+    with_answer,
+    with_vote,
+    without_last_vote,
+)
+from qlora_studio.state.background import Background
+from qlora_studio.state.chat import ChatState
+from qlora_studio.state.engine import EngineState
+from qlora_studio.state.reader import Job, Reader
+from qlora_studio.state.sample_model import SampleModel
+
+
+class Stage(Enum):
+    """Whether answers are being written."""
+
+    RESTING = "resting"
+    PREPARING = "preparing"  # prompts are read, model and adapters checked and loaded
+    ANSWERING = "answering"
+
+
+class ArenaState(QObject):
+    """changed: anything of the below is another one. saved: the file with all votes."""
+
+    changed = Signal()
+    saved = Signal(object)
+
+    def __init__(
+        self,
+        chat: ChatState,
+        engine: EngineState,
+        reader: Reader,
+        sample_model: SampleModel,
+        parent: QObject | None = None,
+    ) -> None:
+        super().__init__(parent)
+        self._chat = chat
+        self._engine = engine
+        self._reader = reader
+        self._sample_model = sample_model
+        self._disk = Background("arena", self)
+        self._job: Job | None = None
+        self._command: int | None = None  # of the engine's, that is waited for
+        self._checked: set[str] = set()
+        self._loaded = False
+        self._writing: tuple[int, int] | None = None  # prompt, player
+        self._looked = False
+        self.path: Path | None = None
+        self.arena: Arena | None = None
+        self.pair: Pair | None = None  # that is to be judged
+        self.standing: Standing | None = None  # None: it isn't counted yet
+        self.stage = Stage.RESTING
+        self.words = ""
+        self.problem: Problem | None = None
+        engine.heard.connect(self._on_heard)
+        engine.ended.connect(self._on_engine_ended)
+        engine.changed.connect(self.changed)
+        sample_model.made.connect(self._on_sample_made)
+        sample_model.failed.connect(self._on_sample_failed)
+
+    # What is shown ----------------------------------------------------------------------------------
+
+    @property
+    def busy(self) -> bool:
+        """Whether answers are on their way."""
+        return self.stage is not Stage.RESTING
+
+    @property
+    def why_no_start(self) -> str:
+        """Why no new arena can begin, in words; empty where one can."""
+        if self._engine.training:
+            return f"{self._engine.run_name} is training and holds the device."
+        if self.busy:
+            return "Answers are being written."
+        return "" if self._chat.tuned is not None else "Choose a tuned model first: an arena needs two sides."
+
+    @property
+    def players(self) -> tuple[Player, ...]:
+        """Of the next arena: base and what is chosen beside it in the chat."""
+        tuned = [self._chat.tuned, *self._chat.also] if self._chat.tuned is not None else []
+        own = [
+            Player(name=item.name, adapter=str(item.folder), run=str(item.run.folder))
+            for item in tuned
+            if item is not None
+        ]
+        return (Player(name="Base"), *own[: MOST_PLAYERS - 1])
+
+    @property
+    def answered(self) -> tuple[int, int]:
+        """Answers that are there, and all."""
+        if self.arena is None:
+            return 0, 0
+        every = len(self.arena.prompts) * len(self.arena.players)
+        return every - len(missing_answers(self.arena)), every
+
+    # What is asked ----------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Opens the newest arena, once."""
+        if not self._looked and self.arena is None:
+            self._looked = True
+            self._disk.do(_newest, self._on_opened, self._on_refused)
+
+    def begin(self, file: str) -> None:
+        """Reads the prompts; then base and adapters answer them."""
+        if not self.why_no_start:
+            self.problem = None
+            self._now(Stage.PREPARING, "Reading the prompts")
+            self._ask(reading.ReadPrompts, self._on_prompts, path=file)
+
+    def go_on(self) -> None:
+        """Writes the answers that are missing."""
+        if self.arena is not None and not self.busy and not self._engine.training:
+            self.problem, self._loaded = None, False
+            self._now(Stage.PREPARING, "Checking model and adapters")
+            self._advance()
+
+    def stop(self) -> None:
+        """What is answered stays; the rest can be written later."""
+        if self._writing is not None and self._command is not None:
+            self._engine.say(commands.StopGenerating(id=self._command))
+        self._rest()
+
+    def vote(self, winner: int) -> None:
+        """winner: a player of the pair in hand, or TIE."""
+        if self.arena is not None and self.pair is not None:
+            self._take(with_vote(self.arena, self.pair, winner))
+
+    def take_back(self) -> None:
+        """The last vote."""
+        if self.arena is not None and self.arena.votes:
+            self._take(without_last_vote(self.arena))
+
+    def count(self) -> None:
+        """Ends in a `standing`."""
+        if self.arena is not None:
+            self._disk.do(partial(standing, self.arena), partial(self._on_counted, self.arena))
+
+    def save_votes(self, path: Path) -> None:
+        """As CSV. Ends in `saved` or a `problem`."""
+        if self.arena is not None:
+            self._disk.do(partial(_write_votes, path, self.arena), self.saved.emit, self._on_refused)
+
+    def wait(self) -> None:
+        """What was judged is on the disk when this returns."""
+        self._disk.wait()
+
+    # One answer after the other ------------------------------------------------------------------------
+
+    def _advance(self) -> None:
+        """The next thing that is needed."""
+        if not self.busy or self.arena is None or self._job is not None:
+            return
+        model = self._folder()
+        unknown = [
+            item.adapter for item in self.arena.players if item.adapter and item.adapter not in self._checked
+        ]
+        if self._engine.training:
+            self._fail(
+                Problem(f"{self._engine.run_name} is training and holds the device.", "Pause it, or wait.")
+            )
+        elif self.arena.model.path == SAMPLE and not self._sample_model.ready:
+            self._now(Stage.PREPARING, "Unpacking the sample model, once")
+            self._sample_model.make()
+        elif model not in self._checked:
+            self._ask(reading.CheckModel, partial(self._on_checked, model), folder=model)
+        elif unknown:
+            self._ask(
+                reading.CheckAdapter, partial(self._on_checked, unknown[0]), folder=unknown[0], base=model
+            )
+        elif not self._loaded:
+            self._now(Stage.PREPARING, "Loading the model")
+            self._command = self._engine.command(
+                commands.LoadModel,
+                model=model,
+                quantization=self.arena.model.quantization,
+                double_quant=self.arena.model.double_quant,
+                compute_dtype=self.arena.model.compute_dtype,
+            )
+        elif missing := missing_answers(self.arena):
+            self._encode(*missing[0])
+        else:
+            self._rest()
+
+    def _encode(self, prompt: int, player: int) -> None:
+        assert self.arena is not None
+        self._writing = (prompt, player)
+        self._now(Stage.ANSWERING, "Answering")
+        self._ask(
+            reading.EncodeChat,
+            self._on_encoded,
+            model=self._folder(),
+            messages=(Message("user", self.arena.prompts[prompt]),),
+            run=self.arena.players[player].run,
+            trained=True,
+        )
+
+    def _on_encoded(self, answer: reading.ChatEncoded) -> None:
+        self._job = None
+        if self.arena is None or self._writing is None:
+            return
+        if len(answer.ids) >= answer.context:
+            self._answer("")  # no model can say anything to it: all have the same nothing
+            return
+        sampling = commands.Sampling(
+            greedy=self.arena.greedy, max_tokens=self.arena.max_tokens, seed=self.arena.seed
+        )
+        self._command = self._engine.command(
+            commands.Generate,
+            prompt_ids=answer.ids,
+            adapter=self.arena.players[self._writing[1]].adapter,
+            stop_ids=answer.stop_ids,
+            sampling=sampling,
+        )
+
+    def _answer(self, text: str) -> None:
+        assert self.arena is not None and self._writing is not None
+        self._take(with_answer(self.arena, *self._writing, text))
+        self._writing = self._command = None
+        self._advance()
+
+    def _ask(self, request: type[reading.Request], answered: Callable[..., None], **fields: object) -> None:
+        self._job = self._reader.ask(request, **fields)
+        self._job.answered.connect(answered)
+        self._job.refused.connect(self._fail)
+
+    def _on_prompts(self, answer: reading.PromptsRead) -> None:
+        self._job = None
+        sampling = self._chat.sampling
+        try:
+            arena = new_arena(
+                Arena(
+                    model=self._chat.model,
+                    players=self.players,
+                    prompts=answer.prompts,
+                    seed=sampling.seed,
+                    max_tokens=sampling.max_tokens,
+                    greedy=sampling.greedy,
+                )
+            )
+        except StudioError as error:
+            self._fail(Problem(error.message, error.hint))
+            return
+        self.path = places.arenas_folder() / f"{time.strftime('%Y-%m-%d-%H%M%S')}.json"
+        self._take(arena)
+        self._rest()
+        self.go_on()
+
+    def _on_checked(self, folder: str, _: object) -> None:
+        self._job = None
+        self._checked.add(folder)
+        self._advance()
+
+    def _on_heard(self, event: events.EngineEvent) -> None:
+        if self._command is None:
+            return
+        match event:
+            case events.ModelLoaded() if not self._loaded and event.model == self._folder():
+                self._loaded, self._command = True, None
+                self._advance()
+            case events.GenerationFinished() if event.id == self._command and self._writing is not None:
+                self._answer(event.reply)
+            case events.CommandFailed() if event.id == self._command:
+                self._fail(event.error)
+
+    def _on_engine_ended(self, reason: str) -> None:
+        if self._command is not None:
+            self._fail(Problem(f"The engine ended ({reason}).", "Go on: what is answered is kept."))
+
+    def _on_sample_made(self) -> None:
+        self._advance()
+
+    def _on_sample_failed(self, problem: Problem) -> None:
+        if self.stage is Stage.PREPARING and self._job is None:
+            self._fail(problem)
+
+    # What came of it ----------------------------------------------------------------------------------
+
+    def _take(self, arena: Arena) -> None:
+        """From now on, and on the disk."""
+        assert self.path is not None
+        self.arena, self.standing = arena, None
+        self.pair = next_pair(arena)
+        self._disk.do(partial(save_arena, self.path, arena), lambda _: None, self._on_refused)
+        self.changed.emit()
+
+    def _on_opened(self, opened: tuple[Path, Arena] | None) -> None:
+        if opened is not None and self.arena is None and not self.busy:
+            self.path, self.arena = opened
+            self.pair = next_pair(self.arena)
+            self.changed.emit()
+
+    def _on_counted(self, arena: Arena, found: Standing) -> None:
+        if arena is self.arena:
+            self.standing = found
+            self.changed.emit()
+
+    def _on_refused(self, error: StudioError) -> None:
+        self.problem = Problem(error.message, error.hint)
+        self.changed.emit()
+
+    def _fail(self, problem: Problem) -> None:
+        self.problem = problem
+        self._job = None
+        self._rest()
+
+    def _rest(self) -> None:
+        if self._job is not None:
+            self._job.cancel()
+            self._job = None
+        self._command = self._writing = None
+        self._now(Stage.RESTING, "")
+
+    def _folder(self) -> str:
+        assert self.arena is not None
+        path = self.arena.model.path
+        return str(self._sample_model.folder) if path == SAMPLE else path
+
+    def _now(self, stage: Stage, words: str) -> None:
+        self.stage, self.words = stage, words
+        self.changed.emit()
+
+
+def _newest() -> tuple[Path, Arena] | None:
+    """None: there is none, or it can't be read, and nobody asked for it."""
+    folder = places.arenas_folder()
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.suffix == ".json")
+        return (paths[-1], read_arena(paths[-1])) if paths else None
+    except (OSError, StudioError):
+        return None
+
+
+def _write_votes(path: Path, arena: Arena) -> Path:
+    try:
+        path.write_text(votes_as_csv(arena), "utf-8")
+    except OSError as error:
+        raise StudioError(f"{path} could not be written: {error.strerror}.") from error
+    return path

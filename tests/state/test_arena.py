@@ -1,0 +1,138 @@
+"""The arena of the window: answers by base and adapters, votes that are kept, and the standing."""
+
+from __future__ import annotations
+
+import pytest
+
+from qlora_studio.config import places
+from qlora_studio.protocol import commands, events, reading
+from qlora_studio.runs.arena import TIE, read_arena
+from tests.state.reports import CHECKED_ADAPTER, chat_encoded, model_report
+from tests.ui.example_runs import Example, make_run
+
+MODEL = "/models/tiny"
+
+
+@pytest.fixture
+def run(app):
+    example = Example(name="support", model="tiny", steps=20, evaluate_every=10, end="finished")
+    return make_run(app.preferences.runs_folder, example)
+
+
+@pytest.fixture
+def arena(app, run, qtbot):
+    """With the run's adapter chosen in the chat."""
+    app.chat.refresh(run)
+    qtbot.waitUntil(lambda: app.chat.tuned is not None)
+    return app.arena
+
+
+def begin(silent, *prompts):
+    """The prompts are read, model and adapter sound and loaded."""
+    silent.answer(reading.ReadPrompts, reading.PromptsRead, prompts=prompts)
+    silent.answer(reading.CheckModel, reading.ModelChecked, report=model_report(MODEL))
+    silent.answer(reading.CheckAdapter, reading.AdapterChecked, **CHECKED_ADAPTER)
+    loading = silent.last_said(commands.LoadModel)
+    silent.hear(
+        events.ModelLoaded(
+            model=loading.model, parameters=1, trainable_parameters=0, seconds=1.0, device_name="CPU",
+            compute_dtype="float32",
+        )
+    )  # fmt: skip
+
+
+def answer(silent, text, ids=12):
+    silent.answer(reading.EncodeChat, reading.ChatEncoded, **chat_encoded(ids=ids))
+    silent.hear(
+        events.GenerationFinished(
+            id=silent.last_said(commands.Generate).id, reply=text, tokens=3, tokens_per_second=13.0,
+            first_token_seconds=0.2, ended="end",
+        )
+    )  # fmt: skip
+
+
+def test_base_and_adapter_answer_each_prompt_and_all_is_kept(arena, app, silent, run):
+    arena.begin("/data/prompts.txt")
+    assert silent.asked(reading.ReadPrompts)[0].path == "/data/prompts.txt"
+    begin(silent, "Why?", "How?")
+    asked = silent.asked(reading.EncodeChat)[0]
+    assert (asked.messages[0].content, asked.run, asked.trained) == ("Why?", "", True)
+    answer(silent, "Plain.")
+    assert silent.last_said(commands.Generate).adapter is None
+    assert silent.asked(reading.EncodeChat)[0].run == str(run)
+    answer(silent, "Tuned.")
+    assert silent.last_said(commands.Generate).adapter == str(run / "adapter")
+    assert arena.pair is not None and arena.pair.prompt == 0  # to be judged while the next ones are written
+    answer(silent, "Plain again.")
+    answer(silent, "Tuned again.")
+    assert not arena.busy
+    arena.wait()
+    kept = read_arena(arena.path)
+    assert arena.path.parent == places.arenas_folder()
+    assert kept.answers == (("Plain.", "Tuned."), ("Plain again.", "Tuned again."))
+
+
+def test_votes_are_kept_taken_back_and_counted(arena, silent, qtbot):
+    arena.begin("/data/prompts.txt")
+    begin(silent, "Why?", "How?")
+    for text in ("Plain.", "Tuned.", "Plain again.", "Tuned again."):
+        answer(silent, text)
+    arena.vote(1)
+    arena.vote(TIE)
+    assert arena.pair is None
+    arena.take_back()
+    assert arena.pair is not None
+    with qtbot.waitSignal(arena.changed, check_params_cb=lambda: arena.standing is not None, timeout=10_000):
+        arena.count()
+    assert [round(rating.elo) for rating in arena.standing.ratings] == [984, 1016]
+    arena.wait()
+    assert [vote.winner for vote in read_arena(arena.path).votes] == [1]
+
+
+def test_a_prompt_longer_than_the_context_has_no_answer_and_the_rest_goes_on(arena, silent):
+    arena.begin("/data/prompts.txt")
+    begin(silent, "Long", "Short")
+    for _ in range(2):
+        silent.answer(reading.EncodeChat, reading.ChatEncoded, **chat_encoded(ids=9_000))
+    assert arena.arena.answers[0] == ("", "")
+    assert silent.asked(reading.EncodeChat)[0].messages[0].content == "Short"
+
+
+def test_stopped_what_is_answered_stays_and_the_rest_is_written_later(arena, silent):
+    arena.begin("/data/prompts.txt")
+    begin(silent, "Why?")
+    answer(silent, "Plain.")
+    silent.answer(reading.EncodeChat, reading.ChatEncoded, **chat_encoded())
+    writing = silent.last_said(commands.Generate)
+    arena.stop()
+    assert silent.last_said(commands.StopGenerating).id == writing.id
+    assert arena.answered == (1, 2)
+    arena.go_on()
+    assert silent.said(commands.LoadModel)[1:]
+
+
+def test_an_engine_that_ends_is_told_and_nothing_is_lost(arena, silent):
+    arena.begin("/data/prompts.txt")
+    begin(silent, "Why?")
+    answer(silent, "Plain.")
+    silent.answer(reading.EncodeChat, reading.ChatEncoded, **chat_encoded())
+    silent.engines[-1].end("signal 9")
+    assert "signal 9" in arena.problem.message
+    assert arena.answered == (1, 2)
+
+
+def test_the_newest_arena_is_there_again_in_the_next_window(arena, app, silent, qtbot):
+    arena.begin("/data/prompts.txt")
+    begin(silent, "Why?")
+    arena.wait()
+    kept, path = arena.arena, arena.path
+    del app.__dict__["arena"]
+    app.arena.look()
+    qtbot.waitUntil(lambda: app.arena.arena == kept)
+    assert app.arena.path == path
+
+
+def test_without_a_tuned_model_there_is_nothing_to_compare(app):
+    assert app.arena.why_no_start.startswith("Choose a tuned model first")
+    app.arena.begin("/data/prompts.txt")
+    assert not app.arena.busy
