@@ -69,7 +69,7 @@ def imported_set(folder: Path) -> ImportedSet | None:
     try:
         imported = msgspec.json.decode((folder / _IMPORT_FILE).read_bytes(), type=ImportedSet)
         size = (folder / ARROW_FILE).stat().st_size
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return None
     return imported if imported.schema_version == SCHEMA_VERSION and imported.arrow_bytes == size else None
 

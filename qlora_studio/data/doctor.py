@@ -68,7 +68,7 @@ def diagnose(dataset: Dataset, asked: Asked, told: Told) -> tuple[Finding, ...]:
     file = dataset.folder / f"doctor-{_key(asked, others)}.json"
     try:
         return msgspec.json.decode(file.read_bytes(), type=tuple[Finding, ...])
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         findings = tuple(_findings(dataset, asked, told))
     staging = file.with_name(f".staging-{os.getpid()}-{file.name}")
     with contextlib.suppress(OSError):  # where there is no room to keep them, they are found anew

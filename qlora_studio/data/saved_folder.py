@@ -32,7 +32,7 @@ def saved_files(folder: Path) -> list[Path] | None:
     try:
         with SourceFile(file) as opened:  # not `open`: a pipe of that name would wait for a writer
             state = msgspec.json.decode(opened.read(0, _LARGEST_STATE), type=_State)
-    except (StudioError, msgspec.MsgspecError, RecursionError):
+    except (StudioError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     if state.selected:
         raise StudioError(

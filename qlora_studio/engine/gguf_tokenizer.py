@@ -73,7 +73,7 @@ class GgufTokenizer:
             raise _not_carried(where, "the file is missing, and only this form is read")
         try:
             tokenizer = msgspec.json.decode(source.read(_FILE, _LONGEST), type=_Tokenizer)
-        except (msgspec.MsgspecError, RecursionError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise StudioError(f"{where} is not a tokenizer that can be read: {error}.") from error
         if tokenizer.model.type != "BPE" or tokenizer.model.byte_fallback:
             raise _not_carried(where, "it is no byte-level BPE")

@@ -107,7 +107,7 @@ def read_trainer_state(folder: Path) -> TrainerState:
         if msgspec.json.decode(data, type=_Version).schema_version > SCHEMA_VERSION:
             raise StudioError(f"{file} was written by a newer version.", hint="Update QLoRA Studio.")
         return msgspec.json.decode(data, type=TrainerState)
-    except (OSError, msgspec.MsgspecError, RecursionError) as error:
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise StudioError(f"{file} can't be read: {error}.") from error
 
 

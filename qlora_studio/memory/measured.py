@@ -134,7 +134,12 @@ def _path() -> Path:
 def _read(path: Path) -> _File:
     try:
         return msgspec.json.decode(path.read_bytes(), type=_File)
-    except (OSError, msgspec.MsgspecError, RecursionError):  # missing, or torn: it is measured again
+    except (
+        OSError,
+        msgspec.MsgspecError,
+        UnicodeDecodeError,
+        RecursionError,
+    ):  # missing, or torn: it is measured again
         return _File()
 
 

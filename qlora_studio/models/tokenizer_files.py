@@ -61,5 +61,5 @@ def _read(source: ModelFolder) -> _Tokenizer:
     try:
         data = source.read("tokenizer.json", _LONGEST_TOKENIZER).removeprefix(BOM_UTF8)
         return msgspec.json.decode(data, type=_Tokenizer)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise StudioError(f"{where} is not a tokenizer that can be read: {error}.") from error

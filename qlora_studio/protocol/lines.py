@@ -12,6 +12,12 @@ from qlora_studio.protocol.reading import ReaderAnswer, ReaderRequest
 
 LONGEST_LINE = 1_000_000  # bytes; anything longer ends the child, never the window
 
+# Halves of surrogate pairs stand in file names that are no UTF-8, and where foreign JSON has \\ud800. UTF-8 has
+# no place for them: in a line that begins with a blank they stand as the last letters for private use.
+_HALVES = {half: half + 0x102000 for half in range(0xD800, 0xE000)}
+_BACK = {letter: half for half, letter in _HALVES.items()}
+_WITH_HALVES = b" "
+
 T = TypeVar("T")
 
 
@@ -23,6 +29,7 @@ class Lines(Generic[T]):
     """Messages of one direction of one pipe."""
 
     def __init__(self, union: Any) -> None:
+        self._union = union
         self._decoder: msgspec.json.Decoder[T] = msgspec.json.Decoder(union)
         self._encoder = msgspec.json.Encoder()
 
@@ -31,16 +38,37 @@ class Lines(Generic[T]):
         if len(line) > LONGEST_LINE:
             raise BrokenLineError(f"a line of {len(line):,} bytes")
         try:
+            if line.startswith(_WITH_HALVES):
+                message: T = msgspec.convert(_translated(msgspec.json.decode(line), _BACK), self._union)
+                return message
             return self._decoder.decode(line)
-        except (msgspec.MsgspecError, RecursionError) as error:  # a DecodeError is one too
+        except (
+            msgspec.MsgspecError,
+            UnicodeDecodeError,
+            RecursionError,
+        ) as error:  # a DecodeError is one too
             raise BrokenLineError(f"{error}: {line[:200]!r}") from error
 
     def encode(self, message: T) -> bytes:
         """One line with its end. Raises: BrokenLineError where it is too long to be read."""
-        line = self._encoder.encode(message) + b"\n"
+        try:
+            line = self._encoder.encode(message) + b"\n"
+        except UnicodeEncodeError:
+            said = _translated(msgspec.to_builtins(message), _HALVES)
+            line = _WITH_HALVES + self._encoder.encode(said) + b"\n"
         if len(line) > LONGEST_LINE:
             raise BrokenLineError(f"{type(message).__name__} takes {len(line):,} bytes")
         return line
+
+
+def _translated(value: Any, table: dict[int, int]) -> Any:
+    if isinstance(value, str):
+        return value.translate(table)
+    if isinstance(value, dict):
+        return {_translated(key, table): _translated(item, table) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_translated(item, table) for item in value]
+    return value
 
 
 COMMANDS: Lines[EngineCommand] = Lines(EngineCommand)

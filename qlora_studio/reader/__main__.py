@@ -61,12 +61,11 @@ class _Speaker:
         self._file = file
 
     def __call__(self, answer: ReaderAnswer) -> None:
+        line = ANSWERS.encode(answer)
         try:
-            self._file.write(ANSWERS.encode(answer))
+            self._file.write(line)
             self._file.flush()
-        except (BrokenPipeError, ValueError) as error:
-            if isinstance(error, BrokenLineError):
-                raise
+        except (BrokenPipeError, ValueError):
             os._exit(0)
 
 

@@ -79,5 +79,5 @@ class PreferencesState(QObject):
 def _read(file: Path) -> Preferences:
     try:
         return msgspec.json.decode(file.read_bytes(), type=Preferences)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return Preferences()

@@ -190,10 +190,12 @@ def test_a_saved_selection_of_rows_is_refused(tmp_path: Path) -> None:  # its ro
         import_path(tmp_path)
 
 
-@pytest.mark.parametrize("state", ["", "{", "[]", '{"step": 3}', "[" * 100_000])
-def test_another_state_says_nothing(tmp_path: Path, state: str) -> None:
+@pytest.mark.parametrize(
+    "state", [b"", b"{", b"[]", b'{"step": 3}', b"[" * 100_000, b'{"_data_files": [{"filename": "\xff"}]}']
+)
+def test_another_state_says_nothing(tmp_path: Path, state: bytes) -> None:
     (tmp_path / "a.jsonl").write_text(ROW % "a")
-    (tmp_path / "state.json").write_text(state)
+    (tmp_path / "state.json").write_bytes(state)
 
     assert findings(import_path(tmp_path)) == {"ignored": 1}
 

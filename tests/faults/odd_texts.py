@@ -178,6 +178,10 @@ TEXTS: Odd = {
         tokenizer(lambda said: said["model"].update(type="Evil")),
         "tokenizer.json",
     ),
+    "tokenizer not utf-8": (
+        text_of("tokenizer.json", lambda text: text.encode().replace(b"<|im_end|>", b"<|im_\xe1(|>")),
+        "tokenizer.json",
+    ),
     "tokenizer with ids that are too high": (
         tokenizer(lambda said: said["model"]["vocab"].update(evil=10**6)),
         "tokenizer.json",

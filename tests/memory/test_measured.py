@@ -43,7 +43,13 @@ def test_a_speed_that_is_none_is_not_remembered(speed):
     assert measured_speed("cpu", SHAPE, "nf4") is None
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"\0\0", b"[" * 10**5, b'{"speeds": [{"device_name": 1}]}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(b"", b"{", b"\0\0", b"[" * 10**5),
+        *(b'{"speeds": [{"device_name": 1}]}', b'{"speeds": [{"device_name": "\xff"}]}'),
+    ],
+)
 def test_a_torn_file_is_measured_again(home, text):
     (home / "settings").mkdir(parents=True)
     (home / "settings" / "measured.json").write_bytes(text)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qlora_studio.config.run_config import RunConfig
+from qlora_studio.config.run_config import DataConfig, RunConfig
 from qlora_studio.protocol import commands, events, reading
 from qlora_studio.protocol.lines import ANSWERS, COMMANDS, EVENTS, REQUESTS, BrokenLineError
 
@@ -35,11 +35,19 @@ def test_a_message_carries_its_type_by_the_name_that_scripts_rely_on():
         b"[" * 100_000,
         b'{"type":"saving","step":1}' + b" " * 1_000_000,
         b"\xff",
+        b'{"type":"engine_ready","device_name":"\xe1("}',
+        b'{"type":"\xff"}',
     ],
 )
 def test_a_line_that_is_no_message_is_named_as_such(line: bytes):  # S13
     with pytest.raises(BrokenLineError):
         EVENTS.decode(line)
+
+
+@pytest.mark.parametrize("path", ["a\udcff\udc80.jsonl", "\ud800", "\udfff\U0001f600 "])
+def test_names_that_are_no_utf_8_arrive_as_they_are(path: str):  # D11 S13
+    request = reading.ImportData(id=1, data=DataConfig(path=path, map={path: "a"}))
+    assert REQUESTS.decode(REQUESTS.encode(request)) == request
 
 
 def test_a_message_too_long_to_be_read_is_not_sent():  # S13
