@@ -12,7 +12,7 @@ from qlora_studio.protocol.reading import ReaderAnswer, ReaderRequest
 
 LONGEST_LINE = 1_000_000  # bytes; anything longer ends the child, never the window
 
-# Halves of surrogate pairs stand in file names that are no UTF-8, and where foreign JSON has \\ud800. UTF-8 has
+# Halves of surrogate pairs stand in file names that are no UTF-8 and in foreign JSON, as \ud800. UTF-8 has
 # no place for them: in a line that begins with a blank they stand as the last letters for private use.
 _HALVES = {half: half + 0x102000 for half in range(0xD800, 0xE000)}
 _BACK = {letter: half for half, letter in _HALVES.items()}

@@ -1,4 +1,4 @@
-"""Good files spoiled by chance, always the same: a short hunt of each kind; `python -m tests.fuzz` hunts on."""
+"""Good files spoiled by chance, always the same: a short hunt of each kind. See `tests.fuzz`."""
 
 from __future__ import annotations
 
