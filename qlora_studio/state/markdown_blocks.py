@@ -5,6 +5,7 @@ All else stays as it was written: no link, no picture and no HTML is made of any
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,10 +13,16 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
+    from markdown_it.rules_block import StateBlock
+    from markdown_it.rules_inline import StateInline
     from markdown_it.token import Token
 
-# Not "escape": models write \( and \[ around formulas, and these must stay.
-_RULES = ["heading", "list", "blockquote", "emphasis", "strikethrough", "backticks", "newline"]
+# Not "escape": models write \( and \[ around formulas, and these must stay. Not "newline": it takes away the
+# blanks that lines of code and of verse begin with.
+_RULES = ["heading", "list", "blockquote", "emphasis", "strikethrough", "backticks"]
+# From Thai on scripts write words, or their endings, without a blank between: there emphasis is within words.
+_JOINED_SCRIPTS = "\u0e00"
+_PYTHON_NAME = re.compile(r"__[A-Za-z]\w{0,60}?__(?!\w)")
 _STYLES = {"strong": "bold", "em": "italic", "s": "struck"}
 _BULLET = "•"
 _DEEPEST_HEADING = 3  # four marks are what stands before GSM8K's answers
@@ -63,7 +70,39 @@ def markdown_blocks(text: str) -> tuple[Block, ...]:
 def _parser() -> MarkdownIt:
     from markdown_it import MarkdownIt  # not at the window's start
 
-    return MarkdownIt("zero").enable(_RULES)
+    parser = MarkdownIt("zero").enable(_RULES)
+    parser.inline.ruler.before("emphasis", "sign", _sign)
+    parser.block.ruler.at("paragraph", _paragraph)
+    return parser
+
+
+def _sign(state: StateInline, silent: bool) -> bool:
+    """A rule of the parser: what is no emphasis but a product (4*2, 2**3), a Python name, or escaped."""
+    if silent or state.src[state.pos] not in "*_":
+        return False
+    end = state.pos + state.scanDelims(state.pos, True).length
+    before = state.src[state.pos - 1] if state.pos else " "
+    if name := _PYTHON_NAME.match(state.src, state.pos):
+        end = name.end()
+    elif before != "\\" and not (_in_spaced_word(before) and _in_spaced_word(state.src[end : end + 1])):
+        return False
+    state.pending += state.src[state.pos : end]
+    state.pos = end
+    return True
+
+
+def _in_spaced_word(character: str) -> bool:
+    return character.isalnum() and character < _JOINED_SCRIPTS
+
+
+def _paragraph(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+    """The parser's own rule, with the blanks that the first line begins with."""
+    from markdown_it.rules_block import paragraph
+
+    line = state.getLines(start, start + 1, state.blkIndent, False)
+    ended = paragraph(state, start, end, silent)
+    state.tokens[-2].content = line[: -len(line.lstrip(" \t"))] + state.tokens[-2].content
+    return ended
 
 
 def _blocks(tokens: list[Token]) -> Iterator[Block]:
@@ -109,7 +148,6 @@ def _runs(tokens: list[Token]) -> Iterator[Run]:
         if name in _STYLES and side in ("open", "close"):
             on[_STYLES[name]] = on.get(_STYLES[name], 0) + (1 if side == "open" else -1)
             continue
-        text = "\n" if token.type in ("softbreak", "hardbreak") else token.content
-        if text:
+        if token.content:
             styles = {style: depth > 0 for style, depth in on.items()}
-            yield Run(text, code=token.type == "code_inline", **styles)
+            yield Run(token.content, code=token.type == "code_inline", **styles)

@@ -28,7 +28,7 @@ def test_bold_italic_struck_and_code_are_runs_of_their_own():
 def test_headings_have_their_depth_and_lines_stay_lines():
     assert markdown_blocks("## Two words\n\none\ntwo") == (
         Block("heading", (Run("Two words"),), 2),
-        Block("words", (Run("one"), Run("\n"), Run("two"))),
+        Block("words", (Run("one\ntwo"),)),
     )
 
 
@@ -58,6 +58,9 @@ def test_a_second_paragraph_of_an_item_has_no_mark_of_its_own():
         r"\(x^2\) and \[y\]",
         "| a | b |\n|---|---|",
         "2 * 3 * 4 and snake_case_name",
+        "She has 4*2=<<4*2=8>>8 eggs and 2**3**4 of 2*x*y",
+        "class A:\n    def __init__(self):\n\tself.__a_b__ = 1",
+        r"\*not bold\* and \_x\_",
         "#### 26",
     ],
 )
@@ -65,9 +68,20 @@ def test_what_is_no_part_of_it_stays_as_it_was_written(written):  # S8
     assert read(written) == written
 
 
-@pytest.mark.parametrize("text", ["*" * 9_000, "[" * 9_000, "> " * 2_000, "- " * 2_000, "`" * 9_000])
+def test_words_of_a_script_without_blanks_may_be_bold():
+    (block,) = markdown_blocks("这是**重点**内容")
+    assert block.runs == (Run("这是"), Run("重点", bold=True), Run("内容", bold=False))
+
+
+@pytest.mark.parametrize("text", [mark * 9_000 for mark in ("*", "4*", "__a", "[", "> ", "- ", "`")])
 def test_endless_marks_end(text):
     assert len(read(text)) <= 2 * len(text)
+
+
+def test_lines_keep_the_blanks_they_begin_with():
+    text = "    if x:\n        return 1\n  else:\n\ty"
+    assert read(text) == text
+    assert read("- one\n  - two\n\n        y = 1") == "• one\n• two\n    y = 1"
 
 
 def test_of_words_without_marks_nothing_is_lost():
