@@ -112,11 +112,14 @@ def _blocks(tokens: list[Token]) -> Iterator[Block]:
     for token in tokens:
         match token.type:
             case "bullet_list_open" | "ordered_list_open":
+                yield from _wordless_item(lists)
                 lists.append("")
             case "bullet_list_close" | "ordered_list_close":
                 lists.pop()
             case "list_item_open":
                 lists[-1] = f"{token.info}{token.markup} " if token.info else f"{_BULLET} "
+            case "list_item_close":
+                yield from _wordless_item(lists)
             case "blockquote_open":
                 quotes += 1
             case "blockquote_close":
@@ -133,12 +136,21 @@ def _blocks(tokens: list[Token]) -> Iterator[Block]:
                 if lists:
                     mark, lists[-1] = lists[-1], ""
                     yield Block("item", (Run(mark), *runs) if mark else runs, len(lists), tight)
+                elif heading and not runs:
+                    yield Block("words", (Run(marks),))
                 elif heading > _DEEPEST_HEADING:
                     yield Block("words", (Run(f"{marks} "), *runs))
                 elif heading:
                     yield Block("heading", runs, heading)
                 else:
                     yield Block("quote" if quotes else "words", runs, quotes)
+
+
+def _wordless_item(lists: list[str]) -> Iterator[Block]:
+    """The mark of the item in hand, where nothing was written with it: a reply may be "42." alone."""
+    if lists and lists[-1]:
+        mark, lists[-1] = lists[-1], ""
+        yield Block("item", (Run(mark.rstrip()),), len(lists), tight=True)
 
 
 def _runs(tokens: list[Token]) -> Iterator[Run]:

@@ -68,6 +68,22 @@ def test_what_is_no_part_of_it_stays_as_it_was_written(written):  # S8
     assert read(written) == written
 
 
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("42.", "42."),
+        ("7)", "7)"),
+        ("-", "•"),
+        ("Add them.\n\n1.\n2. two", "Add them.\n1.\n2. two"),
+        ("-\n  - one", "•\n• one"),
+        ("The answer:\n\n#", "The answer:\n#"),
+        ("####", "####"),
+    ],
+)
+def test_a_mark_without_words_is_shown(written, shown):
+    assert read(written) == shown
+
+
 def test_words_of_a_script_without_blanks_may_be_bold():
     (block,) = markdown_blocks("这是**重点**内容")
     assert block.runs == (Run("这是"), Run("重点", bold=True), Run("内容", bold=False))

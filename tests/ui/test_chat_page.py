@@ -19,6 +19,7 @@ from qlora_studio.runs.arena import Arena, Player, new_arena, save_arena, with_a
 from qlora_studio.state.chat_turns import LEFT
 from qlora_studio.state.markdown_blocks import markdown_blocks
 from qlora_studio.ui.pages.chat import ChatPage
+from qlora_studio.ui.pages.chat_text import ReplyText
 from qlora_studio.ui.pages.chat_words import SteadyLabel, as_html
 from qlora_studio.ui.widgets import PlainLabel
 from tests.own_bin import use_own_bin
@@ -317,6 +318,16 @@ def test_the_safe_part_of_markdown_is_shown_and_paragraphs_once_they_are_complet
     )  # fmt: skip
     assert label.text() == "One is\n• two"
     assert "<b>two</b>" in QLabel.text(label)
+
+
+@pytest.mark.parametrize(("reply", "shown"), [("42.", "42."), (">", ">")])
+def test_a_reply_of_marks_alone_takes_the_place_of_its_last_words(qtbot, reply, shown):
+    text = ReplyText(name="reply")
+    qtbot.addWidget(text)
+    text.show_text("The answer is 17", written=False)
+    text.show_text(reply, written=False)
+    assert words(text, "reply") == shown
+    assert "17" not in QLabel.text(text.findChild(QLabel, "reply"))
 
 
 def test_the_memory_of_the_card_is_told(page, app):

@@ -69,10 +69,11 @@ class FormattedLabel(SteadyLabel):
 
     def show_markdown(self, text: str, marks: Sequence[Span] = ()) -> None:
         """marks: stretches of what is read."""
-        if len(text) > LONGEST_SHOWN:  # cut, and said so
+        blocks = () if len(text) > LONGEST_SHOWN else markdown_blocks(visible_text(text))
+        if blocks:
+            self._show(blocks, marks)
+        else:  # too long, then it is cut and says so; or marks alone
             self.setText(text)
-        else:
-            self._show(markdown_blocks(visible_text(text)), marks)
 
     def show_marked(self, text: str, marks: Sequence[Span]) -> None:
         """As it is written; plain where nothing is marked."""
