@@ -11,6 +11,7 @@ import pyarrow as pa
 from qlora_studio.data.column_records import (
     BROKEN,
     ROWS_AT_ONCE,
+    ROWS_LOOKED_AT,
     broken,
     byte_columns,
     readable_columns,
@@ -49,8 +50,9 @@ class ArrowRows:
         self._start, self._end = _stream_in(self._file, source)
         try:
             schema = self._open().schema
-            first = next(self._batches(byte_columns(schema)), None) if byte_columns(schema) else None
-            self.columns = readable_columns(schema, source, first)
+            of_bytes = byte_columns(schema)
+            first = next(self._batches(of_bytes), None) if of_bytes else None
+            self.columns = readable_columns(schema, source, first and first.slice(0, ROWS_LOOKED_AT))
         except BROKEN as error:
             raise broken("Arrow", source, error) from error
 

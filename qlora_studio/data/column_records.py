@@ -18,6 +18,7 @@ from qlora_studio.data.record import Place, Record, named
 from qlora_studio.data.source_file import SourceFile
 from qlora_studio.errors import StudioError
 
+ROWS_LOOKED_AT = 4  # for text stored as bytes; they may be pictures
 ROWS_AT_ONCE = 64  # a dictionary can make rows far larger than their file: few at a time
 _MUCH_AT_ONCE = 1 << 25  # bytes of rows: then one row at a time
 _SMALL_BYTES = 1_000_000  # a file of less than that can't fill much
@@ -80,7 +81,7 @@ def records_of(batches: Iterable[Any], source: SourceFile) -> Iterator[Record]:
 
 def _holds_text(column: Any) -> bool:
     values = [_text_in(value) for value in column.to_pylist() if value]
-    return sum(not _holds_bytes(value) for value in values) * 2 > len(values)
+    return not values or sum(not _holds_bytes(value) for value in values) * 2 > len(values)
 
 
 def _text_in(value: Any) -> Any:

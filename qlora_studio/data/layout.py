@@ -214,7 +214,7 @@ def _may_be_answered_beside(rows: SampledRows, found: Candidate) -> bool:
     column = found.map.get("text", "")
     if found.format != "text" or not column:
         return False
-    if not _SAYS_WHAT_IT_IS.isdisjoint(plain_name(other) for other in rows.columns):
+    if not _SAYS_WHAT_IT_IS.isdisjoint(plain_name(other) for other in rows.columns if other != column):
         return True
     if plain_name(column) == "text":
         return False

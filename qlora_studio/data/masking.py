@@ -150,7 +150,8 @@ def _refuse_gaps(message: dict[str, Any], written: str, origin: str) -> None:
         raise StudioError(f"The chat template in {origin} leaves out part of an answer.")
     for call in message.get("tool_calls", ()):
         name = call["function"]["name"]
-        if name not in written and json.dumps(name)[1:-1] not in written:
+        spellings = "|".join(re.escape(spelling) for spelling in (name, json.dumps(name)[1:-1]))
+        if not re.search(rf"(?<!\w)(?:{spellings})(?!\w)", written):
             raise StudioError(
                 f"The chat template in {origin} leaves out the call of a tool.",
                 hint="Choose a model that was made to call tools.",

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from qlora_studio.data.column_records import (
     BROKEN,
     ROWS_AT_ONCE,
+    ROWS_LOOKED_AT,
     broken,
     byte_columns,
     readable_columns,
@@ -27,7 +28,8 @@ class ParquetRows:
         try:
             self._file = pq.ParquetFile(source.as_stream())
             schema = self._file.schema_arrow
-            first = next(self._batches(byte_columns(schema)), None) if byte_columns(schema) else None
+            of_bytes = byte_columns(schema)
+            first = next(self._batches(of_bytes, ROWS_LOOKED_AT), None) if of_bytes else None
             self.columns = readable_columns(schema, source, first)
         except BROKEN as error:
             raise broken("Parquet", source, error) from error
@@ -45,6 +47,6 @@ class ParquetRows:
         except BROKEN as error:
             raise broken("Parquet", self._source, error) from error
 
-    def _batches(self, columns: list[str]) -> Iterator[Any]:
-        batches: Iterator[Any] = self._file.iter_batches(ROWS_AT_ONCE, columns=columns, use_threads=False)
+    def _batches(self, columns: list[str], rows: int = ROWS_AT_ONCE) -> Iterator[Any]:
+        batches: Iterator[Any] = self._file.iter_batches(rows, columns=columns, use_threads=False)
         return batches

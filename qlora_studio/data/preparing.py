@@ -326,9 +326,9 @@ def _notes(counts: _Counts, config: RunConfig) -> Iterator[str]:
         rows = "row has" if counts.rated_bad == 1 else "rows have"
         yield f"{counts.rated_bad:,} {rows} an answer rated bad: left out."
     if counts.dropped:
-        yield f"{counts.dropped:,} chats are longer than {seq_len:,} tokens and left out."
+        yield f"{_chats_are(counts.dropped)} longer than {seq_len:,} tokens and left out."
     if counts.cut:
-        yield f"{counts.cut:,} chats are longer than {seq_len:,} tokens and cut."
+        yield f"{_chats_are(counts.cut)} longer than {seq_len:,} tokens and cut."
     if counts.nothing:
         yield (
             f"{counts.nothing:,} rows have no token to learn: their answers are empty or cut off. "
@@ -344,6 +344,10 @@ def _notes(counts: _Counts, config: RunConfig) -> Iterator[str]:
         yield f"{counts.special:,} names of special tokens in the data are encoded as plain text."
     if counts.on_both_sides:
         yield f"{counts.on_both_sides:,} rows held out are learned too: the evaluation would flatter."
+
+
+def _chats_are(count: int) -> str:
+    return "1 chat is" if count == 1 else f"{count:,} chats are"
 
 
 def _refuse_little(info: PreparedInfo, source: Source, config: RunConfig, accept_left_out: bool) -> None:

@@ -21,7 +21,7 @@ from qlora_studio.data.data_set import data_set
 from qlora_studio.data.dataset import open_dataset
 from qlora_studio.data.importing import import_data
 from qlora_studio.data.limits import SHOWN_CHARACTERS
-from qlora_studio.data.other_file import OF_HELD_OUT, import_alike
+from qlora_studio.data.other_file import OF_HELD_OUT, import_alike, import_test
 from qlora_studio.data.packing import steps_in
 from qlora_studio.data.prepared import PreparedRows, check_content, open_prepared
 from qlora_studio.data.preparing import Source, prepare, prepare_for_evaluation, sample_prompts
@@ -148,7 +148,7 @@ def prepare_evaluation(
         path = str(general_questions_file())
     else:
         path = request.path if request.path == SAMPLE else str(Path(request.path).absolute())
-    imported = import_alike(path, request.encoding, config.data, "--encoding", told)
+    imported = import_test(path, request.encoding, config.data, told, "--encoding")
     dataset = open_dataset(imported.dataset)
     text = texts.of(config.model.path)
     refuse_other_template(

@@ -84,6 +84,8 @@ def run_figures(points: Points, record: RunRecord | None) -> RunFigures:
 
 def figures_of_sketch(points: Points) -> RunFigures:
     """What is true of a part of the steps too, as the last one is among them."""
+    if not len(points):
+        return RunFigures()
     return RunFigures(
         step=points.last_step, total_steps=points.total_steps, elapsed_s=float(points.elapsed_s[-1])
     )

@@ -187,6 +187,13 @@ def test_a_template_that_leaves_a_call_out_is_refused():  # S6: else it teaches 
     assert "made to call tools" in refused.value.hint
 
 
+def test_a_call_whose_name_is_part_of_the_answer_is_left_out_all_the_same():
+    call = Message("assistant", "Your address?", tool_calls=(ToolCall("add", '{"a": 1}'),))
+
+    with pytest.raises(StudioError, match="leaves out the call of a tool"):
+        render([("user", "one"), call])
+
+
 def test_a_call_that_is_not_learned_may_be_left_out():
     call = Message("assistant", "", tool_calls=(ToolCall("add", '{"a": 1}'),))
     talk = [("user", "one"), call, Message("tool", "2"), ("assistant", "two")]

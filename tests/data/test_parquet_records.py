@@ -84,6 +84,16 @@ def test_a_file_without_a_column_that_can_be_read_is_refused(tmp_path: Path) -> 
         _imported(tmp_path, {"when": [datetime.datetime(2026, 1, 1)]})
 
 
+def test_a_column_of_bytes_that_begins_empty_is_read(tmp_path: Path) -> None:
+    late = pa.array([None] * 80 + [b"late"], pa.binary())
+
+    data = _imported(
+        tmp_path, {"instruction": [f"a {n}" for n in range(81)], "input": late, "output": ["b"] * 81}
+    )
+
+    assert turns(data.row(80))[0] == ("user", "a 80\n\nlate")
+
+
 def test_texts_that_no_column_calls_so_are_read(tmp_path: Path) -> None:  # as Spark once wrote them
     columns = {
         "question": pa.array(["é".encode(), b"a\xff", b"c"], pa.binary()),

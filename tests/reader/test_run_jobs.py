@@ -307,6 +307,20 @@ def test_that_the_trained_template_is_another_is_said_where_its_text_is_lost(job
     assert (chat.difference, chat.trained_known) == (NOT_KEPT, False)
 
 
+def test_a_run_with_columns_of_its_own_is_evaluated_on_a_file_that_has_others(jobs, model, tmp_path):
+    own = tmp_path / "own.jsonl"
+    own.write_text(
+        "".join(json.dumps({"frage": f"a {n}", "antwort": f"b {n}"}) + "\n" for n in range(20)), "utf-8"
+    )
+    columns = {"prompt": "frage", "answer": "antwort"}
+    config = settings(model, own, data__map=columns, data__seq_len=512)
+    made = prepare(jobs, tmp_path, config)
+    others = chats_file(tmp_path / "test.jsonl", count=7)
+
+    for path, rows in ((str(others), 7), ("general", 100)):
+        assert jobs.answer(reading.PrepareEvaluation(id=3, run=made.run, path=path)).rows == rows
+
+
 def test_rows_that_an_evaluation_misses_are_told(jobs, run, tmp_path):
     file = chats_file(tmp_path / "test.jsonl", count=3)
     long = {"question": "word " * 2000, "answer": "b"}
@@ -317,7 +331,7 @@ def test_rows_that_an_evaluation_misses_are_told(jobs, run, tmp_path):
     skipped, dropped = made.notes
     assert made.rows == 3
     assert skipped.startswith("1 of 5 rows skipped: ")
-    assert dropped.startswith("1 chats are longer than ")
+    assert dropped.startswith("1 chat is longer than ")
 
 
 def test_settings_that_spoil_a_run_are_told_before_it_starts(jobs, tmp_path):

@@ -38,7 +38,7 @@ def evaluation(app, run, qtbot):
 def test_a_file_is_read_asked_and_kept_with_the_run(evaluation, run, silent, qtbot):
     evaluation.start("/data/test.jsonl")
     assert silent.asked(reading.PrepareEvaluation)[0].path == "/data/test.jsonl"
-    notes = ("1 chats are longer than 256 tokens and left out.",)
+    notes = ("1 chat is longer than 256 tokens and left out.",)
     prepared = {"prepared": "/cache/rows", "rows": 200, "notes": notes}
     silent.answer(reading.PrepareEvaluation, reading.EvaluationPrepared, **prepared)
     command = silent.last_said(commands.Evaluate)

@@ -86,7 +86,7 @@ def test_each_record_is_converted_or_skipped_for_its_reason(tmp_path: Path) -> N
 def test_the_answer_of_a_tool_is_context_and_the_call_is_learned(tmp_path: Path) -> None:
     with_calls = CHATML.replace(
         "message['content'] ",
-        "message['content'] + (message.tool_calls or [])|map(attribute='function.name')|join ",
+        "message['content'] + ' ' + (message.tool_calls or [])|map(attribute='function.name')|join ",
     )
     (row,) = import_records(
         tmp_path, [{"messages": [U, answer("x", tool_calls=[CALL]), {"role": "tool", "content": "4"}, A]}]
@@ -95,7 +95,7 @@ def test_the_answer_of_a_tool_is_context_and_the_call_is_learned(tmp_path: Path)
     text, learned = trained(tmp_path, row, template_text=with_calls)
 
     assert "<|im_start|>tool\n4<|im_end|>\n" in text
-    assert learned == "xaddb"
+    assert learned == "x addb "
 
 
 def test_a_weight_of_a_turn_wins_over_the_rule_for_all(tmp_path: Path) -> None:
