@@ -94,7 +94,7 @@ def test_the_answer_of_a_tool_is_context_and_the_call_is_learned(tmp_path: Path)
 
     text, learned = trained(tmp_path, row, template_text=with_calls)
 
-    assert "<|im_start|>tool\n4<|im_end|>\n" in text
+    assert "<|im_start|>tool\n4 <|im_end|>\n" in text
     assert learned == "x addb "
 
 
