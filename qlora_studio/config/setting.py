@@ -5,12 +5,15 @@ from __future__ import annotations
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import cache
 from typing import Any, Literal
 
 import msgspec
 
 from qlora_studio.errors import StudioError
+
+_MANY_DIGITS = 10**15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +111,9 @@ def _range_in_words(low: float | None, high: float | None) -> str:
 
 def _in_words(value: float) -> str:
     """ "999,999,999" and not "1e+09": what was typed is to be known again."""
-    return f"{int(value):,}" if abs(value) < 1e15 and value == int(value) else f"{value:g}"
+    if isinstance(value, int) and abs(value) >= _MANY_DIGITS:
+        return f"{Decimal(value):.3g}"  # a float may have no room for it
+    return f"{int(value):,}" if abs(value) < _MANY_DIGITS and value == int(value) else f"{value:g}"
 
 
 def _split(hint: Any) -> tuple[Any, Setting | None]:

@@ -149,12 +149,9 @@ def test_a_number_that_is_typed_moves_the_promise(advanced, app, qtbot):
         ("training.steps", "999999999", "Updates is 999,999,999; it must be between 0 and 10,000,000."),
         ("data.seq_len", "0", "Sequence length is 0; it must be between 16 and 131,072."),
         ("lora.dropout", "5", "Dropout is 5; it must be between 0 and 0.9."),
+        ("lora.r", "1" + 400 * "0", "Rank is 1.00e+400; it must be between 1 and 512."),
         ("training.epochs", "many", "Epochs: 'many' is no number."),
-        (
-            "training.epochs",
-            "1,000",
-            "Epochs: '1,000' is no number that can be told from another: write it without a comma.",
-        ),
+        ("training.epochs", "1,000", "Epochs: '1,000' is no number; write it without a comma."),
     ],
 )
 def test_a_number_that_can_not_stand_stays_as_it_was_typed_with_its_limits(

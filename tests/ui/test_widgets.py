@@ -242,6 +242,13 @@ def test_a_number_is_told_once_when_it_was_typed_into_its_line(rank, qtbot):
     assert (rank.value(), rank.text()) == (300, "300 layers")
 
 
+def test_more_digits_than_a_number_can_have_are_no_number(rank):
+    told = QSignalSpy(rank.unreadable)
+    rank.findChild(QLineEdit).setText(5_000 * "9")
+    QTest.keyClick(rank, Qt.Key.Key_Return)
+    assert told.at(0)[0] == f"'{18 * '9'}… (4,982 more characters)' is no whole number."
+
+
 def test_arrows_move_a_number_up_to_its_limit_also_from_beyond_it(rank, qtbot):
     qtbot.mouseClick(rank, Qt.MouseButton.LeftButton, pos=QPoint(rank.width() - 8, 8))
     assert rank.value() == 65

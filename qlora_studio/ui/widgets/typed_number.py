@@ -8,6 +8,7 @@ from PySide6.QtCore import QSize, Signal
 from PySide6.QtGui import QWheelEvent
 from PySide6.QtWidgets import QAbstractSpinBox, QWidget
 
+from qlora_studio.plain_text import visible_line
 from qlora_studio.ui.widgets.fields import prepare_spin
 
 LONGEST = 18  # characters of a limit that the field is made as wide as, as in Qt's own number fields
@@ -100,7 +101,9 @@ class TypedNumber(QAbstractSpinBox):
         self._told = text
         number = self._number(text)
         if number is None:
-            self.unreadable.emit(f"{text!r} is no {self._kind()}.")
+            kind = "whole number" if isinstance(self._low, int) else "number"
+            either = "; write it without a comma" if _EITHER.fullmatch(text) else ""
+            self.unreadable.emit(f"{visible_line(text, LONGEST)!r} is no {kind}{either}.")
             return
         if self._low <= number <= self._high:
             self.setValue(number)
@@ -108,23 +111,13 @@ class TypedNumber(QAbstractSpinBox):
 
     def _number(self, text: str) -> float | None:
         text = text.strip().removesuffix(self._unit.strip()).strip()
-        if isinstance(self._low, int):
-            return int(text.replace(",", "")) if _WHOLE.fullmatch(text) else None
-        if _EITHER.fullmatch(text):
+        whole = isinstance(self._low, int)
+        if (whole and not _WHOLE.fullmatch(text)) or (not whole and _EITHER.fullmatch(text)):
             return None
         try:
-            return float(text.replace(",", "."))
-        except ValueError:
+            return int(text.replace(",", "")) if whole else float(text.replace(",", "."))
+        except ValueError:  # also an int of more digits than Python reads
             return None
-
-    def _kind(self) -> str:
-        if isinstance(self._low, int):
-            return "whole number"
-        return (
-            "number that can be told from another: write it without a comma"
-            if "," in self.text()
-            else "number"
-        )
 
     def _text_of(self, value: float) -> str:
         if isinstance(self._low, int):
