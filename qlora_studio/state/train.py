@@ -140,11 +140,22 @@ class TrainState(QObject):
         """Whether somebody looked at what was skipped of these very bytes, here or on the Data page."""
         return self.data is not None and self.data.sha256 in self._draft.skipped_accepted
 
-    def accept_skipped(self) -> None:
-        """Train although more was skipped than usual."""
-        if self.data is not None:
+    @property
+    def dropped_accepted(self) -> bool:
+        """Whether somebody said that most of these chats are dropped at this length."""
+        return self._dropped in self._draft.dropped_accepted
+
+    def accept(self, what: str) -> None:
+        """skipped: train although more was skipped than usual; dropped: although most chats are too long."""
+        if self.data is not None and what == "skipped":
             self._draft.skipped_accepted.add(self.data.sha256)
+        elif what == "dropped":
+            self._draft.dropped_accepted.add(self._dropped)
         self._settle.start()
+
+    @property
+    def _dropped(self) -> tuple[str, int]:
+        return self.data.sha256 if self.data is not None else "", self._draft.config.data.seq_len
 
     @property
     def name(self) -> str:
@@ -431,7 +442,7 @@ class TrainState(QObject):
             *train_problems.of_device(holder, self._engine.doing is Doing.EXPORTING),
             *train_problems.of_name(self.name, self.name in self.history.names, free_name),
             *train_problems.of_import(self.data, self.skipped_accepted),
-            *train_problems.of_rows(config, self.counts.counted, kept, self.skipped_accepted),
+            *train_problems.of_rows(config, self.counts.counted, kept, self.dropped_accepted),
             *train_problems.of_memory(config, self.promise, fields),
             *train_problems.of_disk(self.disk_bytes(), self._machine.free_bytes),
             *train_problems.of_unusual(config, kept, self._draft.default(RATE), fields),

@@ -41,7 +41,7 @@ class Mend:
     page: str = ""
     name: str = ""
     goes_to: str = ""
-    accepts_skipped: bool = False
+    accepts: str = ""  # skipped | dropped: rows to be trained without
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def of_import(report: ImportReport | None, accepted: bool) -> Iterator[TrainProb
     faults = [problem for problem in report.problems if not problem.by_design]
     reasons = ", ".join(f"{problem.count:,} {problem.reason}" for problem in faults[:2])
     words = f"{report.unusable:,} of {report.rows_in:,} rows skipped: {reasons}."
-    mends = (Mend("Show them", page="data"), Mend("Train without them", accepts_skipped=True))
+    mends = (Mend("Show them", page="data"), Mend("Train without them", accepts="skipped"))
     yield TrainProblem(words, blocks=True, mends=mends, waits="a look at what was skipped")
 
 
@@ -126,7 +126,7 @@ def of_rows(
         yield TrainProblem(words, blocks=True, key="data.seq_len", mends=mends, waits=waits)
     elif too_long == "drop" and not accepted and kept.longer > MANY_DROPPED * (kept.rows + kept.longer):
         words = f"{kept.longer:,} of {kept.rows + kept.longer:,} chats are longer than {seq_len:,} tokens."
-        mends = (raised, Mend("Train without them", accepts_skipped=True))
+        mends = (raised, Mend("Train without them", accepts="dropped"))
         waits = "a length that holds most rows"
         yield TrainProblem(words, blocks=True, key="data.seq_len", mends=mends, waits=waits)
     elif kept.longer:

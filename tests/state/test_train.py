@@ -79,7 +79,7 @@ def test_many_skipped_rows_block_until_somebody_accepts_them(train, silent, qtbo
     _answer(silent, qtbot, train, tmp_path, [120] * 3_000, skipped)
     problem = _problem(train, "7 of 300 rows skipped")
     assert [mend.words for mend in problem.mends] == ["Show them", "Train without them"]
-    train.accept_skipped()
+    train.accept("skipped")
     qtbot.waitUntil(lambda: not train.waits_for)
 
 
@@ -117,8 +117,10 @@ def test_most_chats_are_dropped_only_where_somebody_says_so(train, silent, app, 
     app.draft.set("data.seq_len", 256)
     qtbot.waitUntil(lambda: train.waits_for == "a length that holds most rows")
     problem = _problem(train, "200 of 210 chats are longer than 256 tokens")
-    assert (problem.blocks, problem.mends[1].accepts_skipped) == (True, True)
-    train.accept_skipped()
+    assert (problem.blocks, problem.mends[1].accepts) == (True, "dropped")
+    train.accept("skipped")  # another question
+    assert not train.dropped_accepted
+    train.accept("dropped")
     qtbot.waitUntil(lambda: not _problem(train, "are longer than 256").blocks)
 
 

@@ -323,8 +323,8 @@ class TrainPage(Page):
         picker.open()
 
     def _on_mend(self, mend: Mend) -> None:
-        if mend.accepts_skipped:
-            self._state.accept_skipped()
+        if mend.accepts:
+            self._state.accept(mend.accepts)
         if mend.changes:
             self._draft.set_many(mend.changes)
         if mend.name:
@@ -351,7 +351,10 @@ class TrainPage(Page):
             return
         self.banner.clear()
         self._started_here = True
-        self.app.launcher.start(self._draft.config, self._state.name, self._state.skipped_accepted)
+        accepted = (
+            self._state.skipped_accepted or self._state.dropped_accepted
+        )  # what wasn't blocks the start
+        self.app.launcher.start(self._draft.config, self._state.name, accepted)
         self.app.show_page("monitor")
 
     def _on_launcher(self) -> None:
