@@ -225,6 +225,16 @@ def test_what_is_still_being_typed_counts_for_the_start(ready, silent, qtbot):
     assert not silent.asked(reading.PrepareRun)
 
 
+def test_what_was_refused_on_another_page_is_mended_by_what_stands_here(advanced, app, qtbot):
+    app.draft.refuse("data.seq_len", "data.seq_len is 7; it must be between 16 and 131,072.")
+    field = found(advanced, "train_data_seq_len")
+    assert field.property("problem") is True
+    field.setFocus()
+    qtbot.keyClick(field, Qt.Key.Key_Return)
+    assert app.draft.refusals == {}
+    assert not field.property("problem")
+
+
 def test_a_field_that_is_not_shown_is_gone_to_from_what_stands_in_the_way(ready, app, qtbot):
     app.draft.refuse("training.weight_decay", "training.weight_decay is 7; it must be between 0 and 1.")
     QCoreApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)  # the buttons of before

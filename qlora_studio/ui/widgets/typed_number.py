@@ -96,7 +96,9 @@ class TypedNumber(QAbstractSpinBox):
 
     def _on_finished(self) -> None:
         text = self.text()
-        if text == self._told:
+        if text == self._told and not self.property(
+            "problem"
+        ):  # one that was typed elsewhere is answered here
             return
         self._told = text
         number = self._number(text)
