@@ -391,6 +391,12 @@ def _exported(command_id: int) -> events.ExportFinished:
         max_logprob_drift=0.03,
         passed=True,
         merge_base="Merged into the 16-bit weights, the closer ones: KL 0.002 against 0.041.",
+        run=events.RunByLlamaCpp(
+            with_="llama.cpp (xllamacpp 2026.10.11549)",
+            token_agreement=0.98,
+            max_logprob_drift=0.04,
+            same_replies=7,
+        ),
     )
     return events.ExportFinished(
         id=command_id,

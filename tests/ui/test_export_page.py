@@ -181,6 +181,16 @@ def test_what_agrees_gets_the_tick_with_its_figures(writing, app, silent, tmp_pa
     assert opened == [QUrl.fromLocalFile(str(tmp_path / "out"))]
 
 
+def test_what_llama_cpp_answers_is_said(writing, silent, tmp_path):
+    ran = events.RunByLlamaCpp(
+        with_="llama.cpp (xllamacpp 1)", token_agreement=0.992, max_logprob_drift=0.1, same_replies=7
+    )
+    _finish(silent, tmp_path / "out", agreement=0.984, run=ran)
+    assert words(writing, "export_llama_cpp") == (
+        "Run by llama.cpp (xllamacpp 1): 99.2\u202f% of the tokens agree, 7 of 8 replies are the same."
+    )
+
+
 def test_what_differs_is_said_and_the_limit_is_the_persons(writing, silent, tmp_path):
     _finish(silent, tmp_path / "out", agreement=0.96)
     assert "Verified, 96.0\u202f% of tokens agree." in words(writing, "export_report")
@@ -287,7 +297,7 @@ def _progress(silent, stage, done):
     silent.hear(events.ExportProgress(id=command.id, words=stage, done=done, total=269_000_000))
 
 
-def _finish(silent, folder, agreement, problems=()):
+def _finish(silent, folder, agreement, problems=(), run=None):
     verified = events.Verification(
         with_="transformers",
         prompts=8,
@@ -297,6 +307,7 @@ def _finish(silent, folder, agreement, problems=()):
         passed=not problems,
         problems=problems,
         merge_base="Merged into the 16-bit weights, the closer ones: KL 0.002 against 0.041.",
+        run=run,
     )
     command = silent.last_said(commands.Export)
     silent.hear(

@@ -254,6 +254,7 @@ class ReportCard(Card):
         self._grid.setVerticalSpacing(theme().px(6))
         self._grid.setColumnStretch(0, 1)
         self._cells: list[tuple[PlainLabel, PlainLabel]] = []
+        self._llama_cpp = PlainLabel("", "note", wrap=True, name="export_llama_cpp")
         self._base = PlainLabel("", "note", wrap=True, name="export_merge_base")
         self._folder = ElidedLabel("", "note", name="export_written_folder")
         self._files = PlainLabel("", "note", wrap=True, name="export_files")
@@ -263,7 +264,7 @@ class ReportCard(Card):
         self.body.addWidget(self._words)
         self.body.addLayout(self._grid)
         self._modelfile = PlainLabel("", "note", wrap=True, name="export_modelfile")
-        for widget in (self._base, self._modelfile, self._folder, self._files):
+        for widget in (self._llama_cpp, self._base, self._modelfile, self._folder, self._files):
             self.body.addWidget(widget)
         self.body.addWidget(self.open_folder, 0, Qt.AlignmentFlag.AlignLeft)
 
@@ -284,6 +285,8 @@ class ReportCard(Card):
             wanted = f"; {_percent(state.limit)} were wanted." if few else "."
             self._words.setText(" ".join((differs + wanted, *finished.verified.problems)))
         self._show_figures(finished.verified)
+        self._llama_cpp.setText(_run_words(finished.verified))
+        self._llama_cpp.setVisible(finished.verified.run is not None)
         self._base.setText(finished.verified.merge_base or "")
         self._base.setVisible(bool(finished.verified.merge_base))
         self._modelfile.setText(state.modelfile.notes if state.modelfile else "")
@@ -300,12 +303,6 @@ class ReportCard(Card):
         ]
         if result.mean_kl is not None:
             lines.append(("Mean KL, nats a token", f"{result.mean_kl:.5f}"))
-        if ran := result.run:
-            lines += [
-                ("Run by", ran.with_),
-                ("Tokens that agree there", _percent(ran.token_agreement)),
-                ("Replies that are the same there", f"{ran.same_replies:,} of {result.prompts:,}"),
-            ]
         while len(self._cells) < len(lines):
             cells = (PlainLabel("", "muted"), PlainLabel("", "strong"))
             cells[1].setAlignment(Qt.AlignmentFlag.AlignRight)
@@ -344,6 +341,14 @@ def _checkpoints(source: Source) -> list[tuple[str, str]]:
         value = "" if step is None else str(step)
         choices.append((value, f"{words}, best evaluation" if at == best else words))
     return choices
+
+
+def _run_words(result: Verification) -> str:
+    """Of a GGUF file that llama.cpp ran; empty of others."""
+    if (ran := result.run) is None:
+        return ""
+    same = f"{ran.same_replies:,} of {result.prompts:,} replies are the same"
+    return f"Run by {ran.with_}: {_percent(ran.token_agreement)} of the tokens agree, {same}."
 
 
 def _files_in_words(finished: ExportFinished) -> str:
