@@ -232,7 +232,7 @@ def test_what_was_refused_on_another_page_is_mended_by_what_stands_here(advanced
     field.setFocus()
     qtbot.keyClick(field, Qt.Key.Key_Return)
     assert app.draft.refusals == {}
-    assert not field.property("problem")
+    qtbot.waitUntil(lambda: not field.property("problem"))
 
 
 def test_a_field_that_is_not_shown_is_gone_to_from_what_stands_in_the_way(ready, app, qtbot):
