@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qlora_studio.cli.named_run import run_folder
-from qlora_studio.cli.output import in_gib, print_json, print_text
+from qlora_studio.cli.output import Told, in_gib, print_json, print_text
 from qlora_studio.config import places
 from qlora_studio.errors import StudioError
 from qlora_studio.plain_text import visible_line
@@ -126,7 +126,8 @@ def evaluation_lines(evaluations: Sequence[Evaluation]) -> list[str]:
 
 
 def _check(folder: Path, as_json: bool) -> int:
-    checked = check_run(folder)
+    with Told(quiet=as_json) as told:
+        checked = check_run(folder, lambda done, total, words: told(words, done, total))
     if as_json:
         print_json(checked)
         return 0

@@ -10,6 +10,7 @@ import msgspec
 from qlora_studio.errors import StudioError
 from qlora_studio.runs.checkpoints import checkpoints
 from qlora_studio.runs.folder import Run, open_run
+from qlora_studio.runs.manifest import Told
 from qlora_studio.runs.metrics import read_metrics
 from qlora_studio.runs.samples import read_samples
 
@@ -32,10 +33,13 @@ class RunCheck(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...]
 
 
-def check_run(folder: Path) -> RunCheck:
-    """Changes nothing. Raises: StudioError naming `run.json` where it can't be read."""
+def check_run(folder: Path, told: Told = lambda done, total, words: None) -> RunCheck:
+    """Changes nothing. told: how many bytes of a checkpoint were read.
+
+    Raises: StudioError naming `run.json` where it can't be read.
+    """
     run = open_run(folder)
-    found = checkpoints(folder, verify=True)
+    found = checkpoints(folder, verify=True, told=told)
     return RunCheck(
         run=str(folder),
         state=run.state.state,

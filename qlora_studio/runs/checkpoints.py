@@ -11,7 +11,7 @@ from pathlib import Path
 
 from qlora_studio.errors import StudioError
 from qlora_studio.runs.durable import is_real_folder, make_folder
-from qlora_studio.runs.manifest import step_name, verify_checkpoint, verify_sizes, write_manifest
+from qlora_studio.runs.manifest import Told, step_name, verify_checkpoint, verify_sizes, write_manifest
 from qlora_studio.runs.space import saving
 from qlora_studio.runs.staged_folder import bytes_in, delete_folder, write_folder_durably
 
@@ -81,12 +81,13 @@ def save_checkpoint(
     return target
 
 
-def checkpoints(run_folder: Path, *, verify: bool = False) -> list[CheckpointInfo]:
+def checkpoints(
+    run_folder: Path, *, verify: bool = False, told: Told = lambda done, total, words: None
+) -> list[CheckpointInfo]:
     """All checkpoints by step, the oldest first; with `verify` every byte is read. Raises: StudioError."""
-    check = verify_checkpoint if verify else verify_sizes
     found = []
     for step, path in _by_step(run_folder):
-        verdict = check(path)
+        verdict = verify_checkpoint(path, told) if verify else verify_sizes(path)
         if not verdict.sound and not os.path.lexists(path):
             continue  # the writer has let it go meanwhile
         sound = None if verdict.sound and not verify else verdict.sound

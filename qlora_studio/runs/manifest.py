@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +28,10 @@ SCHEMA_VERSION = 1
 
 _LARGEST_MANIFEST = 1_000_000  # bytes; ours has about 600
 _BLOCK = 1 << 20
+_ZEROS = bytes(_BLOCK)
+_WORTH_A_LOOK = 1 << 30  # bytes: of so large a file the beginning is looked at before all of it is read
+
+Told = Callable[[int, int, str], None]  # done, total, words for a person
 
 
 class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,25 +79,25 @@ def sync_files(folder: Path) -> tuple[FileEntry, ...]:
     return tuple(_sync_and_measure(path) for path in sorted(folder.iterdir()))
 
 
-def verify_checkpoint(folder: Path) -> Verdict:
+def verify_checkpoint(folder: Path, told: Told = lambda done, total, words: None) -> Verdict:
     """Reads every byte that the manifest lists, and opens nothing else (R2)."""
-    return _verdict(folder, contents=True)
+    return _verdict(folder, told)
 
 
 def verify_sizes(folder: Path) -> Verdict:
     """As `verify_checkpoint`, by names and sizes alone: quick, and blind to changed bytes."""
-    return _verdict(folder, contents=False)
+    return _verdict(folder, None)
 
 
-def _verdict(folder: Path, *, contents: bool) -> Verdict:
+def _verdict(folder: Path, told: Told | None) -> Verdict:
+    """told: where the contents are read too."""
     try:
         manifest = _read_manifest(folder)
         _compare_names(folder, manifest)
         for entry in manifest.files:
             _compare_size(folder, entry)
-        if contents:
-            for entry in manifest.files:
-                _compare_contents(folder, entry)
+        if told is not None:
+            _compare_all_contents(folder, manifest, told)
     except _Unsound as reason:
         return Verdict(False, str(reason))
     return Verdict(True)
@@ -150,17 +156,39 @@ def _compare_size(folder: Path, entry: FileEntry) -> None:
         raise _Unsound(f"{entry.name} has {found.st_size:,} bytes, not {entry.size:,}")
 
 
-def _compare_contents(folder: Path, entry: FileEntry) -> None:
+def _compare_all_contents(folder: Path, manifest: Manifest, told: Told) -> None:
+    total = sum(entry.size for entry in manifest.files)
+    done = 0
+    for entry in manifest.files:
+        before = done
+
+        def read(size: int, before: int = before) -> None:
+            told(before + size, total, f"Reading step {manifest.step:,}")
+
+        _compare_contents(folder, entry, read)
+        done += entry.size
+
+
+def _compare_contents(folder: Path, entry: FileEntry, read: Callable[[int], None]) -> None:
     try:
         descriptor = open_to_read(folder / entry.name)
         try:
-            size, sha256 = _measure(descriptor)
+            if entry.size > _WORTH_A_LOOK and entry.name.endswith(".safetensors"):
+                _look_at_header(descriptor, entry)
+            size, sha256 = _measure(descriptor, read)
         finally:
             os.close(descriptor)
     except OSError as error:
         raise _Unsound(f"{entry.name} can't be read: {error.strerror}") from None
     if (size, sha256) != (entry.size, entry.sha256):
         raise _Unsound(f"{entry.name} has changed since it was saved")
+
+
+def _look_at_header(descriptor: int, entry: FileEntry) -> None:
+    head = os.read(descriptor, 9)
+    if int.from_bytes(head[:8], "little") > entry.size or head[8:] != b"{":
+        raise _Unsound(f"{entry.name} has changed since it was saved: it is no safetensors file")
+    os.lseek(descriptor, 0, os.SEEK_SET)
 
 
 def _sync_and_measure(path: Path) -> FileEntry:
@@ -170,10 +198,34 @@ def _sync_and_measure(path: Path) -> FileEntry:
     return FileEntry(name=path.name, size=size, sha256=sha256)
 
 
-def _measure(descriptor: int) -> tuple[int, str]:
+def _measure(descriptor: int, read: Callable[[int], None] = lambda size: None) -> tuple[int, str]:
+    """Size and SHA-256. `read` is told how many bytes were."""
     digest = hashlib.sha256()
     size = 0
-    while block := os.read(descriptor, _BLOCK):
-        digest.update(block)
-        size += len(block)
-    return size, digest.hexdigest()
+    block = bytearray(_BLOCK)  # one for all: a new one for each took longer than reading it
+    with open(descriptor, "rb", buffering=0, closefd=False) as file:
+        while True:
+            for zeros in _hole_at(descriptor, size):
+                digest.update(zeros)
+                size += len(zeros)
+                read(size)
+            count = file.readinto(block)
+            if not count:
+                return size, digest.hexdigest()
+            digest.update(memoryview(block)[:count])
+            size += count
+            read(size)
+
+
+def _hole_at(descriptor: int, offset: int) -> Iterator[bytes]:
+    """Zeros that a file has there without holding them: they need not be read. It then stands behind them."""
+    if not hasattr(os, "SEEK_DATA"):
+        return
+    try:
+        end = os.lseek(descriptor, offset, os.SEEK_DATA)
+    except OSError as error:  # nothing but zeros to its end; or no holes are known here
+        end = os.lseek(descriptor, 0, os.SEEK_END) if error.errno == errno.ENXIO else offset
+        end = os.lseek(descriptor, max(end, offset), os.SEEK_SET)
+    while offset < end:
+        yield _ZEROS[: end - offset]
+        offset += _BLOCK

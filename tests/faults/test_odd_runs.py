@@ -79,6 +79,16 @@ def hole(name: str, size: int) -> Change:
     return lambda run: ((run / name).touch(), os.truncate(run / name, size))
 
 
+def _said_so_large(run: Path) -> None:
+    """The manifest lists the optimizer's file with the size that it has."""
+
+    def change(values: dict[str, Any]) -> None:
+        entry = next(entry for entry in values["files"] if entry["name"] == "optimizer.safetensors")
+        entry["size"] = (run / NEWEST / "optimizer.safetensors").stat().st_size
+
+    said(f"{NEWEST}/manifest.json", change)(run)
+
+
 _MANY = [{"name": f"a{number}", "size": 0, "sha256": ""} for number in range(15_000)]
 
 SOUND: dict[str, Change] = {
@@ -153,6 +163,10 @@ DAMAGED: dict[str, tuple[Change, str]] = {
     "a manifest of 15,000 files": (
         said(f"{NEWEST}/manifest.json", lambda values: values.update(files=_MANY)),
         "a0 is missing",
+    ),
+    "20 GB of zeros": (
+        lambda run: (hole(f"{NEWEST}/optimizer.safetensors", 20_000_000_000)(run), _said_so_large(run)),
+        "optimizer.safetensors has changed since it was saved: it is no safetensors file",
     ),
     "a manifest with a file twice": (
         said(f"{NEWEST}/manifest.json", lambda values: values["files"].append(values["files"][0])),

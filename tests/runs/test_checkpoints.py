@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -313,3 +315,37 @@ def _tried(action: Callable[[], None]) -> bool:
     except (StudioError, KilledError):
         return False
     return True
+
+
+@pytest.mark.parametrize(
+    "parts", [[(0, b"")], [(0, b"a")], [(3_000_001, b"b")], [(0, b"a"), (5_000_000, b"b"), (5_000_001, b"")]]
+)
+def test_zeros_that_a_disk_does_not_hold_are_hashed_as_such(tmp_path, parts):  # R2
+    run = new_run(tmp_path)
+
+    def write_files(folder):
+        with (folder / "optimizer.safetensors").open("wb") as file:
+            for at, data in parts:
+                file.truncate(at)
+                file.seek(at)
+                file.write(data)
+            file.truncate(9_000_000)
+
+    path = save_checkpoint(run, 1, write_files)
+
+    (entry,) = json.loads((path / "manifest.json").read_bytes())["files"]
+    content = (path / "optimizer.safetensors").read_bytes()
+    assert (entry["size"], entry["sha256"]) == (9_000_000, hashlib.sha256(content).hexdigest())
+    assert checkpoints(run, verify=True)[0].sound
+
+
+def test_reading_a_checkpoint_tells_how_far_it_is(tmp_path):
+    run = new_run(tmp_path)
+    save(run, 3)
+    told = []
+
+    checkpoints(run, verify=True, told=lambda done, total, words: told.append((done, total, words)))
+
+    done = [item[0] for item in told]
+    assert done == sorted(done)
+    assert told[-1] == (1052, 1052, "Reading step 3")
