@@ -99,7 +99,14 @@ class AppState(QObject):
         from qlora_studio.state.train import TrainState
 
         return TrainState(
-            self.draft, self.reader, self.sample_model, self.engine, self.machine, self.preferences, self
+            self.draft,
+            self.reader,
+            self.sample_model,
+            self.engine,
+            self.machine,
+            self.preferences,
+            self.evaluation,
+            self,
         )
 
     @cached_property

@@ -77,7 +77,7 @@ def of_refusals(refusals: Mapping[str, str], fields: Fields) -> Iterator[TrainPr
         yield TrainProblem(words, blocks=True, key=key, mends=mends, waits=waits)
 
 
-def of_device(holder: str, exporting: bool) -> Iterator[TrainProblem]:
+def of_device(holder: str, exporting: bool, evaluating: bool) -> Iterator[TrainProblem]:
     """One device, one owner."""
     if holder:
         words = f"{holder} is training and holds the device."
@@ -85,6 +85,9 @@ def of_device(holder: str, exporting: bool) -> Iterator[TrainProblem]:
     elif exporting:
         words = "An export is being written and holds the device."
         yield TrainProblem(words, blocks=True, mends=(Mend("Look at it", page="export"),), waits=DEVICE)
+    elif evaluating:
+        words = "An evaluation is on its way and holds the device."
+        yield TrainProblem(words, blocks=True, mends=(Mend("Look at it", page="monitor"),), waits=DEVICE)
 
 
 def of_name(name: str, taken: bool, free_name: str) -> Iterator[TrainProblem]:

@@ -12,14 +12,15 @@ from qlora_studio.config.run_config import RunConfig, SamplePrompt
 from qlora_studio.config.toml_file import read_run_config, with_changes
 from qlora_studio.data.report import SkipReason
 from qlora_studio.memory.devices import RamReading
-from qlora_studio.protocol import reading
-from qlora_studio.runs.folder import create_run
+from qlora_studio.protocol import commands, events, reading
+from qlora_studio.runs.folder import create_run, open_run
 from qlora_studio.runs.run_record import RunRecord
 from qlora_studio.runs.run_state import RunState, write_state
 from qlora_studio.state import launch
 from qlora_studio.state.engine import Doing
 from qlora_studio.state.train_cost import FEW_UPDATES, Kept, kept_rows, tokens_computed, updates
 from tests.state.reports import counted, import_report, model_report
+from tests.ui.example_runs import Example, make_run
 
 GIB = 2**30
 SETTLED = 60  # ms: after the last change
@@ -216,6 +217,19 @@ def test_one_device_one_owner(ready, app, qtbot):
     app.engine.changed.emit()
     export = "An export is being written and holds the device."
     qtbot.waitUntil(lambda: any(problem.words == export for problem in ready.problems))
+
+
+def test_no_run_is_started_while_an_evaluation_holds_the_engine(ready, app, silent, qtbot):
+    example = Example(steps=20, evaluate_every=10, end="finished")
+    app.evaluation.look_at(open_run(make_run(app.preferences.runs_folder, example)))
+    app.evaluation.start("/data/test.jsonl")
+    silent.answer(reading.PrepareEvaluation, reading.EvaluationPrepared, prepared="/cache/rows", rows=200)
+    qtbot.waitUntil(lambda: ready.waits_for == "the device")
+    assert _problem(ready, "An evaluation is on its way and holds the device.").blocks
+    silent.hear(
+        events.CommandFailed(id=silent.last_said(commands.Evaluate).id, error=events.Problem("No room."))
+    )
+    qtbot.waitUntil(lambda: not ready.waits_for)
 
 
 def test_the_name_is_made_of_data_and_model_and_is_free(ready, app, qtbot):
