@@ -60,7 +60,8 @@ class EvaluationState(QObject):
         self.stage = Stage.RESTING
         self.words = ""
         self.done = self.total = 0
-        self.problem: Problem | None = None
+        self.problem: Problem | None = None  # of the one that was asked last
+        self.unreadable: Problem | None = None  # why those of the run that is looked at can't be read
         self.likely_encoding = ""  # of a file that was refused because it isn't UTF-8
         engine.heard.connect(self._on_heard)
         engine.ended.connect(self._on_engine_ended)
@@ -90,14 +91,26 @@ class EvaluationState(QObject):
             return "This run has no adapter yet."
         return ""
 
+    @property
+    def problem_here(self) -> Problem | None:
+        """Of the run that is looked at: another run's is shown once that one is looked at again."""
+        return self.problem if self.problem is not None and self.asked_here else self.unreadable
+
+    @property
+    def asked_here(self) -> bool:
+        """Whether the run that is looked at is the one that was asked last."""
+        return self.asked is not None and self.run is not None and self.asked.folder == self.run.folder
+
     def look_at(self, run: Run | None) -> None:
         """The evaluations that this run keeps are read."""
         if run is None or self.run is None or run.folder != self.run.folder:
-            self.found, self.skipped_lines = (), 0
+            self.found, self.skipped_lines, self.unreadable = (), 0, None
         self.run = run
         if run is not None:
             self._background.do(
-                partial(read_evaluations, run.folder), partial(self._on_read, run.folder), self._on_unreadable
+                partial(read_evaluations, run.folder),
+                partial(self._on_read, run.folder),
+                partial(self._on_unreadable, run.folder),
             )
         self.changed.emit()
 
@@ -213,11 +226,13 @@ class EvaluationState(QObject):
     def _on_read(self, folder: Path, evaluations: Evaluations) -> None:
         if self.run is not None and folder == self.run.folder:
             self.found, self.skipped_lines = evaluations.found, evaluations.skipped_lines
+            self.unreadable = None
             self.changed.emit()
 
-    def _on_unreadable(self, error: StudioError) -> None:
-        self.problem = Problem(error.message, error.hint)
-        self.changed.emit()
+    def _on_unreadable(self, folder: Path, error: StudioError) -> None:
+        if self.run is not None and folder == self.run.folder:
+            self.unreadable = Problem(error.message, error.hint)
+            self.changed.emit()
 
     def _fail(self, problem: Problem) -> None:
         self.problem = problem

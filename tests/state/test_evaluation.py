@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qlora_studio.protocol import commands, events, reading
-from qlora_studio.runs.evaluations import Evaluation, add_evaluation, read_evaluations
+from qlora_studio.runs.evaluations import EVALUATIONS_FILE, Evaluation, add_evaluation, read_evaluations
 from qlora_studio.runs.folder import open_run
 from qlora_studio.ui.pages.monitor_evaluations import evaluation_words
 from tests.ui.example_runs import Example, make_run
@@ -59,6 +59,14 @@ def test_what_was_found_before_is_read(app, run, qtbot):
     add_evaluation(run.folder, found)
     app.evaluation.look_at(run)
     qtbot.waitUntil(lambda: app.evaluation.found == (found,))
+
+
+def test_what_can_not_be_read_is_said_of_its_own_run_alone(app, evaluation, run, home, qtbot):
+    (run.folder / EVALUATIONS_FILE).mkdir()
+    evaluation.look_at(run)
+    qtbot.waitUntil(lambda: evaluation.problem_here is not None)
+    evaluation.look_at(open_run(make_run(home / "runs", Example(name="other", steps=20, end="finished"))))
+    assert evaluation.problem_here is None
 
 
 def test_stopped_while_the_engine_asks_nothing_is_kept(evaluation, run, silent):

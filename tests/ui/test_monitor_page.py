@@ -445,6 +445,23 @@ def test_before_and_after_stand_in_a_table_with_the_rows_that_changed(open_run, 
     assert found(page, "monitor_loss").isVisible()
 
 
+def test_a_refused_file_is_read_otherwise_for_its_own_run_alone(open_run, make, app, silent, qtbot):
+    asked, other = make(end="finished", steps=400), make(name="other", end="finished", steps=400)
+    page = open_run(asked)
+    click(qtbot, page, "monitor_evaluate")
+    app.evaluation.start("/data/test.csv")
+    silent.refuse(reading.PrepareEvaluation, "Line 2 is not UTF-8.", likely_encoding="windows-1252")
+    assert found(page, "monitor_evaluate_read_as").isVisible()
+    page = open_run(other)
+    click(qtbot, page, "monitor_evaluate")
+    assert not found(page, "monitor_evaluate_problem").isVisible()
+    assert not found(page, "monitor_evaluate_read_as").isVisible()
+    page = open_run(asked)
+    click(qtbot, page, "monitor_evaluate")
+    click(qtbot, page, "monitor_evaluate_read_as")
+    assert silent.asked(reading.PrepareEvaluation)[0].run == str(asked)
+
+
 def test_a_file_is_evaluated_from_the_monitor(open_run, make, app, silent, qtbot):
     page = open_run(make(end="finished", steps=400))
     click(qtbot, page, "monitor_evaluate")

@@ -173,10 +173,10 @@ class EvaluationsCard(Card):
         self._meter.setVisible(bool(state.total))
         self._meter.set_share(state.done / state.total if state.total else 0.0)
         allow(self._stop, "It is stopping" if state.stage is Stage.STOPPING else "")
-        problem = state.problem
+        problem = state.problem_here
         self._problem.setVisible(problem is not None)
         self._problem_words.setText(f"{problem.message} {problem.hint}".strip() if problem else "")
-        likely = ENCODING_WORDS.get(state.likely_encoding, "")
+        likely = ENCODING_WORDS.get(state.likely_encoding, "") if state.asked_here else ""
         self._read_as.setVisible(bool(likely))
         self._read_as.setText(f"Read it as {likely}")
         self._show_found()
