@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,6 +18,7 @@ from qlora_studio.config.run_config import SHAPE_PREFIX
 from qlora_studio.engine import attention
 from qlora_studio.engine.device import Device
 from qlora_studio.engine.frozen_weights import Storage, place, stored_bytes, use_quantized_linears
+from qlora_studio.engine.staged_reading import StagedReading
 from qlora_studio.errors import StudioError
 from qlora_studio.models.check import model_folder
 from qlora_studio.models.clean_config import clean_config
@@ -69,7 +71,7 @@ def _load_folder(folder: Path, storage: Storage, device: Device) -> Loading:
     empty = _empty_model(config.model_type, config.values, storage)
     _require_same(_expected(empty), {name: tensor.shape for name, tensor in stored.items()}, folder)
     use_quantized_linears(empty, storage)
-    yield from _fill(empty, _read(folder, stored), len(stored), str(folder), storage, device)
+    yield from _fill(empty, _read(folder, stored, device), len(stored), str(folder), storage, device)
     return _finished(empty, str(folder), storage, device, config.stop_ids, start)
 
 
@@ -118,15 +120,23 @@ def _require_same(
             )
 
 
-def _read(folder: Path, stored: Mapping[str, StoredTensor]) -> _Weights:
+def _read(folder: Path, stored: Mapping[str, StoredTensor], device: Device) -> _Weights:
     """File by file, front to back."""
     source = open_folder(folder)
-    for file_name in sorted({tensor.file for tensor in stored.values()}):
-        here = [(name, tensor) for name, tensor in stored.items() if tensor.file == file_name]
-        here.sort(key=lambda item: item[1].offset)
-        with source.open(file_name) as file:
-            for name, tensor in here:
-                yield name, read_stored(file, tensor, folder)
+    with ExitStack() as stack:
+        staged = StagedReading(device.torch_device) if device.is_cuda else None
+        if staged is not None:
+            stack.callback(staged.close)
+        for file_name in sorted({tensor.file for tensor in stored.values()}):
+            here = [(name, tensor) for name, tensor in stored.items() if tensor.file == file_name]
+            here.sort(key=lambda item: item[1].offset)
+            with source.open(file_name) as file:
+                for name, tensor in here:
+                    if staged is None:
+                        yield name, read_stored(file, tensor, folder)
+                        continue
+                    dtype, path = _DTYPES[tensor.dtype], folder / tensor.file
+                    yield name, staged.read(file, tensor.offset, tensor.bytes, dtype, tensor.shape, path)
 
 
 def read_stored(file: BinaryIO, tensor: StoredTensor, folder: Path) -> Tensor:
