@@ -93,26 +93,52 @@ extern "C" __global__ void __launch_bounds__(THREADS) attend(
             keys[ahead] = *reinterpret_cast<const uint4*>(key + at);
             values[ahead] = *reinterpret_cast<const uint4*>(value + at);
         }
+        float scores[AHEAD][GROUPS];
 #pragma unroll
         for (int ahead = 0; ahead < AHEAD; ++ahead) {
-            const bool there = from + ahead * READERS + reader < end;
-            float k[OF_LANE], v[OF_LANE];
+            float k[OF_LANE];
             widen(keys[ahead], k);
-            widen(values[ahead], v);
 #pragma unroll
             for (int group = 0; group < GROUPS; ++group) {
                 float score = 0;
 #pragma unroll
                 for (int at = 0; at < OF_LANE; ++at) score += q[group][at] * k[at];
-#pragma unroll
-                for (int other = A_KEY / 2; other; other /= 2) score += __shfl_xor_sync(~0u, score, other);
-                const float higher = there ? fmaxf(top[group], score) : top[group];
-                const float shrunk = exp2f(top[group] - higher), part = there ? exp2f(score - higher) : 0;
-                top[group] = higher;
-                weight[group] = weight[group] * shrunk + part;
-#pragma unroll
-                for (int at = 0; at < OF_LANE; ++at) sum[group][at] = sum[group][at] * shrunk + part * v[at];
+                scores[ahead][group] = score;
             }
+        }
+#pragma unroll
+        for (int other = A_KEY / 2; other; other /= 2)
+#pragma unroll
+            for (int ahead = 0; ahead < AHEAD; ++ahead)
+#pragma unroll
+                for (int group = 0; group < GROUPS; ++group)
+                    scores[ahead][group] += __shfl_xor_sync(~0u, scores[ahead][group], other);
+#pragma unroll
+        for (int group = 0; group < GROUPS; ++group) {
+            float higher = top[group];
+#pragma unroll
+            for (int ahead = 0; ahead < AHEAD; ++ahead)
+                if (from + ahead * READERS + reader < end) higher = fmaxf(higher, scores[ahead][group]);
+            const float shrunk = exp2f(top[group] - higher);
+            top[group] = higher;
+            weight[group] *= shrunk;
+#pragma unroll
+            for (int at = 0; at < OF_LANE; ++at) sum[group][at] *= shrunk;
+#pragma unroll
+            for (int ahead = 0; ahead < AHEAD; ++ahead) {
+                const bool there = from + ahead * READERS + reader < end;
+                scores[ahead][group] = there ? exp2f(scores[ahead][group] - higher) : 0;
+                weight[group] += scores[ahead][group];
+            }
+        }
+#pragma unroll
+        for (int ahead = 0; ahead < AHEAD; ++ahead) {
+            float v[OF_LANE];
+            widen(values[ahead], v);
+#pragma unroll
+            for (int group = 0; group < GROUPS; ++group)
+#pragma unroll
+                for (int at = 0; at < OF_LANE; ++at) sum[group][at] += scores[ahead][group] * v[at];
         }
     }
 #pragma unroll
@@ -146,22 +172,17 @@ extern "C" __global__ void __launch_bounds__(THREADS) attend(
     __syncthreads();
     if (!is_last) return;
     __threadfence();
-    __shared__ float heights[SPLITS][GROUPS], shares[SPLITS][GROUPS];
-    for (int place = threadIdx.x; place < SPLITS * GROUPS; place += THREADS) {
-        heights[place / GROUPS][place % GROUPS] = __ldcg(&mine[place / GROUPS].top[place % GROUPS]);
-        shares[place / GROUPS][place % GROUPS] = __ldcg(&mine[place / GROUPS].weight[place % GROUPS]);
-    }
-    __syncthreads();
-    if (threadIdx.x < GROUPS) {
-        const int group = threadIdx.x;
+    __shared__ float shares[SPLITS][GROUPS];
+    for (int group = warp; group < GROUPS; group += WARPS) {
         float highest = LOWEST, all = 0;
-        for (int from = 0; from < SPLITS; ++from) highest = fmaxf(highest, heights[from][group]);
-        for (int from = 0; from < SPLITS; ++from) {
-            const float shrunk = exp2f(heights[from][group] - highest);
-            all += shrunk * shares[from][group];
-            shares[from][group] = shrunk;
+        for (int from = lane; from < SPLITS; from += LANES) highest = fmaxf(highest, __ldcg(&mine[from].top[group]));
+        for (int other = LANES / 2; other; other /= 2) highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, other));
+        for (int from = lane; from < SPLITS; from += LANES) {
+            shares[from][group] = exp2f(__ldcg(&mine[from].top[group]) - highest);
+            all += shares[from][group] * __ldcg(&mine[from].weight[group]);
         }
-        for (int from = 0; from < SPLITS; ++from) shares[from][group] /= all;
+        for (int other = LANES / 2; other; other /= 2) all += __shfl_xor_sync(~0u, all, other);
+        for (int from = lane; from < SPLITS; from += LANES) shares[from][group] /= all;
     }
     __syncthreads();
 #pragma unroll
