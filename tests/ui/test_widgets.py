@@ -222,6 +222,19 @@ def test_a_decimal_shows_no_zeros_that_say_nothing(qtbot):
     assert box.text() == "1.0"
 
 
+@pytest.mark.parametrize(
+    ("typed", "shown"), [("1e-5", "1e-05"), ("0,00005", "5e-05"), ("0.12345", "0.12345")]
+)
+def test_a_number_with_more_places_than_usual_is_shown_as_it_is(qtbot, typed, shown):
+    box = TypedNumber(0.0, 1.0, 0.05, name="decay", label="Weight decay", step=0.05)
+    qtbot.addWidget(box)
+    line = box.findChild(QLineEdit)
+    line.selectAll()
+    QTest.keyClicks(line, typed)
+    QTest.keyClick(line, Qt.Key.Key_Return)
+    assert (box.value(), box.text()) == (float(shown), shown)
+
+
 @pytest.fixture
 def rank(qtbot):
     box = TypedNumber(1, 512, 64, name="rank", label="Rank", unit="layers")

@@ -41,10 +41,10 @@ class TypedNumber(QAbstractSpinBox):
         parent: QWidget | None = None,
     ) -> None:
         super().__init__(parent)
-        prepare_spin(self, name, label)
         self._low, self._high, self._step, self._places = low, high, step, places
         self._unit = f" {unit}" if unit else ""
         self._value = value
+        prepare_spin(self, name, label)  # a first theme asks at once which arrows do something
         self._told = ""  # the text as it was last shown or told
         self.setProperty("minimum", low)  # what a screen reader asks for
         self.setProperty("maximum", high)
@@ -125,4 +125,6 @@ class TypedNumber(QAbstractSpinBox):
         if isinstance(self._low, int):
             return f"{value:,}{self._unit}"
         text = f"{value:.{self._places}f}".rstrip("0")
+        if float(text) != value:  # 1e-05 is not 0.0
+            return f"{value!r}{self._unit}"
         return f"{text}0{self._unit}" if text.endswith(".") else f"{text}{self._unit}"
