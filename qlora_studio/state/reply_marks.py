@@ -20,21 +20,27 @@ PartMarks = tuple[tuple[Span, ...], ...]
 class Marks:
     """Of each part of the first and of the second reply, what the other doesn't say.
 
-    compared: False where they are too long, or have too little in common
+    compared: False where they are too long, or unlike: with too little in common
     """
 
     first: PartMarks = ()
     second: PartMarks = ()
     compared: bool = False
+    unlike: bool = False
 
 
 @lru_cache(maxsize=64)  # a chat is painted anew whenever anything changes
 def marks_between(first: str, second: str) -> Marks:
     """Of two replies, as they are read: what was thought before is no answer and isn't compared."""
     read_first, read_second = _read(first), _read(second)
+    if read_first == read_second:  # however long they are
+        none: PartMarks = ((),) * len(read_first)
+        return Marks(none, none, compared=True)
     found = differing("\n".join(read_first), "\n".join(read_second))
-    if found is None or found.alike < LEAST_ALIKE:
+    if found is None:
         return Marks()
+    if found.alike < LEAST_ALIKE:
+        return Marks(unlike=True)
     return Marks(
         tuple(_of_parts(read_first, found.first)), tuple(_of_parts(read_second, found.second)), compared=True
     )

@@ -40,11 +40,14 @@ def test_a_difference_that_goes_over_parts_is_marked_in_each():
 
 def test_equal_replies_have_no_marks():
     assert marks_between("One two.", "One two.") == Marks(((),), ((),), compared=True)
+    assert marks_between("> ", "> ").compared
+    assert marks_between("word " * 1_201, "word " * 1_201) == Marks(((),), ((),), compared=True)
 
 
 def test_replies_with_little_in_common_are_not_marked():
-    assert not marks_between("Nothing of this is there.", "All other words, and more.").compared
+    unlike = marks_between("Nothing of this is there.", "All other words, and more.")
+    assert unlike == Marks(compared=False, unlike=True)
 
 
 def test_replies_too_long_to_compare_are_not_marked():
-    assert not marks_between("word " * 1_201, "word " * 1_201).compared
+    assert marks_between("word " * 1_201, "word " * 1_202) == Marks(compared=False, unlike=False)

@@ -786,6 +786,22 @@ def test_marks_can_be_put_away(answered, app):
     assert "underlined" not in words(answered, "chat_figures_0_tuned")
 
 
+@pytest.mark.parametrize(
+    ("base", "tuned", "said"),
+    [
+        ("word " * 1_300, "word " * 1_301, "too long to mark differences"),
+        ("All other words, and more", "Nothing of this is there", "hardly a word as in the base's"),
+        ("word " * 1_300, "word " * 1_300, "first after 0.20 s"),
+        ("42.", "42.", "first after 0.20 s"),
+    ],
+)
+def test_why_nothing_is_marked_is_said(answered, silent, qtbot, base, tuned, said):
+    _send(answered, qtbot, "And now?")
+    _reply(silent, base)
+    _reply(silent, tuned)
+    assert words(answered, "chat_figures_1_tuned").endswith(said)
+
+
 def test_nothing_is_marked_while_a_reply_is_written(answered, silent, qtbot):
     _send(answered, qtbot, "And now?")
     _reply(silent, "I am the base again.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from PySide6.QtCore import Qt, Signal, SignalInstance
 from PySide6.QtWidgets import QFrame, QGridLayout, QHBoxLayout, QVBoxLayout, QWidget
 
-from qlora_studio.plain_text import LONGEST
 from qlora_studio.state.chat import ChatState
 from qlora_studio.state.chat_turns import LEFT, RIGHT, Reply, Turn, Writing
 from qlora_studio.state.reply_marks import PartMarks, marks_between
@@ -129,7 +128,7 @@ class TurnRow(QWidget):
         marks = marks_between(first.text, second.text)
         name = "the base's" if other.side == LEFT else "the tuned reply"
         if not marks.compared:
-            return (), f"hardly a word as in {name}" if len(reply.text) < LONGEST else ""
+            return (), f"hardly a word as in {name}" if marks.unlike else "too long to mark differences"
         own = marks.first if reply is first else marks.second
         return own, f"underlined: not in {name}" if any(own) else ""
 
