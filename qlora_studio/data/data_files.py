@@ -16,7 +16,7 @@ from qlora_studio.errors import StudioError
 
 _NOT_DATA = re.compile(
     r"(readme|license|licence|notice|citation|changelog|requirements"
-    r"|dataset_(infos?|dict)|state|config|package)(\.|$)",
+    r"|dataset_(infos?|dict)|state|config|package)(\.|$)|~\$",  # ~$: what Office keeps of an open file
     re.I,
 )
 _CACHED = re.compile(r"cache-.*\.arrow$")  # what `datasets` computed once lies beside its data
@@ -90,7 +90,16 @@ def _files_below(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
                 f"{path_text(folder)} holds too much to be a folder of data files.",
                 hint="Choose the folder of one data set.",
             )
-    return found, tuple(path_text(path.relative_to(folder)) for path in ignored)
+    filled = [path for path in found if not _is_empty(path)] or found  # an empty part beside full ones
+    ignored += [path for path in found if path not in filled]
+    return filled, tuple(path_text(path.relative_to(folder)) for path in ignored)
+
+
+def _is_empty(path: Path) -> bool:
+    try:
+        return path.stat().st_size == 0
+    except OSError:  # reading it says why
+        return False
 
 
 def _is_data(path: Path) -> bool:

@@ -284,11 +284,16 @@ def file_findings(
         words = f"Left out by their names: {_listed(held_out)}"
         why = "Rows for testing must not be learned."
         found.append(Finding(kind="held_out", tone="info", count=len(held_out), words=words, why=why))
-    if ignored:
-        words = f"Not read, as they hold no rows: {_listed(ignored)}"
-        why = "Only files whose names end as those of data do are read; cards and settings are left alone."
-        found.append(Finding(kind="ignored", tone="info", count=len(ignored), words=words, why=why))
-    return tuple(found)
+    return (*found, *ignored_files(ignored))
+
+
+def ignored_files(ignored: Sequence[str]) -> tuple[Finding, ...]:
+    """What is said of a folder's other files; the same rows may lie beside others another time."""
+    if not ignored:
+        return ()
+    words = f"Not read, as they hold no rows: {_listed(ignored)}"
+    why = "Only files whose names end as those of data do are read; cards and settings are left alone."
+    return (Finding(kind="ignored", tone="info", count=len(ignored), words=words, why=why),)
 
 
 def _listed(names: Sequence[str]) -> str:

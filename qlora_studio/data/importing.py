@@ -21,7 +21,7 @@ from qlora_studio.data.data_files import DataFiles, data_files
 from qlora_studio.data.dataset import ImportedSet, RowFile, imported_set, told_today, write_import
 from qlora_studio.data.file_hash import FileHash
 from qlora_studio.data.file_records import FileRecords
-from qlora_studio.data.findings import Tally, file_findings
+from qlora_studio.data.findings import Tally, file_findings, ignored_files
 from qlora_studio.data.formats import Layout
 from qlora_studio.data.intake import Intake
 from qlora_studio.data.late_columns import LateColumnError
@@ -73,8 +73,12 @@ def _found_again(
     folder: Path, cached: ImportedSet, chosen: DataFiles, sources: Sequence[SourceFile]
 ) -> ImportReport:
     """The same bytes may lie elsewhere now: note where, so that a row's source is found."""
+    others = [finding for finding in cached.report.findings if finding.kind != "ignored"]
+    report = msgspec.structs.replace(
+        cached.report, path=_shown_path(chosen), findings=(*others, *ignored_files(chosen.ignored))
+    )
     files = [_row_file(source, old.copy) for source, old in zip(sources, cached.files, strict=True)]
-    return told_today(folder, cached, files, msgspec.structs.replace(cached.report, path=_shown_path(chosen)))
+    return told_today(folder, cached, files, report)
 
 
 @dataclass(frozen=True)

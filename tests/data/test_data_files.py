@@ -140,6 +140,34 @@ def test_a_folder_as_the_hub_lays_it_out(tmp_path: Path) -> None:
     ]
 
 
+def test_an_empty_part_and_what_office_keeps_of_an_open_file_hold_no_rows(tmp_path: Path) -> None:
+    (tmp_path / "0.jsonl").write_text(ROW % "a")
+    (tmp_path / "1.jsonl").touch()
+    (tmp_path / "~$rows.csv").write_bytes(b"\x04Jane" + bytes(160))
+
+    data = import_path(tmp_path)
+
+    assert (len(data), data.report.findings[0].words) == (
+        1,
+        "Not read, as they hold no rows: ~$rows.csv, 1.jsonl",
+    )
+
+
+def test_the_same_rows_beside_other_files_are_told_with_those(tmp_path: Path) -> None:  # D2
+    for folder, other in (("a", "load.py"), ("b", "README.md"), ("c", "")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "rows.jsonl").write_text(ROW % "a")
+        (tmp_path / folder / (other or "rows.jsonl")).write_text(ROW % "a")
+
+    told = [import_path(tmp_path / folder).report for folder in "abc"]
+
+    assert [[finding.words.rpartition(": ")[2] for finding in report.findings] for report in told] == [
+        ["load.py"],
+        ["README.md"],
+        [],
+    ]
+
+
 def test_a_folder_that_datasets_saved(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     rows = datasets.Dataset.from_dict({"question": ["a", "b", "c"], "answer": ["1", "2", "3"]})
