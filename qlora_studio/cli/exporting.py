@@ -14,7 +14,7 @@ from qlora_studio.config.prompts import check_prompts
 from qlora_studio.config.run_config import SAMPLE
 from qlora_studio.data.conversation import Message
 from qlora_studio.errors import StudioError
-from qlora_studio.models.gguf_support import F16, Q8_0, QUANTS
+from qlora_studio.models.gguf_support import F16, K_QUANTS, Q8_0, QUANTS
 from qlora_studio.protocol import commands, events, reading
 from qlora_studio.runs.folder import open_run
 
@@ -31,7 +31,8 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
     export.add_argument(
         "--quant",
         choices=QUANTS,
-        help=f"how a GGUF file stores its numbers: {Q8_0} (8 bit, the usual) or {F16} (16 bit)",
+        help=f"how a GGUF file stores its numbers: {Q8_0} (8 bit, the usual), {F16} (16 bit), or llama.cpp's "
+        f"{', '.join(K_QUANTS)}, smaller and further from what was trained",
     )
     export.add_argument("--out", type=Path, required=True, metavar="D", help="a new folder")
     export.add_argument("--json", action="store_true")

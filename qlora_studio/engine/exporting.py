@@ -27,7 +27,7 @@ from qlora_studio.engine.weight_files import write_weights
 from qlora_studio.errors import StudioError
 from qlora_studio.memory.disk import merged_bytes
 from qlora_studio.models.check import model_folder
-from qlora_studio.models.gguf_support import Q8_0, QUANTS, gguf_bytes
+from qlora_studio.models.gguf_support import F16, QUANTIZER, QUANTS, closer_quant, gguf_bytes, quant_problem
 from qlora_studio.models.merged import MERGED_INTO
 from qlora_studio.models.shapes import model_shape
 from qlora_studio.models.template import template_of
@@ -51,7 +51,7 @@ ADAPTER, MERGED, GGUF = "adapter", "merged", "gguf"
 # equal. The original weights of a model that was trained in NF4 are at 1e-3 to 1e-2.
 LEAST_AGREEMENT = 0.95
 MOST_KL = 0.01  # nats a token
-MOST_KL_IN_8_BIT = 0.02  # Q8_0 of the sample model after a run is at 0.0012
+MOST_KL_QUANTIZED = 0.02  # Q8_0 of the sample model after a run is at 0.0012
 _SMALL_FILES = 50_000_000  # bytes: tokenizer and configs
 
 Exporting = Generator[ExportProgress, None, Verification]
@@ -135,7 +135,9 @@ def _order(command: Export, stopped: Callable[[], bool]) -> _Order:
     if command.to not in (ADAPTER, MERGED, GGUF):
         raise StudioError(f"Nothing can be exported as {command.to!r}; choose {ADAPTER}, {MERGED} or {GGUF}.")
     if command.to == GGUF and command.quant not in QUANTS:
-        raise StudioError(f"No GGUF file can be written in {command.quant!r}; choose {' or '.join(QUANTS)}.")
+        raise StudioError(f"No GGUF file can be written in {command.quant!r}; choose {', '.join(QUANTS)}.")
+    if command.to == GGUF and (missing := quant_problem(command.quant)):
+        raise StudioError(missing, hint=f"Install {QUANTIZER}, or choose Q8_0.")
     if not command.prompts:
         raise StudioError("An export is compared on prompts, and there is none.", hint="Give at least one.")
     run = open_run(Path(command.run))
@@ -170,7 +172,11 @@ def _bytes_as(command: Export, adapter: Path, model: str) -> int:
     if command.to == ADAPTER:
         return bytes_in(adapter)
     shape = model_shape(model)
-    return merged_bytes(shape) if command.to == MERGED else gguf_bytes(shape.parameters, command.quant)
+    return (
+        merged_bytes(shape)
+        if command.to == MERGED
+        else gguf_bytes(shape.parameters, command.quant, shape.hidden_size)
+    )
 
 
 def _reference(order: _Order, adapted: AdaptedModel) -> Reference:
@@ -245,7 +251,7 @@ def _write_gguf(
     wanted = token_ids(folder, again.texts)
     if wrong := sum(own != theirs for own, theirs in zip(wanted, said.ids, strict=True)):
         problems.append(f"The tokenizer in the file cuts {wrong} of {len(wanted)} texts in another way.")
-    most_kl = MOST_KL_IN_8_BIT if order.quant == Q8_0 else MOST_KL
+    most_kl = MOST_KL if order.quant == F16 else MOST_KL_QUANTIZED
     ran = None
     if llama_cpp():
         yield order.progress("Running it with llama.cpp", total, total)
@@ -255,6 +261,9 @@ def _write_gguf(
     elif ran is not None and ran.token_agreement < LEAST_AGREEMENT:
         problems.append(f"In llama.cpp only {ran.token_agreement:.1%} of the tokens agree.")
     verified = _verification(found, trained, said.reader, most_kl, why, tuple(problems))
+    if not verified.passed and (closer := closer_quant(order.quant)):
+        way_on = f"Try {closer.upper()}: it is larger and holds more."
+        verified = msgspec.structs.replace(verified, problems=(*verified.problems, way_on))
     return msgspec.structs.replace(verified, run=ran if isinstance(ran, RunByLlamaCpp) else None)
 
 

@@ -21,12 +21,29 @@ from torch import Tensor
 from transformers import CONFIG_MAPPING, PretrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from qlora_studio.engine import k_quants
 from qlora_studio.engine.gguf_tokenizer import GgufTokenizer
 from qlora_studio.errors import StudioError
 from qlora_studio.models.clean_config import clean_config
-from qlora_studio.models.gguf_support import ARCHITECTURES, F16, Q8_0, check_family
+from qlora_studio.models.gguf_support import (
+    ARCHITECTURES,
+    F16,
+    K_QUANTS,
+    Q4_K_M,
+    Q5_K_M,
+    Q6_K,
+    Q8_0,
+    check_family,
+)
 
-_FILE_TYPES = {F16: LlamaFileType.MOSTLY_F16, Q8_0: LlamaFileType.MOSTLY_Q8_0}
+_FILE_TYPES = {
+    F16: LlamaFileType.MOSTLY_F16,
+    Q8_0: LlamaFileType.MOSTLY_Q8_0,
+    Q6_K: LlamaFileType.MOSTLY_Q6_K,
+    Q5_K_M: LlamaFileType.MOSTLY_Q5_K_M,
+    Q4_K_M: LlamaFileType.MOSTLY_Q4_K_M,
+}
+_BY_GGUF = (GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.Q8_0)
 ROPE_FACTORS = "rope_freqs.weight"
 _LLAMA3_ROPE = "llama3"
 _TURNED = ("attn_q.", "attn_k.")  # of `llama`
@@ -126,7 +143,7 @@ def write_gguf(
     model.say(writer, name, quant)
     tokenizer.say(writer)
     names = {own: model.name_of(own) for own in shapes}
-    types = {own: _type_of(shape, quant) for own, shape in shapes.items()}
+    types = _types_of(shapes, quant)
     factors = model.rope_factors
     if factors is not None:
         kind = GGMLQuantizationType.F32
@@ -153,7 +170,15 @@ def write_gguf(
 
 def tensor_bytes(shapes: Mapping[str, tuple[int, ...]], quant: str) -> int:
     """Of all tensors together, as they lie in the file."""
-    return sum(_bytes_of(shape, _type_of(shape, quant)) for shape in shapes.values())
+    return sum(_bytes_of(shapes[own], kind) for own, kind in _types_of(shapes, quant).items())
+
+
+def _types_of(shapes: Mapping[str, tuple[int, ...]], quant: str) -> dict[str, GGMLQuantizationType]:
+    """By the names in transformers."""
+    types = {own: _type_of(shape, quant) for own, shape in shapes.items()}
+    if quant in K_QUANTS:
+        types |= k_quants.types_of({own: shape for own, shape in shapes.items() if len(shape) > 1}, quant)
+    return types
 
 
 def _type_of(shape: tuple[int, ...], quant: str) -> GGMLQuantizationType:
@@ -171,7 +196,9 @@ def _bytes_of(shape: tuple[int, ...], kind: GGMLQuantizationType) -> int:
 
 def _quantized(numbers: NDArray[np.float32], kind: GGMLQuantizationType, name: str) -> NDArray[Any]:
     with np.errstate(over="ignore"):  # it is looked for
-        stored: NDArray[Any] = gguf.quantize(numbers, kind)
+        stored: NDArray[Any] = (
+            gguf.quantize(numbers, kind) if kind in _BY_GGUF else k_quants.quantized(numbers, kind)
+        )
     largest = float(np.finfo(np.float16).max) * (127 if kind == GGMLQuantizationType.Q8_0 else 1)
     if kind != GGMLQuantizationType.F32 and float(np.abs(numbers).max(initial=0.0)) > largest:
         raise StudioError(

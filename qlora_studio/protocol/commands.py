@@ -95,7 +95,7 @@ class StopEvaluating(Command, frozen=True, tag="stop_evaluating"):
 class Export(Command, frozen=True, tag="export"):
     """Write a run's adapter, or the model with it merged in, and compare it with the adapter as trained.
 
-    quant:     how a GGUF file stores its numbers, q8_0 or f16
+    quant:     how a GGUF file stores its numbers: q8_0, f16, or a K-quant of llama.cpp (q6_k, q5_k_m, q4_k_m)
     modelfile: what goes beside it for Ollama, less the line that names the file; empty: nothing does
     """
 

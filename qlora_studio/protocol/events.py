@@ -236,7 +236,7 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
     """The written file against the adapter as trained, on the same prompts.
 
     problems: what differs beside the likeliest tokens, in sentences: probabilities, the chat template or the
-              tokenizer of a GGUF file
+              tokenizer of a GGUF file; and what to try instead
     """
 
     with_: str = msgspec.field(name="with")  # what read the file again

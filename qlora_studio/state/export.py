@@ -17,7 +17,7 @@ from qlora_studio.config.run_config import SAMPLE
 from qlora_studio.data.conversation import Message
 from qlora_studio.errors import StudioError
 from qlora_studio.memory.disk import merged_bytes
-from qlora_studio.models.gguf_support import Q8_0, check_family, gguf_bytes
+from qlora_studio.models.gguf_support import Q8_0, check_family, gguf_bytes, quant_problem
 from qlora_studio.models.shapes import known_shape
 from qlora_studio.protocol import commands, events, reading
 from qlora_studio.protocol.events import Problem
@@ -122,8 +122,8 @@ class ExportState(QObject):
             return f"{self.model_problem.message} {self.model_problem.hint}".strip()
         if self.shape is None:
             return "Checking the model"
-        if self.kind == GGUF and self.gguf_problem:
-            return self.gguf_problem
+        if self.kind == GGUF and (problem := self.gguf_problem or quant_problem(self.quant)):
+            return problem
         return self.place.problem or self._missing_room()
 
     @property
@@ -172,7 +172,11 @@ class ExportState(QObject):
             return self.source.adapter_bytes
         if self.shape is None:
             return None
-        return merged_bytes(self.shape) if kind == MERGED else gguf_bytes(self.shape.parameters, self.quant)
+        return (
+            merged_bytes(self.shape)
+            if kind == MERGED
+            else gguf_bytes(self.shape.parameters, self.quant, self.shape.hidden_size)
+        )
 
     # What is asked ----------------------------------------------------------------------------------
 
@@ -217,7 +221,7 @@ class ExportState(QObject):
         self.changed.emit()
 
     def set_quant(self, quant: str) -> None:
-        """How a GGUF file stores its numbers: q8_0 | f16."""
+        """How a GGUF file stores its numbers: one of `QUANTS`."""
         self.quant = quant
         self.changed.emit()
 

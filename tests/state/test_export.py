@@ -84,6 +84,16 @@ def test_a_gguf_takes_half_in_8_bit_and_the_engine_is_told_which(export, silent,
     assert (command.to, command.quant, command.modelfile) == (GGUF, "f16", "TEMPLATE x")
 
 
+def test_a_k_quant_without_its_library_says_what_is_missing(export, monkeypatch, qtbot):
+    monkeypatch.setattr("qlora_studio.models.gguf_support.importlib.util.find_spec", lambda name: None)
+    export.set_kind(GGUF)
+    qtbot.waitUntil(lambda: not export.waits_for)
+    export.set_quant("q4_k_m")
+    assert export.waits_for.endswith("xllamacpp is not installed.")
+    export.set_quant("q8_0")
+    assert export.waits_for == ""
+
+
 def test_a_template_that_ollama_can_not_say_is_no_reason_to_write_no_gguf(export, silent, qtbot):
     export.set_kind(GGUF)
     qtbot.waitUntil(lambda: export.place.folder.endswith("-support-gguf"))

@@ -8,7 +8,7 @@ from PySide6.QtCore import QSignalBlocker, Qt, Signal
 from PySide6.QtWidgets import QButtonGroup, QGridLayout, QHBoxLayout, QRadioButton
 
 from qlora_studio.config.run_config import SAMPLE
-from qlora_studio.models.gguf_support import F16, Q8_0
+from qlora_studio.models.gguf_support import F16, Q4_K_M, Q5_K_M, Q6_K, Q8_0
 from qlora_studio.protocol.events import ExportFinished, Verification
 from qlora_studio.runs.folder import Run
 from qlora_studio.state.export import ADAPTER, GGUF, MERGED, ExportState, Stage
@@ -42,7 +42,13 @@ KINDS = {
         "The whole model in one file, tokenizer and chat template inside: for llama.cpp and the like.",
     ),
 }
-QUANTS = [(Q8_0, "8 bit (Q8_0): half the size, close to the original"), (F16, "16 bit (F16): the closest")]
+QUANTS = [
+    (Q8_0, "8 bit (Q8_0): half the size, close to the original"),
+    (F16, "16 bit (F16): the closest"),
+    (Q6_K, "6 bit (Q6_K): two fifths of the size"),
+    (Q5_K_M, "5 bit (Q5_K_M): a third, further from the original"),
+    (Q4_K_M, "4 bit (Q4_K_M): the smallest, the furthest"),
+]
 WHILE_BUSY = "What is written is set until this export ends"
 _PROMPTS_SHOWN = 4
 
