@@ -211,7 +211,8 @@ class ChatState(QObject):
         self.model = model
         self.also = []
         self.context_room = 0
-        self.template_sha256 = self.rendered = ""
+        self.template_sha256 = self.template_difference = self.rendered = ""
+        self.use_trained = False  # of an adapter that may not be chosen any more
 
     def _keep(self) -> None:
         """On the disk, beside the window, where it isn't there already: to look at it changes nothing."""

@@ -313,6 +313,17 @@ def test_another_template_than_in_training_is_told(chat, silent, run):
     assert not chat.template_differs
 
 
+def test_another_base_knows_nothing_of_the_trained_template_that_was_used_before(chat, silent):
+    _talk(chat, silent, "Hello", "Hi.", "Hi!")
+    chat.template_difference = "-<|user|>\n+[user]"
+    chat.set_use_trained(True)
+    chat.choose_model("/models/other")
+    assert (chat.use_trained, chat.template_difference) == (False, "")
+    chat.send("Hello")
+    _load(silent, "/models/other")
+    assert not silent.asked(reading.EncodeChat)[0].trained
+
+
 def test_the_runs_own_prompts_are_offered_first(chat):
     own = (SamplePrompt(prompt="Why is the sky green?"),)
     record = chat.tuned.run.record
