@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -47,7 +48,8 @@ from qlora_studio.protocol.events import (
 from qlora_studio.runs.evaluations import ChangedRow
 from qlora_studio.runs.folder import open_run
 
-MOST_CHANGED = 1_000  # rows that a report names: a line of the protocol ends at 1 MB
+MOST_CHANGED = 1_000  # rows that a report names
+_CHANGED_BYTES = 800_000  # of these: a line of the protocol ends at 1,000,000
 _CHUNK_LOGITS = 2**23  # that exist at one time
 _PROGRESS_S = 0.2
 _LONGEST_ANSWER = 100  # characters of one that is shown
@@ -185,16 +187,28 @@ def _compared(
         high=high,
         p_value=mcnemar_p(gained, lost),
         changed=tuple(
-            ChangedRow(
-                row=questions[place].row,
-                question=questions[place].text,
-                right=questions[place].right,
-                base=base[place],
-                adapter=tuned[place],
+            rows_that_fit(
+                ChangedRow(
+                    row=questions[place].row,
+                    question=questions[place].text,
+                    right=questions[place].right,
+                    base=base[place],
+                    adapter=tuned[place],
+                )
+                for place in changed
             )
-            for place in changed
         ),
     )
+
+
+def rows_that_fit(rows: Iterable[ChangedRow]) -> Iterator[ChangedRow]:
+    """The first ones, as many as a report has room for: a letter takes up to 4 bytes, and 6 as an escape."""
+    left = _CHANGED_BYTES
+    for row in rows:
+        left -= len(msgspec.json.encode(row)) + 1  # the comma
+        if left < 0:
+            return
+        yield row
 
 
 def _letters(evaluating: _Evaluating, questions: Sequence[ChoiceQuestion], words: str) -> Working[list[str]]:

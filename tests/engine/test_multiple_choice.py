@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -16,7 +17,7 @@ from qlora_studio.data.prepared import PreparedRows, open_prepared
 from qlora_studio.data.tokenized_row import TokenizedRow
 from qlora_studio.data.tokenizer import load_tokenizer
 from qlora_studio.engine import adapter_evaluation
-from qlora_studio.engine.adapter_evaluation import evaluate_adapter
+from qlora_studio.engine.adapter_evaluation import evaluate_adapter, rows_that_fit
 from qlora_studio.engine.frozen_weights import Storage
 from qlora_studio.engine.loading import load_base
 from qlora_studio.engine.model_holder import ModelHolder
@@ -25,6 +26,8 @@ from qlora_studio.engine.paired_comparison import difference_interval, mcnemar_p
 from qlora_studio.errors import StudioError
 from qlora_studio.protocol.commands import Evaluate
 from qlora_studio.protocol.events import EvaluationReport
+from qlora_studio.protocol.lines import LONGEST_LINE
+from qlora_studio.runs.evaluations import ChangedRow
 from qlora_studio.runs.run_record import read_record
 from tests.engine.byte_tokenizer import VOCAB, write_byte_tokenizer
 from tests.engine.tiny import CPU, loaded, make_model, make_run
@@ -203,6 +206,19 @@ def test_a_report_names_no_more_rows_than_a_line_has_room_for(
     assert compared is not None
     assert compared.gained + compared.lost > 1
     assert len(compared.changed) == 1
+
+
+@pytest.mark.parametrize(("letter", "most"), [("a", 1_000), ("🙂", 800), ("\x01", 800)])
+def test_the_changed_rows_of_a_report_leave_room_in_a_line_whatever_letters_they_hold(
+    letter: str, most: int
+) -> None:
+    rows = [
+        ChangedRow(row=row, question=200 * letter, right=100 * letter, base="none", adapter=100 * letter)
+        for row in range(1_000)
+    ]
+    named = list(rows_that_fit(rows))
+    assert 300 < len(named) <= most
+    assert len(msgspec.json.encode(named)) < LONGEST_LINE - 100_000
 
 
 def test_a_comparison_that_is_stopped_ends_with_the_adapter_on(
