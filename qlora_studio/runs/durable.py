@@ -131,6 +131,17 @@ def read_file(path: Path, largest: int) -> bytes:
     return bytes(data)
 
 
+def read_end(path: Path, most: int) -> tuple[bytes, bool]:
+    """The last bytes of a regular file that is no link, and whether others lie before. Raises: OSError."""
+    with open(open_to_read(path), "rb", buffering=0) as file:
+        before = max(0, os.fstat(file.fileno()).st_size - most)
+        file.seek(before)
+        data = bytearray()
+        while block := file.read(most - len(data)):
+            data += block
+    return bytes(data), before > 0
+
+
 @contextlib.contextmanager
 def synced_and_closed(descriptor: int) -> Iterator[None]:
     """What was written in the block is on the disk when it ends. Raises: OSError; nothing is tried twice."""

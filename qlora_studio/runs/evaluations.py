@@ -10,14 +10,14 @@ from pathlib import Path
 import msgspec
 
 from qlora_studio.errors import StudioError
-from qlora_studio.runs.durable import LineAppender, read_file
+from qlora_studio.runs.durable import LineAppender, read_end
 from qlora_studio.runs.space import saving
 
 EVALUATIONS_FILE = "evaluations.jsonl"
 SCHEMA_VERSION = 1
 MOST_CHANGED = 200  # rows that an evaluation keeps
 
-_LARGEST_FILE = 16_000_000  # bytes
+_MOST_BYTES = 16_000_000  # that are read: the newest, of thousands of evaluations
 
 
 class ChangedRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,7 +66,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 @dataclass(frozen=True)
 class Evaluations:
-    """skipped_lines: that can't be read, or only by a newer version."""
+    """skipped_lines: that can't be read, or only by a newer version; all before _MOST_BYTES count as one."""
 
     found: tuple[Evaluation, ...]
     skipped_lines: int
@@ -88,14 +88,14 @@ def read_evaluations(folder: Path) -> Evaluations:
     """Raises: StudioError."""
     path = folder / EVALUATIONS_FILE
     try:
-        data = read_file(path, _LARGEST_FILE)
+        data, cut = read_end(path, _MOST_BYTES)
     except FileNotFoundError:
         return Evaluations((), 0)
     except OSError as error:
         raise StudioError(f"{path} can't be read: {error.strerror}.") from error
-    lines = [line for line in data.split(b"\n") if line.strip()]
+    lines = [line for line in data.split(b"\n")[cut:] if line.strip()]
     found = [evaluation for line in lines if (evaluation := _read(line)) is not None]
-    return Evaluations(tuple(found), len(lines) - len(found))
+    return Evaluations(tuple(found), len(lines) - len(found) + cut)
 
 
 def when(evaluation: Evaluation) -> str:

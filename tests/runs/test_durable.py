@@ -14,6 +14,7 @@ from qlora_studio.runs import durable
 from qlora_studio.runs.durable import (
     LineAppender,
     is_bare_name,
+    read_end,
     read_file,
     remove_folder,
     write_file_durably,
@@ -116,6 +117,10 @@ def test_links_pipes_and_large_files_are_not_read(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "real")
     os.mkfifo(tmp_path / "pipe")
     assert read_file(tmp_path / "real", 5) == b"12345"
+    assert [read_end(tmp_path / "real", most) for most in (5, 2)] == [(b"12345", False), (b"45", True)]
+    for name in ("link", "pipe"):
+        with pytest.raises(OSError):
+            read_end(tmp_path / name, 5)
     for name, largest in (("link", 5), ("pipe", 5), ("real", 4)):
         with pytest.raises(OSError):
             read_file(tmp_path / name, largest)

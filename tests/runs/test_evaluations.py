@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from qlora_studio.errors import StudioError
@@ -32,6 +33,16 @@ def test_a_line_that_can_not_be_read_is_counted_and_the_next_begins_anew(tmp_pat
     add_evaluation(tmp_path, SECOND)
     read = read_evaluations(tmp_path)
     assert (read.found, read.skipped_lines) == ((FIRST, SECOND), 1)
+
+
+def test_of_a_huge_file_the_newest_are_read(tmp_path):
+    old = msgspec.structs.replace(FIRST, notes=("n" * 900_000,))
+    for _ in range(20):
+        add_evaluation(tmp_path, old)
+    add_evaluation(tmp_path, SECOND)
+    read = read_evaluations(tmp_path)
+    assert read.found[-1] == SECOND
+    assert (len(read.found), read.skipped_lines) == (18, 1)
 
 
 def test_a_full_disk_is_told_and_leaves_what_was_there(tmp_path, monkeypatch):  # R10
