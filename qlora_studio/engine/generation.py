@@ -72,7 +72,7 @@ class Chat:
             raise StudioError("No model is loaded to chat with.", hint="Choose a model, then send again.")
         adapted.use(adapted.add_from(Path(command.adapter)) if command.adapter else None)
         reply = _Reply(adapted.base, self._language_of(adapted.base), command, self._kept)
-        told = start
+        told = -_TELL_EVERY_S  # the first token is told as soon as it is there
         while not reply.ended:
             if stopped():
                 reply.ended = "stopped"

@@ -65,6 +65,15 @@ def reply_of(
     return finished
 
 
+def test_the_first_token_is_told_as_soon_as_it_is_there(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qlora_studio.engine.generation._TELL_EVERY_S", 3600.0)
+    chat = chat_with(model)
+    first, *_, finished = chat.answer(Generate(id=2, prompt_ids=PROMPT, sampling=GREEDY), never)
+    assert isinstance(first, TextGenerated) and isinstance(finished, GenerationFinished)
+    assert (first.tokens, bool(first.text)) == (1, True)
+    assert finished.tokens > 1
+
+
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """Its end token is said only where a test asks for it."""
