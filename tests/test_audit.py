@@ -32,6 +32,7 @@ REFUSED = {
 TAKEN = {
     "files of its own": "import os; open('a', 'w').close(); os.mkdir('b'); os.rename('a', 'b/a')",
     "a tree of its own": "import os, shutil; os.makedirs('c/d'); shutil.rmtree('c')",
+    "a file without a name": "import tempfile; tempfile.TemporaryFile().close()",
     "a process": "import subprocess, sys; subprocess.run([sys.executable, '-c', ''], check=True)",
     "reading": "open('/etc/passwd').close(); import json, decimal",
 }

@@ -63,7 +63,9 @@ def _written(path: Any, *, relative_to_a_descriptor: bool = False) -> None:
     if relative_to_a_descriptor and not os.path.isabs(name):
         return  # the descriptor's opening was seen
     name = os.path.abspath(name)
-    if name.startswith(_ROOTS):
+    if (name + os.sep).startswith(
+        _ROOTS
+    ):  # a root itself too: O_TMPFILE opens the folder for a file without a name
         return
     if name.startswith(_PROJECT) and any(cache in name for cache in _CACHES):
         return
