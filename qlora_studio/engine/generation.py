@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from qlora_studio.config.run_config import SHAPE_PREFIX
 from qlora_studio.data.tokenizer import load_tokenizer
+from qlora_studio.engine.adapters import AdaptedModel
 from qlora_studio.engine.compute_dtype import name_of, resolve_compute_dtype
 from qlora_studio.engine.continuation import Continuation, KeptSteps
 from qlora_studio.engine.frozen_weights import Storage
@@ -37,6 +38,7 @@ class Chat:
         self._holder = holder
         self._language: _Language | None = None
         self._kept = KeptSteps()
+        self._bases: dict[int, tuple[str, Storage]] = {}  # by the id of the command that asked for it
 
     def rest(self) -> None:
         """Frees what a reply left to the next one: other work needs the memory."""
@@ -51,6 +53,7 @@ class Chat:
         for folder in command.adapters.values():
             adapted.add_from(Path(folder))
         adapted.use(None)
+        self._bases[command.id] = command.model, storage
         self._language_of(adapted.base)
         yield ModelLoaded(
             model=command.model,
@@ -64,12 +67,10 @@ class Chat:
 
     def answer(
         self, command: Generate, stopped: Callable[[], bool]
-    ) -> Iterator[TextGenerated | GenerationFinished]:
+    ) -> Iterator[LoadingProgress | TextGenerated | GenerationFinished]:
         """`stopped` is asked before each token. Raises: StudioError."""
+        adapted = yield from self._base_of(command)
         start = time.monotonic()
-        adapted = self._holder.held
-        if adapted is None:
-            raise StudioError("No model is loaded to chat with.", hint="Choose a model, then send again.")
         adapted.use(adapted.add_from(Path(command.adapter)) if command.adapter else None)
         reply = _Reply(adapted.base, self._language_of(adapted.base), command, self._kept)
         told = -_TELL_EVERY_S  # the first token is told as soon as it is there
@@ -90,6 +91,17 @@ class Chat:
             first_token_seconds=reply.times[0] - start if reply.times else 0.0,
             ended=reply.ended,
         )
+
+    def _base_of(self, command: Generate) -> Generator[LoadingProgress, None, AdaptedModel]:
+        """The one that the prompt was encoded for. Raises: StudioError."""
+        if command.base in self._bases:
+            model, storage = self._bases[command.base]
+            if not self._holder.holds(model, storage):
+                self._kept.forget()
+            return (yield from self._holder.hold(model, storage))
+        if command.base or self._holder.held is None:
+            raise StudioError("No model is loaded to chat with.", hint="Choose a model, then send again.")
+        return self._holder.held
 
     def _language_of(self, base: BaseModel) -> _Language:
         if self._language is None or self._language.source != base.source:

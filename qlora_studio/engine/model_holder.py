@@ -29,15 +29,18 @@ class ModelHolder:
 
     def hold(self, model: str, storage: Storage) -> Generator[LoadingProgress, None, AdaptedModel]:
         """`model` as settings name it. Raises: StudioError; nothing is on the device then."""
-        held = self._held
-        if held is not None and held.base.source == _source(model) and held.base.storage == storage:
-            return held
-        held = None
+        if self._held is not None and self.holds(model, storage):
+            return self._held
         self.let_go()
         self._clean = False
         base = yield from load_base(model, storage, self.device)
         self._held = AdaptedModel(base)
         return self._held
+
+    def holds(self, model: str, storage: Storage) -> bool:
+        """Whether it is on the device, stored so."""
+        base = self._held.base if self._held is not None else None
+        return base is not None and base.source == _source(model) and base.storage == storage
 
     def let_go(self) -> None:
         """Frees the device."""

@@ -59,10 +59,15 @@ class LoadModel(Command, frozen=True, tag="load_model"):
 
 
 class Generate(Command, frozen=True, tag="generate"):
-    """Answer `prompt_ids` with the base, or with the adapter named. Loads an adapter not seen before."""
+    """Answer `prompt_ids` with the base, or with the adapter named. Loads an adapter not seen before.
+
+    base: id of the LoadModel that the prompt was encoded for, loaded again where other work took its place;
+          0: whatever is on the device
+    """
 
     id: int
     prompt_ids: tuple[int, ...]
+    base: int = 0
     adapter: str | None = None  # folder of a finished adapter or checkpoint; None: the base
     stop_ids: tuple[int, ...] = ()  # that end a reply in this chat template, beside the model's own
     sampling: Sampling = Sampling()

@@ -81,6 +81,7 @@ class ChatState(QObject):
         self._making_sample = False
         self._loading: tuple[int, _Wanted] | None = None  # the command's id, and what it loads
         self._loaded: _Wanted | None = None
+        self._base = 0  # id of the command that loaded it
         self._checked: set[str] = set()  # model folders and adapters that the reader found sound
         self._merged: set[str] = set()  # model folders of these that an adapter was merged into
         self._job: Job | None = None
@@ -553,8 +554,12 @@ class ChatState(QObject):
             self.changed.emit()
             self._advance()
             return
+        if self._loaded != self._wanted():  # an evaluation took the device meanwhile
+            self._advance()
+            return
         self._generating = self._engine.command(
             commands.Generate,
+            base=self._base,
             prompt_ids=answer.ids,
             adapter=reply.adapter,
             stop_ids=answer.stop_ids,
@@ -586,7 +591,8 @@ class ChatState(QObject):
         assert self._loading is not None
         wanted = self._loading[1]
         if event.model == self._folder_of(wanted.model):
-            self._loading, self._loaded = None, wanted
+            self._base, self._loaded = self._loading[0], wanted
+            self._loading = None
             self._advance()
 
     def _grow(self, reply: Reply, event: events.TextGenerated) -> None:

@@ -23,7 +23,7 @@ from qlora_studio.engine.model_holder import ModelHolder
 from qlora_studio.engine.packed_batch import on_device
 from qlora_studio.errors import StudioError
 from qlora_studio.protocol.commands import Generate, LoadModel, Sampling
-from qlora_studio.protocol.events import GenerationFinished, ModelLoaded, TextGenerated
+from qlora_studio.protocol.events import GenerationFinished, LoadingProgress, ModelLoaded, TextGenerated
 from tests.engine.tiny import CPU, FAMILIES, events_of, make_model, make_rows, make_run
 from tests.engine.tuned_run import make_tuned_run
 
@@ -311,6 +311,28 @@ def test_adapters_used_longest_ago_are_forgotten(tmp_path: Path, model: Path, ru
     assert len(replies) == 1
     assert holder.held is not None
     assert len(holder.held.names) == MOST_ADAPTERS
+
+
+def test_a_reply_is_by_the_base_it_was_asked_of_whatever_was_loaded_since(
+    tmp_path: Path, model: Path
+) -> None:
+    chat = chat_with(model)
+    asked = Generate(id=5, base=1, prompt_ids=PROMPT, sampling=GREEDY)
+    expected = list(chat.answer(asked, never))[-1]
+    other = make_model(tmp_path / "other", "qwen2")
+    list(chat.load(LoadModel(id=2, model=str(other), quantization="none", compute_dtype="float32")))
+
+    loading, *_, finished = chat.answer(asked, never)
+
+    assert isinstance(loading, LoadingProgress)
+    assert isinstance(expected, GenerationFinished)
+    assert isinstance(finished, GenerationFinished)
+    assert finished.reply == expected.reply
+
+
+def test_a_base_that_was_never_loaded_is_refused(model: Path) -> None:
+    with pytest.raises(StudioError, match="No model is loaded"):
+        list(chat_with(model).answer(Generate(id=5, base=7, prompt_ids=PROMPT), never))
 
 
 def test_what_is_loaded_is_told(model: Path) -> None:

@@ -147,6 +147,26 @@ def test_what_is_loading_is_said_in_the_replys_place(base, silent):
     assert base.turns[0].replies[0].words == "Loading tiny: 143 of 272"
 
 
+def test_a_reply_names_the_base_that_it_was_encoded_for(base, silent):
+    _talk_alone(base, silent)
+    loading, writing = silent.last_said(commands.LoadModel), silent.last_said(commands.Generate)
+    assert writing.base == loading.id
+
+
+def test_where_an_evaluation_took_the_device_while_a_message_was_encoded_the_base_is_loaded_again(
+    base, silent
+):
+    _talk_alone(base, silent)
+    base.send("And now?")
+    silent.hear(events.LoadingProgress(done=1, total=272, words="Loading another model"))
+    silent.answer(reading.EncodeChat, reading.ChatEncoded, **chat_encoded())
+    assert (len(silent.said(commands.LoadModel)), len(silent.said(commands.Generate))) == (2, 1)
+    _loaded(silent)
+    _reply(silent, "Hi again.")
+    assert silent.last_said(commands.Generate).base == silent.last_said(commands.LoadModel).id
+    assert base.turns[1].replies[0].text == "Hi again."
+
+
 @pytest.mark.parametrize("failed_at", ["check", "load", "encode", "write", "engine"])
 def test_every_failure_stands_in_the_replys_place_and_can_be_tried_again(chat, silent, failed_at):
     chat.send("Hello")
