@@ -17,7 +17,7 @@ _SUMMED = 1e-6  # relative: float32 sums of one row in another order
 
 
 class FusedNorms:
-    """Those of a model that torch's own RMS norm computes; the others stay as they are."""
+    """Those of a model that `qlora_kernels.rms_norm` computes; the others stay as they are."""
 
     def __init__(self, model: nn.Module) -> None:
         same: dict[tuple[type[nn.Module], tuple[int, ...]], bool] = {}

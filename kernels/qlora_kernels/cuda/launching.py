@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 _STARTS_EARLY = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+_RECORDS_EARLY_STARTS = 12_030  # CUDA 12.3
 _SMALL_SHARED = 48 * 1024  # bytes of shared memory that need no asking
 
 
@@ -59,8 +60,10 @@ class Kernel:
 
 
 def can_start_early(device: int) -> bool:
-    """Whether a kernel can be started before the one before it ends: Hopper and later."""
-    return torch.cuda.get_device_capability(device) >= (9, 0)
+    """Whether a kernel can be started before the one before it ends, in a recording too."""
+    version = ctypes.c_int()
+    _driver().cuDriverGetVersion(ctypes.byref(version))
+    return version.value >= _RECORDS_EARLY_STARTS and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 class _Attribute(ctypes.Structure):
