@@ -85,8 +85,15 @@ def write_record(folder: Path, record: RunRecord) -> None:
     path = folder / RECORD_FILE
     if os.path.lexists(path):
         raise StudioError(f"{path} exists already; it never changes.")
+    try:
+        data = msgspec.json.encode(record)
+    except UnicodeEncodeError as error:
+        raise StudioError(
+            f"The run's settings hold {error.object[:500]!a}, which is no UTF-8; {path.name} can't keep it.",
+            hint="Rename that file or folder, or lay a link with a plain name to it.",
+        ) from error
     with saving("the run's settings", path):
-        write_file_durably(path, msgspec.json.format(msgspec.json.encode(record)))
+        write_file_durably(path, msgspec.json.format(data))
 
 
 def read_record(folder: Path) -> ReadRecord:

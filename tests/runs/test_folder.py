@@ -143,7 +143,7 @@ def test_a_record_with_settings_out_of_their_limits_is_not_trained(run: Path) ->
     values = json.loads((run / "run.json").read_bytes())
     values["config"]["lora"]["r"] = 10**9
     (run / "run.json").write_text(json.dumps(values))
-    with pytest.raises(StudioError, match=r"run\.json: lora\.r is 1e\+09"):
+    with pytest.raises(StudioError, match=r"run\.json: lora\.r is 1,000,000,000"):
         RunWriter(run)
 
 
@@ -164,3 +164,14 @@ def test_two_hundred_runs_are_listed_fast(home: Path) -> None:
 def _change(run: Path, **values: Any) -> None:
     record = json.loads((run / "run.json").read_bytes())
     (run / "run.json").write_text(json.dumps(record | values))
+
+
+def test_a_name_that_a_record_can_not_keep_is_refused_by_name(home: Path):  # D11 R16
+    config = msgspec.structs.replace(
+        RECORD.config, data=msgspec.structs.replace(RECORD.config.data, path="/data/\udcff.jsonl")
+    )
+
+    with pytest.raises(StudioError, match=r"hold '/data/\\udcff\.jsonl', which is no UTF-8"):
+        create_run(home / "runs", msgspec.structs.replace(RECORD, config=config))
+
+    assert list((home / "runs").iterdir()) == []
