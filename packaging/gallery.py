@@ -22,7 +22,7 @@ from PySide6.QtCore import QCoreApplication, QEvent, QEventLoop  # noqa: E402
 from PySide6.QtWidgets import QAbstractButton, QApplication, QSpinBox, QWidget  # noqa: E402
 
 from qlora_studio.config.presets import sample_preset  # noqa: E402
-from qlora_studio.config.run_config import SAMPLE  # noqa: E402
+from qlora_studio.config.run_config import GENERAL, SAMPLE  # noqa: E402
 from qlora_studio.config.toml_file import with_changes  # noqa: E402
 from qlora_studio.runs.history import list_runs  # noqa: E402
 from qlora_studio.state.app import AppState  # noqa: E402
@@ -120,6 +120,16 @@ def states(app: AppState, shell: Shell) -> Iterator[tuple[str, str, Callable[[],
         shell.open_page("monitor", run)
         wait_until(lambda: not app.monitor.loading and len(app.monitor.points) > 0, "the curves")
 
+    def monitor_evaluated() -> None:
+        monitor()
+        wait(SETTLE_S)  # evaluations of an earlier gallery are read beside the window
+        if not app.evaluation.found:
+            app.evaluation.start(GENERAL)
+            wait_until(
+                lambda: bool(app.evaluation.found) or app.evaluation.problem is not None, "the answers"
+            )
+        press(shell, "monitor_evaluate")
+
     def runs() -> None:
         shell.open_page("runs")
         wait_until(lambda: app.runs.loaded, "the list of runs")
@@ -148,6 +158,7 @@ def states(app: AppState, shell: Shell) -> Iterator[tuple[str, str, Callable[[],
     yield "train", "simple", train_simple
     yield "train", "advanced", train_advanced
     yield "monitor", "finished", monitor
+    yield "monitor", "evaluated", monitor_evaluated
     yield "runs", "compared", runs
     yield "chat", "replies", chat
     yield "export", "ready", export
