@@ -22,7 +22,7 @@ from qlora_studio.plain_text import visible_line
 from qlora_studio.runs.conversations import MOST_SIDES
 from qlora_studio.state.app import AppState
 from qlora_studio.state.chat_turns import RIGHT, Reply, Tuned, Turn
-from qlora_studio.ui.page import Page
+from qlora_studio.ui.page import CRUMB_FROM, Page
 from qlora_studio.ui.pages.chat_arena import ArenaCard
 from qlora_studio.ui.pages.chat_list import ConversationsCard
 from qlora_studio.ui.pages.chat_sampling import SamplingCard
@@ -50,6 +50,7 @@ from qlora_studio.ui.widgets.text_size import at_text_size
 BASE_ALONE = ""
 ALSO_TIP = "Compare with up to two more adapters of this base"
 LIST_TIP = "Conversations"
+NEW_CHAT = "New chat"
 ARENA_TIP = "Arena: judge answers without names"
 MARK_TIP = "Mark where the replies differ"
 NAME, TO_BIN = "Name the conversation", "Move the conversation to the bin"
@@ -125,7 +126,8 @@ class ChatPage(Page):
     def _build_page(self) -> Iterator[None]:
         self._mode = Segmented([("one", "One"), ("two", "Side by side")], label="Replies", name="chat_mode")
         self._to_arena = IconButton("flag", ARENA_TIP, name="chat_to_arena")
-        self._new = SecondaryButton("New chat", "plus", name="chat_new")
+        self._new = SecondaryButton(NEW_CHAT, "plus", name="chat_new")
+        self._new.setAccessibleName(NEW_CHAT)
         self._to_list = IconButton("history", LIST_TIP, name="chat_to_list")
         self.add_header(self._to_list)
         self.add_header(self._to_arena)
@@ -238,7 +240,7 @@ class ChatPage(Page):
             ("New line in the message\tShift+Enter", "", lambda: self._input.insertPlainText("\n")),
             ("Stop the reply\tEsc", "", self._state.stop),
             ("Change the last message\tUp", "", self._on_change_last),
-            ("New chat", "Ctrl+N", self._on_new),
+            (NEW_CHAT, "Ctrl+N", self._on_new),
             ("Answer again", "Ctrl+R", self._on_again),
             ("One or side by side", "Ctrl+B", self._on_mode_key),
             (LIST_TIP, "Ctrl+L", self._on_list),
@@ -267,6 +269,7 @@ class ChatPage(Page):
     def _bind(self) -> None:
         self._state.changed.connect(self._refresh)
         self._state.grown.connect(self._on_grown)
+        self.dress.changed.connect(self._fit_new)
         self._mode.changed.connect(lambda mode: self._state.set_side_by_side(mode == "two"))
         self._new.clicked.connect(self._on_new)
         self._to_list.clicked.connect(self._on_list)
@@ -497,7 +500,14 @@ class ChatPage(Page):
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         super().resizeEvent(event)
+        self._fit_new()
         self._fit_prompts()
+
+    def _fit_new(self) -> None:
+        """A plus alone where the title line has no room for its words."""
+        roomy = self.width() >= theme().px(CRUMB_FROM)
+        self._new.setText(NEW_CHAT if roomy else "")
+        self._new.setToolTip("" if roomy else plain_tooltip(NEW_CHAT))
 
     def _fit_prompts(self) -> None:
         """As much of each as there is room for; the tooltip has it whole."""
