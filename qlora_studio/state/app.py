@@ -105,7 +105,6 @@ class AppState(QObject):
             self.engine,
             self.machine,
             self.preferences,
-            self.evaluation,
             self,
         )
 

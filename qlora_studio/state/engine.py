@@ -62,6 +62,8 @@ class EngineState(QObject):
         self.tone = "ok"
         self.run: Path | None = None  # that trains now
         self._name = ""  # of that run
+        self._lent = ""  # what else holds the device
+        self.shown_on = "monitor"  # the page that shows what holds it
         self.step = 0
         self.total_steps = 0
         self.silent_s = 0.0
@@ -80,6 +82,21 @@ class EngineState(QObject):
     def run_name(self) -> str:
         """Of the run that trains, as the person calls it; empty where none does."""
         return (self._name or self.run.name) if self.run is not None else ""
+
+    @property
+    def held(self) -> str:
+        """Why nothing else can be begun, a sentence; empty where the device is free. A chat gives way."""
+        return f"{self.run_name} is training and holds the device." if self.training else self._lent
+
+    def lend(self, words: str, page: str = "monitor") -> None:
+        """To what isn't a run, from its first question to the reader on: no run starts meanwhile.
+
+        words: a sentence as in `held`; empty: the device is given back
+        page:  that shows it
+        """
+        if words != self._lent:
+            self._lent, self.shown_on = words, page if words else "monitor"
+            self.changed.emit()
 
     def process_bytes(self) -> int | None:
         """RAM that the engine takes now; None where there is none."""

@@ -20,6 +20,8 @@ from qlora_studio.state.engine import EngineState
 from qlora_studio.state.reader import Job, Reader
 from qlora_studio.state.sample_model import SampleModel
 
+HOLDS = "An evaluation is on its way and holds the device."
+
 
 class Stage(Enum):
     """How far an evaluation is."""
@@ -79,10 +81,10 @@ class EvaluationState(QObject):
     @property
     def why_not(self) -> str:
         """Why none can be started, in words; empty where one can."""
-        if self._engine.training:
-            return f"{self._engine.run_name} is training and holds the device."
         if self.busy:
             return "Another evaluation is on its way."
+        if self._engine.held:
+            return self._engine.held
         if self.run is None:
             return "No run is open."
         if self.run.record.config.model.path.startswith(SHAPE_PREFIX):
@@ -248,6 +250,7 @@ class EvaluationState(QObject):
 
     def _now(self, stage: Stage, words: str) -> None:
         self.stage, self.words = stage, words
+        self._engine.lend(HOLDS if self.busy else "")
         self.changed.emit()
 
 

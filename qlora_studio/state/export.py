@@ -31,6 +31,7 @@ from qlora_studio.state.sample_model import SampleModel
 
 SAMPLE_SHAPE = "smollm2-135m"
 ADAPTER, MERGED, GGUF = "adapter", "merged", "gguf"
+HOLDS = "An export is being written and holds the device."
 LOOK_AFTER_MS = 200  # of quiet, while a folder is being typed
 
 
@@ -114,8 +115,8 @@ class ExportState(QObject):
     @property
     def waits_for(self) -> str:
         """Why the start isn't possible, in words; empty where it is."""
-        if self.holder:
-            return f"{self.holder} is training and holds the device."
+        if self._engine.held and not self.busy:
+            return self._engine.held
         if self.source is None:
             return "Choose a run."
         if self.model_problem is not None:
@@ -396,6 +397,7 @@ class ExportState(QObject):
 
     def _now(self, stage: Stage, words: str) -> None:
         self.stage, self.words = stage, words
+        self._engine.lend(HOLDS if self.busy else "", "export")
         self.changed.emit()
 
     # Runs and folders ---------------------------------------------------------------------------------

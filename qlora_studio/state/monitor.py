@@ -164,8 +164,8 @@ class MonitorState(QObject):
     @property
     def why_no_resume(self) -> str:
         """Empty where it can go on."""
-        if self._engine.training and self._engine.run is not None:
-            return f"{self._engine.run_name} is training and holds the device."
+        if self._engine.held:
+            return self._engine.held
         if self._launcher.busy:
             return "A run is being made ready."
         if self.verifying:

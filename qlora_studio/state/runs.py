@@ -189,8 +189,8 @@ class RunsState(QObject):
             return f"{run.name} is finished."
         if run.run.locked:
             return f"{run.name} is training already."
-        if self._engine.training and self._engine.run is not None:
-            return f"{self._engine.run_name} is training and holds the device."
+        if self._engine.held:
+            return self._engine.held
         return "A run is being made ready." if self._launcher.busy else ""
 
     def resume(self, run: RunSummary) -> None:

@@ -32,8 +32,7 @@ from qlora_studio.state.background import Background
 from qlora_studio.state.data_counts import TokenCounts
 from qlora_studio.state.data_name import data_stem
 from qlora_studio.state.draft import RunDraft
-from qlora_studio.state.engine import Doing, EngineState
-from qlora_studio.state.evaluation import EvaluationState
+from qlora_studio.state.engine import EngineState
 from qlora_studio.state.launch import device_name, room_to_promise
 from qlora_studio.state.machine import MachineState
 from qlora_studio.state.preferences import PreferencesState
@@ -70,7 +69,6 @@ class TrainState(QObject):
         engine: EngineState,
         machine: MachineState,
         preferences: PreferencesState,
-        evaluation: EvaluationState,
         parent: QObject | None = None,
     ) -> None:
         super().__init__(parent)
@@ -80,7 +78,6 @@ class TrainState(QObject):
         self._engine = engine
         self._machine = machine
         self._preferences = preferences
-        self._evaluation = evaluation
         self._background = Background("train-disk", self)
         self.counts = TokenCounts(reader, self)
         self.model: ModelReport | None = None
@@ -108,7 +105,6 @@ class TrainState(QObject):
         draft.refused.connect(self._on_draft_refused)
         machine.changed.connect(self._settle.start)
         engine.changed.connect(self._on_engine_changed)
-        evaluation.changed.connect(self._settle.start)
         self.counts.changed.connect(self._settle.start)
         sample_model.made.connect(self._on_sample_model_made)
         sample_model.failed.connect(self._on_model_refused)
@@ -437,13 +433,12 @@ class TrainState(QObject):
     def _look_for_problems(self) -> None:
         config, fields, kept = self._draft.config, self._draft.fields, self.kept()
         data_problem = self.data_problem or self.counts.problem
-        holder = self._engine.run_name
         free_name = self.history.free_name(self.name)
         self.problems = [
             *train_problems.of_choice("model.path", self.model_problem, "models"),
             *train_problems.of_choice("data.path", data_problem, "data"),
             *train_problems.of_refusals(self._draft.refusals, fields),
-            *train_problems.of_device(holder, self._engine.doing is Doing.EXPORTING, self._evaluation.busy),
+            *train_problems.of_device(self._engine.held, self._engine.shown_on),
             *train_problems.of_name(self.name, self.name in self.history.names, free_name),
             *train_problems.of_import(self.data, self.skipped_accepted),
             *train_problems.of_rows(config, self.counts.counted, kept, self.dropped_accepted),

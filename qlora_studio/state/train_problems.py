@@ -77,17 +77,10 @@ def of_refusals(refusals: Mapping[str, str], fields: Fields) -> Iterator[TrainPr
         yield TrainProblem(words, blocks=True, key=key, mends=mends, waits=waits)
 
 
-def of_device(holder: str, exporting: bool, evaluating: bool) -> Iterator[TrainProblem]:
-    """One device, one owner."""
-    if holder:
-        words = f"{holder} is training and holds the device."
-        yield TrainProblem(words, blocks=True, mends=(Mend("Look at it", page="monitor"),), waits=DEVICE)
-    elif exporting:
-        words = "An export is being written and holds the device."
-        yield TrainProblem(words, blocks=True, mends=(Mend("Look at it", page="export"),), waits=DEVICE)
-    elif evaluating:
-        words = "An evaluation is on its way and holds the device."
-        yield TrainProblem(words, blocks=True, mends=(Mend("Look at it", page="monitor"),), waits=DEVICE)
+def of_device(held: str, page: str) -> Iterator[TrainProblem]:
+    """One device, one owner. held: a sentence, empty where it is free; page: that shows what holds it."""
+    if held:
+        yield TrainProblem(held, blocks=True, mends=(Mend("Look at it", page=page),), waits=DEVICE)
 
 
 def of_name(name: str, taken: bool, free_name: str) -> Iterator[TrainProblem]:

@@ -118,6 +118,19 @@ def test_while_a_run_trains_it_holds_the_device(app, evaluation, home, silent):
     assert not silent.asked(reading.PrepareEvaluation)
 
 
+def test_no_run_goes_on_while_an_evaluation_holds_the_device(app, evaluation, run, silent, qtbot):
+    make_run(app.preferences.runs_folder, Example(name="stopped", steps=20, end="stopped"))
+    app.runs.refresh()
+    qtbot.waitUntil(lambda: len(app.runs.table.runs) == 2)
+    stopped = next(one for one in app.runs.table.runs if one.name == "stopped")
+    assert app.runs.why_not_resume(stopped) == ""
+    evaluation.start("/data/test.jsonl")
+    assert app.runs.why_not_resume(stopped) == "An evaluation is on its way and holds the device."
+    assert app.export.waits_for == app.engine.held
+    evaluation.stop()
+    assert app.runs.why_not_resume(stopped) == ""
+
+
 def test_a_run_without_an_adapter_can_not_be_asked(app, home):
     run = open_run(make_run(home / "runs", Example(steps=0, end="paused", checkpoints=False)))
     app.evaluation.look_at(run)

@@ -172,6 +172,18 @@ def test_a_training_run_holds_the_device(export, app):
     assert not export.busy
 
 
+def test_while_it_is_made_ready_and_written_nothing_else_begins(export, app, run, silent):
+    export.start()
+    assert app.engine.held == "An export is being written and holds the device."
+    assert app.evaluation.why_not == app.engine.held
+    _prepare(silent)
+    assert app.engine.held
+    silent.hear(
+        events.CommandFailed(id=silent.last_said(commands.Export).id, error=events.Problem("No room."))
+    )
+    assert not app.engine.held
+
+
 def test_a_model_that_was_refused_can_not_be_exported(app, run, silent, qtbot):
     app.export.refresh(run)
     qtbot.waitUntil(lambda: bool(silent.asked(reading.CheckModel)))

@@ -17,7 +17,6 @@ from qlora_studio.runs.folder import create_run, open_run
 from qlora_studio.runs.run_record import RunRecord
 from qlora_studio.runs.run_state import RunState, write_state
 from qlora_studio.state import launch
-from qlora_studio.state.engine import Doing
 from qlora_studio.state.train_cost import FEW_UPDATES, Kept, kept_rows, tokens_computed, updates
 from tests.state.reports import counted, import_report, model_report
 from tests.ui.example_runs import Example, make_run
@@ -213,10 +212,9 @@ def test_one_device_one_owner(ready, app, qtbot):
     qtbot.waitUntil(lambda: ready.waits_for == "the device")
     assert _problem(ready, "other-run is training and holds the device.").blocks
     app.engine.run = None
-    app.engine.doing = Doing.EXPORTING
-    app.engine.changed.emit()
-    export = "An export is being written and holds the device."
-    qtbot.waitUntil(lambda: any(problem.words == export for problem in ready.problems))
+    app.engine.lend("An export is being written and holds the device.", "export")
+    qtbot.waitUntil(lambda: any(problem.words == app.engine.held for problem in ready.problems))
+    assert [mend.page for mend in _problem(ready, app.engine.held).mends] == ["export"]
 
 
 def test_no_run_is_started_while_an_evaluation_holds_the_engine(ready, app, silent, qtbot):

@@ -109,7 +109,7 @@ class HomePage(Page):
         found = self._state.found
         newest = self._newest()
         launcher, engine = self.app.launcher, self.app.engine
-        waits = launcher.words or (f"{engine.run_name} is training" if engine.training else "")
+        waits = launcher.words or engine.held.rstrip(".")
         self._open_action.setEnabled(newest is not None)
         none = "" if newest is not None else " (there is none yet)"
         self._open_action.setText(f"Open the chosen run{none}\tEnter")
