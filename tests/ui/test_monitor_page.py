@@ -450,8 +450,12 @@ def test_a_refused_file_is_read_otherwise_for_its_own_run_alone(open_run, make, 
     page = open_run(asked)
     click(qtbot, page, "monitor_evaluate")
     app.evaluation.start("/data/test.csv")
-    silent.refuse(reading.PrepareEvaluation, "Line 2 is not UTF-8.", likely_encoding="windows-1252")
+    words, option = "Line 2 is not UTF-8.", "Choose its encoding (--encoding)."
+    silent.refuse(reading.PrepareEvaluation, words, hint=option, likely_encoding="windows-1252")
     assert found(page, "monitor_evaluate_read_as").isVisible()
+    assert any(
+        words in label.text() and "--encoding" not in label.text() for label in page.findChildren(QLabel)
+    )
     page = open_run(other)
     click(qtbot, page, "monitor_evaluate")
     assert not found(page, "monitor_evaluate_problem").isVisible()

@@ -22,6 +22,7 @@ from qlora_studio.runs.evaluations import (
 )
 from qlora_studio.state.evaluation import EvaluationState, Stage
 from qlora_studio.ui import figures
+from qlora_studio.ui.pages.data_encoding import HINT as ENCODING_HINT
 from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets import (
     Card,
@@ -175,8 +176,10 @@ class EvaluationsCard(Card):
         allow(self._stop, "It is stopping" if state.stage is Stage.STOPPING else "")
         problem = state.problem_here
         self._problem.setVisible(problem is not None)
-        self._problem_words.setText(f"{problem.message} {problem.hint}".strip() if problem else "")
         likely = ENCODING_WORDS.get(state.likely_encoding, "") if state.asked_here else ""
+        if problem is not None:  # the hint names the option of a command; here is a button
+            hint = ENCODING_HINT if likely else problem.hint
+            self._problem_words.setText(f"{problem.message} {hint}".strip())
         self._read_as.setVisible(bool(likely))
         self._read_as.setText(f"Read it as {likely}")
         self._show_found()
