@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
 from qlora_studio.cli.children import Engine, Reader
@@ -85,7 +86,8 @@ def export_command(arguments: argparse.Namespace) -> int:
         return 0
     for file in finished.files:
         print_text(file)
-    _tell_verification(finished.verified)
+    for line in verification_lines(finished.verified):
+        print_text(line)
     if made:
         print_text(made.notes)
     return 0
@@ -102,19 +104,26 @@ def _follow(engine: Engine, told: Told) -> events.ExportFinished:
     raise AssertionError("events() ends by raising")
 
 
-def _tell_verification(verified: events.Verification) -> None:
+def verification_lines(verified: events.Verification) -> Iterator[str]:
+    """What the check of the written files found."""
     word = "Verified" if verified.passed else "Written, but it differs"
-    print_text(
+    yield (
         f"{word}: {verified.token_agreement:.1%} of tokens agree on {counted(verified.prompts, 'prompt')} "
         f"(read again with {verified.with_}), largest log-probability drift {verified.max_logprob_drift:.4f}"
     )
+    if verified.same_replies is not None:
+        yield _replies(verified.same_replies, verified.prompts, verified.first_difference)
     if ran := verified.run:
-        same = f"{ran.same_replies} of {counted(verified.prompts, 'reply', 'replies')} are the same"
-        print_text(
-            f"Run by {ran.with_}: {ran.token_agreement:.1%} of tokens agree, {same}, "
+        yield (
+            f"Run by {ran.with_}: {ran.token_agreement:.1%} of tokens agree, "
             f"largest log-probability drift {ran.max_logprob_drift:.4f}"
         )
-    for problem in verified.problems:
-        print_text(problem)
+        yield _replies(ran.same_replies, verified.prompts, ran.first_difference)
+    yield from verified.problems
     if verified.merge_base:
-        print_text(verified.merge_base)
+        yield verified.merge_base
+
+
+def _replies(same: int, of: int, first: events.FirstDifference | None) -> str:
+    words = f"{same} of {counted(of, 'reply', 'replies')} {'is' if of == 1 else 'are'} the same."
+    return f"{words} {first.words}" if first else words

@@ -16,11 +16,12 @@ from qlora_studio.engine.adapters import CONFIG_FILE, WEIGHTS_FILE, AdaptedModel
 from qlora_studio.engine.checkpointing import copy_tokenizer
 from qlora_studio.engine.gguf_model import GgufModel, tensor_bytes, write_gguf
 from qlora_studio.engine.gguf_reading import check_memory, read_gguf_again, texts_of, token_ids
-from qlora_studio.engine.gguf_running import llama_cpp, run_gguf
+from qlora_studio.engine.gguf_running import ByLlamaCpp, llama_cpp, run_gguf
 from qlora_studio.engine.gguf_tokenizer import GgufTokenizer
 from qlora_studio.engine.merged_model import closest_merge, copy_licence, read_again, write_texts
 from qlora_studio.engine.model_card import CARD_FILE, model_card
 from qlora_studio.engine.model_holder import ModelHolder
+from qlora_studio.engine.token_words import TokenWords
 from qlora_studio.engine.trained_model import adapter_folder, load_trained
 from qlora_studio.engine.verifying import Difference, Reference, difference, greedy_talks, log_probabilities
 from qlora_studio.engine.weight_files import write_weights
@@ -192,9 +193,10 @@ def _write_adapter(order: _Order, adapted: AdaptedModel, trained: Reference, sta
         copy_tokenizer(Path(adapted.base.source), staging)
     yield order.progress("Reading it again with peft", order.bytes, order.bytes)
     name = adapted.add_with_peft(staging)
-    found = difference(trained.log_probabilities, log_probabilities(adapted.causal_lm, trained.talks))
+    found = difference(trained, log_probabilities(adapted.causal_lm, trained.talks))
     adapted.remove(name)
-    return _verification(found, trained, f"peft {metadata.version('peft')}", MOST_KL)
+    words = TokenWords(adapted.base)
+    return _verification(found, trained, words, f"peft {metadata.version('peft')}", MOST_KL)
 
 
 def _write_merged(
@@ -212,11 +214,12 @@ def _write_merged(
     write_texts(staging, adapted, merged.dtype)
     yield order.progress("Reading it again", total, total)
     numbers = total // merged.dtype.itemsize
+    words = TokenWords(adapted.base)
     del adapted, merged  # it may have to make room
     log_probabilities_again, reader = read_again(staging, holder, trained, numbers)
-    found = difference(trained.log_probabilities, log_probabilities_again)
+    found = difference(trained, log_probabilities_again)
     holder.device.empty_cache()
-    return _verification(found, trained, reader, MOST_KL, why)
+    return _verification(found, trained, words, reader, MOST_KL, why)
 
 
 def _write_gguf(
@@ -243,7 +246,7 @@ def _write_gguf(
     yield order.progress("Reading it again in a fresh process", total, total)
     texts = texts_of(folder, order.prompts)
     with read_gguf_again(file, trained.talks, texts, dtype, order.go_on) as again:
-        found = difference(trained.log_probabilities, again.log_probabilities)
+        found = difference(trained, again.log_probabilities)
         said = again.found
     problems = []
     if said.template != tokenizer.template:
@@ -258,13 +261,15 @@ def _write_gguf(
         ran = run_gguf(file, trained, order.go_on)
     if isinstance(ran, str):
         problems.append(f"llama.cpp can't run the file: {ran}")
-    elif ran is not None and ran.token_agreement < LEAST_AGREEMENT:
-        problems.append(f"In llama.cpp only {ran.token_agreement:.1%} of the tokens agree.")
-    verified = _verification(found, trained, said.reader, most_kl, why, tuple(problems))
+    elif ran is not None and ran.agreement < LEAST_AGREEMENT:
+        problems.append(f"In llama.cpp only {ran.agreement:.1%} of the tokens agree.")
+    words = TokenWords(adapted.base)
+    verified = _verification(found, trained, words, said.reader, most_kl, why, tuple(problems))
     if not verified.passed and (closer := closer_quant(order.quant)):
         way_on = f"Try {closer.upper()}: it is larger and holds more."
         verified = msgspec.structs.replace(verified, problems=(*verified.problems, way_on))
-    return msgspec.structs.replace(verified, run=ran if isinstance(ran, RunByLlamaCpp) else None)
+    run = _run(ran, trained, words) if isinstance(ran, ByLlamaCpp) else None
+    return msgspec.structs.replace(verified, run=run)
 
 
 def _write_card(order: _Order, checkpoint: int | None, staging: Path, verified: Verification) -> None:
@@ -278,6 +283,7 @@ def _write_card(order: _Order, checkpoint: int | None, staging: Path, verified: 
 def _verification(
     found: Difference,
     trained: Reference,
+    words: TokenWords,
     reader: str,
     most_kl: float,
     merge_base: str | None = None,
@@ -295,6 +301,18 @@ def _verification(
         passed=found.agreement >= LEAST_AGREEMENT and not problems,
         merge_base=merge_base,
         problems=problems,
+        same_replies=len(trained.talks) - len(found.partings),
+        first_difference=words.of(found.partings),
+    )
+
+
+def _run(ran: ByLlamaCpp, trained: Reference, words: TokenWords) -> RunByLlamaCpp:
+    return RunByLlamaCpp(
+        with_=llama_cpp(),
+        token_agreement=ran.agreement,
+        max_logprob_drift=ran.drift,
+        same_replies=len(trained.talks) - len(ran.partings),
+        first_difference=words.of(ran.partings),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -11,11 +12,23 @@ import torch
 
 from qlora_studio.engine.gguf_reading import asked_of
 from qlora_studio.engine.gguf_running_child import Asked, Said
-from qlora_studio.engine.verifying import Reference, Talk
+from qlora_studio.engine.verifying import Parting, Reference, partings
 from qlora_studio.errors import StudioError
-from qlora_studio.protocol.events import RunByLlamaCpp
 
 PACKAGE = "xllamacpp"
+
+
+@dataclass(frozen=True)
+class ByLlamaCpp:
+    """What llama.cpp finds likely, teacher-forced on the replies of the adapter as trained.
+
+    drift: nats, at the adapter's likeliest tokens; a token that is none of the 40 likeliest there counts as
+           the least likely of these. Not of tokens that end in half a letter
+    """
+
+    agreement: float
+    drift: float
+    partings: list[Parting]
 
 
 def llama_cpp() -> str:
@@ -26,7 +39,7 @@ def llama_cpp() -> str:
         return ""
 
 
-def run_gguf(file: Path, trained: Reference, go_on: Callable[[], None]) -> RunByLlamaCpp | str:
+def run_gguf(file: Path, trained: Reference, go_on: Callable[[], None]) -> ByLlamaCpp | str:
     """Beside the adapter as trained, teacher-forced on its replies; or why llama.cpp can't run the file.
 
     go_on: asked twice a second; raises where the export was stopped
@@ -49,23 +62,14 @@ def run_gguf(file: Path, trained: Reference, go_on: Callable[[], None]) -> RunBy
     return _compared(trained, found)
 
 
-def _compared(trained: Reference, found: list[Said]) -> RunByLlamaCpp:
-    agree, drift, tokens, same = 0, 0.0, 0, 0
-    for talk, log_probabilities, said in zip(trained.talks, trained.log_probabilities, found, strict=True):
+def _compared(trained: Reference, found: list[Said]) -> ByLlamaCpp:
+    agree, drift, tokens = 0, 0.0, 0
+    for log_probabilities, said in zip(trained.log_probabilities, found, strict=True):
         likeliest = log_probabilities.argmax(-1).tolist()
         agree += sum(one == other for one, other in zip(likeliest, said.likeliest, strict=True))
-        tokens += talk.compared
-        same += _replies(talk, said, likeliest)
+        tokens += len(likeliest)
         for place, (token, there) in enumerate(zip(likeliest, said.likely, strict=True)):
             here = float(log_probabilities[place, token])
             if there:
                 drift = max(drift, abs(here - there.get(token, min(there.values()))))
-    return RunByLlamaCpp(
-        with_=llama_cpp(), token_agreement=agree / tokens, max_logprob_drift=drift, same_replies=same
-    )
-
-
-def _replies(talk: Talk, said: Said, likeliest: list[int]) -> bool:
-    """Whether it writes the adapter's own reply, and ends it where the adapter does."""
-    ends_alike = said.likeliest[-1] == likeliest[-1]
-    return tuple(said.likeliest[:-1]) == talk.reply and ends_alike
+    return ByLlamaCpp(agree / tokens, drift, partings(trained, [said.likeliest for said in found]))

@@ -114,4 +114,4 @@ def _kl_merged_into(
 
     model = adapted.causal_lm
     with weights_from(model, adapted.linears, tensor):
-        return difference(trained.log_probabilities, log_probabilities(model, trained.talks)).mean_kl
+        return difference(trained, log_probabilities(model, trained.talks)).mean_kl

@@ -120,10 +120,16 @@ def _checked(check: Verification) -> Iterator[tuple[str, str]]:
     if check.mean_kl is not None:
         yield "Mean KL", f"{check.mean_kl:.3g} nats a token"
     yield "Largest drift of a log-probability", f"{check.max_logprob_drift:.3g} nats"
+    if check.same_replies is not None:
+        yield "Replies that are the same", f"{check.same_replies} of {check.prompts}"
+    if check.first_difference:
+        yield "Where they aren't", check.first_difference.words
     if ran := check.run:
         yield "Run by", ran.with_
         yield "Likeliest tokens that agree there", f"{ran.token_agreement:.1%}"
         yield "Replies that are the same there", f"{ran.same_replies} of {check.prompts}"
+        if ran.first_difference:
+            yield "Where they aren't", ran.first_difference.words
 
 
 def _use(to: str, names: list[str]) -> Iterator[str]:

@@ -47,17 +47,35 @@ class Reference:
 
 
 @dataclass(frozen=True)
+class Parting:
+    """The first token at which a greedy reply is another one than the adapter's.
+
+    talk, place: from 0; the place after the reply's last token is that of its end
+    wanted, found: token ids
+    nats: by how much the adapter as trained finds its own token likelier
+    """
+
+    talk: int
+    place: int
+    wanted: int
+    found: int
+    nats: float
+
+
+@dataclass(frozen=True)
 class Difference:
     """Of the probabilities that two models give to what follows, teacher-forced on the same replies.
 
     agreement: share of tokens of which both think that they are the likeliest
     mean_kl:   nats a token, of the one as trained from the other
     drift:     nats, the largest difference of the log-probability of a token of the replies
+    partings:  of each reply that the other would write in another way
     """
 
     agreement: float
     mean_kl: float
     drift: float
+    partings: list[Parting]
 
 
 def greedy_talks(
@@ -126,18 +144,36 @@ def weights_from(model: PreTrainedModel, linears: Iterable[str], tensor_of: Tens
             del module.forward
 
 
-def difference(trained: Iterable[Tensor], exported: Iterable[Tensor]) -> Difference:
-    """Both: [compared, vocabulary] log-probabilities of each talk."""
+def difference(trained: Reference, exported: Iterable[Tensor]) -> Difference:
+    """exported: [compared, vocabulary] log-probabilities of each talk."""
     agree, kl, drift, tokens = 0, 0.0, 0.0, 0
-    for p, other in zip(trained, exported, strict=True):
+    there: list[list[int]] = []
+    for p, other in zip(trained.log_probabilities, exported, strict=True):
         q = other.to(p.device)
         likeliest = p.argmax(-1)
+        there.append(q.argmax(-1).tolist())
         agree += int((likeliest == q.argmax(-1)).sum())
         kl += float((p.exp() * (p - q)).nan_to_num(0.0).sum())  # 0 * (-inf - -inf): never possible in both
         at = likeliest[:, None]
         drift = max(drift, float((p.gather(-1, at) - q.gather(-1, at)).abs().max()))
         tokens += len(p)
-    return Difference(agree / tokens, max(kl / tokens, 0.0), drift)
+    return Difference(agree / tokens, max(kl / tokens, 0.0), drift, partings(trained, there))
+
+
+def partings(trained: Reference, likeliest: Sequence[Sequence[int]]) -> list[Parting]:
+    """likeliest: of each talk the token that the other model finds likeliest at each place compared."""
+    found = []
+    for number, (talk, p, there) in enumerate(
+        zip(trained.talks, trained.log_probabilities, likeliest, strict=True)
+    ):
+        wanted = [*talk.reply, int(p[-1].argmax())]
+        for place, (own, other) in enumerate(zip(wanted, there, strict=True)):
+            if own != other:
+                # Written with other texts beside it and read in one pass, its rounding isn't quite the same.
+                nats = max(float(p[place, own] - p[place, other]), 0.0)
+                found.append(Parting(number, place, own, other, nats))
+                break
+    return found
 
 
 def _row(talk: Talk) -> TokenizedRow:

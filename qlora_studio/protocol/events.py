@@ -218,23 +218,51 @@ class ExportProgress(Event, frozen=True, tag="export_progress"):
     total: int
 
 
+class FirstDifference(msgspec.Struct, frozen=True, kw_only=True):
+    """The first token of a greedy reply that isn't the adapter's: the one the adapter was surest of.
+
+    prompt, token: counted from 1
+    wanted, found: the tokens, as words of a sentence
+    times_likelier: how much likelier the adapter as trained finds its own token; near 1 it is all but a tie
+    """
+
+    prompt: int
+    token: int
+    wanted: str
+    found: str
+    times_likelier: float
+
+    @property
+    def words(self) -> str:
+        """A sentence, for the window, the terminal and the model card."""
+        likelier = f"{self.times_likelier:.2f}" if self.times_likelier < 100 else "over 100"
+        return (
+            f"The furthest first difference is token {self.token} of prompt {self.prompt}: "
+            f"{self.found} instead of {self.wanted}, which the adapter finds {likelier} times as likely."
+        )
+
+
 class RunByLlamaCpp(msgspec.Struct, frozen=True, kw_only=True):
     """A GGUF file run by llama.cpp itself, against the adapter as trained.
 
     max_logprob_drift: nats, at the adapter's likeliest tokens; a token that is none of the 40 likeliest there
                        counts as the least likely of these. Not of tokens that end in half a letter
     same_replies:      of the prompts, those that it answers with the very tokens of the adapter
+    first_difference:  of the other replies
     """
 
     with_: str = msgspec.field(name="with")
     token_agreement: float
     max_logprob_drift: float
     same_replies: int
+    first_difference: FirstDifference | None = None
 
 
 class Verification(msgspec.Struct, frozen=True, kw_only=True):
     """The written file against the adapter as trained, on the same prompts.
 
+    same_replies: of the prompts, those that it answers greedily with the very tokens of the adapter
+    first_difference: of the other replies
     problems: what differs beside the likeliest tokens, in sentences: probabilities, the chat template or the
               tokenizer of a GGUF file; and what to try instead
     """
@@ -248,6 +276,8 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
     merge_base: str | None = None  # which weights were merged into, and why
     problems: tuple[str, ...] = ()
     run: RunByLlamaCpp | None = None  # of a GGUF file, where llama.cpp is installed
+    same_replies: int | None = None
+    first_difference: FirstDifference | None = None
 
 
 class ExportFinished(Event, frozen=True, tag="export_finished"):

@@ -116,6 +116,7 @@ def test_an_exported_adapter_is_the_trained_one_in_peft_s_format(run: Path, tmp_
     verified = finished.verified
     assert (verified.token_agreement, verified.mean_kl, verified.max_logprob_drift) == (1.0, 0.0, 0.0)
     assert verified.passed
+    assert (verified.same_replies, verified.first_difference) == (3, None)
     assert verified.with_.startswith("peft ")
     assert verified.prompts == 3
     for name in ("adapter_model.safetensors", "adapter_config.json"):
@@ -273,6 +274,26 @@ def test_an_export_that_differs_is_said_to(
     _, finished = exported(run, tmp_path / "out", "merged")
     assert not finished.verified.passed
     assert finished.verified.token_agreement < 0.95
+    assert finished.verified.same_replies is not None
+    assert finished.verified.same_replies < len(PROMPTS)
+    assert finished.verified.first_difference is not None
+    assert finished.verified.first_difference.times_likelier > 1
+
+
+def test_a_wrong_merge_base_gets_no_tick(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = exported(run, tmp_path / "closest", "merged")[1].verified
+    monkeypatch.setattr(
+        exporting,
+        "closest_merge",
+        lambda adapted, adapter, trained, go_on: (MergedWeights(adapted, adapter, ORIGINAL), "planted"),
+    )
+
+    planted = exported(run, tmp_path / "planted", "merged")[1].verified
+
+    assert (measured.passed, planted.passed) == (True, False)
+    assert planted.mean_kl is not None
+    assert measured.mean_kl is not None
+    assert planted.mean_kl > 100 * measured.mean_kl
 
 
 @pytest.mark.parametrize(("to", "library"), [("adapter", "peft"), ("merged", "transformers")])

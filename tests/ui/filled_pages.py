@@ -396,7 +396,11 @@ def _exported(command_id: int) -> events.ExportFinished:
             token_agreement=0.98,
             max_logprob_drift=0.04,
             same_replies=7,
+            first_difference=events.FirstDifference(
+                prompt=3, token=9, wanted='" 18"', found='" 16"', times_likelier=1.02
+            ),
         ),
+        same_replies=8,
     )
     return events.ExportFinished(
         id=command_id,

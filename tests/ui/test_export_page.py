@@ -20,6 +20,7 @@ from tests.ui.example_runs import Example, make_run
 from tests.ui.person import click, found, words
 
 MODEL = "/models/tiny"
+PARTED = events.FirstDifference(prompt=3, token=9, wanted='" 18"', found='" 16"', times_likelier=1.02)
 
 
 @pytest.fixture
@@ -183,12 +184,31 @@ def test_what_agrees_gets_the_tick_with_its_figures(writing, app, silent, tmp_pa
 
 def test_what_llama_cpp_answers_is_said(writing, silent, tmp_path):
     ran = events.RunByLlamaCpp(
-        with_="llama.cpp (xllamacpp 1)", token_agreement=0.992, max_logprob_drift=0.1, same_replies=7
+        with_="llama.cpp (xllamacpp 1)",
+        token_agreement=0.992,
+        max_logprob_drift=0.1,
+        same_replies=7,
+        first_difference=PARTED,
     )
     _finish(silent, tmp_path / "out", agreement=0.984, run=ran)
     assert words(writing, "export_llama_cpp") == (
-        "Run by llama.cpp (xllamacpp 1): 99.2\u202f% of the tokens agree, 7 of 8 replies are the same."
+        "Run by llama.cpp (xllamacpp 1): 99.2\u202f% of the tokens agree, 7 of 8 replies are the same. "
+        + PARTED.words
     )
+
+
+def test_where_a_reply_first_differs_both_tokens_stand_side_by_side(writing, silent, tmp_path):
+    _finish(silent, tmp_path / "out", agreement=0.9, same_replies=6, first_difference=PARTED)
+    assert words(writing, "export_first_difference") == (
+        'The furthest first difference is token 9 of prompt 3: " 16" instead of " 18", '
+        "which the adapter finds 1.02 times as likely."
+    )
+    assert "Replies that are the same 6" in words(writing, "export_report")
+
+
+def test_equal_replies_have_no_first_difference(writing, silent, tmp_path):
+    _finish(silent, tmp_path / "out", agreement=1.0, same_replies=8)
+    assert not found(writing, "export_first_difference").isVisibleTo(writing)
 
 
 def test_what_differs_is_said_and_the_limit_is_the_persons(writing, silent, tmp_path):
@@ -297,7 +317,7 @@ def _progress(silent, stage, done):
     silent.hear(events.ExportProgress(id=command.id, words=stage, done=done, total=269_000_000))
 
 
-def _finish(silent, folder, agreement, problems=(), run=None):
+def _finish(silent, folder, agreement, problems=(), **found):
     verified = events.Verification(
         with_="transformers",
         prompts=8,
@@ -307,7 +327,7 @@ def _finish(silent, folder, agreement, problems=(), run=None):
         passed=not problems,
         problems=problems,
         merge_base="Merged into the 16-bit weights, the closer ones: KL 0.002 against 0.041.",
-        run=run,
+        **found,
     )
     command = silent.last_said(commands.Export)
     silent.hear(

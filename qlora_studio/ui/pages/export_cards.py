@@ -260,6 +260,7 @@ class ReportCard(Card):
         self._grid.setVerticalSpacing(theme().px(6))
         self._grid.setColumnStretch(0, 1)
         self._cells: list[tuple[PlainLabel, PlainLabel]] = []
+        self._difference = PlainLabel("", "note", wrap=True, name="export_first_difference")
         self._llama_cpp = PlainLabel("", "note", wrap=True, name="export_llama_cpp")
         self._base = PlainLabel("", "note", wrap=True, name="export_merge_base")
         self._folder = ElidedLabel("", "note", name="export_written_folder")
@@ -270,7 +271,14 @@ class ReportCard(Card):
         self.body.addWidget(self._words)
         self.body.addLayout(self._grid)
         self._modelfile = PlainLabel("", "note", wrap=True, name="export_modelfile")
-        for widget in (self._llama_cpp, self._base, self._modelfile, self._folder, self._files):
+        for widget in (
+            self._difference,
+            self._llama_cpp,
+            self._base,
+            self._modelfile,
+            self._folder,
+            self._files,
+        ):
             self.body.addWidget(widget)
         self.body.addWidget(self.open_folder, 0, Qt.AlignmentFlag.AlignLeft)
 
@@ -291,6 +299,9 @@ class ReportCard(Card):
             wanted = f"; {_percent(state.limit)} were wanted." if few else "."
             self._words.setText(" ".join((differs + wanted, *finished.verified.problems)))
         self._show_figures(finished.verified)
+        first = finished.verified.first_difference
+        self._difference.setText(first.words if first else "")
+        self._difference.setVisible(first is not None)
         self._llama_cpp.setText(_run_words(finished.verified))
         self._llama_cpp.setVisible(finished.verified.run is not None)
         self._base.setText(finished.verified.merge_base or "")
@@ -309,6 +320,8 @@ class ReportCard(Card):
         ]
         if result.mean_kl is not None:
             lines.append(("Mean KL, nats a token", f"{result.mean_kl:.5f}"))
+        if result.same_replies is not None:
+            lines.append(("Replies that are the same", f"{result.same_replies:,}"))
         while len(self._cells) < len(lines):
             cells = (PlainLabel("", "muted"), PlainLabel("", "strong"))
             cells[1].setAlignment(Qt.AlignmentFlag.AlignRight)
@@ -354,7 +367,8 @@ def _run_words(result: Verification) -> str:
     if (ran := result.run) is None:
         return ""
     same = f"{ran.same_replies:,} of {result.prompts:,} replies are the same"
-    return f"Run by {ran.with_}: {_percent(ran.token_agreement)} of the tokens agree, {same}."
+    words = f"Run by {ran.with_}: {_percent(ran.token_agreement)} of the tokens agree, {same}."
+    return f"{words} {ran.first_difference.words}" if ran.first_difference else words
 
 
 def _files_in_words(finished: ExportFinished) -> str:
