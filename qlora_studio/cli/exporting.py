@@ -16,6 +16,7 @@ from qlora_studio.config.run_config import SAMPLE
 from qlora_studio.data.conversation import Message
 from qlora_studio.errors import StudioError
 from qlora_studio.models.gguf_support import F16, K_QUANTS, Q8_0, QUANTS
+from qlora_studio.models.merged import NF4
 from qlora_studio.protocol import commands, events, reading
 from qlora_studio.runs.folder import open_run
 
@@ -31,9 +32,10 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
     export.add_argument("--to", required=True, choices=KINDS)
     export.add_argument(
         "--quant",
-        choices=QUANTS,
+        choices=(*QUANTS, NF4),
         help=f"how a GGUF file stores its numbers: {Q8_0} (8 bit, the usual), {F16} (16 bit), or llama.cpp's "
-        f"{', '.join(K_QUANTS)}, smaller and further from what was trained",
+        f"{', '.join(K_QUANTS)}, smaller and further from what was trained; {NF4}: a merged model in 4 bit, "
+        "as bitsandbytes stores it, instead of 16",
     )
     export.add_argument("--out", type=Path, required=True, metavar="D", help="a new folder")
     export.add_argument("--json", action="store_true")
@@ -42,9 +44,11 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
 
 def export_command(arguments: argparse.Namespace) -> int:
     """Raises: StudioError."""
-    if arguments.quant and arguments.to != "gguf":
+    kind = "merged" if arguments.quant == NF4 else "gguf"
+    if arguments.quant and arguments.to != kind:
         raise StudioError(
-            "--quant is for GGUF files.", hint=f"Add --to gguf, or leave out --quant {arguments.quant}."
+            f"--quant {arguments.quant} is for --to {kind}.",
+            hint=f"Add --to {kind}, or leave out --quant {arguments.quant}.",
         )
     run = open_run(run_folder(arguments.folder))
     out = arguments.out.absolute()
@@ -72,7 +76,7 @@ def export_command(arguments: argparse.Namespace) -> int:
             commands.Export,
             run=str(run.folder),
             to=arguments.to,
-            quant=arguments.quant or Q8_0,
+            quant=arguments.quant or "",
             modelfile=made.text if made else "",
             out=str(out),
             prompts=tuple(item.ids for item in encoded),

@@ -18,7 +18,14 @@ from qlora_studio.engine.gguf_model import GgufModel, tensor_bytes, write_gguf
 from qlora_studio.engine.gguf_reading import check_memory, read_gguf_again, texts_of, token_ids
 from qlora_studio.engine.gguf_running import ByLlamaCpp, llama_cpp, run_gguf
 from qlora_studio.engine.gguf_tokenizer import GgufTokenizer
-from qlora_studio.engine.merged_model import closest_merge, copy_licence, read_again, write_texts
+from qlora_studio.engine.merged_model import (
+    closest_merge,
+    copy_licence,
+    read_again,
+    read_nf4_again,
+    write_texts,
+)
+from qlora_studio.engine.merged_nf4 import NF4_AGAIN, Nf4Weights
 from qlora_studio.engine.model_card import CARD_FILE, model_card
 from qlora_studio.engine.model_holder import ModelHolder
 from qlora_studio.engine.token_words import TokenWords
@@ -26,10 +33,18 @@ from qlora_studio.engine.trained_model import adapter_folder, load_trained
 from qlora_studio.engine.verifying import Difference, Reference, difference, greedy_talks, log_probabilities
 from qlora_studio.engine.weight_files import write_weights
 from qlora_studio.errors import StudioError
-from qlora_studio.memory.disk import merged_bytes
+from qlora_studio.memory.disk import merged_bytes, merged_nf4_bytes
 from qlora_studio.models.check import model_folder
-from qlora_studio.models.gguf_support import F16, QUANTIZER, QUANTS, closer_quant, gguf_bytes, quant_problem
-from qlora_studio.models.merged import MERGED_INTO
+from qlora_studio.models.gguf_support import (
+    F16,
+    Q8_0,
+    QUANTIZER,
+    QUANTS,
+    closer_quant,
+    gguf_bytes,
+    quant_problem,
+)
+from qlora_studio.models.merged import MERGED_INTO, NF4
 from qlora_studio.models.shapes import model_shape
 from qlora_studio.models.template import template_of
 from qlora_studio.protocol.commands import Export
@@ -76,6 +91,8 @@ def export(
             verified = yield from _write_adapter(order, _held(holder), trained, staging)
         elif order.to == GGUF:
             verified = yield from _write_gguf(order, _held(holder), adapter, trained, staging)
+        elif order.in_nf4:
+            verified = yield from _write_nf4(order, holder, adapter, trained, staging)
         else:
             verified = yield from _write_merged(order, holder, adapter, trained, staging)
         order.go_on()
@@ -119,6 +136,11 @@ class _Order:
         """As it stands at the beginning of a sentence."""
         return {ADAPTER: "The adapter", MERGED: "The merged model", GGUF: "The GGUF file"}[self.to]
 
+    @property
+    def in_nf4(self) -> bool:
+        """Whether a merged model's linear layers are quantized again."""
+        return self.to == MERGED and self.quant == NF4
+
     def go_on(self) -> None:
         """Raises: StudioError where the export was stopped."""
         if self.stopped():
@@ -135,9 +157,12 @@ def _order(command: Export, stopped: Callable[[], bool]) -> _Order:
         raise StudioError(f"{out} exists already.", hint="Choose a folder that doesn't; nothing was changed.")
     if command.to not in (ADAPTER, MERGED, GGUF):
         raise StudioError(f"Nothing can be exported as {command.to!r}; choose {ADAPTER}, {MERGED} or {GGUF}.")
-    if command.to == GGUF and command.quant not in QUANTS:
-        raise StudioError(f"No GGUF file can be written in {command.quant!r}; choose {', '.join(QUANTS)}.")
-    if command.to == GGUF and (missing := quant_problem(command.quant)):
+    quant = command.quant or (Q8_0 if command.to == GGUF else "")
+    if command.to == GGUF and quant not in QUANTS:
+        raise StudioError(f"No GGUF file can be written in {quant!r}; choose {', '.join(QUANTS)}.")
+    if command.to == MERGED and quant not in ("", NF4):
+        raise StudioError(f"No merged model can be written in {quant!r}; choose {NF4}, or 16 bit by no word.")
+    if command.to == GGUF and (missing := quant_problem(quant)):
         raise StudioError(missing, hint=f"Install {QUANTIZER}, or choose Q8_0.")
     if not command.prompts:
         raise StudioError("An export is compared on prompts, and there is none.", hint="Give at least one.")
@@ -149,11 +174,11 @@ def _order(command: Export, stopped: Callable[[], bool]) -> _Order:
         folder = model_folder(model)
         refuse_other_template(run.folder, run.record.hashes.template, template_of(folder), folder)
     adapter = adapter_folder(run, command.checkpoint)
-    weights = _bytes_as(command, adapter, model)
+    weights = _bytes_as(command.to, quant, adapter, model)
     return _Order(
         id=command.id,
         to=command.to,
-        quant=command.quant,
+        quant=quant,
         run=run,
         adapter=adapter,
         out=out,
@@ -169,15 +194,13 @@ def _gguf_of(run: Run, folder: Path) -> tuple[GgufModel, GgufTokenizer]:
     return GgufModel.of(folder), GgufTokenizer.of(folder)
 
 
-def _bytes_as(command: Export, adapter: Path, model: str) -> int:
-    if command.to == ADAPTER:
+def _bytes_as(to: str, quant: str, adapter: Path, model: str) -> int:
+    if to == ADAPTER:
         return bytes_in(adapter)
     shape = model_shape(model)
-    return (
-        merged_bytes(shape)
-        if command.to == MERGED
-        else gguf_bytes(shape.parameters, command.quant, shape.hidden_size)
-    )
+    if to == GGUF:
+        return gguf_bytes(shape.parameters, quant, shape.hidden_size)
+    return merged_nf4_bytes(shape) if quant == NF4 else merged_bytes(shape)
 
 
 def _reference(order: _Order, adapted: AdaptedModel) -> Reference:
@@ -208,7 +231,7 @@ def _write_merged(
     total = merged.bytes
     yield order.progress("Writing the merged model", 0, total)
     says = {MERGED_INTO: merged.base}
-    for done in write_weights(staging, merged.shapes, merged.dtype, merged.tensor, metadata=says):
+    for done in write_weights(staging, merged.tensors, merged.tensor, metadata=says):
         order.go_on()
         yield order.progress("Writing the merged model", done, total)
     write_texts(staging, adapted, merged.dtype)
@@ -220,6 +243,36 @@ def _write_merged(
     found = difference(trained, log_probabilities_again)
     holder.device.empty_cache()
     return _verification(found, trained, words, reader, MOST_KL, why)
+
+
+def _write_nf4(
+    order: _Order, holder: ModelHolder, adapter: str, trained: Reference, staging: Path
+) -> Exporting:
+    adapted = _held(holder)
+
+    yield order.progress("Measuring which weights to merge into")
+    closest, why = closest_merge(
+        adapted, adapter, trained, order.go_on, lambda merged: Nf4Weights(merged).computed, NF4_AGAIN
+    )
+    nf4 = Nf4Weights(closest)
+    total = sum(tensor.bytes for tensor in nf4.tensors.values())
+    yield order.progress("Writing the merged model", 0, total)
+    says = {MERGED_INTO: closest.base}
+    for done in write_weights(staging, nf4.tensors, nf4.tensor, metadata=says):
+        order.go_on()
+        yield order.progress("Writing the merged model", done, total)
+    write_texts(staging, adapted, nf4.dtype, nf4.config)
+    yield order.progress("Reading it again", total, total)
+    words = TokenWords(adapted.base)
+    del adapted, closest, nf4  # it may have to make room
+    log_probabilities_again, reader = read_nf4_again(staging, holder, trained, total)
+    found = difference(trained, log_probabilities_again)
+    holder.device.empty_cache()
+    verified = _verification(found, trained, words, reader, MOST_KL_QUANTIZED, why)
+    if verified.passed:
+        return verified
+    way_on = "Try 16 bit: rounded to 4 bit once more, a model loses some of what its adapter changed."
+    return msgspec.structs.replace(verified, problems=(*verified.problems, way_on))
 
 
 def _write_gguf(

@@ -6,7 +6,9 @@ import shutil
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
+import bitsandbytes
 import psutil
 import torch
 from torch import Tensor
@@ -14,7 +16,7 @@ from transformers import CONFIG_MAPPING, GenerationConfig
 
 from qlora_studio.engine.adapters import AdaptedModel
 from qlora_studio.engine.checkpointing import copy_tokenizer
-from qlora_studio.engine.merging import DEQUANTIZED, ORIGINAL, MergedWeights, StoredWeights
+from qlora_studio.engine.merging import DEQUANTIZED, ORIGINAL, MergedWeights, StoredWeights, TensorOf
 from qlora_studio.engine.model_holder import ModelHolder
 from qlora_studio.engine.verifying import (
     Reference,
@@ -30,33 +32,49 @@ _HEADROOM = 1.2  # of memory for a model that is read again, over its weights al
 
 
 def closest_merge(
-    adapted: AdaptedModel, adapter: str, trained: Reference, go_on: Callable[[], None]
+    adapted: AdaptedModel,
+    adapter: str,
+    trained: Reference,
+    go_on: Callable[[], None],
+    as_stored: Callable[[MergedWeights], TensorOf] = lambda merged: merged.tensor,
+    then: str = "",
 ) -> tuple[MergedWeights, str]:
     """The merge that answers most like the adapter as trained, and in words why.
 
     The adapter learned on quantized weights. Merged into them it keeps what it learned to make good; merged
     into the original ones it meets numbers it has never seen, which may be closer to the truth or not.
     go_on: asked before each layer; raises where the export was stopped
+    as_stored, then: what the file will make of the merged weights, where it rounds them further, and in words
     """
     quantization = adapted.base.storage.quantization
     if quantization == "none":
-        return MergedWeights(adapted, adapter, ORIGINAL), "Merged into the model's own weights."
-    kl = {base: _kl_merged_into(base, adapted, adapter, trained, go_on) for base in (DEQUANTIZED, ORIGINAL)}
+        return MergedWeights(adapted, adapter, ORIGINAL), f"Merged into the model's own weights{then}."
+    kl = {
+        base: _kl(adapted, as_stored(MergedWeights(adapted, adapter, base)), trained, go_on)
+        for base in (DEQUANTIZED, ORIGINAL)
+    }
     names = {DEQUANTIZED: f"dequantized {quantization.upper()} weights", ORIGINAL: "original weights"}
     best, other = sorted(kl, key=kl.__getitem__)
     return MergedWeights(adapted, adapter, best), (
-        f"Merged into the {names[best]}: mean KL to the adapter as trained {kl[best]:.2g} nats a token, "
-        f"with the {names[other]} {kl[other]:.2g}."
+        f"Merged into the {names[best]}{then}: mean KL to the adapter as trained {kl[best]:.2g} nats "
+        f"a token, with the {names[other]} {kl[other]:.2g}."
     )
 
 
-def write_texts(folder: Path, adapted: AdaptedModel, dtype: torch.dtype) -> None:
-    """Config, stop tokens, tokenizer, template and licence: with the weights, all that others need."""
+def write_texts(
+    folder: Path, adapted: AdaptedModel, dtype: torch.dtype, quantization: dict[str, Any] | None = None
+) -> None:
+    """Config, stop tokens, tokenizer, template and licence: with the weights, all that others need.
+
+    quantization: how the weights are stored, as transformers' config says it; None: in 16 bit
+    """
     source = Path(adapted.base.source)
     clean = clean_config(source)
     config = CONFIG_MAPPING[clean.model_type](**clean.values)
     config.architectures = [type(adapted.causal_lm).__name__]
     config.dtype = dtype
+    if quantization is not None:
+        config.quantization_config = quantization
     config.save_pretrained(folder)
     GenerationConfig(
         bos_token_id=clean.values["bos_token_id"],
@@ -97,20 +115,33 @@ def read_again(
     return _by_layers(folder, adapted, trained), "QLoRA Studio, a layer at a time"
 
 
+def read_nf4_again(
+    folder: Path, holder: ModelHolder, trained: Reference, weight_bytes: int
+) -> tuple[Iterator[Tensor], str]:
+    """The same of a model in NF4, by transformers and bitsandbytes. weight_bytes: of its files.
+
+    It takes no more room than the model that was trained, which leaves where both don't fit.
+    """
+    adapted, device = holder.held, holder.device
+    assert adapted is not None
+    dtype = adapted.base.storage.compute_dtype
+    del adapted
+    if int(weight_bytes * _HEADROOM) > device.free_bytes():
+        holder.let_go()
+    reader = f"transformers {metadata.version('transformers')}, bitsandbytes {bitsandbytes.__version__}"
+    return plain_log_probabilities(folder, trained.talks, dtype, device.torch_device), reader
+
+
 def _by_layers(folder: Path, adapted: AdaptedModel, trained: Reference) -> Iterator[Tensor]:
     model = adapted.causal_lm
     with weights_from(model, adapted.linears, StoredWeights(folder).tensor):
         yield from log_probabilities(model, trained.talks)
 
 
-def _kl_merged_into(
-    base: str, adapted: AdaptedModel, adapter: str, trained: Reference, go_on: Callable[[], None]
-) -> float:
-    merged = MergedWeights(adapted, adapter, base)
-
+def _kl(adapted: AdaptedModel, tensor_of: TensorOf, trained: Reference, go_on: Callable[[], None]) -> float:
     def tensor(name: str) -> Tensor:
         go_on()
-        return merged.tensor(name)
+        return tensor_of(name)
 
     model = adapted.causal_lm
     with weights_from(model, adapted.linears, tensor):

@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from qlora_studio.engine.adapters import AdaptedModel
 from qlora_studio.engine.loading import read_stored
+from qlora_studio.engine.weight_files import Written
 from qlora_studio.errors import StudioError
 from qlora_studio.models.model_folder import open_folder
 from qlora_studio.models.safetensors_header import StoredTensor
@@ -49,7 +50,7 @@ class MergedWeights:
     """
 
     def __init__(self, adapted: AdaptedModel, adapter: str, base: str) -> None:
-        self._adapted = adapted
+        self.adapted = adapted
         self._adapter = adapter
         self.base = base
         self._stored = StoredWeights(Path(adapted.base.source))
@@ -57,9 +58,14 @@ class MergedWeights:
 
     def in_32_bit(self) -> MergedWeights:
         """The same, for a file that rounds its numbers in a way of its own."""
-        merged = MergedWeights(self._adapted, self._adapter, self.base)
+        merged = MergedWeights(self.adapted, self._adapter, self.base)
         merged.dtype = torch.float32
         return merged
+
+    @property
+    def tensors(self) -> dict[str, Written]:
+        """How each will stand in the file, in the order of the model."""
+        return {name: Written(shape, self.dtype) for name, shape in self.shapes.items()}
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -92,7 +98,7 @@ class MergedWeights:
         """The layer whose weight this is, where it is quantized or has an adapter; else None."""
         if not name.endswith(_WEIGHT):
             return None
-        module = self._adapted.causal_lm.get_submodule(name.removesuffix(_WEIGHT))
+        module = self.adapted.causal_lm.get_submodule(name.removesuffix(_WEIGHT))
         quantized = isinstance(base_layer(module), bnb.nn.Linear4bit | bnb.nn.Linear8bitLt)
         return module if quantized or self._adapter in getattr(module, "lora_A", ()) else None
 
@@ -110,7 +116,7 @@ class MergedWeights:
         return weight.T if is_turned(module) else weight
 
     def _original(self, name: str) -> Tensor:
-        return self._stored.tensor(name).to(self._adapted.base.device.torch_device)
+        return self._stored.tensor(name).to(self.adapted.base.device.torch_device)
 
     def _with_adapter(self, weight: Tensor, module: Any) -> Tensor:
         """weight: float32 [out, in]"""

@@ -119,9 +119,13 @@ def plain_log_probabilities(
 ) -> Iterator[Tensor]:
     """The same by a model that transformers alone loads from `folder`: what any other program will see."""
     model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
-    )
-    model = model.to(device).eval()
+        folder,
+        dtype=dtype,
+        device_map={"": str(device)},  # 4-bit weights stay where they are put
+        local_files_only=True,
+        use_safetensors=True,
+        trust_remote_code=False,
+    ).eval()
     for talk in talks:
         ids = torch.tensor([[*talk.prompt, *talk.reply]], device=device)
         logits = model(input_ids=ids, use_cache=False, logits_to_keep=talk.compared).logits[0]

@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,13 +19,24 @@ from qlora_studio.runs.durable import synced_and_closed, write_new_file
 
 SHARD_BYTES = 5_000_000_000  # what other programs split at
 INDEX_FILE = "model.safetensors.index.json"
-_NAMES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
+_NAMES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32", torch.uint8: "U8"}
+
+
+class Written(NamedTuple):
+    """How a tensor will stand in its file."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def bytes(self) -> int:
+        """Of its numbers."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 def write_weights(
     folder: Path,
-    shapes: Mapping[str, tuple[int, ...]],
-    dtype: torch.dtype,
+    tensors: Mapping[str, Written],
     tensor_of: Callable[[str], Tensor],
     shard_bytes: int = SHARD_BYTES,
     metadata: Mapping[str, str] | None = None,
@@ -35,13 +46,13 @@ def write_weights(
     metadata: what each file says of itself beside its tensors
     Raises: OSError, and what `tensor_of` raises.
     """
-    shards = _shards(shapes, dtype.itemsize, shard_bytes)
+    shards = _shards(tensors, shard_bytes)
     files = _file_names(len(shards))
     written = 0
     for file, names in zip(files, shards, strict=True):
         descriptor = os.open(folder / file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0))
         with synced_and_closed(descriptor):
-            _write_all(descriptor, _header(names, shapes, dtype, metadata or {}))
+            _write_all(descriptor, _header(names, tensors, metadata or {}))
             for name in names:
                 data = tensor_of(name).cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
                 _write_all(descriptor, data)
@@ -53,17 +64,16 @@ def write_weights(
         write_new_file(folder / INDEX_FILE, json.dumps(index, indent=2).encode())
 
 
-def _shards(shapes: Mapping[str, tuple[int, ...]], number_bytes: int, shard_bytes: int) -> list[list[str]]:
+def _shards(tensors: Mapping[str, Written], shard_bytes: int) -> list[list[str]]:
     """Which tensors share a file; each has at least one."""
     shards: list[list[str]] = []
     room = 0
-    for name, shape in shapes.items():
-        size = math.prod(shape) * number_bytes
-        if not shards or size > room:
+    for name, tensor in tensors.items():
+        if not shards or tensor.bytes > room:
             shards.append([])
             room = shard_bytes
         shards[-1].append(name)
-        room -= size
+        room -= tensor.bytes
     return shards
 
 
@@ -73,14 +83,13 @@ def _file_names(count: int) -> list[str]:
     return [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
 
 
-def _header(
-    names: list[str], shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, metadata: Mapping[str, str]
-) -> bytes:
+def _header(names: list[str], tensors: Mapping[str, Written], metadata: Mapping[str, str]) -> bytes:
     header: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}
     at = 0
     for name in names:
-        end = at + math.prod(shapes[name]) * dtype.itemsize
-        header[name] = {"dtype": _NAMES[dtype], "shape": shapes[name], "data_offsets": [at, end]}
+        tensor = tensors[name]
+        end = at + tensor.bytes
+        header[name] = {"dtype": _NAMES[tensor.dtype], "shape": tensor.shape, "data_offsets": [at, end]}
         at = end
     data = json.dumps(header, separators=(",", ":")).encode()
     data += b" " * (-len(data) % 8)  # so that numbers in the mapped file are aligned

@@ -28,6 +28,13 @@ def merged_bytes(shape: ModelShape, number_bytes: int = 2) -> int:
     return shape.parameters * number_bytes + _TOKENIZER
 
 
+def merged_nf4_bytes(shape: ModelShape) -> int:
+    """The same with its linear layers in NF4: 4 bit a number and, without double quantization, a scale in 32
+    bit for each 64."""
+    linear = shape.layers * sum(out * inner for _, out, inner in shape.linears)
+    return (shape.parameters - linear) * 2 + int(linear * (0.5 + _FP32 / 64)) + _TOKENIZER
+
+
 def run_bytes(shape: ModelShape, config: RunConfig, device: str) -> int:
     """Room to have before a run starts: checkpoints kept, the best, one in writing, the adapter, 2 GB."""
     checkpoints = config.checkpoints.keep + 2

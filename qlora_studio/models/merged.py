@@ -8,6 +8,7 @@ from qlora_studio.models.model_folder import open_folder
 from qlora_studio.models.safetensors_header import read_metadata
 from qlora_studio.models.weights_index import read_weights_index
 
+NF4 = "nf4"  # how a merged model may be stored beside 16 bit
 MERGED_INTO = "qlora_studio.merged_into"  # key of the metadata in the header of each weights file
 
 

@@ -100,7 +100,8 @@ class StopEvaluating(Command, frozen=True, tag="stop_evaluating"):
 class Export(Command, frozen=True, tag="export"):
     """Write a run's adapter, or the model with it merged in, and compare it with the adapter as trained.
 
-    quant:     how a GGUF file stores its numbers: q8_0, f16, or a K-quant of llama.cpp (q6_k, q5_k_m, q4_k_m)
+    quant:     how a GGUF file stores its numbers: q8_0 (where it is empty), f16, or a K-quant of llama.cpp
+               (q6_k, q5_k_m, q4_k_m); and a merged model: nf4, or in 16 bit where it is empty
     modelfile: what goes beside it for Ollama, less the line that names the file; empty: nothing does
     """
 
@@ -108,7 +109,7 @@ class Export(Command, frozen=True, tag="export"):
     run: str
     to: str  # adapter | merged | gguf
     out: str
-    quant: str = "q8_0"
+    quant: str = ""
     modelfile: str = ""
     checkpoint: int | None = None  # a step; None: the finished adapter
     prompts: tuple[tuple[int, ...], ...] = ()  # token ids, from the reader

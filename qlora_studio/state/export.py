@@ -16,8 +16,9 @@ from qlora_studio.config.prompts import CHECK_QUESTIONS, check_prompts
 from qlora_studio.config.run_config import SAMPLE
 from qlora_studio.data.conversation import Message
 from qlora_studio.errors import StudioError
-from qlora_studio.memory.disk import merged_bytes
+from qlora_studio.memory.disk import merged_bytes, merged_nf4_bytes
 from qlora_studio.models.gguf_support import Q8_0, check_family, gguf_bytes, quant_problem
+from qlora_studio.models.merged import NF4
 from qlora_studio.models.shapes import known_shape
 from qlora_studio.protocol import commands, events, reading
 from qlora_studio.protocol.events import Problem
@@ -77,6 +78,7 @@ class ExportState(QObject):
         self.checkpoint: int | None = None  # a step; None: the finished adapter
         self.kind = ADAPTER
         self.quant = Q8_0  # of a GGUF file
+        self.merged_quant = ""  # of a merged model: in 16 bit, or nf4
         self.place = Place()
         self.prompt_count = len(CHECK_QUESTIONS)
         self.limit = 0.95  # of the tokens that must agree
@@ -173,11 +175,9 @@ class ExportState(QObject):
             return self.source.adapter_bytes
         if self.shape is None:
             return None
-        return (
-            merged_bytes(self.shape)
-            if kind == MERGED
-            else gguf_bytes(self.shape.parameters, self.quant, self.shape.hidden_size)
-        )
+        if kind == GGUF:
+            return gguf_bytes(self.shape.parameters, self.quant, self.shape.hidden_size)
+        return merged_nf4_bytes(self.shape) if self.merged_quant == NF4 else merged_bytes(self.shape)
 
     # What is asked ----------------------------------------------------------------------------------
 
@@ -224,6 +224,11 @@ class ExportState(QObject):
     def set_quant(self, quant: str) -> None:
         """How a GGUF file stores its numbers: one of `QUANTS`."""
         self.quant = quant
+        self.changed.emit()
+
+    def set_merged_quant(self, quant: str) -> None:
+        """How a merged model stores its linear layers: empty for 16 bit, or nf4."""
+        self.merged_quant = quant
         self.changed.emit()
 
     def set_folder(self, folder: str) -> None:
@@ -304,7 +309,7 @@ class ExportState(QObject):
             commands.Export,
             run=str(self.source.folder),
             to=self.kind,
-            quant=self.quant,
+            quant={GGUF: self.quant, MERGED: self.merged_quant}.get(self.kind, ""),
             modelfile=self.modelfile.text if self.modelfile else "",
             checkpoint=self.checkpoint,
             out=str(Path(self.place.folder).expanduser()),

@@ -36,7 +36,8 @@ def status(monkeypatch: pytest.MonkeyPatch, *words: str) -> object:
     [
         (("bogus",), "command is 'bogus'; it must be one of train, resume"),
         (("train",), "Missing: FILE.toml."),
-        (("export", "r", "--to", "merged", "--quant", "f16", "--out", "d"), "--quant is for GGUF files."),
+        (("export", "r", "--to", "merged", "--quant", "f16", "--out", "d"), "--quant f16 is for --to gguf."),
+        (("export", "r", "--to", "gguf", "--quant", "nf4", "--out", "d"), "--quant nf4 is for --to merged."),
         (("train", "sample", "--set"), "--set needs a value."),
         (("data", "one.jsonl", "--threshold", "7"), "--threshold: it must be over 0 and at most 1, not 7."),
         (("data", "one.jsonl", "--threshold", "x"), "--threshold: it must be over 0 and at most 1, not x."),

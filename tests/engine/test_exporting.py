@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import bitsandbytes as bnb
 import psutil
 import pytest
 import torch
@@ -280,6 +281,57 @@ def test_an_export_that_differs_is_said_to(
     assert finished.verified.first_difference.times_likelier > 1
 
 
+@pytest.mark.parametrize("double_quant", [True, False])
+def test_a_merged_model_in_nf4_is_what_transformers_loads_in_4_bit(
+    tmp_path: Path, double_quant: bool
+) -> None:
+    run, out = trained_run(tmp_path, model__double_quant=double_quant), tmp_path / "out"
+    _, finished = exported(run, out, "merged", quant="nf4")
+
+    verified = finished.verified
+    assert "bitsandbytes" in verified.with_
+    assert verified.mean_kl is not None
+    assert 1e-5 < verified.mean_kl < 0.1  # rounded to 4 bit once more
+    assert "stored in NF4 again: mean KL" in (verified.merge_base or "")
+    model = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
+    layer = model.model.layers[0].mlp.up_proj
+    assert isinstance(layer, bnb.nn.Linear4bit)
+    assert layer.weight.quant_state.nested == double_quant
+    assert not isinstance(model.lm_head, bnb.nn.Linear4bit)
+    adapted = AdaptedModel(
+        loaded(load_base(str(tmp_path / "model-llama"), Storage("nf4", double_quant, torch.float32), CPU))
+    )
+    base = DEQUANTIZED if "dequantized" in (verified.merge_base or "").split(":")[0] else ORIGINAL
+    merged = MergedWeights(adapted, adapted.add_from(run / "adapter"), base).in_32_bit()
+    wanted = merged.tensor("model.layers.0.mlp.up_proj.weight")
+    codes, state = bnb.functional.quantize_4bit(
+        wanted, blocksize=64, compress_statistics=double_quant, quant_type="nf4"
+    )
+    assert torch.equal(layer.weight.data, codes)
+    assert torch.equal(
+        bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state).float(),
+        bnb.functional.dequantize_4bit(codes, state).bfloat16().float(),
+    )
+    with pytest.raises(StudioError, match=r"already quantized \(bitsandbytes\)"):
+        check_model(str(out))
+
+
+def test_what_nf4_loses_is_told_with_what_to_try(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "MOST_KL_QUANTIZED", 0.0)
+    verified = exported(run, tmp_path / "out", "merged", quant="nf4")[1].verified
+    assert not verified.passed
+    assert verified.problems[-1].startswith("Try 16 bit")
+
+
+def test_a_family_whose_weights_lie_turned_round_is_refused_in_nf4(tmp_path: Path) -> None:
+    run = trained_run(tmp_path, "gpt2")
+    with pytest.raises(StudioError, match="turned round"):
+        exported(run, tmp_path / "out", "merged", quant="nf4")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_wrong_merge_base_gets_no_tick(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured = exported(run, tmp_path / "closest", "merged")[1].verified
     monkeypatch.setattr(
@@ -375,7 +427,12 @@ def test_a_checkpoint_that_is_damaged_is_refused(saved_run: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"), [({"to": "onnx"}, "onnx"), ({"prompts": ()}, "compared on prompts")]
+    ("changes", "words"),
+    [
+        ({"to": "onnx"}, "onnx"),
+        ({"prompts": ()}, "compared on prompts"),
+        ({"to": "merged", "quant": "q8_0"}, "No merged model can be written in 'q8_0'; choose nf4"),
+    ],
 )
 def test_what_can_not_be_exported_is_refused(
     run: Path, tmp_path: Path, changes: dict[str, Any], words: str

@@ -84,6 +84,18 @@ def test_a_gguf_takes_half_in_8_bit_and_the_engine_is_told_which(export, silent,
     assert (command.to, command.quant, command.modelfile) == (GGUF, "f16", "TEMPLATE x")
 
 
+def test_a_merged_model_in_nf4_is_smaller_and_the_engine_is_told(export, silent, qtbot):
+    in_16_bit = export.needed_bytes(MERGED)
+    export.set_kind(MERGED)
+    export.set_merged_quant("nf4")
+    qtbot.waitUntil(lambda: export.place.folder.endswith("-support-merged"))
+    assert export.needed_bytes(MERGED) < in_16_bit
+    export.start()
+    _prepare(silent)
+    command = silent.last_said(commands.Export)
+    assert (command.to, command.quant) == (MERGED, "nf4")
+
+
 def test_a_k_quant_without_its_library_says_what_is_missing(export, monkeypatch, qtbot):
     monkeypatch.setattr("qlora_studio.models.gguf_support.importlib.util.find_spec", lambda name: None)
     export.set_kind(GGUF)

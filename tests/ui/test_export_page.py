@@ -123,6 +123,18 @@ def test_merged_is_chosen_and_its_folder_follows(page, qtbot):
     assert words(page, "export_room").startswith("Needs 311\u202fMB")
 
 
+def test_a_merged_model_is_chosen_in_4_bit(page, app, qtbot):
+    assert not found(page, "export_merged_quant").isVisibleTo(page)
+    click(qtbot, page, "export_kind_merged")
+    box = found(page, "export_merged_quant")
+    assert box.isVisibleTo(page)
+    assert box.currentText().startswith("16 bit")
+    box.setCurrentIndex(1)
+    box.activated.emit(1)
+    assert app.export.merged_quant == "nf4"
+    assert words(page, "export_size_merged") == "about 158\u202fMB"
+
+
 def test_a_gguf_is_chosen_with_the_numbers_it_stores(page, app, qtbot):
     assert not found(page, "export_quant").isVisibleTo(page)
     click(qtbot, page, "export_kind_gguf")

@@ -117,6 +117,7 @@ class ExportPage(Page):
         self._source.at_step.connect(state.set_checkpoint)
         self._kind.chosen.connect(state.set_kind)
         self._kind.quant.chosen.connect(state.set_quant)
+        self._kind.merged_quant.chosen.connect(state.set_merged_quant)
         self._where.folder.textEdited.connect(state.set_folder)
         self._where.choose.clicked.connect(self._on_choose_folder)
         self._check.prompts.valueChanged.connect(state.set_prompt_count)

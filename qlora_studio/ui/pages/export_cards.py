@@ -9,6 +9,7 @@ from PySide6.QtWidgets import QButtonGroup, QGridLayout, QHBoxLayout, QRadioButt
 
 from qlora_studio.config.run_config import SAMPLE
 from qlora_studio.models.gguf_support import F16, Q4_K_M, Q5_K_M, Q6_K, Q8_0
+from qlora_studio.models.merged import NF4
 from qlora_studio.protocol.events import ExportFinished, Verification
 from qlora_studio.runs.folder import Run
 from qlora_studio.state.export import ADAPTER, GGUF, MERGED, ExportState, Stage
@@ -35,7 +36,7 @@ KINDS = {
     ADAPTER: ("Adapter", "What was learned alone: for peft and for this application, beside its base model."),
     MERGED: (
         "Merged model",
-        "The whole model in 16 bit, as safetensors: for any program that reads such folders.",
+        "The whole model as a folder of safetensors: for any program that reads such folders.",
     ),
     GGUF: (
         "GGUF file",
@@ -48,6 +49,10 @@ QUANTS = [
     (Q6_K, "6 bit (Q6_K): two fifths of the size"),
     (Q5_K_M, "5 bit (Q5_K_M): a third, further from the original"),
     (Q4_K_M, "4 bit (Q4_K_M): the smallest, the furthest"),
+]
+MERGED_QUANTS = [
+    ("", "16 bit: the closest"),
+    (NF4, "4 bit (NF4): much smaller, needs bitsandbytes"),
 ]
 WHILE_BUSY = "What is written is set until this export ends"
 _PROMPTS_SHOWN = 4
@@ -123,18 +128,27 @@ class KindCard(Card):
             size = PlainLabel("", "strong", name=f"export_size_{kind}")
             about = PlainLabel(note, "note", wrap=True)
             about.setContentsMargins(theme().px(26), 0, 0, theme().px(6))
-            grid.addWidget(button, 2 * row, 0)
-            grid.addWidget(size, 2 * row, 1, Qt.AlignmentFlag.AlignRight)
-            grid.addWidget(about, 2 * row + 1, 0, 1, 2)
+            grid.addWidget(button, 3 * row, 0)
+            grid.addWidget(size, 3 * row, 1, Qt.AlignmentFlag.AlignRight)
+            grid.addWidget(about, 3 * row + 1, 0, 1, 2)
             self._group.addButton(button)
             self._buttons[kind], self._sizes[kind] = button, size
         self.quant = ChoiceBox(QUANTS, name="export_quant", label="Numbers in the GGUF file")
+        self.merged_quant = ChoiceBox(
+            MERGED_QUANTS, name="export_merged_quant", label="Numbers in the merged model"
+        )
         self._no_gguf = PlainLabel("", "note", wrap=True, name="export_no_gguf")
-        for widget in (self.quant, self._no_gguf):
+        rows = list(KINDS)
+        last = 3 * len(rows)
+        for widget, row in (
+            (self.merged_quant, 3 * rows.index(MERGED) + 2),
+            (self.quant, last - 1),
+            (self._no_gguf, last),
+        ):
             inset = QHBoxLayout()
             inset.setContentsMargins(theme().px(26), 0, 0, theme().px(6))
             inset.addWidget(widget, 1)
-            grid.addLayout(inset, grid.rowCount(), 0, 1, 2)
+            grid.addLayout(inset, row, 0, 1, 2)
         self.body.addLayout(grid)
 
     def refresh(self, state: ExportState) -> None:
@@ -149,6 +163,9 @@ class KindCard(Card):
         self.quant.setVisible(state.kind == GGUF)
         self.quant.set_value(state.quant)
         allow(self.quant, WHILE_BUSY if state.busy else "")
+        self.merged_quant.setVisible(state.kind == MERGED)
+        self.merged_quant.set_value(state.merged_quant)
+        allow(self.merged_quant, WHILE_BUSY if state.busy else "")
         self._no_gguf.setText(state.gguf_problem)
         self._no_gguf.setVisible(bool(state.gguf_problem))
 
