@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qlora_studio.data.conversation import Message, Row
+from qlora_studio.data.encoded import Encoded
 from qlora_studio.data.masking import Rendered, Turn, render_chat, render_prompt, turns_of
 from qlora_studio.data.template import ChatTemplate
 from qlora_studio.data.token_view import Token
 from qlora_studio.data.tokenized_row import TokenizedRow
-from qlora_studio.data.tokenizer import Encoded, ModelTokenizer
+from qlora_studio.data.tokenizer import ModelTokenizer
 from qlora_studio.errors import StudioError
 
 ROWS_AT_ONCE = 512  # enough for all cores; little memory
