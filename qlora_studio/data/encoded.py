@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 Span = tuple[int, int]  # characters of a text, the second one not included
 
 
-class Encoded:
-    """The tokens of one text, and which characters they stand for."""
+class Encoded(Protocol):
+    """The tokens of one text."""
+
+    @property
+    def ids(self) -> NDArray[np.int32]:
+        """int32 [tokens]."""
+
+    def tokens_of(self, start: int, end: int) -> slice:
+        """The tokens that stand for any of the characters from `start` to before `end`."""
+
+    def spans(self) -> list[Span]:
+        """The characters of the text that each token stands for."""
+
+
+class EncodedWithOffsets:
+    """Placed by the library; `ids_of` and `places` where the text was renamed before it was encoded."""
 
     def __init__(
         self, encoding: Any, ids_of: dict[int, int] | None = None, places: list[Span] | None = None
@@ -20,7 +37,7 @@ class Encoded:
         ids = encoding.ids
         if ids_of:
             ids = [ids_of.get(id, id) for id in ids]
-        self.ids: NDArray[np.int32] = np.fromiter(ids, np.int32, len(ids))  # half the time of np.array
+        self.ids = array_of(ids)
         self._places = places
 
     def tokens_of(self, start: int, end: int) -> slice:
@@ -55,6 +72,54 @@ class Encoded:
 
     def _original(self, position: int) -> int:
         return position if self._places is None else _moved(position, self._places, 1, 0)
+
+
+class EncodedOnly:
+    """Of a text of which hardly anybody asks where its tokens stand: it is encoded again for that."""
+
+    def __init__(self, ids: list[int], text: str, tokenizer: Tokenizer) -> None:
+        self.ids = array_of(ids)
+        self._text = text
+        self._tokenizer = tokenizer
+
+    def tokens_of(self, start: int, end: int) -> slice:
+        """The tokens that stand for any of the characters from `start` to before `end`."""
+        return self._placed.tokens_of(start, end)
+
+    def spans(self) -> list[Span]:
+        """The characters of the text that each token stands for."""
+        return self._placed.spans()
+
+    @cached_property
+    def _placed(self) -> EncodedWithOffsets:
+        return EncodedWithOffsets(self._tokenizer.encode(self._text))
+
+
+class EncodedByBytes:
+    """Placed by the UTF-8 bytes of each token, one token behind the other."""
+
+    def __init__(self, ids: NDArray[np.int32], begins: NDArray[np.int32], ends: NDArray[np.int32]) -> None:
+        """`begins`, `ends`: int32 [tokens], the first character of each, and the one after its last."""
+        self.ids = ids
+        self._begins = begins
+        self._ends = ends
+
+    def tokens_of(self, start: int, end: int) -> slice:
+        """The tokens that stand for any of the characters from `start` to before `end`."""
+        if start >= end:
+            return slice(0, 0)
+        first = self._ends.searchsorted(start, "right")
+        after = self._begins.searchsorted(end, "left")
+        return slice(int(first), int(after))
+
+    def spans(self) -> list[Span]:
+        """The characters of the text that each token stands for."""
+        return list(zip(self._begins.tolist(), self._ends.tolist(), strict=True))
+
+
+def array_of(ids: Sequence[int]) -> NDArray[np.int32]:
+    """int32 [tokens]."""
+    return np.fromiter(ids, np.int32, len(ids))  # half the time of np.array
 
 
 def _moved(position: int, places: list[Span], source: int, target: int) -> int:

@@ -7,7 +7,7 @@ import json
 import re
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,14 @@ from typing import Any
 import msgspec
 from tokenizers import AddedToken, Tokenizer
 
-from qlora_studio.data.encoded import Encoded, Span
+from qlora_studio.data.byte_level import TokenBytes, token_bytes
+from qlora_studio.data.encoded import (
+    Encoded,
+    EncodedByBytes,
+    EncodedOnly,
+    EncodedWithOffsets,
+    Span,
+)
 from qlora_studio.data.model_files import object_from, read_if_there, read_object
 from qlora_studio.data.slow_tokenizer import definition_from_parts
 from qlora_studio.errors import StudioError
@@ -50,6 +57,7 @@ def load_tokenizer(folder: Path) -> ModelTokenizer:
     places = _places(folder)
     _leave_out_beyond(definition, places)
     _keep_spaces_in_offsets(definition.get("post_processor"))
+    _leave_nothing_to_chance(definition.get("model"))
     try:
         tokenizer = Tokenizer.from_buffer(msgspec.json.encode(definition))
     except Exception as error:  # the library raises nothing narrower
@@ -59,14 +67,19 @@ def load_tokenizer(folder: Path) -> ModelTokenizer:
     special = _special_tokens(tokenizer, config, folder)
     digest = hashlib.sha256(data)
     digest.update(json.dumps([special.names, special.stop_ids], sort_keys=True).encode())
-    return ModelTokenizer(tokenizer, special, digest.hexdigest())
+    placing = token_bytes(definition, tokenizer.get_added_tokens_decoder())
+    return ModelTokenizer(tokenizer, special, digest.hexdigest(), placing)
 
 
 class ModelTokenizer:
     """Encodes rendered chats and plain texts, many at once, on all cores."""
 
-    def __init__(self, tokenizer: Tokenizer, special: SpecialTokens, sha256: str) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, special: SpecialTokens, sha256: str, placing: TokenBytes | None
+    ) -> None:
+        """`placing`: None where only the library knows where a token stands."""
         self._tokenizer = tokenizer
+        self._placing = placing
         self.special = special
         self.sha256 = sha256
         added = tokenizer.get_added_tokens_decoder()
@@ -105,11 +118,10 @@ class ModelTokenizer:
         """
         guarded = [i for i, spans in enumerate(foreign or ()) if spans]
         if not guarded:
-            encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
-            return [Encoded(encoding) for encoding in encodings]
+            return self._encode_plain(texts)
         encoded: list[Encoded | None] = [None] * len(texts)
-        plain = [i for i in range(len(texts)) if i not in set(guarded)]
-        for i, encoding in zip(plain, self.encode_rendered([texts[i] for i in plain]), strict=True):
+        plain = sorted(set(range(len(texts))).difference(guarded))
+        for i, encoding in zip(plain, self._encode_plain([texts[i] for i in plain]), strict=True):
             encoded[i] = encoding
         assert foreign is not None
         for i in guarded:
@@ -118,14 +130,39 @@ class ModelTokenizer:
 
     def encode_texts(self, texts: Sequence[str]) -> list[Encoded]:
         """Texts that are all foreign to tokens, with what the tokenizer puts around a text (often BOS)."""
-        return [Encoded(item) for item in self._as_text.tokenizer.encode_batch(list(texts))]
+        if not texts:
+            return []  # without a second tokenizer being built
+        tokenizer = self._as_text.tokenizer
+        encodings = tokenizer.encode_batch_fast(list(texts))
+        return [
+            EncodedOnly(encoding.ids, text, tokenizer)
+            for text, encoding in zip(texts, encodings, strict=True)
+        ]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text, without special tokens."""
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
 
-    def _encode_guarded(self, text: str, foreign: Sequence[Span]) -> Encoded:
+    def _encode_plain(self, texts: Sequence[str]) -> list[Encoded]:
+        encoded: dict[int, Encoded] = dict(self._placed_by_bytes(texts))
+        others = [i for i in range(len(texts)) if i not in encoded]
+        encodings = self._tokenizer.encode_batch([texts[i] for i in others], add_special_tokens=False)
+        encoded |= zip(others, map(EncodedWithOffsets, encodings), strict=True)
+        return [encoded[i] for i in range(len(texts))]
+
+    def _placed_by_bytes(self, texts: Sequence[str]) -> Iterator[tuple[int, EncodedByBytes]]:
+        """Those that can be, and which of the texts they are."""
+        placing = self._placing
+        if placing is None:
+            return
+        suited = [i for i, text in enumerate(texts) if placing.can_place(text)]
+        encodings = self._tokenizer.encode_batch_fast([texts[i] for i in suited], add_special_tokens=False)
+        for i, encoding in zip(suited, encodings, strict=True):
+            if (encoded := placing.place(texts[i], encoding.ids)) is not None:
+                yield i, encoded
+
+    def _encode_guarded(self, text: str, foreign: Sequence[Span]) -> EncodedWithOffsets:
         """Special tokens of the template go under other names into a tokenizer that knows no special tokens.
 
         So everything else is treated exactly as always: the text is split at the template's tokens only.
@@ -146,7 +183,7 @@ class ModelTokenizer:
             at = match.end()
         pieces.append(text[at:])
         encoding = view.tokenizer.encode("".join(pieces), add_special_tokens=False)
-        return Encoded(encoding, ids_of=view.id_of_alias, places=places)
+        return EncodedWithOffsets(encoding, ids_of=view.id_of_alias, places=places)
 
     @cached_property
     def _as_text(self) -> _TextView:
@@ -187,6 +224,12 @@ def _keep_spaces_in_offsets(processor: Any) -> None:
             processor["trim_offsets"] = False
         for part in processor.get("processors") or ():
             _keep_spaces_in_offsets(part)
+
+
+def _leave_nothing_to_chance(model: Any) -> None:
+    """The same text has the same tokens each time: in the preview, when counted, and in training (D4)."""
+    if isinstance(model, dict) and model.get("dropout"):
+        model["dropout"] = None
 
 
 def _places(folder: Path) -> int:
