@@ -98,6 +98,9 @@ def _one(folder: Path, as_json: bool) -> int:
     print_text(f"made {time.strftime('%Y-%m-%d %H:%M', time.localtime(run.record.created))}")
     if state.peak_bytes:
         print_text(f"peak {in_gib(state.peak_bytes)}")
+    if run.less_memory is not None:
+        for words in run.less_memory.words(run.record):
+            print_text(f"to take less memory: {words}")
     if run.adapter:
         print_text(f"adapter: {run.adapter}")
     evaluations, warnings = _evaluations(run)
@@ -192,6 +195,7 @@ def _run_object(run: Run) -> dict[str, Any]:
         "step": run.state.step,
         "adapter": str(run.adapter) if run.adapter else None,
         "record": run.record,
+        "less_memory": run.less_memory,
         "evaluations": list(evaluations),
         "warnings": warnings,
     }

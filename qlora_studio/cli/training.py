@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from qlora_studio.cli.children import Engine, Reader
@@ -23,6 +23,7 @@ from qlora_studio.config.toml_file import (
 )
 from qlora_studio.errors import StudioError
 from qlora_studio.protocol import commands, events, reading
+from qlora_studio.runs.less_memory import WAYS, Way
 
 STOPPED = 130  # exit status of a run that the user stopped before its last step; it was saved
 
@@ -46,6 +47,16 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
 
     resume = subparsers.add_parser("resume", help="continue a run from its newest sound checkpoint")
     resume.add_argument("folder", type=Path, metavar="RUN")
+    resume.add_argument(
+        "--with",
+        action="append",
+        default=[],
+        choices=WAYS,
+        dest="ways",
+        metavar="WAY",
+        help="take less memory from now on: recompute (all layers), half_rows (at once), "
+        "eight_bit (optimizer), without_rows (that an out of memory named)",
+    )
     resume.add_argument("--json", action="store_true", help="print the engine's events, one a line")
     resume.set_defaults(run=resume_command)
 
@@ -64,13 +75,13 @@ def train_command(arguments: argparse.Namespace) -> int:
 
 def resume_command(arguments: argparse.Namespace) -> int:
     """Raises: StudioError."""
-    folder = run_folder(arguments.folder)
+    folder, ways = run_folder(arguments.folder), tuple(arguments.ways)
     with Told(quiet=arguments.json) as told, Engine(told) as engine:
         with Reader(told) as reader:
-            ready = reader.ask(reading.ResumeReady, reading.CheckResume, run=str(folder))
+            ready = reader.ask(reading.ResumeReady, reading.CheckResume, run=str(folder), ways=ways)
         if not arguments.json:
             print_text(f"{folder.name} goes on after step {ready.step:,}.")
-        return follow_run(engine, folder, told, as_json=arguments.json)[0]
+        return follow_run(engine, folder, told, as_json=arguments.json, ways=ways)[0]
 
 
 def settings_from(file: Path, changes: Iterable[str]) -> RunConfig:
@@ -98,11 +109,16 @@ def prepare_run(
         )
 
 
-def follow_run(engine: Engine, folder: Path, told: Told, as_json: bool) -> tuple[int, events.RunFinished]:
-    """Trains and tells. Gives the exit status. Raises: StudioError where the run fails."""
+def follow_run(
+    engine: Engine, folder: Path, told: Told, as_json: bool, ways: Sequence[Way] = ()
+) -> tuple[int, events.RunFinished]:
+    """Trains and tells. Gives the exit status. Raises: StudioError where the run fails.
+
+    ways: to take less memory from now on
+    """
     if as_json:
         print_json(engine.ready)
-    engine.say(commands.Train(run=str(folder)))
+    engine.say(commands.Train(run=str(folder), ways=tuple(ways)))
     lines = _Lines(told)
     with engine.stopped_by_ctrl_c(lambda: engine.say(commands.StopTraining())) as stopped:
         for event in _events_of_run(engine, folder):
@@ -113,8 +129,15 @@ def follow_run(engine: Engine, folder: Path, told: Told, as_json: bool) -> tuple
             if isinstance(event, events.RunFinished):
                 return (STOPPED if stopped() and event.state != "finished" else 0), event
             if isinstance(event, events.RunFailed):
-                raise ToldError(event.error.message, event.error.hint, told=as_json)
+                hint = " ".join(filter(None, (event.error.hint, _how_to_resume(event, folder))))
+                raise ToldError(event.error.message, hint, told=as_json)
     raise AssertionError("events() ends by raising")
+
+
+def _how_to_resume(failed: events.RunFailed, folder: Path) -> str:
+    """With less memory; empty where nothing was found that would take less."""
+    ways = " ".join(failed.ways)
+    return f"To resume it: qlora-studio resume {folder} --with one of: {ways}" if ways else ""
 
 
 def _events_of_run(engine: Engine, folder: Path) -> Iterator[events.EngineEvent]:

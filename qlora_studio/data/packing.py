@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +34,19 @@ class Update:
     def rows(self) -> tuple[int, ...]:
         """Indices of all rows, in the order they are computed."""
         return tuple(row for batch in self.micro_batches for pack in batch for row in pack)
+
+
+def lessened(update: Update, most_packs: int, left_out: Collection[int] = ()) -> Update:
+    """The same rows in micro-batches of at most `most_packs` packs, without those left out.
+
+    No micro-batch where no row is left. The loss of an update is over all its rows, however they are spread.
+    """
+    batches: list[MicroBatch] = []
+    for batch in update.micro_batches:
+        kept = [tuple(row for row in pack if row not in left_out) for pack in batch] if left_out else batch
+        packs = [pack for pack in kept if pack]
+        batches += [tuple(packs[i : i + most_packs]) for i in range(0, len(packs), most_packs)]
+    return Update(tuple(batches))
 
 
 def plan_epoch(

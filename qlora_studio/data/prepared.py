@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,11 @@ class MappedRows:
             raise IndexError(index)
         at = int(np.searchsorted(self._starts, index, side="right")) - 1
         return self._parts[at].row(index - int(self._starts[at]))
+
+    def places_of(self, rows: Collection[int]) -> frozenset[int]:
+        """Where these rows of the imported data set lie; empty for those that don't."""
+        numbers = np.concatenate([*(part.rows for part in self._parts), np.array([], np.int64)])
+        return frozenset(np.flatnonzero(np.isin(numbers, list(rows))).tolist())
 
 
 class _Part:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from types import CodeType
 
-from qlora_studio.data.packing import plan_epoch
 from qlora_studio.engine import training
 from qlora_studio.engine.prepared_run import PreparedRun
-from qlora_studio.memory.correction import EXACT, estimated_bytes
+from qlora_studio.memory.correction import EXACT, computes_padding, estimated_bytes
+from qlora_studio.runs.less_memory import Way, ways_for
 
 _MOST_ROWS = 4  # that are named, the longest first
 _PHASES: dict[CodeType, str] = {
@@ -33,6 +33,32 @@ def autopsy_words(error: BaseException, run: PreparedRun) -> str:
     return " ".join(filter(None, said))
 
 
+def ways_out(error: BaseException, run: PreparedRun) -> tuple[tuple[Way, ...], tuple[int, ...]]:
+    """What would take less memory, and the rows that the run could go on without."""
+    in_a_step = _code_of_phase(error) is training._step.__code__
+    rows = _too_long(run) if in_a_step else ()
+    recomputed = run.recomputed_layers >= run.layers
+    return ways_for(run.record, run.less, recomputed=recomputed, rows=rows), rows
+
+
+def _too_long(run: PreparedRun) -> tuple[int, ...]:
+    """The longest rows of the batch, until what is left of it is no more than what was computed before. At
+    least one, never all that there are. None where padding makes all batches alike.
+    """
+    if computes_padding(run.config, run.device.kind):
+        return ()
+    batch = _largest_batch(run)
+    tokens = sum(length for _, length in batch)
+    most = run.largest_batch or tokens - 1
+    rows = []
+    for row, length in batch:
+        if tokens <= most:
+            break
+        rows.append(row)
+        tokens -= length
+    return tuple(sorted(rows)) if len(rows) < len(run.rows.train) else ()
+
+
 def _code_of_phase(error: BaseException) -> CodeType | None:
     frame = error.__traceback__
     while frame is not None:
@@ -52,27 +78,27 @@ def _held(run: PreparedRun) -> str:
 
 
 def _rows(run: PreparedRun) -> str:
-    """Of the update in hand: the micro-batch with the most tokens."""
-    config, position = run.config, run.position
-    lengths = run.rows.train.lengths
-    plan = plan_epoch(
-        lengths,
-        seq_len=config.data.seq_len,
-        packing=config.data.packing,
-        seed=config.training.seed,
-        epoch=position.epoch,
-        batch_size=config.training.batch_size,
-        accumulation=config.training.gradient_accumulation,
-    )
-    if position.update >= len(plan):
+    batch = _largest_batch(run)
+    if not batch:
         return ""
-    batches = [[row for pack in batch for row in pack] for batch in plan[position.update].micro_batches]
-    rows = max(batches, key=lambda batch: sum(int(lengths[row]) for row in batch))
-    longest = sorted(rows, key=lambda row: int(lengths[row]), reverse=True)[:_MOST_ROWS]
-    named = ", ".join(f"{row + 1:,} ({int(lengths[row]):,} tokens)" for row in longest)
-    if len(rows) == 1:
+    named = ", ".join(f"{row + 1:,} ({tokens:,} tokens)" for row, tokens in batch[:_MOST_ROWS])
+    if len(batch) == 1:
         return f"Its largest batch was training row {named}."
-    return f"Its largest batch had {len(rows):,} rows, the longest of them training rows {named}."
+    return f"Its largest batch had {len(batch):,} rows, the longest of them training rows {named}."
+
+
+def _largest_batch(run: PreparedRun) -> list[tuple[int, int]]:
+    """Of the update in hand: rows of the micro-batch with the most tokens, as the data set numbers them, and
+    their tokens. The longest first.
+    """
+    position, rows = run.position, run.rows.train
+    plan = run.plan(position.epoch)
+    if position.update >= len(plan):
+        return []
+    batches = [[row for pack in batch for row in pack] for batch in plan[position.update].micro_batches]
+    largest = max(batches, key=lambda batch: sum(int(rows.lengths[row]) for row in batch), default=[])
+    longest_first = sorted(largest, key=lambda row: int(rows.lengths[row]), reverse=True)
+    return [(rows[row].row, int(rows.lengths[row])) for row in longest_first]
 
 
 def _gib(count: int) -> str:

@@ -52,8 +52,10 @@ class Jobs:
             yield from self._work(command)
         except Exception as error:  # noqa: BLE001  # the command's edge: the engine lives on
             _log.error("%s failed", type(command).__name__, exc_info=error)
-            yield CommandFailed(id=getattr(command, "id", 0), error=self._problem(error))
-            if is_out_of_memory(error):
+            short = is_out_of_memory(error)
+            command_id = getattr(command, "id", 0)
+            yield CommandFailed(id=command_id, error=self._problem(error), out_of_memory=short)
+            if short:
                 self._chat.rest()
                 self.holder.let_go()
 
@@ -63,7 +65,7 @@ class Jobs:
         if isinstance(command, Train):
             run = Path(command.run)
             with log_in(run / LOG_FILE):
-                yield from run_training(run, self.holder, self._inbox.wish)
+                yield from run_training(run, self.holder, self._inbox.wish, command.ways)
         elif isinstance(command, LoadModel):
             yield from self._chat.load(command)
         elif isinstance(command, Generate):

@@ -17,6 +17,7 @@ OPTIMIZER_FILE = "optimizer.safetensors"
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
 _MOST_FLAT = 2**31 - 1  # numbers: bitsandbytes counts them in 32 bit
+_NUMBERS_A_SCALE = 256  # of the 8-bit state, as bitsandbytes has it
 
 NOT_PAGED = "The optimizer is AdamW in 32 bit; on a processor it isn't paged."
 
@@ -24,6 +25,7 @@ NOT_PAGED = "The optimizer is AdamW in 32 bit; on a processor it isn't paged."
 class AdapterOptimizer:
     """Moves the adapter's weights; its state can be saved and put back, tensor by tensor, by their names.
 
+    A state that was saved in 32 bit can be put back into the 8-bit optimizer, not the other way.
     On a card all weights of an optimizer in 32 bit lie in one flat tensor, so that an update is one kernel
     and not one for each of hundreds of small tensors. The 8-bit optimizer keeps a scale for 256 numbers of
     one weight: there each weight stays for itself.
@@ -111,6 +113,8 @@ class AdapterOptimizer:
         # Its buffers may lie in paged memory: they are made by bitsandbytes, then filled.
         self._optimizer.init_state(self._optimizer.param_groups[0], weight, 0, place)
         state = self._optimizer.state[weight]
+        if "absmax1" in state and "absmax1" not in values:
+            values = _in_8_bit(values, state)
         if state.keys() != values.keys():
             raise StudioError(f"{file} was written by another kind of optimizer.")
         for key, value in values.items():
@@ -169,6 +173,22 @@ class FlatWeights:
         if not isinstance(value, Tensor) or value.numel() != self.weight.numel():
             return value
         return value.view(-1).split_with_sizes(self._sizes)[number].view(self._weights[number].shape)
+
+
+def _in_8_bit(values: Mapping[str, Tensor], state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """A state in 32 bit as the 8-bit optimizer keeps it, by its own maps, a scale for each 256 numbers.
+
+    state: the 8-bit one of this weight, of which the maps are taken
+    """
+    from bitsandbytes.functional import quantize_blockwise
+
+    found = {"step": values["step"]}
+    for number in ("1", "2"):
+        code = state[f"qmap{number}"]
+        full = values[f"state{number}"].to(code.device)
+        quantized, scales = quantize_blockwise(full.contiguous(), code=code, blocksize=_NUMBERS_A_SCALE)
+        found |= {f"state{number}": quantized, f"qmap{number}": code, f"absmax{number}": scales.absmax}
+    return found
 
 
 def _of_weight(name: str, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:

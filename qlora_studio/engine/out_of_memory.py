@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import torch
 
 from qlora_studio.config.run_config import RunConfig
 from qlora_studio.engine.device import Device
 from qlora_studio.protocol.events import Problem
+from qlora_studio.runs.less_memory import Way, named_rows
 
 _ON_CPU = re.compile(r"you tried to allocate (\d+) bytes")
 _ON_CARD = re.compile(r"Tried to allocate ([\d.]+) ([KMG]iB)")
@@ -28,21 +30,33 @@ def out_of_memory(
     device: Device,
     config: RunConfig | None,
     held: str = "",
-    recomputed: bool = True,
+    ways: str = "",
 ) -> Problem:
     """doing: such as "at step 12", "while loading the model".
 
-    held:       sentences on what was in memory
-    recomputed: whether all layers were recomputed already; where not, a run that goes on does so
+    held: sentences on what was in memory
+    ways: in which the run itself can go on with less, in words
     """
     needed, free = _needed_bytes(str(error)), device.free_bytes()
     where = device.name if device.is_cuda else "The machine"
     amount = f": {_gib(needed)} more were needed, {_gib(free)} are free" if needed else ""
     message = f"{where} ran out of memory {doing}{amount}. {held}".rstrip()
-    if recomputed or config is None:
+    if not ways:
         return Problem(message, _hint(config))
-    again = "Resume it to recompute all layers: slower, less memory, the same result."
-    return Problem(message, f"{again} {_hint(config, recompute=False)}")
+    return Problem(message, f"Resume it {ways}. {_hint(config, resumed=True)}")
+
+
+def ways_in_words(ways: Sequence[Way], rows_at_once: int, rows: Sequence[int]) -> str:
+    """As "Resume it ..." goes on. rows_at_once: as they are now; rows: that can be left out."""
+    half = f"{-(-rows_at_once // 2):,} {'row' if rows_at_once <= 2 else 'rows'}"
+    words = {
+        "recompute": "with all layers recomputed (slower, the same result)",
+        "half_rows": f"with {half} at once (each update has the same rows)",
+        "eight_bit": "with the optimizer's state in 8 bit",
+        "without_rows": f"without training {'row' if len(rows) == 1 else 'rows'} {named_rows(rows)}",
+    }
+    said = [words[way] for way in ways]
+    return said[0] if len(said) == 1 else f"{', '.join(said[:-1])}, or {said[-1]}" if said else ""
 
 
 def _needed_bytes(message: str) -> int | None:
@@ -53,14 +67,14 @@ def _needed_bytes(message: str) -> int | None:
     return None
 
 
-def _hint(config: RunConfig | None, *, recompute: bool = True) -> str:
-    """The changes that cost least, first. recompute: whether that is among them."""
+def _hint(config: RunConfig | None, *, resumed: bool = False) -> str:
+    """The changes that cost least, first. resumed: what a run can do itself is told already."""
     if config is None:
         return "Close other programs that use its memory, or choose a smaller model."
     ways = []
-    if recompute and config.training.recompute != "all":
+    if not resumed and config.training.recompute != "all":
         ways.append("recompute all layers")
-    if config.training.batch_size > 1:
+    if not resumed and config.training.batch_size > 1:
         batch, times = config.training.batch_size, config.training.gradient_accumulation
         rows = f"{batch // 2} {'row' if batch // 2 == 1 else 'rows'}"
         ways.append(f"{rows} per step with {times * 2} accumulated")

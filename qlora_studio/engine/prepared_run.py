@@ -8,12 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import torch
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from qlora_studio.config.run_config import SHAPE_PREFIX, RunConfig
-from qlora_studio.data.packing import Batch, MicroBatch, collate, evaluation_batches, steps_in
+from qlora_studio.data.packing import (
+    Batch,
+    MicroBatch,
+    Update,
+    collate,
+    evaluation_batches,
+    lessened,
+    plan_epoch,
+    steps_in,
+)
 from qlora_studio.data.prepared import PreparedRows, check_content, open_prepared
 from qlora_studio.data.tokenized_row import TokenizedRows
 from qlora_studio.engine.adapters import AdaptedModel, decoder_layers
@@ -38,16 +48,21 @@ from qlora_studio.engine.trainer_state import (
     require_same,
 )
 from qlora_studio.engine.update import Updater, first_loss_scale
+from qlora_studio.errors import StudioError
 from qlora_studio.memory.correction import correction
 from qlora_studio.memory.promise import promise
 from qlora_studio.models.shapes import model_shape
 from qlora_studio.runs.checkpoints import resume_point
-from qlora_studio.runs.metrics_search import ran_out_of_memory
+from qlora_studio.runs.less_memory import (
+    LessMemory,
+    Way,
+    less_after,
+    read_less_memory,
+    write_less_memory,
+)
 from qlora_studio.runs.run_record import RunRecord
 from qlora_studio.runs.run_writer import RunWriter
 from qlora_studio.runs.samples import SAMPLES_FILE, read_samples
-
-_LESS_MEMORY = "All layers are recomputed, as the run was short of memory before; its result is the same."
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +70,7 @@ class Start:
     """What a run folder says before its model is loaded.
 
     saved:    of the newest sound checkpoint, and its folder; None: the run has none yet
+    less:     what the run does otherwise than its settings say, to take less memory
     """
 
     rows: PreparedRows
@@ -62,10 +78,14 @@ class Start:
     saved: TrainerState | None
     checkpoint: Path | None
     storage: Storage
+    less: LessMemory
 
 
-def read_start(writer: RunWriter, device: Device) -> Start:
-    """Raises: StudioError naming the file that is damaged, or the setting that differs (R2, R3)."""
+def read_start(writer: RunWriter, device: Device, ways: Sequence[Way] = ()) -> Start:
+    """ways: to take less memory, kept in the folder from now on.
+
+    Raises: StudioError naming the file that is damaged, or the setting that differs (R2, R3).
+    """
     record = writer.record
     rows = open_prepared(Path(record.prepared.folder))
     check_content(rows)
@@ -79,7 +99,16 @@ def read_start(writer: RunWriter, device: Device) -> Start:
     if saved and point.path:
         require_same(saved.fixed, fixed, point.path)
     storage = Storage(model.quantization, model.double_quant, dtype)
-    return Start(rows, fixed, saved, point.path, storage)
+    return Start(rows, fixed, saved, point.path, storage, _less_from_now_on(writer, ways, saved))
+
+
+def _less_from_now_on(writer: RunWriter, ways: Sequence[Way], saved: TrainerState | None) -> LessMemory:
+    less = less_after(writer.folder, writer.record, ways)
+    if saved is not None:
+        less = less.joined(saved.less)
+    if less != (read_less_memory(writer.folder) or LessMemory()):
+        write_less_memory(writer.folder, less)
+    return less
 
 
 def total_steps(record: RunRecord, rows: PreparedRows) -> int:
@@ -117,10 +146,15 @@ class PreparedRun:
         seed_everything(training.seed)
         adapted.add_new(ADAPTER, self.config.lora, training.seed)
         self.layers = len(decoder_layers(adapted.causal_lm))
-        self._short_of_memory = ran_out_of_memory(self.folder)
+        self.less = start.less
+        self.rows_at_once = self.less.rows_of(self.record)
+        self._left_out = self.rows.train.places_of(self.less.left_out)
+        if len(self._left_out) == len(self.rows.train):
+            raise StudioError("Every row is left out of this run.", hint="Start a new run with other rows.")
+        self.largest_batch = 0  # tokens of a micro-batch that was computed in this sitting
         self.recomputed_layers = self._layers_to_recompute()
         self.not_compiled = self._compile()
-        self.optimizer = AdapterOptimizer(adapted.trained_parameters(ADAPTER), training)
+        self.optimizer = AdapterOptimizer(adapted.trained_parameters(ADAPTER), self.as_computed.training)
         self.noise = _noise(training.neftune_alpha, training.seed, self.device.torch_device)
         self.position = Position(loss_scale=first_loss_scale(adapted.base.storage.compute_dtype))
         if start.saved and start.checkpoint:
@@ -137,8 +171,32 @@ class PreparedRun:
             self.rows.validation.lengths,
             seq_len=self.config.data.seq_len,
             packing=self.config.data.packing,
-            batch_size=training.batch_size,
+            batch_size=self.rows_at_once,
         )
+
+    @property
+    def as_computed(self) -> RunConfig:
+        """The settings that memory goes by: what is done to take less counts."""
+        training = msgspec.structs.replace(self.config.training, batch_size=self.rows_at_once)
+        if self.less.eight_bit_optimizer:
+            training = msgspec.structs.replace(training, optimizer="paged_adamw_8bit")
+        return msgspec.structs.replace(self.config, training=training)
+
+    def plan(self, epoch: int) -> list[Update]:
+        """The updates of a pass; the same seed gives the same ones. Empty where all its rows are left out."""
+        config = self.config
+        updates = plan_epoch(
+            self.rows.train.lengths,
+            seq_len=config.data.seq_len,
+            packing=config.data.packing,
+            seed=config.training.seed,
+            epoch=epoch,
+            batch_size=config.training.batch_size,
+            accumulation=config.training.gradient_accumulation,
+        )
+        if self.less.rows_at_once or self._left_out:
+            return [lessened(update, self.rows_at_once, self._left_out) for update in updates]
+        return updates
 
     @property
     def model(self) -> PreTrainedModel:
@@ -158,8 +216,7 @@ class PreparedRun:
     @property
     def notes(self) -> tuple[str, ...]:
         """What runs otherwise than asked."""
-        less = (_LESS_MEMORY,) if self._short_of_memory else ()
-        return (*self.optimizer.notes, *less)
+        return (*self.optimizer.notes, *self.less.words(self.record))
 
     def updater(self) -> Updater:
         """Makes the updates."""
@@ -189,7 +246,8 @@ class PreparedRun:
     def trainer_state(self) -> TrainerState:
         """As it is now, for a checkpoint."""
         noise = self.noise.random if self.noise else None
-        return TrainerState(position=self.position, random=take_random_state(noise), fixed=self.fixed)
+        random = take_random_state(noise)
+        return TrainerState(position=self.position, random=random, fixed=self.fixed, less=self.less)
 
     def _has_samples(self) -> bool:
         """Whether every prompt was answered where the run goes on."""
@@ -212,19 +270,19 @@ class PreparedRun:
         pad_id = self.rows.info.pad_id
         if not (self.device.is_cuda and self.config.data.packing):
             return collate(micro_batch, rows, pad_id=pad_id)
-        height = self.config.training.batch_size
-        return collate(micro_batch, rows, pad_id=pad_id, length=self.config.data.seq_len, height=height)
+        length, height = self.config.data.seq_len, self.rows_at_once
+        return collate(micro_batch, rows, pad_id=pad_id, length=length, height=height)
 
     def _layers_to_recompute(self) -> int:
         asked = self.config.training.recompute
         layers = self.layers
-        if self._short_of_memory:
+        if self.less.recompute_all:
             return layers
         if asked == "auto":  # not resolved when the run was made
             shape = model_shape(self.config.model.path)
             return promise(
                 shape,
-                self.config,
+                self.as_computed,
                 device=self.device.kind,
                 device_bytes=self.device.memory_bytes,
                 free_bytes=self.device.free_bytes() + self.adapted.base.weight_bytes,

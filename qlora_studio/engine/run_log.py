@@ -52,7 +52,7 @@ class RunLog:
         elif isinstance(event, RunFailed):
             # A full disk only pauses a run: it goes on once there is room (R9).
             state: State = "paused" if event.cause == "disk" else "failed"
-            self._save(state, cause=event.cause, message=event.error.message, hint=event.error.hint)
+            self._save(state, failed=event)
         elif time.monotonic() - self._written >= _STATE_S:
             self._save("running")
 
@@ -60,9 +60,7 @@ class RunLog:
         self,
         state: State,
         adapter: str | None = None,
-        cause: str = "",
-        message: str = "",
-        hint: str = "",
+        failed: RunFailed | None = None,
     ) -> None:
         position = self._position
         self._writer.save_state(
@@ -80,9 +78,11 @@ class RunLog:
                 peak_bytes=self._peak_bytes,
                 tokens_per_second=self._tokens_per_second,
                 adapter=adapter,
-                cause=cause,
-                message=message,
-                hint=hint,
+                cause=failed.cause if failed else "",
+                message=failed.error.message if failed else "",
+                hint=failed.error.hint if failed else "",
+                ways=failed.ways if failed else (),
+                rows=failed.rows if failed else (),
             )
         )
         self._written = time.monotonic()

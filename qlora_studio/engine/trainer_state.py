@@ -11,6 +11,7 @@ import msgspec
 from qlora_studio.config.run_config import DataConfig, LoraConfig, ModelConfig, TrainingConfig
 from qlora_studio.engine.random_state import RandomState
 from qlora_studio.errors import StudioError
+from qlora_studio.runs.less_memory import LessMemory
 from qlora_studio.runs.run_record import Hashes, RunRecord
 
 TRAINER_FILE = "trainer.json"
@@ -58,12 +59,13 @@ class Fixed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TrainerState(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole file."""
+    """The whole file. `less`: what the run did to take less memory."""
 
     schema_version: int = SCHEMA_VERSION
     position: Position
     random: RandomState
     fixed: Fixed
+    less: LessMemory = LessMemory()
 
 
 def fixed_of(record: RunRecord, rows_sha256: str, total_steps: int, compute_dtype: str) -> Fixed:

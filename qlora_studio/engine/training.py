@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from qlora_studio.data.packing import Update, plan_epoch
+from qlora_studio.data.packing import Update
 from qlora_studio.engine.adapters import NonFiniteError
 from qlora_studio.engine.checkpointing import checkpoint_bytes, write_checkpoint, write_finished_adapter
 from qlora_studio.engine.evaluation import EvaluationResult, evaluate
@@ -111,25 +111,19 @@ class _Planned:
 
 
 def _updates(run: PreparedRun) -> Iterator[_Planned]:
-    """From the position on; the same seed gives the same updates."""
-    config = run.config
-    while run.position.step < run.total_steps:
-        epoch = run.position.epoch
-        plan = plan_epoch(
-            run.rows.train.lengths,
-            seq_len=config.data.seq_len,
-            packing=config.data.packing,
-            seed=config.training.seed,
-            epoch=epoch,
-            batch_size=config.training.batch_size,
-            accumulation=config.training.gradient_accumulation,
-        )
-        for index in range(run.position.update, len(plan)):
-            if run.position.step >= run.total_steps:
+    """From the position on; the same seed gives the same updates. One without rows is passed over."""
+    position = run.position
+    while position.step < run.total_steps:
+        epoch = position.epoch
+        plan = run.plan(epoch)
+        for index in range(position.update, len(plan)):
+            if position.step >= run.total_steps:
                 return
-            yield _Planned(plan[index], epoch, index, len(plan))
+            if plan[index].micro_batches:
+                yield _Planned(plan[index], epoch, index, len(plan))
         if not plan:
             return
+        position.epoch, position.update = epoch + 1, 0
 
 
 def _step(run: PreparedRun, updater: Updater, planned: _Planned) -> StepFinished:
@@ -140,6 +134,7 @@ def _step(run: PreparedRun, updater: Updater, planned: _Planned) -> StepFinished
     rate = learning_rate(position.step + 1, run.total_steps, training)
     result = updater.update(batches, rate, position)
     seconds = max(time.monotonic() - start, 1e-9)
+    run.largest_batch = max(run.largest_batch, *(batch.tokens for batch in batches))
     _advance(run, planned, result)
     tokens = sum(batch.tokens for batch in batches)
     learned = sum(batch.learned_tokens for batch in batches)

@@ -12,11 +12,11 @@ import msgspec
 from qlora_studio.config.run_config import SHAPE_PREFIX, RunConfig
 from qlora_studio.data.tokenizer import load_tokenizer
 from qlora_studio.engine.adapters import AdaptedModel, NonFiniteError
-from qlora_studio.engine.autopsy import autopsy_words, phase_of
+from qlora_studio.engine.autopsy import autopsy_words, phase_of, ways_out
 from qlora_studio.engine.checkpointing import ADAPTER, checkpoint_bytes
 from qlora_studio.engine.compute_dtype import name_of
 from qlora_studio.engine.model_holder import ModelHolder
-from qlora_studio.engine.out_of_memory import is_out_of_memory, out_of_memory
+from qlora_studio.engine.out_of_memory import is_out_of_memory, out_of_memory, ways_in_words
 from qlora_studio.engine.prepared_run import PreparedRun, read_start
 from qlora_studio.engine.training import train
 from qlora_studio.engine.wish import Wish
@@ -33,6 +33,7 @@ from qlora_studio.protocol.events import (
     StepFinished,
 )
 from qlora_studio.protocol.lines import EVENTS
+from qlora_studio.runs.less_memory import Way
 from qlora_studio.runs.run_state import RunState
 from qlora_studio.runs.run_writer import RunWriter
 from qlora_studio.runs.space import DiskFullError, checkpoints_need, require_space
@@ -41,14 +42,19 @@ _log = logging.getLogger(__name__)
 _FIRST_STEPS = 2  # slower than the rest: memory is allocated, kernels are chosen
 
 
-def run_training(folder: Path, holder: ModelHolder, wish: Callable[[], Wish]) -> Iterator[EngineEvent]:
-    """The last event is RunFinished or RunFailed. It comes once the lock is free: a resume may follow."""
+def run_training(
+    folder: Path, holder: ModelHolder, wish: Callable[[], Wish], ways: Sequence[Way] = ()
+) -> Iterator[EngineEvent]:
+    """The last event is RunFinished or RunFailed. It comes once the lock is free: a resume may follow.
+
+    ways: to take less memory from now on
+    """
     try:
         writer = RunWriter(folder)
     except StudioError as error:
         yield _failed(folder, 0, "error", Problem(error.message, error.hint))
         return
-    job = _TrainingJob(writer, holder)
+    job = _TrainingJob(writer, holder, ways)
     end: RunFinished | RunFailed
     try:
         end = yield from job.run(wish)
@@ -64,8 +70,9 @@ def run_training(folder: Path, holder: ModelHolder, wish: Callable[[], Wish]) ->
 class _TrainingJob:
     """One sitting of a run."""
 
-    def __init__(self, writer: RunWriter, holder: ModelHolder) -> None:
+    def __init__(self, writer: RunWriter, holder: ModelHolder, ways: Sequence[Way]) -> None:
         self._writer = writer
+        self._ways = ways
         self._holder = holder
         self._run: PreparedRun | None = None
         self._doing = "before training"
@@ -87,7 +94,7 @@ class _TrainingJob:
 
     def _prepare(self) -> Generator[EngineEvent, None, PreparedRun]:
         config, device = self._writer.record.config, self._holder.device
-        start = read_start(self._writer, device)
+        start = read_start(self._writer, device, self._ways)
         self._doing = "while loading the model"
         adapted = yield from self._holder.hold(config.model.path, start.storage)
         self._doing = "while preparing the run"
@@ -111,8 +118,7 @@ class _TrainingJob:
     def failure(self, error: Exception) -> RunFailed:
         folder, step = self._writer.folder, self._run.position.step if self._run else 0
         if is_out_of_memory(error):
-            problem = self._out_of_memory(error, step)
-            return _failed(folder, step, "out_of_memory", problem)
+            return self._out_of_memory(error, step)
         if isinstance(error, StudioError):
             causes = {DiskFullError: "disk", NonFiniteError: "non_finite"}
             cause = next((word for kind, word in causes.items() if isinstance(error, kind)), "error")
@@ -122,18 +128,22 @@ class _TrainingJob:
             folder, step, "error", Problem(words[:2000], "The log has the details; please report it.")
         )
 
-    def _out_of_memory(self, error: Exception, step: int) -> Problem:
+    def _out_of_memory(self, error: Exception, step: int) -> RunFailed:
         run, device, config = self._run, self._holder.device, self._writer.record.config
         if run is None:
-            return out_of_memory(error, self._doing, device, config)
-        return out_of_memory(
+            problem = out_of_memory(error, self._doing, device, config)
+            return _failed(self._writer.folder, step, "out_of_memory", problem)
+        ways, rows = ways_out(error, run)
+        problem = out_of_memory(
             error,
             phase_of(error, step) or self._doing,
             device,
             config,
             held=_held_by(run, error),
-            recomputed=run.recomputed_layers >= run.layers,
+            ways=ways_in_words(ways, run.rows_at_once, rows),
         )
+        failed = _failed(self._writer.folder, step, "out_of_memory", problem)
+        return msgspec.structs.replace(failed, ways=ways, rows=rows)
 
     def record(self, failed: RunFailed) -> None:
         """Into the run folder, where that can still be written to."""
@@ -219,7 +229,7 @@ def _remember(run: PreparedRun, speeds: list[float]) -> None:
 
 
 def _remember_peak(run: PreparedRun, measured: dict[str, int]) -> None:
-    config = run.config
+    config = run.as_computed
     training = msgspec.structs.replace(config.training, recompute=run.recomputed_layers)
     remember_peak(
         run.device.name,
@@ -243,4 +253,6 @@ def _state_of(failed: RunFailed) -> RunState:
         cause=failed.cause,
         message=failed.error.message,
         hint=failed.error.hint,
+        ways=failed.ways,
+        rows=failed.rows,
     )

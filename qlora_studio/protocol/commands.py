@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import msgspec
 
+from qlora_studio.runs.less_memory import Way
+
 
 class Command(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
     """Anything the engine is told."""
 
 
 class Train(Command, frozen=True, tag="train"):
-    """Run the folder from its newest sound checkpoint, or from the start where it has none."""
+    """Run the folder from its newest sound checkpoint, or from the start where it has none.
+
+    ways: to take less memory from now on, kept in the run's `less_memory.json`
+    """
 
     run: str
+    ways: tuple[Way, ...] = ()
 
 
 class StopTraining(Command, frozen=True, tag="stop_training"):

@@ -145,12 +145,18 @@ class RunFinished(Event, frozen=True, tag="run_finished"):
 
 
 class RunFailed(Event, frozen=True, tag="run_failed"):
-    """The run ended by an error. `cause`: error | out_of_memory | non_finite | disk | died."""
+    """The run ended by an error. `cause`: error | out_of_memory | non_finite | disk | died.
+
+    ways: after out of memory, what would take less: recompute | half_rows | eight_bit | without_rows
+    rows: that "without_rows" means, as `StepFinished` numbers them
+    """
 
     error: Problem
     run: str | None = None
     step: int = 0
     cause: str = "error"
+    ways: tuple[str, ...] = ()
+    rows: tuple[int, ...] = ()
 
 
 class TextGenerated(Event, frozen=True, tag="text_generated"):
@@ -306,10 +312,11 @@ class SampleModelReady(Event, frozen=True, tag="sample_model_ready"):
 
 
 class CommandFailed(Event, frozen=True, tag="command_failed"):
-    """A command other than a run was refused, or failed."""
+    """A command other than a run was refused, or failed. `out_of_memory`: for want of the device's memory."""
 
     id: int
     error: Problem
+    out_of_memory: bool = False
 
 
 EngineEvent = (

@@ -12,6 +12,7 @@ from qlora_studio.data.report import Finding, ImportReport
 from qlora_studio.data.token_view import Lengths, Token
 from qlora_studio.models.report import ModelReport
 from qlora_studio.protocol.events import Problem
+from qlora_studio.runs.less_memory import Way
 
 # Requests
 
@@ -156,9 +157,13 @@ class SuggestSamples(Request, frozen=True, tag="suggest_samples"):
 
 
 class CheckResume(Request, frozen=True, tag="check_resume"):
-    """May this run go on? Its data, model and template must be as they were."""
+    """May this run go on? Its data, model and template must be as they were.
+
+    ways: to take less memory, of which each must change something
+    """
 
     run: str
+    ways: tuple[Way, ...] = ()
 
 
 class PrepareEvaluation(Request, frozen=True, tag="prepare_evaluation"):

@@ -39,6 +39,7 @@ from qlora_studio.reader.model_hash import model_sha256
 from qlora_studio.reader.model_text import ModelTexts
 from qlora_studio.runs.checkpoints import resume_point
 from qlora_studio.runs.folder import create_run, open_run
+from qlora_studio.runs.less_memory import less_after
 from qlora_studio.runs.run_record import Hashes, Prepared, RunRecord, read_record
 from qlora_studio.runs.space import require_space
 from qlora_studio.runs.trained_template import refuse_other_template
@@ -127,6 +128,7 @@ def check_resume(request: reading.CheckResume, texts: ModelTexts, told: Told) ->
     if run.state.state == "finished":
         raise StudioError(f"{folder.name} is finished.", hint="Start a new run to train on.")
     point = resume_point(folder)
+    less_after(folder, run.record, request.ways)
     config, hashes = run.record.config, run.record.hashes
     if not config.model.path.startswith(SHAPE_PREFIX):
         _refuse_changed_model(folder, config, hashes, texts, told)

@@ -41,6 +41,12 @@ def write_file_durably(path: Path, data: bytes) -> None:
     fsync_folder(path.parent)
 
 
+def drop_torn(path: Path) -> None:
+    """What a writer that was killed left of `path` beside it. Raises: OSError."""
+    for temporary in path.parent.glob(f".{path.name}.*.tmp"):
+        os.unlink(temporary)
+
+
 def write_new_file(path: Path, data: bytes) -> None:
     """A file that must not exist yet, on the disk when this returns."""
     write_new_blocks(path, (data,))

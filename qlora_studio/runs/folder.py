@@ -22,6 +22,7 @@ from qlora_studio.runs.durable import (
     rename_durably,
     write_new_file,
 )
+from qlora_studio.runs.less_memory import LessMemory, read_less_memory
 from qlora_studio.runs.lock import is_locked
 from qlora_studio.runs.metrics import METRICS_FILE
 from qlora_studio.runs.notes import Notes, read_notes
@@ -46,6 +47,7 @@ class Run:
     locked:       an engine writes to it, this window's or another's (R8)
     newer:        written by a newer version: it can be looked at, not continued (R15)
     unknown_keys: settings that only a newer version knows
+    less_memory:  what it does otherwise than its settings say, since it was short of memory
     """
 
     folder: Path
@@ -56,6 +58,7 @@ class Run:
     newer: bool
     unknown_keys: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    less_memory: LessMemory | None = None
 
     @property
     def name(self) -> str:
@@ -141,6 +144,11 @@ def open_run(folder: Path) -> Run:
         raise StudioError(f"{folder} is no run folder, or a link.")
     read = read_record(folder)
     state, warnings = standing_of(folder, read.record)
+    less_memory = None
+    try:
+        less_memory = read_less_memory(folder)
+    except StudioError as error:  # resuming refuses; looking at the run goes on
+        warnings = (*warnings, error.message)
     return Run(
         folder=folder,
         record=read.record,
@@ -150,6 +158,7 @@ def open_run(folder: Path) -> Run:
         newer=read.newer,
         unknown_keys=read.unknown_keys,
         warnings=warnings,
+        less_memory=less_memory,
     )
 
 

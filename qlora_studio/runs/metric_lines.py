@@ -81,6 +81,8 @@ class FailedLine(_Line, tag="run_failed"):
     error: ProblemText = ProblemText()
     step: Count = 0
     cause: str = "error"
+    ways: tuple[str, ...] = ()
+    rows: tuple[Count, ...] = ()
 
 
 Line = StepLine | StartLine | EvaluationLine | CheckpointLine | FinishedLine | FailedLine

@@ -39,6 +39,7 @@ from qlora_studio.runs.durable import (
 )
 from qlora_studio.runs.evaluations import EVALUATIONS_FILE
 from qlora_studio.runs.folder import open_run, renamed_to_a_free_name
+from qlora_studio.runs.less_memory import LESS_MEMORY_FILE
 from qlora_studio.runs.manifest import FileEntry
 from qlora_studio.runs.metrics import METRICS_FILE
 from qlora_studio.runs.notes import NOTES_FILE
@@ -61,6 +62,7 @@ _SINGLE_FILES = (
     SAMPLES_FILE,
     EVALUATIONS_FILE,
     TEMPLATE_FILE,
+    LESS_MEMORY_FILE,
 )
 _NAME = re.compile(
     rf"(?:{'|'.join(map(re.escape, _SINGLE_FILES))}"

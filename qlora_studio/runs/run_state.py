@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from qlora_studio.runs.durable import read_file, remove_file, write_file_durably
+from qlora_studio.runs.durable import read_file, write_file_durably
 from qlora_studio.runs.metric_lines import Count
 from qlora_studio.runs.space import saving
 
@@ -23,6 +23,8 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     """The last known state of a run. The engine writes all but "interrupted": nobody is left to do that.
 
     cause:   why it failed or paused: "" | error | out_of_memory | non_finite | disk | died
+    ways:    after out of memory: what would take less, as `less_memory.Way` has them
+    rows:    of these "without_rows": the training rows, as the imported data set numbers them
     adapter: folder of the finished adapter, relative to the run folder; None where there is none yet
     """
 
@@ -43,6 +45,8 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     cause: str = ""
     message: str = ""
     hint: str = ""
+    ways: tuple[str, ...] = ()
+    rows: tuple[Count, ...] = ()
 
 
 class ReadState(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,12 +76,6 @@ def read_state(folder: Path) -> ReadState:
         return ReadState(state=None, warning=f"{STATE_FILE} can't be read: {error.strerror}")
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return ReadState(state=None, warning=f"{STATE_FILE} is damaged; it was not used")
-
-
-def drop_torn_states(folder: Path) -> None:
-    """Temporary files of a writer that was killed. Raises: OSError."""
-    for path in folder.glob(f".{STATE_FILE}.*.tmp"):
-        remove_file(path)
 
 
 class _Version(msgspec.Struct):

@@ -9,12 +9,13 @@ from types import TracebackType
 from qlora_studio.config.setting import check_limits
 from qlora_studio.errors import StudioError
 from qlora_studio.runs.checkpoints import CHECKPOINTS_FOLDER, save_checkpoint
-from qlora_studio.runs.durable import LineAppender, is_real_folder
+from qlora_studio.runs.durable import LineAppender, drop_torn, is_real_folder
+from qlora_studio.runs.less_memory import LESS_MEMORY_FILE
 from qlora_studio.runs.lock import RunLock
 from qlora_studio.runs.manifest import sync_files
 from qlora_studio.runs.metrics import METRICS_FILE
 from qlora_studio.runs.run_record import RECORD_FILE, RunRecord, read_record
-from qlora_studio.runs.run_state import RunState, drop_torn_states, write_state
+from qlora_studio.runs.run_state import STATE_FILE, RunState, write_state
 from qlora_studio.runs.samples import SAMPLES_FILE
 from qlora_studio.runs.space import saving
 from qlora_studio.runs.staged_folder import finish_interrupted_writes, write_folder_durably
@@ -113,6 +114,7 @@ def _record_to_continue(folder: Path) -> RunRecord:
 def _tidy(folder: Path) -> None:
     """What a writer that was killed left half done."""
     finish_interrupted_writes(folder)
-    drop_torn_states(folder)
+    for file in (STATE_FILE, LESS_MEMORY_FILE):
+        drop_torn(folder / file)
     if is_real_folder(folder / CHECKPOINTS_FOLDER):
         finish_interrupted_writes(folder / CHECKPOINTS_FOLDER)

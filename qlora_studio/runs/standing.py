@@ -66,6 +66,8 @@ def _rebuilt(folder: Path, record: RunRecord, metrics: Metrics) -> RunState:
         cause=failed.cause,
         message=failed.error.message,
         hint=failed.error.hint,
+        ways=failed.ways,
+        rows=failed.rows,
     )
 
 

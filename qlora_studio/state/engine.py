@@ -13,6 +13,7 @@ from PySide6.QtCore import QObject, QTimer, Signal
 from qlora_studio.client.engine_thread import EngineThread
 from qlora_studio.memory.devices import process_bytes
 from qlora_studio.protocol import commands, events
+from qlora_studio.runs.less_memory import Way
 
 HEARTBEAT_MS = 5_000
 SILENCE_S = 30.0
@@ -103,12 +104,15 @@ class EngineState(QObject):
         pid = self._thread.pid if self._thread is not None else None
         return process_bytes(pid) if pid is not None else None
 
-    def train(self, run: Path, name: str = "") -> None:
-        """From the newest sound checkpoint, or from the start. The device must be free."""
+    def train(self, run: Path, name: str = "", ways: tuple[Way, ...] = ()) -> None:
+        """From the newest sound checkpoint, or from the start. The device must be free.
+
+        ways: to take less memory from now on
+        """
         assert self.run is None, "one device, one run"
         self.run, self._name = run, name
         self.step, self.total_steps, self._last_checkpoint = 0, 0, None
-        self.say(commands.Train(run=str(run)))
+        self.say(commands.Train(run=str(run), ways=ways))
         self._now(Doing.STARTING, f"Starting {self.run_name}", "accent")
 
     def rename(self, run: Path, name: str) -> None:
@@ -233,6 +237,8 @@ class EngineState(QObject):
                 self.run = None
                 self._stopping = False
                 self._now(Doing.NOTHING, event.error.message, "bad")
+                if event.cause == "out_of_memory":
+                    self.release()  # only a process that is gone has given all of its memory back
             case events.ExportProgress():
                 self._now(Doing.EXPORTING, _with_bytes(event), "accent")
             case (
@@ -241,9 +247,12 @@ class EngineState(QObject):
                 | events.EvaluationReport()
                 | events.SampleModelReady()
                 | events.WeightsScanned()
-                | events.CommandFailed()
             ):
                 self._now_idle()
+            case events.CommandFailed():
+                self._now_idle()
+                if event.out_of_memory and self.run is None:
+                    self.release()
             case events.ModelLoaded() if self.run is None:
                 self._now_idle()
 
@@ -312,7 +321,7 @@ class EngineState(QObject):
         if reason or lost is not None:
             self._now(Doing.NOTHING, f"The engine ended ({reason or 'asked to'}).", "bad")
             self.ended.emit(reason or "asked to")
-        elif self.tone != "warn":
+        elif self.tone not in ("warn", "bad"):
             self._now_idle()
         self.changed.emit()
 

@@ -15,6 +15,7 @@ from qlora_studio.memory.devices import card_reading, ram_reading
 from qlora_studio.protocol import reading
 from qlora_studio.protocol.events import Problem
 from qlora_studio.runs.folder import remove_unstarted
+from qlora_studio.runs.less_memory import Way
 from qlora_studio.state.background import Background
 from qlora_studio.state.engine import EngineState
 from qlora_studio.state.preferences import PreferencesState
@@ -59,6 +60,7 @@ class Launcher(QObject):
         self._next: Callable[[], None] | None = None  # once the sample model is there
         self.words = ""
         self.name = ""
+        self._ways: tuple[Way, ...] = ()  # to take less memory, of a run that is to go on
         self.folder: Path | None = None  # of the run that is to go on; None for a new one
         sample_model.made.connect(self._on_sample_model_made)
         sample_model.failed.connect(self._fail)
@@ -99,11 +101,14 @@ class Launcher(QObject):
         """The bundled model on the bundled data. Ends in `prepared` or `failed`."""
         self.start(sample_preset().config, SAMPLE_RUN)
 
-    def resume(self, run: Path, name: str) -> None:
-        """Checks that nothing changed, then trains on. Ends in `resumed` or `failed`."""
-        self.name, self.folder = name, run
+    def resume(self, run: Path, name: str, ways: tuple[Way, ...] = ()) -> None:
+        """Checks that nothing changed, then trains on. Ends in `resumed` or `failed`.
+
+        ways: to take less memory from now on
+        """
+        self.name, self.folder, self._ways = name, run, ways
         self._now("Checking the run's files")
-        self._watch(self._reader.ask(reading.CheckResume, run=str(run)))
+        self._watch(self._reader.ask(reading.CheckResume, run=str(run), ways=ways))
 
     def cancel(self) -> None:
         """Nothing has been started yet; what the reader or the engine began for it is cleared away."""
@@ -137,7 +142,7 @@ class Launcher(QObject):
             # In a turn of its own: to start the engine and to show the run is more than a tenth of a second.
             QTimer.singleShot(0, self, partial(self.prepared.emit, answer))
         elif isinstance(answer, reading.ResumeReady):
-            self._engine.train(Path(answer.run), self.name)
+            self._engine.train(Path(answer.run), self.name, self._ways)
             self.resumed.emit(Path(answer.run))
 
     def _on_too_late(self, answer: reading.Answer) -> None:

@@ -14,6 +14,7 @@ from qlora_studio.errors import StudioError
 from qlora_studio.protocol import events
 from qlora_studio.protocol.reading import RunPrepared
 from qlora_studio.runs.folder import Run
+from qlora_studio.runs.less_memory import WAYS
 from qlora_studio.runs.metrics_search import rows_of_step
 from qlora_studio.runs.samples import Sample
 from qlora_studio.state import run_reading
@@ -217,11 +218,12 @@ class MonitorState(QObject):
         if self._live:
             self._engine.save_now()
 
-    def resume(self) -> None:
-        """From the newest sound checkpoint."""
+    def resume(self, action: Action = Action.RESUME) -> None:
+        """From the newest sound checkpoint, and with what the action does to take less memory."""
         if self.folder is not None and not self.why_no_resume:
             self.problem = ""
-            self._launcher.resume(self.folder, self.name)
+            ways = tuple(way for way in WAYS if way == action.value)
+            self._launcher.resume(self.folder, self.name, ways)
 
     def cancel(self) -> None:
         """Before anything is trained: as if it had never been asked."""

@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Any
 
 from qlora_studio.runs.folder import Run
+from qlora_studio.runs.less_memory import WAYS
 
 
 class Action(Enum):
@@ -16,9 +17,14 @@ class Action(Enum):
     EXPORT = "export"
     RESUME = "resume"
     HALF_RATE = "half_rate"  # a new run with half the learning rate
-    HALF_ROWS = "half_rows"  # a new run with half the rows at once, twice as many times
-    EIGHT_BIT = "eight_bit"  # a new run with the 8-bit paged optimizer
+    RECOMPUTE = "recompute"  # resumed, with all layers recomputed
+    HALF_ROWS = "half_rows"  # resumed, with half the rows at once, twice as many times
+    EIGHT_BIT = "eight_bit"  # resumed, with the 8-bit paged optimizer
+    WITHOUT_ROWS = "without_rows"  # resumed, without the rows that took most
     LOG = "log"
+
+
+RESUMING = frozenset({Action.RESUME, *map(Action, WAYS)})  # the run itself goes on
 
 
 @dataclass(frozen=True)
@@ -26,12 +32,14 @@ class Ending:
     """One banner. tone: ok | warn | bad | accent.
 
     at_pause: where Pause was, Resume stands; the banner needs no button for it
+    rows:     how many a run that goes on without them leaves out
     """
 
     tone: str
     words: str
     actions: tuple[Action, ...] = ()
     at_pause: bool = False
+    rows: int = 0
 
 
 def ending(run: Run, resume_step: int | None, died: str = "", is_first: bool = False) -> Ending | None:
@@ -72,16 +80,9 @@ def left(run: Run) -> int:
 def changes_for(action: Action, run: Run) -> dict[str, Any]:
     """Settings of a new run: dotted key -> value; empty where the action changes nothing of this run's."""
     training = run.record.config.training
-    rows, times = training.batch_size, training.gradient_accumulation
-    match action:
-        case Action.HALF_RATE:
-            return {"training.learning_rate": training.learning_rate / 2}
-        case Action.HALF_ROWS if rows % 2 == 0:
-            return {"training.batch_size": rows // 2, "training.gradient_accumulation": times * 2}
-        case Action.EIGHT_BIT if run.record.device == "cuda" and training.optimizer != "paged_adamw_8bit":
-            return {"training.optimizer": "paged_adamw_8bit"}
-        case _:
-            return {}
+    if action is Action.HALF_RATE:
+        return {"training.learning_rate": training.learning_rate / 2}
+    return {}
 
 
 def _paused(run: Run) -> str:
@@ -94,12 +95,14 @@ def _paused(run: Run) -> str:
 
 def _failed(run: Run, resume_step: int | None) -> Ending:
     state = run.state
-    words = f"{state.message} {state.hint}".strip() or f"The run failed at step {state.step:,}."
+    hint = "" if state.ways else state.hint  # the buttons say it
+    words = f"{state.message} {hint}".strip() or f"The run failed at step {state.step:,}."
     if resume_step:
         words += f" Step {resume_step:,} is sound."
     if state.cause == "out_of_memory":
-        less = (action for action in (Action.HALF_ROWS, Action.EIGHT_BIT) if changes_for(action, run))
-        return Ending("bad", words, (Action.RESUME, *less, Action.LOG))
+        ways = tuple(Action(way) for way in WAYS if way in state.ways)
+        plain = () if Action.RECOMPUTE in ways else (Action.RESUME,)  # as the engine resumes it by itself
+        return Ending("bad", words, (*ways, *plain, Action.LOG), rows=len(state.rows))
     if state.cause == "non_finite":
         return Ending("bad", words, (Action.HALF_RATE, Action.RESUME, Action.LOG))
     return Ending("bad", words, (Action.RESUME, Action.LOG))

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from qlora_studio.data.packing import collate
 from qlora_studio.data.prepared import EncodedSample
+from qlora_studio.engine.learned_loss import learned_loss
 from qlora_studio.engine.wish import Wish
 from qlora_studio.protocol.events import ModelLoaded, StepFinished
+from qlora_studio.runs.folder import open_run
+from qlora_studio.runs.less_memory import (
+    LESS_MEMORY_FILE,
+    LessMemory,
+    read_less_memory,
+    write_less_memory,
+)
 from qlora_studio.runs.metrics_search import ran_out_of_memory
-from tests.engine.tiny import events_of, make_model, make_rows, make_run, of_kind
+from tests.engine.tiny import events_of, losses, make_model, make_rows, make_run, of_kind
 
 IN_A_STEP = "qlora_studio.engine.update.learned_loss"
 
@@ -90,7 +101,7 @@ def test_a_run_that_goes_on_recomputes_all_layers_and_learns_the_same_bits(  # R
     assert not ran_out_of_memory(run)
 
     end = failed(run, monkeypatch, IN_A_STEP)
-    assert "Resume it to recompute all layers" in end.error.hint
+    assert "Resume it with all layers recomputed (slower, the same result)" in end.error.hint
     assert ran_out_of_memory(run)
     events = events_of(run)
 
@@ -101,13 +112,107 @@ def test_a_run_that_goes_on_recomputes_all_layers_and_learns_the_same_bits(  # R
     assert (run / "run.json").read_bytes() == before
 
 
+def batches(run: Path) -> list[tuple[int, ...]]:
+    """Rows of each update of an unbroken run."""
+    return [step.rows for step in of_kind(events_of(run), StepFinished)]
+
+
+@pytest.mark.parametrize("packing", [True, False], ids=["packed", "one by one"])
+def test_half_the_rows_at_once_learn_the_same(  # R14
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, packing: bool
+) -> None:
+    settings = {"training__steps": 5, "training__batch_size": 3, "data__packing": packing}
+    unbroken = of_kind(events_of(make_run(tmp_path, model, **settings)), StepFinished)
+    run = make_run(tmp_path, model, **settings)
+    before = (run / "run.json").read_bytes()
+    assert "half_rows" in failed(run, monkeypatch, IN_A_STEP).ways
+
+    at_once: list[int] = []
+
+    def counted(micro_batch: Any, *rest: Any, **more: Any) -> Any:
+        at_once.append(len(micro_batch))
+        return collate(micro_batch, *rest, **more)
+
+    monkeypatch.setattr("qlora_studio.engine.prepared_run.collate", counted)
+    events = events_of(run, ways=("half_rows",))
+
+    assert max(at_once) == 2
+    steps = of_kind(events, StepFinished)
+    assert [step.rows for step in steps] == [step.rows for step in unbroken[2:]]
+    assert losses(steps) == pytest.approx(losses(unbroken[2:]), rel=1e-5)
+    assert (run / "run.json").read_bytes() == before  # R6
+    assert read_less_memory(run) == LessMemory(rows_at_once=2)
+    assert any("2 rows at once instead of 3" in note for note in of_kind(events, ModelLoaded)[0].notes)
+
+
+def test_a_run_goes_on_without_the_rows_that_took_most(  # R14
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"data__packing": False, "training__epochs": 2.0, "training__batch_size": 1}
+    settings |= {"training__gradient_accumulation": 1}
+    rows = make_rows(6)
+    rows[4] = replace(rows[4], ids=np.full(31, 5, np.int32), weights=np.ones(31, np.float32), row=40)
+    unbroken = batches(make_run(tmp_path, model, rows, **settings))
+    run = make_run(tmp_path, model, rows, **settings)
+    at = unbroken.index((40,))
+
+    end = failed(run, monkeypatch, IN_A_STEP, after_step=at)
+    assert (at > 0, end.rows) == (True, (40,))
+    assert "without training row 41." in end.error.hint
+    assert open_run(run).state.rows == end.rows
+    events = events_of(run, ways=("without_rows",))
+
+    computed = [step.rows for step in of_kind(events, StepFinished)]
+    kept = [update for update in unbroken if update != (40,)]
+    assert computed[: len(kept) - at] == kept[at:]
+    assert (40,) not in computed
+    assert (events[-1].state, events[-1].step) == ("finished", len(unbroken))
+
+
+def test_what_a_run_does_to_take_less_is_in_its_checkpoints_too(  # R3
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path, model, training__steps=6)
+    failed(run, monkeypatch, IN_A_STEP)
+    events_of(run, Wish.PAUSE, after_step=1, ways=("half_rows",))
+    (run / LESS_MEMORY_FILE).unlink()
+
+    events_of(run)
+
+    assert read_less_memory(run) == LessMemory(recompute_all=True, rows_at_once=1)
+
+
+def test_rows_are_offered_to_be_left_out_only_where_that_takes_less(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alike = [replace(make_rows(1)[0], row=place) for place in range(12)]
+    run = make_run(tmp_path, model, alike, data__packing=False, training__batch_size=1)
+    calls = iter(range(5))  # two in each step
+
+    def fails_at_last(*given: Any) -> Any:
+        return learned_loss(*given) if next(calls) < 4 else out_of_memory()
+
+    monkeypatch.setattr(IN_A_STEP, fails_at_last)
+    end = events_of(run)[-1]
+
+    assert (end.step, end.rows, "without_rows" in end.ways) == (2, (), False)
+
+
+def test_a_run_without_any_row_is_refused(tmp_path: Path, model: Path) -> None:
+    run = make_run(tmp_path, model, make_rows(4))
+    write_less_memory(run, LessMemory(left_out=(0, 1, 2, 3)))
+    end = events_of(run)[-1]
+    assert "Every row is left out" in end.error.message
+
+
 def test_a_run_that_recomputes_all_layers_already_promises_no_more_of_it(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run(tmp_path, model, training__steps=4, training__recompute="all")
     end = failed(run, monkeypatch, IN_A_STEP)
-    assert "Resume" not in end.error.hint
-    assert end.error.hint.startswith("In a new run try")
+    assert "recompute" not in end.ways
+    assert end.error.hint.startswith("Resume it with 1 row at once (each update has the same rows)")
+    assert "recompute" not in end.error.hint
 
 
 def test_a_device_that_can_not_be_asked_is_still_out_of_memory(

@@ -104,7 +104,7 @@ def test_running_out_of_memory_is_a_result_and_the_next_run_works(  # R14
     assert (failed.cause, failed.step) == ("out_of_memory", 0)
     assert "2.50 GiB more were needed" in failed.error.message
     assert "at step 1" in failed.error.message
-    assert "recompute all layers" in failed.error.hint
+    assert "all layers recomputed" in failed.error.hint
     assert events_of(run, holder=holder)[-1].state == "finished"
 
 

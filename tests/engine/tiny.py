@@ -22,6 +22,7 @@ from qlora_studio.engine.training_job import run_training
 from qlora_studio.engine.wish import Wish
 from qlora_studio.protocol.events import StepFinished
 from qlora_studio.runs.folder import create_run
+from qlora_studio.runs.less_memory import Way
 from qlora_studio.runs.run_record import Hashes, Prepared, RunRecord
 
 E = TypeVar("E")
@@ -152,6 +153,7 @@ def events_of(
     after_step: int = 0,
     once: bool = False,
     holder: ModelHolder | None = None,
+    ways: tuple[Way, ...] = (),
 ) -> list[Any]:
     """All events of a sitting; `wish` is said once update number `after_step` is made."""
     events: list[Any] = []
@@ -164,7 +166,7 @@ def events_of(
         said = True
         return wish
 
-    for event in run_training(run, holder or ModelHolder(CPU), wished):
+    for event in run_training(run, holder or ModelHolder(CPU), wished, ways):
         events.append(event)
     return events
 

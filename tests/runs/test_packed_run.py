@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from qlora_studio.errors import StudioError
 from qlora_studio.runs.checkpoints import checkpoints
 from qlora_studio.runs.folder import create_run, open_run
+from qlora_studio.runs.less_memory import LessMemory, write_less_memory
 from qlora_studio.runs.lock import RunLock
 from qlora_studio.runs.packed_run import Unpacked, pack_run, unpack_run
 from qlora_studio.runs.run_record import Prepared
@@ -37,6 +38,7 @@ def run(home: Path) -> Path:
     run = create_run(home / "runs", msgspec.structs.replace(RECORD, prepared=Prepared(folder=str(rows))))
     save(run, 2, 4)
     (run / "metrics.jsonl").write_bytes(b'{"type":"x"}\n')
+    write_less_memory(run, LessMemory(rows_at_once=2))
     (run / "engine.log").write_text("a folder of this machine")
     return run
 
@@ -61,6 +63,7 @@ def test_a_run_comes_out_as_it_went_in(run: Path, packed: Path, elsewhere: Path)
     ]
     assert (unpacked.folder / "metrics.jsonl").read_bytes() == (run / "metrics.jsonl").read_bytes()
     assert not (unpacked.folder / "engine.log").exists()
+    assert open_run(unpacked.folder).less_memory == LessMemory(rows_at_once=2)
     record = open_run(unpacked.folder).record
     assert record.prepared.folder == str(unpacked.folder / "rows")
     assert (unpacked.folder / "rows" / "train.arrow").stat().st_size == 1_500_000

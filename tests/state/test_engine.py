@@ -213,3 +213,27 @@ def _step(step):
         elapsed_s=1.0,
         time=0.0,
     )
+
+
+@pytest.mark.fault(17)
+def test_after_out_of_memory_the_process_ends_and_what_is_asked_next_goes_to_another(training, silent):  # R14
+    silent.hear(events.RunFailed(error=Problem("Out of memory."), run=str(RUN), cause="out_of_memory"))
+    assert silent.engines[0].hung_up
+    training.train(RUN, ways=("half_rows",))
+    assert silent.last_said(commands.Train).ways == ()  # it waits for the process to be gone
+    silent.engines[0].end()
+    assert silent.engines[1].said == [commands.Train(run=str(RUN), ways=("half_rows",))]
+
+
+@pytest.mark.fault(17)
+@pytest.mark.parametrize("short", [True, False])
+def test_a_chat_that_runs_out_of_memory_ends_the_process_too(engine, silent, short):
+    reply = engine.command(commands.Generate, prompt_ids=(1,))
+    silent.hear(events.CommandFailed(id=reply, error=Problem("No."), out_of_memory=short))
+    assert silent.engines[0].hung_up == short
+
+
+def test_what_went_wrong_still_stands_when_the_process_is_gone(training, silent):
+    silent.hear(events.RunFailed(error=Problem("Out of memory."), run=str(RUN), cause="out_of_memory"))
+    silent.engines[0].end()
+    assert training.words == "Out of memory."

@@ -83,16 +83,12 @@ def test_a_full_disk_pauses_and_can_go_on(run):  # R9
 
 def test_out_of_memory_offers_only_what_changes_something(run):  # R14
     failed = {"end": "failed", "cause": "out_of_memory"}
-    assert ending(run(**failed), 200).actions == (
-        Action.RESUME,
-        Action.HALF_ROWS,
-        Action.EIGHT_BIT,
-        Action.LOG,
-    )
-    one_row = {"training.batch_size": 1, "training.optimizer": "paged_adamw_8bit"}
-    assert ending(run(**failed, changes=one_row), 200).actions == (Action.RESUME, Action.LOG)
-    on_cpu = ending(run(**failed, device="cpu"), 200).actions
-    assert Action.EIGHT_BIT not in on_cpu
+    told = ending(run(**failed, ways=("half_rows", "recompute", "without_rows"), rows=(3, 9)), 200)
+    assert told.actions == (Action.RECOMPUTE, Action.HALF_ROWS, Action.WITHOUT_ROWS, Action.LOG)
+    assert told.rows == 2
+    already = ending(run(**failed, ways=("half_rows", "eight_bit")), 200).actions
+    assert already == (Action.HALF_ROWS, Action.EIGHT_BIT, Action.RESUME, Action.LOG)
+    assert ending(run(**failed), 200).actions == (Action.RESUME, Action.LOG)
 
 
 def test_losses_that_are_no_number_offer_a_lower_rate_first(run):  # R12

@@ -70,6 +70,8 @@ class Example:
     cause: str = ""
     message: str = ""
     hint: str = ""
+    ways: tuple[str, ...] = ()
+    rows: tuple[int, ...] = ()
     device: str = "cuda"
     loss: float = 0.9
     nan_at: tuple[int, ...] = ()
@@ -123,7 +125,14 @@ def run_events(folder: Path, example: Example) -> Iterator[EngineEvent]:
         yield RunFinished(run=str(folder), step=example.steps, adapter="adapter", state=example.end)
     elif example.end == "failed":
         problem = Problem(example.message, example.hint)
-        yield RunFailed(error=problem, run=str(folder), step=example.steps, cause=example.cause)
+        yield RunFailed(
+            error=problem,
+            run=str(folder),
+            step=example.steps,
+            cause=example.cause,
+            ways=example.ways,
+            rows=example.rows,
+        )
 
 
 def step_event(number: int, example: Example) -> StepFinished:
@@ -207,6 +216,8 @@ def _state(example: Example) -> RunState:
         cause=example.cause,
         message=example.message,
         hint=example.hint,
+        ways=example.ways,
+        rows=example.rows,
     )
 
 

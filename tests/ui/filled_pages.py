@@ -28,6 +28,18 @@ DATA = "/data/support_replies_of_the_last_three_years.jsonl"
 QUESTION = "A baker makes 12 trays of 8 rolls and sells 70 of them. How many rolls are left?"
 ANSWER = "The baker makes 12 x 8 = 96 rolls. After selling 70 of them, 96 - 70 = 26 rolls are left.\n#### 26"
 
+OUT_OF_MEMORY = (
+    "NVIDIA RTX 6000 Ada Generation ran out of memory at step 319: 2.10 GiB more were needed, 0.60 GiB are "
+    "free. Held were weights 5.50, adapter 1.20, optimizer 1.30, and for the computation 39.20 GiB, promised "
+    "were 26.20. Its largest batch had 4 rows, the longest of them training rows 11,402 (2,044 tokens), "
+    "11,977 (2,031 tokens)."
+)
+RESUME_IT = (
+    "Resume it with all layers recomputed (slower, the same result), with 2 rows at once (each update has "
+    "the same rows), with the optimizer's state in 8 bit, or without training rows 11,402, 11,977. In a new "
+    "run try a sequence length of 1,024, or rank 32, or close other programs that use its memory."
+)
+WAYS = ("recompute", "half_rows", "eight_bit", "without_rows")
 REPORT = import_report(
     DATA,
     rows_in=18_420,
@@ -265,6 +277,16 @@ class Filler:
         self.qtbot.waitUntil(lambda: not self.app.monitor.loading and not self.app.monitor.verifying)
         return page
 
+    def monitor_out_of_memory(self) -> Page:
+        """With all that it can go on with."""
+        example = Example(
+            steps=318, evaluate_every=100, end="failed", cause="out_of_memory", message=OUT_OF_MEMORY,
+            hint=RESUME_IT, ways=WAYS, rows=(11_401, 11_976),
+        )  # fmt: skip
+        page = self.shell.open_page("monitor", make_run(self.app.preferences.runs_folder, example))
+        self.qtbot.waitUntil(lambda: not self.app.monitor.loading and not self.app.monitor.verifying)
+        return page
+
     def monitor_live(self) -> Page:
         """While it trains here, after its last save."""
         example = Example(steps=200, evaluate_every=100, tags=("support", "keep"))
@@ -338,6 +360,7 @@ _FILLS: dict[str, Callable[[Filler], Page]] = {
     "runs": Filler.runs,
     "monitor": Filler.monitor,
     "monitor_live": Filler.monitor_live,
+    "monitor_out_of_memory": Filler.monitor_out_of_memory,
     "chat": Filler.chat,
     "export": Filler.export,
     "settings": Filler.settings,

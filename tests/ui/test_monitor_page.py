@@ -232,26 +232,26 @@ def test_out_of_memory_says_what_was_needed_and_free(open_run, make):  # R14
     assert words(page, "monitor_state") == "Out of memory"
 
 
-@pytest.mark.fault(17)
-def test_out_of_memory_offers_a_new_run_with_half_the_rows_and_the_same_mathematics(  # R14
-    open_run, make, app, asked, qtbot
-):
-    page = open_run(make(end="failed", cause="out_of_memory", message="Out of memory."))
-    rows = app.monitor.run.record.config.training
-    click(qtbot, page, "monitor_half_rows")
-    training = app.draft.config.training
-    assert training.batch_size * 2 == rows.batch_size
-    assert training.gradient_accumulation == rows.gradient_accumulation * 2
-    assert training.optimizer == rows.optimizer
-    assert asked == [("train", None)]
+WAYS = ("recompute", "half_rows", "eight_bit", "without_rows")
 
 
 @pytest.mark.fault(17)
-def test_out_of_memory_offers_a_new_run_with_the_8_bit_optimizer(open_run, make, app, asked, qtbot):  # R14
-    page = open_run(make(end="failed", cause="out_of_memory", message="Out of memory."))
-    click(qtbot, page, "monitor_eight_bit")
-    assert app.draft.value("training.optimizer") == "paged_adamw_8bit"
-    assert asked == [("train", None)]
+@pytest.mark.parametrize("way", WAYS)
+def test_out_of_memory_is_resumed_with_less_by_one_click(open_run, make, silent, way):  # R14
+    folder = make(end="failed", cause="out_of_memory", message="Out of memory.", ways=WAYS, rows=(3, 9))
+    page = open_run(folder)
+    assert found(page, "monitor_without_rows").text() == "Resume without 2 rows"
+    found(page, f"monitor_{way}").click()
+    assert silent.asked(reading.CheckResume)[0].ways == (way,)
+    silent.answer(reading.CheckResume, reading.ResumeReady, run=str(folder), step=300)
+    assert silent.last_said(commands.Train) == commands.Train(run=str(folder), ways=(way,))
+
+
+@pytest.mark.fault(17)
+def test_the_keys_resume_what_ran_out_of_memory_as_the_engine_does_by_itself(open_run, make, silent, qtbot):
+    page = open_run(make(end="failed", cause="out_of_memory", message="Out of memory.", ways=WAYS))
+    qtbot.keyClick(page, Qt.Key.Key_P, Qt.KeyboardModifier.ControlModifier)
+    assert silent.asked(reading.CheckResume)[0].ways == ()
 
 
 @pytest.mark.fault(13)

@@ -15,7 +15,7 @@ from qlora_studio.runs.evaluations import Evaluation
 from qlora_studio.state.app import AppState
 from qlora_studio.state.curves import no_points
 from qlora_studio.state.engine import Doing
-from qlora_studio.state.run_end import Action, Ending
+from qlora_studio.state.run_end import RESUMING, Action, Ending
 from qlora_studio.ui import figures
 from qlora_studio.ui.page import SIDE_BELOW, Page
 from qlora_studio.ui.pages.monitor_all_samples import AllSamplesCard
@@ -273,11 +273,11 @@ class MonitorPage(Page):
                 self.app.show_page("chat", folder)
             case Action.EXPORT:
                 self.app.show_page("export", folder)
-            case Action.RESUME:
-                self._state.resume()
-            case Action.HALF_RATE | Action.HALF_ROWS | Action.EIGHT_BIT:
+            case Action.HALF_RATE:
                 self._state.change_for_next(action)
                 self.app.show_page("train")
+            case _ if action in RESUMING:
+                self._state.resume(action)
             case Action.LOG if folder is not None:
                 QDesktopServices.openUrl(QUrl.fromLocalFile(str(folder)))
 
@@ -394,7 +394,7 @@ class MonitorPage(Page):
 
     def _can_resume(self) -> bool:
         state = self._state
-        offered = state.ending is not None and Action.RESUME in state.ending.actions
+        offered = state.ending is not None and not RESUMING.isdisjoint(state.ending.actions)
         return offered and state.resume_step is not None and not state.why_no_resume
 
     def _show_evaluations(self) -> None:
@@ -411,7 +411,7 @@ class MonitorPage(Page):
         shown = Ending("bad", state.problem) if state.problem else state.ending
         if state.live and self.app.engine.doing in _ENDING:
             shown = Ending("accent", self.app.engine.words)
-        why = state.why_no_resume if shown is not None and Action.RESUME in shown.actions else ""
+        why = state.why_no_resume if shown is not None and not RESUMING.isdisjoint(shown.actions) else ""
         banner = (shown, state.resume_step, why)
         if banner == self._shown_banner:
             return

@@ -6,18 +6,20 @@ from collections.abc import Callable
 
 from PySide6.QtCore import QEvent, QObject, QTimer, Signal
 from PySide6.QtGui import QEnterEvent
-from PySide6.QtWidgets import QFrame, QHBoxLayout, QSizePolicy, QWidget
+from PySide6.QtWidgets import QFrame, QHBoxLayout, QSizePolicy, QVBoxLayout, QWidget
 
 from qlora_studio.ui.dress import Dress
 from qlora_studio.ui.icons import TONE_ICONS, tone_color
 from qlora_studio.ui.theme import Tone, theme
 from qlora_studio.ui.widgets.buttons import IconButton, LinkButton
 from qlora_studio.ui.widgets.cards import IconLabel
+from qlora_studio.ui.widgets.flow import Flow
 from qlora_studio.ui.widgets.motion import fade_in
 from qlora_studio.ui.widgets.text import PlainLabel, set_property
 
 TOAST_SECONDS = 6
 MOST_TOASTS = 3
+MOST_BESIDE = 3  # buttons beside the words of a banner
 
 _BANNER_ICONS = TONE_ICONS | {Tone.OK: "circle-check", Tone.ACCENT: "info"}
 
@@ -39,22 +41,31 @@ class Banner(QFrame):
         self._close = IconButton("x", "Close this notice", name=f"{name}_close", small=True)
         self._close.clicked.connect(self._on_close)
         self._buttons: list[QWidget] = []
-        self._layout = QHBoxLayout(self)
-        self._layout.setContentsMargins(theme().px(14), theme().px(7), theme().px(8), theme().px(7))
-        self._layout.setSpacing(theme().px(10))
-        self._layout.addWidget(self._icon)
-        self._layout.addWidget(self._text, 1)
-        self._layout.addWidget(self._close)
+        self._line = QHBoxLayout()
+        self._line.setSpacing(theme().px(10))
+        self._line.addWidget(self._icon)
+        self._line.addWidget(self._text, 1)
+        self._line.addWidget(self._close)
+        self._below = Flow(gap=8, line_gap=6)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(theme().px(14), theme().px(7), theme().px(8), theme().px(7))
+        layout.setSpacing(theme().px(6))
+        layout.addLayout(self._line)
+        layout.addLayout(self._below)
         self.hide()
 
     def show_text(self, text: str, tone: str = Tone.BAD, *buttons: QWidget, closable: bool = True) -> None:
-        """Replaces what it said; its old buttons are deleted."""
+        """Replaces what it said; its old buttons are deleted. Many buttons stand below the text."""
         for old in self._buttons:
+            (self._below if self._below.indexOf(old) >= 0 else self._line).removeWidget(old)
             old.setParent(None)
             old.deleteLater()
         self._buttons = list(buttons)
         for at, button in enumerate(buttons):
-            self._layout.insertWidget(2 + at, button)
+            if len(buttons) > MOST_BESIDE:
+                self._below.addWidget(button)
+            else:
+                self._line.insertWidget(2 + at, button)
         self._text.setText(text)
         self.setAccessibleName(text)
         self._icon.set_icon(_BANNER_ICONS[Tone(tone)], tone_color(Tone(tone)))

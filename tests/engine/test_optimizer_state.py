@@ -1,0 +1,64 @@
+"""A state in 32 bit put into the 8-bit optimizer: bitsandbytes' own, which a processor can run, too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import bitsandbytes as bnb
+import pytest
+import torch
+from torch import nn
+
+from qlora_studio.config.run_config import TrainingConfig
+from qlora_studio.engine import optimizer as optimizer_module
+from qlora_studio.engine.optimizer import OPTIMIZER_FILE, AdapterOptimizer
+from qlora_studio.errors import StudioError
+
+SHAPES = {"large": (96, 128), "small": (8, 9)}  # below 4,096 numbers it stays in 32 bit
+
+
+def bitsandbytes_one(monkeypatch: pytest.MonkeyPatch, kind: Callable[..., Any]) -> AdapterOptimizer:
+    monkeypatch.setattr(optimizer_module, "_adamw", lambda weights, *_, **__: kind(weights, lr=1e-2))
+    torch.manual_seed(0)
+    weights = [(name, nn.Parameter(torch.randn(shape))) for name, shape in SHAPES.items()]
+    return AdapterOptimizer(weights, TrainingConfig())
+
+
+def stepped(optimizer: AdapterOptimizer, first: int, count: int) -> AdapterOptimizer:
+    for seed in range(first, first + count):
+        torch.manual_seed(seed)
+        for weight in optimizer.parameters.values():
+            weight.grad = torch.randn_like(weight) * 1e-3
+        optimizer.step(1e-2)
+    return optimizer
+
+
+def test_a_state_in_32_bit_goes_on_in_8_bit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    full = stepped(bitsandbytes_one(monkeypatch, bnb.optim.AdamW32bit), 0, 20)
+    full.save(tmp_path)
+    before = [weight.detach().clone() for weight in full.parameters.values()]
+
+    small = bitsandbytes_one(monkeypatch, bnb.optim.AdamW8bit)
+    for weight, value in zip(small.parameters.values(), before, strict=True):
+        weight.data.copy_(value)
+    small.put(tmp_path / OPTIMIZER_FILE)
+
+    kept = small._optimizer.state[small.parameters["large"]]
+    assert kept["state1"].dtype == torch.uint8
+    assert small._optimizer.state[small.parameters["small"]]["state1"].dtype == torch.float32
+    assert small.state_bytes < 0.3 * full.state_bytes
+    stepped(full, 20, 5)
+    stepped(small, 20, 5)
+    for start, ours, exact in zip(before, small.parameters.values(), full.parameters.values(), strict=True):
+        moved, wanted = ours - start, exact - start
+        assert (moved - wanted).norm() < 0.05 * wanted.norm()
+
+
+def test_an_8_bit_state_does_not_go_into_the_32_bit_optimizer(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stepped(bitsandbytes_one(monkeypatch, bnb.optim.AdamW8bit), 0, 1).save(tmp_path)
+    with pytest.raises(StudioError, match="another kind of optimizer"):
+        bitsandbytes_one(monkeypatch, bnb.optim.AdamW32bit).put(tmp_path / OPTIMIZER_FILE)
