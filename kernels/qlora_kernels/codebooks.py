@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from statistics import NormalDist
 
 import torch
 from torch import Tensor
@@ -27,10 +28,40 @@ NF4_VALUES = (
     1.0,
 )
 
+
+def normal_float_values(bits: int = 4) -> tuple[float, ...]:
+    """NormalFloat: what NF4_VALUES are for 4 bits, derived.
+
+    Both halves of a normal distribution are cut at equal steps of probability, one into a value less than the
+    other; 0 is exact, the largest is 1. The outermost step keeps its mean distance from 0 and 1 over the two
+    halves, as their quantiles would be infinite.
+
+    returns: 2 ** bits values, ascending
+    source:  QLoRA, arXiv:2305.14314, section 3 and appendix E
+    """
+    half = 2 ** (bits - 1)
+    outermost = 1 - (1 / (4 * half) + 1 / (4 * half - 2)) / 2
+    quantile = NormalDist().inv_cdf
+    below = [-quantile(_between(outermost, 0.5, step / (half - 1))) for step in range(half - 1)]
+    above = [quantile(_between(outermost, 0.5, step / half)) for step in range(half)]
+    largest = above[0]
+    return tuple(value / largest for value in (*below, 0.0, *reversed(above)))
+
+
+def even_values(bits: int) -> tuple[float, ...]:
+    """The values of a symmetric integer, -1 to 1 at even steps: 2 ** bits - 1 of them, so that 0 is one."""
+    most = 2 ** (bits - 1) - 1
+    return tuple(level / most for level in range(-most, most + 1))
+
+
 # Sign, two bits of exponent, one of fraction; in the order of the codes, so not sorted.
 FP4_VALUES = tuple(
     sign * magnitude / 12.0 for sign in (1, -1) for magnitude in (0.0, 0.0625, 8.0, 12.0, 4.0, 6.0, 2.0, 3.0)
 )
+
+
+def _between(first: float, last: float, share: float) -> float:
+    return first + (last - first) * share
 
 
 @cache

@@ -14,6 +14,7 @@ from torch import Tensor
 from qlora_kernels.codebooks import four_bit_code
 
 _HALF = 1 << 11  # places for the numbers from 0 to 1: bounds lie at least five apart
+PLACES = 2 * _HALF + 1
 _SMALLEST = 1e-38  # divides a block of zeros, as bitsandbytes has it
 
 
@@ -56,8 +57,7 @@ def quantize_4bit(
 def _codes(scaled: Tensor, quant_type: str) -> Tensor:
     """uint8, of float32 from -1 to 1."""
     below, bound, order = _table(quant_type)
-    places = _places(scaled)
-    rank = below.index_select(0, places).add_(scaled > bound.index_select(0, places))
+    rank = ranks_in(scaled, below, bound)
     return rank if quant_type == "nf4" else order.index_select(0, rank.int())
 
 
@@ -69,14 +69,31 @@ def _table(quant_type: str) -> tuple[Tensor, Tensor, Tensor]:
     code = four_bit_code(quant_type, torch.device("cpu"))
     order = torch.argsort(code)
     bounds = (code[order[:-1]] + code[order[1:]]) / 2
-    below = torch.zeros(2 * _HALF + 1, dtype=torch.uint8)
-    bound = torch.full((2 * _HALF + 1,), torch.inf)
-    for place, value in zip(_places(bounds).tolist(), bounds.tolist(), strict=True):
+    return *table_of(bounds), order.to(torch.uint8)
+
+
+def table_of(bounds: Tensor) -> tuple[Tensor, Tensor]:
+    """uint8 [PLACES], how many bounds lie at places below; float32 [PLACES], the bound at it or infinity.
+
+    bounds: float32, ascending, at most 255, no two of them at one place
+    """
+    below = torch.zeros(PLACES, dtype=torch.uint8)
+    bound = torch.full((PLACES,), torch.inf)
+    for place, value in zip(places_of(bounds).tolist(), bounds.tolist(), strict=True):
         below[place + 1 :] += 1
         bound[place] = value
-    return below, bound, order.to(torch.uint8)
+    return below, bound
 
 
-def _places(scaled: Tensor) -> Tensor:
-    """int32; the larger a number, the further its place, or the same."""
+def ranks_in(scaled: Tensor, below: Tensor, bound: Tensor) -> Tensor:
+    """uint8 [n]: how many bounds lie below each number.
+
+    scaled: float32 [n], from -1 to 1
+    """
+    places = places_of(scaled)
+    return below.index_select(0, places).add_(scaled > bound.index_select(0, places))
+
+
+def places_of(scaled: Tensor) -> Tensor:
+    """int32 from 0 to PLACES - 1; the larger a number from -1 to 1, the further its place, or the same."""
     return (scaled * _HALF).add_(_HALF).int().clamp_(0, 2 * _HALF)

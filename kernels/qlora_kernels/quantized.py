@@ -109,7 +109,7 @@ def quantize_4bit(
     sorted_code, code_of_rank = code.sort(stable=True)
     bounds = (sorted_code[:-1] + sorted_code[1:]) / 2
 
-    blocks = _in_blocks(weight, block_size)
+    blocks = in_blocks(weight, block_size)
     absmax = blocks.abs().amax(dim=-1)
     scaled = (blocks * (1.0 / absmax.clamp(min=_SMALLEST_SCALE))[:, None]).clamp(-1, 1)
     codes = code_of_rank[torch.bucketize(scaled, bounds)].to(torch.uint8).view(-1)
@@ -117,7 +117,7 @@ def quantize_4bit(
 
     nested = None
     if double_quant:
-        absmax, nested = _quantize_absmax(absmax)
+        absmax, nested = quantize_absmax(absmax)
     return Quantized4bit(
         packed=packed[: (weight.numel() + 1) // 2].clone(),
         absmax=absmax,
@@ -128,10 +128,14 @@ def quantize_4bit(
     )
 
 
-def _quantize_absmax(absmax: Tensor) -> tuple[Tensor, NestedAbsmax]:
+def quantize_absmax(absmax: Tensor) -> tuple[Tensor, NestedAbsmax]:
+    """The scales of a weight in 8 bits: codes, uint8 [blocks], and what they stand for.
+
+    absmax: float32 [blocks]
+    """
     code = dynamic_8bit_code(absmax.device)
     offset = absmax.mean()  # the scales are all positive: without it half of the code would be idle
-    blocks = _in_blocks(absmax - offset, NESTED_BLOCK_SIZE)
+    blocks = in_blocks(absmax - offset, NESTED_BLOCK_SIZE)
     scale = blocks.abs().amax(dim=-1)
     scaled = blocks * (1.0 / scale.clamp(min=_SMALLEST_SCALE))[:, None]
     if scaled.device.type == "cpu":  # bitsandbytes' CPU library rounds here to the steps of a table
@@ -142,7 +146,8 @@ def _quantize_absmax(absmax: Tensor) -> tuple[Tensor, NestedAbsmax]:
     return codes.view(-1)[: absmax.numel()].clone(), NestedAbsmax(scale, code, offset)
 
 
-def _in_blocks(values: Tensor, block_size: int) -> Tensor:
+def in_blocks(values: Tensor, block_size: int) -> Tensor:
+    """float32 [blocks, block_size], in row order; what is missing of the last one is zero."""
     flat = values.detach().reshape(-1).float()
     missing = -flat.numel() % block_size
     return torch.nn.functional.pad(flat, (0, missing)).view(-1, block_size)
