@@ -48,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
         estimating,
         evaluating,
         exporting,
+        lab,
         reading,
         runs,
         training,
@@ -61,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--page", metavar="NAME", help="open the window on this page")
     parser.add_argument("--run", metavar="FOLDER", dest="open_run", help="open the window on this run")
     subparsers = parser.add_subparsers(metavar="command")
-    modules = (training, reading, estimating, runs, chatting, evaluating, arena, exporting, doctor)
+    modules = (training, reading, estimating, runs, chatting, evaluating, arena, exporting, lab, doctor)
     for module in modules:
         module.add_commands(subparsers)
     return parser

@@ -18,6 +18,7 @@ from qlora_studio.protocol.commands import (
     StopEvaluating,
     StopExport,
     StopGenerating,
+    StopMeasuring,
     StopTraining,
     Train,
 )
@@ -34,7 +35,7 @@ class Inbox:
         self._commands: queue.SimpleQueue[EngineCommand | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._wish = Wish.NOTHING
-        self._stopped: set[int] = set()  # ids of replies, evaluations and exports
+        self._stopped: set[int] = set()  # ids of replies, evaluations, exports and measurements
         self._last_heartbeat: float | None = None
         self._hung_up = threading.Event()
         self.broken = False
@@ -57,7 +58,7 @@ class Inbox:
             self._last_heartbeat = time.monotonic()
         elif isinstance(command, Quit):
             self.hang_up()
-        elif isinstance(command, StopGenerating | StopEvaluating | StopExport):
+        elif isinstance(command, StopGenerating | StopEvaluating | StopExport | StopMeasuring):
             self._stopped.add(command.id)
         elif isinstance(command, StopTraining):
             self._ask(Wish.STOP)
@@ -101,7 +102,7 @@ class Inbox:
             return wish
 
     def is_stopped(self, command_id: int) -> bool:
-        """Whether this reply, evaluation or export is no longer wanted."""
+        """Whether this reply, evaluation, export or measurement is no longer wanted."""
         return self.ends or command_id in self._stopped
 
     def _ask(self, wish: Wish) -> None:

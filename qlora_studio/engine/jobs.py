@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator, Iterator
+from functools import partial
 from pathlib import Path
 
 from qlora_studio.engine.adapter_evaluation import evaluate_adapter
@@ -23,6 +24,7 @@ from qlora_studio.protocol.commands import (
     Generate,
     LoadModel,
     MakeSampleModel,
+    MeasureQuantization,
     ScanWeights,
     Train,
     UnloadModel,
@@ -80,6 +82,12 @@ class Jobs:
             self.holder.let_go()
         elif isinstance(command, ScanWeights):
             yield from scan_weights(command, lambda: self._inbox.ends)
+        elif isinstance(command, MeasureQuantization):
+            from qlora_studio.engine.quantization_lab import measure_quantization
+
+            self.holder.let_go()  # it needs the room, and has a use for no base that is quantized already
+            stopped = partial(self._inbox.is_stopped, command.id)
+            yield from measure_quantization(command, self.holder.device, stopped)
         elif isinstance(command, MakeSampleModel):
             from qlora_studio.engine.sample_model import make_sample_model
 

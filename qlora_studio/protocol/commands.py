@@ -134,6 +134,32 @@ class ScanWeights(Command, frozen=True, tag="scan_weights"):
     model: str
 
 
+class MeasureQuantization(Command, frozen=True, tag="measure_quantization"):
+    """What storing the model's linear layers in few bits does to them, and to the loss on a text.
+
+    out:         file that the report is written to (models/quantization_report.py)
+    block_size:  weights a scale, where one setting of each type is looked at closely
+    prepared:    rows of a text, from the reader; empty: no perplexity
+    tokens:      of the text, at most; 0: as many as take a minute or two on such a device
+    """
+
+    id: int
+    model: str
+    out: str
+    quant_types: tuple[str, ...] = ("nf4", "fp4", "int4", "int8")
+    block_sizes: tuple[int, ...] = (64,)
+    block_size: int = 64
+    prepared: str = ""
+    text: str = ""
+    tokens: int = 0
+
+
+class StopMeasuring(Command, frozen=True, tag="stop_measuring"):
+    """End measurement `id`; nothing is reported."""
+
+    id: int
+
+
 class MakeSampleModel(Command, frozen=True, tag="make_sample_model"):
     """Turn the bundled GGUF into an ordinary model folder, once."""
 
@@ -165,6 +191,8 @@ EngineCommand = (
     | Export
     | StopExport
     | ScanWeights
+    | MeasureQuantization
+    | StopMeasuring
     | MakeSampleModel
     | UnloadModel
     | Heartbeat

@@ -304,6 +304,13 @@ class WeightsScanned(Event, frozen=True, tag="weights_scanned"):
     bad: tuple[str, ...]
 
 
+class QuantizationMeasured(Event, frozen=True, tag="quantization_measured"):
+    """The report lies in the file that was asked for."""
+
+    id: int
+    report: str
+
+
 class SampleModelReady(Event, frozen=True, tag="sample_model_ready"):
     """The bundled model is an ordinary folder now."""
 
@@ -339,6 +346,7 @@ EngineEvent = (
     | ExportProgress
     | ExportFinished
     | WeightsScanned
+    | QuantizationMeasured
     | SampleModelReady
     | CommandFailed
 )

@@ -177,6 +177,18 @@ class PrepareEvaluation(Request, frozen=True, tag="prepare_evaluation"):
     encoding: Encoding = "auto"
 
 
+class PrepareText(Request, frozen=True, tag="prepare_text"):
+    """Tokenize a file for the perplexity of a model: every token of it counts, chats in the model's template.
+
+    Answered by EvaluationPrepared.
+    """
+
+    model: str
+    path: str
+    encoding: Encoding = "auto"
+    seq_len: int = 1024
+
+
 # Answers
 
 
@@ -351,6 +363,7 @@ ReaderRequest = (
     | SuggestSamples
     | CheckResume
     | PrepareEvaluation
+    | PrepareText
 )
 ReaderAnswer = (
     ReaderReady

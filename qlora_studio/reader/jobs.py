@@ -9,7 +9,15 @@ from pathlib import Path
 from qlora_studio.data.data_set import data_set
 from qlora_studio.data.dataset import Dataset, open_dataset
 from qlora_studio.protocol import reading
-from qlora_studio.reader import column_jobs, doctor_jobs, model_jobs, prompt_jobs, row_jobs, run_jobs
+from qlora_studio.reader import (
+    column_jobs,
+    doctor_jobs,
+    model_jobs,
+    prompt_jobs,
+    row_jobs,
+    run_jobs,
+    text_jobs,
+)
 from qlora_studio.reader.model_text import ModelTexts
 
 _TELL_EVERY_S = 0.1
@@ -64,6 +72,8 @@ class Jobs:
                 return run_jobs.check_resume(request, self._texts, told)
             case reading.PrepareEvaluation():
                 return run_jobs.prepare_evaluation(request, self._texts, told)
+            case reading.PrepareText():
+                return text_jobs.prepare_text(request, self._texts, told)
 
     def _open(self, folder: str) -> Dataset:
         if self._dataset is None or self._dataset[0] != folder:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from qlora_studio.state.export import ExportState
     from qlora_studio.state.models import ModelsState
     from qlora_studio.state.monitor import MonitorState
+    from qlora_studio.state.quantization import QuantizationState
     from qlora_studio.state.runs import RunsState
     from qlora_studio.state.train import TrainState
 
@@ -77,6 +78,13 @@ class AppState(QObject):
         from qlora_studio.state.models import ModelsState
 
         return ModelsState(self.reader, self.engine, self.sample_model, self.draft, self.preferences, self)
+
+    @cached_property
+    def quantization(self) -> QuantizationState:
+        """Of the Models page, too."""
+        from qlora_studio.state.quantization import QuantizationState
+
+        return QuantizationState(self.engine, self.reader, self.sample_model, self)
 
     @cached_property
     def data(self) -> DataState:

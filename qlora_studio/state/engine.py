@@ -33,6 +33,7 @@ class Doing(Enum):
     PAUSING = "Pausing"
     CHATTING = "Chat"
     EXPORTING = "Exporting"
+    MEASURING = "Measuring"
 
 
 class EngineState(QObject):
@@ -147,6 +148,8 @@ class EngineState(QObject):
             self._now(Doing.EXPORTING, "Exporting", "accent")
         elif kind is commands.Evaluate:
             self._now(Doing.EVALUATING, "Evaluating", "accent")
+        elif kind is commands.MeasureQuantization:
+            self._now(Doing.MEASURING, "Measuring the quantization", "accent")
         elif kind is commands.LoadModel:
             self._now(Doing.LOADING, "Loading the model", "accent")
         elif kind is commands.MakeSampleModel:
@@ -214,7 +217,8 @@ class EngineState(QObject):
                 self.device = event
             case events.LoadingProgress():
                 count = f": {event.done:,} of {event.total:,}" if event.total else ""
-                self._now(Doing.LOADING, f"{event.words}{count}", "accent")
+                measuring = self.doing is Doing.MEASURING  # layers are loaded one after the other there
+                self._now(Doing.MEASURING if measuring else Doing.LOADING, f"{event.words}{count}", "accent")
             case events.RunStarted():
                 self.step, self.total_steps = event.step, event.total_steps
                 self._now_training()
@@ -247,6 +251,7 @@ class EngineState(QObject):
                 | events.EvaluationReport()
                 | events.SampleModelReady()
                 | events.WeightsScanned()
+                | events.QuantizationMeasured()
             ):
                 self._now_idle()
             case events.CommandFailed():

@@ -38,6 +38,7 @@ _DOING_ICONS = {
     Doing.CHATTING: "messages-square",
     Doing.SAVING: "save",
     Doing.EXPORTING: "package-check",
+    Doing.MEASURING: "gauge",
     Doing.LOADING: "hourglass",
     Doing.STARTING: "hourglass",
 }

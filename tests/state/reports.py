@@ -9,6 +9,13 @@ import numpy as np
 
 from qlora_studio.data.report import ImportReport
 from qlora_studio.data.token_view import Lengths
+from qlora_studio.models.quantization_report import (
+    LayerErrors,
+    Levels,
+    Perplexity,
+    QuantizationReport,
+    QuantSetting,
+)
 from qlora_studio.models.report import ModelReport
 from qlora_studio.models.shapes import known_shape
 
@@ -32,6 +39,50 @@ def model_report(folder: str | Path = "/models/tiny", **changes: Any) -> ModelRe
         "target_modules": ("q_proj",),
     }
     return ModelReport(**values | changes)
+
+
+def quantization_report(**changes: Any) -> QuantizationReport:
+    """Of four layers in NF4, FP4 and INT4, with blocks of 64, and a text."""
+    settings = [
+        QuantSetting(
+            quant_type=kind, block_size=64, double_quant=double,
+            bits_per_weight=4.127 if double else 4.5, relative_error=error,
+        )
+        for kind, error in (("nf4", 0.08), ("fp4", 0.11), ("int4", 0.1))
+        for double in (False, True)
+    ]  # fmt: skip
+    names = [f"model.layers.{at}.mlp.down_proj" for at in range(4)]
+    layers = [
+        LayerErrors(
+            name=name, weights=1000, largest=5.0, errors=tuple(item.relative_error for item in settings)
+        )
+        for name in names
+    ]
+    losses = (("none", False, 0.0), ("nf4", False, 0.03), ("nf4", True, 0.031), ("fp4", False, 0.09),
+              ("int4", False, 0.08))  # fmt: skip
+    values: dict[str, Any] = {
+        "model": "tiny",
+        "weights": 4000,
+        "block_size": 64,
+        "settings": tuple(settings),
+        "layers": tuple(layers),
+        "bins": tuple(range(64)) + tuple(range(64))[::-1],
+        "levels": (
+            Levels(quant_type="nf4", values=tuple(at / 8 - 1 for at in range(16)), counts=(250,) * 16),
+        ),
+        "text": "/data/some.txt",
+        "tokens": 4096,
+        "compute_dtype": "float32",
+        "perplexities": tuple(
+            Perplexity(
+                quant_type=kind, double_quant=double, loss=2.0 + more, error=0.05, more=more, more_error=0.004
+            )
+            for kind, double, more in losses
+        ),
+        "device": "test",
+        "seconds": 1.0,
+    }
+    return QuantizationReport(**values | changes)
 
 
 def import_report(path: str = "/data/chats.jsonl", **changes: Any) -> ImportReport:

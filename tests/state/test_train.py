@@ -230,6 +230,18 @@ def test_no_run_is_started_while_an_evaluation_holds_the_engine(ready, app, sile
     qtbot.waitUntil(lambda: not ready.waits_for)
 
 
+def test_no_run_is_started_while_a_quantization_is_measured(ready, app, silent, tmp_path, qtbot):
+    app.quantization.look_at(str(tmp_path))
+    app.quantization.start()
+    qtbot.waitUntil(lambda: bool(silent.said(commands.MeasureQuantization)))
+    silent.hear(events.LoadingProgress(done=1, total=9, words="Rounding the layers of tiny"))
+    command = silent.last_said(commands.MeasureQuantization)
+    qtbot.waitUntil(lambda: ready.waits_for == "the device")
+    assert _problem(ready, "A model's quantization is being measured, which holds the device.").blocks
+    silent.hear(events.CommandFailed(id=command.id, error=events.Problem("The measurement was stopped.")))
+    qtbot.waitUntil(lambda: not ready.waits_for)
+
+
 def test_the_name_is_made_of_data_and_model_and_is_free(ready, app, qtbot):
     assert ready.name == "chats-tiny"
     _make_run(app, "chats-tiny")

@@ -14,11 +14,19 @@ from qlora_studio.config.data_parts import Fix, MixPart
 from qlora_studio.data.conversation import Message, Row
 from qlora_studio.data.report import Finding, FixCount, PartReport, SkipReason
 from qlora_studio.data.token_view import Lengths, Token
+from qlora_studio.models.quantization_report import report_file
 from qlora_studio.protocol import commands, events, reading
 from qlora_studio.state.app import AppState
 from qlora_studio.ui.page import Page
 from qlora_studio.ui.shell import Shell
-from tests.state.reports import CHECKED_ADAPTER, chat_encoded, counted, import_report, model_report
+from tests.state.reports import (
+    CHECKED_ADAPTER,
+    chat_encoded,
+    counted,
+    import_report,
+    model_report,
+    quantization_report,
+)
 from tests.ui.example_runs import Example, make_run, step_event
 from tests.ui.person import click, found
 from tests.ui.silent import Silent
@@ -144,6 +152,11 @@ class Filler:
         report = model_report(sound, warnings=warnings)
         self.silent.answer(reading.CheckModel, reading.ModelChecked, report=report)
         self.qtbot.waitUntil(lambda: bool(self.app.models.promises()))
+        kept = report_file(sound)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_bytes(msgspec.json.encode(quantization_report()))
+        self.app.quantization.look_at(str(sound), again=True)
+        self.qtbot.waitUntil(lambda: self.app.quantization.report is not None)
         return page
 
     def data(self) -> Page:

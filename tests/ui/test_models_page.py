@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QFileDialog
 
 from qlora_studio.config.run_config import SAMPLE
-from qlora_studio.protocol import commands, reading
+from qlora_studio.models.quantization_report import report_file
+from qlora_studio.protocol import commands, events, reading
 from qlora_studio.ui.pages.models import ModelsPage
-from tests.state.reports import model_report
+from tests.state.reports import model_report, quantization_report
 from tests.ui.person import click, found, words
 
 HOSTILE = "<b>bold</b>\u202egpj.exe"
@@ -150,3 +152,55 @@ def test_a_model_that_home_names_is_shown(added, app):
     assert app.models.chosen == SAMPLE
     added.opened(Path(app.preferences.values.models[0]))
     assert app.models.entry().name == "tiny"
+
+
+@pytest.fixture
+def measured(added, app, folder, qtbot):
+    kept = report_file(folder)
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(msgspec.json.encode(quantization_report()))
+    added.rescan()
+    qtbot.waitUntil(lambda: app.quantization.report is not None)
+    return added
+
+
+def test_what_few_bits_do_is_measured_on_a_click(added, silent, folder, qtbot):
+    assert "Nothing is trained" in words(added, "models_quantization")
+    assert not found(added, "models_lab_found").isVisibleTo(added)
+    click(qtbot, added, "models_lab_all_blocks")
+    click(qtbot, added, "models_lab_measure")
+    qtbot.waitUntil(lambda: bool(silent.said(commands.MeasureQuantization)))
+    command = silent.last_said(commands.MeasureQuantization)
+    assert (command.model, command.prepared, len(command.block_sizes)) == (str(folder), "", 8)
+    silent.hear(events.LoadingProgress(done=3, total=14, words="Rounding the layers of tiny"))
+    assert words(added, "models_lab_doing") == "Rounding the layers of tiny 3 of 14"
+    assert not found(added, "models_lab_measure").isEnabled()
+    click(qtbot, added, "models_lab_stop")
+    assert silent.last_said(commands.StopMeasuring).id == command.id
+
+
+def test_a_text_for_the_perplexity_is_chosen(added, silent, monkeypatch, qtbot):
+    monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: ("/data/some.txt", ""))
+    click(qtbot, added, "models_lab_text")
+    assert silent.asked(reading.PrepareText)[0].path == "/data/some.txt"
+    silent.refuse(reading.PrepareText, "/data/some.txt is empty.", "Choose another.")
+    assert words(added, "models_lab_problem") == "/data/some.txt is empty. Choose another."
+
+
+def test_errors_perplexities_and_claims_are_shown(measured):
+    shown = words(measured, "models_lab_found")
+    assert "NF4 + DQ 4.13 8.0%" in shown
+    assert "16 bit 16.00" in shown
+    assert "Double quantization saves 0.373 bits a weight: holds." in shown
+    assert "FP4 has a lower perplexity than INT4 at the same size: does not hold here." in shown
+    assert "No layer loses far more than the others." in shown
+    assert "4,096 tokens of some.txt" in shown
+    assert "values of NF4 at -1.00, -0.88" in found(measured, "models_lab_levels").accessibleDescription()
+
+
+def test_tables_and_pictures_are_saved_where_one_says(measured, app, tmp_path, monkeypatch, qtbot):
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(tmp_path))
+    with qtbot.waitSignal(app.quantization.saved):
+        click(qtbot, measured, "models_lab_save")
+    assert (tmp_path / "tiny-quantization" / "layers.csv").is_file()
+    assert app.notices.last[-1].text == f"Saved in {tmp_path / 'tiny-quantization'}."

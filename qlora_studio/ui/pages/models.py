@@ -14,6 +14,7 @@ from qlora_studio.state.app import AppState
 from qlora_studio.state.models import Entry
 from qlora_studio.ui.figures import in_gb, in_gib
 from qlora_studio.ui.page import Page
+from qlora_studio.ui.pages.models_quantization import QuantizationCard
 from qlora_studio.ui.pages.tinted_cells import TintedCells
 from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets import (
@@ -70,6 +71,7 @@ class ModelsPage(Page):
     def rescan(self) -> None:
         """F5: checks every model again."""
         self._state.look(again=True)
+        self.app.quantization.look_at(self._state.chosen, again=True)
 
     # Layout -----------------------------------------------------------------------------------------
 
@@ -96,6 +98,8 @@ class ModelsPage(Page):
         self._needs = NeedsCard()
         self.side.addWidget(self._detail)
         self.side.addWidget(self._needs)
+        self._quantization = QuantizationCard(self.app.quantization)
+        self.side.addWidget(self._quantization)
         self.side.addStretch(1)
         for words, keys, slot in (
             ("Use for training", "Return", self._on_use),
@@ -125,6 +129,7 @@ class ModelsPage(Page):
         self._detail.forget.clicked.connect(self._on_forget)
         self._detail.again.clicked.connect(lambda: self._state.check(self._state.chosen))
         self._detail.open_folder.clicked.connect(self._on_open_folder)
+        self.app.quantization.saved.connect(self._on_saved)
 
     def _on_row(self, current: QModelIndex) -> None:
         row = self._proxy.mapToSource(current).row()
@@ -162,10 +167,15 @@ class ModelsPage(Page):
             undo=lambda: self._state.add_folder(Path(path)),
         )
 
+    def _on_saved(self, folder: Path) -> None:
+        self.app.notices.say(f"Saved in {folder}.")
+
     def _refresh(self) -> None:
         entry = self._state.entry()
         if entry is None:
             return
+        self._quantization.setVisible(entry.usable)
+        self.app.quantization.look_at(entry.path)
         self._detail.show_entry(entry, self._state.can_forget(entry.path))
         self._needs.show_promises(self._state.promises())
         self._show_chosen()

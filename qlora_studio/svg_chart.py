@@ -1,0 +1,185 @@
+"""Pictures of figures as SVG, for commands that have no window: lines over an axis, and a histogram."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from xml.sax.saxutils import escape
+
+from qlora_studio.plain_text import visible_line
+
+WIDTH, HEIGHT = 760, 440  # px
+_LEFT, _RIGHT, _TOP, _BOTTOM = 72, 170, 44, 52  # px around what is drawn; the names stand at the right
+_LONGEST_NAME = 26  # characters
+# Okabe and Ito's colours, told apart with any eyes; dash and marker tell series apart without them.
+_COLORS = ("#0067A6", "#C44E00", "#007F5C", "#9A4A78", "#8F6200", "#1F7FB8")
+_DASHES = ("", "8 4", "2 3", "8 3 2 3", "14 5", "1 5")
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line and its name. A point that isn't finite is a gap; where `markers` is, each point is marked."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    markers: bool = True
+
+
+def line_chart(
+    title: str, x_label: str, y_label: str, series: Sequence[Series], *, log2_x: bool = False
+) -> str:
+    """The SVG. log2_x: the axis doubles at even steps, as block sizes and ranks do; x must be positive."""
+    scale: Callable[[float], float] = math.log2 if log2_x else float
+    found = [
+        (scale(x), y)
+        for line in series
+        for x, y in line.points
+        if math.isfinite(x) and math.isfinite(y) and not (log2_x and x <= 0)
+    ]
+    frame = _Frame.around(found)
+    parts = [*_axes(frame, title, x_label, y_label), *_y_ticks(frame)]
+    for at in _doublings(frame) if log2_x else _ticks(frame.x_low, frame.x_high):
+        parts += _x_tick(frame, at, f"{2**at:,.0f}" if log2_x else _number(at))
+    for place, line in enumerate(series):
+        parts += _line(frame, place, line, scale)
+    return _svg(parts)
+
+
+def histogram(
+    title: str, x_label: str, counts: Sequence[int], low: float, high: float, marks: Sequence[float]
+) -> str:
+    """The SVG. counts: of equal bins from `low` to `high`; marks: places to be seen among them."""
+    total = sum(counts) or 1
+    shares = [100 * count / total for count in counts]
+    frame = _Frame(low, high, 0.0, (max(shares, default=0.0) or 1.0) * 1.08)
+    parts = [*_axes(frame, title, x_label, "% of the weights"), *_y_ticks(frame)]
+    for at in _ticks(low, high):
+        parts += _x_tick(frame, at, _number(at))
+    width = (high - low) / max(len(counts), 1)
+    for place, share in enumerate(shares):
+        left, right = frame.x(low + place * width), frame.x(low + (place + 1) * width)
+        top = frame.y(share)
+        parts.append(
+            f'<rect x="{left:.1f}" y="{top:.1f}" width="{right - left:.2f}" '
+            f'height="{frame.bottom - top:.1f}" fill="#7593B3"/>'
+        )
+    for mark in marks:
+        x = frame.x(mark)
+        parts.append(
+            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{frame.bottom}" '
+            f'stroke="{_COLORS[1]}" stroke-dasharray="3 3"/>'
+        )
+    return _svg(parts)
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """What the axes span, and where that lies in the picture."""
+
+    x_low: float
+    x_high: float
+    y_low: float
+    y_high: float
+
+    bottom = HEIGHT - _BOTTOM
+    right = WIDTH - _RIGHT
+
+    @classmethod
+    def around(cls, points: Sequence[tuple[float, float]]) -> _Frame:
+        """All points with some room above and below."""
+        if not points:
+            return cls(0.0, 1.0, 0.0, 1.0)
+        xs, ys = [x for x, _ in points], [y for _, y in points]
+        room = (max(ys) - min(ys)) * 0.06 or abs(ys[0]) * 0.1 or 1.0
+        wide = max(xs) - min(xs)
+        side = wide * 0.03 or 0.5
+        return cls(min(xs) - side, max(xs) + side, min(ys) - room, max(ys) + room)
+
+    def x(self, value: float) -> float:
+        """In px from the left."""
+        return _LEFT + (value - self.x_low) / (self.x_high - self.x_low) * (self.right - _LEFT)
+
+    def y(self, value: float) -> float:
+        """In px from the top."""
+        return self.bottom - (value - self.y_low) / (self.y_high - self.y_low) * (self.bottom - _TOP)
+
+
+def _svg(parts: Sequence[str]) -> str:
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" '
+        f'viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="12">'
+    )
+    return "\n".join(
+        (head, f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#FFFFFF"/>', *parts, "</svg>", "")
+    )
+
+
+def _text(x: float, y: float, words: str, more: str = "") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" fill="#18212C" {more}>{escape(visible_line(words, 200))}</text>'
+
+
+def _axes(frame: _Frame, title: str, x_label: str, y_label: str) -> list[str]:
+    middle_x, middle_y = (_LEFT + frame.right) / 2, (_TOP + frame.bottom) / 2
+    turned = f'text-anchor="middle" transform="rotate(-90 16 {middle_y:.0f})"'
+    return [
+        _text(_LEFT, 24, title, 'font-weight="bold" font-size="14"'),
+        _text(middle_x, HEIGHT - 12, x_label, 'text-anchor="middle"'),
+        _text(16, middle_y, y_label, turned),
+        f'<path d="M{_LEFT} {_TOP} V{frame.bottom} H{frame.right}" fill="none" stroke="#7F8997"/>',
+    ]
+
+
+def _y_ticks(frame: _Frame) -> list[str]:
+    parts = []
+    for at in _ticks(frame.y_low, frame.y_high):
+        y = frame.y(at)
+        parts.append(f'<line x1="{_LEFT}" x2="{frame.right}" y1="{y:.1f}" y2="{y:.1f}" stroke="#E3E6EB"/>')
+        parts.append(_text(_LEFT - 6, y + 4, _number(at), 'text-anchor="end"'))
+    return parts
+
+
+def _x_tick(frame: _Frame, at: float, words: str) -> list[str]:
+    x = frame.x(at)
+    return [
+        f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{frame.bottom}" y2="{frame.bottom + 4}" stroke="#7F8997"/>',
+        _text(x, frame.bottom + 18, words, 'text-anchor="middle"'),
+    ]
+
+
+def _line(frame: _Frame, place: int, line: Series, scale: Callable[[float], float]) -> list[str]:
+    color, dash = _COLORS[place % len(_COLORS)], _DASHES[(place + place // len(_COLORS)) % len(_DASHES)]
+    parts, pieces, begun = [], list[str](), False
+    last: tuple[float, float] | None = None
+    for x, y in line.points:
+        if not (math.isfinite(x) and math.isfinite(y)):
+            begun = False
+            continue
+        last = frame.x(scale(x)), frame.y(y)
+        pieces.append(f"{'L' if begun else 'M'}{last[0]:.1f} {last[1]:.1f}")
+        begun = True
+        if line.markers:
+            parts.append(f'<circle cx="{last[0]:.1f}" cy="{last[1]:.1f}" r="3" fill="{color}"/>')
+    stroke = f'stroke="{color}" stroke-width="2" stroke-dasharray="{dash}"'
+    parts.insert(0, f'<path d="{" ".join(pieces)}" fill="none" {stroke}/>')
+    y = _TOP + 12 + 20 * place
+    parts.append(f'<path d="M{frame.right + 12} {y} h26" fill="none" {stroke}/>')
+    parts.append(_text(frame.right + 44, y + 4, visible_line(line.name, _LONGEST_NAME)))
+    return parts
+
+
+def _doublings(frame: _Frame) -> list[float]:
+    return [float(at) for at in range(math.ceil(frame.x_low), math.floor(frame.x_high) + 1)]
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers, about five."""
+    rough = (high - low) / 5
+    size = 10.0 ** math.floor(math.log10(rough))
+    step = next(size * factor for factor in (1, 2, 5, 10) if size * factor >= rough)
+    first = math.ceil(low / step)
+    return [step * place for place in range(first, math.floor(high / step) + 1)]
+
+
+def _number(value: float) -> str:
+    return "0" if abs(value) < 1e-12 else f"{value:,.4g}"
