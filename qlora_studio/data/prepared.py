@@ -89,8 +89,18 @@ class MappedRows:
 
     def places_of(self, rows: Collection[int]) -> frozenset[int]:
         """Where these rows of the imported data set lie; empty for those that don't."""
-        numbers = np.concatenate([*(part.rows for part in self._parts), np.array([], np.int64)])
-        return frozenset(np.flatnonzero(np.isin(numbers, list(rows))).tolist())
+        return frozenset(np.flatnonzero(np.isin(self._numbers(), list(rows))).tolist())
+
+    def tokens_of(self, rows: Collection[int]) -> dict[int, int]:
+        """Of these rows of the imported data set, as far as they are here; of a split text all parts."""
+        numbers, found = self._numbers(), dict[int, int]()
+        for place in sorted(self.places_of(rows)):
+            row = int(numbers[place])
+            found[row] = found.get(row, 0) + int(self.lengths[place])
+        return found
+
+    def _numbers(self) -> NDArray[np.int64]:
+        return np.concatenate([*(part.rows for part in self._parts), np.array([], np.int64)])
 
 
 class _Part:

@@ -166,6 +166,13 @@ class CheckResume(Request, frozen=True, tag="check_resume"):
     ways: tuple[Way, ...] = ()
 
 
+class ShowRowLengths(Request, frozen=True, tag="show_row_lengths"):
+    """How long training rows of a run are, as it computes them; `rows` as `StepFinished` numbers them."""
+
+    run: str
+    rows: tuple[int, ...]
+
+
 class PrepareEvaluation(Request, frozen=True, tag="prepare_evaluation"):
     """Tokenize a file as a run's own data was.
 
@@ -222,6 +229,12 @@ class RowsShown(Answer, frozen=True, tag="rows_shown"):
 
     rows: tuple[Row, ...]
     total: int
+
+
+class RowLengthsShown(Answer, frozen=True, tag="row_lengths_shown"):
+    """Tokens of each row that was asked for; 0 where the run has no such row."""
+
+    tokens: tuple[int, ...]
 
 
 class ColumnsShown(Answer, frozen=True, tag="columns_shown"):
@@ -362,6 +375,7 @@ ReaderRequest = (
     | PrepareRun
     | SuggestSamples
     | CheckResume
+    | ShowRowLengths
     | PrepareEvaluation
     | PrepareText
 )
@@ -370,6 +384,7 @@ ReaderAnswer = (
     | Progress
     | DataImported
     | RowsShown
+    | RowLengthsShown
     | ColumnsShown
     | TokensCounted
     | TokensShown

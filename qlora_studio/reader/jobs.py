@@ -70,6 +70,8 @@ class Jobs:
                 return run_jobs.suggest_samples(request, self._texts, told)
             case reading.CheckResume():
                 return run_jobs.check_resume(request, self._texts, told)
+            case reading.ShowRowLengths():
+                return run_jobs.show_row_lengths(request)
             case reading.PrepareEvaluation():
                 return run_jobs.prepare_evaluation(request, self._texts, told)
             case reading.PrepareText():

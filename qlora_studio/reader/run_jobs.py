@@ -140,6 +140,13 @@ def check_resume(request: reading.CheckResume, texts: ModelTexts, told: Told) ->
     return reading.ResumeReady(id=request.id, run=request.run, step=point.step)
 
 
+def show_row_lengths(request: reading.ShowRowLengths) -> reading.RowLengthsShown:
+    """Raises: StudioError where the run's prepared rows can't be read."""
+    prepared = open_prepared(Path(read_record(Path(request.run)).record.prepared.folder))
+    tokens = prepared.train.tokens_of(request.rows)
+    return reading.RowLengthsShown(id=request.id, tokens=tuple(tokens.get(row, 0) for row in request.rows))
+
+
 def prepare_evaluation(
     request: reading.PrepareEvaluation, texts: ModelTexts, told: Told
 ) -> reading.EvaluationPrepared:

@@ -135,7 +135,15 @@ class AppState(QObject):
         """Of the Monitor; built with it, as it loads numpy."""
         from qlora_studio.state.monitor import MonitorState
 
-        return MonitorState(self.engine, self.launcher, self.machine, self.draft, self.preferences, self)
+        return MonitorState(
+            self.engine,
+            self.launcher,
+            self.machine,
+            self.draft,
+            self.preferences,
+            self.chat_reader,
+            self,
+        )
 
     @cached_property
     def runs(self) -> RunsState:

@@ -45,6 +45,7 @@ from qlora_studio.state.data_name import data_name
 from qlora_studio.state.data_row import ChosenRow, TokenSettings
 from qlora_studio.state.data_rows import RowTable
 from qlora_studio.state.draft import RunDraft
+from qlora_studio.state.named_rows import NamedRows
 from qlora_studio.state.preferences import PreferencesState
 from qlora_studio.state.reader import Reader
 from qlora_studio.state.sample_model import SampleModel
@@ -52,7 +53,7 @@ from qlora_studio.state.train_cost import Stretch, rows_seen, stretches
 
 RECENT = 20  # imported files that are remembered
 
-ALL, FLAGGED, LONG, SEARCH = "all", "flagged", "long", "search"
+ALL, FLAGGED, LONG, SEARCH, NAMED = "all", "flagged", "long", "search", "named"
 OF_SET = "set:"  # before the place of a data set in the mixture: its rows
 _WAY = ("path", "format", "encoding", "alternatives", "map", "mix", "recipe")  # see `_way`
 
@@ -69,7 +70,7 @@ class DataState(QObject):
     doctor: what is odd about them, looked for while they are shown
     copy:   the rows on their way to a new file
     steps:  fixes that can be undone
-    filter: all, flagged, long, search, set:0, or the key of a finding
+    filter: all, flagged, long, search, named, set:0, or the key of a finding
     """
 
     changed = Signal()
@@ -104,6 +105,7 @@ class DataState(QObject):
         self.first_rows: tuple[Row, ...] = ()  # for whoever looks whether the columns are right
         self.filter = ALL
         self.filter_words = ""
+        self._named: NamedRows | None = None  # that another page led to
         self._dataset = ""
         self._first_of = ("", 0)  # data set and row that `first_rows` begin with
         self._stepping = False  # a step is on its way; its rows are shown once they are there
@@ -345,6 +347,7 @@ class DataState(QObject):
     def _read(self, data: DataConfig) -> None:
         self.steps.clear()
         self._stepping = False
+        self._named = None
         if self.data is not None and (data.path, data.mix) != (self.data.path, self.data.mix):
             self.doctor.leave_test()
         self.counts.give_up()  # or the file would wait for it
@@ -380,12 +383,31 @@ class DataState(QObject):
             self.table.show_listed(rows, finding.groups if finding is not None else ())
             if finding is not None:
                 self.filter_words = listed_words(finding)
+            elif name == NAMED and self._named is not None:
+                self.filter_words = self._named.words + self._changed_since(self._named)
             elif name.startswith(OF_SET):
                 self.filter_words = f"the {len(rows):,} rows of {self._set_named(name).name}"
         self.changed.emit()
 
+    def _changed_since(self, named: NamedRows) -> str:
+        same = self.report is None or named.sha256 in ("", self.report.sha256)
+        return "" if same else ". The data has changed since: other rows may stand there now"
+
     def _set_named(self, name: str) -> MixedSet:
         return self.mix.sets[int(name.removeprefix(OF_SET))]
+
+    def show_named(self, named: NamedRows) -> None:
+        """Rows that another page names; their data is read first where another is shown. The draft stays."""
+        is_shown = self.data is not None and _way(self.data) == _way(named.data) and not self.file.busy
+        if not is_shown:
+            self._read(_way(named.data))
+        self._named = named
+        if is_shown:
+            self._list_named()
+
+    def _list_named(self) -> None:
+        self.show(NAMED)
+        self.choose(0)
 
     def search(self, text: str) -> None:
         """One thing narrows the list at a time: a search looks through all rows."""
@@ -414,6 +436,10 @@ class DataState(QObject):
                 return self.table.long_rows()
             case "nothing":
                 return self.table.empty_rows()
+            case "named":
+                named = self._named.rows if self._named is not None else ()
+                there = self.report.conversations if self.report is not None else 0
+                return np.array([row for row in named if row < there], dtype=np.int64)
         if name.startswith(OF_SET):
             one = self._set_named(name)
             return np.arange(one.first_row, one.first_row + one.rows, dtype=np.int64)
@@ -531,6 +557,8 @@ class DataState(QObject):
         self._ask_first_rows()
         if drafted:
             self.use()  # the next run had the rows before the step: it has these now
+        if self._named is not None and _way(self._named.data) == _way(self.data):
+            self._list_named()
         self._on_settled()
 
     def _remember(self, path: str) -> None:

@@ -11,7 +11,7 @@ from PySide6.QtCore import QObject, QTimer, Signal
 
 from qlora_studio.config.toml_file import with_changes
 from qlora_studio.errors import StudioError
-from qlora_studio.protocol import events
+from qlora_studio.protocol import events, reading
 from qlora_studio.protocol.reading import RunPrepared
 from qlora_studio.runs.folder import Run
 from qlora_studio.runs.less_memory import WAYS
@@ -24,8 +24,10 @@ from qlora_studio.state.draft import RunDraft
 from qlora_studio.state.engine import EngineState
 from qlora_studio.state.launch import Launcher
 from qlora_studio.state.machine import MachineState
+from qlora_studio.state.named_rows import NamedRows, longest_first
 from qlora_studio.state.points_table import write_csv
 from qlora_studio.state.preferences import PreferencesState
+from qlora_studio.state.reader import Reader
 from qlora_studio.state.run_end import Action, Ending, changes_for, ending
 from qlora_studio.state.run_figures import RunFigures, figures_of_sketch, last_smoothed, run_figures
 
@@ -58,6 +60,8 @@ class MonitorState(QObject):
 
     spike_step: int | None  # whose rows are looked at
     spike_rows: tuple[int, ...]  # training rows, from 0; empty until they are read
+    spike_tokens: tuple[int, ...]  # of these rows; empty until somebody asked how long they are
+    _measuring: int | None  # the spike whose rows are to be measured once they are known
 
     def __init__(
         self,
@@ -66,14 +70,17 @@ class MonitorState(QObject):
         machine: MachineState,
         draft: RunDraft,
         preferences: PreferencesState,
+        reader: Reader,
         parent: QObject | None = None,
     ) -> None:
+        """reader: for what a person waits for."""
         super().__init__(parent)
         self._engine = engine
         self._launcher = launcher
         self._machine = machine
         self._draft = draft
         self._preferences = preferences
+        self._reader = reader
         self._reading = Background("monitor-reading", self)
         self._apart = Background("monitor-files", self)  # what may take long and nothing waits for
         self._repaint = QTimer(self, interval=REPAINT_MS, singleShot=True)
@@ -233,14 +240,45 @@ class MonitorState(QObject):
     def look_at_spike(self, step: int) -> None:
         """Reads which rows it computed; `spike_rows` has them then."""
         if self.folder is not None and self.spike_step != step:
-            self.spike_step, self.spike_rows = step, ()
+            self.spike_step, self.spike_rows, self.spike_tokens = step, (), ()
             look = partial(rows_of_step, self.folder, step)
             self._apart.do(look, partial(self._on_spike_rows, self.folder, step))
 
     def _on_spike_rows(self, folder: Path, step: int, rows: tuple[int, ...]) -> None:
         if (folder, step) == (self.folder, self.spike_step):
             self.spike_rows = rows
+            if self._measuring == step:
+                self._ask_lengths()
             self.changed.emit()
+
+    def measure_spike(self, step: int) -> None:
+        """The same, and how long its rows are: a reader opens the run's rows for that."""
+        self.look_at_spike(step)
+        self._measuring = step
+        if self.spike_rows:
+            self._ask_lengths()
+
+    def _ask_lengths(self) -> None:
+        self._measuring = None
+        if self.folder is not None and self.spike_step is not None and not self.spike_tokens:
+            job = self._reader.ask(reading.ShowRowLengths, run=str(self.folder), rows=self.spike_rows)
+            job.answered.connect(partial(self._on_lengths, self.folder, self.spike_step))
+
+    def _on_lengths(self, folder: Path, step: int, answer: reading.RowLengthsShown) -> None:
+        if (folder, step) == (self.folder, self.spike_step):
+            self.spike_tokens = answer.tokens
+            self.changed.emit()
+
+    @property
+    def named_rows(self) -> NamedRows | None:
+        """Of the spike that is looked at, for the Data page; the longest first, where that is known."""
+        if self.run is None or not self.spike_rows or self.spike_step is None:
+            return None
+        count = len(self.spike_rows)
+        words = f"the {f'{count:,} rows' if count > 1 else 'row'} of step {self.spike_step:,}"
+        rows = tuple(row for row, _ in longest_first(self.spike_rows, self.spike_tokens))
+        record = self.run.record
+        return NamedRows(record.config.data, rows, f"{words} of {self.name}", record.hashes.data)
 
     def change_for_next(self, action: Action) -> None:
         """The settings of this run, with what the action changes of them, into the draft of the next one."""
@@ -267,7 +305,8 @@ class MonitorState(QObject):
         self.sketched = False
         self.samples: tuple[Sample, ...] = ()
         self.card_points: list[CardPoint] = []
-        self.spike_step, self.spike_rows = None, ()
+        self.spike_step, self.spike_rows, self.spike_tokens = None, (), ()
+        self._measuring = None
         self.resume_step: int | None = None
         self.verifying = False
         self.loading = False

@@ -48,6 +48,13 @@ def written(folder, train, validation):
         return writer.finish(info_of(writer))
 
 
+def test_rows_are_found_by_their_number_in_the_imported_data(tmp_path):
+    rows = [row(number, 5 + number) for number in (7, 2, 9)] + [row(2, 30)]  # a text that became two rows
+    train = written(tmp_path / "rows", rows, []).train
+    assert train.places_of((2, 9, 4)) == {1, 2, 3}
+    assert train.tokens_of((9, 2, 4)) == {2: 7 + 30, 9: 14}
+
+
 def test_rows_come_back_as_they_were_written(tmp_path):
     rows = [row(i, 1 + i % 60) for i in range(5000)]  # more than one record batch
 

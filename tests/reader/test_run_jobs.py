@@ -189,6 +189,20 @@ def test_a_run_may_go_on_where_nothing_changed(jobs, run):  # R3
     assert (ready.run, ready.step) == (run.run, 0)
 
 
+def test_a_way_to_take_less_memory_that_changes_nothing_is_refused(jobs, run):  # R14
+    ask = reading.CheckResume(id=1, run=run.run, ways=("without_rows",))
+    assert "No rows were named" in refusal(jobs, ask).message
+    assert jobs.answer(reading.CheckResume(id=1, run=run.run, ways=("half_rows",))).step == 0
+
+
+def test_the_lengths_of_rows_are_those_that_the_run_computes(jobs, run, tmp_path):
+    train = open_prepared(tmp_path / open_run(tmp_path / "runs" / run.run).record.prepared.folder).train
+    first, last = train[0], train[len(train) - 1]
+    rows = (last.row, first.row, 10_000)
+    shown = jobs.answer(reading.ShowRowLengths(id=1, run=run.run, rows=rows))
+    assert shown.tokens == (len(last.ids), len(first.ids), 0)
+
+
 def change_data(folder):
     chats_file(folder / "chats.jsonl", answer="other {i}")
 

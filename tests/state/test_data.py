@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from PySide6.QtCore import QModelIndex, Qt
 
-from qlora_studio.config.run_config import SAMPLE
+from qlora_studio.config.run_config import SAMPLE, DataConfig
 from qlora_studio.data.conversation import Message, Row
 from qlora_studio.data.report import Finding, SkipReason
 from qlora_studio.data.token_view import Lengths, Token
 from qlora_studio.protocol import reading
+from qlora_studio.state.named_rows import NamedRows
 from tests.state.reports import import_report
 
 REPORT = import_report(
@@ -371,3 +372,37 @@ def test_the_sample_model_is_offered_before_it_is_unpacked(app, data, imported):
     assert data.model == ""
     data.unpack_sample()
     assert data.unpacking
+
+
+# Rows that another page names -------------------------------------------------------------------------
+
+
+def named(path="/data/chats.jsonl", sha256=""):
+    return NamedRows(DataConfig(path=path), (3, 1, 99), "the 3 rows of step 7 of a run", sha256)
+
+
+def test_rows_that_a_run_names_are_listed_and_the_first_is_shown(data, imported):
+    imported()
+    data.show_named(named())
+    assert [data.table.row_at(place) for place in range(data.table.rowCount())] == [3, 1]  # there is no 99
+    assert (data.row.row, data.filter_words) == (3, "the 3 rows of step 7 of a run")
+    data.show("all")
+    assert (data.table.rowCount(), data.filter_words) == (5, "")
+
+
+def test_the_data_of_the_run_is_read_first_where_another_is_shown_and_the_draft_stays(data, imported, silent):
+    imported()
+    drafted = data._draft.config.data
+    data.show_named(named("/data/of_the_run.jsonl"))
+    assert silent.asked(reading.ImportData)[-1].data.path == "/data/of_the_run.jsonl"
+    silent.answer(reading.ImportData, reading.DataImported, dataset="/cache/other", report=REPORT)
+    assert (data.table.rowCount(), data.filter) == (2, "named")
+    assert data._draft.config.data == drafted
+
+
+def test_rows_of_data_that_changed_since_are_said_to_be_perhaps_others(data, imported):
+    imported()
+    data.show_named(named(sha256="another"))
+    assert "The data has changed since" in data.filter_words
+    data.show_named(named(sha256=REPORT.sha256))
+    assert "changed" not in data.filter_words

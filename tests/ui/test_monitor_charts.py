@@ -13,6 +13,7 @@ from PySide6.QtGui import QFontMetrics, QImage
 from PySide6.QtWidgets import QSlider, QTableView, QWidget
 
 from qlora_studio.memory.devices import CardReading
+from qlora_studio.protocol import reading
 from qlora_studio.ui.theme import theme
 from tests.ui.example_runs import Example, hear_steps, step_event
 from tests.ui.person import click, found, words
@@ -139,6 +140,29 @@ def test_each_spike_names_its_step_and_its_rows_and_the_crosshair_goes_there(ope
         seen.add(step)
     assert seen == {100, 220}
     assert highest.startswith(("A", "B"))
+
+
+def test_a_click_on_a_spike_tells_how_long_its_rows_are_and_leads_to_them(
+    open_run, make, app, asked, silent, qtbot
+):
+    page = open_run(make(end="paused", spikes=(100, 220)))
+    chart = found(page, "monitor_vram")
+    qtbot.waitUntil(lambda: found(page, "monitor_show_rows").isVisible())
+    assert not silent.asked(reading.ShowRowLengths)  # nobody asked: no reader is started for it
+
+    at = QPoint(chart.x_of(100.0), chart.height() // 2)
+    qtbot.mouseClick(chart.viewport(), Qt.MouseButton.LeftButton, pos=at)
+    qtbot.waitUntil(lambda: bool(silent.asked(reading.ShowRowLengths)))
+    assert silent.asked(reading.ShowRowLengths)[0].rows == (100, 101)
+    silent.answer(reading.ShowRowLengths, reading.RowLengthsShown, tokens=(310, 2_044))
+    said = "It computed training rows 102 (2,044 tokens), 101 (310 tokens)."
+    assert said in words(page, "monitor_spike")
+
+    click(qtbot, page, "monitor_show_rows")
+    ((where, named),) = asked
+    assert (where, named.rows) == ("data", (101, 100))
+    assert named.words == "the 2 rows of step 100 of support-llama8b-r64"
+    assert named.data == app.monitor.run.record.config.data
 
 
 def test_a_click_on_a_spike_names_it_and_one_elsewhere_changes_nothing(open_run, make, qtbot):

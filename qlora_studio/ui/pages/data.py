@@ -18,6 +18,7 @@ from qlora_studio.protocol.reading import CopySaved
 from qlora_studio.state.app import AppState
 from qlora_studio.state.data import ALL, OF_SET
 from qlora_studio.state.data_name import file_name
+from qlora_studio.state.named_rows import NamedRows
 from qlora_studio.ui.page import SIDE_BELOW, Page
 from qlora_studio.ui.pages.data_columns import ColumnsCard
 from qlora_studio.ui.pages.data_encoding import HINT, EncodingPick
@@ -49,11 +50,13 @@ class DataPage(Page):
         self._told = ("", False)  # what the banner said of a refused file, with a way to mend it or not
 
     def opened(self, what: object) -> None:
-        """what: a file that was chosen or dropped elsewhere, several in a tuple, "sample", or None."""
+        """what: a file chosen or dropped elsewhere, several in a tuple, "sample", rows of a run, or None."""
         if isinstance(what, Path):
             self._state.read(str(what.absolute()))
         elif isinstance(what, tuple):
             self._state.read_all([str(path.absolute()) for path in what])
+        elif isinstance(what, NamedRows):
+            self._state.show_named(what)
         elif what == SAMPLE:
             self._state.read(SAMPLE)
 

@@ -196,6 +196,8 @@ class MonitorPage(Page):
         self._state.saved.connect(lambda path: self.app.notices.say(f"Saved {path.name}"))
         self._state.refused.connect(self.show_error)
         self._memory.spike.connect(self._state.look_at_spike)
+        self._memory.chosen.connect(self._state.measure_spike)
+        self._memory.rows.clicked.connect(self._on_show_rows)
         self._loss.smoothing.connect(self._state.set_smoothing)
         self.stretch.pointed.connect(self._on_pointed)
         self.stretch.changed.connect(self._on_pointed)
@@ -280,6 +282,10 @@ class MonitorPage(Page):
                 self._state.resume(action)
             case Action.LOG if folder is not None:
                 QDesktopServices.openUrl(QUrl.fromLocalFile(str(folder)))
+
+    def _on_show_rows(self) -> None:
+        if self._state.named_rows is not None:
+            self.app.show_page("data", self._state.named_rows)
 
     def _on_pointed(self) -> None:
         place = self.stretch.place

@@ -10,6 +10,7 @@ from PySide6.QtWidgets import QFrame, QGridLayout, QHBoxLayout, QSizePolicy, QVB
 
 from qlora_studio.state.curves import PARTS, Points
 from qlora_studio.state.monitor import MonitorState
+from qlora_studio.state.named_rows import longest_first
 from qlora_studio.ui import figures
 from qlora_studio.ui.pages.monitor_chart import StepChart, in_powers
 from qlora_studio.ui.pages.monitor_curves import LossChart
@@ -117,10 +118,12 @@ class LossCard(Card):
 class MemoryCard(Card):
     """Memory by part, with a note for one of its spikes: the highest, until another is chosen.
 
-    spike: the step of the one in the note
+    spike:  the step of the one in the note
+    chosen: the step of one that a person asked for
     """
 
     spike = Signal(int)
+    chosen = Signal(int)
 
     def __init__(self, stretch: Stretch) -> None:
         super().__init__(name="monitor_vram_card")
@@ -144,9 +147,12 @@ class MemoryCard(Card):
         row.addWidget(self._letter)
         row.addWidget(self._words, 1)
         self._next = LinkButton("Next spike", name="monitor_next_spike", tip="Which step, and its rows")
+        tip = "These rows on the Data page, token by token"
+        self.rows = LinkButton("Show rows", name="monitor_show_rows", tip=tip)
         row.addWidget(self._next)
+        row.addWidget(self.rows)
         self._stretch, self._chosen = stretch, -1  # a place in its points
-        self._rows: tuple[int | None, tuple[int, ...]] = (None, ())
+        self._rows: tuple[int | None, tuple[int, ...], tuple[int, ...]] = (None, (), ())
         self._next.clicked.connect(self._on_next)
         self.chart.clicked_at.connect(self._on_clicked)
         self.body.addWidget(self.chart, 1)
@@ -160,8 +166,9 @@ class MemoryCard(Card):
             widget.setAccessibleName(self._what.text())
         promised = state.figures.promised_bytes
         self.chart.set_levels("card limit" if on_card else "RAM", state.limit_bytes, promised)
-        if self._rows != (state.spike_step, state.spike_rows):
-            self._rows = (state.spike_step, state.spike_rows)
+        rows = (state.spike_step, state.spike_rows, state.spike_tokens)
+        if self._rows != rows:
+            self._rows = rows
             self.show_points(state.points)
 
     def show_points(self, points: Points) -> None:
@@ -177,8 +184,10 @@ class MemoryCard(Card):
         if self._chosen not in places:
             self._chosen = max(places, key=lambda place: points.memory_total[place])
         self._letter.setText("ABCDEFGHIJ"[places.index(self._chosen)])
-        step, rows = self._rows
-        of_it = rows_words(rows) if step == int(points.steps[self._chosen]) else ""
+        step, rows, tokens = self._rows
+        known = step == int(points.steps[self._chosen])
+        of_it = rows_words(rows, tokens) if known else ""
+        self.rows.setVisible(known and bool(rows))
         self._words.setText(f"{spike_words(points, self._chosen)} {of_it}".rstrip())
         self.spike.emit(int(points.steps[self._chosen]))
 
@@ -190,6 +199,7 @@ class MemoryCard(Card):
         if nearest >= 0 and off[nearest] <= theme().px(_BESIDE):
             self._chosen = nearest
             self.show_points(points)
+            self.chosen.emit(int(points.steps[nearest]))
 
     def _on_next(self) -> None:
         """The crosshair goes there, too."""
@@ -198,13 +208,17 @@ class MemoryCard(Card):
         self._chosen = later[0] if later else points.spikes[0]
         self._stretch.point_at(self._chosen)
         self.show_points(points)
+        self.chosen.emit(int(points.steps[self._chosen]))
 
 
-def rows_words(rows: Sequence[int], most: int = 6) -> str:
-    """Counted from 1; empty where they aren't known."""
+def rows_words(rows: Sequence[int], tokens: Sequence[int] = (), most: int = 6) -> str:
+    """Counted from 1, with their lengths where these are known, the longest first; empty without rows."""
     if not rows:
         return ""
-    named = ", ".join(f"{row + 1:,}" for row in rows[:most])
+    of_each = longest_first(rows, tokens)[:most]
+    named = ", ".join(
+        f"{row + 1:,} ({count:,} tokens)" if count else f"{row + 1:,}" for row, count in of_each
+    )
     more = f" and {len(rows) - most:,} more" if len(rows) > most else ""
     return f"It computed training {'row' if len(rows) == 1 else 'rows'} {named}{more}."
 
