@@ -15,6 +15,7 @@ from qlora_studio.config.prompts import check_prompts
 from qlora_studio.config.run_config import SAMPLE
 from qlora_studio.data.conversation import Message
 from qlora_studio.errors import StudioError
+from qlora_studio.models.elsewhere import Exported, ready_lines
 from qlora_studio.models.gguf_support import F16, K_QUANTS, Q8_0, QUANTS
 from qlora_studio.models.merged import NF4
 from qlora_studio.protocol import commands, events, reading
@@ -94,6 +95,12 @@ def export_command(arguments: argparse.Namespace) -> int:
         print_text(line)
     if made:
         print_text(made.notes)
+    print_text("\nUse it elsewhere:")
+    exported = Exported(
+        folder=str(out), files=finished.files, base=model, rank=config.lora.r, name=run.folder.name
+    )
+    for ready in ready_lines(exported):
+        print_text(f"  {ready.program}: {ready.text}")
     return 0
 
 

@@ -10,6 +10,7 @@ import msgspec
 
 from qlora_studio.config.run_config import SAMPLE, SHAPE_PREFIX, RunConfig
 from qlora_studio.errors import StudioError
+from qlora_studio.models.elsewhere import Exported, ready_lines
 from qlora_studio.models.licence import read_licence
 from qlora_studio.models.model_folder import open_folder
 from qlora_studio.protocol.events import Verification
@@ -47,7 +48,7 @@ def model_card(
         _table("Checked after writing", _checked(check)),
         *((f"{check.merge_base}",) if check.merge_base else ()),
         *check.problems,
-        "## Use\n\n" + "\n".join(_use(to, names)),
+        "## Use\n\n" + "\n".join(_use(run, names)).rstrip(),
     )
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -132,19 +133,14 @@ def _checked(check: Verification) -> Iterator[tuple[str, str]]:
             yield "Where they aren't", ran.first_difference.words
 
 
-def _use(to: str, names: list[str]) -> Iterator[str]:
-    if to == "adapter":
-        yield "```python\nfrom peft import AutoPeftModelForCausalLM\n"
-        yield 'model = AutoPeftModelForCausalLM.from_pretrained("THIS FOLDER")  # and the base it names\n```'
-    elif to == "merged":
-        yield "```python\nfrom transformers import AutoModelForCausalLM\n"
-        yield 'model = AutoModelForCausalLM.from_pretrained("THIS FOLDER", dtype="auto")\n```'
-    else:
-        file = next(name for name in names if name.endswith(".gguf"))
-        yield f"```\nllama-cli -m {file}"
-        if "Modelfile" in names:
-            yield "ollama create NAME -f Modelfile"
-        yield "```"
+def _use(run: Run, names: list[str]) -> Iterator[str]:
+    """Whoever gets the card has the files elsewhere: they are named from their own folder."""
+    name = run.folder.name
+    exported = Exported(
+        folder=".", files=tuple(names), base=_base_name(run), rank=run.record.config.lora.r, name=name
+    )
+    for line in ready_lines(exported):
+        yield f"{line.program}:\n\n```\n{line.text}\n```\n"
 
 
 def _table(title: str, rows: Iterable[tuple[str, str]]) -> str:

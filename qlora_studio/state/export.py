@@ -17,6 +17,7 @@ from qlora_studio.config.run_config import SAMPLE
 from qlora_studio.data.conversation import Message
 from qlora_studio.errors import StudioError
 from qlora_studio.memory.disk import merged_bytes, merged_nf4_bytes
+from qlora_studio.models.elsewhere import Exported, ReadyLine, ready_lines
 from qlora_studio.models.gguf_support import Q8_0, check_family, gguf_bytes, quant_problem
 from qlora_studio.models.merged import NF4
 from qlora_studio.models.shapes import known_shape
@@ -157,6 +158,22 @@ class ExportState(QObject):
         """Whether the file that was written does what the adapter does."""
         result = self.finished.verified if self.finished else None
         return result is not None and result.passed and result.token_agreement >= self.limit
+
+    @property
+    def ready_lines(self) -> list[ReadyLine]:
+        """How other programs load what was written last; none before that."""
+        if self.finished is None or self.source is None:
+            return []
+        run = self.source.run
+        return ready_lines(
+            Exported(
+                folder=self.finished.folder,
+                files=self.finished.files,
+                base=self._model_folder(),
+                rank=run.record.config.lora.r,
+                name=run.folder.name,
+            )
+        )
 
     @property
     def seconds_left(self) -> float | None:

@@ -218,6 +218,19 @@ def test_where_a_reply_first_differs_both_tokens_stand_side_by_side(writing, sil
     assert "Replies that are the same 6" in words(writing, "export_report")
 
 
+def test_a_line_for_another_program_is_copied(writing, app, silent, tmp_path, qtbot):
+    folder = str(tmp_path / "a folder")
+    _finish(silent, folder, agreement=1.0)
+    assert "transformers" in words(writing, "export_elsewhere")
+    click(qtbot, writing, "export_line_1_copy")
+    assert QApplication.clipboard().text() == f"vllm serve '{folder}'"
+    assert app.notices.last[-1].text == "Copied for vLLM"
+
+
+def test_before_an_export_no_line_is_ready(page):
+    assert not found(page, "export_elsewhere").isVisibleTo(page)
+
+
 def test_equal_replies_have_no_first_difference(writing, silent, tmp_path):
     _finish(silent, tmp_path / "out", agreement=1.0, same_replies=8)
     assert not found(writing, "export_first_difference").isVisibleTo(writing)

@@ -19,6 +19,7 @@ from qlora_studio.ui.pages.export_cards import (
     SourceCard,
     WhereCard,
 )
+from qlora_studio.ui.pages.export_elsewhere import ElsewhereCard
 from qlora_studio.ui.widgets import (
     DangerButton,
     EmptyState,
@@ -62,6 +63,7 @@ class ExportPage(Page):
     def _build_page(self) -> None:
         self._source, self._kind, self._where = SourceCard(), KindCard(), WhereCard()
         self._progress, self._check, self._report = ProgressCard(), CheckCard(), ReportCard()
+        self._elsewhere = ElsewhereCard()
         self._to_runs = PrimaryButton("Runs", "chart-line", name="export_to_runs")
         self._empty = EmptyState(
             "package-check",
@@ -71,7 +73,7 @@ class ExportPage(Page):
             name="export_empty",
         )
         self._cards = (self._source, self._kind, self._where, self._check)
-        for card in (self._source, self._kind, self._where, self._progress):
+        for card in (self._source, self._kind, self._where, self._progress, self._elsewhere):
             self.main.addWidget(card)
         self._below = QWidget()  # takes the rest of the height, so that no card does
         self.main.addWidget(self._below, 1)
@@ -126,6 +128,7 @@ class ExportPage(Page):
         self._stop.clicked.connect(self._on_stop)
         self._pause.clicked.connect(self.app.engine.pause_training)
         self._report.open_folder.clicked.connect(self._on_open_folder)
+        self._elsewhere.copied.connect(lambda program: self.app.notices.say(f"Copied for {program}"))
         self._to_runs.clicked.connect(lambda: self.app.show_page("runs"))
         self.banner.closed.connect(state.forget_problem)
 
@@ -165,6 +168,7 @@ class ExportPage(Page):
         self.show_side(not nothing)
         self._progress.refresh(state)
         self._report.refresh(state)
+        self._elsewhere.refresh(state)
         self._empty.setVisible(nothing)
         self._below.setVisible(not nothing)
         self._to_runs.setVisible(state.sources is not None)
