@@ -64,14 +64,15 @@ def main() -> None:
     shutil.rmtree(home)
 
 
-def make_model(folder: Path, shape: str, tokenizer: Path) -> int:
-    """Random bf16 weights in shards, a shard a layer. Returns bytes."""
+def make_model(folder: Path, shape: str, tokenizer: Path, layers: int = 0) -> int:
+    """Random bf16 weights in shards, a shard a layer. Returns bytes. layers: if not the shape's own."""
     import torch
     from safetensors.torch import save_file
     from transformers import LlamaConfig, LlamaForCausalLM
 
     values = json.loads((Path(__file__).parents[2] / "resources/shapes" / f"{shape}.json").read_text("utf-8"))
     values.pop("model_type", None)
+    values["num_hidden_layers"] = layers or values["num_hidden_layers"]
     config = LlamaConfig(**values, torch_dtype="bfloat16")
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
