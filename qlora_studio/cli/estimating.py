@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from qlora_studio.cli.children import Reader
 from qlora_studio.cli.output import print_json, print_text
+from qlora_studio.cli.recipes import add_recipe_arguments, chosen_recipe, chosen_shape, recipe_settings
 from qlora_studio.cli.room import room_here, room_of_card
 from qlora_studio.cli.training import settings_from
 from qlora_studio.config.model_shape import ModelShape
@@ -15,16 +15,13 @@ from qlora_studio.memory.correction import NO_CORRECTION, Correction, correction
 from qlora_studio.memory.devices import device_name
 from qlora_studio.memory.largest import largest_that_fits
 from qlora_studio.memory.promise import promise
-from qlora_studio.models.shapes import known_shape
-from qlora_studio.protocol import reading
-
-SAMPLE_SHAPE = "smollm2-135m"
 
 
 def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """`qlora-studio estimate`."""
     estimate = subparsers.add_parser("estimate", help="the memory a run needs, by part")
-    estimate.add_argument("file", type=Path, metavar="FILE.toml", help="the settings, or 'sample'")
+    estimate.add_argument("file", type=Path, nargs="?", metavar="FILE.toml", help="the settings, or 'sample'")
+    add_recipe_arguments(estimate)
     estimate.add_argument("--card", type=float, metavar="GIB", help="for a card of this size")
     estimate.add_argument("--set", action="append", default=[], metavar="a.b=v", dest="changes")
     estimate.add_argument("--json", action="store_true")
@@ -33,9 +30,15 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
 
 def estimate_command(arguments: argparse.Namespace) -> int:
     """Raises: StudioError."""
-    config = settings_from(arguments.file, arguments.changes)
+    recipe = chosen_recipe(arguments)
+    if recipe is not None:
+        arguments.model = arguments.model or f"{SHAPE_PREFIX}{recipe.shape}"
+        arguments.data = arguments.data or SAMPLE  # what is in it takes no memory
+    config = (
+        recipe_settings(recipe, arguments) if recipe else settings_from(arguments.file, arguments.changes)
+    )
     room = room_here() if arguments.card is None else room_of_card(arguments.card)
-    shape = _shape(config.model.path)
+    shape = chosen_shape(config.model.path)
     corrected = _measured_here(shape, config, room.device) if arguments.card is None else NO_CORRECTION
     promised = promise(shape, config, device=room.device, free_bytes=room.free_bytes, corrected=corrected)
     largest = largest_that_fits(shape, config, device=room.device, room=room.free_bytes, corrected=corrected)
@@ -74,13 +77,3 @@ def estimate_command(arguments: argparse.Namespace) -> int:
 
 def _measured_here(shape: ModelShape, config: RunConfig, device: str) -> Correction:
     return correction(device_name(device), shape, config.model.quantization)
-
-
-def _shape(model: str) -> ModelShape:
-    if model == SAMPLE:
-        return known_shape(SAMPLE_SHAPE)
-    if model.startswith(SHAPE_PREFIX):
-        return known_shape(model.removeprefix(SHAPE_PREFIX))
-    with Reader() as reader:
-        folder = str(Path(model).absolute())
-        return reader.ask(reading.ModelChecked, reading.CheckModel, folder=folder).report.shape

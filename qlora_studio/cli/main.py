@@ -50,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
         exporting,
         lab,
         reading,
+        recipes,
         runs,
         training,
     )
@@ -62,7 +63,19 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--page", metavar="NAME", help="open the window on this page")
     parser.add_argument("--run", metavar="FOLDER", dest="open_run", help="open the window on this run")
     subparsers = parser.add_subparsers(metavar="command")
-    modules = (training, reading, estimating, runs, chatting, evaluating, arena, exporting, lab, doctor)
+    modules = (
+        training,
+        recipes,
+        reading,
+        estimating,
+        runs,
+        chatting,
+        evaluating,
+        arena,
+        exporting,
+        lab,
+        doctor,
+    )
     for module in modules:
         module.add_commands(subparsers)
     return parser

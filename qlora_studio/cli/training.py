@@ -10,6 +10,7 @@ from qlora_studio.cli.children import Engine, Reader
 from qlora_studio.cli.counted import counted
 from qlora_studio.cli.named_run import run_folder
 from qlora_studio.cli.output import Told, in_gib, print_json, print_text
+from qlora_studio.cli.recipes import add_recipe_arguments, chosen_recipe, recipe_notes, recipe_settings
 from qlora_studio.cli.room import room_here
 from qlora_studio.cli.there import require_inputs
 from qlora_studio.config import places
@@ -30,8 +31,9 @@ STOPPED = 130  # exit status of a run that the user stopped before its last step
 
 def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """`qlora-studio train` and `qlora-studio resume`."""
-    train = subparsers.add_parser("train", help="run the settings of a TOML file")
-    train.add_argument("file", type=Path, metavar="FILE.toml", help="the settings, or 'sample'")
+    train = subparsers.add_parser("train", help="run the settings of a TOML file, or a recipe by name")
+    train.add_argument("file", type=Path, nargs="?", metavar="FILE.toml", help="the settings, or 'sample'")
+    add_recipe_arguments(train)
     train.add_argument(
         "--runs-dir", type=Path, default=None, metavar="D", help="where the run's folder is made"
     )
@@ -63,13 +65,18 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
 
 def train_command(arguments: argparse.Namespace) -> int:
     """Raises: StudioError."""
-    config = settings_from(arguments.file, arguments.changes)
+    recipe = chosen_recipe(arguments)
+    config = (
+        recipe_settings(recipe, arguments) if recipe else settings_from(arguments.file, arguments.changes)
+    )
     require_inputs(config)
     runs_dir = arguments.runs_dir or places.runs_folder()
     with Told(quiet=arguments.json) as told, Engine(told) as engine:
         run = prepare_run(engine, told, config, arguments.name, runs_dir, arguments.accept_skipped)
         if not arguments.json:
             _say_what_starts(run)
+            for note in recipe_notes(recipe, config, run.report.format) if recipe else ():
+                print_text(f"note: {note}")
         return follow_run(engine, Path(run.run), told, as_json=arguments.json)[0]
 
 

@@ -47,10 +47,14 @@ def sample_preset() -> Preset:
 
 def read_preset(path: Path) -> Preset:
     """Raises: StudioError naming the file."""
+    values, name, summary = preset_values(path)
+    return Preset(name, summary, run_config_from(values, str(path)), path)
+
+
+def preset_values(path: Path) -> tuple[dict[str, Any], str, str]:
+    """What the file sets, its name and its line. Raises: StudioError naming the file."""
     try:
         values: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise StudioError(f"{path} can't be read as a preset: {error}") from error
-    name = str(values.pop("name", path.stem))
-    summary = str(values.pop("summary", ""))
-    return Preset(name, summary, run_config_from(values, str(path)), path)
+    return values, str(values.pop("name", path.stem)), str(values.pop("summary", ""))

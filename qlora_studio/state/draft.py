@@ -9,6 +9,7 @@ import msgspec
 from PySide6.QtCore import QObject, Signal
 
 from qlora_studio.config.presets import Preset, presets
+from qlora_studio.config.recipes import Recipe, recipes
 from qlora_studio.config.run_config import RunConfig
 from qlora_studio.config.setting import Field, fields_of, problem_with, value_of
 from qlora_studio.config.toml_file import with_changes
@@ -28,6 +29,7 @@ class RunDraft(QObject):
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self.presets: list[Preset] = presets()
+        self.recipes: list[Recipe] = recipes()
         self.preset: Preset | None = self.presets[0] if self.presets else None  # its values are the defaults
         self.fields: dict[str, Field] = {field.key: field for field in fields_of(RunConfig)}
         self.skipped_accepted: set[str] = set()  # SHA-256 of files whose skipped lines somebody has looked at

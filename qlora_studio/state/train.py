@@ -445,6 +445,7 @@ class TrainState(QObject):
             *train_problems.of_memory(config, self.promise, fields),
             *train_problems.of_disk(self.disk_bytes(), self._machine.free_bytes),
             *train_problems.of_unusual(config, kept, self._draft.default(RATE), fields),
+            *train_problems.of_recipe(self._draft.preset, self.shape(), self.data),
             *train_problems.of_length(config, self.lengths, kept, fields, self.stretches()),
         ]
 

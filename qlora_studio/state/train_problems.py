@@ -6,12 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from qlora_studio.config.model_shape import ModelShape
+from qlora_studio.config.presets import Preset
+from qlora_studio.config.recipes import Recipe
 from qlora_studio.config.run_config import RunConfig
 from qlora_studio.config.setting import Field, value_of
 from qlora_studio.config.unusual import unusual_settings
 from qlora_studio.data.limits import MANY_DROPPED
 from qlora_studio.data.report import ImportReport
 from qlora_studio.memory.promise import GIB, Promise, Suggestion
+from qlora_studio.models.shapes import known_shape
 from qlora_studio.protocol.events import Problem
 from qlora_studio.protocol.reading import TokensCounted
 from qlora_studio.runs.space import in_gb
@@ -149,6 +153,16 @@ def of_disk(needed: int | None, free: int | None) -> Iterator[TrainProblem]:
         words = f"The runs disk has {in_gb(free)} free; this run needs {in_gb(needed)}."
         mends = (Mend("Change the folder", page="settings"),)
         yield TrainProblem(words, blocks=True, mends=mends, waits="room on the disk")
+
+
+def of_recipe(
+    preset: Preset | None, shape: ModelShape | None, report: ImportReport | None
+) -> Iterator[TrainProblem]:
+    """A recipe of the paper on another model or other data than it was made for: that may stand."""
+    if isinstance(preset, Recipe):
+        data_format = report.format if report is not None else ""
+        for words in preset.doubts(shape, known_shape(preset.shape), data_format):
+            yield TrainProblem(words, blocks=False)
 
 
 def of_length(

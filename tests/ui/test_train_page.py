@@ -298,6 +298,19 @@ def test_a_preset_is_chosen_by_what_it_is_for(ready, app, qtbot):
     assert found(ready, "train_preset").currentText() == "Gentle tone change, changed"
 
 
+def test_a_recipe_of_the_paper_is_chosen_by_name_and_says_what_it_was_made_for(ready, app, qtbot):
+    box = found(ready, "train_preset")
+    box.setCurrentText("Guanaco 65B")
+    box.activated.emit(box.currentIndex())
+    config = app.draft.config
+    assert (config.training.steps, config.training.learning_rate, config.data.seq_len) == (1875, 1e-4, 512)
+    assert (config.model.path, config.data.path) == ("/models/tiny", "/data/chats.jsonl")
+    assert box.currentText() == "Guanaco 65B"
+    qtbot.waitUntil(lambda: "this model is llama of 135 M" in words(ready, "train_problems"))
+    assert "Guanaco 65B was made for oasst; this data is messages." in words(ready, "train_problems")
+    assert not any(problem.blocks for problem in app.train.problems)
+
+
 def test_one_click_gives_enough_updates(ready, app, qtbot):
     assert "only about 23 updates" in words(ready, "train_problems")
     click(qtbot, ready, "train_mend_0_0")

@@ -250,17 +250,20 @@ class TrainPage(Page):
         self._place_fields(self._mode.value())
 
     def _on_preset(self, path: str) -> None:
-        preset = next((item for item in self._draft.presets if str(item.path) == path), None)
+        preset = next((item for item in self._all_presets() if str(item.path) == path), None)
         if preset is not None:
             self._draft.use_preset(preset)
             self._on_draft_changed()
 
     def _preset_choices(self) -> list[tuple[str, str]]:
         """The one in force stands among them also where it is none of the list, as the sample's."""
-        named = [*self._draft.presets]
+        named = self._all_presets()
         if self._draft.preset is not None and self._draft.preset not in named:
             named.insert(0, self._draft.preset)
         return [(str(preset.path), self._preset_words(preset)) for preset in named]
+
+    def _all_presets(self) -> list[Preset]:
+        return [*self._draft.presets, *self._draft.recipes]
 
     def _preset_words(self, preset: Preset) -> str:
         changed = preset is self._draft.preset and bool(self._draft.changed_keys())

@@ -1,0 +1,82 @@
+"""Recipes in the terminal: listed with what they need, and trained on a model and data of one's own."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from qlora_studio.cli.main import parse, run_command
+from qlora_studio.cli.recipes import chosen_recipe, recipe_notes, recipe_settings
+from qlora_studio.config.recipes import recipe_named
+from qlora_studio.memory.devices import device_name
+from qlora_studio.memory.measured import remember_speed
+from qlora_studio.models.shapes import known_shape
+
+
+def run(*words: str) -> int:
+    return run_command(parse(words))
+
+
+def settings(*words: str):
+    arguments = parse(("train", "--recipe", "guanaco-7b", *words))
+    return recipe_settings(chosen_recipe(arguments), arguments)
+
+
+def test_each_is_listed_with_its_promise_for_a_card(capsys):
+    assert run("recipes", "--card", "48", "--json") == 0
+    found = {item["recipe"]: item for item in json.loads(capsys.readouterr().out)["recipes"]}
+    assert len(found) == 16
+    assert found["guanaco-7b"]["verdict"] == found["guanaco-33b"]["verdict"] == "fits"
+    assert found["guanaco-65b"]["verdict"] == "tight"  # the optimizer's pages move to RAM
+    assert found["guanaco-7b"]["seconds_at_most"] is None
+
+
+def test_a_person_reads_updates_and_that_no_speed_was_measured(capsys):
+    assert run("recipes", "--card", "24") == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("guanaco-65b"))
+    assert "too large" in line
+    assert "1,875 updates  time: not measured here yet" in line
+
+
+def test_once_a_speed_was_measured_the_time_is_said(capsys, monkeypatch):
+    monkeypatch.setattr("qlora_studio.cli.recipes.device_name", lambda device: "some card")
+    remember_speed("some card", known_shape("llama-7b"), "nf4", 4000.0)
+    assert run("recipes", "--json") == 0
+    found = {item["recipe"]: item for item in json.loads(capsys.readouterr().out)["recipes"]}
+    assert found["guanaco-7b"]["seconds_at_most"] == pytest.approx(1875 * 16 * 512 / 4000)
+    assert device_name("cpu") != "some card"
+
+
+def test_model_and_data_are_the_persons_own_and_single_settings_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = settings("--model", "mine", "--data", "chats.jsonl", "--set", "training.steps=3")
+    assert (config.model.path, config.data.path) == (str(tmp_path / "mine"), str(tmp_path / "chats.jsonl"))
+    assert (config.training.steps, config.training.learning_rate) == (3, 2e-4)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("train",), "Missing: FILE.toml. Or --recipe NAME"),
+        (("train", "sample", "--recipe", "guanaco-7b"), "are both settings"),
+        (("train", "sample", "--model", "m"), "--model and --data go with --recipe."),
+        (("train", "--recipe", "guanaco-7b"), "The recipe guanaco-7b needs a model and data."),
+        (("train", "--recipe", "vicuna"), "There is no recipe 'vicuna'."),
+    ],
+)
+def test_what_is_missing_is_said(capsys, words, said):
+    assert run(*words) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_an_estimate_needs_neither_model_nor_data(capsys):
+    assert run("estimate", "--recipe", "guanaco-7b", "--card", "48", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["fits"]
+
+
+def test_another_model_and_other_data_are_noted():
+    recipe = recipe_named("guanaco-65b")
+    notes = recipe_notes(recipe, settings("--model", "sample", "--data", "sample"), "question_answer")
+    assert "this model is llama of 135 M" in notes[0]
+    assert notes[1] == "Guanaco 65B was made for oasst; this data is question_answer."
