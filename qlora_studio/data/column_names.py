@@ -34,7 +34,7 @@ SHAPES: Mapping[str, tuple[Names, ...]] = {
     "sharegpt": ({"messages": "conversations conversation items messages"},),
     "alpaca": ({"prompt": "instruction instructions", "answer": "output response completion answer target"},),
     "question_answer": (
-        {"prompt": "question question_text question_stem", "answer": _ANSWERS},
+        {"prompt": "question questions question_text question_stem", "answer": _ANSWERS},
         {"prompt": "problem", "answer": "solution answer response output"},
     ),
     "flan": (

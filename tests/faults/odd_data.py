@@ -191,6 +191,7 @@ ODD: Mapping[str, tuple[Made, Counts | str]] = {
     "all_quoted.csv": (lambda: b'"question","answer"\n"a","b"\n"c","d"\n', (2, 0)),
     "names_upper.csv": (lambda: _CSV.replace(b"question,answer", b"Question,ANSWER"), (2, 0)),
     "names_spaced.csv": (lambda: _CSV.replace(b"question,answer", b" question , answer "), (2, 0)),
+    "names_of_many.csv": (lambda: _CSV.replace(b"question,answer", b"Questions,Answers"), (2, 0)),
     "blank_lines.csv": (lambda: _CSV.replace(b"\nWhat", b"\n\nWhat"), (2, 0)),
     "typed_texts.csv": (lambda: b"question,answer\n00123,NA\n1e5,null\n", (2, 0)),
     "pandas_index.csv": (lambda: b",question,answer\n0,a,b\n1,c,d\n", (2, 0)),
