@@ -36,10 +36,10 @@ class CsvTable:
         if isinstance(cells, RecordError):
             raise StudioError(f"{text.name}: the header can't be read: {cells}.")
         self._delimiter = delimiter if len(cells) > 1 else _NO_DELIMITER
-        self.headless = not (is_header(cells) if headed is None else headed)
-        self.columns = numbered_columns(len(cells)) if self.headless else _names(cells, text)
         if len(cells) > MAX_COLUMNS:
             raise StudioError(f"{text.name} has {len(cells):,} columns; at most {MAX_COLUMNS} are read.")
+        self.headless = not (is_header(cells) if headed is None else headed)
+        self.columns = numbered_columns(len(cells)) if self.headless else _names(cells, text)
 
     def records(self) -> Iterator[Record]:
         """A record a row."""

@@ -43,17 +43,23 @@ def check_tokenizer(source: ModelFolder, vocab_size: int, written: str) -> tuple
         return ()
     tokenizer = _read(source)
     vocab = tokenizer.model.vocab
-    beyond = [token for token in tokenizer.added_tokens if token.id >= vocab_size]
-    left_out = tuple(token.content for token in beyond if token.content not in written)
+    left_out: list[str] = []
+    needed: list[int] = []
+    for token in tokenizer.added_tokens:
+        if token.id >= vocab_size:
+            if token.content in written:
+                needed.append(token.id)
+            else:
+                left_out.append(token.content)
     ids = vocab.values() if isinstance(vocab, dict) else range(len(vocab))
-    highest = max([*ids, *(token.id for token in beyond if token.content not in left_out)], default=-1)
+    highest = max([*ids, *needed], default=-1)
     if highest >= vocab_size:
         raise StudioError(
             f"{source.path / 'tokenizer.json'} has token id {highest:,}; the model's embedding has "
             f"{vocab_size:,} rows.",
             hint="The tokenizer is of another model, or tokens were added without growing the model.",
         )
-    return left_out
+    return tuple(left_out)
 
 
 def _read(source: ModelFolder) -> _Tokenizer:

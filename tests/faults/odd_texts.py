@@ -91,6 +91,14 @@ TEXTS: Odd = {
         tokenizer(lambda said: said["added_tokens"].append(_added(VOCAB, "<image_soft_token>"))),
         None,
     ),
+    "100,000 added tokens beyond the embedding": (
+        tokenizer(
+            lambda said: said["added_tokens"].extend(
+                _added(VOCAB + number, f"<extra_{number}>") for number in range(100_000)
+            )
+        ),
+        None,
+    ),
     "padding and truncation": (
         tokenizer(
             lambda said: said.update(

@@ -81,6 +81,7 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "columns.jsonl": (lambda: json.dumps({f"c{i}": 1 for i in range(600)}).encode(), "more than 512 columns"),
     "columns.csv": (lambda: b",".join(b"c%d" % i for i in range(600)) + b"\n", "600 columns; at most 512"),
+    "wide.csv": (lambda: b"c," * 200_000 + b"\n", "200,001 columns; at most 512"),
     "other_columns.jsonl": (
         lambda: b"".join(b'{"column_%d": "text"}\n' % i for i in range(300_000)),
         "and 188 more says which text is the prompt",
