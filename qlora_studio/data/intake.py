@@ -18,7 +18,13 @@ from qlora_studio.data.file_records import FileRecords
 from qlora_studio.data.findings import Tally
 from qlora_studio.data.formats import Convert, Layout, converter
 from qlora_studio.data.late_columns import LateColumns
-from qlora_studio.data.limits import LISTED_LINES, MAX_RECORD_CHARACTERS, MAX_ROW_BYTES, MAX_ROWS
+from qlora_studio.data.limits import (
+    LISTED_LINES,
+    MAX_RECORD_CHARACTERS,
+    MAX_ROW_BYTES,
+    MAX_ROWS,
+    MAX_UNUSABLE_ROWS,
+)
 from qlora_studio.data.lines import LineChunk
 from qlora_studio.data.message_trees import read_trees
 from qlora_studio.data.plain_chats import PlainChats, PlainChatsReader, may_be_plain
@@ -158,6 +164,7 @@ class Intake:
             conversations = _conversations(record, convert)
         except RecordError as reason:
             self.tally.skip(reason, record.place.line)
+            self._refuse_unusable()
         else:
             self._take_conversations(conversations, record.place, index)
 
@@ -197,6 +204,16 @@ class Intake:
         self._digests.frombytes(_halves([digests[index] for index in new]).tobytes())
         self._refuse_too_many()
         return new
+
+    def _refuse_unusable(self) -> None:
+        """Nobody waits for the end of a file whose rows are all alike."""
+        if not self.tally.imported and self.tally.skipped - self.tally.left_out >= MAX_UNUSABLE_ROWS:
+            worst = self.tally.problems()[0]
+            raise StudioError(
+                f"{self._name}: none of the first {self.tally.rows_in:,} rows can be used. "
+                f"{worst.count:,} of them: {worst.reason}, first in line {worst.line:,}.",
+                hint="Choose the format or the columns by hand, or another file.",
+            )
 
     def _refuse_too_many(self) -> None:
         if len(self._digests) > MAX_ROWS:

@@ -6,6 +6,7 @@ MAX_RECORD_CHARACTERS = 8 * MAX_ROW_BYTES  # of all rows of a record: they may r
 MAX_DEPTH = 64  # of nested lists and objects
 MAX_COLUMNS = 512
 MAX_ROWS = 5_000_000
+MAX_UNUSABLE_ROWS = 1_000_000  # at the beginning of an import, before one that can be used
 MAX_TEXT_BYTES = 20_000_000_000  # of all files of an import together
 MAX_EXPANSION = 200  # bytes out for each byte in, where something is stored compressed
 

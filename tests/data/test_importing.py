@@ -196,6 +196,20 @@ def test_nothing_usable_says_the_most_frequent_reason(tmp_path: Path) -> None:  
         import_bytes(tmp_path / "rows.jsonl", content)
 
 
+def test_a_file_that_goes_on_without_a_usable_row_is_refused_before_its_end(  # D3
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "MAX_UNUSABLE_ROWS", 5)
+    bad = [f'{{"question": "{number}?", "answer": ""}}\n'.encode() for number in range(8)]
+    good = b'{"question": "?", "answer": "!"}\n'
+
+    with pytest.raises(StudioError, match=r"rows\.jsonl: none of the first 5 rows can be used\. 5 of them"):
+        import_bytes(tmp_path / "rows.jsonl", b"".join(bad) + good)
+    late = import_bytes(tmp_path / "late.jsonl", b"".join(bad[:4]) + good + b"".join(bad))
+
+    assert (late.report.imported, late.report.skipped) == (1, 12)
+
+
 def test_more_rows_than_the_limit_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # D6
     monkeypatch.setattr(intake, "MAX_ROWS", 2)
     content = b"".join(b'{"question": "%d?", "answer": "4"}\n' % number for number in range(3))
