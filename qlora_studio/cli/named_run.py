@@ -7,14 +7,19 @@ from pathlib import Path
 from qlora_studio.config import places
 from qlora_studio.errors import StudioError
 from qlora_studio.runs.history import list_runs
+from qlora_studio.runs.run_record import RECORD_FILE
 
 _MOST_LISTED = 5
 
 
 def run_folder(named: Path, runs_dir: Path | None = None) -> Path:
-    """Absolute. Raises: StudioError where there is neither such a folder nor one run of that name."""
+    """Absolute; what a person's link leads to.
+
+    Raises: StudioError where there is neither such a folder nor one run of that name.
+    """
     if named.exists():
-        return named.absolute()
+        folder = named.parent if named.name == RECORD_FILE and named.is_file() else named
+        return folder.resolve() if folder.is_symlink() else folder.absolute()  # a run itself is no link (R11)
     runs_dir = (runs_dir or places.runs_folder()).absolute()
     if len(named.parts) == 1:
         if (runs_dir / named).exists():

@@ -30,6 +30,14 @@ def test_a_folder_where_one_stands_comes_first(listed, tmp_path, monkeypatch):
     assert run_folder(Path(listed.name)) == here / listed.name
 
 
+def test_a_run_is_found_through_a_persons_own_link_and_by_its_run_json(listed, tmp_path):
+    (listed / "run.json").write_text("{}")
+    (tmp_path / "latest").symlink_to(listed)
+    assert run_folder(tmp_path / "latest") == listed
+    assert run_folder(tmp_path / "latest" / "run.json") == listed
+    assert run_folder(listed / "run.json") == listed
+
+
 def test_a_run_is_found_by_what_the_person_called_it(home):
     folder = make_run(places.runs_folder(), Example(name="sums", steps=2, end="finished"))
     assert run_folder(Path("sums")) == folder
