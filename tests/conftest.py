@@ -9,7 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
+# A wait for a core that other processes have is no slow code: examples have no deadline of their own.
+settings.register_profile("checks", deadline=None)
+settings.load_profile("checks")
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 os.environ["PYTHON_KEYRING_BACKEND"] = "keyring.backends.null.Keyring"
 os.environ["WAKEPY_FAKE_SUCCESS"] = "1"
