@@ -52,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
         reading,
         recipes,
         runs,
+        sweep,
         training,
     )
 
@@ -66,6 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     modules = (
         training,
         recipes,
+        sweep,
         reading,
         estimating,
         runs,

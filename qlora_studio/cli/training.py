@@ -117,11 +117,12 @@ def prepare_run(
 
 
 def follow_run(
-    engine: Engine, folder: Path, told: Told, as_json: bool, ways: Sequence[Way] = ()
+    engine: Engine, folder: Path, told: Told, as_json: bool, ways: Sequence[Way] = (), silent: bool = False
 ) -> tuple[int, events.RunFinished]:
     """Trains and tells. Gives the exit status. Raises: StudioError where the run fails.
 
-    ways: to take less memory from now on
+    ways:   to take less memory from now on
+    silent: nothing is printed of a run that ends well
     """
     if as_json:
         print_json(engine.ready)
@@ -131,7 +132,7 @@ def follow_run(
         for event in _events_of_run(engine, folder):
             if as_json and not isinstance(event, events.LoadingProgress):
                 print_json(event)
-            elif not as_json:
+            elif not as_json and not silent:
                 lines.tell(event)
             if isinstance(event, events.RunFinished):
                 return (STOPPED if stopped() and event.state != "finished" else 0), event

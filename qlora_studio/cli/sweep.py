@@ -1,0 +1,219 @@
+"""`sweep`: the same run with one thing changed, one after another, in one table and one picture."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from qlora_studio.cli.children import Engine, Reader
+from qlora_studio.cli.counted import counted
+from qlora_studio.cli.output import Told, in_gib, print_json, print_text
+from qlora_studio.cli.recipes import chosen_shape
+from qlora_studio.cli.there import require_inputs
+from qlora_studio.cli.training import follow_run, prepare_run, settings_from
+from qlora_studio.config import places
+from qlora_studio.config.model_shape import ModelShape
+from qlora_studio.config.run_config import RunConfig
+from qlora_studio.config.toml_file import parse_assignment, with_changes
+from qlora_studio.errors import StudioError
+from qlora_studio.memory.parts import adapter_parameters
+from qlora_studio.protocol import reading
+from qlora_studio.runs.sweep import (
+    SWEEP_FILE,
+    Point,
+    Row,
+    Sweep,
+    found,
+    read_sweep,
+    save_results,
+    table,
+    with_run,
+    write_sweep,
+)
+
+RANKS = (8, 16, 32, 64, 128, 256)  # QLoRA, arXiv:2305.14314, figure 4 and appendix A
+Variant = tuple[str, dict[str, Any]]  # label, changes
+
+
+def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """`qlora-studio sweep`."""
+    sweep = subparsers.add_parser("sweep", help="the same run with one thing changed, one after another")
+    sweep.add_argument(
+        "what", type=Path, metavar="FILE.toml|SWEEP", help="the settings, 'sample', or a sweep to go on with"
+    )
+    sweep.add_argument("--out", type=Path, metavar="SWEEP", help="folder for list, table and picture")
+    kind = sweep.add_mutually_exclusive_group()
+    kind.add_argument(
+        "--over",
+        choices=("ranks", "layers", "precision"),
+        help=f"ranks {', '.join(map(str, RANKS))}; adapters on attention, on feed-forward or on all linear "
+        "layers; NF4 against 16 bit",
+    )
+    kind.add_argument("--vary", metavar="a.b=v,w,…", help="any setting")
+    sweep.add_argument(
+        "--seeds", nargs="+", type=int, default=[0], metavar="N", help="each with each of these"
+    )
+    sweep.add_argument("--set", action="append", default=[], metavar="a.b=v", dest="changes")
+    sweep.add_argument("--runs-dir", type=Path, metavar="D", help="where the runs' folders are made")
+    sweep.add_argument("--accept-skipped", action="store_true")
+    sweep.add_argument("--json", action="store_true")
+    sweep.set_defaults(run=sweep_command)
+
+
+def sweep_command(arguments: argparse.Namespace) -> int:
+    """Raises: StudioError; what is finished stays, and the same command goes on."""
+    folder, sweep = _opened(arguments)
+    for place in range(len(sweep.points)):
+        sweep, status = _run_point(folder, sweep, place, quiet=arguments.json)
+        if status:
+            if not arguments.json:
+                print_text(f"To go on: qlora-studio sweep {folder}")
+            return status
+    results = found(sweep)
+    files = save_results(folder, sweep, results)
+    rows = table(sweep, results)
+    if arguments.json:
+        print_json(
+            {
+                "rows": [msgspec.to_builtins(row) for row in rows],
+                "runs": [item.point.run for item in results],
+                "files": [str(path) for path in files],
+            }
+        )
+        return 0
+    for line in table_lines(sweep, rows):
+        print_text(line)
+    print_text(f"written to {folder}: {', '.join(path.name for path in files)}")
+    return 0
+
+
+def _opened(arguments: argparse.Namespace) -> tuple[Path, Sweep]:
+    """The sweep that is there already, or a new one, written."""
+    if (arguments.what / SWEEP_FILE).is_file():
+        if arguments.out or arguments.over or arguments.vary:
+            raise StudioError(f"{arguments.what} is a sweep already.", hint="Name it alone to go on with it.")
+        return arguments.what.absolute(), read_sweep(arguments.what)
+    if arguments.out is None or not (arguments.over or arguments.vary):
+        raise StudioError(
+            "A new sweep needs --out and either --over or --vary.",
+            hint="For example: qlora-studio sweep my.toml --over ranks --out my-ranks",
+        )
+    if arguments.out.exists():
+        raise StudioError(
+            f"{arguments.out} exists already.",
+            hint=f"qlora-studio sweep {arguments.out} goes on with a sweep.",
+        )
+    config = settings_from(arguments.what, arguments.changes)
+    require_inputs(config)
+    shape = chosen_shape(config.model.path)
+    label, axis, listed = variants(arguments.over, arguments.vary, shape)
+    points = tuple(
+        _point(config, shape, name, changes, seed)
+        for seed in dict.fromkeys(arguments.seeds)  # a seed after the other: a table soon has all labels
+        for name, changes in listed
+    )
+    sweep = Sweep(
+        title=f"{label}: {Path(config.model.path).name}",
+        config=config,
+        points=points,
+        axis=axis,
+        runs_dir=str((arguments.runs_dir or places.runs_folder()).absolute()),
+        accept_skipped=arguments.accept_skipped,
+    )
+    write_sweep(arguments.out, sweep)
+    return arguments.out.absolute(), sweep
+
+
+def variants(over: str | None, vary: str | None, shape: ModelShape) -> tuple[str, str, list[Variant]]:
+    """What the sweep is of, the key of its axis or "", and its labels with their changes.
+
+    Raises: StudioError.
+    """
+    if over == "ranks":
+        return "Rank", "lora.r", [(f"r = {rank}", {"lora.r": rank}) for rank in RANKS]
+    if over == "layers":
+        return "Adapted layers", "", _layer_choices(shape)
+    if over == "precision":
+        return (
+            "QLoRA and 16-bit LoRA",
+            "",
+            [
+                ("LoRA, 16 bit", {"model.quantization": "none"}),
+                ("QLoRA, NF4 + DQ", {"model.quantization": "nf4", "model.double_quant": True}),
+                ("QLoRA, NF4", {"model.quantization": "nf4", "model.double_quant": False}),
+                ("QLoRA, FP4", {"model.quantization": "fp4", "model.double_quant": False}),
+            ],
+        )
+    assert vary is not None
+    key, _, listed = vary.partition("=")
+    values = [parse_assignment(f"{key}={value}")[1] for value in listed.split(",") if value.strip()]
+    if len(values) < 2:
+        raise StudioError(f"--vary {vary} names no two values.", hint="Such as lora.r=8,16,32.")
+    are_numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    axis = key if are_numbers and all(value > 0 for value in values) else ""
+    return key, axis, [(f"{key} = {value}", {key: value}) for value in values]
+
+
+def _layer_choices(shape: ModelShape) -> list[Variant]:
+    names = [name for name, _, _ in shape.linears]
+    attention = [name for name in names if "att" in name.partition(".")[0]]
+    feed_forward = [name for name in names if name not in attention]
+    if not attention or not feed_forward:
+        raise StudioError(f"The linear layers of {shape.family} aren't told apart here: {', '.join(names)}.")
+    return [
+        ("all linear layers", {"lora.target_modules": "all-linear"}),
+        ("attention", {"lora.target_modules": attention}),
+        ("feed-forward", {"lora.target_modules": feed_forward}),
+    ]
+
+
+def _point(config: RunConfig, shape: ModelShape, label: str, changes: dict[str, Any], seed: int) -> Point:
+    """Checked before anything starts. Raises: StudioError."""
+    whole = changes | {"training.seed": seed}
+    parameters = adapter_parameters(shape, with_changes(config, whole).lora)
+    return Point(label=label, seed=seed, changes=whole, parameters=parameters)
+
+
+def _run_point(folder: Path, sweep: Sweep, place: int, *, quiet: bool) -> tuple[Sweep, int]:
+    """Made, gone on with, or finished already. The exit status: 0 unless somebody stopped it."""
+    point = sweep.points[place]
+    if point.run and found(msgspec.structs.replace(sweep, points=(point,)))[0].state == "finished":
+        return sweep, 0
+    if not quiet:
+        print_text(f"{place + 1} of {len(sweep.points)}: {point.label}, seed {point.seed}")
+    with Told(quiet=quiet) as told, Engine(told) as engine:
+        if point.run:
+            with Reader(told) as reader:
+                reader.ask(reading.ResumeReady, reading.CheckResume, run=point.run)
+        else:
+            config = with_changes(sweep.config, point.changes)
+            name = f"{sweep.title} {point.label} seed {point.seed}"
+            prepared = prepare_run(engine, told, config, name, Path(sweep.runs_dir), sweep.accept_skipped)
+            sweep = with_run(sweep, place, prepared.run)
+            write_sweep(folder, sweep)
+            point = sweep.points[place]
+        status, _ = follow_run(engine, Path(point.run), told, as_json=False, silent=quiet)
+    return sweep, status
+
+
+def table_lines(sweep: Sweep, rows: Sequence[Row]) -> list[str]:
+    """For a person."""
+    width = max(len(row.label) for row in rows) + 2
+    lines = [
+        sweep.title,
+        f"{'':<{width}}{'loss':>9}{'± 95 %':>9}{'less first':>12}{'± 95 %':>9}{'trained':>12}{'peak':>11}",
+    ]
+    for row in rows:
+        numbers = zip((9, 9, 12, 9), (row.loss, row.error, row.less, row.less_error), strict=True)
+        lines.append(
+            f"{row.label:<{width}}"
+            + "".join(f"{'' if number is None else f'{number:.4f}':>{room}}" for room, number in numbers)
+            + f"{row.parameters:>12,}{in_gib(row.peak_bytes):>11}"
+        )
+    seeds = len({point.seed for point in sweep.points})
+    lines.append(f"evaluation loss after the last update, {counted(seeds, 'seed')}")
+    return lines

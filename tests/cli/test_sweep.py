@@ -1,0 +1,126 @@
+"""`sweep`: a list of runs made one after another, gone on with where it was left."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from qlora_studio.cli.main import parse, run_command
+from qlora_studio.cli.sweep import table_lines, variants
+from qlora_studio.config.run_config import RunConfig
+from qlora_studio.errors import StudioError
+from qlora_studio.models.shapes import known_shape
+from qlora_studio.runs.sweep import Row, Sweep
+from tests.reader.whole_model import chats_file, whole_model
+from tests.runs.test_sweep import points
+
+SETTINGS = """
+[model]
+path = "tiny"
+compute_dtype = "float32"
+[data]
+path = "chats.jsonl"
+seq_len = 128
+validation = 0.2
+[training]
+steps = 2
+batch_size = 1
+gradient_accumulation = 1
+[checkpoints]
+every_steps = 1
+evaluate_every_steps = 1
+"""
+
+
+def sweep(*words: str) -> int:
+    return run_command(parse(("sweep", *words)))
+
+
+@pytest.fixture
+def settings(tmp_path, monkeypatch):
+    whole_model(tmp_path / "tiny")
+    chats_file(tmp_path / "chats.jsonl")
+    (tmp_path / "my.toml").write_text(SETTINGS, "utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_runs_are_made_one_after_another_and_what_is_finished_stays(settings, capsys):
+    assert sweep("my.toml", "--vary", "lora.r=2,4", "--out", "mine", "--json") == 0
+    made = json.loads(capsys.readouterr().out)
+    assert [row["label"] for row in made["rows"]] == ["lora.r = 2", "lora.r = 4"]
+    assert all(row["loss"] > 0 and row["finished"] == 1 for row in made["rows"])
+    assert made["rows"][1]["parameters"] == 2 * made["rows"][0]["parameters"]
+    assert (settings / "mine" / "losses.svg").is_file()
+
+    first, second = (Path(run) for run in made["runs"])
+    shutil.rmtree(second / "adapter")  # as if it had been killed after its first update
+    shutil.rmtree(second / "checkpoints" / "step-000002")
+    (second / "state.json").unlink()
+    lines = (second / "metrics.jsonl").read_text().splitlines(keepends=True)
+    kept = [line for line in lines if '"run_finished"' not in line]
+    (second / "metrics.jsonl").write_text("".join(kept))
+    before = (first / "metrics.jsonl").read_bytes()
+
+    assert sweep("mine", "--json") == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["runs"] == made["runs"]
+    assert [row["loss"] for row in again["rows"]] == pytest.approx([row["loss"] for row in made["rows"]])
+    assert (first / "metrics.jsonl").read_bytes() == before
+    assert (second / "adapter").is_dir()
+
+
+def test_a_setting_that_can_not_stand_is_refused_before_anything_starts(settings, capsys):
+    assert sweep("my.toml", "--vary", "lora.r=2,-4", "--out", "mine") == 2
+    assert "lora.r" in capsys.readouterr().err
+    assert not (settings / "mine").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("my.toml", "--over", "ranks"), "A new sweep needs --out"),
+        (("my.toml", "--out", "mine"), "either --over or --vary"),
+        (("my.toml", "--vary", "lora.r=8", "--out", "mine"), "names no two values"),
+        (("my.toml", "--over", "ranks", "--out", "tiny"), "exists already"),
+        (("gone.toml", "--over", "ranks", "--out", "mine"), "gone.toml"),
+    ],
+)
+def test_what_is_missing_is_said(settings, capsys, words, said):
+    assert sweep(*words) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_layers_are_told_apart_in_any_family():
+    for name in ("llama-7b", "qwen2.5-7b", "phi-3-mini", "gemma-2-2b"):
+        _, _, (every, attention, feed_forward) = variants("layers", None, known_shape(name))
+        assert every[1] == {"lora.target_modules": "all-linear"}
+        assert all("attn" in target for target in attention[1]["lora.target_modules"])
+        assert all("mlp" in target for target in feed_forward[1]["lora.target_modules"])
+
+
+def test_precision_begins_with_16_bit_so_that_the_others_are_compared_with_it():
+    _, axis, listed = variants("precision", None, known_shape("llama-7b"))
+    assert (axis, listed[0]) == ("", ("LoRA, 16 bit", {"model.quantization": "none"}))
+
+
+def test_only_positive_numbers_are_an_axis():
+    shape = known_shape("llama-7b")
+    assert variants(None, "training.learning_rate=1e-4,2e-4", shape)[1] == "training.learning_rate"
+    assert variants(None, "lora.dropout=0.0,0.1", shape)[1] == ""
+    assert variants(None, "data.packing=true,false", shape)[1] == ""
+    with pytest.raises(StudioError, match="no two values"):
+        variants(None, "lora.r", shape)
+
+
+def test_a_person_reads_loss_interval_and_difference():
+
+    listed = Sweep(title="Rank: tiny", config=RunConfig(), points=points())
+    row = Row("r = 16", 3, 3, 2.1, 0.3, -0.1, 0.01, 1_000, 2**30, 5.0)
+    said = table_lines(listed, [row])
+    assert said[2] == "r = 16     2.1000   0.3000     -0.1000   0.0100       1,000    1.0 GiB"
+    assert said[-1] == "evaluation loss after the last update, 3 seeds"
