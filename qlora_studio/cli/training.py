@@ -207,7 +207,8 @@ class _Lines:
 def _step_in_words(event: events.StepFinished) -> str:
     loss = event.non_finite or f"{event.loss:.3f}"
     memory = in_gib(sum(event.memory.values()))
-    return f"loss {loss} · {event.tokens_per_second:,.0f} tokens/s · {memory}"
+    spilled = f", {in_gib(event.in_ram_bytes)} of it in RAM" if event.in_ram_bytes else ""
+    return f"loss {loss} · {event.tokens_per_second:,.0f} tokens/s · {memory}{spilled}"
 
 
 def _say_what_starts(run: reading.RunPrepared) -> None:

@@ -9,18 +9,24 @@ import psutil
 import torch
 
 from qlora_studio.engine.adapters import AdaptedModel
+from qlora_studio.engine.memory_watch import MemoryWatch
 from qlora_studio.engine.optimizer import AdapterOptimizer
+from qlora_studio.memory.others import OthersInRam, OthersOnCard, bytes_in_ram
 
 
 class MemoryMeter:
     """Bytes of weights, adapter and optimizer are those of their tensors; the rest is the peak less these.
 
-    On a card the peak is torch's own; on a processor it is the resident memory of the process.
+    On a card the peak is torch's own; on a processor it is the resident memory of the process. What other
+    programs take meanwhile is looked at from a thread, until `close`.
     """
 
     def __init__(self, adapted: AdaptedModel, optimizer: AdapterOptimizer) -> None:
         self._device = adapted.base.device
+        others = OthersOnCard() if self._device.is_cuda else OthersInRam()
+        self._watch = MemoryWatch(lambda: others.look(self._held_bytes()))
         self._optimizer = optimizer
+        self._paged_bytes = 0  # as of the newest step: the watch must not go through a state that grows
         self._weights = adapted.base.weight_bytes + adapted.dequantized_bytes
         weights = sum(weight.nbytes for weight in optimizer.parameters.values())
         self._adapter = 2 * weights  # and their gradients
@@ -32,6 +38,31 @@ class MemoryMeter:
         else:
             with contextlib.suppress(OSError):  # elsewhere than on Linux the peak is the process's own
                 Path("/proc/self/clear_refs").write_text("5")
+
+    def start_watching(self) -> None:
+        """At the first step of a sitting."""
+        self._watch.start()
+
+    def close(self) -> None:
+        """Nobody asks any more."""
+        self._watch.close()
+
+    def beside(self) -> tuple[int, int]:
+        """Bytes since this was asked before: the most that other programs took, and of a paged optimizer's
+        state what then had no room on the card.
+        """
+        others = self._watch.most()
+        if not (self._device.is_cuda and self._optimizer.paged):
+            return others, 0
+        self._paged_bytes = self._optimizer.state_bytes
+        reserved = torch.cuda.max_memory_reserved(self._device.torch_device)
+        return others, bytes_in_ram(self._paged_bytes, reserved, others, self._device.memory_bytes)
+
+    def _held_bytes(self) -> int:
+        """Of the card, by torch and the optimizer; without meaning on a processor."""
+        if not self._device.is_cuda:
+            return 0
+        return torch.cuda.memory_reserved(self._device.torch_device) + self._paged_bytes
 
     def peak_by_part(self) -> dict[str, int]:
         """Of the step since `start_step`; the parts of the promise."""

@@ -43,6 +43,7 @@ def train(run: PreparedRun, wish: Callable[[], Wish]) -> Iterator[EngineEvent]:
 
 
 def _train(run: PreparedRun, asked: _Asked) -> Iterator[EngineEvent]:
+    run.memory.start_watching()
     yield _started(run)
     yield from _catch_up(run, asked)
     updater = run.updater()
@@ -87,6 +88,7 @@ def _started(run: PreparedRun) -> RunStarted:
         total_steps=run.total_steps,
         resumed=run.resumed,
         time=time.time(),
+        device_bytes=run.device.memory_bytes,
     )
 
 
@@ -138,6 +140,7 @@ def _step(run: PreparedRun, updater: Updater, planned: _Planned) -> StepFinished
     _advance(run, planned, result)
     tokens = sum(batch.tokens for batch in batches)
     learned = sum(batch.learned_tokens for batch in batches)
+    others, in_ram = run.memory.beside()
     return StepFinished(
         step=position.step,
         loss=_finite(result.loss),
@@ -153,6 +156,8 @@ def _step(run: PreparedRun, updater: Updater, planned: _Planned) -> StepFinished
         elapsed_s=position.elapsed_s,
         time=time.time(),
         non_finite=_kind(result.loss, result.grad_norm),
+        others_bytes=others,
+        in_ram_bytes=in_ram,
     )
 
 

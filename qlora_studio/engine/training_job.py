@@ -161,6 +161,8 @@ class _TrainingJob:
         if len(self._speeds) > _FIRST_STEPS and self._run is not None:
             _remember(self._run, self._speeds[_FIRST_STEPS:])
         held = self._holder.held
+        if self._run is not None:
+            self._run.memory.close()
         self._run = None
         if held is not None and ADAPTER in held.names:
             held.remove(ADAPTER)

@@ -63,6 +63,7 @@ class RunStarted(Event, frozen=True, tag="run_started"):
     total_steps: int
     resumed: bool
     time: float
+    device_bytes: int = 0  # of the card's memory, or the machine's; 0: not told
 
 
 class StepFinished(Event, frozen=True, tag="step_finished"):
@@ -82,6 +83,8 @@ class StepFinished(Event, frozen=True, tag="step_finished"):
     elapsed_s: float  # of training, over all sittings
     time: float  # unix seconds, for display
     non_finite: str | None = None  # "nan" | "inf"
+    others_bytes: int = 0  # most that other programs took of the device meanwhile
+    in_ram_bytes: int = 0  # of a paged optimizer's state, what then had no room on the card
 
 
 class EvaluationProgress(Event, frozen=True, tag="evaluation_progress"):

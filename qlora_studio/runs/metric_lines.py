@@ -34,6 +34,8 @@ class StepLine(_Line, tag="step_finished"):
     tokens_per_second: float | None = None
     learned_tokens_per_second: float | None = None
     elapsed_s: float | None = None
+    others_bytes: Count = 0
+    in_ram_bytes: Count = 0
     non_finite: str | None = None
 
 
@@ -42,6 +44,7 @@ class StartLine(_Line, tag="run_started"):
 
     step: Count
     total_steps: Count = 0
+    device_bytes: Count = 0
 
 
 class EvaluationLine(_Line, tag="evaluation_finished"):

@@ -46,6 +46,7 @@ class PartFacts(msgspec.Struct):
     checkpoints: list[CheckpointLine]
     non_finite: list[tuple[int, str]]
     total_steps: int
+    device_bytes: int
     ended: FinishedLine | FailedLine | None
     goes_back_to: int | None
     skipped_lines: int

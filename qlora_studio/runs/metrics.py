@@ -49,6 +49,8 @@ _NUMBERS = (
     "tokens_per_second",
     "learned_tokens_per_second",
     "elapsed_s",
+    "others_bytes",
+    "in_ram_bytes",
 )
 
 Fill = Callable[["NDArray[Any]"], bool]
@@ -190,6 +192,7 @@ class Metrics:
         self.non_finite: list[NonFinite] = []
         self.skipped_lines = 0
         self.total_steps = 0
+        self.device_bytes = 0  # of the newest sitting's device; 0: not told
         self.ended: FinishedLine | FailedLine | None = None  # None also where it was interrupted
         self._steps = _Column("int64")
         self._numbers = {name: _Column("float64") for name in _NUMBERS}
@@ -245,6 +248,16 @@ class Metrics:
         return self._numbers["elapsed_s"].values
 
     @property
+    def others_bytes(self) -> NDArray[Any]:
+        """Most that other programs took of the device in each step; 0 where nobody told."""
+        return self._numbers["others_bytes"].values
+
+    @property
+    def in_ram_bytes(self) -> NDArray[Any]:
+        """Of a paged optimizer's state, what had no room on the card in each step."""
+        return self._numbers["in_ram_bytes"].values
+
+    @property
     def memory(self) -> dict[str, NDArray[Any]]:
         """Peak bytes of each step by part."""
         return {part: column.values for part, column in self._memory.items()}
@@ -267,6 +280,7 @@ class Metrics:
                 self._lowest_start = min(self._lowest_start, start.step)
                 self._supersede_from(start.step + 1)
                 self.total_steps = start.total_steps or self.total_steps
+                self.device_bytes = start.device_bytes or self.device_bytes
                 self.ended = None
             self._add_sitting(rest)
 
@@ -303,6 +317,7 @@ class Metrics:
         self.non_finite += [NonFinite(step, kind) for step, kind in part.non_finite]
         self.skipped_lines += part.skipped_lines
         self.total_steps = part.total_steps or self.total_steps
+        self.device_bytes = part.device_bytes or self.device_bytes
         self.ended = part.ended or self.ended
 
     def facts(self, reached: int, in_long_line: bool) -> PartFacts:
@@ -315,6 +330,7 @@ class Metrics:
             checkpoints=self.checkpoints,
             non_finite=[(gap.step, gap.kind) for gap in self.non_finite],
             total_steps=self.total_steps,
+            device_bytes=self.device_bytes,
             ended=self.ended,
             goes_back_to=None if lowest == math.inf else int(lowest),
             skipped_lines=self.skipped_lines,
@@ -372,6 +388,8 @@ class Metrics:
         numbers["tokens_per_second"].extend([line.tokens_per_second for line in steps])
         numbers["learned_tokens_per_second"].extend([line.learned_tokens_per_second for line in steps])
         numbers["elapsed_s"].extend([line.elapsed_s for line in steps])
+        numbers["others_bytes"].extend([line.others_bytes for line in steps])
+        numbers["in_ram_bytes"].extend([line.in_ram_bytes for line in steps])
         memory = np.fromiter(memory_of(steps), "int64").reshape(len(steps), len(self._memory))
         for index, column in enumerate(self._memory.values()):
             column.extend(memory[:, index])

@@ -54,6 +54,9 @@ class Points:
     elapsed_s: NDArray[Any]
     memory: dict[str, NDArray[Any]]  # bytes; the parts that were measured, in the order of PARTS
     memory_total: NDArray[Any]
+    others: NDArray[Any]  # bytes that other programs took of the device
+    in_ram: NDArray[Any]  # bytes of the optimizer that had no room on the card
+    device_bytes: int  # 0: not told
     peaks: dict[str, Peaks]  # of the arrays that are drawn, by their names
     spikes: tuple[int, ...]  # places of steps that took much more memory than those around them
     evaluations: tuple[EvaluationLine, ...]
@@ -157,6 +160,9 @@ class Curves:
             elapsed_s=metrics.elapsed_s,
             memory=_by_part(metrics.memory, size),
             **drawn,
+            others=metrics.others_bytes,
+            in_ram=metrics.in_ram_bytes,
+            device_bytes=metrics.device_bytes,
             peaks=self._peaks,
             spikes=_spikes(self._total[:size]),
             evaluations=evaluations,

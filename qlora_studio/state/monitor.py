@@ -201,7 +201,9 @@ class MonitorState(QObject):
 
     @property
     def limit_bytes(self) -> int | None:
-        """Of the device the run trains on; None where that is another machine's."""
+        """Of the device the run trains on, as the run told; else of this machine's, if it is that one."""
+        if self.points.device_bytes:
+            return self.points.device_bytes
         if self.run is None or self.run.record.device == "cpu":
             return self._ram_bytes
         card = self._machine.card

@@ -37,6 +37,7 @@ def _header(points: Points) -> list[str]:
     return [
         *("step", "elapsed_s", "loss", "smoothed_loss", "evaluation_loss", "learning_rate", "grad_norm"),
         *("tokens_per_second", *(f"memory_{part}_bytes" for part in points.memory)),
+        *("other_programs_bytes", "optimizer_in_ram_bytes"),
     ]
 
 
@@ -53,6 +54,8 @@ def _rows(points: Points, first: int, last: int) -> Iterator[tuple[Any, ...]]:
         points.grad_norm[first:last].tolist(),
         points.tokens_per_second[first:last].tolist(),
         *(part[first:last].tolist() for part in points.memory.values()),
+        points.others[first:last].astype("int64").tolist(),
+        points.in_ram[first:last].astype("int64").tolist(),
         strict=True,
     )
 

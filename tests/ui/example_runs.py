@@ -79,6 +79,9 @@ class Example:
     tags: tuple[str, ...] = ("support",)
     changes: dict[str, object] = field(default_factory=dict)
     checkpoints: bool = True
+    device_bytes: int = 0
+    others_gib: dict[int, float] = field(default_factory=dict)  # from a step on
+    in_ram_gib: dict[int, float] = field(default_factory=dict)  # from a step on
 
 
 TRAINING = Example(steps=0, total_steps=400, spikes=())  # before its first step
@@ -115,7 +118,14 @@ def make_run(runs_dir: Path, example: Example) -> Path:
 
 def run_events(folder: Path, example: Example) -> Iterator[EngineEvent]:
     """As the engine tells them, from the start to the end."""
-    yield RunStarted(run=str(folder), step=0, total_steps=example.total_steps, resumed=False, time=CREATED)
+    yield RunStarted(
+        run=str(folder),
+        step=0,
+        total_steps=example.total_steps,
+        resumed=False,
+        time=CREATED,
+        device_bytes=example.device_bytes,
+    )
     for number in range(1, example.steps + 1):
         yield step_event(number, example)
         if number % example.evaluate_every == 0:
@@ -159,7 +169,13 @@ def step_event(number: int, example: Example) -> StepFinished:
         elapsed_s=1.6 * number,
         time=CREATED + 1.6 * number,
         non_finite="nan" if bad else None,
+        others_bytes=_since(number, example.others_gib),
+        in_ram_bytes=_since(number, example.in_ram_gib),
     )
+
+
+def _since(number: int, gib: dict[int, float]) -> int:
+    return int(GIB * next((size for step, size in reversed(gib.items()) if number >= step), 0.0))
 
 
 def hear_steps(silent: Silent, first: int, last: int) -> None:

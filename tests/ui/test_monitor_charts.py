@@ -15,7 +15,7 @@ from PySide6.QtWidgets import QSlider, QTableView, QWidget
 from qlora_studio.memory.devices import CardReading
 from qlora_studio.protocol import reading
 from qlora_studio.ui.theme import theme
-from tests.ui.example_runs import Example, hear_steps, step_event
+from tests.ui.example_runs import GIB, Example, hear_steps, step_event
 from tests.ui.person import click, found, words
 
 
@@ -124,6 +124,29 @@ def test_memory_is_stacked_by_part_and_a_spike_is_named(open_run, make):
     tops = [float(np.median(chart._areas[part].y)) for part in ("weights", "optimizer", "other")]
     assert tops == sorted(tops) and tops[0] == pytest.approx(5.5)
     assert "Step 220 took" in words(page, "monitor_spike")
+
+
+def test_a_run_recorded_on_a_card_is_drawn_where_there_is_none(open_run, make):
+    """As `qlora-studio --run FOLDER` shows it: limit, other programs and spill are the run's own."""
+    page = open_run(
+        make(end="paused", spikes=(), device_bytes=24 * GIB, others_gib={150: 3.0}, in_ram_gib={200: 0.75})
+    )
+    chart = found(page, "monitor_vram")
+    assert chart._levels["limit"].label.toPlainText() == "card limit 24.0"
+    own, others = (np.array(area.y)[-1] for area in (chart._areas["other"], chart._others))
+    assert others - own == pytest.approx(3.0)
+    assert np.array(chart._others.y)[0] == pytest.approx(np.array(chart._areas["other"].y)[0])
+    optimizer, on_card = (np.array(area.y)[-1] for area in (chart._in_ram, chart._on_card))
+    assert optimizer - on_card == pytest.approx(0.75)
+    shown = words(page, "monitor_vram_card")
+    assert ("Other programs" in shown, "Optimizer in RAM" in shown) == (True, True)
+
+
+def test_a_run_that_had_the_card_for_itself_shows_neither_other_programs_nor_a_spill(open_run, make):
+    page = open_run(make(end="paused", spikes=()))
+    chart = found(page, "monitor_vram")
+    assert not any(len(area.x) for area in (chart._others, chart._in_ram, chart._on_card))
+    assert "Other programs" not in words(page, "monitor_vram_card")
 
 
 def test_each_spike_names_its_step_and_its_rows_and_the_crosshair_goes_there(open_run, make, qtbot):

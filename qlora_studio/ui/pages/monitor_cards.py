@@ -136,6 +136,17 @@ class MemoryCard(Card):
         for part, words in _PART_WORDS.items():
             self._legend[part] = in_line(Swatch(f"vram_{part}"), PlainLabel(words, "note"))
             head.addWidget(self._legend[part])
+        self._beside = {
+            "others": in_line(
+                Swatch("vram_other", Qt.BrushStyle.Dense5Pattern), PlainLabel("Other programs", "note")
+            ),
+            "in_ram": in_line(
+                Swatch("text", Qt.BrushStyle.BDiagPattern), PlainLabel("Optimizer in RAM", "note")
+            ),
+        }
+        for widget in self._beside.values():
+            head.addWidget(widget)
+            widget.hide()
         self.body.addLayout(head)
         self._note = QFrame()
         self._note.setObjectName("monitor_spike")
@@ -175,6 +186,8 @@ class MemoryCard(Card):
         """The legend names the parts that were measured; the note the highest spike."""
         for part, widget in self._legend.items():
             widget.setVisible(part in points.memory or not points.memory)
+        for name, widget in self._beside.items():
+            widget.setVisible(bool(getattr(points, name).any()))
         places = points.spikes
         self._note.setVisible(bool(places))
         self._next.setVisible(len(places) > 1)
@@ -230,6 +243,8 @@ def spike_words(points: Points, place: int) -> str:
     step, size = int(points.steps[place]), float(points.memory_total[place])
     over = size - float(np.median(points.memory_total))
     words = f"Step {step:,} took {figures.in_gib(size)}, {over / 2**30:.1f} over the median"
+    if points.in_ram[place]:
+        words += f", with {figures.in_gib(float(points.in_ram[place]))} of the optimizer in RAM"
     if any(line.step == step - 1 for line in points.evaluations):
         return f"{words}; it came right after an evaluation."
     if step - 1 in points.checkpoints:

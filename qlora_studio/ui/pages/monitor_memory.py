@@ -8,6 +8,7 @@ import numpy as np
 import pyqtgraph as pg
 from numpy.typing import NDArray
 from PySide6.QtCore import QRectF, Qt
+from PySide6.QtGui import QBrush
 
 from qlora_studio.state.curves import PARTS, Points
 from qlora_studio.ui.pages.monitor_chart import ShortAxis, StepChart
@@ -26,6 +27,7 @@ class MemoryChart(StepChart):
 
     def __init__(self, stretch: Stretch) -> None:
         self._areas = {part: Area() for part in PARTS}
+        self._others, self._in_ram, self._on_card = Area(), Area(), Area()
         self._words = {part: pg.TextItem(part, anchor=(0, 0.5)) for part in PARTS}
         self._levels = {
             "limit": _Level("limit", Qt.PenStyle.DashLine),
@@ -36,7 +38,12 @@ class MemoryChart(StepChart):
         self._letters: list[pg.TextItem] = []
         self._high, self._far = 1.0, False
         super().__init__(stretch, name="monitor_vram", label="Memory", left_axis=ShortAxis("left"))
-        self._strokes.areas += reversed(self._areas.values())  # the highest stack first, the lowest over it
+        # The highest stack first, the lowest over it. Of the optimizer what is in RAM is hatched.
+        optimizer = list(PARTS).index("optimizer")
+        stacks = list(self._areas.values())
+        below, above = stacks[: optimizer + 1], stacks[optimizer + 1 :]
+        self._strokes.areas += [self._others, *reversed(above), below.pop(), self._in_ram, self._on_card]
+        self._strokes.areas += reversed(below)
         for guest in (*self._words.values(), self._spike_bars, self._spike_marks):
             self.addItem(guest)
         for level in self._levels.values():
@@ -53,7 +60,8 @@ class MemoryChart(StepChart):
     def draw_more(self, points: Points, low: float, high: float) -> tuple[float, float]:
         first, last = self.in_sight()
         places = points.peaks["memory_total"].highest(first, last, self.columns())
-        top = float(points.memory_total[places].max()) / GIB if len(places) else 0.0
+        total = points.memory_total[places] + points.others[places]
+        top = float(total.max()) / GIB if len(places) else 0.0
         stacked = self._draw_areas(points, places)
         promise, limit = (self._levels[name].gib or 0.0 for name in ("promise", "limit"))
         top = max(top, promise)
@@ -89,6 +97,8 @@ class MemoryChart(StepChart):
         middles = {}
         for part in PARTS:
             values = points.memory.get(part)
+            if part == "optimizer" and (values is None or not len(places)):
+                self._hatch_in_ram(x, below[:0], below[:0])
             if values is None or not len(places):
                 self._areas[part].x = self._areas[part].y = below[:0]
                 continue
@@ -97,7 +107,20 @@ class MemoryChart(StepChart):
             middles[part] = _middle(below + stack) / 2
             middles[f"{part} high"] = _middle(stack - below)
             below = stack
+            if part == "optimizer":
+                self._hatch_in_ram(x, stack, points.in_ram[places] / GIB)
+        others = points.others[places] / GIB
+        shown = bool(len(places)) and bool(others.any())
+        self._others.x = x if shown else x[:0]
+        self._others.y = np.repeat(below + others, 2) if shown else x[:0]
         return middles
+
+    def _hatch_in_ram(self, x: NDArray[Any], stack: NDArray[Any], in_ram: NDArray[Any]) -> None:
+        """stack: GiB up to the optimizer's upper edge; in_ram: of it, not on the card."""
+        shown = bool(in_ram.any())
+        self._in_ram.x = self._on_card.x = x if shown else x[:0]
+        self._in_ram.y = np.repeat(stack, 2) if shown else x[:0]
+        self._on_card.y = np.repeat(stack - in_ram, 2) if shown else x[:0]
 
     def _write_parts(self, stacked: dict[str, float], high: float) -> None:
         points, width = self._stretch.points, self._stretch.last - self._stretch.first
@@ -138,6 +161,9 @@ class MemoryChart(StepChart):
             area.brush = pg.mkBrush(color)
             self._words[part].setColor(readable_on(color, colors))
             self._words[part].setFont(theme().font("note", 600))
+        self._on_card.brush = self._areas["optimizer"].brush
+        self._in_ram.brush = QBrush(theme().color("text"), Qt.BrushStyle.BDiagPattern)
+        self._others.brush = QBrush(theme().color("vram_other"), Qt.BrushStyle.Dense5Pattern)
         for level in self._levels.values():
             level.recolor()
         self._spike_bars.setPen(pg.mkPen(colors.warn, width=3))

@@ -137,11 +137,18 @@ class StackedBar(QWidget):
 
 
 class Swatch(QWidget):
-    """The square of colour in a legend."""
+    """The square of colour in a legend, or of a pattern."""
 
-    def __init__(self, color: str, *, side: int = 11, parent: QWidget | None = None) -> None:
+    def __init__(
+        self,
+        color: str,
+        pattern: Qt.BrushStyle = Qt.BrushStyle.SolidPattern,
+        *,
+        side: int = 11,
+        parent: QWidget | None = None,
+    ) -> None:
         super().__init__(parent)
-        self._color, self._side = color, side
+        self._color, self._pattern, self._side = color, pattern, side
         self._resize()
         theme().changed.connect(self._resize)
 
@@ -152,7 +159,7 @@ class Swatch(QWidget):
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        painter.fillPath(_rounded(QRectF(self.rect()), 2), theme().color(self._color))
+        painter.fillPath(_rounded(QRectF(self.rect()), 2), QBrush(theme().color(self._color), self._pattern))
 
 
 def _rounded(rect: QRectF, radius: float) -> QPainterPath:
