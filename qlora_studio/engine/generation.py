@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from qlora_studio.config.run_config import SHAPE_PREFIX
+from qlora_studio.config.run_config import SHAPE_PREFIX, ModelConfig
 from qlora_studio.data.tokenizer import load_tokenizer
 from qlora_studio.engine.adapters import AdaptedModel
 from qlora_studio.engine.compute_dtype import name_of, resolve_compute_dtype
@@ -21,6 +21,7 @@ from qlora_studio.engine.model_holder import ModelHolder
 from qlora_studio.engine.reply_text import ReplyText
 from qlora_studio.engine.token_choice import Chosen, TokenChoice
 from qlora_studio.errors import StudioError
+from qlora_studio.memory.chat_need import chat_bytes, need_words
 from qlora_studio.models.check import model_folder
 from qlora_studio.models.merged import is_merged
 from qlora_studio.models.shapes import model_shape
@@ -49,6 +50,7 @@ class Chat:
         device = self._holder.device
         dtype = resolve_compute_dtype(command.compute_dtype, device)
         storage, note = _storage_for(command, dtype, self._holder)
+        _require_room(command.model, storage, self._holder)
         adapted = yield from self._holder.hold(command.model, storage)
         for folder in command.adapters.values():
             adapted.add_from(Path(folder))
@@ -98,6 +100,7 @@ class Chat:
             model, storage = self._bases[command.base]
             if not self._holder.holds(model, storage):
                 self._kept.forget()
+                _require_room(model, storage, self._holder)
             return (yield from self._holder.hold(model, storage))
         if command.base or self._holder.held is None:
             raise StudioError("No model is loaded to chat with.", hint="Choose a model, then send again.")
@@ -129,6 +132,28 @@ def _storage_for(command: LoadModel, dtype: torch.dtype, holder: ModelHolder) ->
         f"{folder.name} is a merged model. Its weights take {needed / 2**30:.1f} GiB, more than is free, so "
         f"they are quantized to {asked.quantization.upper()} again: some of what its adapter changed is lost."
     )
+
+
+def _require_room(model: str, storage: Storage, holder: ModelHolder) -> None:
+    """Another engine may train on this device: what can't fit isn't begun, and takes no run its memory.
+
+    Raises: StudioError.
+    """
+    if holder.holds(model, storage):
+        return
+    device = holder.device
+    free = device.free_bytes() + (holder.held.base.weight_bytes if holder.held else 0)
+    stored = ModelConfig(
+        quantization=storage.quantization,
+        double_quant=storage.double_quant,
+        compute_dtype=name_of(storage.compute_dtype),
+    )
+    needed = chat_bytes(model_shape(model), stored, device.kind, free)
+    if needed > free:
+        raise StudioError(
+            f"A chat with {Path(model).name} {need_words(needed, free)} on {device.name}. It was not loaded.",
+            hint="Pause the run or close the program that has the rest, or choose a smaller model.",
+        )
 
 
 @dataclass(frozen=True)

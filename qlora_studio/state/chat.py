@@ -11,9 +11,11 @@ import msgspec
 from PySide6.QtCore import QObject, Signal
 
 from qlora_studio.config import places
+from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.prompts import FIRST_QUESTIONS
 from qlora_studio.config.run_config import SAMPLE, ModelConfig
 from qlora_studio.data.conversation import Message
+from qlora_studio.memory.chat_need import chat_bytes, need_words
 from qlora_studio.protocol import commands, events, reading
 from qlora_studio.protocol.events import Problem
 from qlora_studio.runs.conversations import MOST_SIDES, Conversation, ConversationFile, new_path
@@ -27,6 +29,7 @@ from qlora_studio.state.conversations import ConversationsState
 from qlora_studio.state.draft import RunDraft
 from qlora_studio.state.engine import EngineState
 from qlora_studio.state.good_answers import GoodAnswersState
+from qlora_studio.state.launch import device_and_room
 from qlora_studio.state.notices import Notices
 from qlora_studio.state.preferences import PreferencesState
 from qlora_studio.state.reader import Job, Reader
@@ -83,6 +86,8 @@ class ChatState(QObject):
         self._loaded: _Wanted | None = None
         self._base = 0  # id of the command that loaded it
         self._checked: set[str] = set()  # model folders and adapters that the reader found sound
+        self._shapes: dict[str, ModelShape] = {}  # of model folders that the reader looked at
+        self._asked_shapes: set[str] = set()
         self._merged: set[str] = set()  # model folders of these that an adapter was merged into
         self._job: Job | None = None
         self.model = draft.config.model
@@ -272,6 +277,31 @@ class ChatState(QObject):
     def holder(self) -> str:
         """The run that holds the device, empty where it is free."""
         return self._engine.run_name
+
+    @property
+    def waits_for(self) -> str:
+        """The run that holds the device, and what this chat would need beside it; empty where it is free."""
+        if not self.holder:
+            return ""
+        words = f"{self.holder} is training and holds the device."
+        shape = self._shapes.get(self._folder())
+        if shape is None:
+            return words
+        device, free = device_and_room(self._engine)
+        return f"{words} Beside it a chat {need_words(chat_bytes(shape, self.model, device, free), free)}."
+
+    def look_at_need(self) -> None:
+        """Has the model looked at, where it isn't known yet what it takes."""
+        folder = self._folder()
+        sample_is_missing = self.model.path == SAMPLE and not self._sample_model.ready
+        if self.holder and folder not in self._asked_shapes and not sample_is_missing:
+            self._asked_shapes.add(folder)
+            job = self._reader.ask(reading.CheckModel, folder=folder)
+            job.answered.connect(self._take_shape)
+
+    def _take_shape(self, answer: reading.ModelChecked) -> None:
+        self._shapes[answer.report.folder] = answer.report.shape
+        self.changed.emit()
 
     @property
     def template_differs(self) -> bool:
@@ -516,6 +546,7 @@ class ChatState(QObject):
 
     def _on_model_checked(self, answer: reading.ModelChecked) -> None:
         self._checked.add(self._folder())
+        self._shapes[self._folder()] = answer.report.shape
         if answer.report.merged:
             self._merged.add(self._folder())
         self._advance()

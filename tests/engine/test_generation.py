@@ -16,6 +16,7 @@ from qlora_studio.data.tokenized_row import RowsInMemory
 from qlora_studio.data.tokenizer import load_tokenizer
 from qlora_studio.engine import continuation, loading
 from qlora_studio.engine.adapters import MOST_ADAPTERS
+from qlora_studio.engine.device import Device
 from qlora_studio.engine.fixed_cache import takes_fixed_cache
 from qlora_studio.engine.generation import Chat
 from qlora_studio.engine.learned_loss import learned_loss
@@ -333,6 +334,28 @@ def test_a_reply_is_by_the_base_it_was_asked_of_whatever_was_loaded_since(
 def test_a_base_that_was_never_loaded_is_refused(model: Path) -> None:
     with pytest.raises(StudioError, match="No model is loaded"):
         list(chat_with(model).answer(Generate(id=5, base=7, prompt_ids=PROMPT), never))
+
+
+@pytest.mark.parametrize("free", [0, 1_000])
+def test_what_can_not_fit_beside_a_run_is_not_loaded(  # R14
+    model: Path, monkeypatch: pytest.MonkeyPatch, free: int
+) -> None:
+    """A run of another window has the rest of the device."""
+    monkeypatch.setattr(Device, "free_bytes", lambda self: free)
+    holder = ModelHolder(CPU)
+    with pytest.raises(
+        StudioError, match=r"A chat with model needs about .* GiB; 0\.0 GiB are free"
+    ) as refused:
+        list(Chat(holder).load(LoadModel(id=1, model=str(model), compute_dtype="float32")))
+    assert "Pause the run" in refused.value.hint
+    assert holder.held is None
+
+
+def test_what_is_loaded_already_needs_no_room(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chat = Chat(ModelHolder(CPU))
+    list(chat.load(LoadModel(id=1, model=str(model), compute_dtype="float32")))
+    monkeypatch.setattr(Device, "free_bytes", lambda self: 0)
+    assert len(list(chat.load(LoadModel(id=2, model=str(model), compute_dtype="float32")))) == 1
 
 
 def test_what_is_loaded_is_told(model: Path) -> None:

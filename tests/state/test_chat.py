@@ -278,6 +278,17 @@ def test_a_training_run_holds_the_device(base, app, silent):
     assert base.holder == "other-run"
 
 
+def test_beside_a_run_it_says_what_a_chat_would_need_and_loads_nothing(base, app, silent):
+    app.engine.run = Path("/runs/other-run")
+    base.look_at_need()
+    base.look_at_need()  # the page asks at each change
+    assert base.waits_for == "other-run is training and holds the device."
+    silent.answer(reading.CheckModel, reading.ModelChecked, report=model_report(base.model.path))
+    assert "Beside it a chat needs about 0." in base.waits_for
+    assert base.waits_for.endswith("GiB are free.")
+    assert (silent.asked(reading.CheckModel), silent.said(commands.LoadModel)) == ([], [])
+
+
 def test_after_a_run_the_base_is_loaded_again(base, silent, app):
     _talk_alone(base, silent)
     app.engine.run = Path("/runs/other-run")

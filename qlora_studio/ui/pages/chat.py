@@ -560,7 +560,9 @@ class ChatPage(Page):
         state = self._state
         self._send.setVisible(not state.busy)
         self._stop.setVisible(state.busy)
-        held = f"{state.holder} is training and holds the device." if state.holder else ""
+        if state.holder and self.isVisible():
+            state.look_at_need()
+        held = state.waits_for
         allow(self._send, held or ("" if self._input.toPlainText().strip() else NOTHING_TYPED))
         self._waits.setText(held)
         self._pause.setVisible(bool(state.holder))
