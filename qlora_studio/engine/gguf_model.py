@@ -46,6 +46,7 @@ _FILE_TYPES = {
 _BY_GGUF = (GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.Q8_0)
 ROPE_FACTORS = "rope_freqs.weight"
 _LLAMA3_ROPE = "llama3"
+_NUMBERS_AT_ONCE = 1 << 24
 _TURNED = ("attn_q.", "attn_k.")  # of `llama`
 
 
@@ -136,7 +137,7 @@ def write_gguf(
     """Says after each tensor how many bytes of numbers are written; no more than one is ever in memory.
 
     shapes:    of every tensor by its name in transformers
-    tensor_of: float32
+    tensor_of: in any float type
     Raises: OSError, StudioError where a number is too large for 16 bit, and what `tensor_of` raises.
     """
     writer = GGUFWriter(file, model.architecture)
@@ -159,10 +160,10 @@ def write_gguf(
             writer.write_tensor_data(factors)
         written = 0
         for own in shapes:
-            numbers = model.as_stored(names[own], tensor_of(own)).contiguous().cpu().numpy()
-            stored = _quantized(numbers, types[own], own)
+            stored = _quantized(model.as_stored(names[own], tensor_of(own)), types[own], own)
             writer.write_tensor_data(stored)
             written += stored.nbytes
+            del stored  # before the next one is made
             yield written
     finally:
         writer.close()
@@ -194,7 +195,20 @@ def _bytes_of(shape: tuple[int, ...], kind: GGMLQuantizationType) -> int:
     return int(prod(shape) // block * size)
 
 
-def _quantized(numbers: NDArray[np.float32], kind: GGMLQuantizationType, name: str) -> NDArray[Any]:
+def _quantized(tensor: Tensor, kind: GGMLQuantizationType, name: str) -> NDArray[Any]:
+    """By some rows at a time: of a whole embedding there would be copies in 32 bit."""
+    rows = max(_NUMBERS_AT_ONCE // prod(tensor.shape[1:]), 1)
+    stored: NDArray[Any] | None = None
+    for first in range(0, tensor.shape[0], rows):
+        part = _quantized_part(tensor[first : first + rows].float().contiguous().cpu().numpy(), kind, name)
+        if stored is None:
+            stored = np.empty((tensor.shape[0], *part.shape[1:]), part.dtype)
+        stored[first : first + rows] = part
+    assert stored is not None  # no tensor is empty
+    return stored
+
+
+def _quantized_part(numbers: NDArray[np.float32], kind: GGMLQuantizationType, name: str) -> NDArray[Any]:
     with np.errstate(over="ignore"):  # it is looked for
         stored: NDArray[Any] = (
             gguf.quantize(numbers, kind) if kind in _BY_GGUF else k_quants.quantized(numbers, kind)

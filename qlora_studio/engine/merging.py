@@ -57,7 +57,10 @@ class MergedWeights:
         self.dtype = _dtype_of(self._stored.tensors)
 
     def in_32_bit(self) -> MergedWeights:
-        """The same, for a file that rounds its numbers in a way of its own."""
+        """The same, for a file that rounds its numbers in a way of its own.
+
+        What no adapter changes stays in the type that it has in the base.
+        """
         merged = MergedWeights(self.adapted, self._adapter, self.base)
         merged.dtype = torch.float32
         return merged
@@ -86,8 +89,12 @@ class MergedWeights:
         else:
             merged = self._with_adapter(self._weight(name, module), module)
             merged = merged.T if is_turned(module) else merged
-        merged = merged.to(self.dtype).contiguous()
-        if not bool(torch.isfinite(merged).all()):
+        if module is not None or self.dtype != torch.float32:
+            merged = merged.to(self.dtype)
+        merged = merged.contiguous()
+        if not bool(
+            torch.isfinite(torch.stack(torch.aminmax(merged))).all()
+        ):  # isfinite alone copies it twice
             raise StudioError(
                 f"{name} has numbers that {str(self.dtype).removeprefix('torch.')} can't hold.",
                 hint="The model can't be merged in 16 bit; export the adapter.",

@@ -57,6 +57,7 @@ def write_weights(
                 data = tensor_of(name).cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
                 _write_all(descriptor, data)
                 written += data.nbytes
+                del data  # before the next one is made
                 yield written
     if len(files) > 1:
         weight_map = {name: file for file, names in zip(files, shards, strict=True) for name in names}
