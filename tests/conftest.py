@@ -44,6 +44,12 @@ def garbage(request: pytest.FixtureRequest) -> Iterator[None]:
         gc.enable()
 
 
+@pytest.fixture
+def loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process, none of its children, may reach itself at 127.0.0.1."""
+    monkeypatch.setenv("QLORA_STUDIO_TEST_LOOPBACK", str(os.getpid()))
+
+
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Runs, models, cache, settings and logs of this test alone, in its children too."""

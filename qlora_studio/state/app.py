@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from qlora_studio.state.arena import ArenaState
     from qlora_studio.state.chat import ChatState
     from qlora_studio.state.data import DataState
+    from qlora_studio.state.endpoint import EndpointState
     from qlora_studio.state.evaluation import EvaluationState
     from qlora_studio.state.export import ExportState
     from qlora_studio.state.models import ModelsState
@@ -71,6 +72,13 @@ class AppState(QObject):
         from qlora_studio.state.arena import ArenaState
 
         return ArenaState(self.chat, self.engine, self.chat_reader, self.sample_model, self)
+
+    @cached_property
+    def endpoint(self) -> EndpointState:
+        """Of the Chat page, too."""
+        from qlora_studio.state.endpoint import EndpointState
+
+        return EndpointState(self.chat, self.engine, self.chat_reader, self.sample_model, self)
 
     @cached_property
     def models(self) -> ModelsState:
@@ -162,6 +170,8 @@ class AppState(QObject):
 
     def close(self) -> None:
         """Ends the children; a run in training is saved first, and so is what was said."""
+        if "endpoint" in self.__dict__:
+            self.endpoint.stop()
         if "chat" in self.__dict__:  # built with its page
             self.chat.close()
         if "arena" in self.__dict__:

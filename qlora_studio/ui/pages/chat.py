@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from PySide6.QtCore import QEvent, Qt, Signal
-from PySide6.QtGui import QAction, QGuiApplication, QKeyEvent, QKeySequence, QResizeEvent, QTextCursor
+from PySide6.QtCore import QEvent, Qt, QTimer, Signal
+from PySide6.QtGui import (
+    QAction,
+    QGuiApplication,
+    QHideEvent,
+    QKeyEvent,
+    QKeySequence,
+    QResizeEvent,
+    QTextCursor,
+)
 from PySide6.QtWidgets import (
     QFileDialog,
     QHBoxLayout,
@@ -24,6 +32,7 @@ from qlora_studio.state.app import AppState
 from qlora_studio.state.chat_turns import RIGHT, Reply, Tuned, Turn
 from qlora_studio.ui.page import CRUMB_FROM, Page
 from qlora_studio.ui.pages.chat_arena import ArenaCard
+from qlora_studio.ui.pages.chat_endpoint import EndpointCard
 from qlora_studio.ui.pages.chat_list import ConversationsCard
 from qlora_studio.ui.pages.chat_sampling import SamplingCard
 from qlora_studio.ui.pages.chat_side import MemoryCard, SystemCard, TemplateCard
@@ -52,6 +61,7 @@ ALSO_TIP = "Compare with up to two more adapters of this base"
 LIST_TIP = "Conversations"
 NEW_CHAT = "New chat"
 ARENA_TIP = "Arena: judge answers without names"
+ENDPOINT_TIP = "Local endpoint for other programs"
 MARK_TIP = "Mark where the replies differ"
 NAME, TO_BIN = "Name the conversation", "Move the conversation to the bin"
 IN_LIST = {NAME: "F2", TO_BIN: "Del"}  # keys of the list of conversations
@@ -166,6 +176,7 @@ class ChatPage(Page):
         self.main.addWidget(self._view, 1)
         self.main.addWidget(self._input_card)
         yield
+        self._endpoint: EndpointCard | None = None  # built when it is asked for
         self._sampling = SamplingCard(self._state)
         self._system = SystemCard(self._state)
         self._template = TemplateCard(self._state)
@@ -251,6 +262,7 @@ class ChatPage(Page):
             (ARENA_TIP, "Ctrl+J", self._on_arena),
             ("Keep the last answer for training", "Ctrl+G", self._on_good),
             ("Open the good answers as data", "", self._on_open_good),
+            (ENDPOINT_TIP, "", self._on_endpoint),
         ):
             action = QAction(words, self)
             if keys:
@@ -436,6 +448,26 @@ class ChatPage(Page):
             self.app.show_page("data", self._state.good_answers.path)
         else:
             self.app.notices.say("No answer is kept yet: each has a button for it", "warn")
+
+    def _on_endpoint(self) -> None:
+        """Its card, above the others; what listens is only begun there."""
+        if self._endpoint is None:
+            self._endpoint = EndpointCard(self.app.endpoint)
+            self._endpoint.copied.connect(self.app.notices.say)
+            self.side.insertWidget(0, self._endpoint)
+        self._endpoint.show()
+        QTimer.singleShot(0, self._show_endpoint)  # once it has its place
+
+    def _show_endpoint(self) -> None:
+        if self._endpoint is not None:
+            self.show_in_view(self._endpoint)
+
+    def hideEvent(self, event: QHideEvent) -> None:
+        """Another page, or the window's end: nothing listens that nobody sees (S10)."""
+        super().hideEvent(event)
+        if self._endpoint is not None and self.app.endpoint.running and not event.spontaneous():
+            self.app.endpoint.stop()
+            self.app.notices.say("The local endpoint was closed with its page")
 
     def _on_mark_differences(self) -> None:
         self._state.set_mark_differences(not self._state.mark_differences)
