@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -143,7 +144,8 @@ def _require_room(model: str, storage: Storage, holder: ModelHolder) -> None:
         return
     device = holder.device
     free = device.free_bytes() + (holder.held.base.weight_bytes if holder.held else 0)
-    stored = ModelConfig(
+    stored = msgspec.structs.replace(
+        ModelConfig(),
         quantization=storage.quantization,
         double_quant=storage.double_quant,
         compute_dtype=name_of(storage.compute_dtype),
