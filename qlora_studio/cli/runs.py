@@ -14,6 +14,7 @@ from qlora_studio.config import places
 from qlora_studio.errors import StudioError
 from qlora_studio.plain_text import visible_line
 from qlora_studio.runs.check import check_run
+from qlora_studio.runs.checkpoints import checkpoints
 from qlora_studio.runs.evaluations import (
     Evaluation,
     difference_words,
@@ -26,8 +27,10 @@ from qlora_studio.runs.folder import Run, open_run
 from qlora_studio.runs.history import RunSummary, list_runs
 from qlora_studio.runs.packed_run import pack_run, unpack_run
 from qlora_studio.runs.space import in_gb
+from qlora_studio.runs.staged_folder import bytes_in
 
 CHECK = "check"
+TAKES_A_WHILE = 10**9  # bytes to read
 ENDING = ".run.tar"
 
 
@@ -129,6 +132,8 @@ def evaluation_lines(evaluations: Sequence[Evaluation]) -> list[str]:
 
 
 def _check(folder: Path, as_json: bool) -> int:
+    if not as_json:
+        _say_first_verdict(folder)
     with Told(quiet=as_json) as told:
         checked = check_run(folder, lambda done, total, words: told(words, done, total))
     if as_json:
@@ -141,6 +146,20 @@ def _check(folder: Path, as_json: bool) -> int:
     for warning in checked.warnings:
         print_text(f"warning: {warning}")
     return 0
+
+
+def _say_first_verdict(folder: Path) -> None:
+    """By names and sizes, where reading every byte takes a while. Raises: StudioError."""
+    open_run(folder)
+    found = checkpoints(folder)
+    size = sum(bytes_in(info.path) for info in found if not info.reason)
+    if size < TAKES_A_WHILE:
+        return
+    damaged = [f"step {info.step:,} is damaged: {info.reason}" for info in found if info.reason]
+    print_text(
+        f"By names and sizes {len(found) - len(damaged):,} of {len(found):,} checkpoints are whole"
+        f"{''.join(f'; {words}' for words in damaged)}. Now every byte of them is read, {in_gb(size)}."
+    )
 
 
 def _pack(folder: Path, out: Path | None, as_json: bool) -> int:

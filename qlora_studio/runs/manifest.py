@@ -29,7 +29,9 @@ SCHEMA_VERSION = 1
 _LARGEST_MANIFEST = 1_000_000  # bytes; ours has about 600
 _BLOCK = 1 << 20
 _ZEROS = bytes(_BLOCK)
-_WORTH_A_LOOK = 1 << 30  # bytes: of so large a file the beginning is looked at before all of it is read
+_WORTH_A_LOOK = 1 << 30  # bytes: so much is looked at before all of it is read
+_LEAST_HELD = 0.1  # of a file's bytes: weights are no zeros, and no disk packs them so tightly
+_MOST_PIECES = 10_000  # of a file that is looked through for holes
 
 Told = Callable[[int, int, str], None]  # done, total, words for a person
 
@@ -97,6 +99,7 @@ def _verdict(folder: Path, told: Told | None) -> Verdict:
         for entry in manifest.files:
             _compare_size(folder, entry)
         if told is not None:
+            _refuse_holes(folder, manifest)
             _compare_all_contents(folder, manifest, told)
     except _Unsound as reason:
         return Verdict(False, str(reason))
@@ -154,6 +157,42 @@ def _compare_size(folder: Path, entry: FileEntry) -> None:
         raise _Unsound(f"{entry.name} is no regular file")
     if found.st_size != entry.size:
         raise _Unsound(f"{entry.name} has {found.st_size:,} bytes, not {entry.size:,}")
+
+
+def _refuse_holes(folder: Path, manifest: Manifest) -> None:
+    """A few bytes on a disk can be files of terabytes, which would be read as zeros for hours."""
+    if sum(entry.size for entry in manifest.files) < _WORTH_A_LOOK:
+        return
+    for entry in manifest.files:
+        if entry.size < _BLOCK:
+            continue
+        try:
+            descriptor = open_to_read(folder / entry.name)
+            try:
+                held = _bytes_held(descriptor, entry.size, int(entry.size * _LEAST_HELD))
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise _Unsound(f"{entry.name} can't be read: {error.strerror}") from None
+        if held < entry.size * _LEAST_HELD:
+            raise _Unsound(f"{entry.name} is empty but for {held:,} of its {entry.size:,} bytes")
+
+
+def _bytes_held(descriptor: int, size: int, enough: int) -> int:
+    """Of a file, those that the disk holds; counted up to `enough`, all of them where no holes are known."""
+    if not hasattr(os, "SEEK_DATA"):
+        return size
+    held = end = 0
+    for _ in range(_MOST_PIECES):
+        try:
+            start = os.lseek(descriptor, end, os.SEEK_DATA)
+            end = os.lseek(descriptor, start, os.SEEK_HOLE)
+        except OSError as error:
+            return held if error.errno == errno.ENXIO else size  # the rest is a hole; or none are known here
+        held += end - start
+        if held >= enough:
+            break
+    return held
 
 
 def _compare_all_contents(folder: Path, manifest: Manifest, told: Told) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from qlora_studio.errors import StudioError
 from qlora_studio.runs.check import RunCheck, check_run
 from tests.runs import example
 
-MOST_SECONDS = 10
+MOST_SECONDS = 15  # of the processor, calm: the slowest takes 3
 NEWEST = "checkpoints/step-000004"
 
 Change = Callable[[Path], object]
@@ -109,6 +108,7 @@ SOUND: dict[str, Change] = {
     "metrics a device": link("metrics.jsonl", "/dev/zero"),
     "metrics a folder": folder("metrics.jsonl"),
     "metrics of a gigabyte in one line": hole("metrics.jsonl", 1_000_000_000),
+    "metrics of 12 million short lines": file("metrics.jsonl", b"{}\n" * 12_000_000),
     "metrics of 30 GB": hole("metrics.jsonl", 30_000_000_000),
     "metrics of noise": file("metrics.jsonl", os.urandom(5_000_000)),
     "a number of 4,000 digits": file(
@@ -166,7 +166,7 @@ DAMAGED: dict[str, tuple[Change, str]] = {
     ),
     "20 GB of zeros": (
         lambda run: (hole(f"{NEWEST}/optimizer.safetensors", 20_000_000_000)(run), _said_so_large(run)),
-        "optimizer.safetensors has changed since it was saved: it is no safetensors file",
+        "optimizer.safetensors is empty but for",
     ),
     "a manifest with a file twice": (
         said(f"{NEWEST}/manifest.json", lambda values: values["files"].append(values["files"][0])),
@@ -230,8 +230,14 @@ def test_checkpoints_behind_a_link_are_none(run: Path) -> None:  # R11
 
 
 def _checked(run: Path) -> RunCheck:
-    start = time.monotonic()
+    before = _processor_seconds()
     try:
         return check_run(run)
     finally:
-        assert time.monotonic() - start < MOST_SECONDS
+        assert _processor_seconds() - before < MOST_SECONDS
+
+
+def _processor_seconds() -> float:
+    """Of this process and its children that have ended: what other processes do is no matter."""
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system

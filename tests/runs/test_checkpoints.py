@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from qlora_studio.errors import StudioError
+from qlora_studio.runs import manifest
 from qlora_studio.runs.checkpoints import checkpoints, newest_sound, resume_point, save_checkpoint
 from qlora_studio.runs.manifest import verify_checkpoint
 from qlora_studio.runs.run_writer import RunWriter
@@ -337,6 +338,27 @@ def test_zeros_that_a_disk_does_not_hold_are_hashed_as_such(tmp_path, parts):  #
     content = (path / "optimizer.safetensors").read_bytes()
     assert (entry["size"], entry["sha256"]) == (9_000_000, hashlib.sha256(content).hexdigest())
     assert checkpoints(run, verify=True)[0].sound
+
+
+@pytest.mark.fault(7)
+@pytest.mark.parametrize(("written", "sound"), [(5_000_000, True), (5_000, False)])
+def test_a_huge_file_that_is_hardly_there_is_refused_without_reading_its_zeros(  # R2
+    tmp_path, monkeypatch, written, sound
+):
+    run = new_run(tmp_path)
+
+    def write_files(folder):
+        with (folder / "states.bin").open("wb") as file:
+            file.write(b"a" * written)
+            file.truncate(20_000_000)
+
+    save_checkpoint(run, 1, write_files)
+    monkeypatch.setattr(manifest, "_WORTH_A_LOOK", 10_000_000)  # otherwise 1 GB
+
+    (info,) = checkpoints(run, verify=True)
+
+    assert info.sound is sound
+    assert sound or "states.bin is empty but for" in info.reason
 
 
 def test_reading_a_checkpoint_tells_how_far_it_is(tmp_path):
