@@ -102,6 +102,7 @@ _PASSED_OVER = {
     for name in ("engine_ready", "model_loaded", "saving", "sample_ready")
 }
 _BETWEEN_STEPS = frozenset((*_READ.values(), *_PASSED_OVER.values()))
+_TYPE = b'"type"'  # stands in every event; to try each line of a file without it would take minutes
 _BROKEN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
@@ -151,8 +152,10 @@ class LineDecoder:
                     block.decode()  # msgspec doesn't look into text that it passes over
                 return self._decoder.decode_lines(block), 0
             except _BROKEN:
-                if not self._learn_memory_parts(block):
-                    return self._one_by_one(block)
+                texts, broken = _told_apart(block)
+                if not self._learn_memory_parts(texts):
+                    lines, more = self._one_by_one(texts)
+                    return lines, broken + more
 
     def know(self, memory_parts: tuple[str, ...]) -> None:
         """Of parts that were met elsewhere; those known before come first."""
@@ -160,10 +163,10 @@ class LineDecoder:
             self.memory_parts = memory_parts
             self._decoder = _decoder_for(memory_parts)
 
-    def _learn_memory_parts(self, block: bytes) -> bool:
+    def _learn_memory_parts(self, texts: Sequence[bytes]) -> bool:
         """Structs decode twice as fast as dicts, but must know their keys. Whether there were new ones."""
         found = dict.fromkeys(self.memory_parts)
-        for line in block.split(b"\n"):
+        for line in texts:
             try:
                 found.update(dict.fromkeys(msgspec.json.decode(line, type=_StepMemory).memory))
             except _BROKEN:
@@ -174,17 +177,23 @@ class LineDecoder:
         self.know(parts)
         return True
 
-    def _one_by_one(self, block: bytes) -> tuple[list[Line], int]:
+    def _one_by_one(self, texts: Sequence[bytes]) -> tuple[list[Line], int]:
         lines: list[Line] = []
         broken = 0
-        for text in block.split(b"\n"):
+        for text in texts:
             try:
                 text.decode()
-                if text.strip():
-                    lines.append(self._decoder.decode(text))
+                lines.append(self._decoder.decode(text))
             except _BROKEN:
                 broken += not _is_of_unknown_type(text)
         return lines, broken
+
+
+def _told_apart(block: bytes) -> tuple[list[bytes], int]:
+    """The lines that may be events, and how many others there are that aren't blank."""
+    every = block.split(b"\n")
+    texts = [text for text in every if _TYPE in text]
+    return texts, sum(map(bool, map(bytes.strip, every))) - len(texts)
 
 
 class _StepMemory(msgspec.Struct):
