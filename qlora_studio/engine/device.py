@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 from dataclasses import dataclass
 from importlib import metadata
@@ -41,7 +42,8 @@ class Device:
     def empty_cache(self) -> None:
         """Gives back what torch keeps for later."""
         if self.is_cuda:
-            torch.cuda.empty_cache()
+            with contextlib.suppress(RuntimeError):  # a card that failed has nothing to give back
+                torch.cuda.empty_cache()
 
 
 def find_device() -> Device:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from qlora_studio.engine.adapter_evaluation import evaluate_adapter
 from qlora_studio.engine.device import Device
+from qlora_studio.engine.device_error import device_error, is_device_error
 from qlora_studio.engine.generation import Chat
 from qlora_studio.engine.inbox import Inbox
 from qlora_studio.engine.model_holder import ModelHolder
@@ -54,10 +55,10 @@ class Jobs:
             yield from self._work(command)
         except Exception as error:  # noqa: BLE001  # the command's edge: the engine lives on
             _log.error("%s failed", type(command).__name__, exc_info=error)
-            short = is_out_of_memory(error)
+            spoiled = is_out_of_memory(error) or is_device_error(error)
             command_id = getattr(command, "id", 0)
-            yield CommandFailed(id=command_id, error=self._problem(error), out_of_memory=short)
-            if short:
+            yield CommandFailed(id=command_id, error=self._problem(error), device_spoiled=spoiled)
+            if spoiled:
                 self._chat.rest()
                 self.holder.let_go()
 
@@ -97,6 +98,8 @@ class Jobs:
     def _problem(self, error: Exception) -> Problem:
         if is_out_of_memory(error):
             return out_of_memory(error, "while doing this", self.holder.device, None)
+        if is_device_error(error):
+            return device_error(error, "while doing this", self.holder.device)
         if isinstance(error, StudioError):
             return Problem(error.message, error.hint)
         words = f"A bug of ours: {type(error).__name__}: {error}"

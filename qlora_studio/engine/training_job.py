@@ -15,6 +15,7 @@ from qlora_studio.engine.adapters import AdaptedModel, NonFiniteError
 from qlora_studio.engine.autopsy import autopsy_words, phase_of, ways_out
 from qlora_studio.engine.checkpointing import ADAPTER, checkpoint_bytes
 from qlora_studio.engine.compute_dtype import name_of
+from qlora_studio.engine.device_error import device_error, is_device_error
 from qlora_studio.engine.model_holder import ModelHolder
 from qlora_studio.engine.out_of_memory import is_out_of_memory, out_of_memory, ways_in_words
 from qlora_studio.engine.prepared_run import PreparedRun, read_start
@@ -119,6 +120,8 @@ class _TrainingJob:
         folder, step = self._writer.folder, self._run.position.step if self._run else 0
         if is_out_of_memory(error):
             return self._out_of_memory(error, step)
+        if is_device_error(error):
+            return _failed(folder, step, "device", device_error(error, self._doing, self._holder.device))
         if isinstance(error, StudioError):
             causes = {DiskFullError: "disk", NonFiniteError: "non_finite"}
             cause = next((word for kind, word in causes.items() if isinstance(error, kind)), "error")

@@ -148,7 +148,7 @@ class RunFinished(Event, frozen=True, tag="run_finished"):
 
 
 class RunFailed(Event, frozen=True, tag="run_failed"):
-    """The run ended by an error. `cause`: error | out_of_memory | non_finite | disk | died.
+    """The run ended by an error. `cause`: error | out_of_memory | device | non_finite | disk | died.
 
     ways: after out of memory, what would take less: recompute | half_rows | eight_bit | without_rows
     rows: that "without_rows" means, as `StepFinished` numbers them
@@ -322,11 +322,14 @@ class SampleModelReady(Event, frozen=True, tag="sample_model_ready"):
 
 
 class CommandFailed(Event, frozen=True, tag="command_failed"):
-    """A command other than a run was refused, or failed. `out_of_memory`: for want of the device's memory."""
+    """A command other than a run was refused, or failed.
+
+    device_spoiled: for want of the device's memory, or as it failed: only another process can go on
+    """
 
     id: int
     error: Problem
-    out_of_memory: bool = False
+    device_spoiled: bool = False
 
 
 EngineEvent = (

@@ -22,7 +22,7 @@ State = Literal["running", "paused", "stopped", "finished", "failed", "interrupt
 class RunState(msgspec.Struct, frozen=True, kw_only=True):
     """The last known state of a run. The engine writes all but "interrupted": nobody is left to do that.
 
-    cause:   why it failed or paused: "" | error | out_of_memory | non_finite | disk | died
+    cause:   why it failed or paused: "" | error | out_of_memory | device | non_finite | disk | died
     ways:    after out of memory: what would take less, as `less_memory.Way` has them
     rows:    of these "without_rows": the training rows, as the imported data set numbers them
     adapter: folder of the finished adapter, relative to the run folder; None where there is none yet

@@ -241,7 +241,7 @@ class EngineState(QObject):
                 self.run = None
                 self._stopping = False
                 self._now(Doing.NOTHING, event.error.message, "bad")
-                if event.cause == "out_of_memory":
+                if event.cause in ("out_of_memory", "device"):
                     self.release()  # only a process that is gone has given all of its memory back
             case events.ExportProgress():
                 self._now(Doing.EXPORTING, _with_bytes(event), "accent")
@@ -256,7 +256,7 @@ class EngineState(QObject):
                 self._now_idle()
             case events.CommandFailed():
                 self._now_idle()
-                if event.out_of_memory and self.run is None:
+                if event.device_spoiled and self.run is None:
                     self.release()
             case events.ModelLoaded() if self.run is None:
                 self._now_idle()

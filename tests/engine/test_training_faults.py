@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from qlora_studio.engine.device import Device
 from qlora_studio.engine.model_holder import ModelHolder
 from qlora_studio.protocol.events import RunFailed, StepFinished
 from qlora_studio.runs.checkpoints import checkpoints
@@ -106,6 +107,29 @@ def test_running_out_of_memory_is_a_result_and_the_next_run_works(  # R14
     assert "at step 1" in failed.error.message
     assert "all layers recomputed" in failed.error.hint
     assert events_of(run, holder=holder)[-1].state == "finished"
+
+
+@pytest.mark.fault(16)
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: unspecified launch failure\nCUDA kernel errors might be reported later."),
+        torch.AcceleratorError("CUDA error: unspecified launch failure"),
+    ],
+    ids=["as a runtime error", "as an accelerator's"],
+)
+def test_a_card_that_fails_is_named_as_that_and_the_run_goes_on_later(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    run = make_run(tmp_path, model, training__steps=4)
+    with monkeypatch.context() as patched:
+        patched.setattr(LOSS, raising(error))
+        patched.setattr(Device, "free_bytes", raising(error))  # nothing of it answers any more
+        failed = events_of(run)[-1]
+
+    assert (failed.cause, state_of(run).cause) == ("device", "device")
+    assert failed.error.message.endswith("failed at step 1: CUDA error: unspecified launch failure.")
+    assert events_of(run)[-1].state == "finished"
 
 
 def test_a_bug_ends_the_run_in_words_and_the_engine_lives_on(

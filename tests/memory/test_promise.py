@@ -6,10 +6,14 @@ import subprocess
 import sys
 from typing import Any
 
+import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import RunConfig
+from qlora_studio.memory.largest import largest_that_fits
 from qlora_studio.memory.promise import GIB, Promise, promise
 from qlora_studio.memory.suggestions import changed
 
@@ -189,6 +193,27 @@ def test_no_memory_at_all_is_a_result_not_a_crash():
     promised = on_card(LLAMA_8B, 4, 2048, "auto", room=0)
     assert not promised.fits
     assert promised.suggestions == ()
+
+
+@given(
+    numbers=st.lists(st.integers(0, 2**31), min_size=8, max_size=8),
+    linears=st.lists(st.tuples(st.just("q_proj"), st.integers(0, 2**20), st.integers(0, 2**20)), max_size=3),
+    room=st.sampled_from((None, 0, 1, 3 * GIB)),
+    device=st.sampled_from(("cuda", "cpu")),
+)
+@settings(max_examples=60, deadline=None)
+def test_shapes_that_lie_are_promised_in_words_too(numbers, linears, room, device):
+    """More than the checks let through: a promise never raises."""
+    hidden, layers, inner, heads, key_heads, head_dim, vocabulary, other = numbers
+    shape = msgspec.structs.replace(
+        LLAMA_8B, hidden_size=hidden, layers=min(layers, 500), intermediate_size=inner, heads=heads,
+        kv_heads=key_heads, head_dim=head_dim, vocab_size=vocabulary, other_parameters_a_layer=other,
+        linears=tuple(linears),
+    )  # fmt: skip
+    promised = promise(shape, RunConfig(), device=device, free_bytes=room)
+    assert promised.words
+    largest = largest_that_fits(shape, RunConfig(), device=device, room=room)
+    assert (largest is None) == (room is None)
 
 
 def test_without_packing_no_row_is_longer_than_the_longest():

@@ -216,8 +216,11 @@ def _step(step):
 
 
 @pytest.mark.fault(17)
-def test_after_out_of_memory_the_process_ends_and_what_is_asked_next_goes_to_another(training, silent):  # R14
-    silent.hear(events.RunFailed(error=Problem("Out of memory."), run=str(RUN), cause="out_of_memory"))
+@pytest.mark.parametrize("cause", ["out_of_memory", "device"])
+def test_after_out_of_memory_the_process_ends_and_what_is_asked_next_goes_to_another(  # R14
+    training, silent, cause
+):
+    silent.hear(events.RunFailed(error=Problem("It failed."), run=str(RUN), cause=cause))
     assert silent.engines[0].hung_up
     training.train(RUN, ways=("half_rows",))
     assert silent.last_said(commands.Train).ways == ()  # it waits for the process to be gone
@@ -229,7 +232,7 @@ def test_after_out_of_memory_the_process_ends_and_what_is_asked_next_goes_to_ano
 @pytest.mark.parametrize("short", [True, False])
 def test_a_chat_that_runs_out_of_memory_ends_the_process_too(engine, silent, short):
     reply = engine.command(commands.Generate, prompt_ids=(1,))
-    silent.hear(events.CommandFailed(id=reply, error=Problem("No."), out_of_memory=short))
+    silent.hear(events.CommandFailed(id=reply, error=Problem("No."), device_spoiled=short))
     assert silent.engines[0].hung_up == short
 
 
