@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from qlora_studio.runs.arena import (
     Player,
     Standing,
     missing_answers,
+    missing_judgements,
     new_arena,
     next_pair,
     read_arena,
@@ -29,9 +31,12 @@ from qlora_studio.runs.arena import (
     standing,
     votes_as_csv,
     with_answer,
+    with_judge,
+    with_judgement,
     with_vote,
     without_last_vote,
 )
+from qlora_studio.runs.arena_judge import JUDGE_TOKENS, judge_question, judgement_of, trust, trust_words
 
 BASE = "base"
 KEYS = "1: the first is better   2: the second   t: as good as each other   u: take the last back   q: later"
@@ -53,6 +58,12 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
     arena.add_argument("--greedy", action="store_true", help="always the likeliest token")
     arena.add_argument("--seed", type=int, default=0, metavar="N", help="of the answers and of their order")
     arena.add_argument("--no-votes", action="store_true", help="only write the answers, or show the standing")
+    arena.add_argument(
+        "--judge",
+        metavar="MODEL",
+        help="a local model (or run) judges too, each pair both ways round: its agreement with you and its "
+        "position bias",
+    )
     arena.add_argument("--csv", type=Path, metavar="FILE", help="write all votes with both answers")
     arena.add_argument("--json", action="store_true")
     arena.set_defaults(run=arena_command)
@@ -65,6 +76,8 @@ def arena_command(arguments: argparse.Namespace) -> int:
         arena = _answered(path, arena, quiet=arguments.json)
     if not arguments.no_votes:
         arena = judged(path, arena)
+    if arguments.judge is not None:
+        arena = _by_judge(path, arena, arguments.judge, quiet=arguments.json)
     if arguments.csv is not None:
         _write_csv(arguments.csv, arena)
     found = standing(arena)
@@ -138,6 +151,32 @@ def _answered(path: Path, arena: Arena, quiet: bool) -> Arena:
     return arena
 
 
+def _by_judge(path: Path, arena: Arena, judge: str, quiet: bool) -> Arena:
+    """Each pair twice, and kept as soon as it is there."""
+    model, adapter, run = what_to_chat_with(judge, None)
+    require_model(model.path)
+    arena = with_judge(arena, judge)
+    with Told(quiet=quiet) as told, Engine(told) as engine, Reader(told) as reader:
+        talk = Talk(engine, reader, model, run)
+        if adapter is not None:
+            talk.check_adapter(adapter)
+        for note in talk.load(alone=adapter is None):
+            print_error(f"note: {note}")
+        sampling = commands.Sampling(greedy=True, max_tokens=JUDGE_TOKENS)
+        missing = missing_judgements(arena)
+        for done, pair in enumerate(missing):
+            told("Judging", done, len(missing))
+            replies = [
+                talk.answer(
+                    [Message("user", judge_question(arena, pair, backwards))], adapter, sampling
+                ).reply
+                for backwards in (False, True)
+            ]
+            arena = with_judgement(arena, judgement_of(pair, *replies))
+            save_arena(path, arena)
+    return arena
+
+
 def judged(path: Path, arena: Arena) -> Arena:
     """As far as the person at the keyboard wants; each vote is kept at once."""
     pair = next_pair(arena)
@@ -190,6 +229,8 @@ def standing_lines(arena: Arena, found: Standing) -> list[str]:
         )
         between = f"{rating.low:.0f} to {rating.high:.0f}"
         lines.append(f"{names[place]:<24} {rating.elo:>6.0f}  {between:<20} {found.games[place]:>6}  {won}")
+    if arena.judgements:
+        lines.append(f"{visible_line(arena.judge, 80)}: {trust_words(trust(arena))}")
     return lines
 
 
@@ -203,6 +244,7 @@ def standing_object(path: Path, arena: Arena, found: Standing) -> dict[str, obje
         "arena": str(path),
         "prompts": len(arena.prompts),
         "votes": len(arena.votes),
+        "judge": {"model": arena.judge, **dataclasses.asdict(trust(arena))} if arena.judgements else None,
         "players": [
             {
                 "name": player.name,

@@ -46,8 +46,25 @@ class Vote(msgspec.Struct, frozen=True, kw_only=True):
     winner: int
 
 
+class Judgement(msgspec.Struct, frozen=True, kw_only=True):
+    """What a judge model said of two answers, asked both ways round.
+
+    forwards:  the winner where the answer of `one` stood first: a player, TIE, or None: it gave no verdict
+    backwards: the same where that of `other` did
+    """
+
+    prompt: int
+    one: int
+    other: int
+    forwards: int | None
+    backwards: int | None
+
+
 class Arena(msgspec.Struct, frozen=True, kw_only=True):
-    """answers: [prompt][player], None where it isn't there yet. seed: of replies, and of the pairs' order."""
+    """answers: [prompt][player], None where it isn't there yet. seed: of replies, and of the pairs' order.
+
+    judge: folder of the model whose judgements these are; empty: none was asked
+    """
 
     schema_version: int = SCHEMA_VERSION
     model: ModelConfig
@@ -58,6 +75,8 @@ class Arena(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
     max_tokens: int = 256
     greedy: bool = False
+    judge: str = ""
+    judgements: tuple[Judgement, ...] = ()
 
 
 class Pair(msgspec.Struct, frozen=True, kw_only=True):
@@ -201,6 +220,28 @@ def votes_as_csv(arena: Arena) -> str:
     return lines.getvalue()
 
 
+def with_judge(arena: Arena, judge: str) -> Arena:
+    """What another one said is no judgement of this one."""
+    return arena if judge == arena.judge else msgspec.structs.replace(arena, judge=judge, judgements=())
+
+
+def with_judgement(arena: Arena, judgement: Judgement) -> Arena:
+    """One more."""
+    return msgspec.structs.replace(arena, judgements=(*arena.judgements, judgement))
+
+
+def missing_judgements(arena: Arena) -> list[Pair]:
+    """Every two unlike answers that the judge wasn't asked about; one and other stand at left and right."""
+    done = {(item.prompt, item.one, item.other) for item in arena.judgements}
+    missing = []
+    for prompt, line in enumerate(arena.answers):
+        for one, other in itertools.combinations(range(len(line)), 2):
+            unlike = None not in (line[one], line[other]) and line[one] != line[other]
+            if unlike and (prompt, one, other) not in done:
+                missing.append(Pair(prompt=prompt, left=one, right=other))
+    return missing
+
+
 def _texts(arena: Arena, pair: Pair) -> Sequence[str | None]:
     return arena.answers[pair.prompt][pair.left], arena.answers[pair.prompt][pair.right]
 
@@ -210,6 +251,13 @@ def _hangs_together(arena: Arena) -> bool:
     if not 2 <= players <= MOST_PLAYERS or len(arena.answers) != len(arena.prompts):
         return False
     if any(len(line) != players for line in arena.answers):
+        return False
+    if not all(
+        0 <= item.prompt < len(arena.prompts)
+        and 0 <= item.one < item.other < players
+        and {item.forwards, item.backwards} <= {None, TIE, item.one, item.other}
+        for item in arena.judgements
+    ):
         return False
     return all(
         0 <= vote.prompt < len(arena.prompts)

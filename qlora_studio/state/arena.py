@@ -11,7 +11,7 @@ from pathlib import Path
 from PySide6.QtCore import QObject, Signal
 
 from qlora_studio.config import places
-from qlora_studio.config.run_config import SAMPLE
+from qlora_studio.config.run_config import SAMPLE, ModelConfig
 from qlora_studio.data.conversation import Message
 from qlora_studio.errors import StudioError
 from qlora_studio.protocol import commands, events, reading
@@ -23,6 +23,7 @@ from qlora_studio.runs.arena import (
     Player,
     Standing,
     missing_answers,
+    missing_judgements,
     new_arena,
     next_pair,
     read_arena,
@@ -30,14 +31,19 @@ from qlora_studio.runs.arena import (
     standing,
     votes_as_csv,
     with_answer,
+    with_judge,
+    with_judgement,
     with_vote,
     without_last_vote,
 )
+from qlora_studio.runs.arena_judge import JUDGE_TOKENS, judge_question, judgement_of
 from qlora_studio.state.background import Background
 from qlora_studio.state.chat import ChatState
 from qlora_studio.state.engine import EngineState
 from qlora_studio.state.reader import Job, Reader
 from qlora_studio.state.sample_model import SampleModel
+
+BOTH_WAYS = 2  # times that a judge is asked about the same two answers
 
 
 class Stage(Enum):
@@ -73,6 +79,9 @@ class ArenaState(QObject):
         self._checked: set[str] = set()
         self._loaded = False
         self._writing: tuple[int, int] | None = None  # prompt, player
+        self._judging = False  # a judge is asked, in place of the players
+        self._weighed: Pair | None = None  # what it is asked about
+        self._said: list[str] = []  # of that, one way round and the other
         self._looked = False
         self.path: Path | None = None
         self.arena: Arena | None = None
@@ -104,6 +113,11 @@ class ArenaState(QObject):
         return "" if self._chat.tuned is not None else "Choose a tuned model first: an arena needs two sides."
 
     @property
+    def why_no_judge(self) -> str:
+        """Why no judge can be asked now, in words; empty where one can."""
+        return self._engine.held or ("Answers are being written." if self.busy else "")
+
+    @property
     def players(self) -> tuple[Player, ...]:
         """Of the next arena: base and what is chosen beside it in the chat."""
         tuned = [self._chat.tuned, *self._chat.also] if self._chat.tuned is not None else []
@@ -121,6 +135,14 @@ class ArenaState(QObject):
             return 0, 0
         every = len(self.arena.prompts) * len(self.arena.players)
         return every - len(missing_answers(self.arena)), every
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Of what goes on, or of the answers: what is there, and all."""
+        if self.arena is None or not self._judging:
+            return self.answered
+        there = len(self.arena.judgements)
+        return there, there + len(missing_judgements(self.arena))
 
     # What is asked ----------------------------------------------------------------------------------
 
@@ -144,9 +166,18 @@ class ArenaState(QObject):
             self._now(Stage.PREPARING, "Checking model and adapters")
             self._advance()
 
+    def ask_judge(self, model: str) -> None:
+        """A local model's folder: it judges every two answers, both ways round."""
+        if self.arena is not None and not self.why_no_judge:
+            self._take(with_judge(self.arena, model))
+            self.problem, self._loaded, self._judging = None, False, True
+            self._now(Stage.PREPARING, "Checking the judge")
+            self._advance()
+
     def stop(self) -> None:
         """What is answered stays; the rest can be written later."""
-        if self._writing is not None and self._command is not None:
+        asked = self._writing is not None or self._weighed is not None
+        if asked and self._command is not None and self._loaded:
             self._engine.say(commands.StopGenerating(id=self._command))
         self._rest()
 
@@ -181,14 +212,14 @@ class ArenaState(QObject):
         if not self.busy or self.arena is None or self._job is not None:
             return
         model = self._folder()
-        unknown = [
-            item.adapter for item in self.arena.players if item.adapter and item.adapter not in self._checked
-        ]
+        config = self._config()
+        players = () if self._judging else self.arena.players
+        unknown = [item.adapter for item in players if item.adapter and item.adapter not in self._checked]
         if self._engine.training:
             self._fail(
                 Problem(f"{self._engine.run_name} is training and holds the device.", "Pause it, or wait.")
             )
-        elif self.arena.model.path == SAMPLE and not self._sample_model.ready:
+        elif config.path == SAMPLE and not self._sample_model.ready:
             self._now(Stage.PREPARING, "Unpacking the sample model, once")
             self._sample_model.make()
         elif model not in self._checked:
@@ -202,10 +233,12 @@ class ArenaState(QObject):
             self._command = self._engine.command(
                 commands.LoadModel,
                 model=model,
-                quantization=self.arena.model.quantization,
-                double_quant=self.arena.model.double_quant,
-                compute_dtype=self.arena.model.compute_dtype,
+                quantization=config.quantization,
+                double_quant=config.double_quant,
+                compute_dtype=config.compute_dtype,
             )
+        elif self._judging:
+            self._weigh(missing_judgements(self.arena))
         elif missing := missing_answers(self.arena):
             self._encode(*missing[0])
         else:
@@ -224,28 +257,58 @@ class ArenaState(QObject):
             trained=True,
         )
 
+    def _weigh(self, missing: list[Pair]) -> None:
+        """The next two answers, or the same ones the other way round."""
+        assert self.arena is not None
+        if not missing:
+            self._rest()
+            return
+        if missing[0] != self._weighed:
+            self._weighed, self._said = missing[0], []
+        self._now(Stage.ANSWERING, "Judging")
+        question = judge_question(self.arena, missing[0], backwards=bool(self._said))
+        self._ask(
+            reading.EncodeChat,
+            self._on_encoded,
+            model=self._folder(),
+            messages=(Message("user", question),),
+        )
+
     def _on_encoded(self, answer: reading.ChatEncoded) -> None:
         self._job = None
-        if self.arena is None or self._writing is None:
+        if self.arena is None or (self._writing is None and self._weighed is None):
             return
         if len(answer.ids) >= answer.context:
             self._answer("")  # no model can say anything to it: all have the same nothing
             return
-        sampling = commands.Sampling(
-            greedy=self.arena.greedy, max_tokens=self.arena.max_tokens, seed=self.arena.seed
+        adapter = None if self._writing is None else self.arena.players[self._writing[1]].adapter
+        sampling = (
+            commands.Sampling(greedy=True, max_tokens=JUDGE_TOKENS)
+            if self._writing is None
+            else commands.Sampling(
+                greedy=self.arena.greedy, max_tokens=self.arena.max_tokens, seed=self.arena.seed
+            )
         )
         self._command = self._engine.command(
             commands.Generate,
             prompt_ids=answer.ids,
-            adapter=self.arena.players[self._writing[1]].adapter,
+            adapter=adapter,
             stop_ids=answer.stop_ids,
             sampling=sampling,
         )
 
     def _answer(self, text: str) -> None:
-        assert self.arena is not None and self._writing is not None
-        self._take(with_answer(self.arena, *self._writing, text))
-        self._writing = self._command = None
+        assert self.arena is not None
+        self._command = None
+        if self._writing is not None:
+            self._take(with_answer(self.arena, *self._writing, text))
+            self._writing = None
+        elif self._weighed is not None:
+            self._said.append(text)
+            if len(self._said) == BOTH_WAYS:
+                judgement = judgement_of(self._weighed, *self._said)
+                self._weighed, self._said = None, []
+                self._take(with_judgement(self.arena, judgement))
         self._advance()
 
     def _ask(self, request: type[reading.Request], answered: Callable[..., None], **fields: object) -> None:
@@ -287,7 +350,7 @@ class ArenaState(QObject):
             case events.ModelLoaded() if not self._loaded and event.model == self._folder():
                 self._loaded, self._command = True, None
                 self._advance()
-            case events.GenerationFinished() if event.id == self._command and self._writing is not None:
+            case events.GenerationFinished() if event.id == self._command:
                 self._answer(event.reply)
             case events.CommandFailed() if event.id == self._command:
                 self._fail(event.error)
@@ -337,12 +400,17 @@ class ArenaState(QObject):
         if self._job is not None:
             self._job.cancel()
             self._job = None
-        self._command = self._writing = None
+        self._command = self._writing = self._weighed = None
+        self._judging = False
         self._now(Stage.RESTING, "")
 
-    def _folder(self) -> str:
+    def _config(self) -> ModelConfig:
+        """Of the model that is asked now."""
         assert self.arena is not None
-        path = self.arena.model.path
+        return ModelConfig(path=self.arena.judge) if self._judging else self.arena.model
+
+    def _folder(self) -> str:
+        path = self._config().path
         return str(self._sample_model.folder) if path == SAMPLE else path
 
     def _now(self, stage: Stage, words: str) -> None:

@@ -8,7 +8,17 @@ import pytest
 
 from qlora_studio.cli.arena import judged, standing_lines, standing_object
 from qlora_studio.config.run_config import ModelConfig
-from qlora_studio.runs.arena import Arena, Player, new_arena, read_arena, standing, with_answer
+from qlora_studio.runs.arena import (
+    Arena,
+    Judgement,
+    Player,
+    new_arena,
+    read_arena,
+    standing,
+    with_answer,
+    with_judge,
+    with_judgement,
+)
 
 PLAYERS = (Player(name="base"), Player(name="support\u202e", adapter="/runs/support/adapter"))
 
@@ -56,3 +66,16 @@ def test_the_standing_names_them_with_elo_interval_and_games_won(arena, tmp_path
     assert lines[2].endswith(" 1 of 1")
     told = standing_object(tmp_path / "a.json", found, standing(found))
     assert [player["elo"] for player in told["players"]] in ([1016.0, 984.0], [984.0, 1016.0])
+
+
+def test_a_judge_s_bias_and_agreement_stand_below_the_standing(arena, tmp_path, monkeypatch):
+    found = judge(arena, tmp_path / "a.json", "1\nq\n", monkeypatch)
+    winner = found.votes[0].winner
+    item = Judgement(prompt=0, one=0, other=1, forwards=winner, backwards=winner)
+    found = with_judgement(with_judge(found, "/models/judge\u202e"), item)
+    assert standing_lines(found, standing(found))[-1].startswith(
+        "/models/judge<U+202E>: The judge was asked about 1 pair, both ways round. It said the same both "
+    )
+    told = standing_object(tmp_path / "a.json", found, standing(found))["judge"]
+    assert (told["model"], told["agreed"], told["voted"]) == ("/models/judge\u202e", 1, 1)
+    assert standing_object(tmp_path / "a.json", arena, standing(arena))["judge"] is None

@@ -136,3 +136,75 @@ def test_without_a_tuned_model_there_is_nothing_to_compare(app):
     assert app.arena.why_no_start.startswith("Choose a tuned model first")
     app.arena.begin("/data/prompts.txt")
     assert not app.arena.busy
+
+
+def test_a_judge_is_asked_about_each_pair_both_ways_round(arena, silent):
+    arena.begin("/data/prompts.txt")
+    begin(silent, "Why?")
+    answer(silent, "Plain.")
+    answer(silent, "Tuned.")
+    arena.ask_judge("/models/judge")
+    assert silent.asked(reading.CheckModel)[0].folder == "/models/judge"
+    silent.answer(reading.CheckModel, reading.ModelChecked, report=model_report("/models/judge"))
+    loading = silent.last_said(commands.LoadModel)
+    assert loading.model == "/models/judge"
+    silent.hear(
+        events.ModelLoaded(
+            model=loading.model, parameters=1, trainable_parameters=0, seconds=1.0, device_name="CPU",
+            compute_dtype="float32",
+        )
+    )  # fmt: skip
+    first = silent.asked(reading.EncodeChat)[0]
+    assert first.model == "/models/judge"
+    assert first.messages[0].content.index("Plain.") < first.messages[0].content.index("Tuned.")
+    assert arena.progress == (0, 1)
+    answer(silent, "[[B]]")
+    assert (
+        silent.last_said(commands.Generate).adapter,
+        silent.last_said(commands.Generate).sampling.greedy,
+    ) == (
+        None,
+        True,
+    )
+    second = silent.asked(reading.EncodeChat)[0].messages[0].content
+    assert second.index("Tuned.") < second.index("Plain.")
+    answer(silent, "[[A]]")
+    assert not arena.busy
+    (judgement,) = arena.arena.judgements
+    assert (judgement.forwards, judgement.backwards) == (1, 1)
+    arena.wait()
+    assert read_arena(arena.path) == arena.arena
+
+
+def test_a_judge_that_was_stopped_goes_on_where_it_was(arena, silent):
+    arena.begin("/data/prompts.txt")
+    begin(silent, "Why?", "How?")
+    for text in ("Plain.", "Tuned.", "Plain again.", "Tuned again."):
+        answer(silent, text)
+    arena.ask_judge(MODEL)
+    loading = silent.last_said(commands.LoadModel)
+    silent.hear(
+        events.ModelLoaded(
+            model=loading.model, parameters=1, trainable_parameters=0, seconds=1.0, device_name="CPU",
+            compute_dtype="float32",
+        )
+    )  # fmt: skip
+    answer(silent, "[[A]]")
+    answer(silent, "[[A]]")
+    arena.stop()
+    assert not arena.busy
+    assert len(arena.arena.judgements) == 1
+    arena.ask_judge(MODEL)
+    assert arena.progress == (1, 2)
+    assert len(arena.arena.judgements) == 1
+
+
+def test_while_a_run_trains_no_judge_is_asked(arena, app, silent, run):
+    arena.begin("/data/prompts.txt")
+    begin(silent, "Why?")
+    answer(silent, "Plain.")
+    answer(silent, "Tuned.")
+    app.engine.train(run)
+    arena.ask_judge("/models/judge")
+    assert not arena.busy
+    assert "is training" in arena.why_no_judge

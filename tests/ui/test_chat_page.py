@@ -15,7 +15,15 @@ from PySide6.QtWidgets import QFileDialog, QLabel, QLineEdit
 from qlora_studio.config import places
 from qlora_studio.memory.devices import CardReading
 from qlora_studio.protocol import commands, events, reading
-from qlora_studio.runs.arena import Arena, Player, new_arena, save_arena, with_answer
+from qlora_studio.runs.arena import (
+    Arena,
+    Judgement,
+    Player,
+    new_arena,
+    save_arena,
+    with_answer,
+    with_judgement,
+)
 from qlora_studio.state.chat_turns import LEFT
 from qlora_studio.state.markdown_blocks import markdown_blocks
 from qlora_studio.ui.pages.chat import ChatPage
@@ -969,6 +977,23 @@ def test_all_votes_are_saved_as_a_table(arena, app, qtbot, tmp_path):
     with qtbot.waitSignal(app.arena.saved):
         arena.findChild(QFileDialog, "chat_save_votes").fileSelected.emit(str(tmp_path / "votes.csv"))
     assert (tmp_path / "votes.csv").read_text("utf-8").startswith("prompt,left,right,winner")
+
+
+def test_a_judge_model_is_chosen_and_what_it_is_worth_stands_below_the_standing(arena, app, silent, qtbot):
+    click(qtbot, arena, "chat_arena_standing")
+    assert not found(arena, "chat_arena_trust").isVisibleTo(arena)
+    click(qtbot, arena, "chat_arena_judge")
+    arena.findChild(QFileDialog, "chat_pick_judge").fileSelected.emit("/models/judge")
+    assert words(arena, "chat_arena_doing") == "Checking the judge: 0 of 2"
+    assert not found(arena, "chat_arena_judge").isEnabled()
+    click(qtbot, arena, "chat_arena_stop")
+    for item in (
+        Judgement(prompt=0, one=0, other=1, forwards=0, backwards=1),
+        Judgement(prompt=1, one=0, other=1, forwards=0, backwards=1),
+    ):
+        app.arena.arena = with_judgement(app.arena.arena, item)
+    app.arena.changed.emit()
+    assert "What stood first won 100% of its 4 verdicts" in words(arena, "chat_arena_trust")
 
 
 def test_escape_and_the_button_lead_back_to_the_chat(arena, qtbot):

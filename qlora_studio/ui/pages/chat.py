@@ -289,6 +289,7 @@ class ChatPage(Page):
         self._arena.back_asked.connect(self._on_arena)
         self._arena.prompts_asked.connect(self._on_arena_prompts)
         self._arena.table_asked.connect(self._on_arena_table)
+        self._arena.judge_asked.connect(self._on_arena_judge)
         self.app.arena.saved.connect(lambda path: self.app.notices.say(f"Saved {path.name}"))
         self._conversations.opened.connect(lambda: self._show_list(False))
         self._state.good_answers.changed.connect(self._refresh_turns)
@@ -397,6 +398,14 @@ class ChatPage(Page):
         dialog.setAcceptMode(QFileDialog.AcceptMode.AcceptSave)
         dialog.setDefaultSuffix("csv")
         dialog.fileSelected.connect(lambda path: self.app.arena.save_votes(Path(path)))
+        dialog.finished.connect(dialog.deleteLater)
+        dialog.open()
+
+    def _on_arena_judge(self) -> None:
+        dialog = QFileDialog(self, "Folder of the model that judges")
+        dialog.setObjectName("chat_pick_judge")
+        dialog.setFileMode(QFileDialog.FileMode.Directory)
+        dialog.fileSelected.connect(self.app.arena.ask_judge)
         dialog.finished.connect(dialog.deleteLater)
         dialog.open()
 

@@ -11,6 +11,7 @@ from PySide6.QtWidgets import QHBoxLayout, QHeaderView, QScrollArea, QVBoxLayout
 
 from qlora_studio.plain_text import visible_line
 from qlora_studio.runs.arena import TIE, Arena, Standing
+from qlora_studio.runs.arena_judge import trust, trust_words
 from qlora_studio.state.arena import ArenaState
 from qlora_studio.ui.pages.chat_text import ReplyText
 from qlora_studio.ui.theme import theme
@@ -40,11 +41,12 @@ LEFT_KEY, TIE_KEY, RIGHT_KEY = "1", "T", "2"
 
 
 class ArenaCard(Card):
-    """back_asked: the chat again. prompts_asked, table_asked: a file is to be chosen."""
+    """back_asked: the chat again. prompts_, table_ and judge_asked: a file or folder is to be chosen."""
 
     back_asked = Signal()
     prompts_asked = Signal()
     table_asked = Signal()
+    judge_asked = Signal()
 
     def __init__(self, state: ArenaState) -> None:
         super().__init__("Arena", " ", name="chat_arena")
@@ -144,11 +146,15 @@ class ArenaCard(Card):
         at_text_size(self._table, self._table.setMinimumHeight, 150)
         self._how = PlainLabel("", "note", wrap=True, name="chat_arena_how")
         self._csv = LinkButton("Save all votes…", "download", small=True, name="chat_arena_csv")
+        self._judge = LinkButton("Ask a judge model…", "gauge", small=True, name="chat_arena_judge")
+        self._trust = PlainLabel("", "note", wrap=True, name="chat_arena_trust")
         foot = QHBoxLayout()
         foot.addWidget(self._how, 1)
+        foot.addWidget(self._judge)
         foot.addWidget(self._csv)
         column.addWidget(self._table, 1)
         column.addLayout(foot)
+        column.addWidget(self._trust)
         return self._found
 
     # Wiring -----------------------------------------------------------------------------------------
@@ -159,6 +165,7 @@ class ArenaCard(Card):
         self._new.clicked.connect(self.prompts_asked)
         self._back.clicked.connect(self.back_asked)
         self._csv.clicked.connect(self.table_asked)
+        self._judge.clicked.connect(self.judge_asked)
         self._switch.clicked.connect(self._on_switch)
         self._stop.clicked.connect(state.stop)
         self._go_on.clicked.connect(state.go_on)
@@ -221,8 +228,9 @@ class ArenaCard(Card):
 
     def _show_progress(self) -> None:
         state = self._state
-        there, every = state.answered
-        left = there < every
+        there, every = state.progress
+        answered, of = state.answered
+        left = answered < of
         self._progress.setVisible(state.busy or left)
         words = state.words or "Answers are missing"
         self._doing.setText(f"{words}: {there:,} of {every:,}" if every else words)
@@ -246,6 +254,9 @@ class ArenaCard(Card):
             text.show_text(said or "", written=False)
 
     def _show_standing(self, arena: Arena) -> None:
+        allow(self._judge, self._state.why_no_judge)
+        self._trust.setText(trust_words(trust(arena)) if arena.judgements else "")
+        self._trust.setVisible(bool(arena.judgements))
         if self._state.standing is None:
             self._how.setText("Counting")
             self._state.count()
