@@ -28,7 +28,7 @@ _ROOTS = tuple(
         for folder in (os.path.abspath(name), os.path.realpath(name))
     )
 )
-_CACHES = ("__pycache__", ".pytest_cache", ".hypothesis", ".mypy_cache", ".ruff_cache")
+_CACHES = ("__pycache__", ".pytest_cache", "pytest-cache-files-", ".hypothesis", ".mypy_cache", ".ruff_cache")
 
 
 def refuse(event: str, args: tuple[Any, ...]) -> None:
