@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from qlora_studio.cli import estimating, reading
+from qlora_studio.cli import estimating, reading, recipes
 from qlora_studio.cli.room import Room, room_of_card
 from qlora_studio.errors import StudioError
 from qlora_studio.memory.devices import device_name
 from qlora_studio.memory.measured import remember_factor
 from qlora_studio.models.shapes import known_shape
 
-SHAPE = known_shape(estimating.SAMPLE_SHAPE)
+SHAPE = known_shape(recipes.SAMPLE_SHAPE)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
