@@ -27,7 +27,9 @@ def test_model_and_estimate_promise_the_same_for_the_same_device(
         remember_factor(device_name(device), SHAPE, "nf4", compiled=compiled, factor=measured)
     room = Room(device, 8 * 2**30)
     monkeypatch.setattr(estimating, "room_here", lambda: room)
-    asked = argparse.Namespace(file=Path("sample"), card=None, changes=[], json=True)
+    asked = argparse.Namespace(
+        file=Path("sample"), recipe=None, model=None, data=None, card=None, changes=[], json=True
+    )
 
     estimating.estimate_command(asked)
 
@@ -39,7 +41,15 @@ def test_model_and_estimate_promise_the_same_for_the_same_device(
 
 
 def estimated(card: float, capsys: pytest.CaptureFixture[str], as_json: bool) -> str:
-    asked = argparse.Namespace(file=Path("sample"), card=card, changes=["data.seq_len=512"], json=as_json)
+    asked = argparse.Namespace(
+        file=Path("sample"),
+        recipe=None,
+        model=None,
+        data=None,
+        card=card,
+        changes=["data.seq_len=512"],
+        json=as_json,
+    )
     assert estimating.estimate_command(asked) == 0
     return capsys.readouterr().out
 
