@@ -188,16 +188,36 @@ def test_an_adapter_is_switched_without_loading_the_base_again(answered, app, si
 
 def test_sampling_is_what_the_next_reply_is_drawn_with(answered, silent, qtbot):
     found(answered, "chat_temperature").setValue(20)
-    found(answered, "chat_max_tokens").setValue(64)
-    found(answered, "chat_seed").setValue(7)
+    _enter(answered, qtbot, "chat_max_tokens", "64")
+    _enter(answered, qtbot, "chat_seed", "7")
     assert found(answered, "chat_preset").currentText() == "Precise"
-    found(answered, "chat_min_p").setValue(0.05)
+    _enter(answered, qtbot, "chat_min_p", "0.05")
     _send(answered, qtbot, "And now?")
     _reply(silent, "Base.")
     sampling = silent.last_said(commands.Generate).sampling
     assert (sampling.temperature, sampling.max_tokens, sampling.seed) == (0.2, 64, 7)
     assert sampling.min_p == 0.05
     assert found(answered, "chat_preset").currentText() == "Own"
+
+
+@pytest.mark.parametrize(
+    ("name", "typed", "why"),
+    [
+        ("chat_top_k", "5000", "Top-k must be 0 to 1,000. 40 counts until then."),
+        ("chat_max_tokens", "0", "Longest reply must be 1 to 32,768. 512 counts until then."),
+        ("chat_min_p", "1,5", "Min-p must be 0.0 to 1.0. 0.0 counts until then."),
+        ("chat_seed", "many", "'many' is no whole number. 0 counts until then."),
+    ],
+)
+def test_a_number_that_can_not_stand_stays_as_it_was_typed(answered, app, qtbot, name, typed, why):
+    before = app.chat.sampling
+    _enter(answered, qtbot, name, typed)
+    assert found(answered, name).text() == typed
+    assert words(answered, "chat_sampling_problem") == why
+    assert app.chat.sampling == before
+    _enter(answered, qtbot, name, "1")
+    assert not found(answered, "chat_sampling_problem").isVisibleTo(answered)
+    assert app.chat.sampling != before
 
 
 def test_greedy_switches_off_what_has_no_effect_and_says_so(answered, silent, qtbot):
@@ -1013,3 +1033,10 @@ def test_a_new_arena_reads_its_prompts(answered, app, silent, qtbot):
     assert words(answered, "chat_arena_doing") == "Reading the prompts"
     silent.refuse(reading.ReadPrompts, "prompts.txt holds no prompt.", "Write one a line.")
     assert words(answered, "chat_arena_problem") == "prompts.txt holds no prompt. Write one a line."
+
+
+def _enter(page, qtbot, name, text):
+    line = found(page, name).findChild(QLineEdit)
+    line.selectAll()
+    qtbot.keyClicks(line, text)
+    qtbot.keyClick(line, Qt.Key.Key_Return)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import msgspec
 from PySide6.QtWidgets import QCheckBox, QHBoxLayout, QVBoxLayout, QWidget
 
 from qlora_studio.protocol.commands import Sampling
 from qlora_studio.state.chat import ChatState
 from qlora_studio.ui.theme import theme
-from qlora_studio.ui.widgets import Card, ChoiceBox, DecimalBox, NumberBox, PlainLabel, Slider
+from qlora_studio.ui.widgets import Card, ChoiceBox, PlainLabel, Slider, TypedNumber, set_property
 from qlora_studio.ui.widgets.allowed import allow
 from qlora_studio.ui.widgets.fields import TextBox
 from qlora_studio.ui.widgets.text_size import at_text_size
@@ -49,11 +51,11 @@ class SamplingCard(Card):
             HundredthsSlider("repeat_penalty", "Repeat penalty", 100, 200),
         ]
         self._numbers = {
-            "top_k": NumberBox(0, 1000, 40, name="chat_top_k", label="Top-k"),
-            "max_tokens": NumberBox(1, 32_768, 512, name="chat_max_tokens", label="Longest reply"),
-            "seed": NumberBox(0, 2**31 - 1, 0, name="chat_seed", label="Seed"),
+            "top_k": TypedNumber(0, 1000, 40, name="chat_top_k", label="Top-k"),
+            "max_tokens": TypedNumber(1, 32_768, 512, name="chat_max_tokens", label="Longest reply"),
+            "seed": TypedNumber(0, 2**31 - 1, 0, name="chat_seed", label="Seed"),
         }
-        self._min_p = DecimalBox(0.0, 1.0, 0.0, name="chat_min_p", label="Min-p", step=0.01, places=2)
+        self._min_p = TypedNumber(0.0, 1.0, 0.0, name="chat_min_p", label="Min-p", step=0.01)
         self._min_p.setToolTip(MIN_P_TIP)
         self._greedy = QCheckBox("Greedy, always the likeliest token")
         self._greedy.setObjectName("chat_greedy")
@@ -69,6 +71,9 @@ class SamplingCard(Card):
         )
         self._stops.setToolTip(STOPS_TIP)
         self._note = PlainLabel(f"{NO_EFFECT}.", "note", wrap=True)
+        self._refusal = PlainLabel("", "note", wrap=True, name="chat_sampling_problem")
+        self._refusal.set_tone("bad")
+        self._refused: dict[str, str] = {}  # by the name of the setting: why what was typed can't stand
         self._build()
         self._bind()
         self._show()
@@ -93,16 +98,16 @@ class SamplingCard(Card):
         row.addWidget(label, 1)
         row.addWidget(self._stops)
         self.body.addLayout(row)
-        for widget in (self._same_seed, self._greedy, self._note):
+        for widget in (self._refusal, self._same_seed, self._greedy, self._note):
             self.body.addWidget(widget)
 
     def _bind(self) -> None:
         self._preset.chosen.connect(self._on_preset)
         for slider in self._sliders:
             slider.bar.valueChanged.connect(self._on_changed)
-        for box in self._numbers.values():
-            box.valueChanged.connect(self._on_changed)
-        self._min_p.valueChanged.connect(self._on_changed)
+        for key, box in self._fields().items():
+            box.entered.connect(partial(self._on_entered, key))
+            box.unreadable.connect(partial(self._refuse, key))
         self._greedy.toggled.connect(self._on_changed)
         self._same_seed.toggled.connect(self._on_same_seed)
         self._stops.textChanged.connect(self._on_stops)
@@ -113,10 +118,31 @@ class SamplingCard(Card):
             self._state.sampling = msgspec.structs.replace(PRESETS[key][1], **kept)
             self._show()
 
+    def _fields(self) -> dict[str, TypedNumber]:
+        return {**self._numbers, "min_p": self._min_p}
+
+    def _on_entered(self, key: str, number: float) -> None:
+        box = self._fields()[key]
+        low, high = box.property("minimum"), box.property("maximum")
+        if low <= number <= high:
+            self._refuse(key, "")
+            self._on_changed()
+        else:
+            self._refuse(key, f"{box.accessibleName()} must be {low:,} to {high:,}.")
+
+    def _refuse(self, key: str, why: str) -> None:
+        """What was typed stays as it is; replies are drawn with the number before it."""
+        box = self._fields()[key]
+        self._refused[key] = f"{why} {box.value():,} counts until then." if why else ""
+        set_property(box, "problem", bool(why))
+        said = " ".join(filter(None, self._refused.values()))
+        self._refusal.setText(said)
+        self._refusal.setVisible(bool(said))
+
     def _on_changed(self) -> None:
         values: dict[str, float | int | bool] = {slider.key: slider.value() for slider in self._sliders}
         values |= {key: box.value() for key, box in self._numbers.items()}
-        values["min_p"] = self._min_p.value()
+        values["min_p"] = float(self._min_p.value())
         self._state.sampling = Sampling(greedy=self._greedy.isChecked(), **values)  # type: ignore[arg-type]
         self._mark()
 
@@ -132,11 +158,9 @@ class SamplingCard(Card):
         self._same_seed.setChecked(self._state.same_seed)
         for slider in self._sliders:
             slider.set_value(getattr(sampling, slider.key))
-        fields: dict[str, NumberBox | DecimalBox] = {**self._numbers, "min_p": self._min_p}
-        for key, box in fields.items():
-            box.blockSignals(True)
+        for key, box in self._fields().items():
             box.setValue(getattr(sampling, key))
-            box.blockSignals(False)
+            self._refuse(key, "")
         self._greedy.blockSignals(True)
         self._greedy.setChecked(sampling.greedy)
         self._greedy.blockSignals(False)
