@@ -135,11 +135,6 @@ class EvaluationState(QObject):
             self._engine.say(commands.StopEvaluating(id=self._command))
             self._now(Stage.STOPPING, "Stopping")
 
-    def forget_problem(self) -> None:
-        """It was read."""
-        self.problem, self.likely_encoding = None, ""
-        self.changed.emit()
-
     # One evaluation: sample model, file, engine -------------------------------------------------------
 
     def _advance(self) -> None:
