@@ -3,7 +3,7 @@
 import qlora_kernels.triton  # noqa: F401  (registers what runs on a card)
 from qlora_kernels.cached_attention import cached_attention
 from qlora_kernels.cross_entropy import learned_cross_entropy
-from qlora_kernels.cuda.few_rows import MOST_WEIGHTS
+from qlora_kernels.cuda.few_rows import MOST_ROWS, MOST_WEIGHTS
 from qlora_kernels.dequantize import dequantize_4bit
 from qlora_kernels.linear import linear_4bit, linears_4bit, low_rank_product
 from qlora_kernels.one_token import gated_silu, keep_token, rms_norm, rotate
@@ -12,6 +12,7 @@ from qlora_kernels.quantized import NestedAbsmax, Quantized4bit, quantize_4bit
 from qlora_kernels.replacement import ReplacedReport, disable_cpu_repacking, replace_forwards
 
 __all__ = [
+    "MOST_ROWS",
     "MOST_WEIGHTS",
     "NestedAbsmax",
     "Quantized4bit",

@@ -40,7 +40,7 @@ def linear_4bit(
               on a card the rest to the rounded adapter's part
     """
     if few_rows.takes(x, weight, block_size, shape[1]):
-        factor = few_rows.Factor(weight, shape[0], bias, low_rank, lora_b=lora_b)
+        factor = few_rows.Factor(weight, shape[0], bias, [few_rows.Adapter(low_rank, lora_b=lora_b)])
         return few_rows.products(x, [factor], block_size, quant_type)[0]
     rows = _flat(x)
     with torch.autocast(x.device.type, enabled=False):
@@ -162,28 +162,43 @@ def linears_4bit(
     weights:      codes and scales of each as `Quantized4bit.tensors` gives them, one after the other
     out_features: of each; so many weights there are
     biases:       dtype [out_features] of each, or None
-    lora_a:       any float dtype [r, in_features] of each, or None: no adapter; r may differ
-    lora_b:       any float dtype [out_features, r] of each, or None
+    lora_a:       any float dtype [r, in_features] of each, or None: no adapter; r may differ. Or as many for
+                  each as x has rows: then every row has an adapter of its own, or none
+    lora_b:       any float dtype [out_features, r] of each, or None; scalings as many
     returns:      dtype [..., out_features] of each
 
     Where scales are quantized again, one code (`NestedAbsmax.code`) serves all of these weights.
     """
     count = len(out_features)
-    parts = len(weights) // count
+    parts, own = len(weights) // count, len(lora_a) // count
+    assert own in (1, x.numel() // x.shape[-1]), "an adapter for all rows, or for each"
     of_each = [weights[at : at + parts] for at in range(0, len(weights), parts)]
-    given = list(zip(of_each, out_features, biases, lora_a, lora_b, scalings, strict=True))
+    adapters = [few_rows.Adapter(None, *each) for each in zip(lora_a, lora_b, scalings, strict=True)]
+    factors = [
+        few_rows.Factor(weight, rows, bias, adapters[at * own : (at + 1) * own])
+        for at, (weight, rows, bias) in enumerate(zip(of_each, out_features, biases, strict=True))
+    ]
     if count <= few_rows.MOST_WEIGHTS and few_rows.takes(x, of_each[0], block_size, x.shape[-1]):
-        factors = [
-            few_rows.Factor(weight, rows, bias, None, a, b, scaling)
-            for weight, rows, bias, a, b, scaling in given
-        ]
         return few_rows.products(x, factors, block_size, quant_type)
-    found = []
-    for weight, rows, bias, a, b, scaling in given:
-        low_rank = None if a is None else low_rank_product(x, a, scaling)
-        shape = [rows, x.shape[-1]]
-        found.append(linear_4bit(x, weight, block_size, quant_type, shape, bias, low_rank, b))
-    return found
+    return [_product_of(x, factor, block_size, quant_type) for factor in factors]
+
+
+def _product_of(x: Tensor, factor: few_rows.Factor, block_size: int, quant_type: str) -> Tensor:
+    """In plain steps."""
+    shape = [factor.out_features, x.shape[-1]]
+    if len(factor.adapters) > 1:
+        alone: Tensor = linear_4bit(x, factor.tensors, block_size, quant_type, shape, factor.bias, None, None)
+        for row, rows, adapter in zip(_flat(x), _flat(alone), factor.adapters, strict=True):
+            if adapter.lora_a is not None and adapter.lora_b is not None:
+                low_rank = low_rank_product(row[None], adapter.lora_a, adapter.scaling)
+                rows += linear(low_rank, adapter.lora_b.to(x.dtype))[0]
+        return alone
+    (adapter,) = factor.adapters
+    low_rank = None if adapter.lora_a is None else low_rank_product(x, adapter.lora_a, adapter.scaling)
+    made: Tensor = linear_4bit(
+        x, factor.tensors, block_size, quant_type, shape, factor.bias, low_rank, adapter.lora_b
+    )
+    return made
 
 
 @linears_4bit.register_fake

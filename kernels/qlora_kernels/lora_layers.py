@@ -93,9 +93,16 @@ class _WeightInUse:
 
 
 class FusedLoraLinear4bit(PeftLinear4bit):  # type: ignore[misc]
-    """peft's LoRA layer over a FrozenLinear4bit: base and adapter in one product where that is the same."""
+    """peft's LoRA layer over a FrozenLinear4bit: base and adapter in one product where that is the same.
+
+    rows_by: the adapter of each row of x, or one for all rows; None: the base alone. (): the active one
+    """
+
+    rows_by: tuple[str | None, ...] = ()
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if self.rows_by:
+            return products_of(x.to(self.base_layer.product_dtype(x)), [self])[0].to(x.dtype)
         if args or kwargs or plain_reason(self) is not None:
             return super().forward(x, *args, **kwargs)  # type: ignore[no-any-return]
         adapters = active_adapters(self)
@@ -121,6 +128,11 @@ def plain_reason(layer: PeftLinear4bit) -> str | None:
     adapters = active_adapters(layer)
     if len(adapters) > 1:
         return f"several adapters are mixed: {', '.join(adapters)}"
+    return no_plain_lora_reason(layer, adapters)
+
+
+def no_plain_lora_reason(layer: PeftLinear4bit, adapters: Sequence[str]) -> str | None:
+    """Which of these isn't what the fused product computes; None where all are."""
     for adapter in adapters:
         if adapter in layer.lora_variant:
             return f"adapter {adapter} is no plain LoRA: {type(layer.lora_variant[adapter]).__name__}"
@@ -158,20 +170,31 @@ def products_of(x: Tensor, layers: Sequence[Any]) -> list[Tensor]:
     """What each layer makes of x, at once. All `writes_replies`, and `fits_beside` one another."""
     weights: list[Tensor] = []
     rows, biases, lora_a, lora_b, scalings = [], [], [], [], []
-    for layer in layers:
+    adapters = [_adapters_of(layer) for layer in layers]
+    most = max(map(len, adapters))
+    for layer, own in zip(layers, adapters, strict=True):
         base = base_of(layer)
         quantized, tensors = base._weight(x.dtype)
         weights += tensors
         rows.append(quantized.shape[0])
         biases.append(None if base.bias is None else base.bias.to(x.dtype))
-        adapter = next(iter(active_adapters(layer)), None) if isinstance(layer, FusedLoraLinear4bit) else None
-        lora_a.append(None if adapter is None else layer.lora_A[adapter].weight)
-        lora_b.append(None if adapter is None else layer.lora_B[adapter].weight)
-        scalings.append(1.0 if adapter is None else float(layer.scaling[adapter]))
+        for adapter in own if len(own) == most else own * most:
+            lora_a.append(None if adapter is None else layer.lora_A[adapter].weight)
+            lora_b.append(None if adapter is None else layer.lora_B[adapter].weight)
+            scalings.append(1.0 if adapter is None else float(layer.scaling[adapter]))
     found: list[Tensor] = linears_4bit(
         x, weights, quantized.block_size, quantized.quant_type, rows, biases, lora_a, lora_b, scalings
     )
     return found
+
+
+def _adapters_of(layer: Any) -> list[str | None]:
+    """One for all rows of x, or one for each; None: the base alone."""
+    if not isinstance(layer, FusedLoraLinear4bit):
+        return [None]
+    if layer.rows_by:
+        return [name if name in layer.lora_A else None for name in layer.rows_by]
+    return [next(iter(active_adapters(layer)), None)]
 
 
 def fits_beside(layer: Any, other: Any) -> bool:

@@ -30,17 +30,19 @@ def _(gate: Tensor, up: Tensor) -> Tensor:
 
 @torch.library.custom_op("qlora::rotate", mutates_args=())
 def rotate(query: Tensor, key: Tensor, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor]:
-    """Rotary positions of one token: x cosine + turned(x) sine, where turned = (-upper half, lower half).
+    """Rotary positions of a token of each text: x cosine + turned(x) sine.
 
-    query:        dtype [heads, head_dim]
-    key:          dtype [kv_heads, head_dim]
-    cosine, sine: dtype [head_dim]
+    turned(x) = (-upper half, lower half)
+
+    query:        dtype [texts, heads, head_dim]
+    key:          dtype [texts, kv_heads, head_dim]
+    cosine, sine: dtype [texts, head_dim]
     returns:      query and key rotated; both products are rounded before they are added
     source:       arXiv:2104.09864
     """
     if one_token.takes(query, key, cosine, sine):
         return one_token.rotate(query, key, cosine, sine)
-    rotated_query, rotated_key = (x * cosine + _turned(x) * sine for x in (query, key))
+    rotated_query, rotated_key = (x * cosine[:, None] + _turned(x) * sine[:, None] for x in (query, key))
     return rotated_query, rotated_key
 
 
@@ -58,15 +60,15 @@ def _turned(x: Tensor) -> Tensor:
 def keep_token(keys: Tensor, values: Tensor, key: Tensor, value: Tensor, place: Tensor) -> None:
     """keys[place] = key, and the same of the values, so that a recorded step serves any place.
 
-    keys, values: dtype [capacity, width]
-    key, value:   dtype [width]
-    place:        int64 [1], on the same device
+    keys, values: dtype [places, width], of all texts
+    key, value:   dtype [texts, width], of a token of each
+    place:        int64 [texts], on the same device
     """
     if key.shape == value.shape and one_token.takes(keys, values, key, value):
         one_token.keep_token(keys, values, key, value, place)
     else:
-        keys.index_copy_(0, place, key[None])
-        values.index_copy_(0, place, value[None])
+        keys.index_copy_(0, place, key)
+        values.index_copy_(0, place, value)
 
 
 @keep_token.register_fake

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import bitsandbytes as bnb
 import peft
@@ -135,6 +137,38 @@ class AdaptedModel:
         else:
             self._peft.base_model.enable_adapter_layers()
             self._peft.set_adapter(name)
+
+    def may_stand_side_by_side(self, names: Sequence[str]) -> bool:
+        """Whether each row of a batch can have an adapter of its own among these, none of them mixed."""
+        from peft.tuners.tuners_utils import BaseTunerLayer
+        from qlora_kernels.lora_layers import FusedLoraLinear4bit, no_plain_lora_reason
+
+        layers = [layer for layer in self.causal_lm.modules() if isinstance(layer, BaseTunerLayer)]
+        return bool(layers) and all(
+            isinstance(layer, FusedLoraLinear4bit)
+            and not layer.merged
+            and no_plain_lora_reason(layer, [name for name in names if name in layer.lora_A]) is None
+            for layer in layers
+        )
+
+    @contextmanager
+    def standing_side_by_side(self, names: Sequence[str | None]) -> Iterator[None]:
+        """Inside, row i of a batch is computed by names[i], None: by the base; nothing is learned.
+
+        names: or a single one, for all rows
+        """
+        from qlora_kernels.lora_layers import FusedLoraLinear4bit
+
+        layers: list[Any] = [
+            layer for layer in self.causal_lm.modules() if isinstance(layer, FusedLoraLinear4bit)
+        ]
+        for layer in layers:
+            vars(layer)["rows_by"] = tuple(names)
+        try:
+            yield
+        finally:
+            for layer in layers:
+                del vars(layer)["rows_by"]
 
     def remove(self, name: str) -> None:
         """Frees it."""

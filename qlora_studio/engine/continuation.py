@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from qlora_kernels import MOST_ROWS
 from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel
 
+from qlora_studio.engine.adapters import AdaptedModel
 from qlora_studio.engine.attention import LeftPadding, flash_takes_heads_of
 from qlora_studio.engine.fixed_cache import FixedCache, takes_fixed_cache
 from qlora_studio.engine.recorded_step import RecordedStep
@@ -21,16 +23,17 @@ _MOST_STEPS = 4  # that are kept: a base and three adapters may answer the same 
 class KeptSteps:
     """What a text leaves to the next one: its cache's memory, and what was recorded on it, by each adapter.
 
-    For one text at a time. It takes memory until it is asked to `forget`.
+    For one text at a time, or some that go on side by side. It takes memory until it is asked to `forget`.
     """
 
     def __init__(self) -> None:
         self._model: PreTrainedModel | None = None
         self._cache: FixedCache | None = None
         self._steps: dict[object, RecordedStep] = {}
+        self._beside: tuple[object, RecordedStep, FixedCache] | None = None
 
     def forget(self) -> None:
-        self._model, self._cache, self._steps = None, None, {}
+        self._model, self._cache, self._steps, self._beside = None, None, {}, None
 
     def cache_for(self, model: PreTrainedModel, tokens: int) -> FixedCache:
         """An empty one with room for these, and some more."""
@@ -49,6 +52,17 @@ class KeptSteps:
         for forgotten in list(self._steps)[:-_MOST_STEPS]:
             del self._steps[forgotten]
         return step
+
+    def step_beside(
+        self, model: PreTrainedModel, adapters: Sequence[str | None], tokens: int
+    ) -> tuple[RecordedStep, FixedCache]:
+        """For texts by these adapters, with room for so many tokens of each, and some more."""
+        key = tuple(adapters), _what_writes(model)
+        if self._beside is None or self._beside[0] != key or self._beside[2].place.capacity <= tokens:
+            self._beside = None  # its memory first
+            cache = FixedCache(model.config.num_hidden_layers, _room_for(tokens), len(adapters))
+            self._beside = key, RecordedStep(model, cache, _cache_argument(model)), cache
+        return self._beside[1:]
 
     def cache_has_moved(self) -> None:
         """What was recorded on it is worth nothing."""
@@ -132,6 +146,61 @@ class Continuation:
         )
         logits: Tensor = output.logits[:, -1].float()
         return logits
+
+
+class SideBySide:
+    """Texts that go on at once, each by the base or by an adapter: a weight is read once for all of them."""
+
+    def __init__(self, adapted: AdaptedModel, adapters: Sequence[str | None], kept: KeptSteps) -> None:
+        """Of the adapters all are in memory, and `can_go_on_side_by_side`."""
+        self._adapted = adapted
+        self._adapters = tuple(adapters)
+        self._kept = kept
+        self._tokens = [0] * len(adapters)  # of each text
+
+    def begin(self, prompts: Sequence[Sequence[int]]) -> list[Tensor]:
+        """float32 [vocabulary] of each: the logits of what follows it."""
+        model = self._adapted.causal_lm.eval()
+        self._adapted.use(None)
+        self._step, self._cache = self._kept.step_beside(model, self._adapters, max(map(len, prompts)))
+        logits = []
+        for text, (prompt, adapter) in enumerate(zip(prompts, self._adapters, strict=True)):
+            alone = Continuation(model)
+            alone._cache = self._cache.beginning_of(text)
+            # peft's way of switching goes through all modules several times.
+            with self._adapted.standing_side_by_side([adapter]):
+                logits.append(alone.extend_each([prompt])[0])
+            self._tokens[text] = len(prompt)
+        return logits
+
+    @torch.no_grad()
+    def extend_by(self, tokens: Sequence[Tensor], go_on: Sequence[bool]) -> Tensor:
+        """float32 [texts, vocabulary], until the next call. What doesn't go on is written over by the next.
+
+        tokens: of each, int64 [] on the device, where they may still be in the making
+        """
+        longest = max(self._tokens)
+        place = self._cache.place
+        place.tokens = longest
+        if longest >= place.capacity:
+            self._cache.grow(_room_for(2 * longest))
+            self._step.forget()
+        if self._step.is_recorded:  # then no layer is asked
+            logits = self._step.logits_after_each(tokens, self._tokens)
+        else:
+            with self._adapted.standing_side_by_side(self._adapters):
+                logits = self._step.logits_after_each(tokens, self._tokens)
+        self._tokens = [count + going for count, going in zip(self._tokens, go_on, strict=True)]
+        return logits
+
+
+def can_go_on_side_by_side(adapted: AdaptedModel, adapters: Sequence[str | None]) -> bool:
+    """Whether `SideBySide` takes them, and is faster than one after the other: on a card."""
+    return (
+        1 < len(adapters) <= MOST_ROWS
+        and _repeats_steps(adapted.causal_lm)
+        and adapted.may_stand_side_by_side([name for name in adapters if name is not None])
+    )
 
 
 def _what_writes(model: PreTrainedModel) -> object:

@@ -18,9 +18,10 @@ _PLAIN_LAYERS = (DynamicLayer, DynamicSlidingWindowLayer)
 class Place:
     """Where the next tokens go. All layers of a cache look at the same one.
 
-    tokens:   that are there already; counts where several come at once
-    capacity: that there is room for
-    at:       int64 [1] on the device: the place of a single token, read by a recorded step; None: not now
+    tokens:   that are there already, of the longest text; counts where several come at once
+    capacity: that each text has room for
+    at:       int64 [texts] on the device: the place of each text's single token among all places, read by a
+              recorded step; None: not now
     """
 
     tokens: int
@@ -29,11 +30,18 @@ class Place:
 
 
 class FixedCache(Cache):  # type: ignore[misc]
-    """For one text. What transformers' attention layers hand their keys and values to."""
+    """What transformers' attention layers hand their keys and values to."""
 
-    def __init__(self, layers: int, capacity: int) -> None:
+    def __init__(self, layers: int, capacity: int, texts: int = 1) -> None:
         self.place = Place(0, capacity)
-        super().__init__(layers=[_FixedLayer(self.place) for _ in range(layers)])
+        self.texts = texts
+        super().__init__(layers=[_FixedLayer(self.place, texts) for _ in range(layers)])
+
+    def beginning_of(self, text: int) -> FixedCache:
+        """Of one of the texts, in the same memory, until this cache grows: to be filled with a prompt."""
+        part = FixedCache(0, self.place.capacity)
+        part.layers = [_PartOfLayer(part.place, layer, text) for layer in self.layers]
+        return part
 
     def grow(self, capacity: int) -> None:
         """Other memory, with more room; what was recorded on the old is worth nothing then."""
@@ -43,29 +51,30 @@ class FixedCache(Cache):  # type: ignore[misc]
 
 
 class _FixedLayer(CacheLayerMixin):  # type: ignore[misc]
-    """keys, values: [1, capacity, kv_heads, head_dim]"""
+    """keys, values: [texts, capacity, kv_heads, head_dim]"""
 
     is_sliding = False  # a window is the attention's affair: all tokens are kept
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, texts: int) -> None:
         super().__init__()
         self._place = place
+        self._texts = texts
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.keys, self.values = (
-            states.new_zeros(len(states), self._place.capacity, states.shape[1], states.shape[3])
+            states.new_zeros(self._texts, self._place.capacity, states.shape[1], states.shape[3])
             for states in (key_states, value_states)
         )
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """key_states, value_states: [1, kv_heads, new, head_dim]; returns all that is looked back at."""
+        """key_states, value_states: [texts, kv_heads, new, head_dim]; returns all that is looked back at."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         place, both = self._place, ((self.keys, key_states), (self.values, value_states))
         if place.at is not None:
-            caches = (part[0].flatten(1) for part in (self.keys, self.values))
-            keep_token(*caches, *(new.transpose(1, 2).reshape(-1) for _, new in both), place.at)
+            caches = (part.flatten(2).flatten(0, 1) for part in (self.keys, self.values))
+            keep_token(*caches, *(new.transpose(1, 2).flatten(1) for _, new in both), place.at)
             return self.keys.transpose(1, 2), self.values.transpose(1, 2)
         end = place.tokens + key_states.shape[2]
         for kept, new in both:
@@ -89,6 +98,21 @@ class _FixedLayer(CacheLayerMixin):  # type: ignore[misc]
         return self._place.capacity
 
 
+class _PartOfLayer(_FixedLayer):
+    """A text's part of what another layer keeps."""
+
+    def __init__(self, place: Place, whole: _FixedLayer, text: int) -> None:
+        super().__init__(place, 1)
+        self._whole, self._text = whole, text
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        if not self._whole.is_initialized:
+            self._whole.lazy_initialization(key_states, value_states)
+        part = slice(self._text, self._text + 1)
+        self.keys, self.values = self._whole.keys[part], self._whole.values[part]
+        self.is_initialized = True
+
+
 def takes_fixed_cache(model: PreTrainedModel) -> bool:
     """Whether each layer looks back at keys and values alone, with scores that nothing bends."""
     layers = DynamicCache(config=model.config).layers
@@ -100,8 +124,8 @@ def takes_fixed_cache(model: PreTrainedModel) -> bool:
 class Looking:
     """What a recorded step sees of a `FixedCache`: all that is there, the new token's place included.
 
-    used:   int32 [1] on the device
-    starts: int32 [2, 2] on the device, see `qlora_kernels.cached_attention`
+    used:   int32 [texts] on the device
+    starts: int32 [2, texts + 1] on the device, see `qlora_kernels.cached_attention`
     """
 
     used: Tensor

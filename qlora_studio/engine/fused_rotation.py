@@ -1,4 +1,4 @@
-"""Rotary positions in one kernel while a reply is written: as models write them they are ten."""
+"""Rotary positions in one kernel while a text is read or written: as models write them they are ten."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class FusedRotation:
 @torch.no_grad()
 def _is_the_same(rotation: Rotation, dtype: torch.dtype, device: torch.device) -> bool:
     """Some families turn neighbours instead of halves, or part of a head. So it is tried."""
-    shapes = ((1, 2, 1, _TRIED), (1, 1, 1, _TRIED), (1, 1, _TRIED), (1, 1, _TRIED))
+    shapes = ((1, 2, 3, _TRIED), (1, 1, 3, _TRIED), (1, 3, _TRIED), (1, 3, _TRIED))
     tried = [
         torch.linspace(-1, 1 + at, shape.numel(), device=device).view(shape).to(dtype)
         for at, shape in enumerate(map(torch.Size, shapes))
@@ -65,13 +65,13 @@ def _is_the_same(rotation: Rotation, dtype: torch.dtype, device: torch.device) -
 def _fused(
     rotation: Rotation, query: Tensor, key: Tensor, cosine: Tensor, sine: Tensor, *others: Any, **named: Any
 ) -> tuple[Tensor, Tensor]:
-    """query, key: [1, heads, 1, head_dim]; cosine, sine: [1, 1, head_dim]. All else is the model's affair."""
-    of_one_token = all(
-        part.dim() == 4 and part.shape[0] == part.shape[2] == 1 and part.shape[3] == cosine.shape[-1]
-        for part in (query, key)
-    )
-    if others or named or not of_one_token or cosine.shape != (1, 1, query.shape[3]):
+    """query, key: [texts, heads, tokens, head_dim]; cosine, sine: [texts, tokens, head_dim]. Else not."""
+    texts, _, tokens, head_dim = query.shape
+    of_all_places = all(part.shape == (texts, tokens, head_dim) for part in (cosine, sine))
+    if others or named or not of_all_places or key.shape[::2] != (texts, tokens) or key.shape[3] != head_dim:
         return rotation(query, key, cosine, sine, *others, **named)
-    rotated = rotate(query[0, :, 0], key[0, :, 0], cosine[0, 0], sine[0, 0])
-    query, key = (part[None, :, None] for part in rotated)
+    # As the product before it has left them: of each token all heads, one after the other.
+    heads_last = [part.transpose(1, 2).flatten(0, 1).contiguous() for part in (query, key)]
+    rotated = rotate(*heads_last, cosine.flatten(0, 1), sine.flatten(0, 1))
+    query, key = (part.unflatten(0, (texts, tokens)).transpose(1, 2) for part in rotated)
     return query, key

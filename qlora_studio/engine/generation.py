@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -15,7 +17,12 @@ from qlora_studio.config.run_config import SHAPE_PREFIX, ModelConfig
 from qlora_studio.data.tokenizer import load_tokenizer
 from qlora_studio.engine.adapters import AdaptedModel
 from qlora_studio.engine.compute_dtype import name_of, resolve_compute_dtype
-from qlora_studio.engine.continuation import Continuation, KeptSteps
+from qlora_studio.engine.continuation import (
+    Continuation,
+    KeptSteps,
+    SideBySide,
+    can_go_on_side_by_side,
+)
 from qlora_studio.engine.frozen_weights import Storage
 from qlora_studio.engine.loading import BaseModel
 from qlora_studio.engine.model_holder import ModelHolder
@@ -73,27 +80,39 @@ class Chat:
     ) -> Iterator[LoadingProgress | TextGenerated | GenerationFinished]:
         """`stopped` is asked before each token. Raises: StudioError."""
         adapted = yield from self._base_of(command)
-        start = time.monotonic()
-        adapted.use(adapted.add_from(Path(command.adapter)) if command.adapter else None)
-        reply = _Reply(adapted.base, self._language_of(adapted.base), command, self._kept)
-        told = -_TELL_EVERY_S  # the first token is told as soon as it is there
+        reply = _Reply(adapted.base, self._language_of(adapted.base), command)
+        adapted.use(_adapter_in_memory(adapted, command))
+        writer = _Writer(reply, Continuation(adapted.causal_lm, self._kept))
         while not reply.ended:
             if stopped():
                 reply.ended = "stopped"
             else:
-                reply.write_token()
-            if reply.ended or time.monotonic() - told >= _TELL_EVERY_S:
-                told = time.monotonic()
-                if text := reply.new_text():
-                    yield TextGenerated(id=command.id, text=text, tokens=len(reply.tokens))
-        yield GenerationFinished(
-            id=command.id,
-            reply=reply.text,
-            tokens=len(reply.tokens),
-            tokens_per_second=reply.tokens_per_second,
-            first_token_seconds=reply.times[0] - start if reply.times else 0.0,
-            ended=reply.ended,
-        )
+                writer.write_token()
+            yield from reply.news()
+
+    def answer_each(
+        self, commands: Sequence[Generate], is_stopped: Callable[[int], bool]
+    ) -> Iterator[LoadingProgress | TextGenerated | GenerationFinished]:
+        """All by one base, at once where a card can; else one after the other. As `answer`.
+
+        is_stopped: of the id of a reply
+        """
+        adapted = yield from self._base_of(commands[0])
+        language = self._language_of(adapted.base)
+        replies = [_Reply(adapted.base, language, command) for command in commands]
+        adapters = [_adapter_in_memory(adapted, command) for command in commands]
+        if not can_go_on_side_by_side(adapted, adapters):
+            for command in commands:
+                yield from self.answer(command, partial(is_stopped, command.id))
+            return
+        writer = _WriterOfSeveral(replies, SideBySide(adapted, adapters, self._kept))
+        while writing := [reply for reply in replies if not reply.ended]:
+            for reply in writing:
+                if is_stopped(reply.command.id):
+                    reply.ended = "stopped"
+            writer.write_tokens()
+            for reply in writing:
+                yield from reply.news()
 
     def _base_of(self, command: Generate) -> Generator[LoadingProgress, None, AdaptedModel]:
         """The one that the prompt was encoded for. Raises: StudioError."""
@@ -175,6 +194,11 @@ def _read_language(base: BaseModel) -> _Language:
     return _Language(base.source, tokenizer.decode, stop_ids)
 
 
+def _adapter_in_memory(adapted: AdaptedModel, command: Generate) -> str | None:
+    """Its name; None: the base is asked. Raises: StudioError."""
+    return adapted.add_from(Path(command.adapter)) if command.adapter else None
+
+
 class _Reply:
     """One reply in the making.
 
@@ -182,18 +206,18 @@ class _Reply:
     ended: end | length | stopped | context, once it is complete
     """
 
-    def __init__(self, base: BaseModel, language: _Language, command: Generate, kept: KeptSteps) -> None:
+    def __init__(self, base: BaseModel, language: _Language, command: Generate) -> None:
         """Raises: StudioError where the prompt or the sampling can't be."""
+        self._start = time.monotonic()
         self._context = int(base.causal_lm.config.max_position_embeddings)
         _check_prompt(command.prompt_ids, base, self._context)
         self._choice = TokenChoice(command.sampling, base.device.torch_device)
         self._max_tokens = command.sampling.max_tokens
         self._stop_ids = language.stop_ids.union(command.stop_ids)
-        self._prompt = command.prompt_ids
-        self._written = Continuation(base.causal_lm, kept)
-        self._ahead: Chosen | None = None  # the next token, where it was begun already
         self._text = ReplyText(language.decode)
         self._told = 0  # characters
+        self._told_at = -math.inf  # the first token is told as soon as it is there
+        self.command = command
         self.tokens: list[int] = []
         self.times: list[float] = []
         self.ended = ""
@@ -209,10 +233,25 @@ class _Reply:
         seconds = self.times[-1] - self.times[0] if self.times else 0.0
         return (len(self.times) - 1) / seconds if seconds else 0.0
 
-    def write_token(self) -> None:
-        """One more, or the end."""
-        chosen = self._ahead or self._begin(self._written.extend(self.tokens[-1:] or self._prompt))
-        self._ahead = self._begin(self._written.extend_by(chosen.token)) if self._may_run_ahead() else None
+    def begin(self, logits: Tensor) -> Chosen:
+        """The next token."""
+        return self._choice.begin(logits, self.tokens)
+
+    @property
+    def goes_on_unread(self) -> bool:
+        """Whether the token after the next can be begun before the next is read, or a card waits for Python.
+
+        Where the next one turns out to end the reply, a step was made in vain.
+        """
+        read_then = len(self.tokens) + 1
+        return (
+            not self._choice.reads_reply
+            and read_then < self._max_tokens
+            and len(self.command.prompt_ids) + read_then <= self._context
+        )
+
+    def take(self, chosen: Chosen) -> None:
+        """One token more, or the end."""
         token = chosen.read()
         self.times.append(time.monotonic())
         if token in self._stop_ids:
@@ -222,32 +261,79 @@ class _Reply:
         self._text.add(token)
         if len(self.tokens) >= self._max_tokens:
             self.ended = "length"
-        elif len(self._prompt) + len(self.tokens) > self._context:
+        elif len(self.command.prompt_ids) + len(self.tokens) > self._context:
             self.ended = "context"
 
-    def _begin(self, logits: Tensor) -> Chosen:
-        return self._choice.begin(logits, self.tokens)
-
-    def _may_run_ahead(self) -> bool:
-        """Whether the token after the next is begun before the next is read: else a card waits for Python.
-
-        Where the next one turns out to end the reply, a step was made in vain.
-        """
-        read_then = len(self.tokens) + 1
-        return (
-            self._written.runs_ahead
-            and not self._choice.reads_reply
-            and read_then < self._max_tokens
-            and len(self._prompt) + read_then <= self._context
-        )
-
-    def new_text(self) -> str:
-        """What was added since this was last asked."""
+    def news(self) -> Iterator[TextGenerated | GenerationFinished]:
+        """What was added since this was last asked, where it is time to tell it; at the end all there is."""
+        now = time.monotonic()
+        if not self.ended and now - self._told_at < _TELL_EVERY_S:
+            return
+        self._told_at = now
         if self.ended:
             self._text.finish()
-        new = self.text[self._told :]
-        self._told = len(self.text)
-        return new
+        if new := self.text[self._told :]:
+            self._told = len(self.text)
+            yield TextGenerated(id=self.command.id, text=new, tokens=len(self.tokens))
+        if self.ended:
+            yield GenerationFinished(
+                id=self.command.id,
+                reply=self.text,
+                tokens=len(self.tokens),
+                tokens_per_second=self.tokens_per_second,
+                first_token_seconds=self.times[0] - self._start if self.times else 0.0,
+                ended=self.ended,
+            )
+
+
+class _Writer:
+    """Of one reply, by the adapter that is on."""
+
+    def __init__(self, reply: _Reply, written: Continuation) -> None:
+        self._reply = reply
+        self._written = written
+        self._ahead: Chosen | None = None  # the next token, where it was begun already
+
+    def write_token(self) -> None:
+        """One more, or the end."""
+        reply, written = self._reply, self._written
+        chosen = self._ahead or reply.begin(written.extend(reply.tokens[-1:] or reply.command.prompt_ids))
+        runs_ahead = written.runs_ahead and reply.goes_on_unread
+        self._ahead = reply.begin(written.extend_by(chosen.token)) if runs_ahead else None
+        reply.take(chosen)
+
+
+class _WriterOfSeveral:
+    """Of replies that stand side by side: a token of each at a time, until all have ended."""
+
+    def __init__(self, replies: Sequence[_Reply], texts: SideBySide) -> None:
+        self._replies = replies
+        self._texts = texts
+        self._chosen: list[Chosen] = []  # the next token of each; of a reply that has ended its last
+
+    def write_tokens(self) -> None:
+        """One more of each that hasn't ended, or its end."""
+        if all(reply.ended for reply in self._replies):
+            return
+        if not self._chosen:
+            begun = self._texts.begin([reply.command.prompt_ids for reply in self._replies])
+            self._chosen = [reply.begin(logits) for reply, logits in zip(self._replies, begun, strict=True)]
+        chosen = self._chosen
+        runs_ahead = all(reply.ended or reply.goes_on_unread for reply in self._replies)
+        ahead = self._after(chosen) if runs_ahead else None
+        for reply, next_one in zip(self._replies, chosen, strict=True):
+            if not reply.ended:
+                reply.take(next_one)
+        if not all(reply.ended for reply in self._replies):
+            self._chosen = ahead or self._after(chosen)
+
+    def _after(self, chosen: list[Chosen]) -> list[Chosen]:
+        go_on = [not reply.ended for reply in self._replies]
+        logits = self._texts.extend_by([one.token for one in chosen], go_on)
+        return [
+            reply.begin(logits[text]) if go_on[text] else chosen[text]
+            for text, reply in enumerate(self._replies)
+        ]
 
 
 def _check_prompt(prompt: Sequence[int], base: BaseModel, context: int) -> None:

@@ -23,6 +23,7 @@ from qlora_studio.protocol.commands import (
     Evaluate,
     Export,
     Generate,
+    GenerateTogether,
     LoadModel,
     MakeSampleModel,
     MeasureQuantization,
@@ -63,7 +64,7 @@ class Jobs:
                 self.holder.let_go()
 
     def _work(self, command: EngineCommand) -> Iterator[EngineEvent]:
-        if not isinstance(command, Generate):
+        if not isinstance(command, Generate | GenerateTogether):
             self._chat.rest()
         if isinstance(command, Train):
             run = Path(command.run)
@@ -73,6 +74,8 @@ class Jobs:
             yield from self._chat.load(command)
         elif isinstance(command, Generate):
             yield from self._chat.answer(command, lambda: self._inbox.is_stopped(command.id))
+        elif isinstance(command, GenerateTogether):
+            yield from self._chat.answer_each(command.replies, self._inbox.is_stopped)
         elif isinstance(command, Evaluate):
             yield from evaluate_adapter(command, self.holder, lambda: self._inbox.is_stopped(command.id))
         elif isinstance(command, Export):

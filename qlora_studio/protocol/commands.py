@@ -79,6 +79,16 @@ class Generate(Command, frozen=True, tag="generate"):
     sampling: Sampling = Sampling()
 
 
+class GenerateTogether(Command, frozen=True, tag="generate_together"):
+    """Answer these, all by one base: at once where the device can, else one after the other.
+
+    What is told is told of each; a failure is told of this command and ends all that haven't ended.
+    """
+
+    id: int
+    replies: tuple[Generate, ...]
+
+
 class StopGenerating(Command, frozen=True, tag="stop_generating"):
     """End reply `id` where it is."""
 
@@ -185,6 +195,7 @@ EngineCommand = (
     | SaveNow
     | LoadModel
     | Generate
+    | GenerateTogether
     | StopGenerating
     | Evaluate
     | StopEvaluating

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 from PySide6.QtCore import QObject, Signal
@@ -35,6 +35,7 @@ from qlora_studio.state.preferences import PreferencesState
 from qlora_studio.state.reader import Job, Reader
 from qlora_studio.state.sample_model import SampleModel
 
+_LONGEST_TOGETHER = 8192  # tokens of a chat that is answered beside others: a command has one line for all
 SIDE_SEED = 1_000_003  # added on the right where the sides shall not draw alike
 
 
@@ -79,8 +80,10 @@ class ChatState(QObject):
         self._preferences = preferences
         self._background = Background("chat-runs", self)
         self._queue: deque[tuple[Turn, Reply]] = deque()
-        self._writing: tuple[Turn, Reply] | None = None
-        self._generating: int | None = None
+        self._writing: tuple[Turn, Reply] | None = None  # whose turn it is; of several at once the first
+        self._ready: list[tuple[Turn, Reply, dict[str, Any]]] = []  # wait for those that answer beside them
+        self._generating: int | None = None  # the command's id
+        self._answers: dict[int, tuple[Turn, Reply]] = {}  # that it makes, by their ids
         self._making_sample = False
         self._loading: tuple[int, _Wanted] | None = None  # the command's id, and what it loads
         self._loaded: _Wanted | None = None
@@ -263,6 +266,7 @@ class ChatState(QObject):
         self._opening = None
         self.save()
         self._queue.clear()
+        self._ready, self._answers = [], {}
         self._writing = self._generating = None
         self.good_answers.wait()
 
@@ -392,7 +396,7 @@ class ChatState(QObject):
         return (LEFT, RIGHT, *range(RIGHT + 1, RIGHT + 1 + len(self.also))) if self.side_by_side else (RIGHT,)
 
     def send(self, text: str) -> None:
-        """Each side answers in turn; the device has one engine."""
+        """A card lets all sides answer at once, a processor one after the other."""
         turns = self.turns
         self._say(text, turns[-1] if turns else None)
 
@@ -474,12 +478,13 @@ class ChatState(QObject):
         return Reply(reply.side, adapter, max(tried) + 1)
 
     def stop(self) -> None:
-        """The reply in hand ends where it is; what waits isn't begun."""
+        """The replies in hand end where they are; what waits isn't begun."""
+        self._wait_again()
         self._drop(list(self._queue))
-        if self._generating is not None:
-            self._engine.say(commands.StopGenerating(id=self._generating))
-        elif self._writing is not None:
-            self._end(Writing.DONE, ended="stopped")
+        for answer in self._answers:
+            self._engine.say(commands.StopGenerating(id=answer))
+        if not self._answers and self._writing is not None:
+            self._end(self._writing[1], Writing.DONE, ended="stopped")
         self.changed.emit()
 
     def _drop(self, waiting: list[tuple[Turn, Reply]]) -> None:
@@ -492,8 +497,18 @@ class ChatState(QObject):
     # One reply: check, load, encode, generate ---------------------------------------------------------
 
     def _next(self) -> None:
-        if self._writing is not None or not self._queue:
+        if self._writing is not None:
             return
+        self._wait_again()
+        if self._queue:
+            self._begin_next()
+
+    def _wait_again(self) -> None:
+        """What was ready beside a reply that came to nothing."""
+        self._queue.extendleft(reversed([(turn, reply) for turn, reply, _ in self._ready]))
+        self._ready = []
+
+    def _begin_next(self) -> None:
         self._writing = self._queue.popleft()
         self._writing[1].state = Writing.LOADING
         self.grown.emit(self._writing[1])
@@ -588,15 +603,41 @@ class ChatState(QObject):
         if self._loaded != self._wanted():  # an evaluation took the device meanwhile
             self._advance()
             return
-        self._generating = self._engine.command(
-            commands.Generate,
-            base=self._base,
-            prompt_ids=answer.ids,
-            adapter=reply.adapter,
-            stop_ids=answer.stop_ids,
-            sampling=msgspec.structs.replace(self.sampling, seed=self._seed_of(reply)),
-        )
+        asked = {
+            "base": self._base,
+            "prompt_ids": answer.ids,
+            "adapter": reply.adapter,
+            "stop_ids": answer.stop_ids,
+            "sampling": msgspec.structs.replace(self.sampling, seed=self._seed_of(reply)),
+        }
+        self._ready.append((turn, reply, asked))
+        if self._one_answers_beside(turn):
+            self._begin_next()
+        else:
+            self._generate()
         self.changed.emit()
+
+    def _one_answers_beside(self, turn: Turn) -> bool:
+        """Whether the next reply is written together with those that are ready."""
+        return (
+            self._engine.answers_together
+            and bool(self._queue)
+            and self._queue[0][0] is turn
+            and len(self._ready) < MOST_SIDES
+            and all(_is_short(asked) for *_, asked in self._ready)
+        )
+
+    def _generate(self) -> None:
+        """All that is ready; one too long to stand beside others waits for its turn."""
+        ready, self._ready = self._ready, []
+        if len(ready) > 1 and not _is_short(ready[-1][2]):
+            turn, reply, _ = ready.pop()
+            reply.state = Writing.WAITS
+            self._queue.appendleft((turn, reply))
+            self.grown.emit(reply)
+        self._generating, ids = self._engine.generate([asked for *_, asked in ready])
+        self._answers = {answer: (turn, reply) for answer, (turn, reply, _) in zip(ids, ready, strict=True)}
+        self._writing = ready[0][:2]
 
     def _on_heard(self, event: events.EngineEvent) -> None:
         event_id = getattr(event, "id", 0)  # 0: an event without an id
@@ -609,9 +650,9 @@ class ChatState(QObject):
             case events.CommandFailed() if event_id == self._generating:
                 self._loaded = None  # out of memory, the engine lets go of the model
                 self._on_failed(event.error)
-            case events.TextGenerated() if event_id == self._generating and self._writing is not None:
-                self._grow(self._writing[1], event)
-            case events.GenerationFinished() if event_id == self._generating and self._writing is not None:
+            case events.TextGenerated() if event_id in self._answers:
+                self._grow(self._answers[event_id][1], event)
+            case events.GenerationFinished() if event_id in self._answers:
                 self._finish(event)
             case events.LoadingProgress() if self._loading is None:
                 self._loaded = None  # for an evaluation, say
@@ -642,8 +683,7 @@ class ChatState(QObject):
         return text[: min(places)].rstrip() if places else text
 
     def _finish(self, event: events.GenerationFinished) -> None:
-        assert self._writing is not None
-        reply = self._writing[1]
+        turn, reply = self._answers.pop(event.id)
         at_stop_word = bool(reply.ended)
         if not at_stop_word:
             reply.text = self._before_stop_word(event.reply)
@@ -651,9 +691,9 @@ class ChatState(QObject):
         reply.tokens = event.tokens
         reply.tokens_per_second = event.tokens_per_second
         reply.first_token_seconds = event.first_token_seconds
-        if self._writing[0] in self.turns:
+        if turn in self.turns:
             self.context_used += event.tokens
-        self._end(Writing.DONE, ended="stop_word" if at_stop_word else event.ended)
+        self._end(reply, Writing.DONE, ended="stop_word" if at_stop_word else event.ended)
 
     def _on_engine_ended(self, reason: str) -> None:
         self._loaded = self._loading = None
@@ -661,17 +701,22 @@ class ChatState(QObject):
 
     def _on_failed(self, problem: Problem) -> None:
         self._job = None
-        if self._writing is not None:
-            failed, reply = self._writing
+        failed = list(self._answers.values()) or ([self._writing] if self._writing is not None else [])
+        self._answers = {}
+        for turn, reply in failed:
             reply.problem = problem
-            self._drop([waiting for waiting in self._queue if waiting[0] is failed])
-            self._end(Writing.FAILED)
+            self._drop([waiting for waiting in self._queue if waiting[0] is turn])
+        for _, reply in failed[1:]:
+            reply.state = Writing.FAILED
+            self.grown.emit(reply)
+        if failed:
+            self._end(failed[0][1], Writing.FAILED)
 
-    def _end(self, state: Writing, ended: str = "") -> None:
-        assert self._writing is not None
-        reply = self._writing[1]
+    def _end(self, reply: Reply, state: Writing, ended: str = "") -> None:
         reply.state, reply.ended = state, ended
-        self._writing = self._generating = None
+        self._writing = next(iter(self._answers.values()), None)
+        if self._writing is None:
+            self._generating = None
         if self._job is not None:
             self._job.cancel()
             self._job = None
@@ -733,3 +778,8 @@ class ChatState(QObject):
             if self._chosen is not None and self.tuned is None and not self.busy:
                 self._choose_as_it_was(self._chosen)
             self.changed.emit()
+
+
+def _is_short(asked: dict[str, Any]) -> bool:
+    """Whether a prompt may stand in one command with others."""
+    return len(asked["prompt_ids"]) <= _LONGEST_TOGETHER

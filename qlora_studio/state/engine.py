@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,7 @@ class EngineState(QObject):
         self.total_steps = 0
         self.silent_s = 0.0
         self.device: events.EngineReady | None = None
+        self._answering: set[int] = set()  # ids of the replies that are asked for and haven't ended
         self._heart = QTimer(self, interval=HEARTBEAT_MS)
         self._heart.timeout.connect(self._on_heartbeat)
 
@@ -137,6 +139,23 @@ class EngineState(QObject):
     def save_now(self) -> None:
         """A checkpoint after the step in hand."""
         self.say(commands.SaveNow())
+
+    @property
+    def answers_together(self) -> bool:
+        """Whether replies that stand side by side are written at once."""
+        return self.device is not None and self.device.device == "cuda"
+
+    def generate(self, replies: Sequence[dict[str, Any]]) -> tuple[int, list[int]]:
+        """Asks for these, each the fields of a `Generate`; the ids of the command and of each reply."""
+        asked = [commands.Generate(id=next(self._ids), **fields) for fields in replies]
+        ids = [reply.id for reply in asked]
+        self._answering |= set(ids)
+        command: commands.Generate | commands.GenerateTogether = asked[0]
+        if len(asked) > 1:
+            command = commands.GenerateTogether(id=next(self._ids), replies=tuple(asked))
+        self.say(command)
+        self._now(Doing.CHATTING, "Chat, writing", "accent")
+        return command.id, ids
 
     def command(self, kind: type[commands.Command], **fields: Any) -> int:
         """Says a command that has an id, and gives the id back."""
@@ -212,6 +231,12 @@ class EngineState(QObject):
         self.heard.emit(event)
 
     def _follow(self, event: events.EngineEvent) -> None:
+        if isinstance(event, events.GenerationFinished):
+            self._answering.discard(event.id)
+            if self._answering:
+                return  # others are still written beside it
+        elif isinstance(event, events.CommandFailed):
+            self._answering.clear()
         match event:
             case events.EngineReady():
                 self.device = event
@@ -306,6 +331,7 @@ class EngineState(QObject):
 
     def _on_ended(self, reason: str) -> None:
         thread, self._thread = self._thread, None
+        self._answering.clear()
         self._heart.stop()
         self.silent_s = 0.0
         self._before_silence = None

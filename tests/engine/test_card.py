@@ -13,7 +13,7 @@ from qlora_studio.engine import attention as attention_module
 from qlora_studio.engine import continuation
 from qlora_studio.engine.adapters import AdaptedModel
 from qlora_studio.engine.attention import Segments, attention
-from qlora_studio.engine.continuation import Continuation, KeptSteps
+from qlora_studio.engine.continuation import Continuation, KeptSteps, SideBySide, can_go_on_side_by_side
 from qlora_studio.engine.device import find_device
 from qlora_studio.engine.frozen_weights import Storage
 from qlora_studio.engine.loading import load_base
@@ -155,3 +155,37 @@ def test_a_recorded_step_gives_the_logits_of_a_growing_cache(
     assert (growing[0] - growing[1]).norm() > 0.1 * growing[0].norm()
     for found, wanted in zip([*recorded, alone], [*growing, growing[1]], strict=True):
         assert (found - wanted).norm() <= 0.02 * wanted.norm()
+
+
+def test_texts_side_by_side_give_the_logits_of_each_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = make_model(
+        tmp_path / "wide", hidden_size=256, num_attention_heads=8, num_key_value_heads=2, head_dim=32
+    )
+    adapted = AdaptedModel(
+        loaded(load_base(str(folder), Storage("nf4", True, torch.bfloat16), find_device()))
+    )
+    for number in range(3):
+        adapted.add_new(f"random {number}", LoraConfig(r=8 + 8 * number), seed=number)
+        for _, parameter in adapted.trained_parameters(f"random {number}"):
+            parameter.data.normal_(0, 0.05)
+    names = (None, "random 0", "random 1", "random 2")
+    prompts = [[3 + (place + text) % 20 for place in range(5 + 4 * text)] for text in range(4)]
+    ids = [3 + place % 20 for place in range(20)]
+    assert can_go_on_side_by_side(adapted, names)
+
+    def alone(text: int) -> torch.Tensor:
+        adapted.use(names[text])
+        written = Continuation(adapted.causal_lm)
+        return torch.stack([written.extend(some).clone() for some in (prompts[text], *([i] for i in ids))])
+
+    monkeypatch.setattr(continuation, "_MORE_TOKENS", 16)  # so that it must grow, and be recorded again
+    texts = SideBySide(adapted, names, KeptSteps())
+    found = [torch.stack(texts.begin(prompts))]
+    for token in ids:
+        given = [torch.tensor(token, device="cuda")] * 4
+        found.append(texts.extend_by(given, [True] * 4).clone())
+    for text in range(4):
+        wanted = alone(text)
+        assert (torch.stack(found)[:, text] - wanted).norm() <= 0.02 * wanted.norm()

@@ -22,6 +22,7 @@ from qlora_studio.engine.generation import Chat
 from qlora_studio.engine.learned_loss import learned_loss
 from qlora_studio.engine.model_holder import ModelHolder
 from qlora_studio.engine.packed_batch import on_device
+from qlora_studio.engine.recorded_step import RecordedStep
 from qlora_studio.errors import StudioError
 from qlora_studio.protocol.commands import Generate, LoadModel, Sampling
 from qlora_studio.protocol.events import GenerationFinished, LoadingProgress, ModelLoaded, TextGenerated
@@ -122,6 +123,90 @@ def test_base_and_adapter_written_ahead_take_turns(
     request.getfixturevalue("runs_ahead")
 
     assert [reply_of(chat, adapter).reply for adapter in (None, run / "adapter") * 2] == wanted
+
+
+@pytest.fixture
+def runs(tmp_path: Path, model: Path) -> list[Path]:
+    """Finished runs whose adapters say something else than their base, and than each other."""
+    return [make_tuned_run(tmp_path / f"r{rank}", model, lora__r=rank) for rank in (4, 7)]
+
+
+def replies_of(
+    chat: Chat, commands: list[Generate], is_stopped: Callable[[int], bool] = lambda _: False
+) -> dict[int, GenerationFinished]:
+    """By id; what was told of each is its reply, and nothing is told after its end."""
+    told: dict[int, str] = {}
+    finished: dict[int, GenerationFinished] = {}
+    for event in chat.answer_each(commands, is_stopped):
+        assert isinstance(event, TextGenerated | GenerationFinished)
+        assert event.id not in finished
+        if isinstance(event, TextGenerated):
+            told[event.id] = told.get(event.id, "") + event.text
+        else:
+            finished[event.id] = event
+    assert told == {number: event.reply for number, event in finished.items() if event.reply}
+    return finished
+
+
+def asked_of(runs: list[Path], sampling: Sampling = GREEDY) -> list[Generate]:
+    """Base and adapters, about prompts of unequal length."""
+    adapters = [None, *(str(run / "adapter") for run in runs)]
+    return [
+        Generate(id=7 + side, prompt_ids=PROMPT[: 20 - 6 * side], adapter=adapter, sampling=sampling)
+        for side, adapter in enumerate(adapters)
+    ]
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [GREEDY, Sampling(seed=3, max_tokens=12), Sampling(greedy=True, repeat_penalty=1.5, max_tokens=12)],
+)
+def test_replies_side_by_side_are_those_one_after_the_other(
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    model: Path,
+    runs: list[Path],
+    sampling: Sampling,
+) -> None:
+    chat, asked = chat_with(model), asked_of(runs, sampling)
+    one_after_the_other = replies_of(chat, asked)
+    request.getfixturevalue("runs_ahead")
+    steps: list[int] = []
+    step = RecordedStep.logits_after_each
+    monkeypatch.setattr(
+        RecordedStep, "logits_after_each", lambda *given: (steps.append(len(given[1])), step(*given))[1]
+    )
+    beside = [replies_of(chat, asked) for _ in range(2)]
+
+    said = [
+        {number: (reply.reply, reply.tokens, reply.ended) for number, reply in replies.items()}
+        for replies in (one_after_the_other, *beside)
+    ]
+    assert said == said[:1] * 3
+    assert len({reply.reply for reply in one_after_the_other.values()}) == 3
+    assert steps == [3] * len(steps)
+    assert 0 < len(steps) <= 2 * 12
+
+
+def test_a_reply_that_is_stopped_leaves_those_beside_it_alone(
+    runs_ahead: None, model: Path, runs: list[Path]
+) -> None:
+    chat, asked = chat_with(model), asked_of(runs)
+    whole = replies_of(chat, asked)
+    looks = {command.id: iter(range(100)) for command in asked}
+    stopped = replies_of(chat, asked, lambda number: number == 8 and next(looks[number]) >= 3)
+
+    assert (stopped[8].ended, stopped[8].tokens) == ("stopped", 3)
+    assert [stopped[number].reply for number in (7, 9)] == [whole[number].reply for number in (7, 9)]
+
+
+def test_replies_side_by_side_need_no_room_beyond_the_context(runs_ahead: None, tmp_path: Path) -> None:
+    model = make_model(tmp_path / "short", "llama", max_position_embeddings=24, eos_token_id=2)
+    run = make_tuned_run(tmp_path / "run", model)
+    replies = replies_of(chat_with(model), asked_of([run]))
+
+    assert (replies[7].ended, replies[7].tokens) == ("context", 5)
+    assert (replies[8].ended, replies[8].tokens) in [("context", 11), ("end", replies[8].tokens)]
 
 
 def test_a_reply_written_ahead_ends_where_the_model_holds_no_more(runs_ahead: None, tmp_path: Path) -> None:

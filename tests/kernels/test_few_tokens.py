@@ -89,7 +89,42 @@ def test_products_with_several_weights_are_those_with_each(tokens, dtype, ranks,
         assert (found[at].double() - exact).norm() <= 3 * ROUNDING[dtype] * exact.norm()
 
 
+def own_adapters(tokens, dtype, double_quant=True):
+    """As `several_products`, each row by an adapter of its own; the first has none, ranks differ."""
+    (x, weights, *rest, biases, _, _, _), quantized = several_products(tokens, dtype, (0, 0, 0), double_quant)
+    ranks = [
+        [0, 8, 100, 24][(row + 2 * (at == 1)) % 4 if row else 0] for at in range(3) for row in range(tokens)
+    ]
+    lora_a = [torch.randn(rank, 2176) / 47 if rank else None for rank in ranks]
+    outs = [one.shape[0] for one in quantized for _ in range(tokens)]
+    lora_b = [torch.randn(out, rank) if rank else None for out, rank in zip(outs, ranks, strict=True)]
+    scalings = [0.5 + 0.25 * at for at in range(len(ranks))]
+    return (x, weights, *rest, biases, lora_a, lora_b, scalings), quantized
+
+
+@pytest.mark.parametrize("tokens", [2, 3, 4, 5])
+@pytest.mark.parametrize("dtype", [BF16, FP16])
+@pytest.mark.parametrize("double_quant", [True, False])
+def test_each_row_may_have_an_adapter_of_its_own(tokens, dtype, double_quant):
+    arguments, quantized = own_adapters(tokens, dtype, double_quant)
+    x, *_, biases, lora_a, lora_b, scalings = arguments
+    with torch.no_grad():
+        found = [linears_4bit(*arguments) for _ in range(2)]  # what a kernel leaves behind serves the next
+    for at, one in enumerate(quantized):
+        exact = linear(x.double(), one.dequantize(torch.float32).double())
+        if biases[at] is not None:
+            exact += biases[at].double()
+        for row in range(tokens):
+            a, b, scaling = (part[at * tokens + row] for part in (lora_a, lora_b, scalings))
+            if a is not None:
+                exact[:, row] += scaling * linear(linear(x[:, row].double(), a.double()), b.double())
+        for each in found:
+            difference = (each[at].double() - exact).norm(dim=-1)
+            assert (difference <= 3 * ROUNDING[dtype] * exact.norm(dim=-1)).all()
+
+
 def test_opcheck_of_products_with_several_weights():
+    torch.library.opcheck(linears_4bit, own_adapters(2, BF16)[0])
     torch.library.opcheck(linears_4bit, several_products(2, BF16, (8, 0, 8))[0])
 
 

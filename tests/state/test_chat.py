@@ -480,6 +480,114 @@ def test_a_chosen_adapter_does_not_answer_twice(four):
     assert four.also == []
 
 
+def test_on_a_card_all_sides_are_written_at_once(four, silent):
+    together = _four_at_once(four, silent)
+    folders = [str(item.folder) for item in (four.tuned, *four.also)]
+    assert [asked.adapter for asked in together.replies] == [None, *folders]
+    assert {asked.base for asked in together.replies} == {silent.last_said(commands.LoadModel).id}
+    assert len({together.id, *(asked.id for asked in together.replies)}) == 5
+    assert not silent.said(commands.Generate)
+
+    replies = four.turns[0].replies
+    for asked, text in zip(together.replies, "abcd", strict=True):
+        silent.hear(events.TextGenerated(id=asked.id, text=text, tokens=1))
+    assert [(reply.text, reply.state) for reply in replies] == [(text, Writing.WRITING) for text in "abcd"]
+    for done, side in enumerate((2, 0, 3, 1)):
+        assert four.busy and four._engine.words == "Chat, writing"
+        silent.hear(_finished(together.replies[side].id, f"Side {side}."))
+        assert [reply.state for reply in replies].count(Writing.DONE) == done + 1
+    assert [reply.text for reply in replies] == [f"Side {side}." for side in range(4)]
+    assert not four.busy
+    assert four._engine.words == "Ready, nothing is training"
+
+
+def test_stop_ends_all_sides_that_are_written_at_once(four, silent):
+    together = _four_at_once(four, silent)
+    silent.hear(_finished(together.replies[1].id, "Done."))
+    four.stop()
+    left = [asked.id for at, asked in enumerate(together.replies) if at != 1]
+    assert [command.id for command in silent.said(commands.StopGenerating)] == left
+    for reply_id in left:
+        silent.hear(_finished(reply_id, "Half", ended="stopped"))
+    assert [reply.ended for reply in four.turns[0].replies] == ["stopped", "end", "stopped", "stopped"]
+    assert not four.busy
+
+
+@pytest.mark.parametrize("ends", ["fails", "dies"])
+def test_what_ends_replies_written_at_once_stands_in_the_place_of_each(four, silent, ends):
+    together = _four_at_once(four, silent)
+    silent.hear(_finished(together.replies[2].id, "Done."))
+    if ends == "fails":
+        silent.hear(events.CommandFailed(id=together.id, error=Problem("Out of memory.")))
+    else:
+        silent.engines[0].end("SIGSEGV")
+    states = [reply.state for reply in four.turns[0].replies]
+    assert states == [Writing.FAILED, Writing.FAILED, Writing.DONE, Writing.FAILED]
+    assert all(reply.problem for reply in four.turns[0].replies if reply.state is Writing.FAILED)
+    assert not four.busy
+    four.again(four.turns[0], four.turns[0].replies[0])
+    assert four.busy
+
+
+def test_a_side_that_can_not_be_asked_leaves_those_beside_it_their_answer(chat, silent):
+    chat.send("Hello")
+    _load_on_card(silent)
+    silent.answer(reading.EncodeChat, reading.ChatEncoded, **chat_encoded())
+    assert not silent.said(commands.Generate)
+    silent.refuse(reading.CheckAdapter, "It is for another base.")
+    _reply(silent, "I am the base.")
+    base, tuned = chat.turns[0].replies
+    assert (base.text, base.state) == ("I am the base.", Writing.DONE)
+    assert (tuned.problem.message, tuned.state) == ("It is for another base.", Writing.FAILED)
+    assert not chat.busy
+
+
+def test_stop_before_all_sides_are_ready_begins_none(chat, silent):
+    chat.send("Hello")
+    _load_on_card(silent)
+    silent.answer(reading.EncodeChat, reading.ChatEncoded, **chat_encoded())
+    chat.stop()
+    assert [reply.ended for reply in chat.turns[0].replies] == ["stopped", "stopped"]
+    assert not chat.busy
+    assert not silent.said(commands.Generate) and not silent.said(commands.GenerateTogether)
+
+
+def test_long_chats_are_answered_one_after_the_other_on_a_card_too(chat, silent):
+    chat.send("Hello")
+    _load_on_card(silent)
+    silent.answer(reading.EncodeChat, reading.ChatEncoded, **chat_encoded(ids=8193, context=131_072))
+    silent.hear(_finished(silent.last_said(commands.Generate).id, "Base."))
+    silent.answer(reading.CheckAdapter, reading.AdapterChecked, **CHECKED_ADAPTER)
+    _reply(silent, "Tuned.")
+    assert [reply.text for reply in chat.turns[0].replies] == ["Base.", "Tuned."]
+
+
+def test_a_side_whose_chat_is_too_long_waits_for_those_beside_it(chat, silent):
+    chat.send("Hello")
+    _load_on_card(silent)
+    silent.answer(reading.EncodeChat, reading.ChatEncoded, **chat_encoded())
+    silent.answer(reading.CheckAdapter, reading.AdapterChecked, **CHECKED_ADAPTER)
+    silent.answer(reading.EncodeChat, reading.ChatEncoded, **chat_encoded(ids=8193, context=131_072))
+    assert [reply.state for reply in chat.turns[0].replies] == [Writing.LOADING, Writing.WAITS]
+    silent.hear(_finished(silent.last_said(commands.Generate).id, "Base."))
+    silent.answer(reading.EncodeChat, reading.ChatEncoded, **chat_encoded(ids=8193, context=131_072))
+    silent.hear(_finished(silent.last_said(commands.Generate).id, "Tuned."))
+    assert [reply.text for reply in chat.turns[0].replies] == ["Base.", "Tuned."]
+    assert not silent.said(commands.GenerateTogether)
+
+
+def _four_at_once(four, silent):
+    """The command that asks for all of them."""
+    four.send("Hello")
+    _load_on_card(silent)
+    silent.answer(reading.EncodeChat, reading.ChatEncoded, **chat_encoded())
+    for _ in range(3):
+        silent.answer(reading.CheckAdapter, reading.AdapterChecked, **CHECKED_ADAPTER)
+        silent.answer(reading.EncodeChat, reading.ChatEncoded, **chat_encoded())
+    (together,) = silent.said(commands.GenerateTogether)
+    return together
+
+
 def _talk_with_four(four, silent):
     _talk(four, silent, "Hello", "Base.", "One.")
     for text in ("Two.", "Three."):
@@ -808,6 +916,16 @@ def _open(chat, path, qtbot):
 def _load(silent, model=MODEL):
     silent.answer(reading.CheckModel, reading.ModelChecked, report=model_report(model))
     _loaded(silent, model)
+
+
+def _load_on_card(silent):
+    silent.answer(reading.CheckModel, reading.ModelChecked, report=model_report(MODEL))
+    silent.hear(
+        events.EngineReady(
+            device="cuda", device_name="H100", memory_bytes=80 << 30, free_bytes=70 << 30, versions={}
+        )
+    )
+    _loaded(silent)
 
 
 def _loaded(silent, model=MODEL):

@@ -4,6 +4,7 @@
 //   WARPS       of a block of threads; they share out the columns
 //   BLOCKS      of threads that a processor holds at once
 //   WEIGHTS     that x is multiplied with in one launch
+//   ADAPTERS    of a weight: 1 for all rows of x, or TOKENS, one for each row
 //   BLOCK_BITS  a scale serves 2 to the power of it weights, at least 64
 //   COLUMNS     k, of x and the weights
 //   WHOLE       1: no weight has a tile with fewer rows than others
@@ -27,19 +28,25 @@ constexpr int PASSED = WARPS * PIECE;  // columns that a block of threads passes
 constexpr int PIECES = k / PIECE, TURNS = (PIECES + WARPS - 1) / WARPS;  // of a warp, a piece each
 constexpr int SCALES = k >> BLOCK_BITS;  // of a row
 
+constexpr int SERVED = TOKENS / ADAPTERS;  // rows of x, by one adapter
+
+struct Adapter {
+    const float* lora_a;  // [rank, k]; null: low_rank is there already
+    const float* lora_b;  // [n, rank]
+    half* low_rank;       // [SERVED, rank]: scaling * x A^T
+    int rank;             // 0: none
+    float scaling;
+};
+
 struct Weight {
     const byte* packed;         // [n, k / 2]
     const void* absmax;         // float [n * k / block], or bytes where NESTED
     const float* absmax_scale;  // [blocks / 256]
     const float* absmax_offset;
     const half* bias;           // [n], or null
-    const float* lora_a;        // [rank, k]; null: low_rank is there already
-    const float* lora_b;        // [n, rank]
-    half* low_rank;             // [TOKENS, rank]: scaling * x A^T
     half* y;                    // [TOKENS, n]
-    int n, rank;
-    float scaling;
-    int unused;
+    Adapter adapters[ADAPTERS];
+    int n, unused;
 };
 
 struct Weights {
@@ -144,25 +151,26 @@ __device__ float sum_of_lanes(float value, int lanes) {
     return value;
 }
 
-// sums[t] = sum over k of x[t, k] row[k], by all threads of the block; only thread t then has sums[t], as its return.
+// sums[t] = sum over k of x[t, k] row[k], by all threads of the block, of SERVED rows of x; only thread t then has
+// sums[t], as its return.
 __device__ float dot(const float* row, const half* x, float (*parts)[TOKENS]) {
-    float sums[TOKENS] = {};
+    float sums[SERVED] = {};
     for (int four = threadIdx.x; four < k / 4; four += THREADS) {
         const float4 a = __ldg(reinterpret_cast<const float4*>(row) + four);
 #pragma unroll
-        for (int t = 0; t < TOKENS; ++t) {
+        for (int t = 0; t < SERVED; ++t) {
             const uint2 xs = __ldg(reinterpret_cast<const uint2*>(x + (long long)t * k) + four);
             sums[t] += a.x * low_of(xs.x) + a.y * high_of(xs.x) + a.z * low_of(xs.y) + a.w * high_of(xs.y);
         }
     }
 #pragma unroll
-    for (int t = 0; t < TOKENS; ++t) {
+    for (int t = 0; t < SERVED; ++t) {
         const float sum = sum_of_lanes(sums[t], LANES);
         if (threadIdx.x % LANES == 0) parts[threadIdx.x / LANES][t] = sum;
     }
     __syncthreads();
     float sum = 0;
-    if (threadIdx.x < TOKENS)
+    if (threadIdx.x < SERVED)
         for (int warp = 0; warp < WARPS; ++warp) sum += parts[warp][threadIdx.x];
     __syncthreads();
     return sum;
@@ -172,20 +180,24 @@ __device__ float dot(const float* row, const half* x, float (*parts)[TOKENS]) {
 __device__ bool make_low_rank(const Weights& weights, const half* x, int count, float (*parts)[TOKENS]) {
 #pragma unroll
     for (int number = 0; number < WEIGHTS; ++number) {
-        const Weight& weight = weights.each[number];
-        const int made = weight.lora_a ? weight.rank : 0;
-        if (count >= 0 && count < made) {
-            const float sum = dot(weight.lora_a + (long long)count * k, x, parts);
-            if (threadIdx.x < TOKENS)
-                weight.low_rank[threadIdx.x * weight.rank + count] = rounded(weight.scaling * sum);
-            return true;
+#pragma unroll
+        for (int of = 0; of < ADAPTERS; ++of) {
+            const Adapter& adapter = weights.each[number].adapters[of];
+            const int made = adapter.lora_a ? adapter.rank : 0;
+            if (count >= 0 && count < made) {
+                const half* from = x + (long long)of * SERVED * k;
+                const float sum = dot(adapter.lora_a + (long long)count * k, from, parts);
+                if (threadIdx.x < SERVED)
+                    adapter.low_rank[threadIdx.x * adapter.rank + count] = rounded(adapter.scaling * sum);
+                return true;
+            }
+            count -= made;
         }
-        count -= made;
     }
     return false;
 }
 
-// y[t, n] = sum over k of W[n, k] x[t, k], + bias[n] + sum over j of lora_b[n, j] low_rank[t, j]
+// y[t, n] = sum over k of W[n, k] x[t, k], + bias[n] + sum over j of lora_b[n, j] low_rank[t, j], with the adapter of t
 //
 // A piece is two blocks of 64 columns, each with a scale of its own, but one product sums over both. So x
 // stands twice in it: for columns 0 to 3 of the result where the first block is, for 4 to 7 where the second.
@@ -204,7 +216,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) few_rows(
 #pragma unroll
     for (int number = 0; number < WEIGHTS; ++number) {
         tiles += (weights.each[number].n + TILE - 1) / TILE;
-        low_ranks += weights.each[number].lora_a ? weights.each[number].rank : 0;
+#pragma unroll
+        for (int of = 0; of < ADAPTERS; ++of) {
+            const Adapter& adapter = weights.each[number].adapters[of];
+            low_ranks += adapter.lora_a ? adapter.rank : 0;
+        }
     }
 
     // Which weight a tile belongs to; `tile` becomes the weight's own count.
@@ -297,11 +313,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) few_rows(
     for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x, side ^= 1) {
         int own = tile;
         const Weight& weight = weights.each[weight_of(own)];
-        const int rank = weight.rank, real = min(own * TILE + summed, weight.n - 1);
-        const float* b = weight.lora_b + (long long)real * rank;
+        const int real = min(own * TILE + summed, weight.n - 1);
         if (summed < TILE) {
+#pragma unroll
+            for (int of = 0; of < ADAPTERS; ++of) {
+                const Adapter& adapter = weight.adapters[of];
+                const float* b = adapter.lora_b + (long long)real * adapter.rank;
 #pragma unroll 1
-            for (int j = sub; j < rank; j += A_ROW) prefetch(b + j);
+                for (int j = sub; j < adapter.rank; j += A_ROW) prefetch(b + j);
+            }
         }
         const int row = row_of(weight, own), first_scale = row * SCALES + (warp * PIECE + quarter * A_LANE >> BLOCK_BITS);
         const int upper_scale = to_upper(weight, row) * SCALES;
@@ -392,11 +412,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) few_rows(
                 if (from + sub < WARPS)
 #pragma unroll
                     for (int t = 0; t < TOKENS; ++t) found[t] += parts[side][from + sub][summed][t];
-#pragma unroll 4
-            for (int j = sub; j < rank; j += A_ROW) {
-                const float from_b = __ldg(b + j);
 #pragma unroll
-                for (int t = 0; t < TOKENS; ++t) found[t] += from_b * low_of(weight.low_rank[t * rank + j]);
+            for (int of = 0; of < ADAPTERS; ++of) {
+                const Adapter& adapter = weight.adapters[of];
+                const int rank = adapter.rank;
+                const float* b = adapter.lora_b + (long long)real * rank;
+#pragma unroll 4
+                for (int j = sub; j < rank; j += A_ROW) {
+                    const float from_b = __ldg(b + j);
+#pragma unroll
+                    for (int t = 0; t < SERVED; ++t)
+                        found[of * SERVED + t] += from_b * low_of(adapter.low_rank[t * rank + j]);
+                }
             }
 #pragma unroll
             for (int t = 0; t < TOKENS; ++t) {
@@ -414,7 +441,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) few_rows(
     }
 }
 
-// low_rank[t, j] = scaling * sum over k of x[t, k] A[j, k]. A block of threads for each j.
+// low_rank[t, j] = scaling * sum over k of x[t, k] A[j, k]. A block of threads for each j; ADAPTERS is 1.
 extern "C" __global__ void __launch_bounds__(THREADS) low_ranks(
     const __grid_constant__ Weights weights,
     const half* __restrict__ x  // [TOKENS, k]

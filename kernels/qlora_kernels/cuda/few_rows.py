@@ -33,6 +33,7 @@ _PLAIN = {
     "WARPS": 8,
     "BLOCKS": 1,
     "WEIGHTS": 1,
+    "ADAPTERS": 1,
     "BLOCK_BITS": 6,
     "COLUMNS": _PIECE,
     "WHOLE": 1,
@@ -44,23 +45,33 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Factor:
-    """One of the weights that x is multiplied with, and what is added to the product.
+class Adapter:
+    """What is added to a product; nothing where all is None.
 
-    tensors:  codes and scales as `Quantized4bit.tensors` gives them
-    bias:     x's dtype [out_features]
     low_rank: x's dtype [rows, r]; where it isn't there, it is made of lora_a
     lora_a:   float32 [r, in_features]
     lora_b:   float32 [out_features, r]
     """
 
-    tensors: Sequence[Tensor]
-    out_features: int
-    bias: Tensor | None = None
     low_rank: Tensor | None = None
     lora_a: Tensor | None = None
     lora_b: Tensor | None = None
     scaling: float = 1.0
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One of the weights that x is multiplied with.
+
+    tensors:  codes and scales as `Quantized4bit.tensors` gives them
+    bias:     x's dtype [out_features]
+    adapters: one for all rows of x, or one for each
+    """
+
+    tensors: Sequence[Tensor]
+    out_features: int
+    bias: Tensor | None = None
+    adapters: Sequence[Adapter] = (Adapter(),)
 
 
 def takes(x: Tensor, weight: Sequence[Tensor], block_size: int, in_features: int) -> bool:
@@ -77,7 +88,8 @@ def takes(x: Tensor, weight: Sequence[Tensor], block_size: int, in_features: int
 
 
 def products(x: Tensor, factors: Sequence[Factor], block_size: int, quant_type: str) -> list[Tensor]:
-    """x [..., in_features] times each, see `qlora_kernels.linear.linear_4bit`; at most MOST_WEIGHTS.
+    """x [..., in_features] times each, see `qlora_kernels.linear.linear_4bit`; at most MOST_WEIGHTS, all with
+    as many adapters.
 
     Values of codes are rounded to x's dtype, sums are float32. Scales are all quantized by one code, or none.
     """
@@ -91,6 +103,7 @@ def products(x: Tensor, factors: Sequence[Factor], block_size: int, quant_type: 
         "WARPS": launch.warps,
         "BLOCKS": launch.blocks,
         "WEIGHTS": len(factors),
+        "ADAPTERS": len(factors[0].adapters),
         "BLOCK_BITS": block_size.bit_length() - 1,
         "COLUMNS": rows.shape[1],
         "WHOLE": int(all(factor.out_features % _TILE == 0 for factor in factors)),
@@ -118,7 +131,7 @@ def takes_low_rank(x: Tensor, lora_a: Tensor) -> bool:
 def low_rank(x: Tensor, lora_a: Tensor, scaling: float) -> Tensor:
     """See `qlora_kernels.linear.low_rank_product`. Sums are float32."""
     rows = x.reshape(-1, x.shape[-1]).contiguous()
-    given = _Given(rows, [Factor((), 0, lora_a=lora_a, scaling=scaling)], [None])
+    given = _Given(rows, [Factor((), 0, adapters=[Adapter(lora_a=lora_a, scaling=scaling)])], [None])
     defined = _PLAIN | {"TOKENS": len(rows), "COLUMNS": rows.shape[1]}
     kernel = _compiled("low_ranks", x.dtype, x.device.index, 0, **defined)
     kernel.start((len(lora_a), 1), _PLAIN["WARPS"] * _LANES, [given.weights, rows])
@@ -130,25 +143,34 @@ class _Given:
     """What the kernels read and write, as they take it.
 
     weights:   of ctypes, one for each factor
-    low_ranks: [rows, r] of each factor that has a lora_a
+    low_ranks: of each adapter that has a lora_a: [rows that it serves, r]
     """
 
     def __init__(self, rows: Tensor, factors: Sequence[Factor], outs: Sequence[Tensor | None]) -> None:
         self._rows = rows
         self._held: list[Tensor] = []
         self.low_ranks: list[Tensor] = []
-        self.weights = (_Weight * len(factors))(*map(self._weight, factors, outs))
+        kind = _weight_with(len(factors[0].adapters))
+        given = zip(factors, outs, strict=True)
+        self.weights = (kind * len(factors))(*(self._weight(kind, *each) for each in given))
 
-    def _weight(self, factor: Factor, out: Tensor | None) -> _Weight:
+    def _weight(self, kind: type[ctypes.Structure], factor: Factor, out: Tensor | None) -> ctypes.Structure:
         packed, absmax, scale, _, offset = [*factor.tensors, *[None] * 5][:5]
-        low_rank = factor.low_rank
-        if factor.lora_a is not None:
-            low_rank = self._rows.new_empty(len(self._rows), len(factor.lora_a))
+        places = map(self._place, (packed, absmax, scale, offset, factor.bias, out))
+        served = len(self._rows) // len(factor.adapters)
+        adapters = (_Adapter * len(factor.adapters))(
+            *(self._adapter(adapter, served) for adapter in factor.adapters)
+        )
+        return kind(*places, adapters, factor.out_features)
+
+    def _adapter(self, adapter: Adapter, served: int) -> _Adapter:
+        low_rank = adapter.low_rank
+        if adapter.lora_a is not None:
+            low_rank = self._rows.new_empty(served, len(adapter.lora_a))
             self.low_ranks.append(low_rank)
         rank = 0 if low_rank is None else low_rank.shape[-1]
-        lora_a, lora_b = (None if part is None else part.float() for part in (factor.lora_a, factor.lora_b))
-        in_order = (packed, absmax, scale, offset, factor.bias, lora_a, lora_b, low_rank, out)
-        return _Weight(*map(self._place, in_order), factor.out_features, rank, factor.scaling)
+        lora_a, lora_b = (None if part is None else part.float() for part in (adapter.lora_a, adapter.lora_b))
+        return _Adapter(*map(self._place, (lora_a, lora_b, low_rank)), rank, adapter.scaling)
 
     def _place(self, tensor: Tensor | None) -> int | None:
         if tensor is None:
@@ -158,24 +180,32 @@ class _Given:
         return held.data_ptr()
 
 
-class _Weight(ctypes.Structure):
-    """`Weight` of few_rows.cu."""
+class _Adapter(ctypes.Structure):
+    """`Adapter` of few_rows.cu."""
 
     _fields_ = (
-        ("packed", ctypes.c_void_p),
-        ("absmax", ctypes.c_void_p),
-        ("absmax_scale", ctypes.c_void_p),
-        ("absmax_offset", ctypes.c_void_p),
-        ("bias", ctypes.c_void_p),
         ("lora_a", ctypes.c_void_p),
         ("lora_b", ctypes.c_void_p),
         ("low_rank", ctypes.c_void_p),
-        ("y", ctypes.c_void_p),
-        ("n", ctypes.c_int),
         ("rank", ctypes.c_int),
         ("scaling", ctypes.c_float),
-        ("unused", ctypes.c_int),
     )
+
+
+@cache
+def _weight_with(adapters: int) -> type[ctypes.Structure]:
+    """`Weight` of few_rows.cu, with so many adapters."""
+    pointers = ("packed", "absmax", "absmax_scale", "absmax_offset", "bias", "y")
+
+    class Weight(ctypes.Structure):
+        _fields_ = (
+            *((name, ctypes.c_void_p) for name in pointers),
+            ("adapters", _Adapter * adapters),
+            ("n", ctypes.c_int),
+            ("unused", ctypes.c_int),
+        )
+
+    return Weight
 
 
 @dataclass(frozen=True)

@@ -49,19 +49,23 @@ extern "C" __global__ void __launch_bounds__(THREADS) gated_silu(
     y[at] = half_of(rounded(x / (1 + expf(-x))) * value_of(up[at]));
 }
 
-// A block of threads for each head: first the query's, then the key's. Halves of a head turn against each other.
+// A block of threads for each head of each text: first the query's, then the key's. Halves of a head turn against
+// each other.
 extern "C" __global__ void __launch_bounds__(THREADS) rotate(
-    const half* query,  // [heads, head_dim]
-    const half* key,    // [kv_heads, head_dim]
-    const half* cosine, const half* sine,  // [head_dim]
+    const half* query,  // [texts, heads, head_dim]
+    const half* key,    // [texts, kv_heads, head_dim]
+    const half* cosine, const half* sine,  // [texts, head_dim]
     half* rotated_query, half* rotated_key, int heads, int head_dim
 ) {
     wait_for_kernels_before();
-    const int head = blockIdx.x;
+    const int head = blockIdx.y, kv_heads = gridDim.y - heads;
+    const long long text = blockIdx.x;
     const bool is_query = head < heads;
-    const long long from = (long long)(is_query ? head : head - heads) * head_dim;
-    const half* x = (is_query ? query : key) + from;
-    half* y = (is_query ? rotated_query : rotated_key) + from;
+    const long long row = is_query ? text * heads + head : text * kv_heads + head - heads;
+    const half* x = (is_query ? query : key) + row * head_dim;
+    half* y = (is_query ? rotated_query : rotated_key) + row * head_dim;
+    cosine += text * head_dim;
+    sine += text * head_dim;
     const int middle = head_dim / 2;
     for (int at = threadIdx.x; at < head_dim; at += THREADS) {
         const float other = at < middle ? -value_of(x[at + middle]) : value_of(x[at - middle]);
@@ -69,17 +73,17 @@ extern "C" __global__ void __launch_bounds__(THREADS) rotate(
     }
 }
 
-// Puts a token's keys and values where the cache has its place.
+// Puts each text's token's keys and values where the cache has its place.
 extern "C" __global__ void __launch_bounds__(THREADS) keep_token(
-    half* keys, half* values,              // [capacity, width]
-    const half* key, const half* value,    // [width]
-    const long long* place, int width
+    half* keys, half* values,              // [places, width]
+    const half* key, const half* value,    // [texts, width]
+    const long long* place, int width      // [texts]
 ) {
     wait_for_kernels_before();
-    const int at = blockIdx.x * THREADS + threadIdx.x;
+    const int at = blockIdx.x * THREADS + threadIdx.x, text = blockIdx.y;
     if (at >= width) return;
-    keys[*place * width + at] = key[at];
-    values[*place * width + at] = value[at];
+    keys[place[text] * width + at] = key[text * width + at];
+    values[place[text] * width + at] = value[text * width + at];
 }
 
 // y = x / sqrt(mean(x^2) + epsilon) * weight, a block of threads for each row; rounded once.

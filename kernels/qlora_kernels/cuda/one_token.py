@@ -41,19 +41,19 @@ def gated_silu(gate: Tensor, up: Tensor) -> Tensor:
 
 def rotate(query: Tensor, key: Tensor, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor]:
     """See `qlora_kernels.one_token.rotate`."""
-    heads, head_dim = query.shape
+    texts, heads, head_dim = query.shape
     rotated = torch.empty_like(query), torch.empty_like(key)
     _compiled("rotate", query.dtype == torch.float16, query.device.index).start(
-        (heads + len(key), 1), _THREADS, [query, key, cosine, sine, *rotated, heads, head_dim]
+        (texts, heads + key.shape[1]), _THREADS, [query, key, cosine, sine, *rotated, heads, head_dim]
     )
     return rotated
 
 
 def keep_token(keys: Tensor, values: Tensor, key: Tensor, value: Tensor, place: Tensor) -> None:
     """See `qlora_kernels.one_token.keep_token`."""
-    blocks = -(-key.numel() // _THREADS)
+    texts, width = key.shape
     _compiled("keep_token", keys.dtype == torch.float16, keys.device.index).start(
-        (blocks, 1), _THREADS, [keys, values, key, value, place, key.numel()]
+        (-(-width // _THREADS), texts), _THREADS, [keys, values, key, value, place, width]
     )
 
 
