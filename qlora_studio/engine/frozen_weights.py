@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from qlora_studio.engine.int8_linear import FrozenInt8Linear
+
 _OUTLIERS = 6.0  # LLM.int8(): inputs beyond this are multiplied in 16 bit
 
 
@@ -91,7 +93,7 @@ def _empty_quantized(linear: nn.Linear | Conv1D, storage: Storage) -> nn.Module:
             device="meta",
         )
     else:
-        quantized = bnb.nn.Linear8bitLt(
+        quantized = FrozenInt8Linear(
             in_features,
             out_features,
             bias=linear.bias is not None,

@@ -164,24 +164,13 @@ def _activations(setting: Setting, recomputed_layers: int, gradients: int) -> in
     """
     shape, tokens = setting.shape, setting.tokens
     whole = bytes_a_layer(setting)
-    layer_input = tokens * _numbers_kept_anyway(setting) * setting.dtype_bytes
+    layer_input = tokens * shape.hidden_size * setting.dtype_bytes
     kept = (shape.layers - recomputed_layers) * whole + recomputed_layers * layer_input
     if setting.device == "cuda":
         return max(kept - gradients, 0) + _in_turn_on_card(setting, recomputed_layers)
     in_turn = whole if recomputed_layers else 0
     flowing = tokens * 3 * (shape.hidden_size + shape.intermediate_size) * setting.dtype_bytes
     return kept + in_turn + max(0, flowing - _logits(setting))
-
-
-def _numbers_kept_anyway(setting: Setting) -> int:
-    """Of a token, where a layer is recomputed: what goes into it.
-
-    bitsandbytes' int8 layers hold what goes into each of them where torch's recomputation doesn't see it.
-    """
-    shape = setting.shape
-    if setting.device == "cuda" and setting.config.model.quantization == "int8":
-        return shape.hidden_size + sum(inner for _, _, inner in shape.linears)
-    return shape.hidden_size
 
 
 def _in_turn_on_card(setting: Setting, recomputed_layers: int) -> int:
