@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -16,15 +15,12 @@ from qlora_studio.cli.recipes import chosen_shape
 from qlora_studio.cli.there import require_inputs
 from qlora_studio.cli.training import follow_run, prepare_run, settings_from
 from qlora_studio.config import places
-from qlora_studio.config.model_shape import ModelShape
-from qlora_studio.config.run_config import RunConfig
-from qlora_studio.config.toml_file import parse_assignment, with_changes
+from qlora_studio.config.toml_file import with_changes
 from qlora_studio.errors import StudioError
-from qlora_studio.memory.parts import adapter_parameters
 from qlora_studio.protocol import reading
+from qlora_studio.protocol.sweep_plan import OVER, RANKS, new_sweep
 from qlora_studio.runs.sweep import (
     SWEEP_FILE,
-    Point,
     Row,
     Sweep,
     found,
@@ -34,9 +30,6 @@ from qlora_studio.runs.sweep import (
     with_run,
     write_sweep,
 )
-
-RANKS = (8, 16, 32, 64, 128, 256)  # QLoRA, arXiv:2305.14314, figure 4 and appendix A
-Variant = tuple[str, dict[str, Any]]  # label, changes
 
 
 def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -49,7 +42,7 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
     kind = sweep.add_mutually_exclusive_group()
     kind.add_argument(
         "--over",
-        choices=("ranks", "layers", "precision"),
+        choices=OVER,
         help=f"ranks {', '.join(map(str, RANKS))}; adapters on attention, on feed-forward or on all linear "
         "layers; NF4 against 16 bit",
     )
@@ -109,80 +102,25 @@ def _opened(arguments: argparse.Namespace) -> tuple[Path, Sweep]:
         )
     config = settings_from(arguments.what, arguments.changes)
     require_inputs(config)
-    shape = chosen_shape(config.model.path)
-    label, axis, listed = variants(arguments.over, arguments.vary, shape)
-    points = tuple(
-        _point(config, shape, name, changes, seed)
-        for seed in dict.fromkeys(arguments.seeds)  # a seed after the other: a table soon has all labels
-        for name, changes in listed
-    )
-    sweep = Sweep(
-        title=f"{label}: {Path(config.model.path).name}",
-        config=config,
-        points=points,
-        axis=axis,
-        runs_dir=str((arguments.runs_dir or places.runs_folder()).absolute()),
+    sweep = new_sweep(
+        config,
+        chosen_shape(config.model.path),
+        over=arguments.over or "",
+        vary=arguments.vary or "",
+        seeds=arguments.seeds,
+        runs_dir=(arguments.runs_dir or places.runs_folder()).absolute(),
         accept_skipped=arguments.accept_skipped,
     )
     write_sweep(arguments.out, sweep)
     return arguments.out.absolute(), sweep
 
 
-def variants(over: str | None, vary: str | None, shape: ModelShape) -> tuple[str, str, list[Variant]]:
-    """What the sweep is of, the key of its axis or "", and its labels with their changes.
-
-    Raises: StudioError.
-    """
-    if over == "ranks":
-        return "Rank", "lora.r", [(f"r = {rank}", {"lora.r": rank}) for rank in RANKS]
-    if over == "layers":
-        return "Adapted layers", "", _layer_choices(shape)
-    if over == "precision":
-        return (
-            "QLoRA and 16-bit LoRA",
-            "",
-            [
-                ("LoRA, 16 bit", {"model.quantization": "none"}),
-                ("QLoRA, NF4 + DQ", {"model.quantization": "nf4", "model.double_quant": True}),
-                ("QLoRA, NF4", {"model.quantization": "nf4", "model.double_quant": False}),
-                ("QLoRA, FP4", {"model.quantization": "fp4", "model.double_quant": False}),
-            ],
-        )
-    assert vary is not None
-    key, _, listed = vary.partition("=")
-    values = [parse_assignment(f"{key}={value}")[1] for value in listed.split(",") if value.strip()]
-    if len(values) < 2:
-        raise StudioError(f"--vary {vary} names no two values.", hint="Such as lora.r=8,16,32.")
-    are_numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    axis = key if are_numbers and all(value > 0 for value in values) else ""
-    return key, axis, [(f"{key} = {value}", {key: value}) for value in values]
-
-
-def _layer_choices(shape: ModelShape) -> list[Variant]:
-    names = [name for name, _, _ in shape.linears]
-    attention = [name for name in names if "att" in name.partition(".")[0]]
-    feed_forward = [name for name in names if name not in attention]
-    if not attention or not feed_forward:
-        raise StudioError(f"The linear layers of {shape.family} aren't told apart here: {', '.join(names)}.")
-    return [
-        ("all linear layers", {"lora.target_modules": "all-linear"}),
-        ("attention", {"lora.target_modules": attention}),
-        ("feed-forward", {"lora.target_modules": feed_forward}),
-    ]
-
-
-def _point(config: RunConfig, shape: ModelShape, label: str, changes: dict[str, Any], seed: int) -> Point:
-    """Checked before anything starts. Raises: StudioError."""
-    whole = changes | {"training.seed": seed}
-    parameters = adapter_parameters(shape, with_changes(config, whole).lora)
-    return Point(label=label, seed=seed, changes=whole, parameters=parameters)
-
-
 def _run_point(folder: Path, sweep: Sweep, place: int, *, quiet: bool) -> tuple[Sweep, int]:
     """Made, gone on with, or finished already. The exit status: 0 unless somebody stopped it."""
-    point = sweep.points[place]
-    if point.run and found(msgspec.structs.replace(sweep, points=(point,)))[0].state == "finished":
+    (measured,) = found(msgspec.structs.replace(sweep, points=(sweep.points[place],)))
+    if measured.state == "finished":
         return sweep, 0
+    point = measured.point
     if not quiet:
         print_text(f"{place + 1} of {len(sweep.points)}: {point.label}, seed {point.seed}")
     with Told(quiet=quiet) as told, Engine(told) as engine:
@@ -191,7 +129,7 @@ def _run_point(folder: Path, sweep: Sweep, place: int, *, quiet: bool) -> tuple[
                 reader.ask(reading.ResumeReady, reading.CheckResume, run=point.run)
         else:
             config = with_changes(sweep.config, point.changes)
-            name = f"{sweep.title} {point.label} seed {point.seed}"
+            name = sweep.name_of(point)
             prepared = prepare_run(engine, told, config, name, Path(sweep.runs_dir), sweep.accept_skipped)
             sweep = with_run(sweep, place, prepared.run)
             write_sweep(folder, sweep)

@@ -35,6 +35,11 @@ def arenas_folder() -> Path:
     return _home("arenas") or Path(platformdirs.user_data_dir(_APP, appauthor=False)) / "arenas"
 
 
+def sweeps_folder() -> Path:
+    """Comparisons of runs that the window made, a folder each."""
+    return _home("sweeps") or Path(platformdirs.user_data_dir(_APP, appauthor=False)) / "sweeps"
+
+
 def good_answers_file() -> Path:
     """The data file of answers that were found good on the Chat page."""
     data = _home("data") or Path(platformdirs.user_data_dir(_APP, appauthor=False)) / "data"

@@ -61,6 +61,10 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
         """Each once, in order."""
         return list(dict.fromkeys(point.label for point in self.points))
 
+    def name_of(self, point: Point) -> str:
+        """What its run is called."""
+        return f"{self.title} {point.label} seed {point.seed}"
+
 
 @dataclass(frozen=True)
 class Found:
@@ -183,8 +187,8 @@ def save_results(folder: Path, sweep: Sweep, results: Sequence[Found]) -> list[P
 
 
 def _found(point: Point) -> Found:
-    if not point.run:
-        return Found(point, "waiting", {})
+    if not point.run or not Path(point.run).is_dir():  # moved to the bin, it is made again
+        return Found(msgspec.structs.replace(point, run=""), "waiting", {})
     run = open_run(Path(point.run))
     metrics = read_metrics(run.metrics_file)
     losses = {line.step: line.loss for line in metrics.evaluations if line.loss is not None}

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from qlora_studio.state.monitor import MonitorState
     from qlora_studio.state.quantization import QuantizationState
     from qlora_studio.state.runs import RunsState
+    from qlora_studio.state.sweep import SweepState
     from qlora_studio.state.train import TrainState
 
 
@@ -152,6 +153,13 @@ class AppState(QObject):
             self.chat_reader,
             self,
         )
+
+    @cached_property
+    def sweep(self) -> SweepState:
+        """Of the Runs page and of Train, which begins one."""
+        from qlora_studio.state.sweep import SweepState
+
+        return SweepState(self.engine, self.launcher, self.preferences, self)
 
     @cached_property
     def runs(self) -> RunsState:

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from qlora_studio.cli.main import parse, run_command
-from qlora_studio.cli.sweep import table_lines, variants
+from qlora_studio.cli.sweep import table_lines
 from qlora_studio.config.run_config import RunConfig
 from qlora_studio.errors import StudioError
 from qlora_studio.models.shapes import known_shape
+from qlora_studio.protocol.sweep_plan import variants
 from qlora_studio.runs.sweep import Row, Sweep
 from tests.reader.whole_model import chats_file, whole_model
 from tests.runs.test_sweep import points
@@ -97,24 +98,24 @@ def test_what_is_missing_is_said(settings, capsys, words, said):
 
 def test_layers_are_told_apart_in_any_family():
     for name in ("llama-7b", "qwen2.5-7b", "phi-3-mini", "gemma-2-2b"):
-        _, _, (every, attention, feed_forward) = variants("layers", None, known_shape(name))
+        _, _, (every, attention, feed_forward) = variants("layers", "", known_shape(name))
         assert every[1] == {"lora.target_modules": "all-linear"}
         assert all("attn" in target for target in attention[1]["lora.target_modules"])
         assert all("mlp" in target for target in feed_forward[1]["lora.target_modules"])
 
 
 def test_precision_begins_with_16_bit_so_that_the_others_are_compared_with_it():
-    _, axis, listed = variants("precision", None, known_shape("llama-7b"))
+    _, axis, listed = variants("precision", "", known_shape("llama-7b"))
     assert (axis, listed[0]) == ("", ("LoRA, 16 bit", {"model.quantization": "none"}))
 
 
 def test_only_positive_numbers_are_an_axis():
     shape = known_shape("llama-7b")
-    assert variants(None, "training.learning_rate=1e-4,2e-4", shape)[1] == "training.learning_rate"
-    assert variants(None, "lora.dropout=0.0,0.1", shape)[1] == ""
-    assert variants(None, "data.packing=true,false", shape)[1] == ""
+    assert variants("", "training.learning_rate=1e-4,2e-4", shape)[1] == "training.learning_rate"
+    assert variants("", "lora.dropout=0.0,0.1", shape)[1] == ""
+    assert variants("", "data.packing=true,false", shape)[1] == ""
     with pytest.raises(StudioError, match="no two values"):
-        variants(None, "lora.r", shape)
+        variants("", "lora.r", shape)
 
 
 def test_a_person_reads_loss_interval_and_difference():

@@ -11,11 +11,16 @@ import numpy as np
 from pytestqt.qtbot import QtBot
 
 from qlora_studio.config.data_parts import Fix, MixPart
+from qlora_studio.config.places import sweeps_folder
+from qlora_studio.config.run_config import RunConfig
 from qlora_studio.data.conversation import Message, Row
 from qlora_studio.data.report import Finding, FixCount, PartReport, SkipReason
 from qlora_studio.data.token_view import Lengths, Token
 from qlora_studio.models.quantization_report import report_file
+from qlora_studio.models.shapes import known_shape
 from qlora_studio.protocol import commands, events, reading
+from qlora_studio.protocol.sweep_plan import new_sweep
+from qlora_studio.runs.sweep import with_run, write_sweep
 from qlora_studio.state.app import AppState
 from qlora_studio.ui.page import Page
 from qlora_studio.ui.shell import Shell
@@ -275,7 +280,9 @@ class Filler:
 
     def runs(self) -> Page:
         folders = make_runs(self.app)
+        make_sweep(self.app)
         page = self.shell.open_page("runs")
+        self.qtbot.waitUntil(lambda: self.app.sweep.opened is not None)
         self.qtbot.waitUntil(lambda: len(self.app.runs.table.runs) == len(folders))
         for row in (0, 1):
             self.app.runs.table.toggle(row)
@@ -397,6 +404,21 @@ def make_runs(app: AppState) -> list[Path]:
         Example(name="support-llama8b-r64-second-try-with-a-long-name", steps=600, end="finished"),
     )
     return [make_run(app.preferences.runs_folder, example) for example in examples]
+
+
+def make_sweep(app: AppState) -> None:
+    """Six runs that were to be compared, of which two are finished; they lie beside the others' folder."""
+    sweep = new_sweep(
+        RunConfig(), known_shape("llama-7b"), over="ranks", runs_dir=app.preferences.runs_folder
+    )
+    for place, loss in enumerate((0.95, 0.9)):
+        name = f"rank-{place}"
+        run = make_run(
+            sweeps_folder() / "runs",
+            Example(name=name, loss=loss, steps=40, evaluate_every=20, end="finished"),
+        )
+        sweep = with_run(sweep, place, str(run))
+    write_sweep(sweeps_folder() / "2026-11-24-ranks", sweep)
 
 
 def _row(index: int) -> Row:

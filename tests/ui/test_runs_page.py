@@ -15,14 +15,19 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
+from qlora_studio.config.places import sweeps_folder
+from qlora_studio.config.run_config import RunConfig
+from qlora_studio.models.shapes import known_shape
 from qlora_studio.protocol import commands, reading
+from qlora_studio.protocol.sweep_plan import new_sweep
 from qlora_studio.runs.lock import RunLock
 from qlora_studio.runs.notes import read_notes
+from qlora_studio.runs.sweep import with_run, write_sweep
 from qlora_studio.state.runs_table import MOST_CHOSEN, NAMES
 from qlora_studio.ui.pages.runs import RunsPage
 from tests.own_bin import use_own_bin
 from tests.ui.example_runs import Example, make_run
-from tests.ui.person import click
+from tests.ui.person import click, found, words
 
 NAME, STATE, LOSS, TAGS = (NAMES.index(name) for name in ("Name", "State", "Eval loss", "Tags"))
 
@@ -367,3 +372,47 @@ def _action(page, key):
 
 def _do(page, key):
     _action(page, key).trigger()
+
+
+@pytest.fixture
+def compared(app, make):
+    """A comparison of ranks, two of its six runs finished."""
+    sweep = new_sweep(
+        RunConfig(), known_shape("llama-7b"), over="ranks", runs_dir=app.preferences.runs_folder
+    )
+    for place, loss in enumerate((0.95, 0.9)):
+        run = make(name=f"rank-{place}", loss=loss, steps=40, total_steps=40, evaluate_every=20)
+        sweep = with_run(sweep, place, str(run))
+    write_sweep(sweeps_folder() / "2026-11-24-ranks", sweep)
+    return sweep
+
+
+def test_without_a_comparison_there_is_no_card_of_one(three, open_page):
+    assert not found(open_page(), "runs_sweep").isVisible()
+
+
+def test_a_comparison_says_how_far_it_is_and_its_runs_are_laid_over_each_other(
+    app, compared, open_page, qtbot
+):
+    page = open_page()
+    qtbot.waitUntil(found(page, "runs_sweep").isVisible)
+    shown = words(page, "runs_sweep")
+    assert shown.startswith("Rank: sample 2 of 6 runs finished")
+    assert "r = 8 1.458" in shown
+    assert "r = 16 1.408 -0.050" in shown
+    assert "r = 256" in shown
+    assert not found(page, "runs_sweep_stop").isVisible()
+    click(qtbot, page, "runs_sweep_lay_over")
+    assert [item.run.name for item in app.runs.compared()] == ["rank-0", "rank-1"]
+
+
+def test_a_comparison_goes_on_with_the_next_run_and_is_stopped(app, compared, open_page, silent, qtbot):
+    page = open_page()
+    qtbot.waitUntil(found(page, "runs_sweep").isVisible)
+    click(qtbot, page, "runs_sweep_go_on")
+    qtbot.waitUntil(lambda: app.launcher.busy)
+    assert "now r = 32, seed 0" in words(page, "runs_sweep_words")
+    assert not found(page, "runs_sweep_go_on").isVisible()
+    click(qtbot, page, "runs_sweep_stop")
+    assert not app.launcher.busy
+    assert words(page, "runs_sweep_words") == "2 of 6 runs finished"

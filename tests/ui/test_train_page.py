@@ -471,3 +471,17 @@ def _choose(box, value):
 
 def _popup(name):
     return next(widget for widget in QApplication.topLevelWidgets() if widget.objectName() == name)
+
+
+def test_ranks_are_compared_with_these_settings(ready, app, silent, asked, qtbot):
+    action = next(item for item in ready.menu.actions() if item.text().startswith("Compare"))
+    action.trigger()
+    question = QApplication.activePopupWidget() or ready.window().findChild(QWidget, "train_compare")
+    question.findChild(QWidget, "train_compare_seeds").setValue(3)
+    qtbot.mouseClick(question.findChild(QWidget, "train_compare_yes"), Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: bool(silent.asked(reading.PrepareRun)))
+    request = silent.asked(reading.PrepareRun)[0]
+    assert (request.config.lora.r, request.config.data.path) == (8, "/data/chats.jsonl")
+    assert request.name == "Rank: tiny r = 8 seed 0"
+    assert len(app.sweep.opened.results) == 18
+    assert asked == [("runs", None)]

@@ -16,6 +16,7 @@ from qlora_studio.ui.page import SIDE_BELOW, Page
 from qlora_studio.ui.pages.runs_chart import AXES, METRICS, RunsChart
 from qlora_studio.ui.pages.runs_diff import DiffCard
 from qlora_studio.ui.pages.runs_list import RunsList
+from qlora_studio.ui.pages.runs_sweep import SweepCard
 from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets import (
     Card,
@@ -61,6 +62,7 @@ class RunsPage(Page):
         """what: a run folder to put the keyboard on, or None."""
         self._wanted = what if isinstance(what, Path) else None
         self._state.refresh()
+        self.app.sweep.look()
 
     def rescan(self) -> None:
         """F5: looks at the runs folder again."""
@@ -80,6 +82,8 @@ class RunsPage(Page):
         self.main.addWidget(self._empty_card, 1)
         self._list_card = self._build_list()
         self.main.addWidget(self._list_card, 6)
+        self._sweep = SweepCard(self.app.sweep)
+        self.main.addWidget(self._sweep)
         self._below = QBoxLayout(QBoxLayout.Direction.LeftToRight)
         self._below.setSpacing(theme().px(theme().size.grid))
         self._below.addWidget(self._build_chart(), 16)
@@ -170,6 +174,7 @@ class RunsPage(Page):
         self._across.changed.connect(lambda _: self._show_compared())
         self._diff.only_changed.connect(self._show_compared)
         self._diff.copied.connect(self._on_copy_differences)
+        self._sweep.lay_over.connect(self._on_lay_over)
         self._new.clicked.connect(lambda: self.app.show_page("train"))
         self._export.clicked.connect(self._on_export)
         self._start_sample.clicked.connect(self._on_start_sample)
@@ -221,6 +226,20 @@ class RunsPage(Page):
             row = self._list.proxy.mapToSource(index).row()
             if not self._state.table.toggle(row) and len(self._state.table.chosen) >= MOST_CHOSEN:
                 self.app.notices.say(f"{MOST_CHOSEN} runs are compared at most.", "warn")
+
+    def _on_lay_over(self) -> None:
+        """As many of its finished runs as fit, the first of each label first."""
+        opened, table = self.app.sweep.opened, self._state.table
+        if opened is None:
+            return
+        done = [item.point for item in opened.results if item.state == "finished"]
+        table.clear()
+        for point in done[:MOST_CHOSEN]:
+            row = table.row_of(Path(point.run))
+            if row >= 0:
+                table.toggle(row)
+        if len(done) > MOST_CHOSEN:
+            self.app.notices.say(f"The first {MOST_CHOSEN} of {len(done)} are laid over each other.")
 
     def _on_resume(self) -> None:
         run = self._list.current_run()

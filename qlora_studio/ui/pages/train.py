@@ -19,6 +19,7 @@ from qlora_studio.state.train_problems import Mend
 from qlora_studio.ui.figures import THIN
 from qlora_studio.ui.page import Page
 from qlora_studio.ui.pages.train_choice import ChoiceCard
+from qlora_studio.ui.pages.train_compare import CompareQuestion
 from qlora_studio.ui.pages.train_fields import SettingField
 from qlora_studio.ui.pages.train_length import LengthCard
 from qlora_studio.ui.pages.train_presets import PresetChoice
@@ -206,10 +207,12 @@ class TrainPage(Page):
             ("Save settings file…", "Ctrl+S", self._on_save_file),
             ("Simple or advanced", "Ctrl+D", self._on_mode_key),
             ("Copy the command", "Ctrl+Shift+C", self._on_copy),
+            ("Compare ranks, layers or precision…", "", self._on_compare),
         ):
             action = QAction(words, self)
-            action.setShortcut(QKeySequence(keys))
-            action.setShortcutContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
+            if keys:
+                action.setShortcut(QKeySequence(keys))
+                action.setShortcutContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
             action.triggered.connect(slot)
             self.addAction(action)
             self.menu.addAction(action)
@@ -379,6 +382,22 @@ class TrainPage(Page):
             self._started_here = False
             self.show_error(f"{problem.message} {problem.hint}".strip())
             self.app.show_page("train")
+
+    def _on_compare(self) -> None:
+        why = self.app.sweep.why_not or self._state.waits_for
+        if why:
+            self.app.notices.say(f"{why[:1].upper()}{why[1:]}", "warn")
+            return
+        question = CompareQuestion(self._mode)
+        question.asked.connect(self._on_compared)
+        question.open()
+
+    def _on_compared(self, over: str, seeds: int) -> None:
+        shape = self._state.shape()
+        if shape is not None:
+            accepted = self._state.skipped_accepted or self._state.dropped_accepted
+            self.app.sweep.start(self._draft.config, shape, over, seeds, accepted)
+            self.app.show_page("runs")
 
     def _on_copy(self) -> None:
         command = self._state.command()

@@ -1,0 +1,101 @@
+"""A sweep put together from what a person chose: the same for window and terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from qlora_studio.config.model_shape import ModelShape
+from qlora_studio.config.run_config import RunConfig
+from qlora_studio.config.toml_file import parse_assignment, with_changes
+from qlora_studio.errors import StudioError
+from qlora_studio.memory.parts import adapter_parameters
+from qlora_studio.runs.sweep import Point, Sweep
+
+OVER = {  # what the QLoRA paper compares
+    "ranks": "Ranks 8 to 256",
+    "layers": "Adapters on attention, feed-forward or all layers",
+    "precision": "16 bit, NF4 and FP4",
+}
+RANKS = (8, 16, 32, 64, 128, 256)  # QLoRA, arXiv:2305.14314, figure 4 and appendix A
+Variant = tuple[str, dict[str, Any]]  # label, changes
+
+
+def new_sweep(
+    config: RunConfig,
+    shape: ModelShape,
+    *,
+    over: str = "",
+    vary: str = "",
+    seeds: Iterable[int] = (0,),
+    runs_dir: Path,
+    accept_skipped: bool = False,
+) -> Sweep:
+    """Every run is checked before the first starts. Raises: StudioError.
+
+    over: a key of OVER; or else vary: a.b=v,w
+    """
+    label, axis, listed = variants(over, vary, shape)
+    points = tuple(
+        _point(config, shape, name, changes, seed)
+        for seed in dict.fromkeys(seeds)  # a seed after the other: a table soon has all labels
+        for name, changes in listed
+    )
+    return Sweep(
+        title=f"{label}: {Path(config.model.path).name}",
+        config=config,
+        points=points,
+        axis=axis,
+        runs_dir=str(runs_dir),
+        accept_skipped=accept_skipped,
+    )
+
+
+def variants(over: str, vary: str, shape: ModelShape) -> tuple[str, str, list[Variant]]:
+    """What the sweep is of, the key of its axis or "", and its labels with their changes.
+
+    Raises: StudioError.
+    """
+    if over == "ranks":
+        return "Rank", "lora.r", [(f"r = {rank}", {"lora.r": rank}) for rank in RANKS]
+    if over == "layers":
+        return "Adapted layers", "", _layer_choices(shape)
+    if over == "precision":
+        return (
+            "QLoRA and 16-bit LoRA",
+            "",
+            [
+                ("LoRA, 16 bit", {"model.quantization": "none"}),
+                ("QLoRA, NF4 + DQ", {"model.quantization": "nf4", "model.double_quant": True}),
+                ("QLoRA, NF4", {"model.quantization": "nf4", "model.double_quant": False}),
+                ("QLoRA, FP4", {"model.quantization": "fp4", "model.double_quant": False}),
+            ],
+        )
+    key, _, listed = vary.partition("=")
+    values = [parse_assignment(f"{key}={value}")[1] for value in listed.split(",") if value.strip()]
+    if len(values) < 2:
+        raise StudioError(f"--vary {vary} names no two values.", hint="Such as lora.r=8,16,32.")
+    are_numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    axis = key if are_numbers and all(value > 0 for value in values) else ""
+    return key, axis, [(f"{key} = {value}", {key: value}) for value in values]
+
+
+def _layer_choices(shape: ModelShape) -> list[Variant]:
+    names = [name for name, _, _ in shape.linears]
+    attention = [name for name in names if "att" in name.partition(".")[0]]
+    feed_forward = [name for name in names if name not in attention]
+    if not attention or not feed_forward:
+        raise StudioError(f"The linear layers of {shape.family} aren't told apart here: {', '.join(names)}.")
+    return [
+        ("all linear layers", {"lora.target_modules": "all-linear"}),
+        ("attention", {"lora.target_modules": attention}),
+        ("feed-forward", {"lora.target_modules": feed_forward}),
+    ]
+
+
+def _point(config: RunConfig, shape: ModelShape, label: str, changes: dict[str, Any], seed: int) -> Point:
+    """Raises: StudioError where a setting can't stand."""
+    whole = changes | {"training.seed": seed}
+    parameters = adapter_parameters(shape, with_changes(config, whole).lora)
+    return Point(label=label, seed=seed, changes=whole, parameters=parameters)

@@ -1,0 +1,46 @@
+"""What is asked before runs are compared: what differs between them, and how many of each."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import QSignalBlocker, Signal
+from PySide6.QtWidgets import QGridLayout, QWidget
+
+from qlora_studio.protocol.sweep_plan import OVER
+from qlora_studio.ui.theme import theme
+from qlora_studio.ui.widgets import ChoiceBox, NumberBox, PlainLabel, Popover
+
+MOST_SEEDS = 10
+_ASKED = (
+    "These settings are trained again and again with one thing changed, one run after another. The table "
+    "stands on Runs."
+)
+
+
+class CompareQuestion(Popover):
+    """asked: a key of OVER, and how many runs of each."""
+
+    asked = Signal(str, int)
+
+    def __init__(self, anchor: QWidget) -> None:
+        super().__init__(anchor, _ASKED, "Start", "Not now", name="train_compare")
+        self._over = ChoiceBox(list(OVER.items()), name="train_compare_over", label="What is changed")
+        self._seeds = NumberBox(1, MOST_SEEDS, 1, name="train_compare_seeds", label="Runs of each")
+        grid = QGridLayout()
+        grid.setHorizontalSpacing(theme().px(8))
+        for row, (words, field) in enumerate((("Changed", self._over), ("Runs of each", self._seeds))):
+            label = PlainLabel(words)
+            label.setBuddy(field)
+            grid.addWidget(label, row, 0)
+            grid.addWidget(field, row, 1)
+        self.body.addLayout(grid)
+        self.body.addWidget(
+            PlainLabel(
+                "Three or more, each with a seed of its own, say how sure a difference is.", "note", wrap=True
+            )
+        )
+        self.confirmed.connect(self._on_confirmed)
+
+    def _on_confirmed(self) -> None:
+        with QSignalBlocker(self._seeds):
+            self._seeds.interpretText()  # what is being typed counts
+        self.asked.emit(self._over.value(), self._seeds.value())
