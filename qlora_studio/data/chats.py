@@ -8,6 +8,7 @@ from typing import Any
 
 from qlora_studio.data.conversation import Message
 from qlora_studio.data.record import Conversation, RecordError, in_words, named, nested, text_of
+from qlora_studio.data.shown_branch import shown_branch
 from qlora_studio.data.tool_calls import calls_in_text, tool_calls, tool_definitions
 from qlora_studio.data.turn_content import content_of, first_of, loss_weight
 
@@ -59,8 +60,10 @@ def messages_of(turns: Any, notes: set[str]) -> list[Message]:
 
 
 def turns_of(value: Any) -> Any:
-    """A list that stands as JSON text in a cell, as that list; anything else as it is."""
+    """A list that stands as JSON text in a cell or as a tree, as that list; anything else as it is."""
     found = nested(value)
+    if isinstance(found, dict) and (branch := shown_branch(found)) is not None:
+        return branch
     return found if isinstance(found, list) else value
 
 
