@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -14,6 +15,8 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 from qlora_studio.engine.adapters import AdaptedModel
 from qlora_studio.engine.attention import LeftPadding, flash_takes_heads_of
 from qlora_studio.engine.fixed_cache import FixedCache, takes_fixed_cache
+from qlora_studio.engine.fused_norms import FusedNorms
+from qlora_studio.engine.fused_rotation import FusedRotation
 from qlora_studio.engine.recorded_step import RecordedStep
 
 _MORE_TOKENS = 512  # that a cache has room for at first; then it doubles
@@ -31,9 +34,19 @@ class KeptSteps:
         self._cache: FixedCache | None = None
         self._steps: dict[object, RecordedStep] = {}
         self._beside: tuple[object, RecordedStep, FixedCache] | None = None
+        self._fused: tuple[PreTrainedModel, FusedNorms, FusedRotation] | None = None
 
     def forget(self) -> None:
-        self._model, self._cache, self._steps, self._beside = None, None, {}, None
+        self._model, self._cache, self._steps = None, None, {}
+        self._beside = self._fused = None
+
+    @contextmanager
+    def fused(self, model: PreTrainedModel) -> Iterator[None]:
+        """Inside, many tokens pass the model in fewer kernels. Not for learning."""
+        if self._fused is None or self._fused[0] is not model:
+            self._fused = model, FusedNorms(model), FusedRotation(model)
+        with self._fused[1].in_use(), self._fused[2].in_use():
+            yield
 
     def cache_for(self, model: PreTrainedModel, tokens: int) -> FixedCache:
         """An empty one with room for these, and some more."""
@@ -93,7 +106,8 @@ class Continuation:
         if len(ids) == 1 and self.tokens:
             return self._extend_by_one(self._cache, ids[0])
         self._make_room(self._cache, len(ids))
-        logits = self.extend_each([ids])[0]
+        with self._kept.fused(self._model):
+            logits = self.extend_each([ids])[0]
         self._cache.place.tokens = self.tokens
         return logits
 
@@ -168,7 +182,7 @@ class SideBySide:
             alone = Continuation(model)
             alone._cache = self._cache.beginning_of(text)
             # peft's way of switching goes through all modules several times.
-            with self._adapted.standing_side_by_side([adapter]):
+            with self._adapted.standing_side_by_side([adapter]), self._kept.fused(model):
                 logits.append(alone.extend_each([prompt])[0])
             self._tokens[text] = len(prompt)
         return logits

@@ -1,4 +1,4 @@
-"""A model's RMS norms in one kernel each while a reply is written: as they are written each is eight."""
+"""A model's RMS norms in one kernel each while a text is read or written; models write eight."""
 
 from __future__ import annotations
 

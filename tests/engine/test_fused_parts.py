@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from qlora_kernels import lora_layers
+from qlora_kernels import lora_layers, rotate
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.models.llama import modeling_llama
 
 from qlora_studio.config.run_config import LoraConfig
+from qlora_studio.engine import fused_rotation
 from qlora_studio.engine.adapters import AdaptedModel
 from qlora_studio.engine.frozen_weights import Storage
 from qlora_studio.engine.fused_gates import FusedGates
@@ -30,8 +31,9 @@ def model_of(family: str, folder: Path) -> PreTrainedModel:
 
 
 @torch.no_grad()
-def logits_of(model: PreTrainedModel) -> Tensor:
-    found: Tensor = model(input_ids=ONE_TOKEN, position_ids=torch.tensor([[7]])).logits
+def logits_of(model: PreTrainedModel, ids: Tensor = ONE_TOKEN) -> Tensor:
+    positions = torch.arange(7, 7 + ids.shape[1]).expand(ids.shape)
+    found: Tensor = model(input_ids=ids, position_ids=positions).logits
     return found
 
 
@@ -45,6 +47,24 @@ def test_rotation_and_gates_of_a_family_are_fused_and_its_logits_stay(tmp_path: 
     assert len(rotation) == 1
     assert len(gates) == model.config.num_hidden_layers
     torch.testing.assert_close(fused, plain, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("ids", [[[5, 6, 7, 9, 4]], [[5, 6, 7], [9, 4, 3]]], ids=["one text", "two texts"])
+def test_many_tokens_are_rotated_as_one_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ids: list[list[int]]
+) -> None:
+    model = model_of("llama", tmp_path)
+    given, rotation = torch.tensor(ids), FusedRotation(model)
+    plain = logits_of(model, given)
+    shapes: list[torch.Size] = []
+    monkeypatch.setattr(
+        fused_rotation, "rotate", lambda *parts: (shapes.append(parts[0].shape), rotate(*parts))[1]
+    )
+    with rotation.in_use():
+        fused = logits_of(model, given)
+
+    torch.testing.assert_close(fused, plain, rtol=1e-5, atol=1e-6)
+    assert {shape[0] for shape in shapes} == {given.numel()}
 
 
 def test_a_rotation_of_neighbours_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
