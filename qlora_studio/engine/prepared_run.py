@@ -180,7 +180,9 @@ class PreparedRun:
         training = msgspec.structs.replace(self.config.training, batch_size=self.rows_at_once)
         if self.less.eight_bit_optimizer:
             training = msgspec.structs.replace(training, optimizer="paged_adamw_8bit")
-        return msgspec.structs.replace(self.config, training=training)
+        dtype = name_of(self.adapted.base.storage.compute_dtype)
+        model = msgspec.structs.replace(self.config.model, compute_dtype=dtype)
+        return msgspec.structs.replace(self.config, model=model, training=training)
 
     def plan(self, epoch: int) -> list[Update]:
         """The updates of a pass; the same seed gives the same ones. Empty where all its rows are left out."""

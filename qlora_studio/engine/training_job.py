@@ -23,7 +23,7 @@ from qlora_studio.engine.training import train
 from qlora_studio.engine.wish import Wish
 from qlora_studio.errors import StudioError
 from qlora_studio.memory.correction import STEPS_MEASURED, remember_peak
-from qlora_studio.memory.measured import remember_speed
+from qlora_studio.memory.measured import remember_dtype, remember_speed
 from qlora_studio.models.shapes import model_shape
 from qlora_studio.protocol.events import (
     EngineEvent,
@@ -235,6 +235,8 @@ def _remember(run: PreparedRun, speeds: list[float]) -> None:
 
 def _remember_peak(run: PreparedRun, measured: dict[str, int]) -> None:
     config = run.as_computed
+    if run.config.model.compute_dtype == "auto":
+        remember_dtype(run.device.name, config.model.compute_dtype)
     training = msgspec.structs.replace(config.training, recompute=run.recomputed_layers)
     remember_peak(
         run.device.name,

@@ -10,7 +10,7 @@ import msgspec
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import RunConfig
 from qlora_studio.memory.compiling import not_compiled_reason
-from qlora_studio.memory.measured import measured_factors, remember_factor
+from qlora_studio.memory.measured import measured_dtype, measured_factors, remember_factor
 from qlora_studio.memory.parts import Setting, never_estimated, parts
 
 # A promise that is too low costs a run, one that is too high only some room: it is lowered less.
@@ -21,10 +21,14 @@ EXACT = ("weights", "adapter", "optimizer")  # parts counted from tensors, in th
 
 
 class Correction(msgspec.Struct, frozen=True, kw_only=True):
-    """What the estimated bytes are multiplied by: activations, logits, workspace. 1: nothing was measured."""
+    """What the estimated bytes are multiplied by: activations, logits, workspace. 1: nothing was measured.
+
+    auto_dtype: what the compute dtype "auto" was on this device in the newest run; "": there was none
+    """
 
     compiled: float = 1.0
     eager: float = 1.0
+    auto_dtype: str = ""
 
 
 NO_CORRECTION = Correction()
@@ -33,7 +37,11 @@ NO_CORRECTION = Correction()
 def correction(device_name: str, shape: ModelShape, quantization: str) -> Correction:
     """By the newest runs on this device with a model of this shape, within bounds."""
     measured = measured_factors(device_name, shape, quantization)
-    return Correction(compiled=_bounded(measured.get(True)), eager=_bounded(measured.get(False)))
+    return Correction(
+        compiled=_bounded(measured.get(True)),
+        eager=_bounded(measured.get(False)),
+        auto_dtype=measured_dtype(device_name),
+    )
 
 
 def correction_words(factor: float) -> str:
@@ -58,7 +66,7 @@ def remember_peak(
     """measured: bytes by part at the peak of a step, as the meter tells them; what is absurd isn't kept, nor
     what data told that fill no batch.
 
-    config: with the number of layers recomputed as they were
+    config: with the number of layers recomputed and the compute dtype as they were
     """
     full = tokens_at_once(config, longest_row, device=device)
     if tokens_at_once(config, longest_row, all_tokens, device=device) < full:

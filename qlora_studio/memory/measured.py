@@ -35,13 +35,21 @@ class MeasuredFactor(msgspec.Struct, frozen=True, kw_only=True):
     factor: float
 
 
-_Kept = TypeVar("_Kept", bound=MeasuredSpeed | MeasuredFactor)
+class MeasuredDtype(msgspec.Struct, frozen=True, kw_only=True):
+    """What the compute dtype "auto" was found to be on a device, in the newest run."""
+
+    device_name: str
+    compute_dtype: str
+
+
+_Kept = TypeVar("_Kept", bound=MeasuredSpeed | MeasuredFactor | MeasuredDtype)
 
 
 class _File(msgspec.Struct, kw_only=True):
     schema_version: int = _SCHEMA_VERSION
     speeds: list[MeasuredSpeed] = []
     factors: list[MeasuredFactor] = []
+    dtypes: list[MeasuredDtype] = []
 
 
 def measured_speed(device_name: str, shape: ModelShape, quantization: str) -> float | None:
@@ -58,6 +66,17 @@ def measured_factors(device_name: str, shape: ModelShape, quantization: str) -> 
     return {
         entry.compiled: entry.factor for entry in factors if _same(entry, device_name, shape, quantization)
     }
+
+
+def measured_dtype(device_name: str) -> str:
+    """Empty before the first run on this device."""
+    found = (entry.compute_dtype for entry in _read(_path()).dtypes if entry.device_name == device_name)
+    return next(found, "")
+
+
+def remember_dtype(device_name: str, compute_dtype: str) -> None:
+    """As `remember_speed`."""
+    _remember(MeasuredDtype(device_name=device_name, compute_dtype=compute_dtype))
 
 
 def remember_speed(device_name: str, shape: ModelShape, quantization: str, tokens_per_second: float) -> None:
@@ -103,13 +122,15 @@ def _same(
     return said == (device_name, shape_key(shape), quantization)
 
 
-def _remember(newest: MeasuredSpeed | MeasuredFactor) -> None:
+def _remember(newest: MeasuredSpeed | MeasuredFactor | MeasuredDtype) -> None:
     path = _path()
     file = _read(path)
     if file.schema_version > _SCHEMA_VERSION:
         return  # a newer version's file stays as it is
     if isinstance(newest, MeasuredSpeed):
         file.speeds = _with_newest(newest, file.speeds)
+    elif isinstance(newest, MeasuredDtype):
+        file.dtypes = _with_newest(newest, file.dtypes)
     else:
         file.factors = _with_newest(newest, file.factors)
     with contextlib.suppress(OSError):
@@ -122,7 +143,9 @@ def _with_newest(newest: _Kept, entries: list[_Kept]) -> list[_Kept]:
     return [newest, *others][:_MOST_ENTRIES]
 
 
-def _kind(entry: MeasuredSpeed | MeasuredFactor) -> tuple[str, str, str, bool | None]:
+def _kind(entry: MeasuredSpeed | MeasuredFactor | MeasuredDtype) -> tuple[str, str, str, bool | None]:
+    if isinstance(entry, MeasuredDtype):
+        return entry.device_name, "", "", None
     compiled = entry.compiled if isinstance(entry, MeasuredFactor) else None
     return entry.device_name, entry.shape, entry.quantization, compiled
 

@@ -60,6 +60,7 @@ class Setting:
     tokens:   computed at once: rows times their length
     room:     bytes free, where known
     factor:   what the estimated bytes (activations, logits, workspace) are multiplied by, see `held_to`
+    auto_dtype: what the compute dtype "auto" was here before; "": not known
     """
 
     shape: ModelShape
@@ -69,12 +70,15 @@ class Setting:
     tokens: int
     room: int | None
     factor: float = 1.0
+    auto_dtype: str = ""
 
     @property
     def dtype_bytes(self) -> int:
-        """Of a number in the compute dtype. `auto` on a CPU may become float32, the larger."""
-        auto = 2 if self.device == "cuda" else _FP32
-        return {"auto": auto, "bfloat16": 2, "float16": 2, "float32": _FP32}[self.config.model.compute_dtype]
+        """Of a number in the compute dtype. Where `auto` isn't known, a CPU's may be float32, the larger."""
+        asked: str = self.config.model.compute_dtype
+        if asked == "auto":
+            asked = self.auto_dtype or ("bfloat16" if self.device == "cuda" else "float32")
+        return _FP32 if asked == "float32" else 2
 
     @property
     def fused(self) -> bool:

@@ -125,7 +125,7 @@ def _promise(
     compiled = is_compiled(shape, config, device)
     factor = corrected.compiled if compiled else corrected.eager
     tokens = tokens_at_once(config, longest_row, all_tokens, device=device)
-    setting = Setting(shape, config, device, compiled, tokens, room, factor)
+    setting = Setting(shape, config, device, compiled, tokens, room, factor, corrected.auto_dtype)
     recomputed = _recomputed_layers(setting)
     phases = by_phase(setting, parts(setting, recomputed))
     phase = max(OF_THE_RUN, key=lambda phase: phases[phase].total)

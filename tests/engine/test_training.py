@@ -17,6 +17,7 @@ from qlora_studio.engine.frozen_weights import Storage
 from qlora_studio.engine.learning_rate import learning_rate
 from qlora_studio.engine.loading import load_base
 from qlora_studio.engine.wish import Wish
+from qlora_studio.memory.measured import measured_dtype
 from qlora_studio.protocol.events import (
     CheckpointSaved,
     EvaluationFinished,
@@ -85,6 +86,15 @@ def test_after_three_steps_the_peak_is_kept_for_the_promise_of_the_next_run(
     assert kept[0]["measured"] == max(first_three, key=lambda parts: sum(parts.values()))
     assert kept[0]["of"][2].training.recompute == 0
     assert kept[0]["device"] == "cpu"
+
+
+@pytest.mark.parametrize(("asked", "kept"), [("auto", True), ("float32", False)])
+def test_what_auto_was_is_kept_for_the_promise_of_the_next_run(
+    tmp_path: Path, model: Path, asked: str, kept: bool
+) -> None:
+    events = events_of(make_run(tmp_path, model, training__steps=3, model__compute_dtype=asked))
+
+    assert measured_dtype(CPU.name) == (of_kind(events, ModelLoaded)[0].compute_dtype if kept else "")
 
 
 def test_a_run_of_two_steps_tells_nothing_of_its_peak(

@@ -16,7 +16,7 @@ from qlora_studio.memory.correction import (
     remember_peak,
 )
 from qlora_studio.memory.largest import largest_that_fits
-from qlora_studio.memory.measured import measured_speed, remember_factor, remember_speed
+from qlora_studio.memory.measured import measured_speed, remember_dtype, remember_factor, remember_speed
 from qlora_studio.memory.parts import never_estimated
 from qlora_studio.memory.promise import GIB, Promise, promise
 from qlora_studio.memory.suggestions import changed
@@ -171,3 +171,16 @@ def test_a_correction_is_said_in_words():
     assert correction_words(1.0) == correction_words(1.004) == ""
     assert correction_words(1.06).endswith("as measured here: 6 % more than computed.")
     assert correction_words(0.94).endswith("as measured here: 6 % less than computed.")
+
+
+def test_what_auto_was_here_is_promised_from_then_on():
+    """A processor that computes bfloat16 fast takes half of what float32 takes."""
+    before = promised(here(), device="cpu")
+    remember_dtype("H100", "bfloat16")
+    after = promised(here(), device="cpu")
+    as_set = promised(device="cpu", model__compute_dtype="bfloat16")
+    assert (after.total, after.parts) == (as_set.total, as_set.parts)
+    assert after.total < 0.7 * before.total
+    assert promised(here(), device="cpu", model__compute_dtype="float32").total == before.total
+    remember_dtype("H100", "float32")
+    assert promised(here(), device="cpu").total == before.total
