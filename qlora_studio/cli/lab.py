@@ -21,6 +21,7 @@ from qlora_studio.models.quantization_report import (
     QuantizationReport,
     QuantSetting,
     checks,
+    normal_words,
     outliers,
     perplexity_of,
     read_report,
@@ -155,6 +156,8 @@ def report_lines(report: QuantizationReport) -> list[str]:
             f"computed in {report.compute_dtype}"
         )
     lines += [f"{item.verdict}: {item.claim}. {item.found}" for item in checks(report)]
+    if report.non_normal_share is not None:
+        lines.append(normal_words(report.non_normal_share))
     found = outliers(report)
     if found:
         place = next(at for at, item in enumerate(report.settings) if item.block_size == report.block_size)

@@ -24,6 +24,7 @@ from qlora_studio.engine.device import Device
 from qlora_studio.engine.frozen_weights import Storage
 from qlora_studio.engine.learned_loss import Head, learned_hidden_states
 from qlora_studio.engine.loading import BaseModel, load_base, read_stored
+from qlora_studio.engine.normality import FEWEST, shapiro_wilk
 from qlora_studio.engine.packed_batch import on_device
 from qlora_studio.errors import StudioError
 from qlora_studio.models.check import model_folder
@@ -54,6 +55,7 @@ _TOKENS_ON_CARD, _TOKENS_ON_CPU = 20_000, 4_000  # read where nobody says how ma
 FEWEST_TOKENS = 512  # of a text: below, the interval would be as wide as any gap
 _TOKENS_TOGETHER = 64  # the unit of the intervals: neighbouring tokens are easy or hard together
 _BINS = 128
+_ROWS_TESTED = 1_024
 _CHUNK_LOGITS = 2**23  # that exist at one time
 _TELL_EVERY_S = 0.1
 
@@ -221,6 +223,8 @@ def _each_layer(
                 weights=weight.numel(),
                 largest=float(weight.abs().max() / weight.std().clamp(min=1e-30)),
                 errors=tuple(_ratio(float(error), squares) for error in errors),
+                neurons=weight.shape[0] if weight.shape[1] >= FEWEST else 0,
+                non_normal=_non_normal(weight),
             )
         )
     return found
@@ -239,6 +243,17 @@ def _errors(weight: Tensor, settings: list[_Setting], block_size: int, found: _F
         if size == block_size:
             _count(rounded.ranks, rounded.scaled, weight.numel(), kind, found)
     return np.array([errors[item] for item in settings])
+
+
+def _non_normal(weight: Tensor) -> int:
+    """Rows that Shapiro and Wilk's test refuses at 5 %; some at once, as sorting takes room."""
+    if weight.shape[1] < FEWEST:
+        return 0
+    count = 0
+    for first in range(0, weight.shape[0], _ROWS_TESTED):
+        _, p = shapiro_wilk(weight[first : first + _ROWS_TESTED])
+        count += int((p < 0.05).sum())
+    return count
 
 
 def _count(ranks: Tensor, scaled: Tensor, weights: int, kind: str, found: _Found) -> None:

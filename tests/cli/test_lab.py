@@ -42,6 +42,14 @@ def test_a_person_reads_bits_errors_perplexities_and_claims():
     assert "nf4: 4.00 of 4 bits are used" in said
     assert "holds: Double quantization saves 0.373 bits a weight. 0.373 bits: 4.500 to 4.127" in said
     assert "no layer loses far more than the others" in said
+    assert "neurons" not in said  # none was tested
+
+
+def test_neurons_that_are_not_normal_are_said():
+    report = quantization_report()
+    tested = tuple(msgspec.structs.replace(layer, neurons=50, non_normal=5) for layer in report.layers)
+    said = "\n".join(report_lines(msgspec.structs.replace(report, layers=tested)))
+    assert "The weights of 10.0% of the neurons aren't normally distributed" in said
 
 
 def test_layers_that_lose_more_are_named():

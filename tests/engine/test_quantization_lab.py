@@ -95,6 +95,19 @@ def test_levels_and_bins_count_every_weight_once(tmp_path, model):
     assert report.levels[0].entropy_bits > report.levels[1].entropy_bits  # NF4 uses its values more evenly
 
 
+def test_neurons_whose_weights_are_not_normal_are_counted(tmp_path):
+    file = make_model(tmp_path / "model", intermediate_size=256) / "model.safetensors"
+    tensors = load_file(file)
+    tensors[f"{LAYER}.weight"] = torch.rand(64, 256, generator=torch.Generator().manual_seed(2)) - 0.5
+    save_file(tensors, file, metadata={"format": "pt"})
+    report = measured(tmp_path, file.parent)
+    by_name = {layer.name: layer for layer in report.layers}
+    assert (by_name[LAYER].neurons, by_name[LAYER].non_normal) == (64, 64)
+    other = by_name[LAYER.replace("layers.1", "layers.0")]
+    assert other.non_normal < 0.2 * other.neurons  # made normal; one row in 20 is refused all the same
+    assert 0 < report.non_normal_share < 1
+
+
 def test_a_layer_with_single_large_weights_is_named(tmp_path):
     file = make_model(tmp_path / "model", num_hidden_layers=4) / "model.safetensors"
     tensors = load_file(file)

@@ -14,6 +14,7 @@ from qlora_studio.models.quantization_report import (
     QuantizationReport,
     at_block_size,
     checks,
+    normal_words,
     outliers,
     perplexity_of,
 )
@@ -266,6 +267,8 @@ def _outlier_words(report: QuantizationReport) -> str:
 def _about(report: QuantizationReport) -> str:
     words = f"{report.weights / 1e6:,.1f} M weights in {len(report.layers):,} linear layers, blocks of "
     words += f"{report.block_size}."
+    if report.non_normal_share is not None:
+        words += f" {normal_words(report.non_normal_share)}"
     if report.tokens:
         words += f" Perplexity of {report.tokens:,} tokens of {Path(report.text).name}."
     return words
