@@ -7,7 +7,7 @@ from types import CodeType
 from qlora_studio.engine import training
 from qlora_studio.engine.prepared_run import PreparedRun
 from qlora_studio.memory.correction import EXACT, computes_padding, estimated_bytes
-from qlora_studio.runs.less_memory import Way, ways_for
+from qlora_studio.runs.less_memory import HELD, Way, ways_for
 
 _MOST_ROWS = 4  # that are named, the longest first
 _PHASES: dict[CodeType, str] = {
@@ -74,7 +74,7 @@ def _held(run: PreparedRun) -> str:
     parts = ", ".join(f"{name} {_gib(held[name])}" for name in EXACT)
     promised = run.record.promise_bytes
     of_it = f", promised were {_gib(estimated_bytes(promised))}" if promised else ""
-    return f"Held were {parts}, and for the computation {_gib(estimated_bytes(held))} GiB{of_it}."
+    return f"{HELD} {parts}, and for the computation {_gib(estimated_bytes(held))} GiB{of_it}."
 
 
 def _rows(run: PreparedRun) -> str:

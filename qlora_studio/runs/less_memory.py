@@ -20,6 +20,7 @@ LESS_MEMORY_FILE = "less_memory.json"
 SCHEMA_VERSION = 1
 
 Way = Literal["recompute", "half_rows", "eight_bit", "without_rows"]  # least harm first
+HELD = "Held were"  # begins what a message on want of memory tells beside what happened
 WAYS: tuple[Way, ...] = get_args(Way)
 
 _LARGEST = 4_000_000  # bytes

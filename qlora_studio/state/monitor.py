@@ -28,7 +28,7 @@ from qlora_studio.state.named_rows import NamedRows, longest_first
 from qlora_studio.state.points_table import write_csv
 from qlora_studio.state.preferences import PreferencesState
 from qlora_studio.state.reader import Reader
-from qlora_studio.state.run_end import Action, Ending, changes_for, ending
+from qlora_studio.state.run_end import Action, Ending, autopsy, changes_for, ending
 from qlora_studio.state.run_figures import RunFigures, figures_of_sketch, last_smoothed, run_figures
 
 REPAINT_MS = 100
@@ -168,6 +168,11 @@ class MonitorState(QObject):
             words = "A newer version wrote this run. It can be looked at, not continued."
             return Ending("accent", words)
         return ending(self.run, self.resume_step, died=self._died, is_first=self._is_first)
+
+    @property
+    def autopsy(self) -> str:
+        """What was held when memory ran out; empty where it didn't, or the run goes on."""
+        return autopsy(self.run) if self.run is not None and self.ending is not None else ""
 
     @property
     def why_no_resume(self) -> str:

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Any
 
 from qlora_studio.runs.folder import Run
-from qlora_studio.runs.less_memory import WAYS
+from qlora_studio.runs.less_memory import HELD, WAYS
 
 
 class Action(Enum):
@@ -96,16 +96,28 @@ def _paused(run: Run) -> str:
 def _failed(run: Run, resume_step: int | None) -> Ending:
     state = run.state
     hint = "" if state.ways else state.hint  # the buttons say it
-    words = f"{state.message} {hint}".strip() or f"The run failed at step {state.step:,}."
+    words = f"{_parted(state.message)[0]} {hint}".strip() or f"The run failed at step {state.step:,}."
     if resume_step:
         words += f" Step {resume_step:,} is sound."
     if state.cause == "out_of_memory":
         ways = tuple(Action(way) for way in WAYS if way in state.ways)
         plain = () if Action.RECOMPUTE in ways else (Action.RESUME,)  # as the engine resumes it by itself
-        return Ending("bad", words, (*ways, *plain, Action.LOG), rows=len(state.rows))
+        log = () if ways else (Action.LOG,)  # which tells no more of it
+        return Ending("bad", words, (*ways, *plain, *log), rows=len(state.rows))
     if state.cause == "non_finite":
         return Ending("bad", words, (Action.HALF_RATE, Action.RESUME, Action.LOG))
     return Ending("bad", words, (Action.RESUME, Action.LOG))
+
+
+def autopsy(run: Run) -> str:
+    """Of a run that ran out of memory: what was held, and by which rows; empty where that isn't known."""
+    return _parted(run.state.message)[1] if run.state.cause == "out_of_memory" else ""
+
+
+def _parted(message: str) -> tuple[str, str]:
+    """What happened, and the sentences on what was held."""
+    said, held, more = message.partition(f" {HELD}")
+    return said, f"{held}{more}".strip()
 
 
 def _interrupted(run: Run, resume_step: int | None, died: str) -> str:

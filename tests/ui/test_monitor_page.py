@@ -232,6 +232,16 @@ def test_out_of_memory_says_what_was_needed_and_free(open_run, make):  # R14
     assert words(page, "monitor_state") == "Out of memory"
 
 
+@pytest.mark.fault(17)
+def test_what_was_held_when_memory_ran_out_stands_beside_the_chart(open_run, make):  # R14
+    held = "Held were weights 5.50. Its largest batch was training row 12 (2,044 tokens)."
+    message = f"The GPU ran out of memory at step 300: 2.1 GiB more were needed. {held}"
+    page = open_run(make(end="failed", cause="out_of_memory", message=message))
+    assert words(page, "monitor_autopsy") == held
+    assert "Held" not in page.banner.text()
+    assert not found(open_run(make(name="other", end="paused")), "monitor_autopsy").isVisible()
+
+
 WAYS = ("recompute", "half_rows", "eight_bit", "without_rows")
 
 

@@ -166,8 +166,11 @@ class MemoryCard(Card):
         self._rows: tuple[int | None, tuple[int, ...], tuple[int, ...]] = (None, (), ())
         self._next.clicked.connect(self._on_next)
         self.chart.clicked_at.connect(self._on_clicked)
+        self._autopsy = PlainLabel("", "muted", wrap=True, name="monitor_autopsy")
+        self._autopsy.hide()
         self.body.addWidget(self.chart, 1)
         self.body.addWidget(self._note)
+        self.body.addWidget(self._autopsy)
 
     def show_state(self, state: MonitorState) -> None:
         """Which memory it is, and its lines."""
@@ -177,6 +180,8 @@ class MemoryCard(Card):
             widget.setAccessibleName(self._what.text())
         promised = state.figures.promised_bytes
         self.chart.set_levels("card limit" if on_card else "RAM", state.limit_bytes, promised)
+        self._autopsy.setText(state.autopsy)
+        self._autopsy.setVisible(bool(state.autopsy))
         rows = (state.spike_step, state.spike_rows, state.spike_tokens)
         if self._rows != rows:
             self._rows = rows
