@@ -2,7 +2,7 @@
 
 import qlora_kernels.triton  # noqa: F401  (registers what runs on a card)
 from qlora_kernels.cached_attention import cached_attention
-from qlora_kernels.cross_entropy import learned_cross_entropy
+from qlora_kernels.cross_entropy import learned_cross_entropy, learned_token_losses
 from qlora_kernels.cuda.few_rows import MOST_ROWS, MOST_WEIGHTS
 from qlora_kernels.dequantize import dequantize_4bit
 from qlora_kernels.linear import linear_4bit, linears_4bit, low_rank_product
@@ -23,6 +23,7 @@ __all__ = [
     "gated_silu",
     "keep_token",
     "learned_cross_entropy",
+    "learned_token_losses",
     "linear_4bit",
     "linears_4bit",
     "low_rank_product",

@@ -44,15 +44,36 @@ def learned_cross_entropy(
                  trained goes autograd's way instead, and each chunk's logits are made twice
     """
     head = _Head(head_weight, head_bias, logit_scale, softcap)
-    if chunk is None:
-        chunk_logits = _CHUNK_LOGITS_CPU if hidden.device.type == "cpu" else _CHUNK_LOGITS_CARD
-        chunk = max(1, chunk_logits // head_weight.shape[0])
+    chunk = chunk or _chunk_of(hidden, head_weight)
     weights = torch.ones_like(targets, dtype=torch.float32) if weights is None else weights.detach().float()
     hidden = hidden.to(head_weight.dtype)
     if head.is_trained or not torch.is_grad_enabled():
         return _summed_by_autograd(hidden, head, targets, weights, chunk)
     total: Tensor = _FrozenHeadLoss.apply(hidden, head, targets, weights, chunk)  # type: ignore[no-untyped-call]
     return total
+
+
+def learned_token_losses(
+    hidden: Tensor,
+    head_weight: Tensor,
+    targets: Tensor,
+    *,
+    head_bias: Tensor | None = None,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    chunk: int | None = None,
+) -> Tensor:
+    """As `learned_cross_entropy`, of each position apart: what a loss over whole answers is made of.
+
+    returns: float32 [n]: nats. Their gradient may differ from position to position
+    """
+    head = _Head(head_weight, head_bias, logit_scale, softcap)
+    chunk = chunk or _chunk_of(hidden, head_weight)
+    hidden = hidden.to(head_weight.dtype)
+    if head.is_trained or not torch.is_grad_enabled():
+        return _each_by_autograd(hidden, head, targets, chunk)
+    losses: Tensor = _FrozenHeadLosses.apply(hidden, head, targets, chunk)  # type: ignore[no-untyped-call]
+    return losses
 
 
 @dataclass(frozen=True)
@@ -93,6 +114,17 @@ def _summed_by_autograd(hidden: Tensor, head: _Head, targets: Tensor, weights: T
     return total
 
 
+def _each_by_autograd(hidden: Tensor, head: _Head, targets: Tensor, chunk: int) -> Tensor:
+    def chunk_losses(hidden: Tensor, targets: Tensor) -> Tensor:
+        return cross_entropy(head.logits(hidden), targets, reduction="none")
+
+    parts = [
+        checkpoint(chunk_losses, hidden[part], targets[part], use_reentrant=False, preserve_rng_state=False)
+        for part in _parts(len(targets), chunk)
+    ]
+    return torch.cat([*parts, hidden.new_zeros(0, dtype=torch.float32)])
+
+
 class _FrozenHeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -100,22 +132,10 @@ class _FrozenHeadLoss(torch.autograd.Function):
     ) -> Tensor:
         grad_hidden = torch.empty_like(hidden)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        in_place = _in_place_kernel(hidden)
         for part in _parts(len(targets), chunk):
-            if in_place is not None:
-                logits = linear(hidden[part], head.weight, head.bias)
-                losses = in_place(logits, targets[part], head.logit_scale, head.softcap)
-                total += (losses * weights[part]).sum()
-                grad_hidden[part] = (logits @ head.weight) * weights[part, None]
-                continue
-            logits = head.logits(hidden[part])
-            target = targets[part, None]
-            log_probabilities = logits.log_softmax(dim=-1)
-            total -= (log_probabilities.gather(-1, target)[:, 0] * weights[part]).sum()
-            # d loss / d logits = softmax - 1 at the target; weights are cheaper to apply at the end
-            grad_logits = log_probabilities.exp_()
-            grad_logits.scatter_add_(-1, target, -torch.ones_like(target, dtype=torch.float32))
-            grad_hidden[part] = head.grad_hidden(grad_logits, logits) * weights[part, None]
+            losses, grad = _losses_and_gradient(hidden[part], head, targets[part])
+            total += (losses * weights[part]).sum()
+            grad_hidden[part] = grad * weights[part, None]
         ctx.save_for_backward(grad_hidden)
         return total
 
@@ -125,6 +145,42 @@ class _FrozenHeadLoss(torch.autograd.Function):
         return (grad_hidden * grad_total[0]).to(grad_hidden.dtype), None, None, None, None
 
 
+class _FrozenHeadLosses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, head: _Head, targets: Tensor, chunk: int) -> Tensor:
+        grad_hidden = torch.empty_like(hidden)
+        losses = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
+        for part in _parts(len(targets), chunk):
+            losses[part], grad_hidden[part] = _losses_and_gradient(hidden[part], head, targets[part])
+        ctx.save_for_backward(grad_hidden)
+        ctx.chunk = chunk
+        return losses
+
+    @staticmethod
+    def backward(ctx: Any, *grad_losses: Tensor) -> Any:
+        (grad_hidden,) = ctx.saved_tensors
+        scaled = torch.empty_like(grad_hidden)
+        for part in _parts(len(scaled), ctx.chunk):  # in parts: each product is float32 before it is rounded
+            scaled[part] = grad_hidden[part] * grad_losses[0][part, None]
+        return scaled, None, None, None
+
+
+def _losses_and_gradient(hidden: Tensor, head: _Head, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """float32 [n]: nats; [n, hidden_size]: the gradient of each position's own."""
+    in_place = _in_place_kernel(hidden)
+    if in_place is not None:
+        logits = linear(hidden, head.weight, head.bias)
+        return in_place(logits, targets, head.logit_scale, head.softcap), logits @ head.weight
+    logits = head.logits(hidden)
+    target = targets[:, None]
+    log_probabilities = logits.log_softmax(dim=-1)
+    losses = -log_probabilities.gather(-1, target)[:, 0]
+    # d loss / d logits = softmax - 1 at the target
+    grad_logits = log_probabilities.exp_()
+    grad_logits.scatter_add_(-1, target, -torch.ones_like(target, dtype=torch.float32))
+    return losses, head.grad_hidden(grad_logits, logits)
+
+
 def _in_place_kernel(hidden: Tensor) -> Callable[[Tensor, Tensor, float, float | None], Tensor] | None:
     """Where there is a card and Triton: no fp32 logits are made, and their gradient takes their place."""
     if not hidden.is_cuda or find_spec("triton") is None:
@@ -132,6 +188,11 @@ def _in_place_kernel(hidden: Tensor) -> Callable[[Tensor, Tensor, float, float |
     from qlora_kernels.triton.cross_entropy import losses_and_gradient
 
     return losses_and_gradient
+
+
+def _chunk_of(hidden: Tensor, head_weight: Tensor) -> int:
+    chunk_logits = _CHUNK_LOGITS_CPU if hidden.device.type == "cpu" else _CHUNK_LOGITS_CARD
+    return max(1, chunk_logits // head_weight.shape[0])
 
 
 def _parts(n: int, chunk: int) -> list[slice]:

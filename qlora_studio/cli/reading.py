@@ -296,7 +296,12 @@ def _tell_lengths(tokens: reading.TokensCounted, seq_len: int) -> None:
         print_text(f"{counted(lengths.nothing_to_learn, 'row has', 'rows have')} no token to learn{why}")
 
 
-_STYLES = {"learned": "\033[42;30m", "context": "\033[100;37m", "cut": "\033[9;41;37m"}
+_STYLES = {
+    "learned": "\033[42;30m",
+    "avoided": "\033[43;30m",
+    "context": "\033[100;37m",
+    "cut": "\033[9;41;37m",
+}
 
 
 def _tell_row(row: Row, tokens: reading.TokensShown | None) -> None:
@@ -320,8 +325,8 @@ def _tell_row(row: Row, tokens: reading.TokensShown | None) -> None:
 
 
 def _marked(text: str, fate: str) -> str:
-    """Learned in [brackets], cut in ~waves~: without colour too."""
-    return {"learned": f"[{text}]", "cut": f"~{text}~"}.get(fate, text)
+    """Learned in [brackets], of a worse answer in {braces}, cut in ~waves~: without colour too."""
+    return {"learned": f"[{text}]", "avoided": f"{{{text}}}", "cut": f"~{text}~"}.get(fate, text)
 
 
 def _needs_gib(shape: ModelShape, room: Room) -> dict[str, float]:

@@ -196,6 +196,11 @@ class _Lines:
                 loss = "not a number" if event.loss is None else f"{event.loss:.3f}"
                 best = " (best so far)" if event.best else ""
                 print_text(f"step {event.step:,}: evaluation loss {loss}{best}")
+            case events.RewardsMeasured() if event.held_out and event.margin is not None:
+                right = (
+                    "" if event.accuracy is None else f", {event.accuracy:.0%} of pairs the right way round"
+                )
+                print_text(f"step {event.step:,}: reward margin {event.margin:.3f}{right}")
             case events.CheckpointSaved():
                 print_text(f"step {event.step:,}: saved {Path(event.path).name}")
             case events.RunFinished():

@@ -15,6 +15,8 @@ SAMPLE = "sample"  # stands for the bundled model or the bundled data, in place 
 GENERAL = "general"  # stands for the bundled general questions, where something is evaluated
 SHAPE_PREFIX = "shape:"  # a known model's shapes with random weights, in place of a folder
 
+PAIRS = frozenset({"dpo", "orpo"})  # methods that learn from a better and a worse answer
+PREFERENCES = PAIRS | {"kto"}  # and from answers that were rated good or bad
 _NOT_BUILT = "it isn't built yet in this version."
 
 
@@ -233,12 +235,15 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         Literal["sft", "dpo", "orpo", "kto", "pretrain"],
         Setting(
             label="Method",
-            help="Chats: learn to answer as the chats do. Text: go on with raw text.",
-            choices={"sft": "Chats (SFT)", "pretrain": "Text (pretraining)"},
-            missing={
-                "dpo": f"preference training with DPO needs pairs of answers; {_NOT_BUILT}",
-                "orpo": f"preference training with ORPO needs pairs of answers; {_NOT_BUILT}",
-                "kto": f"preference training with KTO needs rated answers; {_NOT_BUILT}",
+            help="Chats: learn to answer as the chats do. Text: go on with raw text. DPO: prefer the better "
+            "of two answers. ORPO: learn it and prefer it, in one. KTO: learn from answers that were rated "
+            "good or bad.",
+            choices={
+                "sft": "Chats (SFT)",
+                "pretrain": "Text (pretraining)",
+                "dpo": "Pairs of answers (DPO)",
+                "orpo": "Pairs of answers (ORPO)",
+                "kto": "Rated answers (KTO)",
             },
         ),
     ] = "sft"
@@ -387,10 +392,27 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class PreferenceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """For dpo, orpo and kto only; kept so that such files are read, and refused with their reason."""
+    """How answers are preferred: for the methods dpo, orpo and kto only."""
 
-    beta: float = 0.1
-    label_smoothing: float = 0.0
+    beta: Annotated[
+        float,
+        Setting(
+            label="Beta",
+            help="DPO, KTO: how much it costs to move away from the base model; 0.1 is usual, smaller moves "
+            "further. ORPO: what the preference weighs beside the better answer itself.",
+            minimum=0.0,
+            maximum=100.0,
+        ),
+    ] = 0.1
+    label_smoothing: Annotated[
+        float,
+        Setting(
+            label="Label smoothing",
+            help="DPO: the share of pairs that may be the wrong way round.",
+            minimum=0.0,
+            maximum=0.5,
+        ),
+    ] = 0.0
 
 
 class EarlyStoppingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

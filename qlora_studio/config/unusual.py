@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from qlora_studio.config.run_config import RunConfig
+from qlora_studio.config.run_config import PREFERENCES, RunConfig
 
 USUAL_RATES = "1e-5 to 1e-3"  # of LoRA, with AdamW
 HIGHEST_RATE = 5e-3  # above it LoRA is not known to learn
+USUAL_PREFERENCE_RATES = "5e-6 to 5e-5"  # the gradient of a whole answer's log-probability is a long one
+HIGHEST_PREFERENCE_RATE = 1e-4
 
 
 def unusual_settings(config: RunConfig, updates: int) -> Iterator[tuple[str, str]]:
@@ -16,6 +18,9 @@ def unusual_settings(config: RunConfig, updates: int) -> Iterator[tuple[str, str
     if training.learning_rate > HIGHEST_RATE:
         words = f"A learning rate of {training.learning_rate:g} is far above the usual {USUAL_RATES}"
         yield "training.learning_rate", f"{words}: the run will most likely learn nonsense."
+    elif training.method in PREFERENCES and training.learning_rate > HIGHEST_PREFERENCE_RATE:
+        words = f"A learning rate of {training.learning_rate:g} is high where answers are preferred"
+        yield "training.learning_rate", f"{words}: {USUAL_PREFERENCE_RATES} are usual."
     if training.learning_rate == 0:
         yield "training.learning_rate", "With a learning rate of 0 nothing is learned."
     if updates and training.warmup_steps >= updates:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qlora_studio.config.places import cache_folder
+from qlora_studio.config.run_config import PREFERENCES
 from qlora_studio.data.conversation import Row
 from qlora_studio.data.dataset import Dataset
 from qlora_studio.data.row_encoder import ROWS_AT_ONCE, EncodedRow, RowEncoder, UnusableRow
@@ -66,7 +67,7 @@ def _count(rows: Dataset, encoder: RowEncoder, told: Told) -> NDArray[np.int32]:
         told(batch[0].row.row, len(rows), "Counting tokens")
         for item in batch:
             if isinstance(item, EncodedRow):  # a row that can't be rendered teaches nothing
-                counted[item.row.row] = len(item.ids), item.learned_tokens
+                counted[item.row.row] = item.tokens, item.learned_tokens
     return counted
 
 
@@ -89,6 +90,7 @@ def _cache_key(rows: Dataset, encoder: RowEncoder) -> str:
         encoder.tokenizer.sha256,
         encoder.template.sha256,
         encoder.train_on,
+        *([encoder.method] if encoder.method in PREFERENCES else []),  # others have the lengths of before
     )
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 

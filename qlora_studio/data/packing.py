@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import itertools
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qlora_studio.data.tokenized_row import TokenizedRows
+from qlora_studio.data.tokenized_row import TokenizedRow, TokenizedRows
 from qlora_studio.errors import StudioError
 
 Pack = tuple[int, ...]  # indices of the rows that share one row of the batch, in their order there
@@ -180,6 +181,7 @@ class Batch:
     learned:      int64 [n], positions in the flattened [b * s] whose next token counts
     targets:      int64 [n], that next token
     weights:      float32 [n], how much it counts
+    chats:        int64 [n], which chat it stands in: 2 k for row k, 2 k + 1 for that row's second chat
     rows:         index in the imported data set of each packed row
     tokens:       without padding
     """
@@ -190,6 +192,7 @@ class Batch:
     learned: NDArray[np.int64]
     targets: NDArray[np.int64]
     weights: NDArray[np.float32]
+    chats: NDArray[np.int64]
     rows: tuple[int, ...]
     tokens: int
 
@@ -213,18 +216,22 @@ def collate(
     position_ids = np.zeros((b, s), dtype=np.int64)
     segment_ids = np.full((b, s), -1, dtype=np.int32)
     target_weights = np.zeros((b, s), dtype=np.float32)  # of predicting the token *at* a position
+    chats = np.zeros((b, s), dtype=np.int64)
     ids: list[int] = []
     for y, pack in enumerate(micro_batch):
-        x = 0
-        for segment, index in enumerate(pack):
+        x = segment = 0
+        for index in pack:
             row = rows[index]
-            end = x + len(row.ids)
-            input_ids[y, x:end] = row.ids
-            position_ids[y, x:end] = np.arange(end - x)
-            segment_ids[y, x:end] = segment
-            target_weights[y, x + 1 : end] = row.weights[1:]  # a row's first token follows a foreign one
+            for part, ends in enumerate(_chat_ends(row)):
+                start, end = x, x + ends[1] - ends[0]
+                input_ids[y, start:end] = row.ids[slice(*ends)]
+                position_ids[y, start:end] = np.arange(end - start)
+                segment_ids[y, start:end] = segment
+                # a chat's first token follows a foreign one
+                target_weights[y, start + 1 : end] = row.weights[ends[0] + 1 : ends[1]]
+                chats[y, start:end] = 2 * len(ids) + part
+                x, segment = end, segment + 1
             ids.append(row.row)
-            x = end
     at = np.flatnonzero(target_weights)
     return Batch(
         input_ids=input_ids,
@@ -233,6 +240,13 @@ def collate(
         learned=at - 1,
         targets=input_ids.reshape(-1)[at],
         weights=target_weights.reshape(-1)[at],
+        chats=chats.reshape(-1)[at],
         rows=tuple(ids),
         tokens=int((segment_ids >= 0).sum()),
     )
+
+
+def _chat_ends(row: TokenizedRow) -> list[tuple[int, int]]:
+    """First token of each of its chats, and the one after its last."""
+    ends = [0, row.second, len(row.ids)] if row.second else [0, len(row.ids)]
+    return list(itertools.pairwise(ends))

@@ -24,7 +24,12 @@ _INFO = "prepared.json"
 _ROWS_A_BATCH = 4096  # written at once; a few MB
 
 _SCHEMA = pa.schema(
-    [("row", pa.int64()), ("input_ids", pa.list_(pa.int32())), ("weights", pa.list_(pa.float32()))]
+    [
+        ("row", pa.int64()),
+        ("input_ids", pa.list_(pa.int32())),
+        ("weights", pa.list_(pa.float32())),
+        ("second", pa.int32()),  # files of before preferences don't have it
+    ]
 )
 
 
@@ -112,10 +117,13 @@ class _Part:
         self.offsets: NDArray[np.int32] = ids.offsets.to_numpy()
         self._ids: NDArray[np.int32] = ids.values.to_numpy()
         self._weights: NDArray[np.float32] = weights.values.to_numpy()
+        has_second = "second" in batch.schema.names
+        self._second = batch.column("second").to_numpy() if has_second else np.zeros(len(self.rows), np.int32)
 
     def row(self, index: int) -> TokenizedRow:
         span = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
-        return TokenizedRow(int(self.rows[index]), self._ids[span], self._weights[span])
+        second = int(self._second[index])
+        return TokenizedRow(int(self.rows[index]), self._ids[span], self._weights[span], second)
 
 
 class PreparedRows:
@@ -158,6 +166,8 @@ class ContentHash:
         digest.update(np.array([row.row, len(row.ids)], dtype="<i8").tobytes())
         digest.update(row.ids.astype("<i4", copy=False).tobytes())
         digest.update(row.weights.astype("<f4", copy=False).tobytes())
+        if row.second:
+            digest.update(np.array([row.second], dtype="<i8").tobytes())
 
     def hexdigest(self) -> str:
         """Of both parts."""
@@ -262,6 +272,7 @@ def _record_batch(rows: list[TokenizedRow]) -> Any:
             pa.array([row.row for row in rows], pa.int64()),
             pa.ListArray.from_arrays(offsets, pa.array(ids, pa.int32())),
             pa.ListArray.from_arrays(offsets, pa.array(weights, pa.float32())),
+            pa.array([row.second for row in rows], pa.int32()),
         ],
         schema=_SCHEMA,
     )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from qlora_studio.config.data_parts import USUALLY_ALIKE
 from qlora_studio.config.places import cache_folder
-from qlora_studio.config.run_config import RunConfig, SamplePrompt
+from qlora_studio.config.run_config import PAIRS, RunConfig, SamplePrompt
 from qlora_studio.data.conversation import Message, Row
 from qlora_studio.data.dataset import Dataset
 from qlora_studio.data.held_out import content_hash, held_out_rows
@@ -23,6 +24,7 @@ from qlora_studio.data.limits import MANY_DROPPED
 from qlora_studio.data.marked_rows import near_rows
 from qlora_studio.data.mix import times_seen
 from qlora_studio.data.near_rows import NEAR_VERSION
+from qlora_studio.data.preference_rows import ForeignAnswers, why_left_out
 from qlora_studio.data.prepared import (
     EncodedSample,
     PreparedInfo,
@@ -105,10 +107,9 @@ def _prepare_anew(
             counts.unseen += not times
             if times:
                 counts.take(row, encoder, config, writer, held_out=held_out, times=1 if held_out else times)
-        counts.flush(encoder, config, writer)
         for row in _each(source.validation, told) if source.validation else ():
             counts.take(row, encoder, config, writer, held_out=True)
-        counts.flush(encoder, config, writer)
+        counts.finish(encoder, config, writer)
         counts.on_both_sides = _rows_on_both_sides(source)
         samples = tuple(_samples(source, apart, encoder, config))
         info = _info(writer, counts, encoder, config, source.train.report.sha256, samples)
@@ -146,9 +147,11 @@ class _Counts:
     def __init__(self) -> None:
         self.rows = self.dropped = self.cut = self.nothing = self.special = self.on_both_sides = 0
         self.pairs = self.rated_bad = self.unseen = 0
+        self.without: Counter[str] = Counter()  # rows that the method can't learn from, by the reason
         self.refused: list[UnusableRow] = []  # the first ones
         self.refused_rows = 0
         self._waiting: list[tuple[Row, bool, int]] = []
+        self._foreign: ForeignAnswers | None = None
 
     def take(
         self,
@@ -161,6 +164,9 @@ class _Counts:
         times: int = 1,
     ) -> None:
         """Rows are encoded many at once: on all cores."""
+        if reason := why_left_out(row, encoder.method):
+            self.without[reason] += 1
+            return
         self._waiting.append((row, held_out, times))
         if len(self._waiting) == ROWS_AT_ONCE:
             self.flush(encoder, config, writer)
@@ -182,6 +188,9 @@ class _Counts:
         self, item: EncodedRow, config: RunConfig, writer: PreparedWriter, held_out: bool, times: int
     ) -> None:
         self.special += item.special_in_text
+        if config.training.method == "kto":
+            self._write_rated(item, config, writer, held_out, times)
+            return
         fitted = fit(item, config.data.seq_len, config.data.too_long)
         self.dropped += fitted.fate == "dropped"
         self.cut += fitted.fate == "cut"
@@ -189,13 +198,39 @@ class _Counts:
         bad = item.row.label is False
         self.rated_bad += bad
         self.nothing += not taught and not bad and fitted.fate != "dropped"
-        self.pairs += bool(item.row.rejected and taught)
+        self.pairs += bool(item.row.rejected and taught and item.worse is None)
         for piece in taught * times:
             writer.add(piece, held_out=held_out)
+
+    def _write_rated(
+        self, item: EncodedRow, config: RunConfig, writer: PreparedWriter, held_out: bool, times: int
+    ) -> None:
+        """Each answer by itself, once the next row is known."""
+        if self._foreign is None:
+            self._foreign = ForeignAnswers(
+                config.data.seq_len, lambda row, held_out: writer.add(row, held_out=held_out)
+            )
+        for side in (item, item.worse):
+            if side is None:
+                continue
+            fitted = fit(replace(side, worse=None), config.data.seq_len, config.data.too_long)
+            self.dropped += fitted.fate == "dropped"
+            self.cut += fitted.fate == "cut"
+            taught = [piece for piece in fitted.pieces if piece.learned_tokens]
+            self.nothing += not taught and fitted.fate != "dropped"
+            for piece in taught:
+                self._foreign.add(piece, held_out, times)
+
+    def finish(self, encoder: RowEncoder, config: RunConfig, writer: PreparedWriter) -> None:
+        """After the last row."""
+        self.flush(encoder, config, writer)
+        if self._foreign is not None:
+            self._foreign.finish()
 
     def in_words(self, seq_len: int) -> str:
         """Why rows are missing."""
         parts = [
+            *((count, reason) for reason, count in self.without.items()),
             (self.dropped, f"longer than {seq_len:,} tokens"),
             (self.nothing, "without a token to learn"),
             (self.rated_bad, "rated bad"),
@@ -208,6 +243,12 @@ class _Counts:
 
     def hint(self, config: RunConfig) -> str:
         """What would help most."""
+        missing = self.dropped + self.nothing + self.refused_rows
+        if self.without and self.without.total() > missing:
+            needed = "rated answers" if config.training.method == "kto" else "better and worse answers"
+            return f"Choose data with {needed}, or another method (training.method)."
+        if config.training.method in PAIRS and self.nothing >= self.dropped + self.refused_rows:
+            return "Both answers of a pair must say something, and not the same."
         if self.rated_bad > self.dropped + self.nothing + self.refused_rows:
             return "Plain finetuning learns answers that are rated good; this data has none."
         if self.dropped >= max(self.nothing, self.refused_rows):
@@ -319,6 +360,8 @@ def _notes(counts: _Counts, config: RunConfig) -> Iterator[str]:
     seq_len = config.data.seq_len
     if counts.unseen:
         yield f"{counts.unseen:,} rows of the mixture are not seen: their data sets weigh less than 1."
+    for reason, count in counts.without.items():
+        yield f"{count:,} {'row' if count == 1 else 'rows'} {reason}: left out."
     if counts.pairs:
         rows = "row has" if counts.pairs == 1 else "rows have"
         yield f"{counts.pairs:,} {rows} a better and a worse answer: the better one is learned."

@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 
 from qlora_studio.config.places import cache_folder
-from qlora_studio.config.run_config import RunConfig
+from qlora_studio.config.run_config import PREFERENCES, RunConfig
 from qlora_studio.data.prepared import PreparedInfo, PreparedRows, PreparedWriter, open_prepared
 from qlora_studio.data.tokenized_row import TokenizedRow
 
@@ -22,17 +22,20 @@ def prepare_random(config: RunConfig, vocab_size: int) -> PreparedRows:
     an_update = training.batch_size * training.gradient_accumulation
     rows = min(_MOST_ROWS, (training.steps or _UPDATES) * an_update)
     held_out = min(_MOST_HELD_OUT, an_update) if config.data.validation else 0
-    key = f"random {rows} {held_out} {seq_len} {vocab_size} {training.seed}"
+    second = seq_len // 2 if training.method in PREFERENCES else 0
+    key = f"random {rows} {held_out} {seq_len} {vocab_size} {training.seed}" + (
+        f" {second}" if second else ""
+    )
     folder = cache_folder() / "tokens" / hashlib.sha256(key.encode()).hexdigest()[:32]
     if folder.exists():
         return open_prepared(folder)
     random = np.random.Generator(np.random.PCG64(training.seed))
     weights = np.ones(seq_len, dtype=np.float32)
-    weights[0] = 0
+    weights[[0, second]] = 0
     with PreparedWriter(folder) as writer:
         for number in range(rows + held_out):
             ids = random.integers(0, vocab_size, seq_len, dtype=np.int32)
-            writer.add(TokenizedRow(number, ids, weights), held_out=number >= rows)
+            writer.add(TokenizedRow(number, ids, weights, second), held_out=number >= rows)
         return writer.finish(_info(writer, seq_len, vocab_size))
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qlora_studio.config.run_config import PREFERENCES
 from qlora_studio.data.conversation import Message, Row
 from qlora_studio.data.encoded import Encoded
 from qlora_studio.data.masking import Rendered, Turn, render_chat, render_prompt, turns_of
+from qlora_studio.data.preference_rows import fit_pair, sides_of, why_left_out
 from qlora_studio.data.template import ChatTemplate
 from qlora_studio.data.token_view import Token
 from qlora_studio.data.tokenized_row import TokenizedRow
@@ -23,7 +25,10 @@ ROWS_AT_ONCE = 512  # enough for all cores; little memory
 
 @dataclass(frozen=True, eq=False)
 class EncodedRow:
-    """A whole row in tokens, before any limit on its length."""
+    """A whole row in tokens, before any limit on its length.
+
+    worse: for the methods of preferences: the same chat with the worse answer, or the one rated bad
+    """
 
     row: Row
     text: str
@@ -31,11 +36,20 @@ class EncodedRow:
     weights: NDArray[np.float32]
     special_in_text: int  # names of special tokens in the data, encoded as text
     encoded: Encoded
+    worse: EncodedRow | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Of it and of what stands beside it."""
+        return len(self.ids) + (self.worse.tokens if self.worse else 0)
 
     @property
     def learned_tokens(self) -> int:
-        """How many tokens the loss counts."""
-        return int(np.count_nonzero(self.weights))
+        """How many tokens the loss counts; 0 where one of two chats has none."""
+        learned = int(np.count_nonzero(self.weights))
+        if self.worse is None:
+            return learned
+        return learned + self.worse.learned_tokens if learned and self.worse.learned_tokens else 0
 
 
 @dataclass(frozen=True)
@@ -70,24 +84,33 @@ class RowEncoder:
         """`stop_ids`: what ends an answer in this template, beside the tokenizer's own."""
         self.tokenizer = tokenizer
         self.template = template
-        self.train_on = "everything" if method == "pretrain" else train_on
+        if method in PREFERENCES and train_on == "everything":
+            raise StudioError(
+                "Preferences are between answers: data.train_on can't be 'everything'.",
+                hint="Learn from answers only.",
+            )
+        kto = "last_answer" if method == "kto" else train_on  # its question is all that stands before
+        self.train_on = "everything" if method == "pretrain" else kto
+        self.method = method
         self.stop_ids = tuple(sorted({*tokenizer.special.stop_ids, *stop_ids}))
 
     def encode(self, rows: Sequence[Row]) -> list[EncodedRow | UnusableRow]:
         """All of them, in their order."""
-        return self._encoded(self._rendered(rows))
+        return self._joined(rows, self._encoded(self._rendered(self._sides(rows))))
 
     def encode_each(self, batches: Iterable[Sequence[Row]]) -> Iterator[list[EncodedRow | UnusableRow]]:
         """As `encode` of one batch after the other; while one is encoded the next one is rendered."""
         with ThreadPoolExecutor(1) as thread:
-            encoding: Future[list[EncodedRow | UnusableRow]] | None = None
+            before: tuple[Sequence[Row], Future[list[EncodedRow | UnusableRow]]] | None = None
             for batch in batches:
-                rendered = self._rendered(batch)  # here: only the main thread can end a template in time
-                before, encoding = encoding, thread.submit(self._encoded, rendered)
+                # here: only the main thread can end a template in time
+                rendered = self._rendered(self._sides(batch))
+                encoding = (batch, thread.submit(self._encoded, rendered))
                 if before is not None:
-                    yield before.result()
-            if encoding is not None:
-                yield encoding.result()
+                    yield self._joined(before[0], before[1].result())
+                before = encoding
+            if before is not None:
+                yield self._joined(before[0], before[1].result())
 
     def encode_prompt(
         self, messages: Sequence[Message], row: Row | None = None
@@ -110,8 +133,21 @@ class RowEncoder:
         return tuple(ids)
 
     def tokens_of(self, encoded: EncodedRow, seq_len: int, too_long: str) -> tuple[Token, ...]:
-        """The row as a person sees it."""
-        kept = _tokens_kept(encoded, seq_len, too_long)
+        """The row as a person sees it; of a pair the chat with the better answer, then the other one."""
+        worse = encoded.worse
+        if worse is None or self.method == "kto":
+            chats = [encoded] if worse is None else [encoded, worse]
+            each = [(chat, _tokens_kept(chat, seq_len, too_long)) for chat in chats]
+        else:
+            (pair,) = fit(encoded, seq_len, "drop" if too_long == "stop" else too_long).pieces or (None,)
+            kept = (pair.second, len(pair.ids) - pair.second) if pair else (0, 0)
+            each = list(zip((encoded, worse), kept, strict=True))
+        return tuple(
+            token for chat, kept in each for token in self._tokens_of(chat, kept, is_worse=chat is worse)
+        )
+
+    def _tokens_of(self, encoded: EncodedRow, kept: int, *, is_worse: bool) -> tuple[Token, ...]:
+        """kept: tokens from the first that are within the limit."""
         turns: tuple[Turn, ...] = ()
         if encoded.row.text is None:
             turns = turns_of(encoded.row, self.template, self.tokenizer.special_in)
@@ -125,7 +161,9 @@ class RowEncoder:
             text = encoded.text[max(start, shown_to) : end]  # a character of several tokens stands once
             if special and start == end:
                 text = self.tokenizer.name_of(id)  # put there by the tokenizer, not written in the text
-            fate = "cut" if i >= kept else "learned" if encoded.weights[i] else "context"
+            weight = encoded.weights[i]
+            learned = "avoided" if is_worse or weight < 0 else "learned"
+            fate = "cut" if i >= kept else learned if weight else "context"
             role = turns[turn].role if turn < len(turns) else ""
             tokens.append(Token(text, id, fate, role, special))
             shown_to = max(shown_to, end)
@@ -150,15 +188,43 @@ class RowEncoder:
             self.tokenizer.encode_rendered([chat.text for chat in chats], [chat.foreign for chat in chats])
         )
         of_texts = iter(self.tokenizer.encode_texts(texts))
+        bad = -1.0 if self.method == "kto" else 0.0  # of a rated set other methods learn the good answers
         done: list[EncodedRow | UnusableRow] = []
         for row, chat in rendered:
             if isinstance(chat, UnusableRow):
                 done.append(chat)
             elif isinstance(chat, Rendered):
-                done.append(_chat(row, chat, next(of_chats)))
+                done.append(_chat(row, chat, next(of_chats), bad))
             elif row.text is not None:
                 done.append(self._text(row, row.text, next(of_texts)))
         return done
+
+    def _sides(self, rows: Sequence[Row]) -> Sequence[Row]:
+        if self.method not in PREFERENCES:
+            return rows
+        return [side for row in rows for side in sides_of(row, self.method)]
+
+    def _joined(
+        self, rows: Sequence[Row], sides: list[EncodedRow | UnusableRow]
+    ) -> list[EncodedRow | UnusableRow]:
+        """One for each row; `sides` are what `_sides` gave, encoded."""
+        if self.method not in PREFERENCES:
+            return sides
+        found: list[EncodedRow | UnusableRow] = []
+        at = iter(sides)
+        for row in rows:
+            first, *others = (next(at) for _ in sides_of(row, self.method))
+            unusable = next((side for side in (first, *others) if isinstance(side, UnusableRow)), None)
+            if unusable is not None:
+                found.append(replace(unusable, row=row))
+                continue
+            assert isinstance(first, EncodedRow)
+            if why_left_out(row, self.method):
+                first.weights[:] = 0  # learned by other methods
+            worse = others[0] if others else None
+            assert not isinstance(worse, UnusableRow)
+            found.append(replace(first, row=row, worse=worse))
+        return found
 
     def _render(self, row: Row) -> Rendered:
         return render_chat(row, self.template, self.train_on, self.tokenizer.special_in)
@@ -179,16 +245,21 @@ def fit(encoded: EncodedRow, seq_len: int, too_long: str) -> FittedRow:
     Raises: StudioError where `too_long` is "stop" and the chat is longer.
     """
     number, ids, weights = encoded.row.row, encoded.ids, encoded.weights
+    if encoded.tokens > seq_len and too_long == "stop" and encoded.row.text is None:
+        raise StudioError(
+            f"The chat in line {encoded.row.line:,} has {encoded.tokens:,} tokens; "
+            f"the sequence length is {seq_len:,}.",
+            hint="Raise the sequence length, or choose to drop or to cut longer chats.",
+        )
+    if encoded.worse is not None:
+        better, worse = (TokenizedRow(number, side.ids, side.weights) for side in (encoded, encoded.worse))
+        both = fit_pair(better, worse, seq_len, too_long)
+        fate = "dropped" if both is None else "cut" if len(both.ids) < encoded.tokens else "whole"
+        return FittedRow((both,) if both is not None else (), fate)
     if len(ids) <= seq_len:
         return FittedRow((TokenizedRow(number, ids, weights),), "whole")
     if encoded.row.text is not None:
         return FittedRow(tuple(_pieces(number, ids, weights, seq_len)), "split")
-    if too_long == "stop":
-        raise StudioError(
-            f"The chat in line {encoded.row.line:,} has {len(ids):,} tokens; "
-            f"the sequence length is {seq_len:,}.",
-            hint="Raise the sequence length, or choose to drop or to cut longer chats.",
-        )
     if too_long == "truncate":
         return FittedRow((TokenizedRow(number, ids[:seq_len], weights[:seq_len]),), "cut")
     return FittedRow((), "dropped")
@@ -212,11 +283,12 @@ def _tokens_kept(encoded: EncodedRow, seq_len: int, too_long: str) -> int:
     return seq_len if too_long == "truncate" else 0
 
 
-def _chat(row: Row, chat: Rendered, encoded: Encoded) -> EncodedRow:
+def _chat(row: Row, chat: Rendered, encoded: Encoded, bad: float) -> EncodedRow:
+    """bad: what the tokens of an answer that was rated bad count."""
     weights = np.zeros(len(encoded.ids), dtype=np.float32)
     for span in chat.learned:
         weights[encoded.tokens_of(span.start, span.end)] = span.weight
     weights[:1] = 0  # nothing stands before the first token that could predict it
     if row.label is False:
-        weights[:] = 0  # an answer rated bad: of a rated set the good ones are learned
+        weights *= bad
     return EncodedRow(row, chat.text, encoded.ids, weights, len(chat.foreign), encoded)

@@ -6,7 +6,7 @@ import msgspec
 
 
 class Token(msgspec.Struct, frozen=True):
-    """One token as the trainer sees it. `fate`: learned | context | cut."""
+    """One token as the trainer sees it. `fate`: learned | context | cut; of a worse answer avoided."""
 
     text: str
     id: int

@@ -1,4 +1,7 @@
-"""One row as the trainer sees it: token ids, and how much each of them counts in the loss."""
+"""One row as the trainer sees it: token ids, and how much each of them counts in the loss.
+
+A row of preferences is two chats, one after the other, which don't see each other.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,15 @@ class TokenizedRow:
     ids:     int32 [tokens]
     weights: float32 [tokens]; how much predicting this token counts, 0: it is context.
              The first is always 0: nothing stands before it that could predict it.
+             Below 0: an answer that was rated bad (KTO).
+    second:  where a second chat begins: the one with the worse answer (DPO, ORPO), or one whose answer
+             belongs to another question (KTO). 0: there is none
     """
 
     row: int
     ids: NDArray[np.int32]
     weights: NDArray[np.float32]
+    second: int = 0
 
     @property
     def learned_tokens(self) -> int:

@@ -74,7 +74,9 @@ class _Evaluating:
     def have_answers(self) -> bool:
         """Raw text has none, and pairs of answers are no single ones."""
         data, training = self.config.data, self.config.training
-        return training.method == "sft" and data.train_on != "everything" and len(self.rows.validation) > 0
+        return (
+            training.method != "pretrain" and data.train_on != "everything" and len(self.rows.validation) > 0
+        )
 
     def progress(self, done: int, total: int, words: str = "") -> EvaluationProgress:
         """Raises: StudioError where it is no longer wanted."""

@@ -21,6 +21,7 @@ class PackedBatch:
     learned:                 int64 [n], positions whose next token counts
     targets:                 int64 [n], that next token
     weights:                 float32 [n], how much it counts
+    chats:                   int64 [n], which chat it stands in, two for each of `rows` rows
     longest:                 for compiled layers, which take every batch alike: no row is longer
     """
 
@@ -30,6 +31,8 @@ class PackedBatch:
     learned: Tensor
     targets: Tensor
     weights: Tensor
+    chats: Tensor
+    rows: int
     longest: int | None = None
 
     @property
@@ -60,6 +63,8 @@ def on_device(
         learned=put(place[batch.learned].astype(np.int64)),
         targets=put(batch.targets),
         weights=put(batch.weights),
+        chats=put(batch.chats),
+        rows=len(batch.rows),
         longest=longest,
     )
 

@@ -13,7 +13,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from qlora_studio.config.run_config import SHAPE_PREFIX, RunConfig
+from qlora_studio.config.run_config import PREFERENCES, SHAPE_PREFIX, RunConfig
 from qlora_studio.data.packing import (
     Batch,
     MicroBatch,
@@ -34,8 +34,10 @@ from qlora_studio.engine.device import Device
 from qlora_studio.engine.embedding_noise import EmbeddingNoise
 from qlora_studio.engine.frozen_weights import Storage
 from qlora_studio.engine.memory_meter import MemoryMeter
+from qlora_studio.engine.objective import LearnedTokens, Objective
 from qlora_studio.engine.optimizer import AdapterOptimizer
 from qlora_studio.engine.packed_batch import PackedBatch, on_device
+from qlora_studio.engine.preference_loss import PreferredAnswers
 from qlora_studio.engine.random_state import put_random_state, seed_everything, take_random_state
 from qlora_studio.engine.ranks import Ranks
 from qlora_studio.engine.run_log import RunLog
@@ -63,6 +65,8 @@ from qlora_studio.runs.less_memory import (
 from qlora_studio.runs.run_record import RunRecord
 from qlora_studio.runs.run_writer import RunWriter
 from qlora_studio.runs.samples import SAMPLES_FILE, read_samples
+
+_NO_NOISE = "NEFTune adds no noise where answers are preferred: it would count as the adapter's doing."
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +159,10 @@ class PreparedRun:
         self.recomputed_layers = self._layers_to_recompute()
         self.not_compiled = self._compile()
         self.optimizer = AdapterOptimizer(adapted.trained_parameters(ADAPTER), self.as_computed.training)
-        self.noise = _noise(training.neftune_alpha, training.seed, self.device.torch_device)
+        self.prefers = training.method in PREFERENCES
+        noise = 0.0 if self.prefers else training.neftune_alpha
+        self.noise = _noise(noise, training.seed, self.device.torch_device)
+        self.objective = self._objective()
         self.position = Position(loss_scale=first_loss_scale(adapted.base.storage.compute_dtype))
         if start.saved and start.checkpoint:
             put_checkpoint(start.checkpoint, adapted, self.optimizer)
@@ -218,7 +225,8 @@ class PreparedRun:
     @property
     def notes(self) -> tuple[str, ...]:
         """What runs otherwise than asked."""
-        return (*self.optimizer.notes, *self.less.words(self.record))
+        quiet = (_NO_NOISE,) if self.prefers and self.config.training.neftune_alpha else ()
+        return (*self.optimizer.notes, *self.less.words(self.record), *quiet)
 
     def updater(self) -> Updater:
         """Makes the updates."""
@@ -226,7 +234,7 @@ class PreparedRun:
             model=self.model,
             optimizer=self.optimizer,
             ranks=Ranks.here(),
-            noise=self.noise,
+            objective=self.objective,
             max_grad_norm=self.config.training.max_grad_norm,
             put=self.put,
         )
@@ -250,6 +258,15 @@ class PreparedRun:
         noise = self.noise.random if self.noise else None
         random = take_random_state(noise)
         return TrainerState(position=self.position, random=random, fixed=self.fixed, less=self.less)
+
+    def _objective(self) -> Objective:
+        if not self.prefers:
+            return LearnedTokens(self.noise)
+        return PreferredAnswers(
+            self.config.training.method,
+            self.config.preference,
+            lambda on: self.adapted.use(ADAPTER if on else None),
+        )
 
     def _has_samples(self) -> bool:
         """Whether every prompt was answered where the run goes on."""

@@ -10,6 +10,7 @@ from qlora_studio.protocol.events import (
     CheckpointSaved,
     EngineEvent,
     EvaluationFinished,
+    RewardsMeasured,
     RunFailed,
     RunFinished,
     RunStarted,
@@ -20,7 +21,15 @@ from qlora_studio.protocol.lines import EVENTS
 from qlora_studio.runs.run_state import RunState, State
 from qlora_studio.runs.run_writer import RunWriter
 
-_KEPT = (RunStarted, StepFinished, EvaluationFinished, CheckpointSaved, RunFinished, RunFailed)
+_KEPT = (
+    RunStarted,
+    StepFinished,
+    RewardsMeasured,
+    EvaluationFinished,
+    CheckpointSaved,
+    RunFinished,
+    RunFailed,
+)
 _STATE_S = 1.0  # the state is a cache: at most once a second
 
 

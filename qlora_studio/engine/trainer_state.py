@@ -8,7 +8,13 @@ from typing import Any
 
 import msgspec
 
-from qlora_studio.config.run_config import DataConfig, LoraConfig, ModelConfig, TrainingConfig
+from qlora_studio.config.run_config import (
+    DataConfig,
+    LoraConfig,
+    ModelConfig,
+    PreferenceConfig,
+    TrainingConfig,
+)
 from qlora_studio.engine.random_state import RandomState
 from qlora_studio.errors import StudioError
 from qlora_studio.runs.less_memory import LessMemory
@@ -51,6 +57,7 @@ class Fixed(msgspec.Struct, frozen=True, kw_only=True):
     data: DataConfig
     lora: LoraConfig
     training: TrainingConfig
+    preference: PreferenceConfig = PreferenceConfig()
     hashes: Hashes
     rows_sha256: str  # of every token id and weight
     total_steps: int
@@ -76,6 +83,7 @@ def fixed_of(record: RunRecord, rows_sha256: str, total_steps: int, compute_dtyp
         data=msgspec.structs.replace(config.data, path=""),
         lora=config.lora,
         training=msgspec.structs.replace(config.training, recompute="auto", compile="auto", devices="auto"),
+        preference=config.preference,
         hashes=record.hashes,
         rows_sha256=rows_sha256,
         total_steps=total_steps,

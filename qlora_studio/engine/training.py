@@ -12,6 +12,7 @@ from qlora_studio.engine.adapters import NonFiniteError
 from qlora_studio.engine.checkpointing import checkpoint_bytes, write_checkpoint, write_finished_adapter
 from qlora_studio.engine.evaluation import EvaluationResult, evaluate
 from qlora_studio.engine.learning_rate import learning_rate
+from qlora_studio.engine.objective import Rewards
 from qlora_studio.engine.prepared_run import PreparedRun
 from qlora_studio.engine.samples import sample_replies
 from qlora_studio.engine.update import Updater, UpdateResult
@@ -21,6 +22,7 @@ from qlora_studio.protocol.events import (
     EngineEvent,
     EvaluationFinished,
     EvaluationProgress,
+    RewardsMeasured,
     RunFinished,
     RunStarted,
     Saving,
@@ -50,7 +52,7 @@ def _train(run: PreparedRun, asked: _Asked) -> Iterator[EngineEvent]:
     for planned in _updates(run):
         if asked.to_end or _is_early_enough(run):
             break
-        yield _step(run, updater, planned)
+        yield from _step(run, updater, planned)
         _require_numbers(run)
         if _is_last(run):
             break
@@ -128,7 +130,7 @@ def _updates(run: PreparedRun) -> Iterator[_Planned]:
         position.epoch, position.update = epoch + 1, 0
 
 
-def _step(run: PreparedRun, updater: Updater, planned: _Planned) -> StepFinished:
+def _step(run: PreparedRun, updater: Updater, planned: _Planned) -> Iterator[EngineEvent]:
     position, training = run.position, run.config.training
     start = time.monotonic()
     run.memory.start_step()
@@ -141,7 +143,7 @@ def _step(run: PreparedRun, updater: Updater, planned: _Planned) -> StepFinished
     tokens = sum(batch.tokens for batch in batches)
     learned = sum(batch.learned_tokens for batch in batches)
     others, in_ram = run.memory.beside()
-    return StepFinished(
+    yield StepFinished(
         step=position.step,
         loss=_finite(result.loss),
         learning_rate=rate,
@@ -158,6 +160,26 @@ def _step(run: PreparedRun, updater: Updater, planned: _Planned) -> StepFinished
         non_finite=_kind(result.loss, result.grad_norm),
         others_bytes=others,
         in_ram_bytes=in_ram,
+    )
+    if result.rewards is not None:
+        yield _measured(result.rewards, position.step, held_out=False)
+
+
+def _measured(rewards: Rewards, step: int, *, held_out: bool) -> RewardsMeasured:
+    """Means of what was summed; None where there was nothing."""
+    better, worse = float(rewards.better_count), float(rewards.worse_count)
+    means = (
+        _finite(float(rewards.better) / better) if better else None,
+        _finite(float(rewards.worse) / worse) if worse else None,
+    )
+    both = means[0] is not None and means[1] is not None
+    return RewardsMeasured(
+        step=step,
+        held_out=held_out,
+        better=means[0],
+        worse=means[1],
+        margin=means[0] - means[1] if both else None,  # type: ignore[operator]  # neither is None
+        accuracy=float(rewards.right) / rewards.pairs if rewards.pairs else None,
     )
 
 
@@ -237,13 +259,15 @@ def _evaluate(run: PreparedRun, asked: _Asked) -> Iterator[EngineEvent]:
     step = run.position.step
     if not run.validation or run.position.evaluated_step == step:
         return
-    working = evaluate(run.model, run.validation, run.collate_validation, run.put)
+    working = evaluate(run.model, run.validation, run.collate_validation, run.put, run.objective)
     told = time.monotonic()
     while not _is_given_up(run, asked):
         try:
             rows = next(working)
         except StopIteration as finished:
             yield _evaluated(run, finished.value)
+            if finished.value.rewards is not None:
+                yield _measured(finished.value.rewards, step, held_out=True)
             return
         if time.monotonic() - told >= _PROGRESS_S:
             told = time.monotonic()

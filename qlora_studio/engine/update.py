@@ -11,8 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from qlora_studio.data.packing import Batch
-from qlora_studio.engine.embedding_noise import EmbeddingNoise
-from qlora_studio.engine.learned_loss import learned_loss
+from qlora_studio.engine.objective import Objective, Rewards
 from qlora_studio.engine.optimizer import AdapterOptimizer
 from qlora_studio.engine.packed_batch import PackedBatch
 from qlora_studio.engine.ranks import Ranks
@@ -24,10 +23,12 @@ _GROWS_AFTER = 1000  # updates without overflow
 
 @dataclass(frozen=True)
 class UpdateResult:
-    """loss: nats per learned token; grad_norm: before clipping. Where one isn't finite no update was made."""
+    """loss: nats per learned token, or of each pair or rated answer; grad_norm: before clipping; rewards: of
+    preferences. Where loss or grad_norm isn't finite no update was made."""
 
     loss: float
     grad_norm: float
+    rewards: Rewards | None = None
 
     @property
     def made(self) -> bool:
@@ -42,7 +43,7 @@ class Updater:
     model: PreTrainedModel
     optimizer: AdapterOptimizer
     ranks: Ranks
-    noise: EmbeddingNoise | None
+    objective: Objective
     max_grad_norm: float
     put: Callable[[Batch], PackedBatch]
 
@@ -51,9 +52,9 @@ class Updater:
 
         The number is known before the first backward pass, so it doesn't matter how rows are spread.
         """
-        learned = sum(batch.learned_tokens for batch in batches)
+        count = self.objective.count(batches)
         while True:
-            result = self._gradients(batches, learned, position.loss_scale)
+            result = self._gradients(batches, count, position.loss_scale)
             if math.isfinite(result.grad_norm) or not math.isfinite(result.loss) or position.loss_scale <= 1:
                 break
             position.loss_scale /= 2  # float16 overflowed: the same update again, with smaller gradients
@@ -66,19 +67,23 @@ class Updater:
         self.optimizer.forget_gradients()
         return result
 
-    def _gradients(self, batches: Sequence[Batch], learned: int, scale: float) -> UpdateResult:
+    def _gradients(self, batches: Sequence[Batch], count: int, scale: float) -> UpdateResult:
         self.optimizer.forget_gradients()
         if not self.model.training:
             self.model.train()  # goes through thousands of modules, while the card waits
         total = torch.zeros((), device=self.model.device)
-        for batch in self.ranks.share(batches):
-            loss = learned_loss(self.model, self.put(batch), self.noise)
-            (loss * (scale / learned)).backward()  # type: ignore[no-untyped-call]
+        rewards: Rewards | None = None
+        ours = [self.put(batch) for batch in self.ranks.share(batches)]
+        self.objective.begin(self.model, ours)
+        for index, batch in enumerate(ours):
+            loss, found = self.objective.loss(self.model, batch, index)
+            (loss * (scale / count)).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
+            rewards = found.plus(rewards) if found is not None else None
         gradients = self.optimizer.gradients()
         self.ranks.sum_up([total, *gradients])
         norm = _norm(gradients) / scale
-        return UpdateResult(float(total) / learned, float(norm))
+        return UpdateResult(float(total) / count, float(norm), rewards)
 
     def _clip(self, norm: float, scale: float) -> None:
         factor = 1.0 / scale

@@ -70,7 +70,7 @@ class StepFinished(Event, frozen=True, tag="step_finished"):
     """One update of the adapter."""
 
     step: int
-    loss: float | None  # nats per learned token; None where it isn't finite
+    loss: float | None  # nats per learned token, or of each pair or rated answer; None where it isn't finite
     learning_rate: float
     grad_norm: float | None
     tokens: int  # without padding
@@ -85,6 +85,24 @@ class StepFinished(Event, frozen=True, tag="step_finished"):
     non_finite: str | None = None  # "nan" | "inf"
     others_bytes: int = 0  # most that other programs took of the device meanwhile
     in_ram_bytes: int = 0  # of a paged optimizer's state, what then had no room on the card
+
+
+class RewardsMeasured(Event, frozen=True, tag="rewards_measured"):
+    """How far the adapter prefers the better answers, after a step (dpo, orpo, kto).
+
+    A reward is beta times the log-probability of an answer over the base's; of ORPO the mean of its tokens.
+
+    held_out: measured on the rows held out, after their loss
+    better, worse, margin: means in nats, and their difference; None where there was no such answer
+    accuracy: the share of pairs whose better answer has the higher reward; None without pairs
+    """
+
+    step: int
+    held_out: bool
+    better: float | None
+    worse: float | None
+    margin: float | None
+    accuracy: float | None
 
 
 class EvaluationProgress(Event, frozen=True, tag="evaluation_progress"):
@@ -339,6 +357,7 @@ EngineEvent = (
     | ModelLoaded
     | RunStarted
     | StepFinished
+    | RewardsMeasured
     | EvaluationProgress
     | EvaluationFinished
     | Saving

@@ -152,7 +152,7 @@ def prepare_evaluation(
 ) -> reading.EvaluationPrepared:
     """Raises: StudioError where no row can be evaluated, or the template is another one than in training."""
     record = read_record(Path(request.run)).record
-    config = record.config
+    config = _for_evaluation(record.config)
     if request.path == GENERAL:
         path = str(general_questions_file())
     else:
@@ -174,6 +174,12 @@ def prepare_evaluation(
         rows=rows.info.validation_rows,
         notes=(*([skipped] if report.skipped else []), *rows.info.notes),
     )
+
+
+def _for_evaluation(config: RunConfig) -> RunConfig:
+    """What prefers answers is asked as what learns them: by the right ones."""
+    method = "pretrain" if config.training.method == "pretrain" else "sft"
+    return msgspec.structs.replace(config, training=msgspec.structs.replace(config.training, method=method))
 
 
 def _of_folder(config: RunConfig, accept_skipped: bool, texts: ModelTexts, told: Told) -> _Ready:

@@ -58,6 +58,15 @@ class EvaluationLine(_Line, tag="evaluation_finished"):
     non_finite: str | None = None
 
 
+class RewardLine(_Line, tag="rewards_measured"):
+    """How far better answers are preferred, after `step`; nats."""
+
+    step: Count
+    held_out: bool = False
+    margin: float | None = None
+    accuracy: float | None = None
+
+
 class CheckpointLine(_Line, tag="checkpoint_saved"):
     """A checkpoint was written after `step`."""
 
@@ -88,11 +97,12 @@ class FailedLine(_Line, tag="run_failed"):
     rows: tuple[Count, ...] = ()
 
 
-Line = StepLine | StartLine | EvaluationLine | CheckpointLine | FinishedLine | FailedLine
+Line = StepLine | StartLine | EvaluationLine | RewardLine | CheckpointLine | FinishedLine | FailedLine
 
 _READ = {
     "run_started": StartLine,
     "evaluation_finished": EvaluationLine,
+    "rewards_measured": RewardLine,
     "checkpoint_saved": CheckpointLine,
     "run_finished": FinishedLine,
     "run_failed": FailedLine,

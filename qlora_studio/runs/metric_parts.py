@@ -19,7 +19,13 @@ import msgspec
 
 from qlora_studio.config.child_environment import APP_FOLDER, child_environment
 from qlora_studio.runs.durable import open_to_read
-from qlora_studio.runs.metric_lines import CheckpointLine, EvaluationLine, FailedLine, FinishedLine
+from qlora_studio.runs.metric_lines import (
+    CheckpointLine,
+    EvaluationLine,
+    FailedLine,
+    FinishedLine,
+    RewardLine,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,6 +49,8 @@ class PartFacts(msgspec.Struct):
     steps: int
     memory_parts: tuple[str, ...]
     evaluations: list[EvaluationLine]
+    rewards: list[RewardLine]
+    held_out_rewards: list[RewardLine]
     checkpoints: list[CheckpointLine]
     non_finite: list[tuple[int, str]]
     total_steps: int

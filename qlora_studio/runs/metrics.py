@@ -24,6 +24,7 @@ from qlora_studio.runs.metric_lines import (
     FinishedLine,
     Line,
     LineDecoder,
+    RewardLine,
     StepLine,
     memory_of,
     sittings,
@@ -188,6 +189,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.evaluations: list[EvaluationLine] = []
+        self.rewards: list[RewardLine] = []  # of training
+        self.held_out_rewards: list[RewardLine] = []
         self.checkpoints: list[CheckpointLine] = []
         self.non_finite: list[NonFinite] = []
         self.skipped_lines = 0
@@ -308,12 +311,16 @@ class Metrics:
         return True
 
     def _join_between_steps(self, part: PartFacts) -> None:
-        if part.evaluations:
-            _cut(self.evaluations, part.evaluations[0].step)
-            self.evaluations += part.evaluations
-        if part.checkpoints:
-            _cut(self.checkpoints, part.checkpoints[0].step)
-            self.checkpoints += part.checkpoints
+        joined: tuple[tuple[list[Any], list[Any]], ...] = (
+            (self.evaluations, part.evaluations),
+            (self.rewards, part.rewards),
+            (self.held_out_rewards, part.held_out_rewards),
+            (self.checkpoints, part.checkpoints),
+        )
+        for known, new in joined:
+            if new:
+                _cut(known, new[0].step)
+                known += new
         self.non_finite += [NonFinite(step, kind) for step, kind in part.non_finite]
         self.skipped_lines += part.skipped_lines
         self.total_steps = part.total_steps or self.total_steps
@@ -327,6 +334,8 @@ class Metrics:
             steps=len(self),
             memory_parts=tuple(self._memory),
             evaluations=self.evaluations,
+            rewards=self.rewards,
+            held_out_rewards=self.held_out_rewards,
             checkpoints=self.checkpoints,
             non_finite=[(gap.step, gap.kind) for gap in self.non_finite],
             total_steps=self.total_steps,
@@ -370,10 +379,19 @@ class Metrics:
             following = lowest[steps_before] if steps_before < len(lowest) else math.inf
             if isinstance(line, FinishedLine | FailedLine):
                 self.ended = line if following == math.inf else None
-            elif isinstance(line, EvaluationLine | CheckpointLine) and line.step < following:
-                alike: list[Any] = self.evaluations if isinstance(line, EvaluationLine) else self.checkpoints
+            elif isinstance(line, EvaluationLine | RewardLine | CheckpointLine) and line.step < following:
+                alike = self._alike(line)
                 _cut(alike, line.step)
                 alike.append(line)
+
+    def _alike(self, line: EvaluationLine | RewardLine | CheckpointLine) -> list[Any]:
+        match line:
+            case EvaluationLine():
+                return self.evaluations
+            case RewardLine():
+                return self.held_out_rewards if line.held_out else self.rewards
+            case CheckpointLine():
+                return self.checkpoints
 
     def _add_steps(self, steps: Sequence[StepLine]) -> None:
         import numpy as np
@@ -402,8 +420,8 @@ class Metrics:
         size = int(self.steps.searchsorted(step))
         for column in self._all_columns():
             column.size = size
-        _cut(self.evaluations, step)
-        _cut(self.checkpoints, step)
+        for alike in (self.evaluations, self.rewards, self.held_out_rewards, self.checkpoints):
+            _cut(alike, step)
         _cut(self.non_finite, step)
 
 

@@ -14,13 +14,14 @@ from qlora_studio.protocol.events import (
     CheckpointSaved,
     EngineEvent,
     EvaluationFinished,
+    RewardsMeasured,
     RunFailed,
     RunFinished,
     RunStarted,
     StepFinished,
 )
 from qlora_studio.protocol.lines import EVENTS
-from qlora_studio.runs.metric_lines import EvaluationLine, FailedLine, FinishedLine
+from qlora_studio.runs.metric_lines import EvaluationLine, FailedLine, FinishedLine, RewardLine
 from qlora_studio.runs.metrics import Metrics, MetricsTail, NonFinite
 from qlora_studio.state.peaks import Peaks
 from qlora_studio.state.smoothing import Smoothing
@@ -33,7 +34,40 @@ PARTS = ("weights", "adapter", "optimizer", "activations", "logits", "other")  #
 
 DRAWN = ("loss", "smoothed", "learning_rate", "grad_norm", "tokens_per_second", "memory_total")
 
-Measured = RunStarted | StepFinished | EvaluationFinished | CheckpointSaved | RunFinished | RunFailed
+Measured = (
+    RunStarted
+    | StepFinished
+    | RewardsMeasured
+    | EvaluationFinished
+    | CheckpointSaved
+    | RunFinished
+    | RunFailed
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Rewards:
+    """How far better answers are preferred, where a run learns that; arrays of equal length.
+
+    margins:    nats; NaN where there was only one kind of answer
+    accuracies: shares of pairs; NaN where there are no pairs
+    """
+
+    steps: NDArray[Any]
+    margins: NDArray[Any]
+    accuracies: NDArray[Any]
+
+    @classmethod
+    def of(cls, lines: Sequence[RewardLine]) -> Rewards:
+        """In their order."""
+        return cls(
+            np.array([line.step for line in lines], "int64"),
+            np.array([line.margin for line in lines], "float64"),
+            np.array([line.accuracy for line in lines], "float64"),
+        )
+
+    def __len__(self) -> int:
+        return len(self.steps)
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no equality that is one word
@@ -62,6 +96,8 @@ class Points:
     evaluations: tuple[EvaluationLine, ...]
     evaluation_steps: NDArray[Any]
     evaluation_losses: NDArray[Any]  # NaN where it wasn't finite
+    rewards: Rewards  # of training
+    held_out_rewards: Rewards
     checkpoints: NDArray[Any]  # steps
     non_finite: tuple[NonFinite, ...]
     total_steps: int
@@ -168,6 +204,8 @@ class Curves:
             evaluations=evaluations,
             evaluation_steps=np.array([line.step for line in evaluations], "int64"),
             evaluation_losses=np.array([line.loss for line in evaluations], "float64"),
+            rewards=Rewards.of(metrics.rewards),
+            held_out_rewards=Rewards.of(metrics.held_out_rewards),
             checkpoints=np.array([line.step for line in metrics.checkpoints], "int64"),
             non_finite=tuple(metrics.non_finite),
             total_steps=metrics.total_steps or self._planned_steps,

@@ -66,6 +66,7 @@ class Palette(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     token_learned: tuple[str, str]
     token_context: tuple[str, str]
     token_cut: tuple[str, str]
+    token_avoided: tuple[str, str]  # of a worse answer
     series: tuple[str, str, str, str, str, str]
     raw_line: str
     grid: str

@@ -272,3 +272,65 @@ def test_near_copies_of_a_row_are_all_learned_or_all_held_out(tmp_path):  # D9
     learned = {rows.train[i].row // 3 for i in range(len(rows.train))}
     assert held_out
     assert held_out.isdisjoint(learned)
+
+
+def preferences(folder, rows):
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "preferences.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return Source(open_dataset(import_data(DataConfig(path=str(file)), silent).dataset))
+
+
+def pair(number, better="better", worse="worse"):
+    return {"prompt": f"hello {number}", "chosen": f"{better} {number}", "rejected": f"{worse} {number}"}
+
+
+@pytest.mark.parametrize("method", ["dpo", "orpo"])
+def test_pairs_are_prepared_as_one_row_each(tmp_path, method):
+    config = settings(**{"training.method": method})
+    source = preferences(tmp_path, [pair(number) for number in range(20)])
+    found = prepare(source, encoder_of(tmp_path, config), config, silent)
+    assert (found.info.train_rows, found.info.notes) == (20, ())
+    assert all(0 < found.train[i].second < len(found.train[i].ids) for i in range(20))
+
+
+def test_pairs_with_equal_answers_are_left_out_and_counted(tmp_path):
+    config = settings(**{"training.method": "dpo"})
+    source = preferences(tmp_path, [pair(number) for number in range(9)] + [pair(9, "same", "same")])
+    info = prepare(source, encoder_of(tmp_path, config), config, silent).info
+    assert (info.train_rows, info.nothing_to_learn) == (9, 1)
+    everywhere = preferences(tmp_path / "equal", [pair(number, "same", "same") for number in range(5)])
+    with pytest.raises(StudioError, match="without a token to learn") as refused:
+        prepare(everywhere, encoder_of(tmp_path / "equal", config), config, silent)
+    assert "not the same" in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("method", "reason", "needed"),
+    [
+        ("dpo", "without a worse answer", "better and worse answers"),
+        ("kto", "that nobody rated", "rated answers"),
+    ],
+)
+def test_data_without_preferences_is_refused_with_a_way_on(tmp_path, method, reason, needed):
+    with pytest.raises(StudioError, match=f"3 {reason}") as refused:
+        prepared(tmp_path, [("hello", "a"), ("hello a", "b"), ("hello b", "c")], training__method=method)
+    assert needed in refused.value.hint
+
+
+def test_rated_answers_and_pairs_are_prepared_for_kto_beside_a_foreign_answer(tmp_path):
+    config = settings(**{"training.method": "kto"})
+    rated = [{"prompt": f"hello {n}", "completion": f"answer {n}", "label": n % 2 == 0} for n in range(10)]
+    found = prepare(preferences(tmp_path, rated), encoder_of(tmp_path, config), config, silent)
+    assert found.info.train_rows == 10
+    assert [bool((found.train[i].weights < 0).any()) for i in range(10)] == [n % 2 == 1 for n in range(10)]
+    assert all(found.train[i].second for i in range(10))
+    both = preferences(tmp_path / "pairs", [pair(number) for number in range(5)])
+    assert prepare(both, encoder_of(tmp_path / "pairs", config), config, silent).info.train_rows == 10
+
+
+def test_of_pairs_plain_finetuning_learns_the_better_answer_and_says_so(tmp_path):
+    config = settings()
+    found = prepare(preferences(tmp_path, [pair(1), pair(2)]), encoder_of(tmp_path, config), config, silent)
+    assert found.info.notes == ("2 rows have a better and a worse answer: the better one is learned.",)
+    assert [found.train[i].second for i in range(2)] == [0, 0]

@@ -1,3 +1,4 @@
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -186,3 +187,62 @@ def test_the_tokens_of_a_text_end_with_the_end_token(encoder):
     tokens = encoder.tokens_of(row, 100, "drop")
 
     assert [token.text for token in tokens] == ["hello", "<|im_end|>"]
+
+
+PAIR = Row(
+    row=0,
+    line=1,
+    messages=(Message("user", "hello"), Message("assistant", "a a")),
+    rejected=(Message("user", "hello"), Message("assistant", "hello a hello")),
+)
+
+
+def test_a_pair_is_its_two_chats_with_both_answers_counted(folder):
+    encoder = encoder_of(folder, method="dpo")
+    (row,) = encode(encoder, PAIR)
+    assert row.worse is not None
+    answers = [side.ids[side.weights > 0].tolist() for side in (row, row.worse)]
+    assert [encoder.tokenizer.decode(ids) for ids in answers] == ["a a", "hello a hello"]
+    assert row.tokens == len(row.ids) + len(row.worse.ids)
+    (piece,) = fit(row, 100, "drop").pieces
+    assert (piece.second, len(piece.ids)) == (len(row.ids), row.tokens)
+
+
+def test_what_a_person_sees_of_a_pair_is_what_is_trained(folder):  # D4
+    encoder = encoder_of(folder, method="dpo")
+    (row,) = encode(encoder, PAIR)
+    (piece,) = fit(row, 100, "drop").pieces
+    tokens = encoder.tokens_of(row, 100, "drop")
+    assert [token.id for token in tokens] == piece.ids.tolist()
+    counted = [token.fate in ("learned", "avoided") for token in tokens]
+    assert counted == (piece.weights > 0).tolist()
+    assert {token.fate for token in tokens[piece.second :]} == {"avoided", "context"}
+    assert {token.fate for token in encoder.tokens_of(row, row.tokens - 1, "drop")} == {"cut"}
+    (cut,) = fit(row, 12, "truncate").pieces
+    kept = [token for token in encoder.tokens_of(row, 12, "truncate") if token.fate != "cut"]
+    assert [token.id for token in kept] == cut.ids.tolist()
+
+
+def test_a_chat_without_a_worse_answer_teaches_no_preference(folder):
+    (row,) = encode(encoder_of(folder, method="dpo"), chat("hello", "a"))
+    assert row.learned_tokens == 0
+
+
+def test_answers_that_are_equal_teach_no_preference(folder):
+    (row,) = encode(encoder_of(folder, method="dpo"), msgspec.structs.replace(PAIR, rejected=PAIR.messages))
+    assert row.learned_tokens == 0
+
+
+def test_an_answer_that_was_rated_bad_counts_below_zero(folder):
+    good, bad = (msgspec.structs.replace(chat("hello", "a"), label=label) for label in (True, False))
+    rows = encode(encoder_of(folder, method="kto"), good, bad)
+    assert [sorted(set(row.weights.tolist())) for row in rows] == [[0, 1], [-1, 0]]
+    assert {token.fate for token in encoder_of(folder, method="kto").tokens_of(rows[1], 99, "drop")} == {
+        "avoided",
+        "context",
+    }
+
+
+def test_preferences_are_not_learned_from_questions(folder):
+    with pytest.raises(StudioError, match="can't be 'everything'"):
+        encoder_of(folder, "everything", "orpo")

@@ -186,7 +186,7 @@ def bad(tmp_path: Path) -> Path:
     (folder / "cut.json").write_text('[{"question": "a", "answer": "b"}, {"quest', "utf-8")
     (folder / "latin.csv").write_bytes(b"question,answer\ncaf\xe9,b\n")
     (folder / "range.toml").write_text("[lora]\nr = 0\n", "utf-8")
-    (folder / "dpo.toml").write_text('[training]\nmethod = "dpo"\n', "utf-8")
+    (folder / "dpo.toml").write_text('[training]\nmethod = "dpo"\n', "utf-8")  # on data without pairs
     return folder
 
 
@@ -203,7 +203,7 @@ def bad(tmp_path: Path) -> Path:
         (("data", "cut.json"), "cut.json"),
         (("data", "latin.csv"), "line 2"),
         (("train", "range.toml"), "lora.r"),
-        (("train", "dpo.toml"), "isn't built yet"),
+        (("train", "dpo.toml"), "without a worse answer"),
         (("train", "nothing.toml"), "nothing.toml"),
         (("runs", "check", "no-weights"), "run.json"),
         (("resume", "no-weights"), "run.json"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from qlora_kernels import learned_cross_entropy
+from qlora_kernels import learned_cross_entropy, learned_token_losses
 from torch.nn.functional import cross_entropy, linear
 
 N, HIDDEN, VOCABULARY = 37, 8, 101
@@ -107,3 +107,28 @@ def test_logits_of_all_positions_never_exist_at_once(trained_head):
         learned_cross_entropy(hidden, head, targets, chunk=10).backward()
 
     assert widest == 10
+
+
+@pytest.mark.parametrize("options", [{}, {"logit_scale": 2.0, "softcap": 5.0}])
+@pytest.mark.parametrize("chunk", [1, 10, N, None])
+def test_the_losses_of_single_tokens_and_any_mixture_of_their_gradients_are_the_plain_ones(options, chunk):
+    hidden, head, targets = inputs()
+    mixture = torch.linspace(-1, 2, N)
+    plain = [plain_loss(hidden[i : i + 1], head, targets[i : i + 1], **options) for i in range(N)]
+    (expected_grad,) = torch.autograd.grad((torch.stack(plain) * mixture).sum(), hidden)
+
+    losses = learned_token_losses(hidden, head, targets, chunk=chunk, **options)
+    (grad,) = torch.autograd.grad((losses * mixture).sum(), hidden)
+
+    torch.testing.assert_close(losses, torch.stack(plain))
+    torch.testing.assert_close(grad, expected_grad)
+
+
+def test_without_gradients_the_losses_of_single_tokens_are_the_same_numbers():
+    hidden, head, targets = inputs()
+    trained = learned_token_losses(hidden, head, targets, chunk=10)
+    with torch.no_grad():
+        evaluated = learned_token_losses(hidden, head, targets, chunk=10)
+        none = learned_token_losses(hidden[:0], head, targets[:0])
+    torch.testing.assert_close(evaluated, trained.detach())
+    assert none.shape == (0,)

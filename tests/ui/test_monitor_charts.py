@@ -14,6 +14,8 @@ from PySide6.QtWidgets import QSlider, QTableView, QWidget
 
 from qlora_studio.memory.devices import CardReading
 from qlora_studio.protocol import reading
+from qlora_studio.protocol.events import RewardsMeasured
+from qlora_studio.protocol.lines import EVENTS
 from qlora_studio.ui.theme import theme
 from tests.ui.example_runs import GIB, Example, hear_steps, step_event
 from tests.ui.person import click, found, words
@@ -47,6 +49,25 @@ def test_the_line_at_which_gradients_are_shortened_says_so(open_run, make):
         open_run(make(name="free", changes={"training.max_grad_norm": 0.0})), "monitor_grad_norm"
     )
     assert not [item for item in unclipped.scene().items() if isinstance(item, TextItem) and item.isVisible()]
+
+
+def test_how_far_better_answers_are_preferred_is_drawn_where_a_run_learns_that(open_run, make):
+    assert not found(open_run(make()), "monitor_reward_card").isVisible()
+    folder = make(name="dpo", steps=400, end="paused", changes={"training.method": "dpo"})
+    measured = [
+        RewardsMeasured(
+            step=step, held_out=held_out, better=0.1, worse=-0.2, margin=step / 100, accuracy=0.75
+        )
+        for step, held_out in ((100, False), (200, False), (200, True), (300, False))
+    ]
+    with (folder / "metrics.jsonl").open("ab") as metrics:
+        metrics.writelines(map(EVENTS.encode, measured))
+    page = open_run(folder)
+    assert found(page, "monitor_reward_card").isVisible()
+    chart = found(page, "monitor_reward_margin")
+    assert chart._steps.getData()[1].tolist() == [1, 2, 3]
+    assert chart._held_out.getData()[1].tolist() == [2]
+    assert chart.accessibleDescription() == "2.000 · 75% right"
 
 
 def test_the_crosshair_stands_in_all_charts_with_one_readout(open_run, make):

@@ -109,11 +109,25 @@ def test_the_encoding_of_a_held_out_file_is_asked_for_where_there_is_one(advance
     assert not field.isVisibleTo(advanced)
 
 
+def test_what_is_preferred_is_asked_for_where_answers_are(advanced, app):
+    app.draft.set("training.method", "dpo")
+    beta, smoothing = (found(advanced, f"train_preference_{name}") for name in ("beta", "label_smoothing"))
+    noise = found(advanced, "train_training_neftune_alpha")
+    assert [field.isVisibleTo(advanced) for field in (beta, smoothing, noise)] == [True, True, False]
+    app.draft.set("training.method", "kto")
+    assert [field.isVisibleTo(advanced) for field in (beta, smoothing, noise)] == [True, False, False]
+    app.draft.set("training.method", "sft")
+    assert [field.isVisibleTo(advanced) for field in (beta, smoothing, noise)] == [False, False, True]
+
+
 def test_every_setting_that_is_built_has_its_field(advanced, app):
     app.draft.set("data.validation", "/data/held.jsonl")
     names = {f"train_{item.key.replace('.', '_')}" for item in fields_of(RunConfig)}
     chosen_elsewhere = {"train_model_path", "train_data_path", "train_data_format", "train_training_devices"}
-    for name in names - chosen_elsewhere:
+    of_preferences = {name for name in names if name.startswith("train_preference_")}
+    for name in sorted(names - chosen_elsewhere, key=of_preferences.__contains__):  # those last
+        if name in of_preferences:
+            app.draft.set("training.method", "dpo")
         field = found(advanced, name)
         assert field.isVisibleTo(advanced)
         assert field.accessibleDescription()

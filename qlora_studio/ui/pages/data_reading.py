@@ -29,7 +29,7 @@ from qlora_studio.ui.widgets.flow import Flow
 from qlora_studio.ui.widgets.text_size import at_text_size
 
 TOKENS, TEXT, SOURCE = "tokens", "text", "source"
-FATES = ("learned", "context", "cut")
+FATES = ("learned", "avoided", "context", "cut")
 _SHOWN = 30  # characters of a token in the foot line
 
 
@@ -113,12 +113,14 @@ class RowCard(Card):
         limit = f"{self._draft.value('data.seq_len'):,}"
         words = {
             "learned": "Learned",
+            "avoided": "Worse answer",
             "context": "Context only",
             "cut": f"Cut off at {limit}" if cut else f"Left out, longer than {limit}",
         }
         for fate, item in self._legend.items():
             item.set_words(words[fate], counts[fate])
-        self._legend["cut"].setVisible(bool(counts["cut"]))
+        for fate in ("avoided", "cut"):
+            self._legend[fate].setVisible(bool(counts[fate]))
 
     def _show_missing(self) -> None:
         state, row = self._state, self._state.row
@@ -264,6 +266,9 @@ class FateSample(QWidget):
         painter.fillRect(self.rect(), QColor(getattr(theme().colors, f"token_{self._fate}")[1]))
         if self._fate == "learned":
             painter.fillRect(0, self.height() - 2, self.width(), 2, theme().color("ok"))
+        elif self._fate == "avoided":
+            painter.setPen(QPen(theme().color("warn"), 2, Qt.PenStyle.DotLine))
+            painter.drawLine(0, self.height() - 1, self.width(), self.height() - 1)
         elif self._fate == "cut":
             painter.fillRect(self.rect(), QBrush(fade(theme().colors.bad, 0.35), Qt.BrushStyle.BDiagPattern))
             painter.setPen(QPen(theme().color("bad"), 1.4))
@@ -305,7 +310,8 @@ class TokenFoot(QWidget):
         self.copy.setToolTip("Of the tokens on this page" if paged else "")
         self._number.setText(f"Token {shown.start + view.cursor_place() + 1:,}")
         self._text.setText(f"“{drawn(token)[:_SHOWN]}”")
-        fate = {"context": "context only", "cut": "not trained on"}.get(token.fate, token.fate)
+        fates = {"avoided": "of a worse answer", "context": "context only", "cut": "not trained on"}
+        fate = fates.get(token.fate, token.fate)
         special = " · special" if token.special else ""
         role = f" · {token.role}" if token.role else ""
         self._rest.setText(f"id {token.id}{special} · {fate}{role}")

@@ -258,17 +258,26 @@ class Inks:
         self.font = look.font("mono")
         self.left, self.height = look.px(ROLE), look.px(BOX)
         self.above = (look.px(LINE) - self.height) / 2
-        shades = {"learned": colors.token_learned, "context": colors.token_context, "cut": colors.token_cut}
+        shades = {
+            "learned": colors.token_learned,
+            "avoided": colors.token_avoided,
+            "context": colors.token_context,
+            "cut": colors.token_cut,
+        }
         self.grounds = {fate: tuple(QBrush(QColor(shade)) for shade in pair) for fate, pair in shades.items()}
         self.words = {fate: look.color("muted" if fate == "context" else "text") for fate in shades}
         self.hatch = QBrush(fade(colors.bad, 0.35), Qt.BrushStyle.BDiagPattern)
         self.underline = QPen(look.color("ok"), look.px(2))
+        self.dashes = QPen(look.color("warn"), look.px(2), Qt.PenStyle.DotLine)
         self.strike = QPen(look.color("bad"), max(1.4, look.px(1.4)))
         self.ring = QPen(look.color("focus" if focused else "border_strong"), 2)
 
 
 def paint_token(painter: QPainter, inks: Inks, box: QRectF, cell: Cell, fate: str) -> None:
-    """Ground and words; learned is underlined, cut hatched and struck out: never told by colour alone."""
+    """Ground and words; learned is underlined, avoided dotted below, cut hatched and struck out.
+
+    It is never told by colour alone.
+    """
     painter.setPen(Qt.PenStyle.NoPen)
     painter.setBrush(inks.grounds[fate][cell.token % 2])
     painter.drawRoundedRect(box, _RADIUS, _RADIUS)
@@ -277,8 +286,8 @@ def paint_token(painter: QPainter, inks: Inks, box: QRectF, cell: Cell, fate: st
         painter.drawRoundedRect(box, _RADIUS, _RADIUS)
     painter.setPen(inks.words[fate])
     painter.drawText(box, int(Qt.AlignmentFlag.AlignCenter | Qt.TextFlag.TextSingleLine), cell.text)
-    if fate == "learned":
-        painter.setPen(inks.underline)
+    if fate in ("learned", "avoided"):
+        painter.setPen(inks.underline if fate == "learned" else inks.dashes)
         painter.drawLine(box.bottomLeft() - QPointF(0, 1), box.bottomRight() - QPointF(0, 1))
     elif fate == "cut":
         painter.setPen(inks.strike)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from PySide6.QtCore import Qt, QUrl
 from PySide6.QtGui import QAction, QDesktopServices, QKeySequence, QResizeEvent, QShowEvent
 from PySide6.QtWidgets import QBoxLayout, QFileDialog, QHBoxLayout, QVBoxLayout, QWidget
 
+from qlora_studio.config.run_config import PREFERENCES
 from qlora_studio.data.file_names import name_filter
 from qlora_studio.plain_text import visible_line
 from qlora_studio.runs.evaluations import Evaluation
@@ -22,7 +24,7 @@ from qlora_studio.ui.pages.monitor_all_samples import AllSamplesCard
 from qlora_studio.ui.pages.monitor_banner import ending_buttons
 from qlora_studio.ui.pages.monitor_cards import ChartReadout, LossCard, MemoryCard, SmallCard
 from qlora_studio.ui.pages.monitor_chart import StepChart, in_powers
-from qlora_studio.ui.pages.monitor_curves import CardChart, GradNormChart, RateChart, SpeedChart
+from qlora_studio.ui.pages.monitor_curves import CardChart, GradNormChart, RateChart, RewardChart, SpeedChart
 from qlora_studio.ui.pages.monitor_evaluations import EvaluationsCard
 from qlora_studio.ui.pages.monitor_export import ChartExport
 from qlora_studio.ui.pages.monitor_numbers import Numbers
@@ -91,6 +93,9 @@ class MonitorPage(Page):
         self._heat_card = SmallCard("GPU", self._heat, name="monitor_gpu_card")
         right.addLayout(side_by_side(self._speed, self._heat_card))
         yield
+        self._rewards = SmallCard("Reward margin", RewardChart(self.stretch), name="monitor_reward_card")
+        self._rewards.hide()  # until a run prefers answers
+        right.addWidget(self._rewards)
         self._samples = SamplesCard()
         right.addWidget(self._samples, 1)
         self._table = TableCard()
@@ -146,6 +151,7 @@ class MonitorPage(Page):
             self._grad,
             self._speed.chart,
             self._heat,
+            self._rewards.chart,
         ]
         for words, keys, slot in (
             ("All steps", "F", self.stretch.show_all),
@@ -440,12 +446,26 @@ class MonitorPage(Page):
         else:
             for card in (self._rate, self._grad_card, self._speed):
                 card.show_value("–")
+        self._show_rewards()
         if state.card_points:
             last = state.card_points[-1]
             degrees = f"{last.temperature_c} °C" if last.temperature_c is not None else ""
             watts = f"{last.power_w:.0f} W" if last.power_w is not None else ""
             self._heat_card.show_value(" · ".join(filter(None, (degrees, watts))))
         self._describe(found.loss)
+
+    def _show_rewards(self) -> None:
+        """Of the rows held out, or else of the newest step."""
+        points, run = self._state.points, self._state.run
+        method = run.record.config.training.method if run is not None else "sft"
+        self._rewards.setVisible(method in PREFERENCES or bool(len(points.rewards)))
+        measured = points.held_out_rewards if len(points.held_out_rewards) else points.rewards
+        if not len(measured):
+            self._rewards.show_value("–")
+            return
+        margin, accuracy = float(measured.margins[-1]), float(measured.accuracies[-1])
+        right = "" if math.isnan(accuracy) else f" · {accuracy:.0%} right"
+        self._rewards.show_value(("–" if math.isnan(margin) else f"{margin:.3f}") + right)
 
     def _describe(self, loss: float | None) -> None:
         """For those who don't see the charts."""

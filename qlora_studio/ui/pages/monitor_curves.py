@@ -52,7 +52,7 @@ class LossChart(StepChart):
         self.redraw()
 
     def draw_more(self, points: Points, low: float, high: float) -> tuple[float, float]:
-        seen = self._in_sight(points.evaluation_steps, self.columns())
+        seen = steps_in_sight(self._stretch, points.evaluation_steps, self.columns())
         steps, losses = points.evaluation_steps[seen], self.scaled(points.evaluation_losses[seen])
         self._evaluations.setData(steps, losses, symbol="o" if len(steps) <= _MARKED else None)
         if np.isfinite(losses).any():
@@ -79,14 +79,8 @@ class LossChart(StepChart):
             self._labels.append(label)
 
     def _draw_checkpoints(self, points: Points, low: float) -> None:
-        shown = points.checkpoints[self._in_sight(points.checkpoints, _MARKED)]
+        shown = points.checkpoints[steps_in_sight(self._stretch, points.checkpoints, _MARKED)]
         self._saved.setData(x=shown, y=np.full(len(shown), low))
-
-    def _in_sight(self, steps: NDArray[Any], most: int) -> slice:
-        """Of the steps those that are shown; of more than `most`, every so many."""
-        first = int(steps.searchsorted(math.ceil(self._stretch.first)))
-        last = int(steps.searchsorted(math.floor(self._stretch.last), side="right"))
-        return slice(first, last, max(1, -(-(last - first) // most)))
 
     def pen(self, color: str | int, width: float) -> QPen:
         return series_pen(_EVALUATION, width) if color == _EVALUATION else super().pen(color, width)
@@ -96,6 +90,42 @@ class LossChart(StepChart):
         self._gaps.setPen(pg.mkPen(theme().color("bad"), width=1, style=Qt.PenStyle.DashLine))
         self._saved.setBrush(pg.mkBrush(theme().color("muted")))
         self._saved.setPen(pg.mkPen(None))
+
+
+class RewardChart(StepChart):
+    """How far the better answers are preferred: each step thin, rows held out dashed with markers."""
+
+    def __init__(self, stretch: Stretch) -> None:
+        self._zero = pg.InfiniteLine(angle=0, movable=False)
+        self._steps = pg.PlotCurveItem()
+        super().__init__(
+            stretch, name="monitor_reward_margin", label="Reward margin", left_axis=ShortAxis("left")
+        )
+        for guest in (self._zero, self._steps):
+            self.addItem(guest)
+        self._held_out = self.add_line(_EVALUATION, 2.0, "o")
+        self.recolor()
+
+    def draw_more(self, points: Points, low: float, high: float) -> tuple[float, float]:
+        low, high = 0.0, 0.0
+        for rewards, line, most in (
+            (points.rewards, self._steps, self.columns()),
+            (points.held_out_rewards, self._held_out, _MARKED),
+        ):
+            seen = steps_in_sight(self._stretch, rewards.steps, most)
+            margins = rewards.margins[seen]
+            line.setData(rewards.steps[seen], margins)
+            if np.isfinite(margins).any():
+                low, high = min(low, float(np.nanmin(margins))), max(high, float(np.nanmax(margins)))
+        return low, high
+
+    def pen(self, color: str | int, width: float) -> QPen:
+        return series_pen(_EVALUATION, width) if color == _EVALUATION else super().pen(color, width)
+
+    def recolor(self) -> None:
+        super().recolor()
+        self._steps.setPen(self.pen(0, 1.2))
+        self._zero.setPen(pg.mkPen(theme().color("muted"), width=1, style=Qt.PenStyle.DotLine))
 
 
 class RateChart(StepChart):
@@ -190,3 +220,10 @@ class DegreeAxis(ChartAxis):
 
     def tickStrings(self, values: list[float], scale: float, spacing: float) -> list[str]:
         return [f"{value * scale:.0f}°" for value in values]
+
+
+def steps_in_sight(stretch: Stretch, steps: NDArray[Any], most: int) -> slice:
+    """Of some steps those that are shown; of more than `most`, every so many."""
+    first = int(steps.searchsorted(math.ceil(stretch.first)))
+    last = int(steps.searchsorted(math.floor(stretch.last), side="right"))
+    return slice(first, last, max(1, -(-(last - first) // most)))

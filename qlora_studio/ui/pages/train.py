@@ -10,7 +10,7 @@ from PySide6.QtGui import QAction, QGuiApplication, QKeySequence, QResizeEvent
 from PySide6.QtWidgets import QApplication, QFileDialog
 
 from qlora_studio.config.presets import Preset
-from qlora_studio.config.run_config import RunConfig
+from qlora_studio.config.run_config import PREFERENCES, RunConfig
 from qlora_studio.protocol.events import Problem
 from qlora_studio.protocol.reading import RunPrepared
 from qlora_studio.state.app import AppState
@@ -39,6 +39,8 @@ MODEL = (
     "model.quantization",
     "model.compute_dtype",
     "training.method",
+    "preference.beta",
+    "preference.label_smoothing",
     "data.train_on",
     "data.alternatives",
     "data.encoding",
@@ -284,20 +286,31 @@ class TrainPage(Page):
         self._on_draft_changed()
 
     def _place_fields(self, mode: str) -> None:
-        holds_out_file = isinstance(self._draft.value("data.validation"), str)
-        placed = mode, holds_out_file, len(self._grids)
+        unused = self._unused_keys()
+        placed = mode, unused, len(self._grids)
         if placed == self._placed:
             return
         self._placed = placed
         for columns, keys in self._grids:
             is_simple = keys == SIMPLE
             here = [key for key in keys if (key in SIMPLE and mode == "simple") == is_simple]
-            if HELD_OUT_ENCODING in here and not holds_out_file:
-                self._fields[HELD_OUT_ENCODING].row.hide()
-                here.remove(HELD_OUT_ENCODING)
+            for key in unused.intersection(here):
+                self._fields[key].row.hide()
+                here.remove(key)
             columns.show_widgets([self._fields[key].row for key in here])
             for key in here:
                 self._fields[key].row.show()
+
+    def _unused_keys(self) -> frozenset[str]:
+        """Settings that the others make meaningless."""
+        method = self._draft.value("training.method")
+        unused = {
+            HELD_OUT_ENCODING: not isinstance(self._draft.value("data.validation"), str),
+            "preference.beta": method not in PREFERENCES,
+            "preference.label_smoothing": method != "dpo",
+            "training.neftune_alpha": method in PREFERENCES,
+        }
+        return frozenset(key for key, is_unused in unused.items() if is_unused)
 
     def _on_mode_key(self) -> None:
         self._on_mode("advanced" if self._mode.value() == "simple" else "simple")
