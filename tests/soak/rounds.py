@@ -14,7 +14,7 @@ from qlora_studio.ui.shell import Shell
 from tests.journey.person import Person
 
 PAGES = ("models", "data", "train", "runs", "chat", "export", "settings", "home")
-PAUSE_EVERY = 15  # rounds: then the engine ends, and a new one goes on
+PAUSE_EVERY = 25  # rounds: then the engine ends, and a new one goes on
 KEPT_RUNS = 2
 LOOK_S = 0.6  # at each page
 REST_S = 6.0  # timers, notices and readers come to their end
@@ -80,7 +80,7 @@ class Rounds:
         app.draft.replace(preset.config)
         person.clicks_on("nav_train")
         person.clicks_on("train_start")
-        person.waits_until(lambda: app.engine.step >= 2, "the second step")
+        person.waits_until(lambda: app.engine.training and app.engine.step >= 2, "the second step")
         if pauses:
             person.clicks_on("monitor_pause")
         else:
@@ -138,3 +138,4 @@ class Rounds:
             runs.move_to_bin(old)
         self._person.waits_until(lambda: len(runs.table.runs) <= KEPT_RUNS, "old runs to be in the bin")
         shutil.rmtree(self._trash, ignore_errors=True)
+        self._app.notices.last.clear()  # a hundred are kept, each with what takes its thing out of the bin
