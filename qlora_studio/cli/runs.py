@@ -150,7 +150,6 @@ def _check(folder: Path, as_json: bool) -> int:
 
 def _say_first_verdict(folder: Path) -> None:
     """By names and sizes, where reading every byte takes a while. Raises: StudioError."""
-    open_run(folder)
     found = checkpoints(folder)
     size = sum(bytes_in(info.path) for info in found if not info.reason)
     if size < TAKES_A_WHILE:

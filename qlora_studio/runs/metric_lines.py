@@ -201,9 +201,9 @@ class LineDecoder:
 
 def _told_apart(block: bytes) -> tuple[list[bytes], int]:
     """The lines that may be events, and how many others there are that aren't blank."""
-    every = block.split(b"\n")
-    texts = [text for text in every if _TYPE in text]
-    return texts, sum(map(bool, map(bytes.strip, every))) - len(texts)
+    texts = [text for text in block.split(b"\n") if _TYPE in text] if _TYPE in block else []
+    lines = block.translate(None, b" \t\r\v\f").split(b"\n")
+    return texts, len(lines) - lines.count(b"") - len(texts)
 
 
 class _StepMemory(msgspec.Struct):
