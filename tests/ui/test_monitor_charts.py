@@ -16,6 +16,7 @@ from qlora_studio.memory.devices import CardReading
 from qlora_studio.protocol import reading
 from qlora_studio.protocol.events import RewardsMeasured
 from qlora_studio.protocol.lines import EVENTS
+from qlora_studio.ui.figures import THIN
 from qlora_studio.ui.theme import theme
 from tests.ui.example_runs import GIB, Example, hear_steps, step_event
 from tests.ui.person import click, found, words
@@ -67,7 +68,8 @@ def test_how_far_better_answers_are_preferred_is_drawn_where_a_run_learns_that(o
     chart = found(page, "monitor_reward_margin")
     assert chart._steps.getData()[1].tolist() == [1, 2, 3]
     assert chart._held_out.getData()[1].tolist() == [2]
-    assert chart.accessibleDescription() == "2.000 · 75% right"
+    assert chart.accessibleDescription() == f"2.000 · 75{THIN}% right"
+    assert words(page, "monitor_loss_unit") == "nats per pair"
 
 
 def test_the_crosshair_stands_in_all_charts_with_one_readout(open_run, make):

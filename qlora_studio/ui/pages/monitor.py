@@ -346,6 +346,7 @@ class MonitorPage(Page):
         self._samples.show_samples(state.samples, asked, is_open or state.awaiting)
         self._all_samples.show_samples(state.samples)
         self._grad.set_clip(record.config.training.max_grad_norm if record else 0.0)
+        self._loss.show_method(record.config.training.method if record else "sft")
         self._memory.show_state(state)
         on_card = record is not None and record.device != "cpu"
         self._heat_card.setVisible(on_card and bool(state.card_points))
@@ -464,7 +465,7 @@ class MonitorPage(Page):
             self._rewards.show_value("–")
             return
         margin, accuracy = float(measured.margins[-1]), float(measured.accuracies[-1])
-        right = "" if math.isnan(accuracy) else f" · {accuracy:.0%} right"
+        right = "" if math.isnan(accuracy) else f" · {accuracy * 100:.0f}{figures.THIN}% right"
         self._rewards.show_value(("–" if math.isnan(margin) else f"{margin:.3f}") + right)
 
     def _describe(self, loss: float | None) -> None:

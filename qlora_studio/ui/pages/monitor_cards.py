@@ -32,6 +32,12 @@ from qlora_studio.ui.widgets.line_sample import LineSample
 from qlora_studio.ui.widgets.rows import in_line
 from qlora_studio.ui.widgets.text_size import at_text_size
 
+UNITS = {  # of the loss, by method
+    "sft": "nats per learned token",
+    "dpo": "nats per pair",
+    "orpo": "nats per pair",
+    "kto": "per rated answer, 0 to 1",
+}
 SETTLE_MS = 60  # after the slider moved: a million points aren't smoothed at each pixel
 _SLIDER_END = 100
 _BESIDE = 8  # px at 100 % from a spike that still count as a click on it
@@ -58,6 +64,7 @@ class LossCard(Card):
         at_text_size(self._slider, self._slider.setFixedWidth, 64)
         self._weight = PlainLabel("", "note")
         at_text_size(self._weight, self._weight.setFixedWidth, 36)
+        self._unit = PlainLabel(UNITS["sft"], "muted", name="monitor_loss_unit")
         self._waiting = PlainLabel("", "muted", wrap=True, name="monitor_waiting")
         self._waiting.setAlignment(Qt.AlignmentFlag.AlignCenter)
         self._skipped = PlainLabel("", "note", name="monitor_skipped")
@@ -68,6 +75,10 @@ class LossCard(Card):
         self.log.toggled.connect(self.chart.set_log)
         self.fit.clicked.connect(stretch.show_all)
 
+    def show_method(self, method: str) -> None:
+        """What the loss is a mean of."""
+        self._unit.setText(UNITS.get(method, UNITS["sft"]))
+
     def _build(self) -> None:
         legend = in_line(
             in_line(LineSample("raw_line", 1.2), PlainLabel("Each step", "note")),
@@ -76,9 +87,7 @@ class LossCard(Card):
             gap=10,
         )
         head = Flow(gap=16, line_gap=4, last_at_right=True)
-        head.addWidget(
-            in_line(PlainLabel("Loss", "card_title"), PlainLabel("nats per learned token", "muted"))
-        )
+        head.addWidget(in_line(PlainLabel("Loss", "card_title"), self._unit))
         head.addWidget(legend)
         head.addWidget(in_line(self.log, self.fit, self.table, self.export))
         at_text_size(self.chart, self.chart.setMinimumHeight, 210)
