@@ -101,11 +101,11 @@ class Chat:
         language = self._language_of(adapted.base)
         replies = [_Reply(adapted.base, language, command) for command in commands]
         adapters = [_adapter_in_memory(adapted, command) for command in commands]
-        if not can_go_on_side_by_side(adapted, adapters):
+        writer = _WriterOfSeveral(replies, SideBySide(adapted, adapters, self._kept))
+        if not can_go_on_side_by_side(adapted, adapters) or not self._has_room_for(writer):
             for command in commands:
                 yield from self.answer(command, partial(is_stopped, command.id))
             return
-        writer = _WriterOfSeveral(replies, SideBySide(adapted, adapters, self._kept))
         while writing := [reply for reply in replies if not reply.ended]:
             for reply in writing:
                 if is_stopped(reply.command.id):
@@ -113,6 +113,17 @@ class Chat:
             writer.write_tokens()
             for reply in writing:
                 yield from reply.news()
+
+    def _has_room_for(self, writer: _WriterOfSeveral) -> bool:
+        """Reads the prompts; False: these texts don't fit on the card together. One alone may."""
+        try:
+            writer.begin()
+        except torch.OutOfMemoryError:
+            self._kept.forget()
+        else:
+            return True
+        self._holder.device.empty_cache()  # here nothing holds the error and its tensors any more
+        return False
 
     def _base_of(self, command: Generate) -> Generator[LoadingProgress, None, AdaptedModel]:
         """The one that the prompt was encoded for. Raises: StudioError."""
@@ -311,13 +322,15 @@ class _WriterOfSeveral:
         self._texts = texts
         self._chosen: list[Chosen] = []  # the next token of each; of a reply that has ended its last
 
+    def begin(self) -> None:
+        """With the first token of each."""
+        begun = self._texts.begin([reply.command.prompt_ids for reply in self._replies])
+        self._chosen = [reply.begin(logits) for reply, logits in zip(self._replies, begun, strict=True)]
+
     def write_tokens(self) -> None:
         """One more of each that hasn't ended, or its end."""
         if all(reply.ended for reply in self._replies):
             return
-        if not self._chosen:
-            begun = self._texts.begin([reply.command.prompt_ids for reply in self._replies])
-            self._chosen = [reply.begin(logits) for reply, logits in zip(self._replies, begun, strict=True)]
         chosen = self._chosen
         runs_ahead = all(reply.ended or reply.goes_on_unread for reply in self._replies)
         ahead = self._after(chosen) if runs_ahead else None

@@ -16,6 +16,7 @@ from qlora_studio.data.tokenized_row import RowsInMemory
 from qlora_studio.data.tokenizer import load_tokenizer
 from qlora_studio.engine import continuation, loading
 from qlora_studio.engine.adapters import MOST_ADAPTERS
+from qlora_studio.engine.continuation import SideBySide
 from qlora_studio.engine.device import Device
 from qlora_studio.engine.fixed_cache import takes_fixed_cache
 from qlora_studio.engine.generation import Chat
@@ -198,6 +199,19 @@ def test_a_reply_that_is_stopped_leaves_those_beside_it_alone(
 
     assert (stopped[8].ended, stopped[8].tokens) == ("stopped", 3)
     assert [stopped[number].reply for number in (7, 9)] == [whole[number].reply for number in (7, 9)]
+
+
+def test_texts_that_do_not_fit_together_take_turns(
+    runs_ahead: None, monkeypatch: pytest.MonkeyPatch, model: Path, runs: list[Path]
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    chat, asked = chat_with(model), asked_of(runs)
+    wanted = {number: reply.reply for number, reply in replies_of(chat, asked).items()}
+    monkeypatch.setattr(SideBySide, "begin", full)
+
+    assert {number: reply.reply for number, reply in replies_of(chat, asked).items()} == wanted
 
 
 def test_replies_side_by_side_need_no_room_beyond_the_context(runs_ahead: None, tmp_path: Path) -> None:
