@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import math
+import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 from xml.sax.saxutils import escape
 
+from qlora_studio.config.places import resources_folder
 from qlora_studio.plain_text import visible_line
 
 WIDTH, HEIGHT = 760, 440  # px
 _LEFT, _RIGHT, _TOP, _BOTTOM = 72, 170, 44, 52  # px around what is drawn; the names stand at the right
 _LONGEST_NAME = 26  # characters
-# Okabe and Ito's colours, told apart with any eyes; dash and marker tell series apart without them.
-_COLORS = ("#0067A6", "#C44E00", "#007F5C", "#9A4A78", "#8F6200", "#1F7FB8")
+# Dash and marker tell series apart where colours don't.
 _DASHES = ("", "8 4", "2 3", "8 3 2 3", "14 5", "1 5")
+
+
+@cache
+def _colors() -> dict[str, Any]:
+    """The window's on a light ground."""
+    with (resources_folder() / "theme.toml").open("rb") as file:
+        light: dict[str, Any] = tomllib.load(file)["light"]
+    return light
 
 
 @dataclass(frozen=True)
@@ -62,13 +73,13 @@ def histogram(
         top = frame.y(share)
         parts.append(
             f'<rect x="{left:.1f}" y="{top:.1f}" width="{right - left:.2f}" '
-            f'height="{frame.bottom - top:.1f}" fill="#7593B3"/>'
+            f'height="{frame.bottom - top:.1f}" fill="{_colors()["raw_line"]}"/>'
         )
     for mark in marks:
         x = frame.x(mark)
         parts.append(
             f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{frame.bottom}" '
-            f'stroke="{_COLORS[1]}" stroke-dasharray="3 3"/>'
+            f'stroke="{_colors()["series"][1]}" stroke-dasharray="3 3"/>'
         )
     return _svg(parts)
 
@@ -106,49 +117,58 @@ class _Frame:
 
 
 def _svg(parts: Sequence[str]) -> str:
+    ground = _colors()["surface"]
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" '
         f'viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="12">'
     )
     return "\n".join(
-        (head, f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#FFFFFF"/>', *parts, "</svg>", "")
+        (
+            head,
+            f'<rect width="{WIDTH}" height="{HEIGHT}" fill="{_colors()["surface"]}"/>',
+            *parts,
+            "</svg>",
+            "",
+        )
     )
 
 
 def _text(x: float, y: float, words: str, more: str = "") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" fill="#18212C" {more}>{escape(visible_line(words, 200))}</text>'
+    fill = _colors()["text"]
+    return f'<text x="{x:.1f}" y="{y:.1f}" fill="{fill}" {more}>{escape(visible_line(words, 200))}</text>'
 
 
 def _axes(frame: _Frame, title: str, x_label: str, y_label: str) -> list[str]:
     middle_x, middle_y = (_LEFT + frame.right) / 2, (_TOP + frame.bottom) / 2
+    ink = _colors()["border_strong"]
     turned = f'text-anchor="middle" transform="rotate(-90 16 {middle_y:.0f})"'
     return [
         _text(_LEFT, 24, title, 'font-weight="bold" font-size="14"'),
         _text(middle_x, HEIGHT - 12, x_label, 'text-anchor="middle"'),
         _text(16, middle_y, y_label, turned),
-        f'<path d="M{_LEFT} {_TOP} V{frame.bottom} H{frame.right}" fill="none" stroke="#7F8997"/>',
+        f'<path d="M{_LEFT} {_TOP} V{frame.bottom} H{frame.right}" fill="none" stroke="{ink}"/>',
     ]
 
 
 def _y_ticks(frame: _Frame) -> list[str]:
-    parts = []
+    parts, ink = [], _colors()["grid"]
     for at in _ticks(frame.y_low, frame.y_high):
         y = frame.y(at)
-        parts.append(f'<line x1="{_LEFT}" x2="{frame.right}" y1="{y:.1f}" y2="{y:.1f}" stroke="#E3E6EB"/>')
+        parts.append(f'<line x1="{_LEFT}" x2="{frame.right}" y1="{y:.1f}" y2="{y:.1f}" stroke="{ink}"/>')
         parts.append(_text(_LEFT - 6, y + 4, _number(at), 'text-anchor="end"'))
     return parts
 
 
 def _x_tick(frame: _Frame, at: float, words: str) -> list[str]:
-    x = frame.x(at)
+    x, ink = frame.x(at), _colors()["border_strong"]
     return [
-        f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{frame.bottom}" y2="{frame.bottom + 4}" stroke="#7F8997"/>',
+        f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{frame.bottom}" y2="{frame.bottom + 4}" stroke="{ink}"/>',
         _text(x, frame.bottom + 18, words, 'text-anchor="middle"'),
     ]
 
 
 def _line(frame: _Frame, place: int, line: Series, scale: Callable[[float], float]) -> list[str]:
-    color, dash = _COLORS[place % len(_COLORS)], _DASHES[(place + place // len(_COLORS)) % len(_DASHES)]
+    color, dash = _colors()["series"][place % 6], _DASHES[(place + place // 6) % len(_DASHES)]
     parts, pieces, begun = [], list[str](), False
     last: tuple[float, float] | None = None
     for x, y in line.points:
