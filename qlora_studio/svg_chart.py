@@ -117,20 +117,12 @@ class _Frame:
 
 
 def _svg(parts: Sequence[str]) -> str:
-    ground = _colors()["surface"]
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" '
         f'viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="12">'
     )
-    return "\n".join(
-        (
-            head,
-            f'<rect width="{WIDTH}" height="{HEIGHT}" fill="{_colors()["surface"]}"/>',
-            *parts,
-            "</svg>",
-            "",
-        )
-    )
+    ground = f'<rect width="{WIDTH}" height="{HEIGHT}" fill="{_colors()["surface"]}"/>'
+    return "\n".join((head, ground, *parts, "</svg>", ""))
 
 
 def _text(x: float, y: float, words: str, more: str = "") -> str:
