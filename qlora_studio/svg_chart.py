@@ -13,8 +13,8 @@ from xml.sax.saxutils import escape
 from qlora_studio.config.places import resources_folder
 from qlora_studio.plain_text import visible_line
 
-WIDTH, HEIGHT = 760, 440  # px
-_LEFT, _RIGHT, _TOP, _BOTTOM = 72, 170, 44, 52  # px around what is drawn; the names stand at the right
+WIDTH, HEIGHT = 830, 440  # px
+_LEFT, _RIGHT, _TOP, _BOTTOM = 72, 240, 44, 52  # px around what is drawn; the names stand at the right
 _LONGEST_NAME = 26  # characters
 # Dash and marker tell series apart where colours don't.
 _DASHES = ("", "8 4", "2 3", "8 3 2 3", "14 5", "1 5")
@@ -176,7 +176,8 @@ def _line(frame: _Frame, place: int, line: Series, scale: Callable[[float], floa
     parts.insert(0, f'<path d="{" ".join(pieces)}" fill="none" {stroke}/>')
     y = _TOP + 12 + 20 * place
     parts.append(f'<path d="M{frame.right + 12} {y} h26" fill="none" {stroke}/>')
-    parts.append(_text(frame.right + 44, y + 4, visible_line(line.name, _LONGEST_NAME)))
+    name = line.name if len(line.name) <= _LONGEST_NAME else f"{line.name[: _LONGEST_NAME - 1]}…"
+    parts.append(_text(frame.right + 44, y + 4, name))
     return parts
 
 

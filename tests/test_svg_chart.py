@@ -61,6 +61,11 @@ def test_a_histogram_has_a_bar_for_each_bin_and_a_line_for_each_mark():
     assert len(marks) == 2
 
 
+def test_a_long_name_ends_where_its_room_ends():
+    picture = line_chart("", "", "", [Series("model.quantization = none", [(0, 1.0)]), Series("x" * 40, [])])
+    assert {"model.quantization = none", "x" * 25 + "…"} <= set(texts(picture))
+
+
 def test_names_from_outside_are_text():
     picture = line_chart("<script>", "", "", [Series('"><a>&\u202e', [(0, 1.0)])])
     assert "<script>" in texts(picture)
