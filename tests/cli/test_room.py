@@ -69,6 +69,11 @@ def test_the_device_is_called_what_it_is() -> None:
     assert (Room("cpu", 1).words, Room("cuda", 1).words) == ("of RAM", "on the card")
 
 
+@pytest.mark.parametrize(("gib", "free"), [(47.5, 51_002_736_640), (0.5, 2**29), (1e-6, 1_073)])
+def test_a_card_may_have_a_part_of_a_gib(gib: float, free: int) -> None:
+    assert room_of_card(gib).free_bytes == free
+
+
 @pytest.mark.parametrize("gib", [0.0, -1.0, float("nan"), float("inf"), 1e9])
 def test_a_card_that_can_not_be_is_refused(gib: float) -> None:
     with pytest.raises(StudioError, match="--card"):
