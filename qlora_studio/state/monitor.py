@@ -170,9 +170,14 @@ class MonitorState(QObject):
         return ending(self.run, self.resume_step, died=self._died, is_first=self._is_first)
 
     @property
-    def autopsy(self) -> str:
-        """What was held when memory ran out; empty where it didn't, or the run goes on."""
-        return autopsy(self.run) if self.run is not None and self.ending is not None else ""
+    def memory_words(self) -> str:
+        """What was held when memory ran out; else what runs otherwise than asked, to take less of it."""
+        if self._live:
+            return " ".join(self._notes)
+        if self.run is None or self.loading:
+            return ""
+        less = self.run.less_memory
+        return autopsy(self.run) or " ".join(less.words(self.run.record) if less is not None else ())
 
     @property
     def why_no_resume(self) -> str:
@@ -322,6 +327,7 @@ class MonitorState(QObject):
         self._live = False
         self._died = ""
         self._is_first = False
+        self._notes: tuple[str, ...] = ()  # of the engine, on the sitting that goes on
         self._curves: Curves | None = None
         self._heard: list[events.EngineEvent] = []
         self._busy = False
@@ -427,6 +433,9 @@ class MonitorState(QObject):
         if not self._live:
             return
         match event:
+            case events.ModelLoaded():
+                self._notes = event.notes
+                self.changed.emit()
             case events.SampleReady():
                 self._take_sample(event)
             case events.RunFinished() | events.RunFailed():

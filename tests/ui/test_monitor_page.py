@@ -12,6 +12,7 @@ from PySide6.QtWidgets import QFileDialog, QLabel, QPushButton, QTableView, QTex
 from qlora_studio.protocol import commands, events, reading
 from qlora_studio.protocol.lines import EVENTS
 from qlora_studio.runs.evaluations import ChangedRow, Evaluation, add_evaluation
+from qlora_studio.runs.less_memory import LessMemory, write_less_memory
 from qlora_studio.runs.lock import RunLock
 from qlora_studio.runs.metrics import METRICS_FILE
 from qlora_studio.runs.run_state import RunState, write_state
@@ -237,9 +238,26 @@ def test_what_was_held_when_memory_ran_out_stands_beside_the_chart(open_run, mak
     held = "Held were weights 5.50. Its largest batch was training row 12 (2,044 tokens)."
     message = f"The GPU ran out of memory at step 300: 2.1 GiB more were needed. {held}"
     page = open_run(make(end="failed", cause="out_of_memory", message=message))
-    assert words(page, "monitor_autopsy") == held
+    assert words(page, "monitor_memory_words") == held
     assert "Held" not in page.banner.text()
-    assert not found(open_run(make(name="other", end="paused")), "monitor_autopsy").isVisible()
+    assert not found(open_run(make(name="other", end="paused")), "monitor_memory_words").isVisible()
+
+
+def test_what_a_run_does_to_take_less_stands_beside_the_chart(open_run, make, training, silent):
+    notes = ("All layers are recomputed.", "2 rows at once instead of 4.")
+    silent.hear(
+        events.ModelLoaded(
+            model="m", parameters=1, trainable_parameters=1, seconds=1.0, device_name="d",
+            compute_dtype="bfloat16", notes=notes,
+        )
+    )  # fmt: skip
+    assert (
+        words(training, "monitor_memory_words") == "All layers are recomputed. 2 rows at once instead of 4."
+    )
+
+    folder = make(name="ended", end="paused")
+    write_less_memory(folder, LessMemory(left_out=(11,)))
+    assert words(open_run(folder), "monitor_memory_words") == "1 row is left out: 12."
 
 
 WAYS = ("recompute", "half_rows", "eight_bit", "without_rows")

@@ -175,11 +175,11 @@ class MemoryCard(Card):
         self._rows: tuple[int | None, tuple[int, ...], tuple[int, ...]] = (None, (), ())
         self._next.clicked.connect(self._on_next)
         self.chart.clicked_at.connect(self._on_clicked)
-        self._autopsy = PlainLabel("", "muted", wrap=True, name="monitor_autopsy")
-        self._autopsy.hide()
+        self._words_of_memory = PlainLabel("", "muted", wrap=True, name="monitor_memory_words")
+        self._words_of_memory.hide()
         self.body.addWidget(self.chart, 1)
         self.body.addWidget(self._note)
-        self.body.addWidget(self._autopsy)
+        self.body.addWidget(self._words_of_memory)
 
     def show_state(self, state: MonitorState) -> None:
         """Which memory it is, and its lines."""
@@ -189,8 +189,8 @@ class MemoryCard(Card):
             widget.setAccessibleName(self._what.text())
         promised = state.figures.promised_bytes
         self.chart.set_levels("card limit" if on_card else "RAM", state.limit_bytes, promised)
-        self._autopsy.setText(state.autopsy)
-        self._autopsy.setVisible(bool(state.autopsy))
+        self._words_of_memory.setText(state.memory_words)
+        self._words_of_memory.setVisible(bool(state.memory_words))
         rows = (state.spike_step, state.spike_rows, state.spike_tokens)
         if self._rows != rows:
             self._rows = rows
