@@ -462,6 +462,14 @@ class CheckpointsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
             unit="steps",
         ),
     ] = 100
+    evaluate_letters: Annotated[
+        bool,
+        Setting(
+            label="Count right letters",
+            help="Where the chats held out are multiple choice, each evaluation also says how many letters "
+            "are right. It takes twice as long.",
+        ),
+    ] = False
 
 
 class SamplePrompt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,14 +13,16 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from qlora_studio.config.run_config import RunConfig
-from qlora_studio.data.packing import collate, evaluation_batches
+from qlora_studio.data.packing import Batch, MicroBatch, collate, evaluation_batches
 from qlora_studio.data.prepared import PreparedRows
-from qlora_studio.data.tokenized_row import TokenizedRow
+from qlora_studio.data.tokenized_row import TokenizedRow, TokenizedRows
 from qlora_studio.data.tokenizer import ModelTokenizer
 from qlora_studio.engine.device import Device
 from qlora_studio.engine.learned_loss import Head, learned_hidden_states
-from qlora_studio.engine.packed_batch import on_device
+from qlora_studio.engine.packed_batch import PackedBatch, on_device
 from qlora_studio.errors import StudioError
+
+AsBatch = Callable[[MicroBatch, TokenizedRows], tuple[Batch, PackedBatch]]
 
 _LONGEST_SHOWN = 100  # characters of a question
 _CHOICE = re.compile(r"^[ \t]*\(?([A-Z])[.):][ \t]", re.MULTILINE)
@@ -61,9 +63,11 @@ def likeliest_letters(
     questions: Sequence[ChoiceQuestion],
     config: RunConfig,
     pad_id: int,
+    as_batch: AsBatch | None = None,
 ) -> Generator[int, None, NDArray[np.int64]]:
     """int64 [questions]: the place of the letter with the highest log-probability.
 
+    as_batch: puts rows on the device in the shapes that a run computes; None: as short as they are
     Tells how many are answered; whoever listens may stop there.
     Raises: StudioError where a log-probability is not finite.
     """
@@ -78,8 +82,11 @@ def likeliest_letters(
         packing=config.data.packing,
         batch_size=config.training.batch_size if device.is_cuda else 1,
     ):
-        batch = collate(micro_batch, prompts, pad_id=pad_id)
-        packed = on_device(batch, device.torch_device, keep_padding=False)
+        if as_batch is not None:
+            batch, packed = as_batch(micro_batch, prompts)
+        else:
+            batch = collate(micro_batch, prompts, pad_id=pad_id)
+            packed = on_device(batch, device.torch_device, keep_padding=False)
         with torch.no_grad():
             hidden = learned_hidden_states(model, packed)
             # Of one position the log-probabilities differ from the logits by one number alone.

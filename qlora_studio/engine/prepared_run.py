@@ -26,6 +26,7 @@ from qlora_studio.data.packing import (
 )
 from qlora_studio.data.prepared import PreparedRows, check_content, open_prepared
 from qlora_studio.data.tokenized_row import TokenizedRows
+from qlora_studio.data.tokenizer import load_tokenizer
 from qlora_studio.engine.adapters import AdaptedModel, decoder_layers
 from qlora_studio.engine.checkpointing import ADAPTER, put_checkpoint
 from qlora_studio.engine.compiled_layers import compile_layers, let_layers_be, why_not_compiled
@@ -34,6 +35,7 @@ from qlora_studio.engine.device import Device
 from qlora_studio.engine.embedding_noise import EmbeddingNoise
 from qlora_studio.engine.frozen_weights import Storage
 from qlora_studio.engine.memory_meter import MemoryMeter
+from qlora_studio.engine.multiple_choice import ChoiceQuestion, choice_questions
 from qlora_studio.engine.objective import LearnedTokens, Objective
 from qlora_studio.engine.optimizer import AdapterOptimizer
 from qlora_studio.engine.packed_batch import PackedBatch, on_device
@@ -67,6 +69,7 @@ from qlora_studio.runs.run_writer import RunWriter
 from qlora_studio.runs.samples import SAMPLES_FILE, read_samples
 
 _NO_NOISE = "NEFTune adds no noise where answers are preferred: it would count as the adapter's doing."
+NO_LETTERS = "The chats held out are no multiple choice: no right letters are counted."
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,6 +184,8 @@ class PreparedRun:
             batch_size=self.rows_at_once,
         )
 
+        self.questions = self._questions()
+
     @property
     def as_computed(self) -> RunConfig:
         """The settings that memory goes by: what is done to take less counts."""
@@ -226,7 +231,9 @@ class PreparedRun:
     def notes(self) -> tuple[str, ...]:
         """What runs otherwise than asked."""
         quiet = (_NO_NOISE,) if self.prefers and self.config.training.neftune_alpha else ()
-        return (*self.optimizer.notes, *self.less.words(self.record), *quiet)
+        uncounted = self.config.checkpoints.evaluate_letters and not self.questions
+        no_letters = (NO_LETTERS,) if uncounted else ()
+        return (*self.optimizer.notes, *self.less.words(self.record), *quiet, *no_letters)
 
     def updater(self) -> Updater:
         """Makes the updates."""
@@ -246,6 +253,11 @@ class PreparedRun:
     def collate_validation(self, micro_batch: MicroBatch) -> Batch:
         """Of the rows held out."""
         return self._collate(micro_batch, self.rows.validation)
+
+    def as_batch(self, micro_batch: MicroBatch, rows: TokenizedRows) -> tuple[Batch, PackedBatch]:
+        """Other rows, no longer than those held out, in the shapes of these."""
+        batch = self._collate(micro_batch, rows)
+        return batch, self.put(batch)
 
     def put(self, batch: Batch) -> PackedBatch:
         """On the device. A card takes packed rows with their padding, so that memory never changes."""
@@ -267,6 +279,13 @@ class PreparedRun:
             self.config.preference,
             lambda on: self.adapted.use(ADAPTER if on else None),
         )
+
+    def _questions(self) -> list[ChoiceQuestion]:
+        """The rows held out, where letters are to be counted and every row is multiple choice."""
+        asked = self.config.checkpoints.evaluate_letters and len(self.rows.validation) > 0
+        if not asked or self.prefers or self.model_folder is None:
+            return []
+        return choice_questions(self.rows, load_tokenizer(self.model_folder))
 
     def _has_samples(self) -> bool:
         """Whether every prompt was answered where the run goes on."""

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 from qlora_studio.data.packing import Update
 from qlora_studio.engine.adapters import NonFiniteError
 from qlora_studio.engine.checkpointing import checkpoint_bytes, write_checkpoint, write_finished_adapter
-from qlora_studio.engine.evaluation import EvaluationResult, evaluate
+from qlora_studio.engine.evaluation import EvaluationResult, RowsDone, evaluate
 from qlora_studio.engine.learning_rate import learning_rate
+from qlora_studio.engine.multiple_choice import likeliest_letters
 from qlora_studio.engine.objective import Rewards
 from qlora_studio.engine.prepared_run import PreparedRun
 from qlora_studio.engine.samples import sample_replies
 from qlora_studio.engine.update import Updater, UpdateResult
 from qlora_studio.engine.wish import Wish
+from qlora_studio.errors import StudioError
 from qlora_studio.protocol.events import (
     CheckpointSaved,
     EngineEvent,
@@ -31,6 +34,8 @@ from qlora_studio.protocol.events import (
 
 MOST_NON_FINITE = 3  # updates in a row (R12)
 _PROGRESS_S = 0.5
+
+R = TypeVar("R")
 
 
 def train(run: PreparedRun, wish: Callable[[], Wish]) -> Iterator[EngineEvent]:
@@ -259,19 +264,65 @@ def _evaluate(run: PreparedRun, asked: _Asked) -> Iterator[EngineEvent]:
     step = run.position.step
     if not run.validation or run.position.evaluated_step == step:
         return
-    working = evaluate(run.model, run.validation, run.collate_validation, run.put, run.objective)
+    result = yield from _unless_given_up(
+        run,
+        asked,
+        evaluate(run.model, run.validation, run.collate_validation, run.put, run.objective),
+    )
+    if result is None:
+        return
+    right = None
+    if run.questions and _finite(result.loss) is not None:
+        counted = yield from _unless_given_up(run, asked, _right_letters(run))
+        if counted is None:
+            return
+        right = counted.right
+    yield _evaluated(run, result, right)
+    if result.rewards is not None:
+        yield _measured(result.rewards, step, held_out=True)
+
+
+def _unless_given_up(
+    run: PreparedRun, asked: _Asked, working: Generator[RowsDone, None, R]
+) -> Generator[EngineEvent, None, R | None]:
+    """What comes of the work; None where the run is to end first."""
     told = time.monotonic()
     while not _is_given_up(run, asked):
         try:
             rows = next(working)
         except StopIteration as finished:
-            yield _evaluated(run, finished.value)
-            if finished.value.rewards is not None:
-                yield _measured(finished.value.rewards, step, held_out=True)
-            return
+            result: R = finished.value
+            return result
         if time.monotonic() - told >= _PROGRESS_S:
             told = time.monotonic()
-            yield EvaluationProgress(step=step, done=rows.done, total=rows.total)
+            yield EvaluationProgress(step=run.position.step, done=rows.done, total=rows.total)
+    return None
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """right: of the letters; None where the model finds none of them likely by a number."""
+
+    right: int | None
+
+
+def _right_letters(run: PreparedRun) -> Generator[RowsDone, None, _Counted]:
+    questions = run.questions
+    run.model.eval()
+    choosing = likeliest_letters(
+        run.model, run.device, questions, run.as_computed, run.rows.info.pad_id, run.as_batch
+    )
+    while True:
+        try:
+            done = next(choosing)
+        except StopIteration as finished:
+            chosen: list[int] = finished.value.tolist()
+            return _Counted(
+                sum(letter == question.right for letter, question in zip(chosen, questions, strict=True))
+            )
+        except StudioError:  # not finite: the loss says so too, sooner or later, and a run isn't ended here
+            return _Counted(None)
+        yield RowsDone(done, len(questions))
 
 
 def _is_given_up(run: PreparedRun, asked: _Asked) -> bool:
@@ -279,7 +330,7 @@ def _is_given_up(run: PreparedRun, asked: _Asked) -> bool:
     return wish is Wish.PAUSE or (wish is Wish.STOP and run.saved_step != run.position.step)
 
 
-def _evaluated(run: PreparedRun, result: EvaluationResult) -> EvaluationFinished:
+def _evaluated(run: PreparedRun, result: EvaluationResult, right: int | None) -> EvaluationFinished:
     loss = _finite(result.loss)
     return EvaluationFinished(
         step=run.position.step,
@@ -291,6 +342,8 @@ def _evaluated(run: PreparedRun, result: EvaluationResult) -> EvaluationFinished
         seconds=result.seconds,
         time=time.time(),
         non_finite=_kind(result.loss),
+        right=right,
+        questions=len(run.questions) if right is not None else 0,
     )
 
 

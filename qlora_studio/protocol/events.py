@@ -115,7 +115,7 @@ class EvaluationProgress(Event, frozen=True, tag="evaluation_progress"):
 
 
 class EvaluationFinished(Event, frozen=True, tag="evaluation_finished"):
-    """Loss on the rows held out."""
+    """Loss on the rows held out. right: letters of so many `questions`, where they are multiple choice."""
 
     step: int
     loss: float | None
@@ -126,6 +126,8 @@ class EvaluationFinished(Event, frozen=True, tag="evaluation_finished"):
     seconds: float
     time: float
     non_finite: str | None = None
+    right: int | None = None
+    questions: int = 0
 
 
 class Saving(Event, frozen=True, tag="saving"):

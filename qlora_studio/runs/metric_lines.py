@@ -48,7 +48,7 @@ class StartLine(_Line, tag="run_started"):
 
 
 class EvaluationLine(_Line, tag="evaluation_finished"):
-    """Loss on the rows held out, after `step`."""
+    """Loss on the rows held out, after `step`; right letters of so many questions, where that was asked."""
 
     step: Count
     loss: float | None = None
@@ -56,6 +56,8 @@ class EvaluationLine(_Line, tag="evaluation_finished"):
     best: bool = False
     time: float | None = None
     non_finite: str | None = None
+    right: Count | None = None
+    questions: Count = 0
 
 
 class RewardLine(_Line, tag="rewards_measured"):

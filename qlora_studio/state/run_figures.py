@@ -26,6 +26,7 @@ class RunFigures:
 
     loss_change:   of the smoothed loss over the last `change_steps`
     best:          loss and step of the best evaluation
+    right_share:   of the letters, by the last evaluation that counted them
     learned_share: of the tokens, those the loss counts
     peak_bytes:     at the peak so far, counted as the promise counts
     promised_bytes: that were promised before the start
@@ -40,6 +41,7 @@ class RunFigures:
     change_steps: int = 0
     evaluation: tuple[float, int] | None = None
     best: tuple[float, int] | None = None
+    right_share: float | None = None
     elapsed_s: float | None = None
     seconds_left: float | None = None
     tokens_per_second: float | None = None
@@ -72,6 +74,7 @@ def run_figures(points: Points, record: RunRecord | None) -> RunFigures:
         change_steps=over,
         evaluation=(losses[-1], steps[-1]) if losses else None,
         best=(losses[best], steps[best]) if losses else None,
+        right_share=_right_share(points),
         elapsed_s=float(points.elapsed_s[-1]),
         seconds_left=_seconds_left(points, total_steps),
         tokens_per_second=_median(points.tokens_per_second[-_RECENT:].tolist()),
@@ -95,6 +98,12 @@ def last_smoothed(points: Points) -> float | None:
     """The smoothed loss as of the last step that had one."""
     values = points.smoothed[-_RECENT:].tolist()
     return next((value for value in reversed(values) if math.isfinite(value)), None)
+
+
+def _right_share(points: Points) -> float | None:
+    counted = (line for line in reversed(points.evaluations) if line.questions and line.right is not None)
+    line = next(counted, None)
+    return line.right / line.questions if line is not None and line.right is not None else None
 
 
 def _loss_change(points: Points) -> tuple[float | None, int]:

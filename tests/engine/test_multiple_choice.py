@@ -23,14 +23,16 @@ from qlora_studio.engine.loading import load_base
 from qlora_studio.engine.model_holder import ModelHolder
 from qlora_studio.engine.multiple_choice import ChoiceQuestion, choice_questions, likeliest_letters
 from qlora_studio.engine.paired_comparison import difference_interval, mcnemar_p
+from qlora_studio.engine.prepared_run import NO_LETTERS
+from qlora_studio.engine.wish import Wish
 from qlora_studio.errors import StudioError
 from qlora_studio.protocol.commands import Evaluate
-from qlora_studio.protocol.events import EvaluationReport
+from qlora_studio.protocol.events import EvaluationFinished, EvaluationReport, ModelLoaded, StepFinished
 from qlora_studio.protocol.lines import LONGEST_LINE
 from qlora_studio.runs.evaluations import ChangedRow
 from qlora_studio.runs.run_record import read_record
 from tests.engine.byte_tokenizer import VOCAB, write_byte_tokenizer
-from tests.engine.tiny import CPU, loaded, make_model, make_run
+from tests.engine.tiny import CPU, events_of, loaded, make_model, make_run, of_kind
 from tests.engine.tuned_run import make_tuned_run
 
 NAMES = ["order", "groups", "the heart", "rust", "a star", "tides", "law", "ethics", "bread", "salt"]
@@ -235,3 +237,54 @@ def test_a_comparison_that_is_stopped_ends_with_the_adapter_on(
     with pytest.raises(StudioError, match="stopped"):
         asked.extend(getattr(event, "words", "") for event in evaluating)
     assert report_of(run, holder).loss == loss
+
+
+def test_a_run_counts_right_letters_at_each_of_its_evaluations(
+    tmp_path: Path, model: Path, rows: list[TokenizedRow]
+) -> None:
+    learned = {"training__steps": 4, "checkpoints__evaluate_letters": True, "training__learning_rate": 0.0}
+    run = make_run(tmp_path, model, rows, rows, **SETTINGS | learned)
+
+    measured = of_kind(events_of(run), EvaluationFinished)
+
+    assert [event.step for event in measured] == [0, 2, 4]
+    after = report_of(run, ModelHolder(CPU)).comparison
+    assert after is not None
+    assert {event.right for event in measured} == {after.base_right}  # nothing was learned
+    assert {event.questions for event in measured} == {len(rows)}
+
+
+def test_counting_letters_changes_nothing_that_is_learned(
+    tmp_path: Path, model: Path, rows: list[TokenizedRow]
+) -> None:
+    def losses(**changes: Any) -> list[Any]:
+        run = make_run(tmp_path, model, rows, rows[:5], training__steps=4, **SETTINGS | changes)
+        return [event.loss for event in of_kind(events_of(run), StepFinished)]
+
+    assert losses(checkpoints__evaluate_letters=True) == losses()
+
+
+def test_rows_that_are_no_multiple_choice_are_told_of_and_not_counted(
+    tmp_path: Path, model: Path, rows: list[TokenizedRow]
+) -> None:
+    held_out = [*rows[:3], mmlu_row(model, 9, "What is it?", "A thing")]
+    run = make_run(
+        tmp_path, model, rows, held_out, training__steps=1, checkpoints__evaluate_letters=True, **SETTINGS
+    )
+
+    events = events_of(run)
+
+    assert {event.right for event in of_kind(events, EvaluationFinished)} == {None}
+    assert any(NO_LETTERS in event.notes for event in of_kind(events, ModelLoaded))
+
+
+def test_a_pause_while_letters_are_counted_is_heard(
+    tmp_path: Path, model: Path, rows: list[TokenizedRow]
+) -> None:
+    run = make_run(
+        tmp_path, model, rows, rows, training__steps=4, checkpoints__evaluate_letters=True, **SETTINGS
+    )
+    paused = events_of(run, Wish.PAUSE, after_step=2)
+    assert paused[-1].state == "paused"
+    gone_on = of_kind(events_of(run), EvaluationFinished)
+    assert all(event.right is not None for event in gone_on)

@@ -9,6 +9,7 @@ from qlora_studio.protocol.events import RunStarted
 from qlora_studio.protocol.lines import EVENTS
 from qlora_studio.runs.metrics import MetricsTail
 from qlora_studio.state.curves import Curves
+from qlora_studio.state.run_figures import run_figures
 from tests.ui.example_runs import Example, run_events, step_event
 
 EXAMPLE = Example(steps=300, total_steps=400, evaluate_every=100, nan_at=(150,), spikes=(220,))
@@ -64,6 +65,14 @@ def test_a_resume_supersedes_what_was_measured_beyond_it(file):  # R5
     after = curves.points()
     assert after.steps.tolist() == list(range(1, 202))
     assert after.rewinds > before.rewinds
+
+
+def test_right_letters_are_read_with_the_evaluation_they_belong_to(tmp_path):
+    curves = Curves(MetricsTail(tmp_path / "none"))
+    curves.take(run_events(tmp_path, Example(steps=300, total_steps=400, evaluate_every=100, letters=40)))
+    points = curves.points()
+    assert {(line.right, line.questions) for line in points.evaluations} == {(30, 40)}
+    assert run_figures(points, None).right_share == 0.75
 
 
 def test_a_loss_that_is_no_number_is_named_by_its_step(file):  # R12

@@ -298,6 +298,22 @@ def test_what_is_shown_is_saved_as_numbers(open_run, make, app, tmp_path, qtbot)
     assert lines[51].startswith("150,240.0,nan,nan,")
 
 
+def test_right_letters_stand_beside_the_evaluation_loss_and_in_the_table(
+    open_run, make, app, tmp_path, qtbot
+):
+    page = open_run(make(end="paused", evaluate_every=100, letters=40))
+    assert "75\u202f% right" in words(page, "monitor_number_evaluation")
+    click(qtbot, page, "monitor_as_table")
+    model = found(page, "monitor_table").model()
+    assert model.index(99, 4).data().endswith(" · 75\u202f% right")
+    with qtbot.waitSignal(app.monitor.saved):
+        page.export.save_table(str(tmp_path / "points.csv"))
+    lines = (tmp_path / "points.csv").read_text().splitlines()
+    assert lines[0].endswith("right_letters,letters_asked")
+    letters = {line.split(",")[0]: line.split(",")[-2:] for line in lines[1:]}
+    assert (letters["200"], letters["201"]) == (["30", "40"], ["", ""])
+
+
 def test_while_charts_are_moved_their_edges_are_not_smoothed_and_then_they_are(open_run, make, qtbot):
     page = open_run(make(end="paused"))
     page.stretch.show(100, 200)

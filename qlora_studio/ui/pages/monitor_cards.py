@@ -16,6 +16,7 @@ from qlora_studio.ui.pages.monitor_chart import StepChart, in_powers
 from qlora_studio.ui.pages.monitor_curves import LossChart
 from qlora_studio.ui.pages.monitor_memory import MemoryChart
 from qlora_studio.ui.pages.monitor_stretch import Stretch
+from qlora_studio.ui.pages.monitor_table import evaluation_words
 from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets import (
     Card,
@@ -341,7 +342,7 @@ class ChartReadout(QFrame):
         values = {
             "Loss": figures.loss(float(points.loss[place])),
             "Smoothed": figures.loss(float(points.smoothed[place])),
-            "Evaluation": figures.loss(evaluation.loss) if evaluation else "–",
+            "Evaluation": evaluation_words(evaluation) if evaluation else "–",
             "Learning rate": in_powers(float(points.learning_rate[place])),
             "Gradient norm": _number(float(points.grad_norm[place]), ".3f"),
             "Tokens/s": _number(float(points.tokens_per_second[place]), ",.0f"),

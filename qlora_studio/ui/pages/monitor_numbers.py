@@ -73,10 +73,11 @@ class Numbers(QWidget):
             self._evaluation.set_value("–", note="none yet")
             return
         (loss, step), (best, best_step) = found.evaluation, found.best
+        right = "" if found.right_share is None else f"{figures.share(found.right_share)} right"
         if step == best_step:
-            self._evaluation.set_value(figures.loss(loss), note=f"best so far, step {step:,}", tone="ok")
+            self._evaluation.set_value(figures.loss(loss), right, f"best so far, step {step:,}", tone="ok")
         else:
-            self._evaluation.set_value(figures.loss(loss), note=f"best {best:.3f} at step {best_step:,}")
+            self._evaluation.set_value(figures.loss(loss), right, f"best {best:.3f} at step {best_step:,}")
 
     def _show_time(self, found: RunFigures, live: bool) -> None:
         took = figures.duration(found.elapsed_s) if found.elapsed_s is not None else "–"

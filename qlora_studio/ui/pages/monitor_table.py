@@ -8,6 +8,7 @@ from typing import Any
 
 from PySide6.QtCore import QAbstractTableModel, QModelIndex, QObject, QPersistentModelIndex, Qt
 
+from qlora_studio.runs.metric_lines import EvaluationLine
 from qlora_studio.state.curves import Points, no_points
 from qlora_studio.ui import figures
 from qlora_studio.ui.pages.monitor_chart import in_powers
@@ -46,7 +47,7 @@ class PointsTable(QAbstractTableModel):
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self._points = no_points()
-        self._evaluations: dict[int, float | None] = {}
+        self._evaluations: dict[int, EvaluationLine] = {}
 
     def show(self, points: Points) -> None:
         """More rows, or others."""
@@ -86,7 +87,7 @@ class PointsTable(QAbstractTableModel):
             name, words = COLUMNS[index.column()]
             if name == "Evaluation":
                 step = int(self._points.steps[index.row()])
-                return figures.loss(self._evaluations[step]) if step in self._evaluations else ""
+                return evaluation_words(self._evaluations[step]) if step in self._evaluations else ""
             return words(self._points, index.row())
         if role == Qt.ItemDataRole.TextAlignmentRole:
             return Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
@@ -94,7 +95,13 @@ class PointsTable(QAbstractTableModel):
 
     def _take(self, points: Points) -> None:
         self._points = points
-        self._evaluations = {line.step: line.loss for line in points.evaluations}
+        self._evaluations = {line.step: line for line in points.evaluations}
+
+
+def evaluation_words(line: EvaluationLine) -> str:
+    """Its loss, and the right letters where they were counted."""
+    right = f" · {figures.share(line.right / line.questions)} right" if line.right is not None else ""
+    return f"{figures.loss(line.loss)}{right if line.questions else ''}"
 
 
 def _number(name: str, form: str) -> Words:

@@ -70,6 +70,7 @@ WHILE = (
     "data.validation",
     HELD_OUT_ENCODING,
     "early_stopping.patience",
+    "checkpoints.evaluate_letters",
 )
 LENGTH = ("data.seq_len", "data.too_long")
 SIMPLE = ("training.epochs", "training.learning_rate", "lora.r")
