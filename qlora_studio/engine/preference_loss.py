@@ -176,4 +176,7 @@ def _members(batch: PackedBatch) -> Tensor:
 def _of_pairs(better: Tensor, worse: Tensor) -> Rewards:
     better, worse = better.detach(), worse.detach()
     count = torch.tensor(float(len(better)), device=better.device)
-    return Rewards(better.sum(), worse.sum(), (better > worse).sum().float(), count, count, len(better))
+    right = (better > worse).float() + 0.5 * (
+        better == worse
+    ).float()  # before the first update all are equal
+    return Rewards(better.sum(), worse.sum(), right.sum(), count, count, len(better))

@@ -94,7 +94,8 @@ class RewardsMeasured(Event, frozen=True, tag="rewards_measured"):
 
     held_out: measured on the rows held out, after their loss
     better, worse, margin: means in nats, and their difference; None where there was no such answer
-    accuracy: the share of pairs whose better answer has the higher reward; None without pairs
+    accuracy: the share of pairs whose better answer has the higher reward, equal ones by half; None where
+        there are no pairs
     """
 
     step: int

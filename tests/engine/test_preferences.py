@@ -118,6 +118,7 @@ def test_before_the_first_update_nothing_is_preferred(tmp_path: Path, model: Pat
         assert first == pytest.approx(0.5, abs=1e-6)
     if method != "orpo":  # the adapter changes nothing yet, and is measured against the base
         assert (start.better, start.worse, start.margin) == (0, 0, 0)
+        assert start.accuracy == (0.5 if method == "dpo" else None)
 
 
 @pytest.mark.parametrize("method", ["dpo", "orpo", "kto"])
