@@ -17,8 +17,9 @@ from PySide6.QtWidgets import QApplication
 # A reading at rest comes after whole rounds of the same work, so what is still taken then was kept.
 WARM_UP = 0.25  # of the readings at rest: pages, pools of threads and caches come to their size
 SURE = 1.96  # standard errors on each side of a growth: 95 %
-LEAST_SHARE = 0.01  # of what is taken; a growth below it during a whole soak is no leak worth the name
-LEAST_COUNT = 1.0  # threads, handles, widgets
+LEAST_SHARE = 0.01  # of memory or widgets; a growth below it during a whole soak is no leak worth the name
+LEAST_COUNT = 1.0  # threads, handles, processes
+LEAST_OBJECTS = 0.05  # of Python's objects: names of runs that were, notices that can be undone
 
 
 @dataclass(frozen=True)
@@ -130,8 +131,13 @@ def _growth(name: str, rest: Sequence[Reading]) -> Growth:
     error = math.sqrt(float(left_over @ left_over) / freedom / spread)
     duration = rest[-1].seconds - rest[0].seconds
     grown, noise = slope * duration, SURE * error * duration
-    least = LEAST_SHARE * level if name.endswith(("rss", "uss", "objects")) else LEAST_COUNT
-    return Growth(name, level, grown, noise, flat=grown <= max(noise, least))
+    return Growth(name, level, grown, noise, flat=grown <= max(noise, _least(name, level)))
+
+
+def _least(name: str, level: float) -> float:
+    if name.endswith(("rss", "uss")) or name == "widgets":
+        return LEAST_SHARE * level
+    return LEAST_OBJECTS * level if name == "objects" else LEAST_COUNT
 
 
 def words(growth: Growth) -> str:

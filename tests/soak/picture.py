@@ -43,7 +43,7 @@ def draw(readings: Sequence[Reading], file: Path) -> None:
         plot = view.addPlot(row=place // 2, col=place % 2)
         plot.setTitle(title, color=colors.text, size="11pt")
         plot.setLabel("bottom", "minutes")
-        plot.addLegend(offset=(-8, 8), labelTextColor=colors.text)
+        plot.addLegend(offset=(-8, 8), labelTextColor=colors.text, colCount=2)
         highest = 0.0
         for number, (name, words, unit) in enumerate(lines):
             color = colors.series[number]
@@ -53,7 +53,7 @@ def draw(readings: Sequence[Reading], file: Path) -> None:
             rest = [reading for reading in readings if reading.at_rest]
             minutes, values = _line(rest, name, unit)
             plot.plot(minutes, values, pen=None, symbol="o", symbolSize=4, symbolBrush=color, symbolPen=None)
-        plot.setYRange(0, highest * 1.1)
+        plot.setYRange(0, highest * 1.35)  # the legend above the lines
         plot.showGrid(y=True, alpha=0.25)
     view.setAttribute(Qt.WidgetAttribute.WA_DontShowOnScreen)
     view.show()
