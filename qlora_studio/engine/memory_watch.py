@@ -52,6 +52,8 @@ class MemoryWatch:
                 found = self._look()
             except Exception:  # noqa: BLE001  # the thread's edge: a driver that breaks down ends no run
                 _log.exception("Other programs' memory is no longer watched")
+                with self._lock:
+                    self._now = None  # what was found before would be told of every later step
                 return
             with self._lock:
                 self._now = found
