@@ -129,6 +129,7 @@ def _updates(run: PreparedRun) -> Iterator[_Planned]:
             if position.step >= run.total_steps:
                 return
             if plan[index].micro_batches:
+                position.update = index  # those passed over lie behind: a failure asks what was in hand
                 yield _Planned(plan[index], epoch, index, len(plan))
         if not plan:
             return

@@ -12,7 +12,7 @@ import torch
 
 from qlora_studio.data.packing import collate
 from qlora_studio.data.prepared import EncodedSample
-from qlora_studio.engine.learned_loss import learned_loss
+from qlora_studio.engine.update import Updater
 from qlora_studio.engine.wish import Wish
 from qlora_studio.protocol.events import ModelLoaded, StepFinished
 from qlora_studio.runs.folder import open_run
@@ -25,7 +25,7 @@ from qlora_studio.runs.less_memory import (
 from qlora_studio.runs.metrics_search import ran_out_of_memory
 from tests.engine.tiny import events_of, losses, make_model, make_rows, make_run, of_kind
 
-IN_A_STEP = "qlora_studio.engine.update.learned_loss"
+IN_A_STEP = "qlora_studio.engine.update.Updater.update"
 
 
 @pytest.fixture
@@ -169,6 +169,27 @@ def test_a_run_goes_on_without_the_rows_that_took_most(  # R14
     assert (events[-1].state, events[-1].step) == ("finished", len(unbroken))
 
 
+def test_right_after_an_update_that_is_passed_over_the_rows_in_hand_are_named(  # R14
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"data__packing": False, "training__epochs": 1.0, "training__batch_size": 1}
+    settings |= {"training__gradient_accumulation": 1}
+    rows = make_rows(8)
+    order = batches(make_run(tmp_path, model, rows, **settings))
+    run = make_run(tmp_path, model, rows, **settings)
+    at = failed(run, monkeypatch, IN_A_STEP).step
+
+    write_less_memory(run, LessMemory(left_out=order[at]))
+    with monkeypatch.context() as patched:
+        patched.setattr(IN_A_STEP, out_of_memory)
+        again = events_of(run)[-1]
+    assert (again.step, again.rows) == (at, order[at + 1])
+    assert f"training row {order[at + 1][0] + 1} (" in again.error.message
+
+    computed = [step.rows for step in of_kind(events_of(run, ways=("without_rows",)), StepFinished)]
+    assert computed[: len(order) - at - 2] == order[at + 2 :]
+
+
 def test_what_a_run_does_to_take_less_is_in_its_checkpoints_too(  # R3
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,10 +208,10 @@ def test_rows_are_offered_to_be_left_out_only_where_that_takes_less(
 ) -> None:
     alike = [replace(make_rows(1)[0], row=place) for place in range(12)]
     run = make_run(tmp_path, model, alike, data__packing=False, training__batch_size=1)
-    calls = iter(range(5))  # two in each step
+    update, calls = Updater.update, iter(range(3))
 
     def fails_at_last(*given: Any) -> Any:
-        return learned_loss(*given) if next(calls) < 4 else out_of_memory()
+        return update(*given) if next(calls) < 2 else out_of_memory()
 
     monkeypatch.setattr(IN_A_STEP, fails_at_last)
     end = events_of(run)[-1]
