@@ -43,20 +43,22 @@ def ways_out(error: BaseException, run: PreparedRun) -> tuple[tuple[Way, ...], t
 
 def _too_long(run: PreparedRun) -> tuple[int, ...]:
     """The longest rows of the batch, until what is left of it is no more than what was computed before. At
-    least one, never all that there are. None where padding makes all batches alike.
+    least one. None where no row of the run would be left without them and all of their number (pieces of one
+    text have the same), or where padding makes all batches alike.
     """
     if computes_padding(run.config, run.device.kind):
         return ()
     batch = _largest_batch(run)
     tokens = sum(length for _, length in batch)
     most = run.largest_batch or tokens - 1
-    rows = []
+    rows = set[int]()
     for row, length in batch:
         if tokens <= most:
             break
-        rows.append(row)
+        rows.add(row)
         tokens -= length
-    return tuple(sorted(rows)) if len(rows) < len(run.rows.train) else ()
+    left_out = {*run.less.left_out, *rows}
+    return tuple(sorted(rows)) if len(run.rows.train.places_of(left_out)) < len(run.rows.train) else ()
 
 
 def _code_of_phase(error: BaseException) -> CodeType | None:

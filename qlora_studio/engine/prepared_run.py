@@ -106,13 +106,18 @@ def read_start(writer: RunWriter, device: Device, ways: Sequence[Way] = ()) -> S
     if saved and point.path:
         require_same(saved.fixed, fixed, point.path)
     storage = Storage(model.quantization, model.double_quant, dtype)
-    return Start(rows, fixed, saved, point.path, storage, _less_from_now_on(writer, ways, saved))
+    return Start(rows, fixed, saved, point.path, storage, _less_from_now_on(writer, ways, saved, rows))
 
 
-def _less_from_now_on(writer: RunWriter, ways: Sequence[Way], saved: TrainerState | None) -> LessMemory:
+def _less_from_now_on(
+    writer: RunWriter, ways: Sequence[Way], saved: TrainerState | None, rows: PreparedRows
+) -> LessMemory:
     less = less_after(writer.folder, writer.record, ways)
     if saved is not None:
         less = less.joined(saved.less)
+    if len(rows.train.places_of(less.left_out)) == len(rows.train):
+        # Before it is written: the run itself can still go on in another way.
+        raise StudioError("Every row is left out of this run.", hint="Start a new run with other rows.")
     if less != (read_less_memory(writer.folder) or LessMemory()):
         write_less_memory(writer.folder, less)
     return less
@@ -156,8 +161,6 @@ class PreparedRun:
         self.less = start.less
         self.rows_at_once = self.less.rows_of(self.record)
         self._left_out = self.rows.train.places_of(self.less.left_out)
-        if len(self._left_out) == len(self.rows.train):
-            raise StudioError("Every row is left out of this run.", hint="Start a new run with other rows.")
         self.largest_batch = 0  # tokens of a micro-batch that was computed in this sitting
         self.recomputed_layers = self._layers_to_recompute()
         self.not_compiled = self._compile()

@@ -23,6 +23,7 @@ from qlora_studio.runs.less_memory import (
     write_less_memory,
 )
 from qlora_studio.runs.metrics_search import ran_out_of_memory
+from qlora_studio.runs.run_state import RunState, write_state
 from tests.engine.tiny import events_of, losses, make_model, make_rows, make_run, of_kind
 
 IN_A_STEP = "qlora_studio.engine.update.Updater.update"
@@ -217,6 +218,42 @@ def test_rows_are_offered_to_be_left_out_only_where_that_takes_less(
     end = events_of(run)[-1]
 
     assert (end.step, end.rows, "without_rows" in end.ways) == (2, (), False)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "left_out"),
+    [((5, 5, 5, 5), ()), ((5, 5, 6, 6), (6,))],
+    ids=["pieces of one text", "others left out before"],
+)
+def test_rows_that_are_all_there_are_are_not_offered_to_be_left_out(  # R14
+    tmp_path: Path,
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    numbers: tuple[int, ...],
+    left_out: tuple[int, ...],
+) -> None:
+    pieces = [replace(row, row=number) for row, number in zip(make_rows(4), numbers, strict=True)]
+    run = make_run(tmp_path, model, pieces, data__packing=False, training__batch_size=1)
+    if left_out:
+        write_less_memory(run, LessMemory(left_out=left_out))
+    monkeypatch.setattr(IN_A_STEP, out_of_memory)
+
+    end = events_of(run)[-1]
+
+    assert "Its largest batch was training row 6 (" in end.error.message
+    assert (end.rows, "without_rows" in end.ways) == ((), False)
+
+
+def test_a_way_that_leaves_no_row_is_refused_and_the_run_can_still_go_on(  # R3, R14
+    tmp_path: Path, model: Path
+) -> None:
+    run = make_run(tmp_path, model, make_rows(4), training__steps=2)
+    state = RunState(state="failed", step=0, cause="out_of_memory", ways=("without_rows",), rows=(0, 1, 2, 3))
+    write_state(run, state)
+
+    assert "Every row is left out" in events_of(run, ways=("without_rows",))[-1].error.message
+    assert read_less_memory(run) is None
+    assert events_of(run)[-1].state == "finished"
 
 
 def test_a_run_without_any_row_is_refused(tmp_path: Path, model: Path) -> None:
