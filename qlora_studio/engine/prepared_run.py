@@ -65,6 +65,7 @@ from qlora_studio.runs.less_memory import (
     write_less_memory,
 )
 from qlora_studio.runs.run_record import RunRecord
+from qlora_studio.runs.run_state import read_state
 from qlora_studio.runs.run_writer import RunWriter
 from qlora_studio.runs.samples import SAMPLES_FILE, read_samples
 
@@ -120,7 +121,15 @@ def _less_from_now_on(
         raise StudioError("Every row is left out of this run.", hint="Start a new run with other rows.")
     if less != (read_less_memory(writer.folder) or LessMemory()):
         write_less_memory(writer.folder, less)
+        _forget_ways(writer)
     return less
+
+
+def _forget_ways(writer: RunWriter) -> None:
+    """One was taken: if this sitting is killed before it starts, the next one doesn't take it again."""
+    state = read_state(writer.folder).state
+    if state is not None and state.ways:
+        writer.save_state(msgspec.structs.replace(state, ways=(), rows=(), hint=""))
 
 
 def total_steps(record: RunRecord, rows: PreparedRows) -> int:

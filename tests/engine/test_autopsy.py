@@ -6,12 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 
 from qlora_studio.data.packing import collate
 from qlora_studio.data.prepared import EncodedSample
+from qlora_studio.engine.prepared_run import read_start
 from qlora_studio.engine.update import Updater
 from qlora_studio.engine.wish import Wish
 from qlora_studio.protocol.events import ModelLoaded, StepFinished
@@ -23,8 +25,9 @@ from qlora_studio.runs.less_memory import (
     write_less_memory,
 )
 from qlora_studio.runs.metrics_search import ran_out_of_memory
-from qlora_studio.runs.run_state import RunState, write_state
-from tests.engine.tiny import events_of, losses, make_model, make_rows, make_run, of_kind
+from qlora_studio.runs.run_state import RunState, read_state, write_state
+from qlora_studio.runs.run_writer import RunWriter
+from tests.engine.tiny import CPU, events_of, losses, make_model, make_rows, make_run, of_kind
 
 IN_A_STEP = "qlora_studio.engine.update.Updater.update"
 
@@ -254,6 +257,25 @@ def test_a_way_that_leaves_no_row_is_refused_and_the_run_can_still_go_on(  # R3,
     assert "Every row is left out" in events_of(run, ways=("without_rows",))[-1].error.message
     assert read_less_memory(run) is None
     assert events_of(run)[-1].state == "finished"
+
+
+def test_a_way_is_taken_once_where_the_sitting_is_killed_before_it_starts(  # R3, R14
+    tmp_path: Path, model: Path
+) -> None:
+    run = make_run(tmp_path, model, training__batch_size=4)
+    ways = ("recompute", "half_rows", "without_rows")
+    state = RunState(
+        state="failed", step=0, cause="out_of_memory", ways=ways, rows=(3,), hint="Resume it so."
+    )
+    write_state(run, state)
+
+    with RunWriter(run) as writer:  # all that is left of a sitting that ends while it loads the model
+        read_start(writer, CPU, ("half_rows",))
+
+    left = read_state(run).state
+    assert left == msgspec.structs.replace(state, ways=(), rows=(), hint="")
+    with RunWriter(run) as writer:
+        assert read_start(writer, CPU).less == LessMemory(rows_at_once=2)
 
 
 def test_a_run_without_any_row_is_refused(tmp_path: Path, model: Path) -> None:
