@@ -400,7 +400,7 @@ class PreferenceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
             label="Beta",
             help="DPO, KTO: how much it costs to move away from the base model; 0.1 is usual, smaller moves "
             "further. ORPO: what the preference weighs beside the better answer itself.",
-            minimum=0.0,
+            minimum=1e-3,
             maximum=100.0,
         ),
     ] = 0.1

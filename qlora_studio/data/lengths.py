@@ -67,8 +67,15 @@ def _count(rows: Dataset, encoder: RowEncoder, told: Told) -> NDArray[np.int32]:
         told(batch[0].row.row, len(rows), "Counting tokens")
         for item in batch:
             if isinstance(item, EncodedRow):  # a row that can't be rendered teaches nothing
-                counted[item.row.row] = item.tokens, item.learned_tokens
+                counted[item.row.row] = _tokens(item, encoder.method), item.learned_tokens
     return counted
+
+
+def _tokens(item: EncodedRow, method: str) -> int:
+    """Within the limit together; for KTO each chat by itself."""
+    if method == "kto" and item.worse is not None:
+        return max(len(item.ids), len(item.worse.ids))
+    return item.tokens
 
 
 def _refused(rows: Dataset, without: NDArray[np.int64], encoder: RowEncoder) -> str:

@@ -139,7 +139,7 @@ class RowEncoder:
             chats = [encoded] if worse is None else [encoded, worse]
             each = [(chat, _tokens_kept(chat, seq_len, too_long)) for chat in chats]
         else:
-            (pair,) = fit(encoded, seq_len, "drop" if too_long == "stop" else too_long).pieces or (None,)
+            pair = _pair(encoded, worse, seq_len, too_long)
             kept = (pair.second, len(pair.ids) - pair.second) if pair else (0, 0)
             each = list(zip((encoded, worse), kept, strict=True))
         return tuple(
@@ -252,10 +252,11 @@ def fit(encoded: EncodedRow, seq_len: int, too_long: str) -> FittedRow:
             hint="Raise the sequence length, or choose to drop or to cut longer chats.",
         )
     if encoded.worse is not None:
-        better, worse = (TokenizedRow(number, side.ids, side.weights) for side in (encoded, encoded.worse))
-        both = fit_pair(better, worse, seq_len, too_long)
-        fate = "dropped" if both is None else "cut" if len(both.ids) < encoded.tokens else "whole"
-        return FittedRow((both,) if both is not None else (), fate)
+        both = _pair(encoded, encoded.worse, seq_len, too_long)
+        if both is None:
+            return FittedRow((), "dropped")
+        fate = "cut" if len(both.ids) < encoded.tokens else "whole"
+        return FittedRow((both,) if both.weighs_both else (), fate)
     if len(ids) <= seq_len:
         return FittedRow((TokenizedRow(number, ids, weights),), "whole")
     if encoded.row.text is not None:
@@ -263,6 +264,12 @@ def fit(encoded: EncodedRow, seq_len: int, too_long: str) -> FittedRow:
     if too_long == "truncate":
         return FittedRow((TokenizedRow(number, ids[:seq_len], weights[:seq_len]),), "cut")
     return FittedRow((), "dropped")
+
+
+def _pair(better: EncodedRow, worse: EncodedRow, seq_len: int, too_long: str) -> TokenizedRow | None:
+    """None where both don't fit and aren't to be cut."""
+    first, second = (TokenizedRow(better.row.row, side.ids, side.weights) for side in (better, worse))
+    return fit_pair(first, second, seq_len, too_long)
 
 
 def _pieces(

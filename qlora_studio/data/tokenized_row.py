@@ -35,6 +35,11 @@ class TokenizedRow:
         """How many tokens the loss counts."""
         return int(np.count_nonzero(self.weights))
 
+    @property
+    def weighs_both(self) -> bool:
+        """Whether each of its two chats has a token that counts."""
+        return bool(self.weights[: self.second].any() and self.weights[self.second :].any())
+
 
 class TokenizedRows(Protocol):
     """Many of them, by index; whether they lie in memory or in a mapped file is their own affair."""

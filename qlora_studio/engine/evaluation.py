@@ -59,11 +59,13 @@ def evaluate(
     total, count, learned, done = 0.0, 0, 0, 0
     rewards: Rewards | None = None
     model.eval()
+    for _ in objective.begin_evaluation(model, (put(collate(micro_batch)) for micro_batch in batches)):
+        yield RowsDone(0, total_rows)
     for micro_batch in batches:
         batch = collate(micro_batch)
         with torch.no_grad():
             placed = put(batch)
-            objective.begin(model, [placed])
+            objective.begin(model, [placed], evaluating=True)
             loss, found = objective.loss(model, placed, 0)
             total += float(loss)
         rewards = found.plus(rewards) if found is not None else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -52,8 +52,13 @@ class Objective(Protocol):
     def count(self, batches: Sequence[Batch]) -> int:
         """What the summed loss is divided by."""
 
-    def begin(self, model: PreTrainedModel, batches: Sequence[PackedBatch]) -> None:
+    def begin(
+        self, model: PreTrainedModel, batches: Sequence[PackedBatch], *, evaluating: bool = False
+    ) -> None:
         """What must be known of all micro-batches before the first gradient."""
+
+    def begin_evaluation(self, model: PreTrainedModel, batches: Iterable[PackedBatch]) -> Iterator[None]:
+        """What must be known of all rows held out before the first is measured, batch after batch."""
 
     def loss(self, model: PreTrainedModel, batch: PackedBatch, index: int) -> tuple[Tensor, Rewards | None]:
         """float32 []: summed. index: of the micro-batch, among those of `begin`."""
@@ -70,8 +75,14 @@ class LearnedTokens:
         """Learned tokens."""
         return sum(batch.learned_tokens for batch in batches)
 
-    def begin(self, model: PreTrainedModel, batches: Sequence[PackedBatch]) -> None:
+    def begin(
+        self, model: PreTrainedModel, batches: Sequence[PackedBatch], *, evaluating: bool = False
+    ) -> None:
         """Nothing."""
+
+    def begin_evaluation(self, model: PreTrainedModel, batches: Iterable[PackedBatch]) -> Iterator[None]:
+        """Nothing."""
+        yield from ()
 
     def loss(self, model: PreTrainedModel, batch: PackedBatch, index: int) -> tuple[Tensor, Rewards | None]:
         """Nats summed over the learned tokens, each times its weight."""

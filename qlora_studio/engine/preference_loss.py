@@ -5,7 +5,7 @@ The base is the model in training with its adapter off: there is no second copy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -20,6 +20,7 @@ from qlora_studio.engine.learned_loss import Head, learned_hidden_states
 from qlora_studio.engine.objective import Rewards
 from qlora_studio.engine.packed_batch import PackedBatch
 
+SUREST = 1e-6  # of a log-probability below 0: above it log(1 - p) and its gradient are no numbers
 UseAdapter = Callable[[bool], None]  # on, or off
 
 
@@ -57,8 +58,8 @@ def kto_losses(ratios: Tensor, is_good: Tensor, baseline: Tensor, beta: float) -
 
 
 def _log_of_not(log_probability: Tensor) -> Tensor:
-    """log(1 - p), where p is nearly 1 too."""
-    return torch.log(-torch.expm1(log_probability))
+    """log(1 - p), where p is nearly 1 too; of what is rounded to 1, or above, as of 1 - 1e-6."""
+    return torch.log(-torch.expm1(log_probability.clamp(max=-SUREST)))
 
 
 class PreferredAnswers:
@@ -69,22 +70,36 @@ class PreferredAnswers:
         self._settings = settings
         self._use_adapter = use_adapter
         self._baseline: Tensor | None = None  # of KTO
+        self._held_out_baseline: Tensor | None = None
         self._by_base: list[Tensor] = []  # of each micro-batch
 
     def count(self, batches: Sequence[Batch]) -> int:
         """Pairs, or rated answers."""
         return sum(len(batch.rows) for batch in batches)
 
-    def begin(self, model: PreTrainedModel, batches: Sequence[PackedBatch]) -> None:
+    def begin(
+        self, model: PreTrainedModel, batches: Sequence[PackedBatch], *, evaluating: bool = False
+    ) -> None:
         """What the base makes of all answers; for KTO also what they are measured against."""
-        self._by_base, self._baseline = [], None
+        self._by_base, self._baseline = [], self._held_out_baseline if evaluating else None
         if self._method == "orpo":
             return
         with torch.no_grad():
-            with self._base():
-                self._by_base = [answer_log_probabilities(model, batch) for batch in batches]
-            if self._method == "kto":
-                self._baseline = self._measured_baseline(model, batches)
+            self._by_base = self._of_base(model, batches)
+            if self._method == "kto" and self._baseline is None:
+                self._baseline = _baseline(self._foreign(model, batches, self._by_base))
+
+    def begin_evaluation(self, model: PreTrainedModel, batches: Iterable[PackedBatch]) -> Iterator[None]:
+        """For KTO: what all rows held out are measured against, however they are spread over batches."""
+        self._held_out_baseline = None
+        if self._method != "kto":
+            return
+        found: list[Tensor] = []
+        for batch in batches:
+            with torch.no_grad():
+                found += self._foreign(model, [batch], self._of_base(model, [batch]))
+            yield
+        self._held_out_baseline = _baseline(found)
 
     def loss(self, model: PreTrainedModel, batch: PackedBatch, index: int) -> tuple[Tensor, Rewards]:
         """float32 []: summed over the rows of the batch; and how much which answers are preferred."""
@@ -120,16 +135,19 @@ class PreferredAnswers:
             pairs=0,
         )
 
-    def _measured_baseline(self, model: PreTrainedModel, batches: Sequence[PackedBatch]) -> Tensor:
-        """float32 []: over the foreign answers of all micro-batches, which are nobody's to be learned."""
-        total = torch.zeros((), device=model.device)
-        count = torch.zeros((), device=model.device)
-        for batch, by_base in zip(batches, self._by_base, strict=True):
-            foreign = answer_tokens(batch)[1::2] > 0
-            ratios = (answer_log_probabilities(model, batch) - by_base)[1::2]
-            total += (ratios * foreign).sum()
-            count += foreign.sum()
-        return (total / count.clamp(min=1)).clamp(min=0)
+    def _of_base(self, model: PreTrainedModel, batches: Sequence[PackedBatch]) -> list[Tensor]:
+        with self._base():
+            return [answer_log_probabilities(model, batch) for batch in batches]
+
+    def _foreign(
+        self, model: PreTrainedModel, batches: Sequence[PackedBatch], by_base: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """Of each batch the ratios of its foreign answers, which are nobody's to be learned."""
+        found = []
+        for batch, base in zip(batches, by_base, strict=True):
+            ratios = (answer_log_probabilities(model, batch) - base)[1::2]
+            found.append(ratios[answer_tokens(batch)[1::2] > 0])
+        return found
 
     @contextmanager
     def _base(self) -> Iterator[None]:
@@ -138,6 +156,12 @@ class PreferredAnswers:
             yield
         finally:
             self._use_adapter(True)
+
+
+def _baseline(ratios: Sequence[Tensor]) -> Tensor:
+    """float32 []: their mean, at least 0; 0 where there are none."""
+    every = torch.cat(list(ratios))
+    return (every.sum() / max(len(every), 1)).clamp(min=0)
 
 
 def answer_log_probabilities(model: PreTrainedModel, batch: PackedBatch) -> Tensor:

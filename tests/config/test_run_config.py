@@ -71,7 +71,7 @@ def test_a_relative_path_found_only_in_the_working_folder_is_taken_from_there(
         ("lora.r=0", "lora.r is 0; it must be between 1 and 512"),
         ("lora.rank=8", "no setting `rank`"),
         ("training.method=ppo", "one of sft, pretrain, dpo, orpo, kto"),
-        ("preference.beta=-1", "preference.beta is -1; it must be between 0 and 100"),
+        ("preference.beta=-1", "preference.beta is -1; it must be between 0.001 and 100"),
         ("training.devices=all", "isn't built yet"),
         ("model.quantization=nf5", "one of nf4, fp4, int8, none"),
         ("training.recompute=most", "one of auto, none, all"),

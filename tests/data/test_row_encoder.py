@@ -218,8 +218,9 @@ def test_what_a_person_sees_of_a_pair_is_what_is_trained(folder):  # D4
     assert counted == (piece.weights > 0).tolist()
     assert {token.fate for token in tokens[piece.second :]} == {"avoided", "context"}
     assert {token.fate for token in encoder.tokens_of(row, row.tokens - 1, "drop")} == {"cut"}
-    (cut,) = fit(row, 12, "truncate").pieces
-    kept = [token for token in encoder.tokens_of(row, 12, "truncate") if token.fate != "cut"]
+    limit = row.tokens - 1
+    (cut,) = fit(row, limit, "truncate").pieces
+    kept = [token for token in encoder.tokens_of(row, limit, "truncate") if token.fate != "cut"]
     assert [token.id for token in kept] == cut.ids.tolist()
 
 
@@ -246,3 +247,15 @@ def test_an_answer_that_was_rated_bad_counts_below_zero(folder):
 def test_preferences_are_not_learned_from_questions(folder):
     with pytest.raises(StudioError, match="can't be 'everything'"):
         encoder_of(folder, "everything", "orpo")
+
+
+def test_a_pair_of_which_one_side_has_nothing_to_say_is_left_out(folder):
+    encoder = encoder_of(folder, method="dpo")
+    longer = msgspec.structs.replace(PAIR, rejected=(*PAIR.messages, *chat("hello", "a").messages))
+    (row,) = encode(encoder, longer)  # all of the better chat is what both have in common
+    assert row.learned_tokens == 0
+    assert fit(row, 100, "drop").pieces == ()
+    (row,) = encode(encoder, PAIR)
+    question = int(np.flatnonzero(row.weights)[0])
+    fitted = fit(row, 2 * question + 1, "truncate")  # of one side the answer is cut away
+    assert (fitted.pieces, fitted.fate) == ((), "cut")

@@ -15,6 +15,7 @@ from qlora_studio.engine.packed_batch import PackedBatch, on_device
 from qlora_studio.engine.preference_loss import (
     dpo_losses,
     kto_losses,
+    orpo_losses,
 )
 from qlora_studio.engine.wish import Wish
 from qlora_studio.protocol.events import EvaluationFinished, ModelLoaded, RewardsMeasured, StepFinished
@@ -181,3 +182,36 @@ def test_a_better_ratio_of_a_good_answer_costs_less_and_of_a_bad_one_more() -> N
     low, high, baseline = torch.tensor([0.1]), torch.tensor([2.0]), torch.tensor(0.5)
     assert kto_losses(high, good, baseline, 0.1) < kto_losses(low, good, baseline, 0.1)
     assert kto_losses(high, bad, baseline, 0.1) > kto_losses(low, bad, baseline, 0.1)
+
+
+@pytest.mark.parametrize("sure", [0.0, 1e-8])
+def test_an_answer_that_is_certain_stays_a_number(sure: float) -> None:
+    better, worse = torch.tensor([sure], requires_grad=True), torch.tensor([sure], requires_grad=True)
+    orpo_losses(better, torch.tensor([-2.0]), 0.1).sum().backward()
+    orpo_losses(torch.tensor([-2.0]), worse, 0.1).sum().backward()
+    for weight in (better, worse):
+        assert weight.grad is not None and bool(torch.isfinite(weight.grad).all())
+    assert bool(torch.isfinite(orpo_losses(better, worse, 0.1)).all())
+
+
+def test_the_loss_of_rated_answers_held_out_is_the_same_however_they_are_spread(
+    tmp_path: Path, model: Path
+) -> None:
+    """After some updates: before them nothing is measured against."""
+    found = []
+    for batch_size in (1, 8):
+        run = make_run(
+            tmp_path,
+            model,
+            rated(8),
+            rated(7, seed=1),
+            training__method="kto",
+            training__steps=2,
+            training__batch_size=batch_size,
+            training__gradient_accumulation=8 // batch_size,
+            data__seq_len=64,
+            data__packing=False,
+            preference__beta=0.5,
+        )
+        found.append([event.loss for event in of_kind(events_of(run), EvaluationFinished)])
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
