@@ -283,7 +283,7 @@ def test_a_run_that_has_told_its_end_can_be_resumed_at_once(tmp_path: Path, mode
 def test_a_run_that_has_told_its_failure_can_be_resumed_at_once(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qlora_studio.engine.update.learned_loss", None)
+    monkeypatch.setattr("qlora_studio.engine.update.Updater.update", None)
     run = make_run(tmp_path, model)
 
     locked = [

@@ -16,7 +16,8 @@ from qlora_studio.runs.metrics import read_metrics
 from qlora_studio.runs.run_state import RunState, read_state
 from tests.engine.tiny import CPU, events_of, make_model, make_run, of_kind
 
-LOSS = "qlora_studio.engine.update.learned_loss"
+LOSS = "qlora_studio.engine.objective.learned_loss"
+UPDATE = "qlora_studio.engine.update.Updater.update"
 WRITE = "qlora_studio.engine.training.write_checkpoint"
 
 
@@ -99,7 +100,7 @@ def test_running_out_of_memory_is_a_result_and_the_next_run_works(  # R14
     holder = ModelHolder(CPU)
     run = make_run(tmp_path, model, training__steps=4)
     with monkeypatch.context() as patched:
-        patched.setattr(LOSS, raising(error))
+        patched.setattr(UPDATE, raising(error))
         failed = events_of(run, holder=holder)[-1]
 
     assert (failed.cause, failed.step) == ("out_of_memory", 0)
@@ -123,7 +124,7 @@ def test_a_card_that_fails_is_named_as_that_and_the_run_goes_on_later(
 ) -> None:
     run = make_run(tmp_path, model, training__steps=4)
     with monkeypatch.context() as patched:
-        patched.setattr(LOSS, raising(error))
+        patched.setattr(UPDATE, raising(error))
         patched.setattr(Device, "free_bytes", raising(error))  # nothing of it answers any more
         failed = events_of(run)[-1]
 
@@ -135,7 +136,7 @@ def test_a_card_that_fails_is_named_as_that_and_the_run_goes_on_later(
 def test_a_bug_ends_the_run_in_words_and_the_engine_lives_on(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(LOSS, raising(KeyError("x")))
+    monkeypatch.setattr(UPDATE, raising(KeyError("x")))
 
     failed = events_of(make_run(tmp_path, model))[-1]
 

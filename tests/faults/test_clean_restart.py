@@ -25,14 +25,16 @@ ENGINE = """
 import logging, os, sys
 sys.path[:0] = sys.argv[1:]
 import torch
-from qlora_studio.engine import __main__, update
-real, batches = update.learned_loss, []
+from qlora_studio.engine import __main__, objective
+real, batches = objective.learned_loss, []
 def learned_loss(model, batch, noise):
+    if not torch.is_grad_enabled():
+        return real(model, batch, noise)  # an evaluation has room
     batches.append(batch)
     if len(batches) > 4 and batch.input_ids.shape[1] > 40:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total")
     return real(model, batch, noise)
-update.learned_loss = learned_loss
+objective.learned_loss = learned_loss
 status = __main__.main()
 logging.shutdown()
 os._exit(status)
