@@ -101,8 +101,8 @@ class Chat:
         language = self._language_of(adapted.base)
         replies = [_Reply(adapted.base, language, command) for command in commands]
         adapters = [_adapter_in_memory(adapted, command) for command in commands]
-        writer = _WriterOfSeveral(replies, SideBySide(adapted, adapters, self._kept))
-        if not can_go_on_side_by_side(adapted, adapters) or not self._has_room_for(writer):
+        writer = self._begun_together(adapted, adapters, replies)
+        if writer is None:
             for command in commands:
                 yield from self.answer(command, partial(is_stopped, command.id))
             return
@@ -114,16 +114,22 @@ class Chat:
             for reply in writing:
                 yield from reply.news()
 
-    def _has_room_for(self, writer: _WriterOfSeveral) -> bool:
-        """Reads the prompts; False: these texts don't fit on the card together. One alone may."""
+    def _begun_together(
+        self, adapted: AdaptedModel, adapters: Sequence[str | None], replies: Sequence[_Reply]
+    ) -> _WriterOfSeveral | None:
+        """Has read the prompts; None: these texts don't fit on the card together. One alone may."""
+        if not can_go_on_side_by_side(adapted, adapters):
+            return None
+        writer = _WriterOfSeveral(replies, SideBySide(adapted, adapters, self._kept))
         try:
             writer.begin()
         except torch.OutOfMemoryError:
             self._kept.forget()
         else:
-            return True
+            return writer
+        del writer  # it has the memory of all texts
         self._holder.device.empty_cache()  # here nothing holds the error and its tensors any more
-        return False
+        return None
 
     def _base_of(self, command: Generate) -> Generator[LoadingProgress, None, AdaptedModel]:
         """The one that the prompt was encoded for. Raises: StudioError."""

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +213,31 @@ def test_texts_that_do_not_fit_together_take_turns(
     monkeypatch.setattr(SideBySide, "begin", full)
 
     assert {number: reply.reply for number, reply in replies_of(chat, asked).items()} == wanted
+
+
+def test_texts_that_take_turns_leave_no_memory_of_all_of_them(
+    runs_ahead: None, monkeypatch: pytest.MonkeyPatch, model: Path, runs: list[Path]
+) -> None:
+    begin, held = SideBySide.begin, []
+
+    def full(texts: SideBySide, prompts: Sequence[Sequence[int]]) -> None:
+        begin(texts, prompts)
+        held.extend(weakref.ref(what) for what in (texts, texts._cache, texts._step))
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    chat = chat_with(model)
+    still_held: list[list[bool]] = []
+    free = type(chat._holder.device).empty_cache
+
+    def empty_cache(device: Device) -> None:
+        still_held.append([what() is not None for what in held])
+        free(device)
+
+    monkeypatch.setattr(SideBySide, "begin", full)
+    monkeypatch.setattr(type(chat._holder.device), "empty_cache", empty_cache)
+    replies_of(chat, asked_of(runs))
+
+    assert still_held == [[False] * 3]
 
 
 def test_replies_side_by_side_need_no_room_beyond_the_context(runs_ahead: None, tmp_path: Path) -> None:
