@@ -20,6 +20,28 @@ HEARTBEAT_MS = 5_000
 SILENCE_S = 30.0
 
 
+_Answered = (  # the commands that end in an event; others are wishes
+    commands.Train
+    | commands.LoadModel
+    | commands.Generate
+    | commands.GenerateTogether
+    | commands.Evaluate
+    | commands.Export
+    | commands.ScanWeights
+    | commands.MeasureQuantization
+    | commands.MakeSampleModel
+)
+_Answer = (
+    events.CommandFailed
+    | events.GenerationFinished
+    | events.ExportFinished
+    | events.EvaluationReport
+    | events.SampleModelReady
+    | events.WeightsScanned
+    | events.QuantizationMeasured
+)
+
+
 class Doing(Enum):
     """What the engine does. The value is the word of the run chip and of the state chip."""
 
@@ -43,11 +65,13 @@ class EngineState(QObject):
     heard:   every EngineEvent, for whoever follows a run, a chat or an export
     changed: `doing`, `words`, `tone`, `run` or `silent` changed
     ended:   the engine is gone, by itself or dropped; why, in words
+    forgot:  no model is loaded any more; what is asked from now on is asked of another process
     """
 
     heard = Signal(object)
     changed = Signal()
     ended = Signal(str)
+    forgot = Signal()
 
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -59,6 +83,7 @@ class EngineState(QObject):
         self._stopping = False
         self._ending = False
         self._dropped = False
+        self._asked: list[_Answered] = []  # of this engine and not answered yet, in the order they are done
         self._waiting: list[commands.EngineCommand] = []  # for the engine after the one that is ending
         self.doing = Doing.NOTHING
         self.words = "Ready, nothing is training"
@@ -183,6 +208,8 @@ class EngineState(QObject):
         if self._thread is None:
             self._start()
         assert self._thread is not None
+        if isinstance(command, _Answered):
+            self._asked.append(command)
         self._thread.say(command)
 
     def kill(self) -> None:
@@ -195,12 +222,14 @@ class EngineState(QObject):
         if self._thread is not None and not self._ending:
             self._ending = self._dropped = True
             self._thread.kill()
+            self.forgot.emit()
 
     def release(self) -> None:
         """Ends the engine so that the device is free; a run in training is saved first."""
         if self._thread is not None and not self._ending:
             self._ending = True
             self._thread.hang_up()
+            self.forgot.emit()
 
     def close(self, wait_ms: int = 120_000) -> None:
         """Ends the engine and waits for it: at most one step and one save (R7)."""
@@ -233,10 +262,11 @@ class EngineState(QObject):
     def _follow(self, event: events.EngineEvent) -> None:
         if isinstance(event, events.GenerationFinished):
             self._answering.discard(event.id)
-            if self._answering:
-                return  # others are still written beside it
         elif isinstance(event, events.CommandFailed):
             self._answering.clear()
+        self._cross_off(event)
+        if isinstance(event, events.GenerationFinished) and self._answering:
+            return  # others are still written beside it
         match event:
             case events.EngineReady():
                 self.device = event
@@ -285,6 +315,25 @@ class EngineState(QObject):
                     self.release()
             case events.ModelLoaded() if self.run is None:
                 self._now_idle()
+
+    def _cross_off(self, event: events.EngineEvent) -> None:
+        """What this answers, and what was asked before it: commands are done in their order."""
+        if isinstance(event, events.ModelLoaded):  # a run and an evaluation load one, too
+            if self._asked and isinstance(self._asked[0], commands.LoadModel):
+                del self._asked[0]
+            return
+        for place, command in enumerate(self._asked, start=1):
+            if self._is_end_of(command, event):
+                del self._asked[:place]
+                return
+
+    def _is_end_of(self, command: _Answered, event: events.EngineEvent) -> bool:
+        if isinstance(command, commands.Train):
+            return isinstance(event, events.RunFinished | events.RunFailed)
+        if isinstance(command, commands.GenerateTogether) and isinstance(event, events.GenerationFinished):
+            ids = {reply.id for reply in command.replies}
+            return event.id in ids and not ids & self._answering
+        return isinstance(event, _Answer) and event.id == command.id
 
     def _run_ended(self, event: events.RunFinished) -> None:
         self.run = None
@@ -339,6 +388,10 @@ class EngineState(QObject):
             thread.wait()
             thread.deleteLater()
         dropped = self._dropped
+        asked, self._asked = self._asked, []
+        self.forgot.emit()
+        if not reason and not dropped:
+            self._fail_unanswered(asked)
         self._stopping = self._ending = self._dropped = False
         waiting, self._waiting = self._waiting, []
         if dropped:  # whatever else it was to do is not done either
@@ -355,6 +408,14 @@ class EngineState(QObject):
         elif self.tone not in ("warn", "bad"):
             self._now_idle()
         self.changed.emit()
+
+    def _fail_unanswered(self, asked: list[_Answered]) -> None:
+        """What stood in the pipe of a process that ended as it was asked to: nobody else tells of it."""
+        self._ending = True  # what is asked by those who hear it comes after what waits already
+        problem = events.Problem("The engine ended before this was done.", "Try again: it is started anew.")
+        for command in asked:
+            if not isinstance(command, commands.Train):
+                self.heard.emit(events.CommandFailed(id=command.id, error=problem))
 
 
 def _ago(seconds: float) -> str:

@@ -236,6 +236,81 @@ def test_a_chat_that_runs_out_of_memory_ends_the_process_too(engine, silent, sho
     assert silent.engines[0].hung_up == short
 
 
+@pytest.fixture
+def failed(engine):
+    """The ids of the commands that failed, as they are heard."""
+    ids = []
+    engine.heard.connect(
+        lambda event: ids.append(event.id) if isinstance(event, events.CommandFailed) else None
+    )
+    return ids
+
+
+@pytest.mark.fault(17)
+def test_what_stood_behind_it_is_told_to_have_failed_and_what_came_after_it_is_done(engine, silent, failed):
+    reply = engine.command(commands.Generate, prompt_ids=(1,))
+    behind = engine.command(commands.Evaluate, run="r", prepared="p")
+    silent.hear(events.CommandFailed(id=reply, error=Problem("No."), device_spoiled=True))
+    after = engine.command(commands.Evaluate, run="r", prepared="p")
+    silent.engines[0].end()
+    assert failed == [reply, behind]
+    assert [command.id for command in silent.engines[1].said] == [after]
+
+
+def test_what_is_asked_anew_comes_after_what_waits_for_the_next_engine(engine, silent):
+    reply = engine.command(commands.Generate, prompt_ids=(1,))
+    behind = engine.command(commands.Evaluate, run="r", prepared="p")
+    silent.hear(events.CommandFailed(id=reply, error=Problem("No."), device_spoiled=True))
+    after = engine.command(commands.MakeSampleModel)
+    anew = []
+    engine.heard.connect(lambda event: anew.append(engine.command(commands.Evaluate, run="r", prepared="p")))
+    silent.engines[0].end()
+    assert behind not in anew
+    assert [command.id for command in silent.engines[1].said] == [after, *anew]
+
+
+def test_after_a_pause_nothing_that_was_done_is_told_to_have_failed(engine, silent, failed):
+    engine.command(commands.LoadModel, model="m", quantization="nf4", double_quant=True, compute_dtype="auto")
+    silent.hear(_loaded())
+    _, replies = engine.generate([{"prompt_ids": (1,)}, {"prompt_ids": (2,)}])
+    for reply in replies:
+        silent.hear(_reply_finished(reply))
+    engine.train(RUN)
+    silent.hear(_loaded())
+    silent.hear(events.RunFinished(run=str(RUN), step=4, adapter=None, state="paused"))
+    silent.engines[0].end()
+    assert failed == []
+
+
+def test_replies_side_by_side_are_answered_with_the_last_of_them(engine, silent, failed):
+    together, replies = engine.generate([{"prompt_ids": (1,)}, {"prompt_ids": (2,)}])
+    silent.hear(_reply_finished(replies[0]))
+    engine.release()
+    silent.engines[0].end()
+    assert failed == [together]
+
+
+def test_with_its_process_the_engine_forgets_its_models_once_it_is_released(engine, silent, qtbot):
+    engine.command(commands.Generate, prompt_ids=(1,))
+    with qtbot.waitSignal(engine.forgot):
+        engine.release()
+    with qtbot.waitSignal(engine.forgot):
+        silent.engines[0].end()
+
+
+def _loaded():
+    return events.ModelLoaded(
+        model="m", parameters=1, trainable_parameters=0, seconds=1.0, device_name="CPU",
+        compute_dtype="float32",
+    )  # fmt: skip
+
+
+def _reply_finished(reply):
+    return events.GenerationFinished(
+        id=reply, reply="", tokens=0, tokens_per_second=0.0, first_token_seconds=0.0, ended="stopped"
+    )
+
+
 def test_what_went_wrong_still_stands_when_the_process_is_gone(training, silent):
     silent.hear(events.RunFailed(error=Problem("Out of memory."), run=str(RUN), cause="out_of_memory"))
     silent.engines[0].end()

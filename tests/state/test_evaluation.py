@@ -111,6 +111,27 @@ def test_an_engine_that_ends_is_a_problem_and_the_next_evaluation_works(evaluati
     assert silent.asked(reading.PrepareEvaluation)
 
 
+@pytest.mark.fault(17)
+@pytest.mark.parametrize("stopped", [False, True])
+def test_behind_a_reply_that_runs_out_of_memory_it_ends_and_the_device_is_free(
+    app, evaluation, silent, stopped
+):
+    reply = app.engine.command(commands.Generate, prompt_ids=(1,))
+    evaluation.start("/data/test.jsonl")
+    silent.answer(reading.PrepareEvaluation, reading.EvaluationPrepared, prepared="/cache/rows", rows=200)
+    if stopped:
+        evaluation.stop()
+    silent.hear(events.CommandFailed(id=reply, error=events.Problem("No memory."), device_spoiled=True))
+    assert evaluation.busy
+    silent.engines[0].end()
+    assert not evaluation.busy
+    assert (evaluation.problem is None) == stopped
+    assert app.engine.held == ""
+    evaluation.start("/data/test.jsonl")
+    silent.answer(reading.PrepareEvaluation, reading.EvaluationPrepared, prepared="/cache/rows", rows=200)
+    assert [type(command) for command in silent.engines[1].said] == [commands.Evaluate]
+
+
 def test_while_a_run_trains_it_holds_the_device(app, evaluation, home, silent):
     app.engine.train(home / "other", "other-run")
     assert evaluation.why_not == "other-run is training and holds the device."
