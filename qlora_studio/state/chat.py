@@ -119,6 +119,7 @@ class ChatState(QObject):
         self.rendered = ""  # the last prompt, exactly as the model got it
         engine.heard.connect(self._on_heard)
         engine.ended.connect(self._on_engine_ended)
+        engine.forgot.connect(self._on_engine_forgot)
         engine.changed.connect(self._on_engine_changed)
         sample_model.made.connect(self._on_sample_made)
         sample_model.failed.connect(self._on_sample_failed)
@@ -696,8 +697,11 @@ class ChatState(QObject):
         self._end(reply, Writing.DONE, ended="stop_word" if at_stop_word else event.ended)
 
     def _on_engine_ended(self, reason: str) -> None:
-        self._loaded = self._loading = None
+        self._loading = None
         self._on_failed(Problem(f"The engine ended ({reason}).", "Ask again: it is started anew."))
+
+    def _on_engine_forgot(self) -> None:
+        self._loaded = None
 
     def _on_failed(self, problem: Problem) -> None:
         self._job = None

@@ -66,6 +66,7 @@ class EndpointState(QObject):
         self.problem: Problem | None = None
         engine.heard.connect(self._on_heard)
         engine.ended.connect(self._on_engine_ended)
+        engine.forgot.connect(self._on_engine_forgot)
         sample_model.made.connect(self._on_sample_made)
         sample_model.failed.connect(self._on_sample_failed)
 
@@ -227,6 +228,9 @@ class EndpointState(QObject):
         self._job = None
         if self._answering is None:
             return
+        if not self._base:  # the engine's process ended meanwhile
+            self._advance()
+            return
         if len(answer.ids) >= answer.context:
             self._fail(
                 REFUSED, f"The chat has {len(answer.ids):,} tokens; the model holds {answer.context:,}."
@@ -253,7 +257,7 @@ class EndpointState(QObject):
         event_id = getattr(event, "id", 0)
         match event:
             case events.CommandFailed() if event_id in (self._loading, self._generating):
-                self._generating = None
+                self._base, self._generating = 0, None  # whatever is loaded, the next one asks for its model
                 self._fail(FAILED, _in_words(event.error))
             case events.TextGenerated() if event_id == self._generating and self._cut is not None:
                 self._answering.say(self._cut.add(event.text))
@@ -300,9 +304,12 @@ class EndpointState(QObject):
 
     def _on_engine_ended(self, reason: str) -> None:
         waits = self._loading is not None or self._generating is not None
-        self._base, self._generating = 0, None
+        self._generating = None
         if waits:
             self._fail(BUSY, f"The engine ended ({reason}).")
+
+    def _on_engine_forgot(self) -> None:
+        self._base = 0
 
     def _on_sample_made(self) -> None:
         self._advance()

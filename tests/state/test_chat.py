@@ -201,6 +201,16 @@ def test_after_the_engines_death_the_base_is_loaded_again(base, silent):
     assert len(silent.said(commands.LoadModel)) == 2
 
 
+@pytest.mark.fault(17)
+def test_after_an_evaluation_that_ran_out_of_memory_the_base_is_loaded_again(base, silent):
+    _talk_alone(base, silent)
+    evaluation = base._engine.command(commands.Evaluate, run="r", prepared="p")
+    silent.hear(events.CommandFailed(id=evaluation, error=Problem("No memory."), device_spoiled=True))
+    base.send("Still there?")
+    silent.engines[0].end()
+    assert [type(command) for command in silent.engines[1].said] == [commands.LoadModel]
+
+
 def test_another_try_draws_another_answer(base, silent):
     _talk_alone(base, silent)
     base.send("Second")

@@ -40,6 +40,11 @@ def load(silent, adapter=False):
     silent.answer(reading.CheckModel, reading.ModelChecked, report=model_report(MODEL))
     if adapter:
         silent.answer(reading.CheckAdapter, reading.AdapterChecked, **CHECKED_ADAPTER)
+    return load_again(silent)
+
+
+def load_again(silent):
+    """What was checked already."""
     loading = silent.last_said(commands.LoadModel)
     silent.hear(
         events.ModelLoaded(
@@ -164,7 +169,40 @@ def test_what_the_engine_can_not_do_is_told_and_the_next_one_is_answered(endpoin
     command = silent.last_said(commands.Generate)
     silent.hear(events.CommandFailed(id=command.id, error=Problem("The GPU ran out of memory.")))
     assert said(first)[1].failed == (500, "The GPU ran out of memory.")
+    load_again(silent)
     write(silent, "Two.")
+    assert said(second)[0] == ["Two."]
+
+
+@pytest.mark.parametrize("while_encoding", [False, True])
+def test_after_a_pause_the_model_is_loaded_by_the_next_engine(endpoint, app, silent, while_encoding):
+    ask(endpoint)
+    load(silent)
+    write(silent, "One.")
+    exchange = ask(endpoint) if while_encoding else None
+    app.engine.release()
+    silent.engines[-1].end()
+    if while_encoding:
+        silent.answer(reading.EncodeChat, reading.ChatEncoded, **chat_encoded(ids=12))
+    exchange = exchange or ask(endpoint)
+    assert [type(command) for command in silent.engines[1].said] == [commands.LoadModel]
+    loading = load_again(silent)
+    assert write(silent, "Two.").base == loading
+    assert said(exchange)[0] == ["Two."]
+
+
+@pytest.mark.fault(17)
+def test_after_out_of_memory_the_model_is_loaded_by_the_next_engine(endpoint, silent):
+    first, second = ask(endpoint), ask(endpoint)
+    load(silent)
+    silent.answer(reading.EncodeChat, reading.ChatEncoded, **chat_encoded(ids=12))
+    command = silent.last_said(commands.Generate)
+    silent.hear(events.CommandFailed(id=command.id, error=Problem("No memory."), device_spoiled=True))
+    assert said(first)[1].failed == (500, "No memory.")
+    silent.engines[0].end()
+    assert [type(asked) for asked in silent.engines[1].said] == [commands.LoadModel]
+    loading = load_again(silent)
+    assert write(silent, "Two.").base == loading
     assert said(second)[0] == ["Two."]
 
 
