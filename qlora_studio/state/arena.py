@@ -77,7 +77,7 @@ class ArenaState(QObject):
         self._job: Job | None = None
         self._command: int | None = None  # of the engine's, that is waited for
         self._checked: set[str] = set()
-        self._loaded = False
+        self._base = 0  # id of the command that loaded what answers now; 0: none did
         self._writing: tuple[int, int] | None = None  # prompt, player
         self._judging = False  # a judge is asked, in place of the players
         self._weighed: Pair | None = None  # what it is asked about
@@ -162,7 +162,7 @@ class ArenaState(QObject):
     def go_on(self) -> None:
         """Writes the answers that are missing."""
         if self.arena is not None and not self.busy and not self._engine.training:
-            self.problem, self._loaded = None, False
+            self.problem, self._base = None, 0
             self._now(Stage.PREPARING, "Checking model and adapters")
             self._advance()
 
@@ -170,14 +170,14 @@ class ArenaState(QObject):
         """A local model's folder: it judges every two answers, both ways round."""
         if self.arena is not None and not self.why_no_judge:
             self._take(with_judge(self.arena, model))
-            self.problem, self._loaded, self._judging = None, False, True
+            self.problem, self._base, self._judging = None, 0, True
             self._now(Stage.PREPARING, "Checking the judge")
             self._advance()
 
     def stop(self) -> None:
         """What is answered stays; the rest can be written later."""
         asked = self._writing is not None or self._weighed is not None
-        if asked and self._command is not None and self._loaded:
+        if asked and self._command is not None and self._base:
             self._engine.say(commands.StopGenerating(id=self._command))
         self._rest()
 
@@ -228,7 +228,7 @@ class ArenaState(QObject):
             self._ask(
                 reading.CheckAdapter, partial(self._on_checked, unknown[0]), folder=unknown[0], base=model
             )
-        elif not self._loaded:
+        elif not self._base:
             self._now(Stage.PREPARING, "Loading the model")
             self._command = self._engine.command(
                 commands.LoadModel,
@@ -291,6 +291,7 @@ class ArenaState(QObject):
         )
         self._command = self._engine.command(
             commands.Generate,
+            base=self._base,  # the endpoint's model may have taken its place
             prompt_ids=answer.ids,
             adapter=adapter,
             stop_ids=answer.stop_ids,
@@ -347,8 +348,8 @@ class ArenaState(QObject):
         if self._command is None:
             return
         match event:
-            case events.ModelLoaded() if not self._loaded and event.model == self._folder():
-                self._loaded, self._command = True, None
+            case events.ModelLoaded() if not self._base and event.model == self._folder():
+                self._base, self._command = self._command, None
                 self._advance()
             case events.GenerationFinished() if event.id == self._command:
                 self._answer(event.reply)
@@ -356,6 +357,7 @@ class ArenaState(QObject):
                 self._fail(event.error)
 
     def _on_engine_ended(self, reason: str) -> None:
+        self._base = 0
         if self._command is not None:
             self._fail(Problem(f"The engine ended ({reason}).", "Go on: what is answered is kept."))
 

@@ -72,6 +72,32 @@ def test_base_and_adapter_answer_each_prompt_and_all_is_kept(arena, app, silent,
     assert kept.answers == (("Plain.", "Tuned."), ("Plain again.", "Tuned again."))
 
 
+def test_each_answer_names_its_own_base_whatever_else_was_loaded_in_between(arena, silent):
+    arena.begin("/data/prompts.txt")
+    begin(silent, "Why?")
+    own = silent.last_said(commands.LoadModel).id
+    answer(silent, "Plain.")
+    silent.hear(
+        events.ModelLoaded(
+            model="/models/of-the-endpoint", parameters=1, trainable_parameters=0, seconds=1.0,
+            device_name="CPU", compute_dtype="float32",
+        )
+    )  # fmt: skip
+    answer(silent, "Tuned.")
+    assert [said.base for said in silent.said(commands.Generate)] == [own, own]
+    arena.ask_judge(MODEL)
+    judge = silent.last_said(commands.LoadModel)
+    silent.hear(
+        events.ModelLoaded(
+            model=judge.model, parameters=1, trainable_parameters=0, seconds=1.0, device_name="CPU",
+            compute_dtype="float32",
+        )
+    )  # fmt: skip
+    answer(silent, "[[B]]")
+    assert judge.id != own
+    assert silent.last_said(commands.Generate).base == judge.id
+
+
 def test_votes_are_kept_taken_back_and_counted(arena, silent, qtbot):
     arena.begin("/data/prompts.txt")
     begin(silent, "Why?", "How?")
