@@ -15,6 +15,7 @@ from qlora_studio.protocol.commands import Sampling
 MOST_MESSAGES = 1_000
 MOST_TOKENS = 8_192  # of a reply
 MOST_STOP_WORDS = 4  # OpenAI's own limit
+LONGEST_STOP_WORD = 1_000  # characters: each is sought in every piece of a reply, by the window
 _DEFAULT_TOKENS = 512
 
 
@@ -168,6 +169,8 @@ def chat_request(body: bytes) -> ChatRequest:
         raise StudioError("Tools are not called here.")
     if len(request.stop_words) > MOST_STOP_WORDS:
         raise StudioError(f"stop takes up to {MOST_STOP_WORDS} words.")
+    if any(len(word) > LONGEST_STOP_WORD for word in request.stop_words):
+        raise StudioError(f"A word of stop may have {LONGEST_STOP_WORD:,} characters.")
     if not 0 <= (1.0 if request.temperature is None else request.temperature) <= 2:
         raise StudioError("temperature must be 0 to 2.")
     if not 0 < (1.0 if request.top_p is None else request.top_p) <= 1:

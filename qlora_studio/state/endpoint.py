@@ -354,7 +354,8 @@ def _in_words(problem: Problem) -> str:
 
 def _overlap(text: str, word: str) -> int:
     """The longest end of the text that the word begins with."""
-    return next((size for size in range(len(word) - 1, 0, -1) if text.endswith(word[:size])), 0)
+    longest = min(len(word) - 1, len(text))
+    return next((size for size in range(longest, 0, -1) if text.endswith(word[:size])), 0)
 
 
 def _named(tuned: list[Tuned | None]) -> dict[str, Tuned | None]:

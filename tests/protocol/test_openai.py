@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from qlora_studio.errors import StudioError
-from qlora_studio.protocol.openai import MOST_MESSAGES, chat_request
+from qlora_studio.protocol.openai import LONGEST_STOP_WORD, MOST_MESSAGES, chat_request
 
 MESSAGES = [{"role": "user", "content": "Why?"}]
 
@@ -30,6 +30,7 @@ def test_settings_are_taken_as_the_engine_has_them():
     assert asked.stop_words == ("\n\n",)
     assert request(max_completion_tokens=9).sampling.max_tokens == 9
     assert request(stop="END").stop_words == ("END",)
+    assert request(stop="x" * LONGEST_STOP_WORD).stop_words == ("x" * LONGEST_STOP_WORD,)
 
 
 def test_a_temperature_of_zero_is_greedy():
@@ -52,6 +53,8 @@ def test_a_message_in_parts_is_one_text():
         ({"n": 2}, "n must be 1"),
         ({"tools": [{"type": "function"}]}, "Tools are not called"),
         ({"stop": list("abcde")}, "up to 4"),
+        ({"stop": "x" * (LONGEST_STOP_WORD + 1)}, "1,000 characters"),
+        ({"stop": ["END", "x" * 900_000]}, "1,000 characters"),
         ({"temperature": 3}, "temperature"),
         ({"top_p": 0}, "top_p"),
         ({"max_tokens": 0}, "max_tokens"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import msgspec
 import pytest
 
@@ -139,11 +141,20 @@ def test_a_reply_ends_before_a_stop_word_that_comes_in_pieces(endpoint, silent):
         (("END",), ["x EN"], "x EN"),
         (("aab",), ["aaa", "b", "c"], "a"),
         (("longer", "on"), ["l", "onger"], ""),
+        (("a" * 1_000,), ["a" * 999, "b"], "a" * 999 + "b"),
     ],
 )
 def test_only_what_can_be_no_stop_word_is_said(words, pieces, expected):
     cut = StopWords(words)
     assert "".join([*(cut.add(piece) for piece in pieces), cut.rest()]) == expected
+
+
+def test_no_more_of_a_stop_word_is_compared_than_there_is_of_the_reply():
+    cut = StopWords(("a" * 2_000_000,))  # its beginnings of every length would be copied for minutes
+    began = time.process_time()
+    assert [cut.add(letter) for letter in "ba"] == ["b", ""]
+    assert time.process_time() - began < 1
+    assert cut.rest() == "a"
 
 
 def test_a_run_that_trains_holds_the_device(endpoint, app, run):
