@@ -157,7 +157,7 @@ def chat_request(body: bytes) -> ChatRequest:
     """Raises: StudioError saying which field can't be taken."""
     try:
         request = msgspec.json.decode(body, type=ChatRequest)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise StudioError(f"The request can't be read: {error}") from error
     if not 1 <= len(request.messages) <= MOST_MESSAGES:
         raise StudioError(f"messages must be 1 to {MOST_MESSAGES:,}.")

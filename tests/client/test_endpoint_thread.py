@@ -6,9 +6,12 @@ import http.client
 import json
 from concurrent.futures import ThreadPoolExecutor
 
+import msgspec
 import pytest
 
 from qlora_studio.client.endpoint_thread import HOST, LARGEST_BODY, MOST_AT_ONCE, EndpointThread
+from qlora_studio.data.conversation import Message
+from qlora_studio.protocol import lines, openai, reading
 
 TOKEN = "known-to-the-test"
 QUESTION = {"model": "base", "messages": [{"role": "user", "content": "Why?"}]}
@@ -88,10 +91,36 @@ def test_what_is_not_answered_says_why(ask, exchanges, named, status, words):
     assert exchanges == []
 
 
-def test_a_body_without_end_is_not_read(ask):
-    headers = {"Content-Length": str(LARGEST_BODY + 1)}
+@pytest.mark.parametrize("length", [str(LARGEST_BODY + 1), "9" * 5_000], ids=["one more", "5,000 digits"])
+def test_a_body_without_end_is_not_read(ask, length):
+    headers = {"Content-Length": length}
     status, body = ask("POST", "/v1/chat/completions", "{}", **headers)
     assert (status, "longer than" in json.loads(body)["error"]["message"]) == (413, True)
+
+
+def test_lists_in_lists_without_end_are_refused(ask):
+    status, body = ask("POST", "/v1/chat/completions", '{"metadata": ' + "[" * 100_000)
+    assert (status, "can't be read" in json.loads(body)["error"]["message"]) == (400, True)
+
+
+@pytest.mark.parametrize("messages", [1, openai.MOST_MESSAGES])
+def test_the_largest_body_is_a_line_that_the_reader_takes(messages):
+    shell = msgspec.json.encode({"model": "base", "messages": [{"role": "user", "content": ""}] * messages})
+    each = (LARGEST_BODY - len(shell)) // messages
+    said = [{"role": "user", "content": "x" * each}] * messages
+    body = msgspec.json.encode({"model": "base", "messages": said})
+    assert LARGEST_BODY - messages < len(body) <= LARGEST_BODY
+    request = openai.chat_request(body)
+    line = lines.REQUESTS.encode(
+        reading.EncodeChat(
+            id=2**31,
+            model="/" + "m" * 4_000,
+            messages=tuple(Message(item.role, item.text) for item in request.messages),
+            run="/" + "r" * 4_000,
+            trained=True,
+        )
+    )
+    assert len(line) <= lines.LONGEST_LINE
 
 
 def test_a_reply_is_answered_whole(ask, exchanges, qtbot):

@@ -67,6 +67,12 @@ def test_what_we_do_not_do_is_refused_by_name(fields, words):
         request(**fields)
 
 
+@pytest.mark.parametrize("field", ["metadata", "tools"])
+def test_lists_in_lists_without_end_are_refused(field):
+    with pytest.raises(StudioError, match="can't be read"):
+        chat_request(b'{"%s": %s' % (field.encode(), b"[" * 100_000))
+
+
 def test_bytes_that_are_no_text_are_refused():
     with pytest.raises(StudioError, match="can't be read"):
         chat_request(b'{"model": "\xff"}')
