@@ -25,6 +25,7 @@ from qlora_studio.models.quantization_report import (
     outliers,
     perplexity_of,
     read_report,
+    require_tokens,
     save_report,
 )
 from qlora_studio.protocol import commands, events, reading
@@ -58,7 +59,7 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
         type=int,
         default=0,
         metavar="N",
-        help="of the text, at most (default: 20,000 on a card, 4,000 without)",
+        help="of the text, at most, from 512 (default: 20,000 on a card, 4,000 without)",
     )
     lab.add_argument(
         "--encoding", type=encoding_named, choices=ENCODINGS, default="auto", metavar="E", help="of the text"
@@ -72,6 +73,8 @@ def lab_command(arguments: argparse.Namespace) -> int:
     """Raises: StudioError."""
     if arguments.out is not None and arguments.out.exists() and not arguments.out.is_dir():
         raise StudioError(f"{arguments.out} is a file.", hint="--out names a folder.")
+    if arguments.tokens:
+        require_tokens(arguments.tokens)
     if arguments.on is not None and arguments.on != SAMPLE:
         require_file(arguments.on)
     notes: tuple[str, ...] = ()
@@ -102,7 +105,7 @@ def lab_command(arguments: argparse.Namespace) -> int:
             block_size=arguments.block_size,
             prepared=prepared,
             text=arguments.on or "",
-            tokens=max(arguments.tokens, 0),
+            tokens=arguments.tokens,
         )
         engine.wait_for(events.QuantizationMeasured)
         report = read_report(out)

@@ -30,11 +30,13 @@ from qlora_studio.errors import StudioError
 from qlora_studio.models.check import model_folder
 from qlora_studio.models.model_folder import open_folder
 from qlora_studio.models.quantization_report import (
+    FEWEST_TOKENS,
     LayerErrors,
     Levels,
     Perplexity,
     QuantizationReport,
     QuantSetting,
+    require_tokens,
 )
 from qlora_studio.models.shapes import folder_plan
 from qlora_studio.models.stored_weights import stored_weights
@@ -52,7 +54,6 @@ MEASURED_ON_TEXT = (
     ("int8", False),
 )
 _TOKENS_ON_CARD, _TOKENS_ON_CPU = 20_000, 4_000  # read where nobody says how many
-FEWEST_TOKENS = 512  # of a text: below, the interval would be as wide as any gap
 _TOKENS_TOGETHER = 64  # the unit of the intervals: neighbouring tokens are easy or hard together
 _BINS = 128
 _ROWS_TESTED = 1_024
@@ -69,6 +70,8 @@ def measure_quantization(
     start = time.monotonic()
     if command.model.startswith(SHAPE_PREFIX):
         raise StudioError(f"{command.model} has random weights: there is nothing to measure.")
+    if command.tokens:
+        require_tokens(command.tokens)
     linears = _Linears.of(model_folder(command.model), device, stopped)
     settings = _settings(command)
     found = yield from _each_layer(linears, settings, command.block_size)

@@ -20,8 +20,15 @@ from qlora_studio.svg_chart import Series, histogram, line_chart
 QUANT_TYPES = ("nf4", "fp4", "int4", "int8")
 BLOCK_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 NAMES = {"nf4": "NF4", "fp4": "FP4", "int4": "INT4", "int8": "int8", "none": "16 bit"}
+FEWEST_TOKENS = 512  # of a text: below, the interval would be as wide as any gap
 OUTLIER_DEVIATIONS = 3.5  # Iglewicz and Hoaglin, How to Detect and Handle Outliers (1993): modified z-score
 _PAPER_SAVING = 0.373  # bits a weight that double quantization saves at blocks of 64 and 256
+
+
+def require_tokens(tokens: int) -> None:
+    """tokens: of a text, at most. Raises: StudioError where they are too few for a perplexity."""
+    if tokens < FEWEST_TOKENS:
+        raise StudioError(f"A perplexity needs at least {FEWEST_TOKENS:,} tokens, not {tokens:,}.")
 
 
 class QuantSetting(msgspec.Struct, frozen=True, kw_only=True):

@@ -36,6 +36,13 @@ def test_a_model_is_measured_and_its_tables_are_written(tmp_path, capsys):
     assert (tmp_path / "out" / "error.svg").is_file()
 
 
+@pytest.mark.parametrize("tokens", ["-1", "1", "511"])
+def test_too_few_tokens_are_refused_before_a_child_starts(tmp_path, monkeypatch, capsys, tokens):
+    monkeypatch.setattr("qlora_studio.cli.lab.Engine", lambda told: pytest.fail("an engine was started"))
+    assert lab(str(tmp_path), "--tokens", tokens) != 0
+    assert f"at least 512 tokens, not {tokens}" in capsys.readouterr().err
+
+
 def test_a_person_reads_bits_errors_perplexities_and_claims():
     said = "\n".join(report_lines(quantization_report()))
     assert "NF4 + DQ      64           4.13    8.00%   21.9 dB" in said

@@ -166,6 +166,13 @@ def test_a_text_that_is_too_short_says_how_much_is_needed(tmp_path, model):
     assert "longer text" in refused.value.hint
 
 
+@pytest.mark.parametrize("tokens", [1, 127, 511])
+def test_too_few_tokens_are_refused_before_anything_is_measured(tmp_path, model, tokens):
+    command = MeasureQuantization(id=1, model=str(model), out=str(tmp_path / "out"), tokens=tokens)
+    with pytest.raises(StudioError, match=f"at least 512 tokens, not {tokens}"):
+        next(measure_quantization(command, CPU, lambda: False))
+
+
 def test_the_interval_of_a_constant_loss_is_nothing_and_widens_with_the_spread():
     assert half_interval(np.full(1024, 2.0, np.float32)) == 0
     random = np.random.default_rng(0)
