@@ -5,6 +5,7 @@ https://platform.openai.com/docs/api-reference/chat; what we don't do (tools, se
 
 from __future__ import annotations
 
+import secrets
 from typing import Literal
 
 import msgspec
@@ -17,6 +18,7 @@ MOST_TOKENS = 8_192  # of a reply
 MOST_STOP_WORDS = 4  # OpenAI's own limit
 LONGEST_STOP_WORD = 1_000  # characters: each is sought in every piece of a reply, by the window
 _DEFAULT_TOKENS = 512
+_SEEDS = 2**31
 
 
 class TextPart(msgspec.Struct, frozen=True, tag_field="type", tag="text"):
@@ -60,7 +62,10 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def sampling(self) -> Sampling:
-        """As the engine takes it; a temperature of 0 is greedy. OpenAI's defaults: 1 and 1, no top-k."""
+        """As the engine takes it; a temperature of 0 is greedy. OpenAI's defaults: 1 and 1, no top-k.
+
+        Without a seed it has another one each time.
+        """
         temperature = 1.0 if self.temperature is None else self.temperature
         return Sampling(
             greedy=temperature == 0,
@@ -68,7 +73,7 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
             top_p=1.0 if self.top_p is None else self.top_p,
             top_k=0,
             max_tokens=self.max_completion_tokens or self.max_tokens or _DEFAULT_TOKENS,
-            seed=(self.seed or 0) % 2**31,
+            seed=secrets.randbelow(_SEEDS) if self.seed is None else self.seed % _SEEDS,
         )
 
 

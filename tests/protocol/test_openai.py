@@ -33,6 +33,13 @@ def test_settings_are_taken_as_the_engine_has_them():
     assert request(stop="x" * LONGEST_STOP_WORD).stop_words == ("x" * LONGEST_STOP_WORD,)
 
 
+def test_without_a_seed_each_request_draws_its_own_and_a_seed_stays():
+    drawn = {request().sampling.seed for _ in range(20)}
+    assert len(drawn) > 1
+    assert all(0 <= seed < 2**31 for seed in drawn)
+    assert {request(seed=seed).sampling.seed for seed in (0, 7, 2**31 + 7)} == {0, 7}
+
+
 def test_a_temperature_of_zero_is_greedy():
     assert request(temperature=0).sampling.greedy
 
