@@ -18,6 +18,7 @@ OVER = {  # what the QLoRA paper compares
     "layers": "Adapters on attention, feed-forward or all layers",
     "precision": "16 bit, NF4 and FP4",
 }
+SEED = "training.seed"  # each point has its own beside what is varied
 RANKS = (8, 16, 32, 64, 128, 256)  # QLoRA, arXiv:2305.14314, figure 4 and appendix A
 Variant = tuple[str, dict[str, Any]]  # label, changes
 
@@ -76,6 +77,11 @@ def variants(over: str, vary: str, shape: ModelShape) -> tuple[str, str, list[Va
     values = [parse_assignment(f"{key}={value}")[1] for value in listed.split(",") if value.strip()]
     if len(values) < 2:
         raise StudioError(f"--vary {vary} names no two values.", hint="Such as lora.r=8,16,32.")
+    if key.strip() == SEED:
+        raise StudioError(f"--vary {SEED} compares nothing.", hint="--seeds makes each run with several.")
+    for place, value in enumerate(values):
+        if value in values[:place]:
+            raise StudioError(f"--vary {vary} names {value} twice.", hint="Each value makes runs of its own.")
     are_numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
     axis = key if are_numbers and all(value > 0 for value in values) else ""
     return key, axis, [(f"{key} = {value}", {key: value}) for value in values]
@@ -96,6 +102,6 @@ def _layer_choices(shape: ModelShape) -> list[Variant]:
 
 def _point(config: RunConfig, shape: ModelShape, label: str, changes: dict[str, Any], seed: int) -> Point:
     """Raises: StudioError where a setting can't stand."""
-    whole = changes | {"training.seed": seed}
+    whole = changes | {SEED: seed}
     parameters = adapter_parameters(shape, with_changes(config, whole).lora)
     return Point(label=label, seed=seed, changes=whole, parameters=parameters)

@@ -118,6 +118,21 @@ def test_only_positive_numbers_are_an_axis():
         variants("", "lora.r", shape)
 
 
+@pytest.mark.parametrize(
+    ("vary", "words"),
+    [
+        ("training.seed=1,2", "training.seed compares nothing"),
+        (" training.seed =1,2", "training.seed compares nothing"),
+        ("lora.r=8,16,8", "names 8 twice"),
+        ("training.learning_rate=1e-4,0.0001", "names 0.0001 twice"),
+        ("data.packing=true,true", "names True twice"),
+    ],
+)
+def test_values_that_would_be_the_same_runs_are_refused(vary, words):
+    with pytest.raises(StudioError, match=words):
+        variants("", vary, known_shape("llama-7b"))
+
+
 def test_a_person_reads_loss_interval_and_difference():
 
     listed = Sweep(title="Rank: tiny", config=RunConfig(), points=points())
