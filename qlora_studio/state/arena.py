@@ -92,6 +92,7 @@ class ArenaState(QObject):
         self.problem: Problem | None = None
         engine.heard.connect(self._on_heard)
         engine.ended.connect(self._on_engine_ended)
+        engine.forgot.connect(self._on_engine_forgot)
         engine.changed.connect(self.changed)
         sample_model.made.connect(self._on_sample_made)
         sample_model.failed.connect(self._on_sample_failed)
@@ -278,6 +279,9 @@ class ArenaState(QObject):
         self._job = None
         if self.arena is None or (self._writing is None and self._weighed is None):
             return
+        if not self._base:  # the engine's process ended meanwhile
+            self._advance()
+            return
         if len(answer.ids) >= answer.context:
             self._answer("")  # no model can say anything to it: all have the same nothing
             return
@@ -357,9 +361,11 @@ class ArenaState(QObject):
                 self._fail(event.error)
 
     def _on_engine_ended(self, reason: str) -> None:
-        self._base = 0
         if self._command is not None:
             self._fail(Problem(f"The engine ended ({reason}).", "Go on: what is answered is kept."))
+
+    def _on_engine_forgot(self) -> None:
+        self._base = 0
 
     def _on_sample_made(self) -> None:
         self._advance()

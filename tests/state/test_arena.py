@@ -98,6 +98,27 @@ def test_each_answer_names_its_own_base_whatever_else_was_loaded_in_between(aren
     assert silent.last_said(commands.Generate).base == judge.id
 
 
+def test_an_engine_that_ends_between_two_answers_is_followed_by_one_that_loads_the_model(arena, app, silent):
+    arena.begin("/data/prompts.txt")
+    begin(silent, "Why?")
+    answer(silent, "Plain.")
+    app.engine.release()
+    silent.engines[-1].end()
+    silent.answer(reading.EncodeChat, reading.ChatEncoded, **chat_encoded())
+    assert [type(command) for command in silent.engines[1].said] == [commands.LoadModel]
+    loading = silent.last_said(commands.LoadModel)
+    silent.hear(
+        events.ModelLoaded(
+            model=loading.model, parameters=1, trainable_parameters=0, seconds=1.0, device_name="CPU",
+            compute_dtype="float32",
+        )
+    )  # fmt: skip
+    answer(silent, "Tuned.")
+    assert silent.last_said(commands.Generate).base == loading.id
+    assert arena.arena.answers == (("Plain.", "Tuned."),)
+    assert not arena.busy
+
+
 def test_votes_are_kept_taken_back_and_counted(arena, silent, qtbot):
     arena.begin("/data/prompts.txt")
     begin(silent, "Why?", "How?")
