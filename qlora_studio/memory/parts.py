@@ -204,7 +204,7 @@ def bytes_a_layer(setting: Setting) -> int:
         inner_kept = 3 if _has_joined_gate(shape) else 2  # a joined product is kept beside what is made of it
         numbers = 2 * hidden + 2 * query + 2 * key + inner_kept * inner + low_rank
         return setting.tokens * (numbers * size + _extra_bytes_a_token(setting))
-    norms = min(4, max(2, round(shape.other_parameters_a_layer / hidden)))
+    norms = min(4, max(2, round(shape.other_parameters_a_layer / max(hidden, 1))))  # a shape may lie
     attention_out = (
         2 * query if setting.device == "cpu" else query
     )  # a CPU takes packed rows apart and joins them

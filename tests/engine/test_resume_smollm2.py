@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from qlora_studio.config.places import sample_data_file
 from qlora_studio.data.tokenized_row import TokenizedRow
 from qlora_studio.data.tokenizer import load_tokenizer
-from qlora_studio.engine import update
+from qlora_studio.engine import objective
 from qlora_studio.engine.model_holder import ModelHolder
 from qlora_studio.engine.wish import Wish
 from qlora_studio.protocol.events import RunStarted
@@ -61,7 +61,7 @@ def test_smollm2_resumed_from_the_middle_of_an_epoch_and_killed_in_an_accumulati
     events_of(unbroken, holder=holder)
 
     events_of(broken, Wish.PAUSE, after_step=2, holder=holder)
-    real, micro_batches = vars(update)["learned_loss"], iter(range(1, 100))
+    real, micro_batches = vars(objective)["learned_loss"], iter(range(1, 100))
 
     def dies_in_an_accumulation(*inputs: Any) -> Any:
         if next(micro_batches) == 4:  # the second half of its second update
@@ -69,7 +69,7 @@ def test_smollm2_resumed_from_the_middle_of_an_epoch_and_killed_in_an_accumulati
         return real(*inputs)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(update, "learned_loss", dies_in_an_accumulation)
+        patched.setattr(objective, "learned_loss", dies_in_an_accumulation)
         events_of(broken, holder=holder)
     events = events_of(broken, holder=ModelHolder(CPU))
 
