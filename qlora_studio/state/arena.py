@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -40,6 +39,7 @@ from qlora_studio.runs.arena_judge import JUDGE_TOKENS, judge_question, judgemen
 from qlora_studio.state.background import Background
 from qlora_studio.state.chat import ChatState
 from qlora_studio.state.engine import EngineState
+from qlora_studio.state.model_work import ModelWork
 from qlora_studio.state.reader import Job, Reader
 from qlora_studio.state.sample_model import SampleModel
 
@@ -54,10 +54,9 @@ class Stage(Enum):
     ANSWERING = "answering"
 
 
-class ArenaState(QObject):
-    """changed: anything of the below is another one. saved: the file with all votes."""
+class ArenaState(ModelWork):
+    """saved: the file with all votes."""
 
-    changed = Signal()
     saved = Signal(object)
 
     def __init__(
@@ -68,13 +67,9 @@ class ArenaState(QObject):
         sample_model: SampleModel,
         parent: QObject | None = None,
     ) -> None:
-        super().__init__(parent)
+        super().__init__(engine, reader, sample_model, parent)
         self._chat = chat
-        self._engine = engine
-        self._reader = reader
-        self._sample_model = sample_model
         self._disk = Background("arena", self)
-        self._job: Job | None = None
         self._command: int | None = None  # of the engine's, that is waited for
         self._checked: set[str] = set()
         self._base = 0  # id of the command that loaded what answers now; 0: none did
@@ -90,12 +85,7 @@ class ArenaState(QObject):
         self.stage = Stage.RESTING
         self.words = ""
         self.problem: Problem | None = None
-        engine.heard.connect(self._on_heard)
-        engine.ended.connect(self._on_engine_ended)
         engine.forgot.connect(self._on_engine_forgot)
-        engine.changed.connect(self.changed)
-        sample_model.made.connect(self._on_sample_made)
-        sample_model.failed.connect(self._on_sample_failed)
 
     # What is shown ----------------------------------------------------------------------------------
 
@@ -107,8 +97,8 @@ class ArenaState(QObject):
     @property
     def why_no_start(self) -> str:
         """Why no new arena can begin, in words; empty where one can."""
-        if self._engine.training:
-            return f"{self._engine.run_name} is training and holds the device."
+        if self._engine.held:
+            return self._engine.held
         if self.busy:
             return "Answers are being written."
         return "" if self._chat.tuned is not None else "Choose a tuned model first: an arena needs two sides."
@@ -151,7 +141,7 @@ class ArenaState(QObject):
         """Opens the newest arena, once."""
         if not self._looked and self.arena is None:
             self._looked = True
-            self._disk.do(_newest, self._on_opened, self._on_refused)
+            self._disk.do(_newest, self._on_opened, self._on_disk_error)
 
     def begin(self, file: str) -> None:
         """Reads the prompts; then base and adapters answer them."""
@@ -200,7 +190,7 @@ class ArenaState(QObject):
     def save_votes(self, path: Path) -> None:
         """As CSV. Ends in `saved` or a `problem`."""
         if self.arena is not None:
-            self._disk.do(partial(_write_votes, path, self.arena), self.saved.emit, self._on_refused)
+            self._disk.do(partial(_write_votes, path, self.arena), self.saved.emit, self._on_disk_error)
 
     def wait(self) -> None:
         """What was judged is on the disk when this returns."""
@@ -217,9 +207,7 @@ class ArenaState(QObject):
         players = () if self._judging else self.arena.players
         unknown = [item.adapter for item in players if item.adapter and item.adapter not in self._checked]
         if self._engine.training:
-            self._fail(
-                Problem(f"{self._engine.run_name} is training and holds the device.", "Pause it, or wait.")
-            )
+            self._fail(Problem(self._engine.held, "Pause it, or wait."))
         elif config.path == SAMPLE and not self._sample_model.ready:
             self._now(Stage.PREPARING, "Unpacking the sample model, once")
             self._sample_model.make()
@@ -276,7 +264,6 @@ class ArenaState(QObject):
         )
 
     def _on_encoded(self, answer: reading.ChatEncoded) -> None:
-        self._job = None
         if self.arena is None or (self._writing is None and self._weighed is None):
             return
         if not self._base:  # the engine's process ended meanwhile
@@ -316,13 +303,7 @@ class ArenaState(QObject):
                 self._take(with_judgement(self.arena, judgement))
         self._advance()
 
-    def _ask(self, request: type[reading.Request], answered: Callable[..., None], **fields: object) -> None:
-        self._job = self._reader.ask(request, **fields)
-        self._job.answered.connect(answered)
-        self._job.refused.connect(self._fail)
-
     def _on_prompts(self, answer: reading.PromptsRead) -> None:
-        self._job = None
         sampling = self._chat.sampling
         try:
             arena = new_arena(
@@ -344,7 +325,6 @@ class ArenaState(QObject):
         self.go_on()
 
     def _on_checked(self, folder: str, _: object) -> None:
-        self._job = None
         self._checked.add(folder)
         self._advance()
 
@@ -367,8 +347,8 @@ class ArenaState(QObject):
     def _on_engine_forgot(self) -> None:
         self._base = 0
 
-    def _on_sample_made(self) -> None:
-        self._advance()
+    def _on_refused(self, problem: Problem, job: Job) -> None:
+        self._fail(problem)
 
     def _on_sample_failed(self, problem: Problem) -> None:
         if self.stage is Stage.PREPARING and self._job is None:
@@ -381,7 +361,7 @@ class ArenaState(QObject):
         assert self.path is not None
         self.arena, self.standing = arena, None
         self.pair = next_pair(arena)
-        self._disk.do(partial(save_arena, self.path, arena), lambda _: None, self._on_refused)
+        self._disk.do(partial(save_arena, self.path, arena), lambda _: None, self._on_disk_error)
         self.changed.emit()
 
     def _on_opened(self, opened: tuple[Path, Arena] | None) -> None:
@@ -395,19 +375,16 @@ class ArenaState(QObject):
             self.standing = found
             self.changed.emit()
 
-    def _on_refused(self, error: StudioError) -> None:
+    def _on_disk_error(self, error: StudioError) -> None:
         self.problem = Problem(error.message, error.hint)
         self.changed.emit()
 
     def _fail(self, problem: Problem) -> None:
         self.problem = problem
-        self._job = None
         self._rest()
 
     def _rest(self) -> None:
-        if self._job is not None:
-            self._job.cancel()
-            self._job = None
+        self._give_up_job()
         self._command = self._writing = self._weighed = None
         self._judging = False
         self._now(Stage.RESTING, "")

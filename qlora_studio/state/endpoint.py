@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import secrets
 from collections import deque
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import QObject, Signal
+from PySide6.QtCore import QObject
 
 from qlora_studio.config.run_config import SAMPLE
 from qlora_studio.data.conversation import Message
@@ -18,6 +17,7 @@ from qlora_studio.protocol.events import Problem
 from qlora_studio.state.chat import ChatState
 from qlora_studio.state.chat_turns import Tuned
 from qlora_studio.state.engine import EngineState
+from qlora_studio.state.model_work import ModelWork
 from qlora_studio.state.reader import Job, Reader
 from qlora_studio.state.sample_model import SampleModel
 
@@ -30,10 +30,8 @@ REFUSED, FAILED, BUSY = 400, 500, 503  # HTTP: never; not this time; another tim
 _ENDED = {"length": "length", "context": "length"}  # all other ends are "stop"
 
 
-class EndpointState(QObject):
-    """changed: anything of the below is another one."""
-
-    changed = Signal()
+class EndpointState(ModelWork):
+    """Requests wait for each other: the device has one engine."""
 
     def __init__(
         self,
@@ -43,11 +41,8 @@ class EndpointState(QObject):
         sample_model: SampleModel,
         parent: QObject | None = None,
     ) -> None:
-        super().__init__(parent)
+        super().__init__(engine, reader, sample_model, parent)
         self._chat = chat
-        self._engine = engine
-        self._reader = reader
-        self._sample_model = sample_model
         self._thread: EndpointThread | None = None
         self._model = chat.model
         self._served: dict[str, Tuned | None] = {}
@@ -57,18 +52,13 @@ class EndpointState(QObject):
         self._prompt_tokens = 0
         self._checked: set[str] = set()
         self._alone = False  # a merged model without adapters
-        self._job: Job | None = None
         self._base = 0  # id of the command that loaded the model; 0: none did
         self._loading: int | None = None
         self._generating: int | None = None
         self.token = ""
         self.answered = 0
         self.problem: Problem | None = None
-        engine.heard.connect(self._on_heard)
-        engine.ended.connect(self._on_engine_ended)
         engine.forgot.connect(self._on_engine_forgot)
-        sample_model.made.connect(self._on_sample_made)
-        sample_model.failed.connect(self._on_sample_failed)
 
     # What is shown ----------------------------------------------------------------------------------
 
@@ -112,7 +102,7 @@ class EndpointState(QObject):
         if self._thread is not None:
             return
         self.problem = None
-        self._model, self._base = self._chat.model, 0
+        self._model, self._base, self._loading = self._chat.model, 0, None
         self._served = _named([self._chat.tuned, *self._chat.also])
         self.token = secrets.token_urlsafe(32)
         self.answered = 0
@@ -164,8 +154,9 @@ class EndpointState(QObject):
             self._advance()
 
     def _advance(self) -> None:
-        """The next thing that the request in hand needs."""
-        if self._answering is None or self._job is not None:
+        """The next thing that the request in hand needs, unless it is on its way."""
+        on_its_way = self._job is not None or self._loading is not None or self._generating is not None
+        if self._answering is None or on_its_way:
             return
         model = self._folder()
         tuned = self._served[self._answering.request.model]
@@ -192,19 +183,12 @@ class EndpointState(QObject):
                 alone=self._alone and len(self._served) == 1,
             )
 
-    def _ask(self, request: type[reading.Request], answered: Callable[..., None], **fields: object) -> None:
-        self._job = self._reader.ask(request, **fields)
-        self._job.answered.connect(answered)
-        self._job.refused.connect(self._on_refused)
-
     def _on_model_checked(self, answer: reading.ModelChecked) -> None:
-        self._job = None
         self._checked.add(self._folder())
         self._alone = answer.report.merged
         self._advance()
 
     def _on_adapter_checked(self, adapter: str, _: object) -> None:
-        self._job = None
         self._checked.add(adapter)
         self._advance()
 
@@ -225,7 +209,6 @@ class EndpointState(QObject):
         )
 
     def _on_encoded(self, answer: reading.ChatEncoded) -> None:
-        self._job = None
         if self._answering is None:
             return
         if not self._base:  # the engine's process ended meanwhile
@@ -252,13 +235,14 @@ class EndpointState(QObject):
         if self._loading is not None and isinstance(event, events.ModelLoaded) and not self._engine.training:
             self._on_loaded(event)
             return
+        event_id = getattr(event, "id", 0)
+        if isinstance(event, events.CommandFailed) and event_id in (self._loading, self._generating):
+            self._base = 0  # whatever is loaded, the next one asks for its model
+            self._loading = self._generating = None
+            self._fail(FAILED, _in_words(event.error))
         if self._answering is None:
             return
-        event_id = getattr(event, "id", 0)
         match event:
-            case events.CommandFailed() if event_id in (self._loading, self._generating):
-                self._base, self._generating = 0, None  # whatever is loaded, the next one asks for its model
-                self._fail(FAILED, _in_words(event.error))
             case events.TextGenerated() if event_id == self._generating and self._cut is not None:
                 self._answering.say(self._cut.add(event.text))
                 if self._cut.found:
@@ -282,8 +266,7 @@ class EndpointState(QObject):
         self._answering = self._generating = self._cut = None
         self.changed.emit()
 
-    def _on_refused(self, problem: Problem) -> None:
-        self._job = None
+    def _on_refused(self, problem: Problem, job: Job) -> None:
         self._fail(REFUSED, _in_words(problem))
 
     def _fail(self, status: int, message: str) -> None:
@@ -297,26 +280,21 @@ class EndpointState(QObject):
         """The request in hand is none any more."""
         if self._generating is not None:
             self._engine.say(commands.StopGenerating(id=self._generating))
-        if self._job is not None:
-            self._job.cancel()
-            self._job = None
-        self._answering = self._generating = self._loading = self._cut = None
+        self._give_up_job()
+        self._answering = self._generating = self._cut = None
 
     def _on_engine_ended(self, reason: str) -> None:
         waits = self._loading is not None or self._generating is not None
-        self._generating = None
+        self._loading = self._generating = None
         if waits:
             self._fail(BUSY, f"The engine ended ({reason}).")
 
     def _on_engine_forgot(self) -> None:
         self._base = 0
 
-    def _on_sample_made(self) -> None:
-        self._advance()
-
     def _on_sample_failed(self, problem: Problem) -> None:
         if self._answering is not None and self._job is None and self._loading is None:
-            self._on_refused(problem)
+            self._fail(REFUSED, _in_words(problem))
 
     def _folder(self) -> str:
         return str(self._sample_model.folder) if self._model.path == SAMPLE else self._model.path

@@ -17,6 +17,7 @@ from qlora_studio.runs.evaluations import Evaluation, Evaluations, add_evaluatio
 from qlora_studio.runs.folder import Run
 from qlora_studio.state.background import Background
 from qlora_studio.state.engine import EngineState
+from qlora_studio.state.model_work import ModelWork
 from qlora_studio.state.reader import Job, Reader
 from qlora_studio.state.sample_model import SampleModel
 
@@ -32,10 +33,9 @@ class Stage(Enum):
     STOPPING = "stopping"
 
 
-class EvaluationState(QObject):
-    """changed: anything of the below is another one. finished: Evaluation, as the run keeps it."""
+class EvaluationState(ModelWork):
+    """finished: Evaluation, as the run keeps it."""
 
-    changed = Signal()
     finished = Signal(object)
 
     def __init__(
@@ -45,12 +45,8 @@ class EvaluationState(QObject):
         sample_model: SampleModel,
         parent: QObject | None = None,
     ) -> None:
-        super().__init__(parent)
-        self._engine = engine
-        self._reader = reader
-        self._sample_model = sample_model
+        super().__init__(engine, reader, sample_model, parent)
         self._background = Background("evaluations", self)
-        self._job: Job | None = None
         self._command: int | None = None
         self._encoding = "auto"
         self._notes: tuple[str, ...] = ()  # why rows of the file are missing
@@ -65,11 +61,6 @@ class EvaluationState(QObject):
         self.problem: Problem | None = None  # of the one that was asked last
         self.unreadable: Problem | None = None  # why those of the run that is looked at can't be read
         self.likely_encoding = ""  # of a file that was refused because it isn't UTF-8
-        engine.heard.connect(self._on_heard)
-        engine.ended.connect(self._on_engine_ended)
-        engine.changed.connect(self.changed)
-        sample_model.made.connect(self._on_sample_made)
-        sample_model.failed.connect(self._on_sample_failed)
 
     # What is shown ----------------------------------------------------------------------------------
 
@@ -145,24 +136,22 @@ class EvaluationState(QObject):
             self._now(Stage.PREPARING, "Unpacking the sample model, once")
             self._sample_model.make()
             return
-        self._job = self._reader.ask(
-            reading.PrepareEvaluation, run=str(self.asked.folder), path=self.file, encoding=self._encoding
+        self._ask(
+            reading.PrepareEvaluation,
+            self._on_prepared,
+            run=str(self.asked.folder),
+            path=self.file,
+            encoding=self._encoding,
         )
-        self._job.progress.connect(self._on_progress)
-        self._job.answered.connect(self._on_prepared)
-        self._job.refused.connect(self._on_refused)
 
     def _on_progress(self, progress: reading.Progress) -> None:
         count = f": {progress.done:,} of {progress.total:,}" if progress.total else ""
         self._now(Stage.PREPARING, f"{progress.words}{count}")
 
     def _on_prepared(self, answer: reading.EvaluationPrepared) -> None:
-        self._job = None
         assert self.asked is not None
         if self._engine.training:  # a run was started meanwhile
-            self._fail(
-                Problem(f"{self._engine.run_name} is training and holds the device.", "Pause it, or wait.")
-            )
+            self._fail(Problem(self._engine.held, "Pause it, or wait."))
             return
         self._notes = answer.notes
         self._command = self._engine.command(
@@ -170,14 +159,9 @@ class EvaluationState(QObject):
         )
         self._now(Stage.ASKING, "Loading the model")
 
-    def _on_refused(self, problem: Problem) -> None:
-        likely = self._job.likely_encoding if self._job is not None else ""
-        self._job = None
-        self.likely_encoding = likely
+    def _on_refused(self, problem: Problem, job: Job) -> None:
+        self.likely_encoding = job.likely_encoding
         self._fail(problem)
-
-    def _on_sample_made(self) -> None:
-        self._advance()
 
     def _on_sample_failed(self, problem: Problem) -> None:
         if self.stage is Stage.PREPARING and self._job is None:
@@ -236,9 +220,7 @@ class EvaluationState(QObject):
         self._rest()
 
     def _rest(self) -> None:
-        if self._job is not None:
-            self._job.cancel()
-            self._job = None
+        self._give_up_job()
         self._command = None
         self.done = self.total = 0
         self._now(Stage.RESTING, "")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -27,6 +26,7 @@ from qlora_studio.runs.space import in_gb
 from qlora_studio.state.background import Background
 from qlora_studio.state.engine import EngineState
 from qlora_studio.state.export_source import Place, Source, look_at, sources, suggested_folder
+from qlora_studio.state.model_work import ModelWork
 from qlora_studio.state.preferences import PreferencesState
 from qlora_studio.state.reader import Job, Reader
 from qlora_studio.state.sample_model import SampleModel
@@ -46,10 +46,9 @@ class Stage(Enum):
     STOPPING = "stopping"
 
 
-class ExportState(QObject):
-    """changed: anything of the below is another one. stopped: nothing was left behind."""
+class ExportState(ModelWork):
+    """stopped: nothing was left behind."""
 
-    changed = Signal()
     stopped = Signal()
 
     def __init__(
@@ -60,13 +59,9 @@ class ExportState(QObject):
         preferences: PreferencesState,
         parent: QObject | None = None,
     ) -> None:
-        super().__init__(parent)
-        self._engine = engine
-        self._reader = reader
-        self._sample_model = sample_model
+        super().__init__(engine, reader, sample_model, parent)
         self._preferences = preferences
         self._background = Background("export-disk", self)
-        self._job: Job | None = None
         self._shapes: dict[str, ModelShape] = {}  # of the models that the reader found sound
         self._command: int | None = None
         self._to_encode: deque[str] = deque()
@@ -92,11 +87,6 @@ class ExportState(QObject):
         self.modelfile: reading.ModelfileMade | None = None  # of the GGUF file in hand, or the one finished
         self._look = QTimer(self, interval=LOOK_AFTER_MS, singleShot=True)
         self._look.timeout.connect(self._look_at_folder)
-        engine.heard.connect(self._on_heard)
-        engine.ended.connect(self._on_engine_ended)
-        engine.changed.connect(self.changed)
-        sample_model.made.connect(self._on_sample_made)
-        sample_model.failed.connect(self._on_sample_failed)
 
     # What is shown ----------------------------------------------------------------------------------
 
@@ -216,9 +206,7 @@ class ExportState(QObject):
         self.finished = self.problem = self.model_problem = self.modelfile = None
         self._folder_is_own = False
         self._suggest_folder()
-        if self._job is not None:
-            self._job.cancel()
-            self._job = None
+        self._give_up_job()
         if self.shape is None:
             self._ask(reading.CheckModel, self._on_model_checked, folder=self._model_folder())
         self.changed.emit()
@@ -320,7 +308,7 @@ class ExportState(QObject):
     def _write(self) -> None:
         assert self.source is not None
         if self.holder:  # a run was started meanwhile
-            self._fail(Problem(f"{self.holder} is training and holds the device.", "Pause it, or wait."))
+            self._fail(Problem(self._engine.held, "Pause it, or wait."))
             return
         self._command = self._engine.command(
             commands.Export,
@@ -334,48 +322,34 @@ class ExportState(QObject):
         )
         self._now(Stage.WRITING, "Starting")
 
-    def _ask(self, request: type[reading.Request], answered: Callable[..., None], **fields: object) -> None:
-        self._job = self._reader.ask(request, **fields)
-        self._job.answered.connect(answered)
-        self._job.refused.connect(self._on_refused)
-        self._job.progress.connect(self._on_progress)
-
     def _on_progress(self, progress: reading.Progress) -> None:
         if self.stage is Stage.PREPARING:
             count = f": {progress.done:,} of {progress.total:,}" if progress.total else ""
             self._now(Stage.PREPARING, f"{progress.words}{count}")
 
     def _on_model_checked(self, answer: reading.ModelChecked) -> None:
-        self._job = None
         self._shapes[self._model_folder()] = answer.report.shape
         self._advance()
         self.changed.emit()
 
     def _on_adapter_checked(self, answer: reading.AdapterChecked) -> None:
-        self._job = None
         self._encode_next()
 
     def _on_encoded(self, answer: reading.ChatEncoded) -> None:
-        self._job = None
         self._encoded.append(answer.ids)
         self._to_encode.popleft()
         self._encode_next()
 
     def _on_modelfile(self, answer: reading.ModelfileMade) -> None:
-        self._job = None
         self.modelfile = answer
         self._write()
 
-    def _on_refused(self, problem: Problem) -> None:
-        self._job = None
+    def _on_refused(self, problem: Problem, job: Job) -> None:
         if self.busy:
             self._fail(problem)
         else:
             self.model_problem = problem
             self.changed.emit()
-
-    def _on_sample_made(self) -> None:
-        self._advance()
 
     def _on_sample_failed(self, problem: Problem) -> None:
         if self.stage is Stage.PREPARING:
@@ -411,9 +385,7 @@ class ExportState(QObject):
         self._rest()
 
     def _rest(self) -> None:
-        if self._job is not None:
-            self._job.cancel()
-            self._job = None
+        self._give_up_job()
         self._command = None
         self._now(Stage.RESTING, "")
 

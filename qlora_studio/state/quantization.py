@@ -20,27 +20,23 @@ from qlora_studio.protocol import commands, events, reading
 from qlora_studio.protocol.events import Problem
 from qlora_studio.state.background import Background
 from qlora_studio.state.engine import EngineState
+from qlora_studio.state.model_work import ModelWork
 from qlora_studio.state.reader import Job, Reader
 from qlora_studio.state.sample_model import SampleModel
 
 HOLDS = "A model's quantization is being measured, which holds the device."
 
 
-class QuantizationState(QObject):
-    """changed: anything of the below is another one. saved: the folder that tables and pictures lie in."""
+class QuantizationState(ModelWork):
+    """saved: the folder that tables and pictures lie in."""
 
-    changed = Signal()
     saved = Signal(object)
 
     def __init__(
         self, engine: EngineState, reader: Reader, sample_model: SampleModel, parent: QObject | None = None
     ) -> None:
-        super().__init__(parent)
-        self._engine = engine
-        self._reader = reader
-        self._sample_model = sample_model
+        super().__init__(engine, reader, sample_model, parent)
         self._background = Background("quantization", self)
-        self._job: Job | None = None
         self._command: int | None = None
         self._asked = ""  # the model that is measured now, or was last
         self._text = ""
@@ -52,11 +48,6 @@ class QuantizationState(QObject):
         self.words = ""
         self.done = self.total = 0
         self._problem: Problem | None = None  # of the model that was asked last
-        engine.heard.connect(self._on_heard)
-        engine.ended.connect(self._on_engine_ended)
-        engine.changed.connect(self.changed)
-        sample_model.made.connect(self._on_sample_made)
-        sample_model.failed.connect(self._on_sample_failed)
 
     # What is shown ----------------------------------------------------------------------------------
 
@@ -133,10 +124,7 @@ class QuantizationState(QObject):
         if not self._text:
             self._measure("")
             return
-        self._job = self._reader.ask(reading.PrepareText, model=self._asked, path=self._text)
-        self._job.progress.connect(lambda progress: self._now(progress.words, progress.done, progress.total))
-        self._job.answered.connect(self._on_prepared)
-        self._job.refused.connect(self._on_refused)
+        self._ask(reading.PrepareText, self._on_prepared, model=self._asked, path=self._text)
 
     def _measure(self, prepared: str) -> None:
         self._background.do(
@@ -159,16 +147,17 @@ class QuantizationState(QObject):
         self._now("Starting")
 
     def _on_prepared(self, answer: reading.EvaluationPrepared) -> None:
-        self._job = None
         self._measure(answer.prepared)
 
-    def _on_refused(self, problem: Problem) -> None:
-        self._job = None
+    def _on_progress(self, progress: reading.Progress) -> None:
+        self._now(progress.words, progress.done, progress.total)
+
+    def _on_refused(self, problem: Problem, job: Job) -> None:
         self._fail(problem)
 
     def _on_sample_made(self) -> None:
         self._read()
-        self._advance()
+        super()._on_sample_made()
 
     def _on_sample_failed(self, problem: Problem) -> None:
         if self.busy and self._command is None and self._job is None:
@@ -227,9 +216,7 @@ class QuantizationState(QObject):
         self.changed.emit()
 
     def _rest(self) -> None:
-        if self._job is not None:
-            self._job.cancel()
-            self._job = None
+        self._give_up_job()
         self._command = None
         self.busy = self._stopping = False
         self._engine.lend("")

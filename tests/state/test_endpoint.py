@@ -247,3 +247,32 @@ def test_stopping_it_ends_the_reply_in_hand_and_those_that_wait(endpoint, silent
     assert said(first)[1].failed == said(second)[1].failed == (503, "The endpoint was closed.")
     assert not endpoint.running
     assert endpoint.waiting == 0
+
+
+def test_nothing_is_asked_twice_where_the_sample_model_is_made_meanwhile(endpoint, app, silent):
+    exchange = ask(endpoint)
+    load(silent)
+    silent.answer(reading.EncodeChat, reading.ChatEncoded, **chat_encoded(ids=12))
+    app.sample_model.made.emit()
+    assert not silent.asked(reading.EncodeChat)
+    assert len(silent.said(commands.Generate)) == 1
+    command = silent.last_said(commands.Generate)
+    silent.hear(events.TextGenerated(id=command.id, text="One.", tokens=1))
+    assert said(exchange)[0] == ["One."]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_model_that_loads_for_a_client_that_left_serves_the_next_one(endpoint, silent, fails):
+    first = ask(endpoint)
+    silent.answer(reading.CheckModel, reading.ModelChecked, report=model_report(MODEL))
+    loading = silent.last_said(commands.LoadModel)
+    endpoint._thread.close_exchange(first, answered=False)
+    second = ask(endpoint)
+    assert len(silent.said(commands.LoadModel)) == 1
+    if fails:
+        silent.hear(events.CommandFailed(id=loading.id, error=Problem("No memory.")))
+        assert said(second)[1].failed == (500, "No memory.")
+        return
+    assert load_again(silent) == loading.id
+    assert write(silent, "Two.").base == loading.id
+    assert said(second)[0] == ["Two."]
