@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,34 @@ _Answer = (
     | events.WeightsScanned
     | events.QuantizationMeasured
 )
+
+
+@dataclass
+class _Open:
+    """A command whose answer is still to come. replies: ids of those that it makes and that haven't ended."""
+
+    command: _Answered
+    replies: set[int]
+
+    @classmethod
+    def of(cls, command: _Answered) -> _Open:
+        """As it was just said."""
+        match command:
+            case commands.Generate():
+                return cls(command, {command.id})
+            case commands.GenerateTogether():
+                return cls(command, {reply.id for reply in command.replies})
+            case _:
+                return cls(command, set())
+
+    def take(self, event: events.EngineEvent) -> bool:
+        """Whether that ends it."""
+        if isinstance(self.command, commands.Train):
+            return isinstance(event, events.RunFinished | events.RunFailed)
+        if isinstance(event, events.GenerationFinished) and event.id in self.replies:
+            self.replies.discard(event.id)
+            return not self.replies
+        return isinstance(event, _Answer) and event.id == self.command.id
 
 
 class Doing(Enum):
@@ -83,7 +112,7 @@ class EngineState(QObject):
         self._stopping = False
         self._ending = False
         self._dropped = False
-        self._asked: list[_Answered] = []  # of this engine and not answered yet, in the order they are done
+        self._asked: list[_Open] = []  # of this engine and not answered yet, in the order they are done
         self._waiting: list[commands.EngineCommand] = []  # for the engine after the one that is ending
         self.doing = Doing.NOTHING
         self.words = "Ready, nothing is training"
@@ -96,7 +125,6 @@ class EngineState(QObject):
         self.total_steps = 0
         self.silent_s = 0.0
         self.device: events.EngineReady | None = None
-        self._answering: set[int] = set()  # ids of the replies that are asked for and haven't ended
         self._heart = QTimer(self, interval=HEARTBEAT_MS)
         self._heart.timeout.connect(self._on_heartbeat)
 
@@ -174,7 +202,6 @@ class EngineState(QObject):
         """Asks for these, each the fields of a `Generate`; the ids of the command and of each reply."""
         asked = [commands.Generate(id=next(self._ids), **fields) for fields in replies]
         ids = [reply.id for reply in asked]
-        self._answering |= set(ids)
         command: commands.Generate | commands.GenerateTogether = asked[0]
         if len(asked) > 1:
             command = commands.GenerateTogether(id=next(self._ids), replies=tuple(asked))
@@ -209,7 +236,7 @@ class EngineState(QObject):
             self._start()
         assert self._thread is not None
         if isinstance(command, _Answered):
-            self._asked.append(command)
+            self._asked.append(_Open.of(command))
         self._thread.say(command)
 
     def kill(self) -> None:
@@ -260,13 +287,9 @@ class EngineState(QObject):
         self.heard.emit(event)
 
     def _follow(self, event: events.EngineEvent) -> None:
-        if isinstance(event, events.GenerationFinished):
-            self._answering.discard(event.id)
-        elif isinstance(event, events.CommandFailed):
-            self._answering.clear()
         self._cross_off(event)
-        if isinstance(event, events.GenerationFinished) and self._answering:
-            return  # others are still written beside it
+        if isinstance(event, events.GenerationFinished) and any(asked.replies for asked in self._asked):
+            return  # others are still written, beside it or after it
         match event:
             case events.EngineReady():
                 self.device = event
@@ -319,21 +342,13 @@ class EngineState(QObject):
     def _cross_off(self, event: events.EngineEvent) -> None:
         """What this answers, and what was asked before it: commands are done in their order."""
         if isinstance(event, events.ModelLoaded):  # a run and an evaluation load one, too
-            if self._asked and isinstance(self._asked[0], commands.LoadModel):
+            if self._asked and isinstance(self._asked[0].command, commands.LoadModel):
                 del self._asked[0]
             return
-        for place, command in enumerate(self._asked, start=1):
-            if self._is_end_of(command, event):
+        for place, asked in enumerate(self._asked, start=1):
+            if asked.take(event):
                 del self._asked[:place]
                 return
-
-    def _is_end_of(self, command: _Answered, event: events.EngineEvent) -> bool:
-        if isinstance(command, commands.Train):
-            return isinstance(event, events.RunFinished | events.RunFailed)
-        if isinstance(command, commands.GenerateTogether) and isinstance(event, events.GenerationFinished):
-            ids = {reply.id for reply in command.replies}
-            return event.id in ids and not ids & self._answering
-        return isinstance(event, _Answer) and event.id == command.id
 
     def _run_ended(self, event: events.RunFinished) -> None:
         self.run = None
@@ -380,7 +395,6 @@ class EngineState(QObject):
 
     def _on_ended(self, reason: str) -> None:
         thread, self._thread = self._thread, None
-        self._answering.clear()
         self._heart.stop()
         self.silent_s = 0.0
         self._before_silence = None
@@ -409,13 +423,13 @@ class EngineState(QObject):
             self._now_idle()
         self.changed.emit()
 
-    def _fail_unanswered(self, asked: list[_Answered]) -> None:
+    def _fail_unanswered(self, unanswered: list[_Open]) -> None:
         """What stood in the pipe of a process that ended as it was asked to: nobody else tells of it."""
         self._ending = True  # what is asked by those who hear it comes after what waits already
         problem = events.Problem("The engine ended before this was done.", "Try again: it is started anew.")
-        for command in asked:
-            if not isinstance(command, commands.Train):
-                self.heard.emit(events.CommandFailed(id=command.id, error=problem))
+        for asked in unanswered:
+            if not isinstance(asked.command, commands.Train):
+                self.heard.emit(events.CommandFailed(id=asked.command.id, error=problem))
 
 
 def _ago(seconds: float) -> str:
