@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from qlora_kernels import learned_cross_entropy
+from qlora_kernels import learned_cross_entropy, learned_token_losses
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -23,6 +23,19 @@ def learned_loss(model: PreTrainedModel, batch: PackedBatch, noise: EmbeddingNoi
         batch.targets,
         head_bias=head.bias,
         weights=batch.weights,
+        logit_scale=head.logit_scale,
+        softcap=head.softcap,
+    )
+
+
+def learned_losses(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
+    """float32 [n]: nats of each learned token, whatever its weight."""
+    head = Head.of(model)
+    return learned_token_losses(
+        learned_hidden_states(model, batch),
+        head.weight,
+        batch.targets,
+        head_bias=head.bias,
         logit_scale=head.logit_scale,
         softcap=head.softcap,
     )

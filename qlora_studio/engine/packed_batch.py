@@ -21,7 +21,7 @@ class PackedBatch:
     learned:                 int64 [n], positions whose next token counts
     targets:                 int64 [n], that next token
     weights:                 float32 [n], how much it counts
-    chats:                   int64 [n], which chat it stands in, two for each of `rows` rows
+    chats:                   int64 [n], which chat it stands in, two for each of `rows` rows; for preferences
     longest:                 for compiled layers, which take every batch alike: no row is longer
     """
 
@@ -31,8 +31,8 @@ class PackedBatch:
     learned: Tensor
     targets: Tensor
     weights: Tensor
-    chats: Tensor
     rows: int
+    chats: Tensor | None = None
     longest: int | None = None
 
     @property
@@ -42,7 +42,12 @@ class PackedBatch:
 
 
 def on_device(
-    batch: Batch, device: torch.device, *, keep_padding: bool, longest: int | None = None
+    batch: Batch,
+    device: torch.device,
+    *,
+    keep_padding: bool,
+    longest: int | None = None,
+    with_chats: bool = False,
 ) -> PackedBatch:
     """The rows of a batch [b, s] as one sequence.
 
@@ -63,8 +68,8 @@ def on_device(
         learned=put(place[batch.learned].astype(np.int64)),
         targets=put(batch.targets),
         weights=put(batch.weights),
-        chats=put(batch.chats),
         rows=len(batch.rows),
+        chats=put(batch.chats) if with_chats else None,
         longest=longest,
     )
 

@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from qlora_kernels import learned_token_losses
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 from transformers import PreTrainedModel
 
 from qlora_studio.config.run_config import PreferenceConfig
 from qlora_studio.data.packing import Batch
-from qlora_studio.engine.learned_loss import Head, learned_hidden_states
+from qlora_studio.engine.learned_loss import learned_losses
 from qlora_studio.engine.objective import Rewards
 from qlora_studio.engine.packed_batch import PackedBatch
 
@@ -166,16 +165,7 @@ def _baseline(ratios: Sequence[Tensor]) -> Tensor:
 
 def answer_log_probabilities(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
     """float32 [2 * rows]: nats of the counted tokens of each chat, summed; 0 for one that isn't there."""
-    head = Head.of(model)
-    losses = learned_token_losses(
-        learned_hidden_states(model, batch),
-        head.weight,
-        batch.targets,
-        head_bias=head.bias,
-        logit_scale=head.logit_scale,
-        softcap=head.softcap,
-    )
-    return -(_members(batch) @ (losses * batch.weights.abs()))
+    return -(_members(batch) @ (learned_losses(model, batch) * batch.weights.abs()))
 
 
 def answer_tokens(batch: PackedBatch) -> Tensor:
@@ -193,6 +183,7 @@ def _members(batch: PackedBatch) -> Tensor:
 
     A product with it adds always in the same order; adding by index doesn't, on a card.
     """
+    assert batch.chats is not None, "put on the device without them"
     chats = torch.arange(2 * batch.rows, device=batch.chats.device)
     return (chats[:, None] == batch.chats).float()
 

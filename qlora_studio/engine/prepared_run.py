@@ -275,7 +275,13 @@ class PreparedRun:
         """On the device. A card takes packed rows with their padding, so that memory never changes."""
         fixed_shape = self.device.is_cuda and self.config.data.packing
         longest = self.config.data.seq_len if self.not_compiled is None else None
-        return on_device(batch, self.device.torch_device, keep_padding=fixed_shape, longest=longest)
+        return on_device(
+            batch,
+            self.device.torch_device,
+            keep_padding=fixed_shape,
+            longest=longest,
+            with_chats=self.prefers,
+        )
 
     def trainer_state(self) -> TrainerState:
         """As it is now, for a checkpoint."""

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from qlora_kernels.codebooks import FP4_VALUES, NF4_VALUES, even_values
 from qlora_kernels.rounding import nested_absmax, round_to_values, stored_bits
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from qlora_studio.config.run_config import SHAPE_PREFIX
 from qlora_studio.data.packing import collate, evaluation_batches
@@ -22,7 +21,7 @@ from qlora_studio.data.prepared import PreparedRows, open_prepared
 from qlora_studio.engine.compute_dtype import name_of, resolve_compute_dtype
 from qlora_studio.engine.device import Device
 from qlora_studio.engine.frozen_weights import Storage
-from qlora_studio.engine.learned_loss import Head, learned_hidden_states
+from qlora_studio.engine.learned_loss import learned_losses
 from qlora_studio.engine.loading import BaseModel, load_base, read_stored
 from qlora_studio.engine.normality import FEWEST, shapiro_wilk
 from qlora_studio.engine.packed_batch import on_device
@@ -43,6 +42,7 @@ from qlora_studio.models.stored_weights import stored_weights
 from qlora_studio.protocol.commands import MeasureQuantization
 from qlora_studio.protocol.events import LoadingProgress, QuantizationMeasured
 from qlora_studio.runs.durable import write_file_durably
+from qlora_studio.runs.space import saving
 
 CODE_BITS = {"nf4": 4, "fp4": 4, "int4": 4, "int8": 8}
 MEASURED_ON_TEXT = (
@@ -57,7 +57,7 @@ _TOKENS_ON_CARD, _TOKENS_ON_CPU = 20_000, 4_000  # read where nobody says how ma
 _TOKENS_TOGETHER = 64  # the unit of the intervals: neighbouring tokens are easy or hard together
 _BINS = 128
 _ROWS_TESTED = 1_024
-_CHUNK_LOGITS = 2**23  # that exist at one time
+_LOGITS = 2**25  # of the loss, that exist at one time
 _TELL_EVERY_S = 0.1
 
 Stopped = Callable[[], bool]
@@ -74,12 +74,13 @@ def measure_quantization(
         require_tokens(command.tokens)
     linears = _Linears.of(model_folder(command.model), device, stopped)
     settings = _settings(command)
+    compute_dtype = resolve_compute_dtype("auto", device) if command.prepared else torch.float32
+    rows = _readable(linears, command, compute_dtype) if command.prepared else None
     found = yield from _each_layer(linears, settings, command.block_size)
     perplexities: list[Perplexity] = []
-    tokens, compute_dtype = 0, torch.float32
-    if command.prepared:
-        compute_dtype = resolve_compute_dtype("auto", device)
-        losses = yield from _losses(linears, command, compute_dtype)
+    tokens = 0
+    if rows is not None:
+        losses = yield from _losses(linears, rows, command, compute_dtype)
         perplexities, tokens = _perplexities(losses), len(losses[MEASURED_ON_TEXT[0]])
     report = QuantizationReport(
         model=linears.folder.name,
@@ -104,8 +105,9 @@ def measure_quantization(
         seconds=time.monotonic() - start,
     )
     path = Path(command.out)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_file_durably(path, msgspec.json.encode(report))
+    with saving("the report", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file_durably(path, msgspec.json.encode(report))
     yield QuantizationMeasured(id=command.id, report=command.out)
 
 
@@ -283,12 +285,12 @@ def _values(kind: str) -> tuple[float, ...]:
 _Losses = dict[tuple[str, bool], NDArray[np.float32]]  # nats of each token, in the same order
 
 
-def _losses(
-    linears: _Linears, command: MeasureQuantization, dtype: torch.dtype
-) -> Generator[LoadingProgress, None, _Losses]:
-    """One model in memory, whose linear layers are written anew from the files for each setting."""
+def _readable(linears: _Linears, command: MeasureQuantization, dtype: torch.dtype) -> PreparedRows:
+    """The text, before anything is measured.
+
+    Raises: StudioError where it is too short, or the model too large.
+    """
     rows = open_prepared(Path(command.prepared))
-    device = linears.device
     tokens = int(rows.info.validation_learned_tokens)
     if tokens < FEWEST_TOKENS:
         raise StudioError(
@@ -296,24 +298,33 @@ def _losses(
             f"at least {FEWEST_TOKENS:,} are needed.",
             hint="Choose a longer text; some pages of what the model is for are enough.",
         )
-    needed, free = _bytes_needed(linears.folder, dtype), device.free_bytes()
+    needed, free = _bytes_needed(linears.folder, dtype), linears.device.free_bytes()
     if needed > free:
         raise StudioError(
             f"The perplexity needs the whole model in {torch.finfo(dtype).bits} bit: "
             f"{needed / 2**30:.1f} GiB, {free / 2**30:.1f} are free.",
             hint="Measure without a text: the error of each layer needs one layer at a time.",
         )
+    return rows
+
+
+def _losses(
+    linears: _Linears, rows: PreparedRows, command: MeasureQuantization, dtype: torch.dtype
+) -> Generator[LoadingProgress, None, _Losses]:
+    """One model in memory, whose linear layers are written anew from the files for each setting."""
+    device = linears.device
     base = yield from load_base(str(linears.folder), Storage("none", False, dtype), device)
     most = command.tokens or (_TOKENS_ON_CARD if device.is_cuda else _TOKENS_ON_CPU)
     found: _Losses = {}
-    for number, (kind, double) in enumerate(MEASURED_ON_TEXT, start=1):
+    measured = [item for item in MEASURED_ON_TEXT if item[0] in ("none", *command.quant_types)]
+    for number, (kind, double) in enumerate(measured, start=1):
         if kind != "none":
             for name, weight in linears.each():
                 # As training does it: first to the dtype that is computed in, then to few bits.
                 stored = round_to_values(weight.to(dtype), _values(kind), command.block_size).weight(double)
                 target = base.causal_lm.get_parameter(name)
                 target.data.copy_(stored.T if name in linears.transposed else stored)
-        words = f"Reading the text, setting {number} of {len(MEASURED_ON_TEXT)}"
+        words = f"Reading the text, setting {number} of {len(measured)}"
         found[kind, double] = yield from _nats(base, rows, most, words, linears.stopped)
     return found
 
@@ -341,13 +352,7 @@ def _nats(
         batch = collate(micro_batch, rows.validation, pad_id=rows.info.pad_id)
         packed = on_device(batch, device.torch_device, keep_padding=False)
         with torch.no_grad():
-            head = Head.of(model)
-            hidden = learned_hidden_states(model, packed).to(head.weight.dtype)
-            chunk = max(1, _CHUNK_LOGITS // head.weight.shape[0])
-            for start in range(0, len(packed.targets), chunk):
-                part = slice(start, start + chunk)
-                nats = cross_entropy(head.logits(hidden[part]), packed.targets[part], reduction="none")
-                parts.append(nats.float().cpu().numpy())
+            parts.append(learned_losses(model, packed).cpu().numpy())
         done += batch.learned_tokens
         if done >= most:
             break
@@ -383,7 +388,7 @@ def _bytes_needed(folder: Path, dtype: torch.dtype) -> int:
     """Weights, the largest layer in float32 thrice while it is rounded, and some logits."""
     plan = folder_plan(folder)
     largest = max(_size(linear.stored_shape) for linear in plan.layer.linears)
-    return plan.shape().parameters * dtype.itemsize + 12 * largest + 8 * _CHUNK_LOGITS
+    return plan.shape().parameters * dtype.itemsize + 12 * largest + 8 * _LOGITS
 
 
 def _size(shape: tuple[int, ...]) -> int:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
+from torch import Tensor
+
 from qlora_studio.data.packing import Update
 from qlora_studio.engine.adapters import NonFiniteError
 from qlora_studio.engine.checkpointing import checkpoint_bytes, write_checkpoint, write_finished_adapter
@@ -173,18 +175,14 @@ def _step(run: PreparedRun, updater: Updater, planned: _Planned) -> Iterator[Eng
 
 def _measured(rewards: Rewards, step: int, *, held_out: bool) -> RewardsMeasured:
     """Means of what was summed; None where there was nothing."""
-    better, worse = float(rewards.better_count), float(rewards.worse_count)
-    means = (
-        _finite(float(rewards.better) / better) if better else None,
-        _finite(float(rewards.worse) / worse) if worse else None,
-    )
-    both = means[0] is not None and means[1] is not None
+    better = _mean(rewards.better, rewards.better_count)
+    worse = _mean(rewards.worse, rewards.worse_count)
     return RewardsMeasured(
         step=step,
         held_out=held_out,
-        better=means[0],
-        worse=means[1],
-        margin=means[0] - means[1] if both else None,  # type: ignore[operator]  # neither is None
+        better=better,
+        worse=worse,
+        margin=better - worse if better is not None and worse is not None else None,
         accuracy=float(rewards.right) / rewards.pairs if rewards.pairs else None,
     )
 
@@ -390,6 +388,10 @@ def _write_adapter(run: PreparedRun) -> str:
         expected_bytes=checkpoint_bytes(run.adapted, run.optimizer),
     )
     return str(folder)
+
+
+def _mean(total: Tensor, count: Tensor) -> float | None:
+    return _finite(float(total / count)) if count else None
 
 
 def _finite(number: float | None) -> float | None:

@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from qlora_studio.data.packing import collate
-from qlora_studio.data.tokenized_row import RowsInMemory, TokenizedRow
-from qlora_studio.engine.packed_batch import PackedBatch, on_device
+from qlora_studio.data.tokenized_row import TokenizedRow
 from qlora_studio.engine.preference_loss import (
     dpo_losses,
     kto_losses,
@@ -61,11 +59,6 @@ def rated(count: int, seed: int = 0) -> list[TokenizedRow]:
         answer, foreign = random.integers(low, high, 4), random.integers(3, VOCAB, 4)
         rows.append(two_chats(number, [*question, *answer], [*question, *foreign], 1.0 if good else -1.0))
     return rows
-
-
-def placed(rows: list[TokenizedRow]) -> PackedBatch:
-    batch = collate([tuple(range(len(rows)))], RowsInMemory(rows), pad_id=0)
-    return on_device(batch, torch.device("cpu"), keep_padding=False)
 
 
 @pytest.mark.parametrize("method", ["dpo", "orpo", "kto"])

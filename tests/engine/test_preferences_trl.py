@@ -17,7 +17,7 @@ from qlora_studio.data.tokenized_row import RowsInMemory, TokenizedRow
 from qlora_studio.engine.adapters import AdaptedModel
 from qlora_studio.engine.frozen_weights import Storage
 from qlora_studio.engine.loading import load_base
-from qlora_studio.engine.packed_batch import on_device
+from qlora_studio.engine.packed_batch import PackedBatch, on_device
 from qlora_studio.engine.preference_loss import PreferredAnswers, answer_log_probabilities, answer_tokens
 from tests.engine.plain_stack import gradients
 from tests.engine.tiny import CPU, loaded, make_model
@@ -88,17 +88,18 @@ def row_of(number: int, first: tuple[list[int], list[float]], second: tuple[list
     return TokenizedRow(number, ids, np.array([*first[1], *second[1]], np.float32), len(first[0]))
 
 
+def placed(rows: list[TokenizedRow]) -> PackedBatch:
+    batch = collate([tuple(range(len(rows)))], RowsInMemory(rows), pad_id=0)
+    return on_device(batch, torch.device("cpu"), keep_padding=False, with_chats=True)
+
+
 def ours(
     method: str, adapted: AdaptedModel, name: str, rows: list[TokenizedRow]
 ) -> tuple[float, dict[str, Any]]:
     objective = PreferredAnswers(
         method, PreferenceConfig(beta=BETA), lambda on: adapted.use(name if on else None)
     )
-    batch = on_device(
-        collate([tuple(range(len(rows)))], RowsInMemory(rows), pad_id=0),
-        torch.device("cpu"),
-        keep_padding=False,
-    )
+    batch = placed(rows)
     model = adapted.causal_lm
     objective.begin(model, [batch])
     loss = objective.loss(model, batch, 0)[0] / len(rows)
@@ -153,9 +154,7 @@ def test_the_odds_ratio_of_orpo(folder: Path, tmp_path: Path) -> None:
         row_of(k, ([3 + k, 9, 20, 21], [0, 0, 1, 1]), ([3 + k, 9, 30, 31, 32], [0, 0, 1, 1, 1]))
         for k in range(4)
     ]
-    batch = on_device(
-        collate([(0, 1, 2, 3)], RowsInMemory(rows), pad_id=0), torch.device("cpu"), keep_padding=False
-    )
+    batch = placed(rows)
     with torch.no_grad():
         means = answer_log_probabilities(adapted.causal_lm, batch) / answer_tokens(batch)
     ratio = trainer.odds_ratio_loss(means[0::2], means[1::2])[0]
