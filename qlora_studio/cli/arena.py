@@ -12,10 +12,11 @@ from qlora_studio.cli.children import Engine, Reader
 from qlora_studio.cli.counted import counted
 from qlora_studio.cli.output import Told, print_error, print_json, print_text
 from qlora_studio.cli.there import require_file, require_model
+from qlora_studio.config.run_config import SAMPLE
 from qlora_studio.data.conversation import Message
 from qlora_studio.errors import StudioError
 from qlora_studio.plain_text import visible_line, visible_text
-from qlora_studio.protocol import commands, reading
+from qlora_studio.protocol import commands, events, reading
 from qlora_studio.runs.arena import (
     TIE,
     Arena,
@@ -146,7 +147,7 @@ def _answered(path: Path, arena: Arena, quiet: bool) -> Arena:
             told("Answering", done, len(missing))
             asked = [Message("user", arena.prompts[prompt])]
             reply = talks[place].answer(asked, arena.players[place].adapter, sampling)
-            arena = with_answer(arena, prompt, place, reply.reply)
+            arena = with_answer(arena, prompt, place, _whole(reply))
             save_arena(path, arena)
     return arena
 
@@ -155,7 +156,8 @@ def _by_judge(path: Path, arena: Arena, judge: str, quiet: bool) -> Arena:
     """Each pair twice, and kept as soon as it is there."""
     model, adapter, run = what_to_chat_with(judge, None)
     require_model(model.path)
-    arena = with_judge(arena, judge)
+    place = SAMPLE if model.path == SAMPLE else str(Path(model.path).absolute())
+    arena = with_judge(arena, adapter or place)
     with Told(quiet=quiet) as told, Engine(told) as engine, Reader(told) as reader:
         talk = Talk(engine, reader, model, run)
         if adapter is not None:
@@ -166,15 +168,20 @@ def _by_judge(path: Path, arena: Arena, judge: str, quiet: bool) -> Arena:
         missing = missing_judgements(arena)
         for done, pair in enumerate(missing):
             told("Judging", done, len(missing))
+            questions = [judge_question(arena, pair, backwards) for backwards in (False, True)]
             replies = [
-                talk.answer(
-                    [Message("user", judge_question(arena, pair, backwards))], adapter, sampling
-                ).reply
-                for backwards in (False, True)
+                _whole(talk.answer([Message("user", question)], adapter, sampling)) for question in questions
             ]
             arena = with_judgement(arena, judgement_of(pair, *replies))
             save_arena(path, arena)
     return arena
+
+
+def _whole(reply: events.GenerationFinished) -> str:
+    """Half a reply is nobody's. Raises: KeyboardInterrupt where the person stopped it."""
+    if reply.ended == "stopped":
+        raise KeyboardInterrupt
+    return reply.reply
 
 
 def judged(path: Path, arena: Arena) -> Arena:

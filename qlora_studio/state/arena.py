@@ -74,7 +74,7 @@ class ArenaState(ModelWork):
         self._checked: set[str] = set()
         self._base = 0  # id of the command that loaded what answers now; 0: none did
         self._writing: tuple[int, int] | None = None  # prompt, player
-        self._judging = False  # a judge is asked, in place of the players
+        self._judge = ""  # the folder of the one that is asked, in place of the players; empty: none is
         self._weighed: Pair | None = None  # what it is asked about
         self._said: list[str] = []  # of that, one way round and the other
         self._looked = False
@@ -130,10 +130,11 @@ class ArenaState(ModelWork):
     @property
     def progress(self) -> tuple[int, int]:
         """Of what goes on, or of the answers: what is there, and all."""
-        if self.arena is None or not self._judging:
+        if self.arena is None or not self._judge:
             return self.answered
-        there = len(self.arena.judgements)
-        return there, there + len(missing_judgements(self.arena))
+        judged = with_judge(self.arena, self._judge)
+        there = len(judged.judgements)
+        return there, there + len(missing_judgements(judged))
 
     # What is asked ----------------------------------------------------------------------------------
 
@@ -158,10 +159,12 @@ class ArenaState(ModelWork):
             self._advance()
 
     def ask_judge(self, model: str) -> None:
-        """A local model's folder: it judges every two answers, both ways round."""
+        """A local model's folder: it judges every two answers, both ways round.
+
+        What another one said is kept until this one has judged.
+        """
         if self.arena is not None and not self.why_no_judge:
-            self._take(with_judge(self.arena, model))
-            self.problem, self._base, self._judging = None, 0, True
+            self.problem, self._base, self._judge = None, 0, model
             self._now(Stage.PREPARING, "Checking the judge")
             self._advance()
 
@@ -204,7 +207,7 @@ class ArenaState(ModelWork):
             return
         model = self._folder()
         config = self._config()
-        players = () if self._judging else self.arena.players
+        players = () if self._judge else self.arena.players
         unknown = [item.adapter for item in players if item.adapter and item.adapter not in self._checked]
         if self._engine.training:
             self._fail(Problem(self._engine.held, "Pause it, or wait."))
@@ -226,8 +229,8 @@ class ArenaState(ModelWork):
                 double_quant=config.double_quant,
                 compute_dtype=config.compute_dtype,
             )
-        elif self._judging:
-            self._weigh(missing_judgements(self.arena))
+        elif self._judge:
+            self._weigh(missing_judgements(with_judge(self.arena, self._judge)))
         elif missing := missing_answers(self.arena):
             self._encode(*missing[0])
         else:
@@ -300,7 +303,7 @@ class ArenaState(ModelWork):
             if len(self._said) == BOTH_WAYS:
                 judgement = judgement_of(self._weighed, *self._said)
                 self._weighed, self._said = None, []
-                self._take(with_judgement(self.arena, judgement))
+                self._take(with_judgement(with_judge(self.arena, self._judge), judgement))
         self._advance()
 
     def _on_prompts(self, answer: reading.PromptsRead) -> None:
@@ -386,13 +389,13 @@ class ArenaState(ModelWork):
     def _rest(self) -> None:
         self._give_up_job()
         self._command = self._writing = self._weighed = None
-        self._judging = False
+        self._judge = ""
         self._now(Stage.RESTING, "")
 
     def _config(self) -> ModelConfig:
         """Of the model that is asked now."""
         assert self.arena is not None
-        return ModelConfig(path=self.arena.judge) if self._judging else self.arena.model
+        return ModelConfig(path=self._judge) if self._judge else self.arena.model
 
     def _folder(self) -> str:
         path = self._config().path

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 
+import msgspec
 import pytest
 
-from qlora_studio.cli.arena import judged, standing_lines, standing_object
+from qlora_studio.cli.arena import _whole, judged, standing_lines, standing_object
 from qlora_studio.config.run_config import ModelConfig
+from qlora_studio.protocol import events
 from qlora_studio.runs.arena import (
     Arena,
     Judgement,
@@ -79,3 +81,12 @@ def test_a_judge_s_bias_and_agreement_stand_below_the_standing(arena, tmp_path, 
     told = standing_object(tmp_path / "a.json", found, standing(found))["judge"]
     assert (told["model"], told["agreed"], told["voted"]) == ("/models/judge\u202e", 1, 1)
     assert standing_object(tmp_path / "a.json", arena, standing(arena))["judge"] is None
+
+
+def test_half_a_reply_is_nobody_s(arena):
+    whole = events.GenerationFinished(
+        id=1, reply="[[A]]", tokens=3, tokens_per_second=1.0, first_token_seconds=0.1, ended="end"
+    )
+    assert _whole(whole) == "[[A]]"
+    with pytest.raises(KeyboardInterrupt):
+        _whole(msgspec.structs.replace(whole, ended="stopped"))

@@ -27,11 +27,8 @@ def arena(app, run, qtbot):
     return app.arena
 
 
-def begin(silent, *prompts):
-    """The prompts are read, model and adapter sound and loaded."""
-    silent.answer(reading.ReadPrompts, reading.PromptsRead, prompts=prompts)
-    silent.answer(reading.CheckModel, reading.ModelChecked, report=model_report(MODEL))
-    silent.answer(reading.CheckAdapter, reading.AdapterChecked, **CHECKED_ADAPTER)
+def load_asked(silent):
+    """What was asked for is there. Returns: the command."""
     loading = silent.last_said(commands.LoadModel)
     silent.hear(
         events.ModelLoaded(
@@ -39,6 +36,15 @@ def begin(silent, *prompts):
             compute_dtype="float32",
         )
     )  # fmt: skip
+    return loading
+
+
+def begin(silent, *prompts):
+    """The prompts are read, model and adapter sound and loaded."""
+    silent.answer(reading.ReadPrompts, reading.PromptsRead, prompts=prompts)
+    silent.answer(reading.CheckModel, reading.ModelChecked, report=model_report(MODEL))
+    silent.answer(reading.CheckAdapter, reading.AdapterChecked, **CHECKED_ADAPTER)
+    load_asked(silent)
 
 
 def answer(silent, text, ids=12):
@@ -86,13 +92,7 @@ def test_each_answer_names_its_own_base_whatever_else_was_loaded_in_between(aren
     answer(silent, "Tuned.")
     assert [said.base for said in silent.said(commands.Generate)] == [own, own]
     arena.ask_judge(MODEL)
-    judge = silent.last_said(commands.LoadModel)
-    silent.hear(
-        events.ModelLoaded(
-            model=judge.model, parameters=1, trainable_parameters=0, seconds=1.0, device_name="CPU",
-            compute_dtype="float32",
-        )
-    )  # fmt: skip
+    judge = load_asked(silent)
     answer(silent, "[[B]]")
     assert judge.id != own
     assert silent.last_said(commands.Generate).base == judge.id
@@ -106,13 +106,7 @@ def test_an_engine_that_ends_between_two_answers_is_followed_by_one_that_loads_t
     silent.engines[-1].end()
     silent.answer(reading.EncodeChat, reading.ChatEncoded, **chat_encoded())
     assert [type(command) for command in silent.engines[1].said] == [commands.LoadModel]
-    loading = silent.last_said(commands.LoadModel)
-    silent.hear(
-        events.ModelLoaded(
-            model=loading.model, parameters=1, trainable_parameters=0, seconds=1.0, device_name="CPU",
-            compute_dtype="float32",
-        )
-    )  # fmt: skip
+    loading = load_asked(silent)
     answer(silent, "Tuned.")
     assert silent.last_said(commands.Generate).base == loading.id
     assert arena.arena.answers == (("Plain.", "Tuned."),)
@@ -193,14 +187,7 @@ def test_a_judge_is_asked_about_each_pair_both_ways_round(arena, silent):
     arena.ask_judge("/models/judge")
     assert silent.asked(reading.CheckModel)[0].folder == "/models/judge"
     silent.answer(reading.CheckModel, reading.ModelChecked, report=model_report("/models/judge"))
-    loading = silent.last_said(commands.LoadModel)
-    assert loading.model == "/models/judge"
-    silent.hear(
-        events.ModelLoaded(
-            model=loading.model, parameters=1, trainable_parameters=0, seconds=1.0, device_name="CPU",
-            compute_dtype="float32",
-        )
-    )  # fmt: skip
+    assert load_asked(silent).model == "/models/judge"
     first = silent.asked(reading.EncodeChat)[0]
     assert first.model == "/models/judge"
     assert first.messages[0].content.index("Plain.") < first.messages[0].content.index("Tuned.")
@@ -229,13 +216,7 @@ def test_a_judge_that_was_stopped_goes_on_where_it_was(arena, silent):
     for text in ("Plain.", "Tuned.", "Plain again.", "Tuned again."):
         answer(silent, text)
     arena.ask_judge(MODEL)
-    loading = silent.last_said(commands.LoadModel)
-    silent.hear(
-        events.ModelLoaded(
-            model=loading.model, parameters=1, trainable_parameters=0, seconds=1.0, device_name="CPU",
-            compute_dtype="float32",
-        )
-    )  # fmt: skip
+    load_asked(silent)
     answer(silent, "[[A]]")
     answer(silent, "[[A]]")
     arena.stop()
@@ -244,6 +225,22 @@ def test_a_judge_that_was_stopped_goes_on_where_it_was(arena, silent):
     arena.ask_judge(MODEL)
     assert arena.progress == (1, 2)
     assert len(arena.arena.judgements) == 1
+
+
+def test_what_a_judge_said_stays_until_another_one_has_judged(arena, silent):
+    arena.begin("/data/prompts.txt")
+    begin(silent, "Why?")
+    for text in ("Plain.", "Tuned."):
+        answer(silent, text)
+    arena.ask_judge(MODEL)
+    load_asked(silent)
+    answer(silent, "[[A]]")
+    answer(silent, "[[A]]")
+    arena.ask_judge("/models/other")
+    assert arena.progress == (0, 1)
+    silent.refuse(reading.CheckModel, "There is no config.json.")
+    assert arena.problem.message == "There is no config.json."
+    assert (arena.arena.judge, len(arena.arena.judgements)) == (MODEL, 1)
 
 
 def test_while_a_run_trains_no_judge_is_asked(arena, app, silent, run):
