@@ -160,7 +160,8 @@ def _x_tick(frame: _Frame, at: float, words: str) -> list[str]:
 
 
 def _line(frame: _Frame, place: int, line: Series, scale: Callable[[float], float]) -> list[str]:
-    color, dash = _colors()["series"][place % 6], _DASHES[(place + place // 6) % len(_DASHES)]
+    series = _colors()["series"]
+    color, dash = series[place % len(series)], _DASHES[(place + place // len(series)) % len(_DASHES)]
     parts, pieces, begun = [], list[str](), False
     last: tuple[float, float] | None = None
     for x, y in line.points:

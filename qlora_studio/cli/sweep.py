@@ -27,6 +27,7 @@ from qlora_studio.runs.sweep import (
     read_sweep,
     save_results,
     table,
+    unfinished,
     with_run,
     write_sweep,
 )
@@ -48,7 +49,7 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
     )
     kind.add_argument("--vary", metavar="a.b=v,w,…", help="any setting")
     sweep.add_argument(
-        "--seeds", nargs="+", type=int, default=[0], metavar="N", help="each with each of these"
+        "--seeds", nargs="+", type=int, metavar="N", help="each with each of these; else the settings' own"
     )
     sweep.add_argument("--set", action="append", default=[], metavar="a.b=v", dest="changes")
     sweep.add_argument("--runs-dir", type=Path, metavar="D", help="where the runs' folders are made")
@@ -58,9 +59,9 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def sweep_command(arguments: argparse.Namespace) -> int:
-    """Raises: StudioError; what is finished stays, and the same command goes on."""
+    """Raises: StudioError where a run fails; what is finished stays, and the same command goes on."""
     folder, sweep = _opened(arguments)
-    for place in range(len(sweep.points)):
+    for place in unfinished(found(sweep)):
         sweep, status = _run_point(folder, sweep, place, quiet=arguments.json)
         if status:
             if not arguments.json:
@@ -87,7 +88,8 @@ def sweep_command(arguments: argparse.Namespace) -> int:
 def _opened(arguments: argparse.Namespace) -> tuple[Path, Sweep]:
     """The sweep that is there already, or a new one, written."""
     if (arguments.what / SWEEP_FILE).is_file():
-        if arguments.out or arguments.over or arguments.vary:
+        asked = ("out", "over", "vary", "seeds", "changes", "runs_dir", "accept_skipped")
+        if any(getattr(arguments, name) for name in asked):
             raise StudioError(f"{arguments.what} is a sweep already.", hint="Name it alone to go on with it.")
         return arguments.what.absolute(), read_sweep(arguments.what)
     if arguments.out is None or not (arguments.over or arguments.vary):
@@ -107,7 +109,7 @@ def _opened(arguments: argparse.Namespace) -> tuple[Path, Sweep]:
         chosen_shape(config.model.path),
         over=arguments.over or "",
         vary=arguments.vary or "",
-        seeds=arguments.seeds,
+        seeds=arguments.seeds or [config.training.seed],
         runs_dir=(arguments.runs_dir or places.runs_folder()).absolute(),
         accept_skipped=arguments.accept_skipped,
     )
@@ -116,10 +118,8 @@ def _opened(arguments: argparse.Namespace) -> tuple[Path, Sweep]:
 
 
 def _run_point(folder: Path, sweep: Sweep, place: int, *, quiet: bool) -> tuple[Sweep, int]:
-    """Made, gone on with, or finished already. The exit status: 0 unless somebody stopped it."""
+    """Made, or gone on with. The exit status: 0 unless somebody stopped it."""
     (measured,) = found(msgspec.structs.replace(sweep, points=(sweep.points[place],)))
-    if measured.state == "finished":
-        return sweep, 0
     point = measured.point
     if not quiet:
         print_text(f"{place + 1} of {len(sweep.points)}: {point.label}, seed {point.seed}")

@@ -234,15 +234,13 @@ def save_report(report: QuantizationReport, folder: Path) -> list[Path]:
         "levels.svg": levels_chart(report),
         "layers.svg": layers_chart(report),
     }
-    paths = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8", newline="")
-            paths.append(folder / name)
     except OSError as error:
         raise StudioError(f"{folder} can't be written: {error.strerror}.", hint="Choose another.") from error
-    return paths
+    return [folder / name for name in texts]
 
 
 def error_chart(report: QuantizationReport) -> str:

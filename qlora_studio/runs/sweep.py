@@ -138,6 +138,12 @@ def found(sweep: Sweep) -> list[Found]:
     return [_found(point) for point in sweep.points]
 
 
+def unfinished(results: Sequence[Found]) -> list[int]:
+    """Places of the runs to be made, in this order: one that failed comes last, so that it blocks no other."""
+    places = [place for place, item in enumerate(results) if item.state != "finished"]
+    return sorted(places, key=lambda place: results[place].state == "failed")
+
+
 def table(sweep: Sweep, results: Sequence[Found]) -> list[Row]:
     """A row for each label, in the order of the sweep."""
     first = {item.point.seed: item.loss for item in results if item.point.label == sweep.labels[0]}
@@ -178,11 +184,9 @@ def save_results(folder: Path, sweep: Sweep, results: Sequence[Found]) -> list[P
     texts = {"sweep.csv": _csv(table(sweep, results)), "losses.svg": _loss_chart(sweep, results)}
     if sweep.axis:
         texts["by_value.svg"] = _axis_chart(sweep, results)
-    try:
+    with saving("the results", folder):
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8", newline="")
-    except OSError as error:
-        raise StudioError(f"{folder} can't be written: {error.strerror}.") from error
     return [folder / name for name in texts]
 
 

@@ -26,6 +26,7 @@ from qlora_studio.runs.sweep import (
     read_sweep,
     save_results,
     table,
+    unfinished,
     with_run,
     write_sweep,
 )
@@ -55,8 +56,8 @@ class Opened:
 
     @property
     def next_place(self) -> int | None:
-        """Of the first run that isn't finished."""
-        return next((at for at, item in enumerate(self.results) if item.state != "finished"), None)
+        """Of the run to be made next; None where all are finished."""
+        return next(iter(unfinished(self.results)), None)
 
 
 class SweepState(QObject):

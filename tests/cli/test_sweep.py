@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from qlora_studio.cli import sweep as cli_sweep
 from qlora_studio.cli.main import parse, run_command
+from qlora_studio.cli.recipes import chosen_shape
 from qlora_studio.cli.sweep import table_lines
+from qlora_studio.cli.training import settings_from
 from qlora_studio.config.run_config import RunConfig
 from qlora_studio.errors import StudioError
 from qlora_studio.models.shapes import known_shape
-from qlora_studio.protocol.sweep_plan import variants
-from qlora_studio.runs.sweep import Row, Sweep
+from qlora_studio.protocol.sweep_plan import new_sweep, variants
+from qlora_studio.runs.sweep import Row, Sweep, write_sweep
 from tests.reader.whole_model import chats_file, whole_model
 from tests.runs.test_sweep import points
 
@@ -73,6 +76,28 @@ def test_runs_are_made_one_after_another_and_what_is_finished_stays(settings, ca
     assert [row["loss"] for row in again["rows"]] == pytest.approx([row["loss"] for row in made["rows"]])
     assert (first / "metrics.jsonl").read_bytes() == before
     assert (second / "adapter").is_dir()
+
+
+def test_what_a_sweep_was_made_with_can_not_be_changed(settings, capsys):
+    config = settings_from(settings / "my.toml", ["training.seed=7"])
+    shape = chosen_shape(config.model.path)
+    made = new_sweep(config, shape, vary="lora.r=2,4", runs_dir=settings / "runs")
+    write_sweep(settings / "mine", made)
+    for option in (("--seeds", "0", "1"), ("--set", "lora.r=8"), ("--accept-skipped",)):
+        assert sweep("mine", *option) == 2
+        assert "is a sweep already" in capsys.readouterr().err
+
+
+def test_without_seeds_it_has_that_of_the_settings(settings, monkeypatch):
+    made = []
+
+    def stopped(folder, given, place, quiet):
+        made.append(given)
+        return given, 130
+
+    monkeypatch.setattr(cli_sweep, "_run_point", stopped)
+    sweep("my.toml", "--set", "training.seed=7", "--vary", "lora.r=2,4", "--out", "mine")
+    assert {point.seed for point in made[0].points} == {7}
 
 
 def test_a_setting_that_can_not_stand_is_refused_before_anything_starts(settings, capsys):

@@ -11,7 +11,7 @@ from qlora_studio.models.shapes import known_shape
 from qlora_studio.protocol import commands, events, reading
 from qlora_studio.protocol.events import Problem
 from qlora_studio.runs.run_state import read_state, write_state
-from qlora_studio.runs.sweep import read_sweep
+from qlora_studio.runs.sweep import Found, Point, read_sweep, unfinished
 from tests.state.reports import import_report
 from tests.ui.example_runs import Example, make_run
 
@@ -93,6 +93,20 @@ def test_a_run_that_fails_stops_it_with_the_reason(app, sweep, silent, qtbot):
     problem = Problem("The GPU ran out of memory.")
     silent.hear(events.RunFailed(error=problem, run=str(run), step=3, cause="out_of_memory"))
     assert (sweep.running, sweep.problem) == (False, problem)
+
+
+@pytest.mark.parametrize(
+    ("states", "order"),
+    [
+        (("finished", "failed", "waiting", "paused"), [2, 3, 1]),
+        (("failed", "finished"), [0]),
+        (("finished", "finished"), []),
+    ],
+)
+def test_runs_that_failed_are_made_after_all_others(states, order):
+    point = Point(label="r = 8", seed=0, changes={})
+    results = [Found(point, state, {}) for state in states]
+    assert unfinished(results) == order
 
 
 def test_data_that_can_not_be_read_stops_it(app, sweep, silent, qtbot):
