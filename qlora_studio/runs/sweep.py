@@ -139,7 +139,7 @@ def found(sweep: Sweep) -> list[Found]:
 
 
 def unfinished(results: Sequence[Found]) -> list[int]:
-    """Places of the runs to be made, in this order: one that failed comes last, so that it blocks no other."""
+    """Places of the runs to be made, in this order: those that failed come last, and block no other."""
     places = [place for place, item in enumerate(results) if item.state != "finished"]
     return sorted(places, key=lambda place: results[place].state == "failed")
 

@@ -10,7 +10,6 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
@@ -23,6 +22,7 @@ from qlora_studio.ui import window
 from qlora_studio.ui.theme import ThemeChoice, theme
 from tests.journey import person as journey
 from tests.journey.person import Gaps, Person, percentile
+from tests.short_sample import take_sample_model
 
 BAR_MS = 100
 PAINTED_MS = 250  # after it is shown, the first page is painted
@@ -83,13 +83,6 @@ def main() -> None:
         vars(window)["Shell"] = MeasuredShell
         window.open_window()
     print(f"at most {BAR_MS} ms; {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {sys.platform}")
-
-
-def take_sample_model(usual: Path) -> None:
-    """Where it was unpacked before, that isn't done again."""
-    if (usual / "config.json").exists():
-        places.sample_model_folder().parent.mkdir(parents=True)
-        places.sample_model_folder().symlink_to(usual, target_is_directory=True)
 
 
 def measure(what: str, walk: Callable[[], None]) -> None:

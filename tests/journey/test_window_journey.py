@@ -11,33 +11,14 @@ import pytest
 from PySide6.QtCore import QTimer
 from PySide6.QtWidgets import QLabel, QPlainTextEdit
 
-from qlora_studio.config.places import runs_folder, settings_folder
+from qlora_studio.config.places import runs_folder
 from qlora_studio.runs.checkpoints import newest_sound
 from qlora_studio.runs.folder import open_run
 from qlora_studio.state.app import AppState
 from qlora_studio.ui.shell import Shell
 from qlora_studio.ui.window import load_pages
 from tests.journey.person import Gaps, Person, percentile
-
-# A preset of one's own takes the place of the bundled one, whose 40 updates of 512 tokens take minutes.
-SHORT_SAMPLE = """
-name = "Sample run"
-[model]
-path = "sample"
-[data]
-path = "sample"
-seq_len = 128
-validation = 0.02
-[lora]
-r = 4
-[training]
-steps = 4
-batch_size = 1
-gradient_accumulation = 1
-learning_rate = 1e-3
-[checkpoints]
-evaluate_every_steps = 0
-"""
+from tests.short_sample import use_short_sample
 
 # tests/benchmarks/window_stalls.py holds the bar of 100 ms on a machine that does nothing else. Here two
 # engines and two test processes share two cores, and whoever waits for a core waits in the window too: of a
@@ -52,9 +33,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 @pytest.fixture
 def app(sample_home: Path, qtbot) -> Iterator[AppState]:
-    preset = settings_folder() / "presets" / "sample.toml"
-    preset.parent.mkdir(parents=True)
-    preset.write_text(SHORT_SAMPLE, "utf-8")
+    use_short_sample()
     state = AppState()
     yield state
     state.close()

@@ -70,12 +70,11 @@ def soak(minutes: float, csv: Path, folder: Path) -> bool:
     from qlora_studio.state.app import AppState
     from qlora_studio.ui import window
     from tests.journey import person
+    from tests.short_sample import use_short_sample
     from tests.soak import meter
-    from tests.soak.rounds import SHORT_SAMPLE, Rounds
+    from tests.soak.rounds import PROMPT, Rounds
 
-    preset = places.settings_folder() / "presets" / "sample.toml"
-    preset.parent.mkdir(parents=True)
-    preset.write_text(SHORT_SAMPLE, "utf-8")
+    use_short_sample(checkpoints="every_steps = 2\nevaluate_every_steps = 2", samples=PROMPT)
     person.PATIENCE_S = 900.0
     readings: list[meter.Reading] = []
     whole = False

@@ -17,31 +17,8 @@ PAGES = ("models", "data", "train", "runs", "chat", "export", "settings", "home"
 PAUSE_EVERY = 25  # rounds: then the engine ends, and a new one goes on
 KEPT_RUNS = 2
 LOOK_S = 0.6  # at each page
+PROMPT = '[[samples]]\nprompt = "What is 12 times 7?"\nmax_tokens = 8\n'  # of the sample run
 REST_S = 6.0  # timers, notices and readers come to their end
-
-# Takes the place of the bundled one in the soak's own home.
-SHORT_SAMPLE = """
-name = "Sample run"
-[model]
-path = "sample"
-[data]
-path = "sample"
-seq_len = 128
-validation = 0.02
-[lora]
-r = 4
-[training]
-steps = 4
-batch_size = 1
-gradient_accumulation = 1
-learning_rate = 1e-3
-[checkpoints]
-every_steps = 2
-evaluate_every_steps = 2
-[[samples]]
-prompt = "What is 12 times 7?"
-max_tokens = 8
-"""
 
 
 class Rounds:
