@@ -8,6 +8,7 @@ from pathlib import Path
 from qlora_studio.cli.output import print_json, print_text
 from qlora_studio.cli.recipes import add_recipe_arguments, chosen_recipe, chosen_shape, recipe_settings
 from qlora_studio.cli.room import room_here, room_of_card
+from qlora_studio.cli.start import with_shape_of_start
 from qlora_studio.cli.training import settings_from
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import SAMPLE, SHAPE_PREFIX, RunConfig
@@ -37,6 +38,7 @@ def estimate_command(arguments: argparse.Namespace) -> int:
     config = (
         recipe_settings(recipe, arguments) if recipe else settings_from(arguments.file, arguments.changes)
     )
+    config = with_shape_of_start(config)
     room = room_here() if arguments.card is None else room_of_card(arguments.card)
     shape = chosen_shape(config.model.path)
     corrected = _measured_here(shape, config, room.device) if arguments.card is None else NO_CORRECTION

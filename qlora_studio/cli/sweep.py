@@ -12,6 +12,7 @@ from qlora_studio.cli.children import Engine, Reader
 from qlora_studio.cli.counted import counted
 from qlora_studio.cli.output import Told, in_gib, print_json, print_text
 from qlora_studio.cli.recipes import chosen_shape
+from qlora_studio.cli.start import with_shape_of_start
 from qlora_studio.cli.there import require_inputs
 from qlora_studio.cli.training import follow_run, prepare_run, settings_from
 from qlora_studio.config import places
@@ -102,7 +103,7 @@ def _opened(arguments: argparse.Namespace) -> tuple[Path, Sweep]:
             f"{arguments.out} exists already.",
             hint=f"qlora-studio sweep {arguments.out} goes on with a sweep.",
         )
-    config = settings_from(arguments.what, arguments.changes)
+    config = with_shape_of_start(settings_from(arguments.what, arguments.changes), arguments.runs_dir)
     require_inputs(config)
     sweep = new_sweep(
         config,

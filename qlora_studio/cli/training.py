@@ -12,6 +12,7 @@ from qlora_studio.cli.named_run import run_folder
 from qlora_studio.cli.output import Told, in_gib, print_json, print_text
 from qlora_studio.cli.recipes import add_recipe_arguments, chosen_recipe, recipe_notes, recipe_settings
 from qlora_studio.cli.room import room_here
+from qlora_studio.cli.start import with_start_found
 from qlora_studio.cli.there import require_inputs
 from qlora_studio.config import places
 from qlora_studio.config.presets import sample_preset
@@ -69,8 +70,9 @@ def train_command(arguments: argparse.Namespace) -> int:
     config = (
         recipe_settings(recipe, arguments) if recipe else settings_from(arguments.file, arguments.changes)
     )
-    require_inputs(config)
     runs_dir = arguments.runs_dir or places.runs_folder()
+    config = with_start_found(config, runs_dir)
+    require_inputs(config)
     with Told(quiet=arguments.json) as told, Engine(told) as engine:
         run = prepare_run(engine, told, config, arguments.name, runs_dir, arguments.accept_skipped)
         if not arguments.json:

@@ -14,6 +14,14 @@ SCHEMA_VERSION = 1
 SAMPLE = "sample"  # stands for the bundled model or the bundled data, in place of a path
 GENERAL = "general"  # stands for the bundled general questions, where something is evaluated
 SHAPE_PREFIX = "shape:"  # a known model's shapes with random weights, in place of a folder
+# What an adapter that is trained on brings with it, whatever the settings say.
+OF_THE_START = (
+    "lora.r",
+    "lora.alpha",
+    "lora.target_modules",
+    "lora.use_rslora",
+    "lora.use_dora",
+)
 
 PAIRS = frozenset({"dpo", "orpo"})  # methods that learn from a better and a worse answer
 PREFERENCES = PAIRS | {"kto"}  # and from answers that were rated good or bad
@@ -226,6 +234,19 @@ class LoraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             help="Learns each weight column's length apart from its direction. Slower, sometimes better.",
         ),
     ] = False
+    start_from: Annotated[
+        str,
+        Setting(
+            label="Start from",
+            help="An adapter that is trained on: a run, or a folder in peft's format. Rank, alpha, target "
+            "layers, rsLoRA and DoRA are then those of that adapter. Empty: a new one.",
+        ),
+    ] = ""
+
+    def shaped_as(self, other: LoraConfig) -> LoraConfig:
+        """With all that an adapter which is trained on brings."""
+        names = [key.removeprefix("lora.") for key in OF_THE_START]
+        return msgspec.structs.replace(self, **{name: getattr(other, name) for name in names})
 
 
 class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -64,11 +64,17 @@ def with_absolute_paths(config: RunConfig, *folders: Path) -> RunConfig:
     def mended(recipe: tuple[Fix, ...]) -> tuple[Fix, ...]:
         return tuple(msgspec.structs.replace(fix, path=absolute(fix.path)) for fix in recipe)
 
+    def start(path: str) -> str:
+        """A bare name that no folder has may be that of a run."""
+        found = absolute(path)
+        return path if len(Path(path).parts) == 1 and not Path(found).exists() else found
+
     data = config.data
     held_out = data.validation
     return msgspec.structs.replace(
         config,
         model=msgspec.structs.replace(config.model, path=absolute(config.model.path)),
+        lora=msgspec.structs.replace(config.lora, start_from=start(config.lora.start_from)),
         data=msgspec.structs.replace(
             data,
             path=absolute(data.path),

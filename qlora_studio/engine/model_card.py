@@ -76,6 +76,7 @@ def _made_from(run: Run, licence: str | None) -> Iterator[tuple[str, str]]:
         ("data", record.hashes.data),
         ("base model", record.hashes.model),
         ("chat template", record.hashes.template),
+        ("adapter it started from", record.hashes.start),
     ):
         if digest:
             yield f"SHA-256 of the {what}", digest

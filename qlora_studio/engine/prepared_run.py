@@ -68,6 +68,7 @@ from qlora_studio.runs.run_record import RunRecord
 from qlora_studio.runs.run_state import read_state
 from qlora_studio.runs.run_writer import RunWriter
 from qlora_studio.runs.samples import SAMPLES_FILE, read_samples
+from qlora_studio.runs.start import require_start
 
 _NO_NOISE = "NEFTune adds no noise where answers are preferred: it would count as the adapter's doing."
 NO_LETTERS = "The chats held out are no multiple choice: no right letters are counted."
@@ -183,6 +184,8 @@ class PreparedRun:
             put_checkpoint(start.checkpoint, adapted, self.optimizer)
             put_random_state(start.saved.random, self.noise.random if self.noise else None)
             self.position = start.saved.position
+        elif self.record.hashes.start:
+            adapted.put_weights(ADAPTER, require_start(self.folder, self.record.hashes.start))
         self.log = RunLog(writer, self.position, self.total_steps)
         self.memory = MemoryMeter(adapted, self.optimizer)
         self.saved_step = self.position.step if self.resumed else None

@@ -81,7 +81,7 @@ def fixed_of(record: RunRecord, rows_sha256: str, total_steps: int, compute_dtyp
     return Fixed(
         model=msgspec.structs.replace(config.model, path="", compute_dtype="auto"),
         data=msgspec.structs.replace(config.data, path=""),
-        lora=config.lora,
+        lora=msgspec.structs.replace(config.lora, start_from=""),  # the hash says which
         training=msgspec.structs.replace(config.training, recompute="auto", compile="auto", devices="auto"),
         preference=config.preference,
         hashes=record.hashes,

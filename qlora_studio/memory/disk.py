@@ -36,6 +36,9 @@ def merged_nf4_bytes(shape: ModelShape) -> int:
 
 
 def run_bytes(shape: ModelShape, config: RunConfig, device: str) -> int:
-    """Room to have before a run starts: checkpoints kept, the best, one in writing, the adapter, 2 GB."""
-    checkpoints = config.checkpoints.keep + 2
-    return checkpoints * checkpoint_bytes(shape, config, device) + adapter_bytes(shape, config) + _SPARE
+    """Room to have before a run starts: checkpoints kept, the best, one in writing, the adapter, 2 GB; and
+    the adapter that it trains on, which it keeps.
+    """
+    checkpoints = (config.checkpoints.keep + 2) * checkpoint_bytes(shape, config, device)
+    start = _FP32 * adapter_parameters(shape, config.lora) if config.lora.start_from else 0
+    return checkpoints + adapter_bytes(shape, config) + start + _SPARE

@@ -104,7 +104,7 @@ def _eight_bit_optimizer(config: RunConfig) -> Iterator[Step]:
 
 
 def _lower_rank(config: RunConfig) -> Iterator[Step]:
-    r = config.lora.r
+    r = 0 if config.lora.start_from else config.lora.r  # the rank of what is trained on stays
     while r // 2 >= _SMALLEST_RANK:
         r //= 2
         yield f"rank {r}", {"lora.r": r}

@@ -6,7 +6,7 @@ import msgspec
 
 from qlora_studio.config.data_parts import USUALLY_ALIKE
 from qlora_studio.config.encodings import Encoding
-from qlora_studio.config.run_config import DataConfig, RunConfig
+from qlora_studio.config.run_config import DataConfig, LoraConfig, RunConfig
 from qlora_studio.data.conversation import Message, Row
 from qlora_studio.data.report import Finding, ImportReport
 from qlora_studio.data.token_view import Lengths, Token
@@ -112,6 +112,12 @@ class CheckAdapter(Request, frozen=True, tag="check_adapter"):
 
     folder: str
     base: str
+
+
+class CheckStart(Request, frozen=True, tag="check_start"):
+    """The adapter that a run with these settings would train on, `lora.start_from`."""
+
+    config: RunConfig
 
 
 class EncodeChat(Request, frozen=True, tag="encode_chat"):
@@ -292,6 +298,13 @@ class AdapterChecked(Answer, frozen=True, tag="adapter_checked"):
     warnings: tuple[str, ...]
 
 
+class StartChecked(Answer, frozen=True, tag="start_checked"):
+    """It can be trained on. lora: of these settings, with the adapter's own shape; words: of that shape."""
+
+    lora: LoraConfig
+    words: str
+
+
 class ChatEncoded(Answer, frozen=True, tag="chat_encoded"):
     """`text` is the exact string, `ids` its tokens."""
 
@@ -369,6 +382,7 @@ ReaderRequest = (
     | SaveCopy
     | CheckModel
     | CheckAdapter
+    | CheckStart
     | EncodeChat
     | ReadPrompts
     | MakeModelfile
@@ -392,6 +406,7 @@ ReaderAnswer = (
     | CopySaved
     | ModelChecked
     | AdapterChecked
+    | StartChecked
     | ChatEncoded
     | PromptsRead
     | ModelfileMade

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qlora_studio.config.model_shape import ModelShape
-from qlora_studio.config.run_config import RunConfig
+from qlora_studio.config.run_config import OF_THE_START, RunConfig
 from qlora_studio.config.toml_file import parse_assignment, with_changes
 from qlora_studio.errors import StudioError
 from qlora_studio.memory.parts import adapter_parameters
@@ -38,6 +38,7 @@ def new_sweep(
     over: a key of OVER; or else vary: a.b=v,w
     """
     label, axis, listed = variants(over, vary, shape)
+    _refuse_what_the_start_brings(config, listed)
     points = tuple(
         _point(config, shape, name, changes, seed)
         for seed in dict.fromkeys(seeds)  # a seed after the other: a table soon has all labels
@@ -85,6 +86,15 @@ def variants(over: str, vary: str, shape: ModelShape) -> tuple[str, str, list[Va
     are_numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
     axis = key if are_numbers and all(value > 0 for value in values) else ""
     return key, axis, [(f"{key} = {value}", {key: value}) for value in values]
+
+
+def _refuse_what_the_start_brings(config: RunConfig, listed: list[Variant]) -> None:
+    brought = next((key for _, changes in listed for key in changes if key in OF_THE_START), None)
+    if config.lora.start_from and brought:
+        raise StudioError(
+            f"{brought} can't be compared here: the adapter in lora.start_from brings its own.",
+            hint="Leave lora.start_from empty, and each run begins with a new adapter.",
+        )
 
 
 def _layer_choices(shape: ModelShape) -> list[Variant]:

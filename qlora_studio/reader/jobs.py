@@ -16,6 +16,7 @@ from qlora_studio.reader import (
     prompt_jobs,
     row_jobs,
     run_jobs,
+    start,
     text_jobs,
 )
 from qlora_studio.reader.model_text import ModelTexts
@@ -58,6 +59,8 @@ class Jobs:
                 return model_jobs.check(request, self._texts, told)
             case reading.CheckAdapter():
                 return model_jobs.check_foreign_adapter(request)
+            case reading.CheckStart():
+                return start.check_start(request)
             case reading.EncodeChat():
                 return model_jobs.encode_chat(request, self._texts)
             case reading.ReadPrompts():

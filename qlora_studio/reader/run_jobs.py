@@ -37,6 +37,7 @@ from qlora_studio.models.shapes import model_shape
 from qlora_studio.protocol import reading
 from qlora_studio.reader.model_hash import model_sha256
 from qlora_studio.reader.model_text import ModelTexts
+from qlora_studio.reader.start import Start, start_of
 from qlora_studio.runs.checkpoints import resume_point
 from qlora_studio.runs.folder import create_run, open_run
 from qlora_studio.runs.less_memory import less_after
@@ -76,10 +77,15 @@ def prepare_run(request: reading.PrepareRun, texts: ModelTexts, told: Told) -> r
     """Raises: StudioError with what is missing or wrong; no run folder is made then."""
     config = _with_full_paths(request.config)
     check_limits(config, "The settings")
+    start = start_of(config) if config.lora.start_from else None  # before all that takes its time
+    if start is not None:
+        config = msgspec.structs.replace(config, lora=start.lora)
     if config.model.path.startswith(SHAPE_PREFIX):
         ready = _of_shape(config)
     else:
         ready = _of_folder(config, request.accept_skipped, texts, told)
+    if start is not None:
+        start.require_base(config.model.path, ready.hashes.model)
     steps = _steps(config, ready.rows)
     promised = promise(
         ready.shape,
@@ -92,10 +98,10 @@ def prepare_run(request: reading.PrepareRun, texts: ModelTexts, told: Told) -> r
     )
     runs_dir = Path(request.runs_dir)
     require_space(runs_dir, run_bytes(ready.shape, config, request.device), "This run")
-    record = _record(request, config, ready, steps, promised)
+    record = _record(request, config, ready, steps, promised, start)
     return reading.RunPrepared(
         id=request.id,
-        run=str(create_run(runs_dir, record, ready.template)),
+        run=str(create_run(runs_dir, record, ready.template, start.blocks() if start else None)),
         steps=steps,
         train_rows=ready.rows.info.train_rows,
         validation_rows=ready.rows.info.validation_rows,
@@ -266,7 +272,12 @@ def _steps(config: RunConfig, rows: PreparedRows) -> int:
 
 
 def _record(
-    request: reading.PrepareRun, config: RunConfig, ready: _Ready, steps: int, promised: Promise
+    request: reading.PrepareRun,
+    config: RunConfig,
+    ready: _Ready,
+    steps: int,
+    promised: Promise,
+    start: Start | None,
 ) -> RunRecord:
     info = ready.rows.info
     training = config.training
@@ -280,7 +291,7 @@ def _record(
         model_name=ready.name,
         device=request.device,
         seed=config.training.seed,
-        hashes=ready.hashes,
+        hashes=msgspec.structs.replace(ready.hashes, start=start.sha256 if start else ""),
         prepared=Prepared(
             folder=str(ready.rows.folder),
             steps=steps,
@@ -291,7 +302,11 @@ def _record(
         ),
         versions=_versions(),
         promise_bytes=promised.parts,
-        notes=(*ready.notes, *_notes(config, ready.shape, promised, steps)),
+        notes=(
+            *((start.words,) if start else ()),
+            *ready.notes,
+            *_notes(config, ready.shape, promised, steps),
+        ),
     )
 
 

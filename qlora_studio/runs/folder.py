@@ -9,7 +9,7 @@ import re
 import secrets
 import time
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from qlora_studio.runs.durable import (
     make_folder,
     remove_folder,
     rename_durably,
+    write_new_blocks,
     write_new_file,
 )
 from qlora_studio.runs.less_memory import LessMemory, read_less_memory
@@ -32,6 +33,7 @@ from qlora_studio.runs.samples import SAMPLES_FILE
 from qlora_studio.runs.space import saving
 from qlora_studio.runs.staged_folder import delete_folder
 from qlora_studio.runs.standing import ADAPTER_FOLDER, standing_of
+from qlora_studio.runs.start import START_FILE
 from qlora_studio.runs.trained_template import TEMPLATE_FILE
 
 LOG_FILE = "engine.log"
@@ -87,8 +89,14 @@ class Run:
         return folder if is_real_folder(folder) else None
 
 
-def create_run(runs_dir: Path, record: RunRecord, template: str = "") -> Path:
-    """A new folder with `run.json` and the chat template in it: whole, or not there. Raises: StudioError."""
+def create_run(
+    runs_dir: Path, record: RunRecord, template: str = "", start: Iterable[bytes] | None = None
+) -> Path:
+    """A new folder with `run.json` and the chat template in it: whole, or not there.
+
+    start: the weights of the adapter that it trains on; the run keeps them, and needs their folder no more
+    Raises: StudioError.
+    """
     with saving("the new run", runs_dir / "run"):
         runs_dir.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
         staging = runs_dir / f".staging-run-{secrets.token_hex(4)}"
@@ -97,6 +105,8 @@ def create_run(runs_dir: Path, record: RunRecord, template: str = "") -> Path:
             write_record(staging, record)
             if template:
                 write_new_file(staging / TEMPLATE_FILE, template.encode("utf-8", "surrogatepass"))
+            if start is not None:
+                write_new_blocks(staging / START_FILE, start)
             return renamed_to_a_free_name(staging, record)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -134,7 +144,8 @@ def remove_unstarted(folder: Path) -> None:
     Raises: StudioError.
     """
     with saving("the runs folder", folder):
-        if is_real_folder(folder) and [path.name for path in folder.iterdir()] == [RECORD_FILE]:
+        as_made = {RECORD_FILE, TEMPLATE_FILE, START_FILE}
+        if is_real_folder(folder) and {path.name for path in folder.iterdir()} <= as_made:
             delete_folder(folder)
 
 

@@ -48,6 +48,7 @@ from qlora_studio.runs.run_state import STATE_FILE
 from qlora_studio.runs.samples import SAMPLES_FILE
 from qlora_studio.runs.space import in_gb, require_space, saving
 from qlora_studio.runs.standing import ADAPTER_FOLDER
+from qlora_studio.runs.start import START_FILE
 from qlora_studio.runs.trained_template import TEMPLATE_FILE
 
 ROWS_FOLDER = "rows"  # the prepared rows, which lie in the cache of the machine that made them
@@ -62,6 +63,7 @@ _SINGLE_FILES = (
     SAMPLES_FILE,
     EVALUATIONS_FILE,
     TEMPLATE_FILE,
+    START_FILE,
     LESS_MEMORY_FILE,
 )
 _NAME = re.compile(

@@ -30,6 +30,7 @@ class Hashes(msgspec.Struct, frozen=True, kw_only=True):
     data: str = ""
     template: str = ""
     tokenizer: str = ""
+    start: str = ""  # the weights of the adapter that is trained on
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):

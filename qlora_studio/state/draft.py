@@ -111,9 +111,11 @@ class RunDraft(QObject):
             self.changed.emit()
 
     def use_preset(self, preset: Preset) -> None:
-        """Everything from the preset but model, data and prompts, which the person chose."""
+        """Everything from the preset but model, data, the adapter that is trained on, and prompts, which the
+        person chose.
+        """
         self.preset = preset
-        kept = {"model.path": self._config.model.path}
+        kept = {key: self.value(key) for key in ("model.path", "lora.start_from")}
         kept |= {
             f"data.{name}": getattr(self._config.data, name)
             for name in ("path", "format", "encoding", "map", "mix", "recipe")

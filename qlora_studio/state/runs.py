@@ -206,6 +206,13 @@ class RunsState(QObject):
         if run.run is not None:
             self._draft.replace(run.run.record.config)
 
+    def train_on(self, run: RunSummary) -> None:
+        """Its settings and its adapter into the draft of the next run."""
+        if run.run is not None:
+            config = run.run.record.config
+            lora = msgspec.structs.replace(config.lora, start_from=str(run.folder))
+            self._draft.replace(msgspec.structs.replace(config, lora=lora))
+
     def check(self, run: RunSummary) -> None:
         """Verifies every byte of every checkpoint."""
         self.told.emit(f"Checking the files of {run.name}", "accent")

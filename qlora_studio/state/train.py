@@ -9,11 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from PySide6.QtCore import QObject, QTimer, Signal
 
 from qlora_studio.config import places
 from qlora_studio.config.model_shape import ModelShape
-from qlora_studio.config.run_config import SAMPLE, DataConfig, RunConfig, SamplePrompt
+from qlora_studio.config.run_config import SAMPLE, DataConfig, LoraConfig, RunConfig, SamplePrompt
 from qlora_studio.config.toml_file import read_run_config, run_config_text
 from qlora_studio.data.report import ImportReport
 from qlora_studio.errors import StudioError
@@ -86,6 +87,10 @@ class TrainState(QObject):
         self.data: ImportReport | None = None
         self.data_problem: Problem | None = None
         self.data_words = ""
+        self.start: LoraConfig | None = None  # settings with the shape of the adapter that is trained on
+        self.start_shape = ""  # the same in words
+        self.start_problem: Problem | None = None
+        self.start_words = ""  # while it is being checked
         self.samples: tuple[str, ...] | None = None  # taken from the data; None: not asked yet
         self.promise: Promise | None = None
         self.largest: Largest | None = None
@@ -95,6 +100,7 @@ class TrainState(QObject):
         self._own_name = ""
         self._dataset = ""
         self._asked_model = self._asked_data = self._asked_samples = None  # type: object
+        self._asked_start: object = None
         self._jobs: dict[str, Job] = {}
         self._kept = Kept()
         self._kept_of: tuple[Lengths | None, object] = (None, None)  # what it was counted for
@@ -128,7 +134,7 @@ class TrainState(QObject):
     @property
     def held_up_by(self) -> tuple[str, ...]:
         """What the start waits for until it is read, in words."""
-        return tuple(filter(None, (self.model_words, self.data_words)))
+        return tuple(filter(None, (self.model_words, self.start_words, self.data_words)))
 
     @property
     def lengths(self) -> Lengths | None:
@@ -210,7 +216,7 @@ class TrainState(QObject):
     def disk_bytes(self) -> int | None:
         """What the run will take on disk."""
         shape = self.shape()
-        return run_bytes(shape, self._draft.config, self._device()[0]) if shape is not None else None
+        return run_bytes(shape, self.as_run(), self._device()[0]) if shape is not None else None
 
     @property
     def promises_at_most(self) -> bool:
@@ -220,7 +226,14 @@ class TrainState(QObject):
     def trained_parameters(self) -> int:
         """Of the adapter."""
         shape = self.shape()
-        return adapter_parameters(shape, self._draft.config.lora) if shape is not None else 0
+        return adapter_parameters(shape, self.as_run().lora) if shape is not None else 0
+
+    def as_run(self, config: RunConfig | None = None) -> RunConfig:
+        """The draft, or another config, with the shape of the adapter that is trained on."""
+        config = config or self._draft.config
+        if self.start is None or not config.lora.start_from:
+            return config
+        return msgspec.structs.replace(config, lora=config.lora.shaped_as(self.start))
 
     def difference(self, key: str) -> int:
         """Bytes that the value of `key` takes more than its default; 0 where it is the default."""
@@ -288,6 +301,7 @@ class TrainState(QObject):
     def _on_settled(self) -> None:
         if self._open:
             self._read_model()
+            self._read_start()
             self._read_data()
             self._count()
         shape = self.shape()
@@ -312,6 +326,23 @@ class TrainState(QObject):
         self.model_words = "Checking the model"
         folder = str(self._sample_model.folder) if path == SAMPLE else path
         self._ask("model", self._on_model_checked, self._on_model_refused, reading.CheckModel, folder=folder)
+
+    def _read_start(self) -> None:
+        """Against the model, once that is known to be sound."""
+        config = self._draft.config
+        asked = (config.lora.start_from, config.model.path, config.training.method, self.model is not None)
+        if asked == self._asked_start:
+            return
+        self._asked_start = asked
+        self.start = self.start_problem = None
+        self.start_shape = self.start_words = ""
+        if "start" in self._jobs:
+            self._jobs.pop("start").cancel()
+        if config.lora.start_from and self.model is not None:
+            self.start_words = "Checking the adapter"
+            self._ask(
+                "start", self._on_start_checked, self._on_start_refused, reading.CheckStart, config=config
+            )
 
     def _read_data(self) -> None:
         data: DataConfig = self._draft.config.data
@@ -368,6 +399,16 @@ class TrainState(QObject):
             self.model_problem, self.model_words = problem, ""
             self._settle.start()
 
+    def _on_start_checked(self, answer: reading.StartChecked) -> None:
+        self._jobs.pop("start", None)
+        self.start, self.start_shape, self.start_words = answer.lora, answer.words, ""
+        self._settle.start()
+
+    def _on_start_refused(self, problem: Problem) -> None:
+        self._jobs.pop("start", None)
+        self.start_problem, self.start_words = problem, ""
+        self._settle.start()
+
     def _on_data_imported(self, answer: reading.DataImported) -> None:
         self._jobs.pop("data", None)
         self.data, self._dataset, self.data_words = answer.report, answer.dataset, ""
@@ -412,7 +453,7 @@ class TrainState(QObject):
         device, free_bytes = self._device()
         return promise(
             shape,
-            config,
+            self.as_run(config),
             device=device,
             free_bytes=free_bytes,
             longest_row=self.counts.counted.lengths.longest if self.counts.counted else None,
@@ -428,7 +469,9 @@ class TrainState(QObject):
 
     def _largest(self, shape: ModelShape, config: RunConfig) -> Largest | None:
         device, free_bytes = self._device()
-        return largest_that_fits(shape, config, device=device, room=free_bytes, corrected=self._corrected)
+        return largest_that_fits(
+            shape, self.as_run(config), device=device, room=free_bytes, corrected=self._corrected
+        )
 
     def _look_for_problems(self) -> None:
         config, fields, kept = self._draft.config, self._draft.fields, self.kept()
@@ -437,6 +480,7 @@ class TrainState(QObject):
         self.problems = [
             *train_problems.of_choice("model.path", self.model_problem, "models"),
             *train_problems.of_choice("data.path", data_problem, "data"),
+            *train_problems.of_start(self.start_problem),
             *train_problems.of_refusals(self._draft.refusals, fields),
             *train_problems.of_device(self._engine.held, self._engine.shown_on),
             *train_problems.of_name(self.name, self.name in self.history.names, free_name),

@@ -71,6 +71,15 @@ def of_choice(key: str, problem: Problem | None, page: str) -> Iterator[TrainPro
         yield TrainProblem(words, blocks=True, key=key, mends=again, waits=waits)
 
 
+def of_start(problem: Problem | None) -> Iterator[TrainProblem]:
+    """The adapter that would be trained on can't be."""
+    if problem is not None:
+        words = f"{problem.message} {problem.hint}".strip()
+        new = (Mend("Begin with a new adapter", {"lora.start_from": ""}),)
+        waits = "an adapter that can be trained on"
+        yield TrainProblem(words, blocks=True, key="lora.start_from", mends=new, waits=waits)
+
+
 def of_refusals(refusals: Mapping[str, str], fields: Fields) -> Iterator[TrainProblem]:
     """A field holds what can't stand: the run would start with the value from before."""
     for key, reason in refusals.items():

@@ -52,6 +52,10 @@ def status(monkeypatch: pytest.MonkeyPatch, *words: str) -> object:
         (("train", "nowhere.toml"), "gone does not exist or can't be read."),
         (("train", "sample", "--set", "data.path=gone.jsonl"), "gone.jsonl isn't there."),
         (
+            ("train", "sample", "--set", "lora.start_from=gone"),
+            "There is no folder gone, and no run of that name.",
+        ),
+        (
             ("train", "sample", "--set", "lora=3"),
             "lora: it must be a section of settings, not a whole number.",
         ),

@@ -53,6 +53,14 @@ def test_a_relative_path_starts_from_the_settings_file(tmp_path: Path):
     assert config.data.validation == str(tmp_path / "v.jsonl")
 
 
+def test_what_is_trained_on_is_a_folder_beside_the_settings_or_the_name_of_a_run(tmp_path: Path):
+    (tmp_path / "adapter").mkdir()
+    file = tmp_path / "mine.toml"
+    for written, read in (("adapter", str(tmp_path / "adapter")), ("my run", "my run")):
+        file.write_text(f'[lora]\nstart_from = "{written}"\n', "utf-8")
+        assert read_run_config(file).lora.start_from == read
+
+
 def test_a_relative_path_found_only_in_the_working_folder_is_taken_from_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

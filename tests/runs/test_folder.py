@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from qlora_studio.errors import StudioError
-from qlora_studio.runs.folder import create_run, open_run
+from qlora_studio.runs.folder import create_run, open_run, remove_unstarted
 from qlora_studio.runs.history import list_runs
 from qlora_studio.runs.notes import Notes, read_notes, write_notes
 from qlora_studio.runs.run_record import write_record
@@ -175,3 +175,12 @@ def test_a_name_that_a_record_can_not_keep_is_refused_by_name(home: Path):  # D1
         create_run(home / "runs", msgspec.structs.replace(RECORD, config=config))
 
     assert list((home / "runs").iterdir()) == []
+
+
+def test_a_run_that_was_given_up_is_removed_with_all_that_it_was_made_with(home: Path) -> None:
+    given_up = create_run(home / "runs", RECORD, template="{{ messages }}", start=[b"weights"])
+    begun = new_run(home)
+    (begun / "engine.log").write_text("said")
+    for run in (given_up, begun):
+        remove_unstarted(run)
+    assert list((home / "runs").iterdir()) == [begun]

@@ -23,6 +23,7 @@ from qlora_studio.runs.less_memory import LessMemory, write_less_memory
 from qlora_studio.runs.lock import RunLock
 from qlora_studio.runs.packed_run import Unpacked, pack_run, unpack_run
 from qlora_studio.runs.run_record import Prepared
+from qlora_studio.runs.start import START_FILE
 from tests.faults.disk import KilledError, disk
 from tests.runs.example import RECORD, save
 
@@ -35,7 +36,8 @@ def run(home: Path) -> Path:
     rows.mkdir(parents=True)
     (rows / "train.arrow").write_bytes(b"ids" * 500_000)
     (rows / "prepared.json").write_bytes(b"{}")
-    run = create_run(home / "runs", msgspec.structs.replace(RECORD, prepared=Prepared(folder=str(rows))))
+    record = msgspec.structs.replace(RECORD, prepared=Prepared(folder=str(rows)))
+    run = create_run(home / "runs", record, start=[b"what it ", b"trains on"])
     save(run, 2, 4)
     (run / "metrics.jsonl").write_bytes(b'{"type":"x"}\n')
     write_less_memory(run, LessMemory(rows_at_once=2))
@@ -62,6 +64,7 @@ def test_a_run_comes_out_as_it_went_in(run: Path, packed: Path, elsewhere: Path)
         (info.step, info.sound) for info in checkpoints(run, verify=True)
     ]
     assert (unpacked.folder / "metrics.jsonl").read_bytes() == (run / "metrics.jsonl").read_bytes()
+    assert (unpacked.folder / START_FILE).read_bytes() == b"what it trains on"
     assert not (unpacked.folder / "engine.log").exists()
     assert open_run(unpacked.folder).less_memory == LessMemory(rows_at_once=2)
     record = open_run(unpacked.folder).record

@@ -229,6 +229,19 @@ def test_its_settings_go_into_the_draft_of_the_next_run(three, open_page, app, a
     assert asked == [("train", None)]
 
 
+def test_a_run_with_an_adapter_is_trained_on(three, open_page, app, asked):
+    page = open_page()
+    _choose_row(page, "gsm8k-r8")
+    page.menu.aboutToShow.emit()
+    assert "it has no adapter yet" in _action(page, "train_on").text()
+    _choose_row(page, "support-r16")
+    page.menu.aboutToShow.emit()
+    _do(page, "train_on")
+    assert app.draft.value("lora.start_from") == str(three["r16"])
+    assert app.draft.value("lora.r") == 16
+    assert asked == [("train", None)]
+
+
 def test_f2_renames(three, open_page, qtbot):
     page = open_page()
     _choose_row(page, "gsm8k-r8")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PySide6.QtCore import QCoreApplication, QEvent, QPoint, Qt
 from PySide6.QtGui import QGuiApplication
-from PySide6.QtWidgets import QApplication, QFileDialog, QWidget
+from PySide6.QtWidgets import QApplication, QFileDialog, QLabel, QWidget
 
 from qlora_studio.config.run_config import RunConfig
 from qlora_studio.config.setting import fields_of
@@ -360,6 +360,61 @@ def test_no_layer_at_all_can_not_be_chosen(advanced, app, qtbot):
     qtbot.mouseClick(picker.no, Qt.MouseButton.LeftButton)
     assert app.draft.config.lora.target_modules == "all-linear"
     assert box.currentText() == "All linear layers"
+
+
+def start_from(page, app, silent, qtbot, monkeypatch, folder):
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: folder)
+    box = found(page, "train_lora_start_from")
+    box.activated.emit(_choose(box, "choose"))
+    assert app.draft.value("lora.start_from") == folder
+    qtbot.waitUntil(lambda: bool(silent.asked(reading.CheckStart)))
+    assert silent.asked(reading.CheckStart)[0].config == app.draft.config
+
+
+SHAPE_OF_ADAPTER = ("r", "alpha", "target_modules", "use_rslora", "use_dora")
+
+
+def test_an_adapter_to_train_on_brings_its_shape_and_the_promise_counts_it(
+    advanced, app, silent, qtbot, monkeypatch
+):
+    fields = [found(advanced, f"train_lora_{name}") for name in SHAPE_OF_ADAPTER]
+    before = words(advanced, "train_promise")
+    start_from(advanced, app, silent, qtbot, monkeypatch, "/runs/support/adapter")
+    assert app.train.waits_for == "Checking the adapter"
+    assert not any(field.isVisibleTo(advanced) for field in fields)
+    lora = with_changes(RunConfig(), {"lora.r": 256}).lora
+    silent.answer(reading.CheckStart, reading.StartChecked, lora=lora, words="rank 256, alpha 16, all")
+    qtbot.waitUntil(lambda: words(advanced, "train_promise") != before)
+    shown = [label.text() for label in advanced.findChildren(QLabel) if label.isVisibleTo(advanced)]
+    assert "rank 256, alpha 16, all, as the adapter has them" in shown
+    assert found(advanced, "train_lora_start_from").currentText() == "support"
+    assert app.train.waits_for == ""
+    click(qtbot, advanced, "train_reset_lora_start_from")
+    qtbot.waitUntil(lambda: words(advanced, "train_promise") == before)
+    assert all(field.isVisibleTo(advanced) for field in fields)
+
+
+def test_an_adapter_that_can_not_be_trained_on_blocks_until_a_new_one_is_taken(
+    advanced, app, silent, qtbot, monkeypatch
+):
+    start_from(advanced, app, silent, qtbot, monkeypatch, "/else/adapter")
+    silent.refuse(reading.CheckStart, "/else/adapter is no adapter.", "Choose another one.")
+    qtbot.waitUntil(lambda: app.train.waits_for == "an adapter that can be trained on")
+    assert "/else/adapter is no adapter." in words(advanced, "train_lora_start_from_problem")
+    advanced._on_mend(next(problem for problem in app.train.problems if problem.blocks).mends[0])
+    qtbot.waitUntil(lambda: app.train.waits_for == "")
+    assert app.draft.value("lora.start_from") == ""
+
+
+def test_simple_names_the_adapter_that_is_trained_on_in_place_of_the_rank(ready, app):
+    rank = found(ready, "train_lora_r")
+    assert rank.isVisibleTo(ready)
+    assert ready.findChild(QWidget, "train_lora_start_from") is None
+    app.draft.set("lora.start_from", "/runs/support")
+    assert not rank.isVisibleTo(ready)
+    assert found(ready, "train_lora_start_from").isVisibleTo(ready)
+    app.draft.use_preset(app.draft.presets[-1])
+    assert app.draft.value("lora.start_from") == "/runs/support"
 
 
 def test_prompts_of_the_data_are_shown_and_one_that_is_changed_is_kept(advanced, app, silent, qtbot):

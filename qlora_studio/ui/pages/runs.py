@@ -141,6 +141,7 @@ class RunsPage(Page):
             ("resume", "Resume", "Ctrl+R", self._on_resume),
             ("chat", "Chat with it", "", self._on_chat),
             ("copy", "Copy settings to Train", "", self._on_copy_settings),
+            ("train_on", "Train on from this run", "", self._on_train_on),
             ("rename", "Rename", "F2", lambda: self._list.edit_cell(NAMES.index("Name"))),
             ("tag", "Tag…", "Ctrl+T", lambda: self._list.edit_cell(NAMES.index("Tags"))),
             ("note", "Note…", "", lambda: self._list.edit_cell(NAMES.index("Note"))),
@@ -207,7 +208,7 @@ class RunsPage(Page):
             return "" if key in ("folder", "bin") else "the run can't be read"
         if key == "resume":
             return self._state.why_not_resume(run).rstrip(".")
-        if key == "chat" and run.run.adapter is None:
+        if key in ("chat", "train_on") and run.run.adapter is None:
             return "it has no adapter yet"
         return "it is training" if key == "bin" and run.run.locked else ""
 
@@ -259,6 +260,11 @@ class RunsPage(Page):
     def _on_copy_settings(self) -> None:
         if (run := self._list.current_run()) is not None and run.run is not None:
             self._state.copy_settings(run)
+            self.app.show_page("train")
+
+    def _on_train_on(self) -> None:
+        if (run := self._list.current_run()) is not None and run.run is not None:
+            self._state.train_on(run)
             self.app.show_page("train")
 
     def _on_folder(self) -> None:

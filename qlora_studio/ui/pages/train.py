@@ -10,7 +10,7 @@ from PySide6.QtGui import QAction, QGuiApplication, QKeySequence, QResizeEvent
 from PySide6.QtWidgets import QApplication, QFileDialog
 
 from qlora_studio.config.presets import Preset
-from qlora_studio.config.run_config import PREFERENCES, RunConfig
+from qlora_studio.config.run_config import OF_THE_START, PREFERENCES, RunConfig
 from qlora_studio.protocol.events import Problem
 from qlora_studio.protocol.reading import RunPrepared
 from qlora_studio.state.app import AppState
@@ -33,7 +33,8 @@ from qlora_studio.ui.widgets.columns import Columns
 
 COLUMNS = 4
 LEAST_WIDTH = 150  # px of a column at 100 %
-ADAPTER = ("lora.r", "lora.alpha", "lora.dropout", "lora.target_modules")
+START = "lora.start_from"  # in Simple it has a field where there is something to say
+ADAPTER = (START, "lora.r", "lora.alpha", "lora.dropout", "lora.target_modules")
 ADAPTER_SWITCHES = ("lora.use_rslora", "lora.use_dora")
 MODEL = (
     "model.quantization",
@@ -73,7 +74,8 @@ WHILE = (
     "checkpoints.evaluate_letters",
 )
 LENGTH = ("data.seq_len", "data.too_long")
-SIMPLE = ("training.epochs", "training.learning_rate", "lora.r")
+WHICH_LEARN = "which weights learn"
+SIMPLE = ("training.epochs", "training.learning_rate", "lora.r", START)
 
 
 class TrainPage(Page):
@@ -142,7 +144,8 @@ class TrainPage(Page):
 
     def _build_advanced(self) -> None:
         weights = self._build_grid("Model and data", "how they are read", MODEL, MODEL_SWITCHES)
-        adapter = self._build_grid("Adapter", "which weights learn", ADAPTER, ADAPTER_SWITCHES)
+        adapter = self._build_grid("Adapter", WHICH_LEARN, ADAPTER, ADAPTER_SWITCHES)
+        self._adapter_note = adapter.note
         self._trained = PlainLabel("", "muted", name="train_trained")
         adapter.add_to_head(self._trained)
         learning = self._build_grid("Learning", "", LEARNING)
@@ -287,7 +290,7 @@ class TrainPage(Page):
         self._on_draft_changed()
 
     def _place_fields(self, mode: str) -> None:
-        unused = self._unused_keys()
+        unused = self._unused_keys(mode)
         placed = mode, unused, len(self._grids)
         if placed == self._placed:
             return
@@ -302,14 +305,16 @@ class TrainPage(Page):
             for key in here:
                 self._fields[key].row.show()
 
-    def _unused_keys(self) -> frozenset[str]:
+    def _unused_keys(self, mode: str) -> frozenset[str]:
         """Settings that the others make meaningless."""
-        method = self._draft.value("training.method")
+        method, start = self._draft.value("training.method"), self._draft.value(START)
         unused = {
             HELD_OUT_ENCODING: not isinstance(self._draft.value("data.validation"), str),
             "preference.beta": method not in PREFERENCES,
             "preference.label_smoothing": method != "dpo",
             "training.neftune_alpha": method in PREFERENCES,
+            START: mode == "simple" and not start,
+            **dict.fromkeys(OF_THE_START, bool(start)),
         }
         return frozenset(key for key, is_unused in unused.items() if is_unused)
 
@@ -334,6 +339,9 @@ class TrainPage(Page):
             self._samples.refresh()
 
     def _on_choosing(self, key: str) -> None:
+        if key == START:
+            self._choose_start()
+            return
         shape = self._state.shape()
         if shape is None:
             self.app.notices.say("The layers are known once the model is checked.", "warn")
@@ -341,6 +349,12 @@ class TrainPage(Page):
         picker = TargetPicker(self._fields[key].widget, shape, self._draft.value(key))
         picker.chosen.connect(lambda value: self._draft.set(key, value))
         picker.open()
+
+    def _choose_start(self) -> None:
+        runs = str(self.app.preferences.runs_folder)
+        folder = QFileDialog.getExistingDirectory(self, "A run, or an adapter's folder", runs)
+        if folder:
+            self._draft.set(START, folder)
 
     def _on_mend(self, mend: Mend) -> None:
         if mend.accepts:
@@ -410,7 +424,7 @@ class TrainPage(Page):
         shape = self._state.shape()
         if shape is not None:
             accepted = self._state.skipped_accepted or self._state.dropped_accepted
-            self.app.sweep.start(self._draft.config, shape, over, seeds, accepted)
+            self.app.sweep.start(self._state.as_run(), shape, over, seeds, accepted)
             self.app.show_page("runs")
 
     def _on_copy(self) -> None:
@@ -472,6 +486,8 @@ class TrainPage(Page):
             trained = state.trained_parameters()
             share = trained / shape.parameters * 100
             self._trained.setText(f"{trained / 1e6:,.1f} M trained, {share:.1f}{THIN}%")
+        brought = f"{state.start_shape}, as the adapter has them" if state.start_shape else WHICH_LEARN
+        self._adapter_note.setText(brought)
         rows, times = training.batch_size, training.gradient_accumulation
         self._batch.setText(f"{rows} × {times} = {rows * times:,} rows an update")
         recomputed = state.promise.recompute_layers if state.promise else 0

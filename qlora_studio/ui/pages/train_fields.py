@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from PySide6.QtCore import QEvent, QObject, Qt, Signal
@@ -17,6 +18,7 @@ from qlora_studio.ui.widgets.fields import ResetButton
 
 CHOOSE, CHOSEN = "choose", "chosen"  # entries of a list that are no value of the setting
 ENCODINGS = ("data.encoding", "data.validation_encoding")
+NEW_ADAPTER = "A new adapter"
 HELD_OUT = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2)
 
 
@@ -169,6 +171,25 @@ class SettingField(QObject):
         box.chosen.connect(choose)
         return box, show
 
+    def _start(self, name: str) -> tuple[QWidget, Callable[[Any], None]]:
+        """A new one, or a run or folder that was chosen."""
+        choices = [("", NEW_ADAPTER), (CHOOSE, "Choose a run or folder…")]
+        box = ChoiceBox(choices, name=name, label=self._field.setting.label)
+
+        def choose(value: str) -> None:
+            if value == CHOOSE:
+                self.refresh()
+                self.choosing.emit(self.key)
+            else:
+                self._set(value)
+
+        def show(value: str) -> None:
+            box.set_choices([*([(value, start_name(value))] if value else []), *choices])
+            box.set_value(value)
+
+        box.chosen.connect(choose)
+        return box, show
+
     def _held_out(self, name: str) -> tuple[QWidget, Callable[[Any], None]]:
         """A share, or the file that a settings file names."""
         box = ChoiceBox([], name=name, label=self._field.setting.label)
@@ -242,6 +263,8 @@ def in_words(field: Field, value: Any) -> str:
     """A default as it stands beside a changed setting."""
     if isinstance(value, bool):
         return "on" if value else "off"
+    if field.key == "lora.start_from" and not value:
+        return NEW_ADAPTER[:1].lower() + NEW_ADAPTER[1:]
     if isinstance(value, str):
         return str(field.setting.choices.get(value, value))
     if field.key == "training.learning_rate":
@@ -249,6 +272,16 @@ def in_words(field: Field, value: Any) -> str:
     if field.key == "data.validation":
         return f"{value * 100:g}{THIN}%" if value else "none"
     return f"{value:,}" if isinstance(value, int | float) else str(value)
+
+
+def start_name(path: str) -> str:
+    """ "my-run", or "my-run, step-000120": as much of the path as tells one adapter from another."""
+    *above, last = Path(path).parts or ("",)
+    if last == "adapter" and above:
+        return above[-1]
+    if len(above) > 1 and above[-1] == "checkpoints":
+        return f"{above[-2]}, {last}"
+    return last
 
 
 def small_number(value: float) -> str:
@@ -276,4 +309,5 @@ _BUILDERS: dict[str, Callable[[SettingField, str], tuple[QWidget, Callable[[Any]
     "training.recompute": SettingField._recompute,
     "data.validation": SettingField._held_out,
     "lora.target_modules": SettingField._targets,
+    "lora.start_from": SettingField._start,
 }
