@@ -25,6 +25,7 @@ OF_THE_START = (
 
 PAIRS = frozenset({"dpo", "orpo"})  # methods that learn from a better and a worse answer
 PREFERENCES = PAIRS | {"kto"}  # and from answers that were rated good or bad
+COMPARES_WITH_BASE = frozenset({"dpo", "kto"})  # by the adapter switched off
 _NOT_BUILT = "it isn't built yet in this version."
 
 
@@ -234,6 +235,19 @@ class LoraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             help="Learns each weight column's length apart from its direction. Slower, sometimes better.",
         ),
     ] = False
+    init: Annotated[
+        Literal["default", "pissa", "loftq"],
+        Setting(
+            label="Initialization",
+            help="What a new adapter adds to the base. Usually nothing. LoftQ: as much as its rank can "
+            "hold of what 4 bits lost of the weights. An adapter that is trained on brings its own.",
+            choices={"default": "Adds nothing", "loftq": "LoftQ"},
+            missing={
+                "pissa": "it takes its part out of the base's weights, and whoever loads this adapter on the "
+                "model's own folder would have another model."
+            },
+        ),
+    ] = "default"
     start_from: Annotated[
         str,
         Setting(

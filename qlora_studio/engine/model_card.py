@@ -91,6 +91,8 @@ def _settings(config: RunConfig) -> Iterator[tuple[str, str]]:
     double = ", double quantization" if model.double_quant and model.quantization != "none" else ""
     yield "Base weights", f"{model.quantization}{double}, computed in {model.compute_dtype}"
     yield "Adapter", f"rank {lora.r}, alpha {lora.alpha}, dropout {lora.dropout:g}"
+    if lora.init == "loftq" and not lora.start_from:
+        yield "Began as", "what 4 bits lost of the weights (LoftQ)"
     targets = lora.target_modules
     yield "Target layers", targets if isinstance(targets, str) else ", ".join(targets)
     yield "Learning rate", f"{training.learning_rate:g}, {training.schedule}"

@@ -202,6 +202,12 @@ class PreparedRun:
         self.questions = self._questions()
 
     @property
+    def begins_with_what_was_lost(self) -> bool:
+        """Whether the adapter is a new one that LoftQ fills."""
+        is_new = not self.resumed and not self.record.hashes.start
+        return is_new and self.config.lora.init == "loftq"
+
+    @property
     def as_computed(self) -> RunConfig:
         """The settings that memory goes by: what is done to take less counts."""
         training = msgspec.structs.replace(self.config.training, batch_size=self.rows_at_once)

@@ -16,6 +16,7 @@ from qlora_studio.engine.autopsy import autopsy_words, phase_of, ways_out
 from qlora_studio.engine.checkpointing import ADAPTER, checkpoint_bytes
 from qlora_studio.engine.compute_dtype import name_of
 from qlora_studio.engine.device_error import device_error, is_device_error
+from qlora_studio.engine.loftq import begin_with_what_was_lost
 from qlora_studio.engine.model_holder import ModelHolder
 from qlora_studio.engine.out_of_memory import is_out_of_memory, out_of_memory, ways_in_words
 from qlora_studio.engine.prepared_run import PreparedRun, read_start
@@ -101,6 +102,9 @@ class _TrainingJob:
         self._doing = "while preparing the run"
         decode = _decoder(adapted) if start.rows.info.samples else _as_numbers
         self._run = PreparedRun(self._writer, start, adapted, decode)
+        if self._run.begins_with_what_was_lost:
+            self._doing = "while the adapter is made"
+            yield from begin_with_what_was_lost(adapted, ADAPTER)
         require_space(
             self._writer.folder,
             checkpoints_need(checkpoint_bytes(adapted, self._run.optimizer), config.checkpoints.keep),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from qlora_studio.config.run_config import SHAPE_PREFIX, LoraConfig, RunConfig
+from qlora_studio.config.run_config import COMPARES_WITH_BASE, SHAPE_PREFIX, LoraConfig, RunConfig
 from qlora_studio.errors import StudioError
 from qlora_studio.models.adapter import WEIGHTS, check_adapter
 from qlora_studio.models.adapter_settings import in_words, settings_of
@@ -17,7 +17,6 @@ from qlora_studio.protocol import reading
 from qlora_studio.runs.start import StartAdapter, start_adapter
 
 _BLOCK = 1 << 20
-_HAS_REFERENCE = ("dpo", "kto")
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ def start_of(config: RunConfig) -> Start:
             f"lora.start_from: the weights of {model} are random; no adapter was trained on them.",
             hint="Leave it empty.",
         )
-    if method in _HAS_REFERENCE:
+    if method in COMPARES_WITH_BASE:
         raise StudioError(
             f"lora.start_from: {method.upper()} compares with the base model alone, and an adapter that is "
             "trained on is far from it from the first step.",

@@ -34,7 +34,7 @@ from qlora_studio.ui.widgets.columns import Columns
 COLUMNS = 4
 LEAST_WIDTH = 150  # px of a column at 100 %
 START = "lora.start_from"  # in Simple it has a field where there is something to say
-ADAPTER = (START, "lora.r", "lora.alpha", "lora.dropout", "lora.target_modules")
+ADAPTER = (START, "lora.r", "lora.alpha", "lora.dropout", "lora.target_modules", "lora.init")
 ADAPTER_SWITCHES = ("lora.use_rslora", "lora.use_dora")
 MODEL = (
     "model.quantization",
@@ -314,7 +314,7 @@ class TrainPage(Page):
             "preference.label_smoothing": method != "dpo",
             "training.neftune_alpha": method in PREFERENCES,
             START: mode == "simple" and not start,
-            **dict.fromkeys(OF_THE_START, bool(start)),
+            **dict.fromkeys((*OF_THE_START, "lora.init"), bool(start)),
         }
         return frozenset(key for key, is_unused in unused.items() if is_unused)
 
