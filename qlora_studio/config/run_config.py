@@ -329,6 +329,16 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             simple=True,
         ),
     ] = 2e-4
+    loraplus_ratio: Annotated[
+        float,
+        Setting(
+            label="LoRA+ ratio",
+            help="How many times faster than A the adapter's B learns (LoRA+). 16 is usual, with a lower "
+            "learning rate, which is A's. 1: both alike.",
+            minimum=1.0,
+            maximum=1000.0,
+        ),
+    ] = 1.0
     schedule: Annotated[
         Literal["constant", "linear", "cosine"],
         Setting(

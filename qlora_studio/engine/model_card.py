@@ -96,6 +96,8 @@ def _settings(config: RunConfig) -> Iterator[tuple[str, str]]:
     targets = lora.target_modules
     yield "Target layers", targets if isinstance(targets, str) else ", ".join(targets)
     yield "Learning rate", f"{training.learning_rate:g}, {training.schedule}"
+    if training.loraplus_ratio != 1:
+        yield "LoRA+", f"B's learning rate is {training.loraplus_ratio:g} times A's"
     yield "Optimizer", training.optimizer
     epochs = "1 epoch" if training.epochs == 1 else f"{training.epochs:g} epochs"
     yield "Length", f"{training.steps:,} updates" if training.steps else epochs

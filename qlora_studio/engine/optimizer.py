@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,24 +30,25 @@ class AdapterOptimizer:
     On a card all weights of an optimizer in 32 bit lie in one flat tensor, so that an update is one kernel
     and not one for each of hundreds of small tensors. The 8-bit optimizer keeps a scale for 256 numbers of
     one weight: there each weight stays for itself.
+    With LoRA+ (arXiv:2402.12354) A and the rest are two groups with a learning rate each, so two kernels.
     """
 
     def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], training: TrainingConfig) -> None:
         self.parameters = dict(parameters)
         weights = list(self.parameters.values())
         self._is_cuda = weights[0].is_cuda
-        numbers = sum(weight.numel() for weight in weights)
-        is_flat = self._is_cuda and training.optimizer.endswith("32bit") and numbers <= _MOST_FLAT
-        self._flat = FlatWeights(weights) if is_flat else None
-        moved = [self._flat.weight] if self._flat else weights
-        self._optimizer = _adamw(moved, training, on_card=self._is_cuda)
+        self._groups = _groups(self.parameters, training)
+        if _lie_flat(weights, training):
+            for group in self._groups:
+                group.flat = FlatWeights(list(group.weights.values()))
+        self._optimizer = _adamw([group.moved for group in self._groups], training, on_card=self._is_cuda)
         self.paged = self._is_cuda and training.optimizer.startswith("paged")
         self.notes = () if self._is_cuda or not training.optimizer.startswith("paged") else (NOT_PAGED,)
 
     def step(self, learning_rate: float) -> None:
         """One update from the gradients as they stand."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
+        for ours, theirs in zip(self._groups, self._optimizer.param_groups, strict=True):
+            theirs["lr"] = learning_rate * ours.rate_factor
         self._optimizer.step()
 
     def forget_gradients(self) -> None:
@@ -56,10 +58,14 @@ class AdapterOptimizer:
             weight.grad = None
 
     def gradients(self) -> list[Tensor]:
-        """Those that the next step takes: of all weights that have one, or one flat tensor of all."""
-        if self._flat is not None:
-            return [self._flat.gradient()]
-        return [weight.grad for weight in self.parameters.values() if weight.grad is not None]
+        """Those that the next step takes: of all weights that have one, or a flat tensor of each group."""
+        found = []
+        for group in self._groups:
+            if group.flat is not None:
+                found.append(group.flat.gradient())
+            else:
+                found += [weight.grad for weight in group.weights.values() if weight.grad is not None]
+        return found
 
     @property
     def state_bytes(self) -> int:
@@ -86,32 +92,37 @@ class AdapterOptimizer:
             raise StudioError(f"{file} holds no optimizer state for {missing}.")
         if not stored:
             return
-        if self._flat is not None:
-            if len({frozenset(state) for state in states.values()}) > 1:
-                raise StudioError(f"{file} was written by another kind of optimizer.")
-            self._put_state(0, self._flat.weight, self._flat.joined(list(states.values())), file)
-            return
-        for place, (name, weight) in enumerate(self.parameters.items()):
-            self._put_state(place, weight, states[name], file)
+        if self._groups[0].flat is not None and len({frozenset(state) for state in states.values()}) > 1:
+            raise StudioError(f"{file} was written by another kind of optimizer.")
+        for number, group in enumerate(self._groups):
+            own = [states[name] for name in group.weights]
+            if group.flat is not None:
+                own = [group.flat.joined(own)]
+            for place, (weight, values) in enumerate(zip(group.moved, own, strict=True)):
+                self._put_state(number, place, weight, values, file)
 
     def _state(self) -> dict[str, Tensor]:
-        if self._flat is not None:
-            parts = self._flat.parted(self._optimizer.state[self._flat.weight])
-        else:
-            parts = [self._optimizer.state[weight] for weight in self.parameters.values()]
+        parts: dict[str, Mapping[str, Any]] = {}
+        for group in self._groups:
+            own = [self._optimizer.state[weight] for weight in group.moved]
+            if group.flat is not None:
+                own = group.flat.parted(own[0])
+            parts |= dict(zip(group.weights, own, strict=True))
         return {
             f"{name}.{key}": torch.as_tensor(value).detach().cpu().clone()
-            for name, state in zip(self.parameters, parts, strict=True)
-            for key, value in state.items()
+            for name in self.parameters
+            for key, value in parts[name].items()
             if value is not None
         }
 
-    def _put_state(self, place: int, weight: nn.Parameter, values: Mapping[str, Tensor], file: Path) -> None:
+    def _put_state(
+        self, group: int, place: int, weight: nn.Parameter, values: Mapping[str, Tensor], file: Path
+    ) -> None:
         if not self._is_bitsandbytes:
             self._optimizer.state[weight] = dict(values)
             return
         # Its buffers may lie in paged memory: they are made by bitsandbytes, then filled.
-        self._optimizer.init_state(self._optimizer.param_groups[0], weight, 0, place)
+        self._optimizer.init_state(self._optimizer.param_groups[group], weight, group, place)
         state = self._optimizer.state[weight]
         if "absmax1" in state and "absmax1" not in values:
             values = _in_8_bit(values, state)
@@ -126,6 +137,38 @@ class AdapterOptimizer:
     @property
     def _is_bitsandbytes(self) -> bool:
         return not isinstance(self._optimizer, torch.optim.AdamW)
+
+
+@dataclass
+class _Group:
+    """Weights that share a learning rate: the run's own times `rate_factor`.
+
+    flat: all of them in one tensor, where they lie so
+    """
+
+    weights: dict[str, nn.Parameter]
+    rate_factor: float
+    flat: FlatWeights | None = None
+
+    @property
+    def moved(self) -> list[nn.Parameter]:
+        """What the optimizer is given."""
+        return [self.flat.weight] if self.flat is not None else list(self.weights.values())
+
+
+def _groups(parameters: Mapping[str, nn.Parameter], training: TrainingConfig) -> list[_Group]:
+    """One; with LoRA+ A, and B with what else there is: DoRA's lengths, as in peft."""
+    ratio = training.loraplus_ratio
+    if ratio == 1:
+        return [_Group(dict(parameters), 1.0)]
+    first = {name: weight for name, weight in parameters.items() if ".lora_A." in name}
+    rest = {name: weight for name, weight in parameters.items() if name not in first}
+    return [_Group(first, 1.0), _Group(rest, ratio)]
+
+
+def _lie_flat(weights: Sequence[nn.Parameter], training: TrainingConfig) -> bool:
+    numbers = sum(weight.numel() for weight in weights)
+    return weights[0].is_cuda and training.optimizer.endswith("32bit") and numbers <= _MOST_FLAT
 
 
 class FlatWeights:
@@ -196,7 +239,8 @@ def _of_weight(name: str, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): stored[key] for key in stored if key.startswith(prefix)}
 
 
-def _adamw(weights: list[nn.Parameter], training: TrainingConfig, *, on_card: bool) -> Any:
+def _adamw(groups: list[list[nn.Parameter]], training: TrainingConfig, *, on_card: bool) -> Any:
+    given = [{"params": weights} for weights in groups]
     settings: dict[str, Any] = {
         "lr": training.learning_rate,
         "betas": BETAS,
@@ -204,7 +248,7 @@ def _adamw(weights: list[nn.Parameter], training: TrainingConfig, *, on_card: bo
         "weight_decay": training.weight_decay,
     }
     if not on_card:
-        return torch.optim.AdamW(weights, fused=True, **settings)
+        return torch.optim.AdamW(given, fused=True, **settings)
     import bitsandbytes as bnb
 
     kinds = {
@@ -212,4 +256,4 @@ def _adamw(weights: list[nn.Parameter], training: TrainingConfig, *, on_card: bo
         "paged_adamw_8bit": bnb.optim.PagedAdamW8bit,
         "adamw_32bit": bnb.optim.AdamW32bit,
     }
-    return kinds[training.optimizer](weights, **settings)
+    return kinds[training.optimizer](given, **settings)

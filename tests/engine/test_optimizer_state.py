@@ -20,7 +20,7 @@ SHAPES = {"large": (96, 128), "small": (8, 9)}  # below 4,096 numbers it stays i
 
 
 def bitsandbytes_one(monkeypatch: pytest.MonkeyPatch, kind: Callable[..., Any]) -> AdapterOptimizer:
-    monkeypatch.setattr(optimizer_module, "_adamw", lambda weights, *_, **__: kind(weights, lr=1e-2))
+    monkeypatch.setattr(optimizer_module, "_adamw", lambda groups, *_, **__: kind(groups[0], lr=1e-2))
     torch.manual_seed(0)
     weights = [(name, nn.Parameter(torch.randn(shape))) for name, shape in SHAPES.items()]
     return AdapterOptimizer(weights, TrainingConfig())

@@ -49,6 +49,7 @@ MODEL = (
 MODEL_SWITCHES = ("model.double_quant", "data.packing")
 LEARNING = (
     "training.learning_rate",
+    "training.loraplus_ratio",
     "training.schedule",
     "training.warmup_steps",
     "training.epochs",
