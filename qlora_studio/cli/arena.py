@@ -104,6 +104,12 @@ def _arena(arguments: argparse.Namespace) -> tuple[Path, Arena]:
         )
     require_file(arguments.prompts)
     chosen = [what_to_chat_with(run, None) for run in arguments.what]
+    for name, (_, adapter, run) in zip(arguments.what, chosen, strict=True):
+        if run and adapter is None:
+            raise StudioError(
+                f"{name} trained all weights and has no adapter.",
+                hint="An arena is for a base and its adapters: only one model is loaded.",
+            )
     model = chosen[0][0]
     if any(other != model for other, _, _ in chosen):
         raise StudioError(

@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+import msgspec
+
 from qlora_studio.cli.children import Engine, Reader
 from qlora_studio.cli.counted import counted
 from qlora_studio.cli.named_run import run_folder
@@ -17,7 +19,7 @@ from qlora_studio.data.conversation import Message
 from qlora_studio.errors import StudioError
 from qlora_studio.plain_text import visible_text
 from qlora_studio.protocol import commands, events, reading
-from qlora_studio.runs.folder import open_run
+from qlora_studio.runs.folder import Run, open_run
 from qlora_studio.runs.good_answers import AnswerTurn, GoodAnswer, add_good_answer
 
 GOOD = "/good"  # typed in place of a message
@@ -87,7 +89,8 @@ def sampling_of(arguments: argparse.Namespace) -> commands.Sampling:
 
 
 def what_to_chat_with(target: str, adapter: Path | None) -> tuple[ModelConfig, str | None, str]:
-    """The base as it was trained on, the adapter's folder if there is one, and the run's, or "".
+    """The base as it was trained on, or the model made of it; the adapter's folder if there is one; and the
+    run's, or "".
 
     Raises: StudioError.
     """
@@ -96,6 +99,8 @@ def what_to_chat_with(target: str, adapter: Path | None) -> tuple[ModelConfig, s
     folder = run_folder(Path(target))
     if (folder / "run.json").exists():
         run = open_run(folder)
+        if run.record.config.trains_all:
+            return _own_model(run, adapter), None, str(folder.absolute())
         own = folder / "adapter"
         if adapter is None and not own.is_dir():
             raise StudioError(
@@ -103,6 +108,21 @@ def what_to_chat_with(target: str, adapter: Path | None) -> tuple[ModelConfig, s
             )
         return run.record.config.model, str((adapter or own).absolute()), str(folder.absolute())
     return ModelConfig(path=str(folder)), str(adapter.absolute()) if adapter else None, ""
+
+
+def _own_model(run: Run, adapter: Path | None) -> ModelConfig:
+    """Of a run that trained all weights, as it was written. Raises: StudioError."""
+    if adapter is not None:
+        raise StudioError(
+            f"{run.folder.name} trained all weights and has no adapter.",
+            hint="Name a model or a run with adapters beside --adapter.",
+        )
+    if run.model is None:
+        raise StudioError(
+            f"{run.folder} has no model yet.", hint="It is written when the run finishes or is stopped."
+        )
+    trained = run.record.config.model
+    return msgspec.structs.replace(trained, path=str(run.model.absolute()), quantization="none")
 
 
 class Talk:

@@ -43,7 +43,7 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
         help="of that file, where it is neither UTF-8 nor stored as the run's own data",
     )
     evaluate.add_argument(
-        "--without-base", action="store_true", help="measure the adapter alone, in half the time"
+        "--without-base", action="store_true", help="measure what was trained alone, in half the time"
     )
     evaluate.add_argument("--json", action="store_true")
     evaluate.set_defaults(run=evaluate_command)
@@ -114,11 +114,11 @@ def comparison_lines(compared: events.BaseComparison) -> list[str]:
     """For a person: both shares, how sure the difference is, and the first questions that changed."""
     base, adapter = (right / compared.questions for right in (compared.base_right, compared.adapter_right))
     lines = [
-        f"base model {base:.1%}, with the adapter {adapter:.1%}: {in_points(adapter - base)} points",
+        f"base model {base:.1%}, after training {adapter:.1%}: {in_points(adapter - base)} points",
         f"95% interval {in_points(compared.low)} to {in_points(compared.high)} points (paired bootstrap); "
         f"so uneven a split comes by chance in {_chance(compared.p_value)} of such tests (exact McNemar)",
-        f"{counted(compared.gained, 'question')} right only with the adapter, "
-        f"{counted(compared.lost, 'question')} only without it",
+        f"{counted(compared.gained, 'question')} right only after training, "
+        f"{counted(compared.lost, 'question')} only before",
     ]
     lines += [
         f"  row {row.row + 1}: {row.base} became {row.adapter}, {row.right} is right. "

@@ -56,10 +56,17 @@ def export_command(arguments: argparse.Namespace) -> int:
     if out.exists() or out.is_symlink():
         raise StudioError(f"{out} exists already.", hint="Choose a folder that doesn't; nothing was changed.")
     config = run.record.config
+    if config.trains_all and arguments.to == "adapter":
+        raise StudioError(
+            f"{run.folder.name} trained all weights: it has no adapter.",
+            hint="--to merged writes the model itself, --to gguf a GGUF file of it.",
+        )
     with Told(quiet=arguments.json) as told, Engine(told) as engine:
         engine.need_model(config.model.path)
         prompts = check_prompts(sample.prompt for sample in config.samples)
         model = str(places.sample_model_folder()) if config.model.path == SAMPLE else config.model.path
+        if config.trains_all and run.model:
+            model = str(run.model)
         with Reader(told) as reader:
             encoded = [
                 reader.ask(

@@ -106,6 +106,8 @@ def _one(folder: Path, as_json: bool) -> int:
             print_text(f"to take less memory: {words}")
     if run.adapter:
         print_text(f"adapter: {run.adapter}")
+    if run.model:
+        print_text(f"model, of which all weights were trained: {run.model}")
     evaluations, warnings = _evaluations(run)
     for line in evaluation_lines(evaluations):
         print_text(line)
@@ -212,6 +214,7 @@ def _run_object(run: Run) -> dict[str, Any]:
         "state": run.state.state,
         "step": run.state.step,
         "adapter": str(run.adapter) if run.adapter else None,
+        "trained_model": str(run.model) if run.model else None,
         "record": run.record,
         "less_memory": run.less_memory,
         "evaluations": list(evaluations),

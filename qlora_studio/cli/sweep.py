@@ -46,9 +46,15 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
         "--over",
         choices=OVER,
         help=f"ranks {', '.join(map(str, RANKS))}; adapters on attention, on feed-forward or on all linear "
-        "layers; NF4 against 16 bit",
+        "layers; NF4 against 16 bit; all weights against adapters on 16 bit and on NF4",
     )
     kind.add_argument("--vary", metavar="a.b=v,w,…", help="any setting")
+    sweep.add_argument(
+        "--full-rate",
+        type=float,
+        metavar="LR",
+        help="of --over finetuning: learning rate where all weights learn; else a tenth of the adapters'",
+    )
     sweep.add_argument(
         "--seeds", nargs="+", type=int, metavar="N", help="each with each of these; else the settings' own"
     )
@@ -89,7 +95,7 @@ def sweep_command(arguments: argparse.Namespace) -> int:
 def _opened(arguments: argparse.Namespace) -> tuple[Path, Sweep]:
     """The sweep that is there already, or a new one, written."""
     if (arguments.what / SWEEP_FILE).is_file():
-        asked = ("out", "over", "vary", "seeds", "changes", "runs_dir", "accept_skipped")
+        asked = ("out", "over", "vary", "full_rate", "seeds", "changes", "runs_dir", "accept_skipped")
         if any(getattr(arguments, name) for name in asked):
             raise StudioError(f"{arguments.what} is a sweep already.", hint="Name it alone to go on with it.")
         return arguments.what.absolute(), read_sweep(arguments.what)
@@ -98,6 +104,8 @@ def _opened(arguments: argparse.Namespace) -> tuple[Path, Sweep]:
             "A new sweep needs --out and either --over or --vary.",
             hint="For example: qlora-studio sweep my.toml --over ranks --out my-ranks",
         )
+    if arguments.full_rate is not None and arguments.over != "finetuning":
+        raise StudioError("--full-rate belongs to --over finetuning.")
     if arguments.out.exists():
         raise StudioError(
             f"{arguments.out} exists already.",
@@ -110,6 +118,7 @@ def _opened(arguments: argparse.Namespace) -> tuple[Path, Sweep]:
         chosen_shape(config.model.path),
         over=arguments.over or "",
         vary=arguments.vary or "",
+        rate_of_all=arguments.full_rate,
         seeds=arguments.seeds or [config.training.seed],
         runs_dir=(arguments.runs_dir or places.runs_folder()).absolute(),
         accept_skipped=arguments.accept_skipped,

@@ -212,6 +212,8 @@ class _Lines:
                 print_text(f"{event.state} at step {event.step:,}: {event.run}")
                 if event.adapter:
                     print_text(f"adapter: {event.adapter}")
+                if event.model:
+                    print_text(f"model: {event.model}")
 
 
 def _step_in_words(event: events.StepFinished) -> str:

@@ -13,6 +13,7 @@ import msgspec
 from qlora_studio.config.adapter_check import check_lora
 from qlora_studio.config.data_check import check_data
 from qlora_studio.config.data_parts import Fix
+from qlora_studio.config.finetuning_check import check_finetuning
 from qlora_studio.config.run_config import SAMPLE, SCHEMA_VERSION, SHAPE_PREFIX, RunConfig
 from qlora_studio.config.setting import check_limits, fields_of
 from qlora_studio.errors import StudioError
@@ -103,6 +104,7 @@ def run_config_from(values: Mapping[str, Any], where: str) -> RunConfig:
         raise StudioError(f"{where}: {_in_plain_words(error)}") from error
     check_limits(config, where)
     check_data(config.data, where)
+    check_finetuning(config, where)
     check_lora(config, where)
     return config
 

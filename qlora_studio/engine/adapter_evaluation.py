@@ -1,4 +1,4 @@
-"""A run's adapter on the rows of another file: its loss, how many answers are right, and how many before."""
+"""What a run made, on the rows of another file: its loss, how many answers are right, and how many before."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from qlora_studio.engine.number_answers import (
 )
 from qlora_studio.engine.packed_batch import PackedBatch, on_device
 from qlora_studio.engine.paired_comparison import difference_interval, mcnemar_p
-from qlora_studio.engine.trained_model import load_trained, newest_adapter
+from qlora_studio.engine.trained_model import TrainedModel, newest_result
 from qlora_studio.errors import StudioError
 from qlora_studio.protocol.commands import Evaluate
 from qlora_studio.protocol.events import (
@@ -56,19 +56,27 @@ _LONGEST_ANSWER = 100  # characters of one that is shown
 ANOTHER = "another answer"  # of a row whose tokens were compared: what would have been said isn't known
 
 R = TypeVar("R")
-Working = Generator[EvaluationProgress, None, R]
+Working = Generator[LoadingProgress | EvaluationProgress, None, R]
 
 
 @dataclass(frozen=True, eq=False)
 class _Evaluating:
-    """The rows that `adapted` is asked about, with adapter `name` on unless the base is meant."""
+    """The rows that the trained model is asked about, unless the base is meant."""
 
-    adapted: AdaptedModel
-    name: str
+    trained: TrainedModel
     rows: PreparedRows
     config: RunConfig
     step: int
     stopped: Callable[[], bool]
+
+    @property
+    def adapted(self) -> AdaptedModel:
+        """What is on the device."""
+        return self.trained.adapted
+
+    def words(self, doing: str) -> str:
+        """What is told while the trained model is asked."""
+        return f"{doing} {'the trained model' if self.config.trains_all else 'with the adapter'}"
 
     @property
     def have_answers(self) -> bool:
@@ -85,12 +93,14 @@ class _Evaluating:
         return EvaluationProgress(step=self.step, done=done, total=total, words=words)
 
     def by_base(self, work: Working[R]) -> Working[R]:
-        """The same work without the adapter, which is on again at any end."""
-        self.adapted.use(None)
+        """The same work by what was there before training. What was trained is loaded again after it."""
+        yield from self.trained.load_base()
         try:
-            return (yield from work)
+            result = yield from work
         finally:
-            self.adapted.use(self.name)
+            self.trained.switch_on()
+        yield from self.trained.load()
+        return result
 
 
 @dataclass(frozen=True)
@@ -107,13 +117,12 @@ def evaluate_adapter(
 ) -> Iterator[LoadingProgress | EvaluationProgress | EvaluationReport]:
     """Raises: StudioError."""
     run = open_run(Path(command.run))
-    folder, step = newest_adapter(run)
+    folder, step = newest_result(run)
     rows = open_prepared(Path(command.prepared))
-    name = yield from load_trained(run, folder, holder)
-    adapted = holder.held
-    assert adapted is not None
-    evaluating = _Evaluating(adapted, name, rows, run.record.config, step, stopped)
-    tuned = yield from _measure(evaluating, "")
+    trained = TrainedModel(run, folder, holder)
+    yield from trained.load()
+    evaluating = _Evaluating(trained, rows, run.record.config, step, stopped)
+    tuned = yield from _measure(evaluating, evaluating.words("Measuring"))
     base = None
     if command.with_base:
         base = yield from evaluating.by_base(_measure(evaluating, "Measuring the base model"))
@@ -137,7 +146,7 @@ def evaluate_adapter(
 def _right_answers(
     evaluating: _Evaluating, tuned: _Measured, base: _Measured | None
 ) -> Working[tuple[float, int, BaseComparison | None]]:
-    """The share with the adapter, of how many rows, and how it is beside the base where that was asked."""
+    """The share after training, of how many rows, and how it is beside the base where that was asked."""
     rows = evaluating.rows
     decode: Decode | None = None
     letters: list[ChoiceQuestion] = []
@@ -150,7 +159,7 @@ def _right_answers(
     kind = "letters" if letters else "numbers" if numbers else "answers"
     if letters:
         questions = [_Question(item.row, item.text, item.letters[item.right]) for item in letters]
-        said = yield from _letters(evaluating, letters, "Asking with the adapter")
+        said = yield from _letters(evaluating, letters, evaluating.words("Asking"))
     elif numbers:
         questions = [_Question(item.row, item.text, item.number) for item in numbers]
         said = yield from _numbers(evaluating, numbers, "Answering")

@@ -16,6 +16,7 @@ _PHASES: dict[CodeType, str] = {
     training._save.__code__: "while saving step {step}",
     training._sample.__code__: "while replying to the prompts after step {step}",
     training._write_adapter.__code__: "while writing the adapter",
+    training._write_model.__code__: "while writing the model",
 }
 
 

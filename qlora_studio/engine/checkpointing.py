@@ -1,15 +1,14 @@
-"""What a checkpoint holds, written and put back: adapter, optimizer, position and randomness."""
+"""What a checkpoint holds, written and put back: trained weights, optimizer, position and randomness."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
 
-from qlora_studio.engine.adapters import WEIGHTS_FILE, AdaptedModel
+from qlora_studio.engine.adapters import AdaptedModel
 from qlora_studio.engine.optimizer import OPTIMIZER_FILE, AdapterOptimizer
+from qlora_studio.engine.trained_weights import ADAPTER, TrainedWeights
 from qlora_studio.engine.trainer_state import TrainerState, write_trainer_state
-
-ADAPTER = "tuned"  # the name of the adapter in training, in memory only
 
 # Foreign files that are copied, not opened.
 _TOKENIZER_FILES = (
@@ -25,17 +24,17 @@ _TOKENIZER_FILES = (
 
 
 def write_checkpoint(
-    folder: Path, adapted: AdaptedModel, optimizer: AdapterOptimizer, state: TrainerState
+    folder: Path, trained: TrainedWeights, optimizer: AdapterOptimizer, state: TrainerState
 ) -> None:
     """Into a staging folder. Raises: NonFiniteError (R12)."""
-    adapted.save(ADAPTER, folder)
+    trained.save(folder)
     optimizer.save(folder)
     write_trainer_state(folder, state)
 
 
-def put_checkpoint(folder: Path, adapted: AdaptedModel, optimizer: AdapterOptimizer) -> None:
-    """Back into adapter and optimizer; the caller has verified the folder (R2)."""
-    adapted.put_weights(ADAPTER, folder / WEIGHTS_FILE)
+def put_checkpoint(folder: Path, trained: TrainedWeights, optimizer: AdapterOptimizer) -> None:
+    """Back into weights and optimizer; the caller has verified the folder (R2)."""
+    trained.put(folder)
     optimizer.put(folder / OPTIMIZER_FILE)
 
 
@@ -53,7 +52,7 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
             shutil.copyfile(source / name, folder / name)
 
 
-def checkpoint_bytes(adapted: AdaptedModel, optimizer: AdapterOptimizer) -> int:
+def checkpoint_bytes(optimizer: AdapterOptimizer) -> int:
     """What the next one will take on the disk."""
     weights = sum(weight.nbytes for weight in optimizer.parameters.values())
     return weights + max(optimizer.state_bytes, 2 * weights)

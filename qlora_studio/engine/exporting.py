@@ -29,7 +29,7 @@ from qlora_studio.engine.merged_nf4 import NF4_AGAIN, Nf4Weights
 from qlora_studio.engine.model_card import CARD_FILE, model_card
 from qlora_studio.engine.model_holder import ModelHolder
 from qlora_studio.engine.token_words import TokenWords
-from qlora_studio.engine.trained_model import adapter_folder, load_trained
+from qlora_studio.engine.trained_model import TrainedModel, result_folder
 from qlora_studio.engine.verifying import Difference, Reference, difference, greedy_talks, log_probabilities
 from qlora_studio.engine.weight_files import write_weights
 from qlora_studio.errors import StudioError
@@ -59,6 +59,7 @@ from qlora_studio.runs.durable import FOLDER_MODE, sync_file
 from qlora_studio.runs.folder import Run, open_run
 from qlora_studio.runs.space import require_space, saving
 from qlora_studio.runs.staged_folder import bytes_in, staged_folder
+from qlora_studio.runs.standing import MODEL_FOLDER
 from qlora_studio.runs.trained_template import refuse_other_template
 
 ADAPTER, MERGED, GGUF = "adapter", "merged", "gguf"
@@ -83,8 +84,10 @@ def export(
     require_space(order.out.parent, order.bytes, order.what)
     order.go_on()
     yield order.progress("Loading the model as it was trained")
-    adapter = yield from load_trained(order.run, order.adapter, holder)
-    yield order.progress("Answering the prompts with the adapter as trained")
+    model = TrainedModel(order.run, order.result, holder)
+    yield from model.load()
+    adapter = model.adapter
+    yield order.progress("Answering the prompts with what was trained")
     trained = _reference(order, _held(holder))
     with staged_folder(order.out, order.what.lower(), order.bytes) as staging:
         if order.to == ADAPTER:
@@ -113,7 +116,7 @@ def export(
 class _Order:
     """What is wanted, checked.
 
-    adapter: the folder of the finished adapter, or of a checkpoint that verifies
+    result: the folder of the finished adapter, of a checkpoint that verifies, or of the finished model
     bytes:   that the files will take, about
     gguf:    what a GGUF file says beside its numbers
     modelfile: what goes beside a GGUF file
@@ -123,7 +126,7 @@ class _Order:
     to: str
     quant: str
     run: Run
-    adapter: Path
+    result: Path
     out: Path
     prompts: tuple[tuple[int, ...], ...]
     bytes: int
@@ -168,19 +171,27 @@ def _order(command: Export, stopped: Callable[[], bool]) -> _Order:
         raise StudioError("An export is compared on prompts, and there is none.", hint="Give at least one.")
     run = open_run(Path(command.run))
     model = run.record.config.model.path
+    trains_all = run.record.config.trains_all
+    if trains_all and command.to == ADAPTER:
+        raise StudioError(
+            f"{run.folder.name} trained all weights: it has no adapter.",
+            hint=f"Its model lies in {run.folder / MODEL_FOLDER}; it can be written as {MERGED} or {GGUF}.",
+        )
     if command.to != ADAPTER and model.startswith(SHAPE_PREFIX):
         raise StudioError(f"{model} has random weights; there is no model to merge the adapter into.")
+    result = result_folder(run, command.checkpoint)
+    if trains_all:
+        model = str(result)
     if command.to != ADAPTER:  # whose folder has the trained one beside it
         folder = model_folder(model)
         refuse_other_template(run.folder, run.record.hashes.template, template_of(folder), folder)
-    adapter = adapter_folder(run, command.checkpoint)
-    weights = _bytes_as(command.to, quant, adapter, model)
+    weights = _bytes_as(command.to, quant, result, model)
     return _Order(
         id=command.id,
         to=command.to,
         quant=quant,
         run=run,
-        adapter=adapter,
+        result=result,
         out=out,
         prompts=command.prompts,
         bytes=weights + _SMALL_FILES,
@@ -211,7 +222,7 @@ def _reference(order: _Order, adapted: AdaptedModel) -> Reference:
 def _write_adapter(order: _Order, adapted: AdaptedModel, trained: Reference, staging: Path) -> Exporting:
     yield order.progress("Copying the adapter", 0, order.bytes)
     for name in (WEIGHTS_FILE, CONFIG_FILE):
-        shutil.copyfile(order.adapter / name, staging / name)
+        shutil.copyfile(order.result / name, staging / name)
     if not adapted.base.source.startswith(SHAPE_PREFIX):
         copy_tokenizer(Path(adapted.base.source), staging)
     yield order.progress("Reading it again with peft", order.bytes, order.bytes)

@@ -150,7 +150,7 @@ class Chat:
 
 
 def _storage_for(command: LoadModel, dtype: torch.dtype, holder: ModelHolder) -> tuple[Storage, str]:
-    """As asked, but a merged model alone as it was merged; and what a person should know of it.
+    """As asked, but a model of ours alone as it was written; and what a person should know of it.
 
     Its adapter's change is smaller than the steps of 4 bit: quantized again, SmolLM2 after 30 updates gave
     the very answers of its base.
@@ -166,8 +166,8 @@ def _storage_for(command: LoadModel, dtype: torch.dtype, holder: ModelHolder) ->
     if needed <= holder.device.free_bytes() + held:
         return Storage("none", False, dtype), ""
     return asked, (
-        f"{folder.name} is a merged model. Its weights take {needed / 2**30:.1f} GiB, more than is free, so "
-        f"they are quantized to {asked.quantization.upper()} again: some of what its adapter changed is lost."
+        f"What {folder.name} learned lies in its 16-bit weights. They take {needed / 2**30:.1f} GiB, more "
+        f"than is free, so they are quantized to {asked.quantization.upper()}: some of it is lost."
     )
 
 

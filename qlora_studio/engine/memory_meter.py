@@ -11,25 +11,26 @@ import torch
 from qlora_studio.engine.adapters import AdaptedModel
 from qlora_studio.engine.memory_watch import MemoryWatch
 from qlora_studio.engine.optimizer import AdapterOptimizer
+from qlora_studio.engine.trained_weights import TrainedWeights
 from qlora_studio.memory.others import OthersInRam, OthersOnCard, bytes_in_ram
 
 
 class MemoryMeter:
     """Bytes of weights, adapter and optimizer are those of their tensors; the rest is the peak less these.
+    Where all weights are trained, their gradients stand in the adapter's place.
 
     On a card the peak is torch's own; on a processor it is the resident memory of the process. What other
     programs take meanwhile is looked at from a thread, until `close`.
     """
 
-    def __init__(self, adapted: AdaptedModel, optimizer: AdapterOptimizer) -> None:
+    def __init__(self, adapted: AdaptedModel, trained: TrainedWeights, optimizer: AdapterOptimizer) -> None:
         self._device = adapted.base.device
         others = OthersOnCard() if self._device.is_cuda else OthersInRam()
         self._watch = MemoryWatch(lambda: others.look(self._held_bytes()))
         self._optimizer = optimizer
         self._paged_bytes = 0  # as of the newest step: the watch must not go through a state that grows
         self._weights = adapted.base.weight_bytes + adapted.dequantized_bytes
-        weights = sum(weight.nbytes for weight in optimizer.parameters.values())
-        self._adapter = 2 * weights  # and their gradients
+        self._adapter = trained.bytes_beside
 
     def start_step(self) -> None:
         """Forgets the peak so far."""

@@ -47,6 +47,9 @@ def closest_merge(
     as_stored, then: what the file will make of the merged weights, where it rounds them further, and in words
     """
     quantization = adapted.base.storage.quantization
+    if not adapter:
+        words = f"All weights were trained: nothing is merged{then}."
+        return MergedWeights(adapted, adapter, ORIGINAL), words
     if quantization == "none":
         return MergedWeights(adapted, adapter, ORIGINAL), f"Merged into the model's own weights{then}."
     kl = {

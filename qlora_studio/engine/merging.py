@@ -54,7 +54,7 @@ class MergedWeights:
         self._adapter = adapter
         self.base = base
         self._stored = StoredWeights(Path(adapted.base.source))
-        self.dtype = _dtype_of(self._stored.tensors)
+        self.dtype = written_dtype(self._stored.tensors)
 
     def in_32_bit(self) -> MergedWeights:
         """The same, for a file that rounds its numbers in a way of its own.
@@ -150,7 +150,7 @@ def is_turned(module: Any) -> bool:
     return isinstance(linear, Conv1D) or bool(getattr(linear, "stored_transposed", False))
 
 
-def _dtype_of(stored: dict[str, StoredTensor]) -> torch.dtype:
-    """float16 where the model comes in it; else bfloat16, which holds whatever float32 holds."""
+def written_dtype(stored: dict[str, StoredTensor]) -> torch.dtype:
+    """Of a model made of this one: float16 where that is its own; else bfloat16, as wide as float32."""
     halves = sum(tensor.dtype == "F16" for tensor in stored.values())
     return torch.float16 if 2 * halves > len(stored) else torch.bfloat16

@@ -20,6 +20,10 @@ CARD_FILE = "README.md"
 
 _LICENCE_ID = re.compile(r"[a-z0-9][a-z0-9.-]*")  # as the hub writes them
 _LIBRARY = {"adapter": "peft", "merged": "transformers", "gguf": "gguf"}
+_WHAT_OF_ALL = {
+    "merged": "A model of which all weights were trained",
+    "gguf": "A GGUF file of a model of which all weights were trained",
+}
 _WHAT = {
     "adapter": "A LoRA adapter",
     "merged": "A model with its LoRA adapter merged in",
@@ -38,10 +42,11 @@ def model_card(
     """
     licence = _licence(base)
     names = sorted(files)
+    what = _WHAT_OF_ALL if run.record.config.trains_all else _WHAT
     parts = (
         "\n".join(_head(run, to, licence)),
         f"# {_plain(run.record.name)}",
-        f"{_WHAT[to]}, trained and checked with QLoRA Studio.",
+        f"{what[to]}, trained and checked with QLoRA Studio.",
         _table("Made from", _made_from(run, licence)),
         _table("Settings", _settings(run.record.config)),
         _table("Scores", _scores(run, checkpoint)),
@@ -63,7 +68,7 @@ def _head(run: Run, to: str, licence: str | None) -> Iterator[str]:
         known = _LICENCE_ID.fullmatch(licence)
         yield f"license: {licence}" if known else f"license: other\nlicense_name: {_quoted(licence)}"
     yield "pipeline_tag: text-generation"
-    yield "tags:\n- qlora\n- lora"
+    yield "tags:\n- full-finetuning" if run.record.config.trains_all else "tags:\n- qlora\n- lora"
     yield "---"
 
 
@@ -90,11 +95,14 @@ def _settings(config: RunConfig) -> Iterator[tuple[str, str]]:
     yield "Method", f"{training.method}, learning {config.data.train_on}"
     double = ", double quantization" if model.double_quant and model.quantization != "none" else ""
     yield "Base weights", f"{model.quantization}{double}, computed in {model.compute_dtype}"
-    yield "Adapter", f"rank {lora.r}, alpha {lora.alpha}, dropout {lora.dropout:g}"
-    if lora.init == "loftq" and not lora.start_from:
-        yield "Began as", "what 4 bits lost of the weights (LoftQ)"
-    targets = lora.target_modules
-    yield "Target layers", targets if isinstance(targets, str) else ", ".join(targets)
+    if config.trains_all:
+        yield "Trained", "all weights, no adapter"
+    else:
+        yield "Adapter", f"rank {lora.r}, alpha {lora.alpha}, dropout {lora.dropout:g}"
+        if lora.init == "loftq" and not lora.start_from:
+            yield "Began as", "what 4 bits lost of the weights (LoftQ)"
+        targets = lora.target_modules
+        yield "Target layers", targets if isinstance(targets, str) else ", ".join(targets)
     yield "Learning rate", f"{training.learning_rate:g}, {training.schedule}"
     if training.loraplus_ratio != 1:
         yield "LoRA+", f"B's learning rate is {training.loraplus_ratio:g} times A's"
@@ -119,7 +127,7 @@ def _scores(run: Run, checkpoint: int | None) -> Iterator[tuple[str, str]]:
 
 
 def _checked(check: Verification) -> Iterator[tuple[str, str]]:
-    yield "Result", "answers as the adapter did in training" if check.passed else "DIFFERS from the adapter"
+    yield "Result", "answers as it did in training" if check.passed else "DIFFERS from what was trained"
     yield "Read again with", check.with_
     yield "Prompts", f"{check.prompts:,}"
     yield "Likeliest tokens that agree", f"{check.token_agreement:.1%}"

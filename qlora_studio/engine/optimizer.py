@@ -1,17 +1,18 @@
-"""AdamW over the adapter: bitsandbytes' paged ones on a card, torch's in 32 bit on a CPU."""
+"""AdamW over what is trained: bitsandbytes' paged ones on a card, torch's in 32 bit on a CPU."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from qlora_studio.config.run_config import TrainingConfig
+from qlora_studio.config.run_config import ALL_WEIGHTS, TrainingConfig
+from qlora_studio.engine.weight_files import Written, write_tensors
 from qlora_studio.errors import StudioError
 
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -24,16 +25,23 @@ NOT_PAGED = "The optimizer is AdamW in 32 bit; on a processor it isn't paged."
 
 
 class AdapterOptimizer:
-    """Moves the adapter's weights; its state can be saved and put back, tensor by tensor, by their names.
+    """Moves the trained weights; its state can be saved and put back, tensor by tensor, by their names.
 
     A state that was saved in 32 bit can be put back into the 8-bit optimizer, not the other way.
     On a card all weights of an optimizer in 32 bit lie in one flat tensor, so that an update is one kernel
     and not one for each of hundreds of small tensors. The 8-bit optimizer keeps a scale for 256 numbers of
-    one weight: there each weight stays for itself.
+    one weight: there each weight stays for itself, as do all weights of a model, whose gradients would be
+    held twice.
     With LoRA+ (arXiv:2402.12354) A and the rest are two groups with a learning rate each, so two kernels.
     """
 
-    def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], training: TrainingConfig) -> None:
+    def __init__(
+        self,
+        parameters: Iterable[tuple[str, nn.Parameter]],
+        training: TrainingConfig,
+        moved: Callable[[], None] = lambda: None,
+    ) -> None:
+        """moved: called after each step."""
         self.parameters = dict(parameters)
         weights = list(self.parameters.values())
         self._is_cuda = weights[0].is_cuda
@@ -42,6 +50,7 @@ class AdapterOptimizer:
             for group in self._groups:
                 group.flat = FlatWeights(list(group.weights.values()))
         self._optimizer = _adamw([group.moved for group in self._groups], training, on_card=self._is_cuda)
+        self._moved = moved
         self.paged = self._is_cuda and training.optimizer.startswith("paged")
         self.notes = () if self._is_cuda or not training.optimizer.startswith("paged") else (NOT_PAGED,)
 
@@ -50,6 +59,7 @@ class AdapterOptimizer:
         for ours, theirs in zip(self._groups, self._optimizer.param_groups, strict=True):
             theirs["lr"] = learning_rate * ours.rate_factor
         self._optimizer.step()
+        self._moved()
 
     def forget_gradients(self) -> None:
         """Frees them."""
@@ -78,10 +88,15 @@ class AdapterOptimizer:
         )
 
     def save(self, folder: Path) -> None:
-        """Every number of the state, under "WEIGHT.KEY"."""
+        """Every number of the state, under "WEIGHT.KEY"; a tensor at a time, so that none is copied."""
         if self._is_cuda:
             torch.cuda.synchronize()  # paged memory is read by the CPU
-        save_file(self._state(), folder / OPTIMIZER_FILE)
+        state = self._state()
+        # Wide numbers first: a reader wants each at a multiple of its own size.
+        names = sorted(state, key=lambda name: -state[name].itemsize)
+        tensors = {name: Written(tuple(state[name].shape), state[name].dtype) for name in names}
+        for _ in write_tensors(folder / OPTIMIZER_FILE, tensors, state.__getitem__):
+            pass
 
     def put(self, file: Path) -> None:
         """Raises: StudioError where the file doesn't hold the state of these weights."""
@@ -109,7 +124,7 @@ class AdapterOptimizer:
                 own = group.flat.parted(own[0])
             parts |= dict(zip(group.weights, own, strict=True))
         return {
-            f"{name}.{key}": torch.as_tensor(value).detach().cpu().clone()
+            f"{name}.{key}": torch.as_tensor(value).detach()
             for name in self.parameters
             for key, value in parts[name].items()
             if value is not None
@@ -159,7 +174,7 @@ class _Group:
 def _groups(parameters: Mapping[str, nn.Parameter], training: TrainingConfig) -> list[_Group]:
     """One; with LoRA+ A, and B with what else there is: DoRA's lengths, as in peft."""
     ratio = training.loraplus_ratio
-    if ratio == 1:
+    if ratio == 1 or training.finetuning == ALL_WEIGHTS:
         return [_Group(dict(parameters), 1.0)]
     first = {name: weight for name, weight in parameters.items() if ".lora_A." in name}
     rest = {name: weight for name, weight in parameters.items() if name not in first}
@@ -168,7 +183,8 @@ def _groups(parameters: Mapping[str, nn.Parameter], training: TrainingConfig) ->
 
 def _lie_flat(weights: Sequence[nn.Parameter], training: TrainingConfig) -> bool:
     numbers = sum(weight.numel() for weight in weights)
-    return weights[0].is_cuda and training.optimizer.endswith("32bit") and numbers <= _MOST_FLAT
+    is_small = training.finetuning != ALL_WEIGHTS and numbers <= _MOST_FLAT
+    return weights[0].is_cuda and training.optimizer.endswith("32bit") and is_small
 
 
 class FlatWeights:

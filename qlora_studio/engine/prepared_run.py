@@ -1,4 +1,4 @@
-"""A run with everything at hand: rows, model, adapter, optimizer, and where it goes on."""
+"""A run with everything at hand: rows, model, what is trained, optimizer, and where it goes on."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from qlora_studio.data.prepared import PreparedRows, check_content, open_prepare
 from qlora_studio.data.tokenized_row import TokenizedRows
 from qlora_studio.data.tokenizer import load_tokenizer
 from qlora_studio.engine.adapters import AdaptedModel, decoder_layers
-from qlora_studio.engine.checkpointing import ADAPTER, put_checkpoint
+from qlora_studio.engine.checkpointing import put_checkpoint
 from qlora_studio.engine.compiled_layers import compile_layers, let_layers_be, why_not_compiled
 from qlora_studio.engine.compute_dtype import dtype_of, name_of, resolve_compute_dtype
 from qlora_studio.engine.device import Device
@@ -43,6 +43,7 @@ from qlora_studio.engine.preference_loss import PreferredAnswers
 from qlora_studio.engine.random_state import put_random_state, seed_everything, take_random_state
 from qlora_studio.engine.ranks import Ranks
 from qlora_studio.engine.run_log import RunLog
+from qlora_studio.engine.trained_weights import ADAPTER, weights_to_train
 from qlora_studio.engine.trainer_state import (
     Fixed,
     Position,
@@ -166,7 +167,7 @@ class PreparedRun:
         self.resumed = start.saved is not None
         training = self.config.training
         seed_everything(training.seed)
-        adapted.add_new(ADAPTER, self.config.lora, training.seed)
+        self.trained = weights_to_train(adapted, self.config)
         self.layers = len(decoder_layers(adapted.causal_lm))
         self.less = start.less
         self.rows_at_once = self.less.rows_of(self.record)
@@ -174,20 +175,22 @@ class PreparedRun:
         self.largest_batch = 0  # tokens of a micro-batch that was computed in this sitting
         self.recomputed_layers = self._layers_to_recompute()
         self.not_compiled = self._compile()
-        self.optimizer = AdapterOptimizer(adapted.trained_parameters(ADAPTER), self.as_computed.training)
+        self.optimizer = AdapterOptimizer(
+            self.trained.parameters.items(), self.as_computed.training, self.trained.moved
+        )
         self.prefers = training.method in PREFERENCES
         noise = 0.0 if self.prefers else training.neftune_alpha
         self.noise = _noise(noise, training.seed, self.device.torch_device)
         self.objective = self._objective()
         self.position = Position(loss_scale=first_loss_scale(adapted.base.storage.compute_dtype))
         if start.saved and start.checkpoint:
-            put_checkpoint(start.checkpoint, adapted, self.optimizer)
+            put_checkpoint(start.checkpoint, self.trained, self.optimizer)
             put_random_state(start.saved.random, self.noise.random if self.noise else None)
             self.position = start.saved.position
         elif self.record.hashes.start:
             adapted.put_weights(ADAPTER, require_start(self.folder, self.record.hashes.start))
         self.log = RunLog(writer, self.position, self.total_steps)
-        self.memory = MemoryMeter(adapted, self.optimizer)
+        self.memory = MemoryMeter(adapted, self.trained, self.optimizer)
         self.saved_step = self.position.step if self.resumed else None
         self.sampled_step = self.position.step if self.resumed and self._has_samples() else None
         self._sitting_start = time.monotonic()
@@ -235,7 +238,7 @@ class PreparedRun:
 
     @property
     def model(self) -> PreTrainedModel:
-        """With the adapter in training."""
+        """In training."""
         return self.adapted.causal_lm
 
     @property

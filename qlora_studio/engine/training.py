@@ -14,6 +14,7 @@ from qlora_studio.data.packing import Update
 from qlora_studio.engine.adapters import NonFiniteError
 from qlora_studio.engine.checkpointing import checkpoint_bytes, write_checkpoint, write_finished_adapter
 from qlora_studio.engine.evaluation import EvaluationResult, RowsDone, evaluate
+from qlora_studio.engine.finished_model import write_finished_model
 from qlora_studio.engine.learning_rate import learning_rate
 from qlora_studio.engine.multiple_choice import likeliest_letters
 from qlora_studio.engine.objective import Rewards
@@ -242,15 +243,19 @@ def _end(run: PreparedRun, asked: _Asked) -> Iterator[EngineEvent]:
         yield from _evaluate(run, asked)
         yield from _save(run)
     paused = wish is Wish.PAUSE or position.step == 0
-    adapter = None
+    adapter = model = None
     if not paused:
         yield from _evaluate(run, asked)
         yield from _sample(run, asked)
-        adapter = _write_adapter(run)
+        if run.config.trains_all:
+            model = _write_model(run)
+        else:
+            adapter = _write_adapter(run)
     yield RunFinished(
         run=str(run.folder),
         step=position.step,
         adapter=adapter,
+        model=model,
         state="paused" if paused else "stopped" if wish is Wish.STOP else "finished",
         loss=position.loss,
         evaluation_loss=position.evaluation_loss,
@@ -366,9 +371,9 @@ def _save(run: PreparedRun) -> Iterator[EngineEvent]:
     yield Saving(step=step)
     path = run.writer.save_checkpoint(
         step,
-        lambda folder: write_checkpoint(folder, run.adapted, run.optimizer, run.trainer_state()),
+        lambda folder: write_checkpoint(folder, run.trained, run.optimizer, run.trainer_state()),
         protect=() if best is None else (best,),
-        expected_bytes=checkpoint_bytes(run.adapted, run.optimizer),
+        expected_bytes=checkpoint_bytes(run.optimizer),
     )
     run.saved_step = step
     yield CheckpointSaved(step=step, path=str(path), time=time.time())
@@ -385,7 +390,19 @@ def _sample(run: PreparedRun, asked: _Asked) -> Iterator[EngineEvent]:
 def _write_adapter(run: PreparedRun) -> str:
     folder = run.writer.write_adapter(
         lambda staging: write_finished_adapter(staging, run.adapted, run.model_folder),
-        expected_bytes=checkpoint_bytes(run.adapted, run.optimizer),
+        expected_bytes=checkpoint_bytes(run.optimizer),
+    )
+    return str(folder)
+
+
+def _write_model(run: PreparedRun) -> str | None:
+    """None where the weights were random ones: there is no folder that says what they are."""
+    source = run.model_folder
+    if source is None:
+        return None
+    folder = run.writer.write_model(
+        lambda staging: write_finished_model(staging, run.adapted, run.trained),
+        expected_bytes=checkpoint_bytes(run.optimizer),
     )
     return str(folder)
 

@@ -13,13 +13,14 @@ from qlora_studio.config.run_config import SHAPE_PREFIX, RunConfig
 from qlora_studio.data.tokenizer import load_tokenizer
 from qlora_studio.engine.adapters import AdaptedModel, NonFiniteError
 from qlora_studio.engine.autopsy import autopsy_words, phase_of, ways_out
-from qlora_studio.engine.checkpointing import ADAPTER, checkpoint_bytes
+from qlora_studio.engine.checkpointing import checkpoint_bytes
 from qlora_studio.engine.compute_dtype import name_of
 from qlora_studio.engine.device_error import device_error, is_device_error
 from qlora_studio.engine.loftq import begin_with_what_was_lost
 from qlora_studio.engine.model_holder import ModelHolder
 from qlora_studio.engine.out_of_memory import is_out_of_memory, out_of_memory, ways_in_words
 from qlora_studio.engine.prepared_run import PreparedRun, read_start
+from qlora_studio.engine.trained_weights import ADAPTER
 from qlora_studio.engine.training import train
 from qlora_studio.engine.wish import Wish
 from qlora_studio.errors import StudioError
@@ -98,6 +99,8 @@ class _TrainingJob:
         config, device = self._writer.record.config, self._holder.device
         start = read_start(self._writer, device, self._ways)
         self._doing = "while loading the model"
+        if config.trains_all:
+            self._holder.let_go()  # a model that was chatted with may have adapters
         adapted = yield from self._holder.hold(config.model.path, start.storage)
         self._doing = "while preparing the run"
         decode = _decoder(adapted) if start.rows.info.samples else _as_numbers
@@ -107,7 +110,7 @@ class _TrainingJob:
             yield from begin_with_what_was_lost(adapted, ADAPTER)
         require_space(
             self._writer.folder,
-            checkpoints_need(checkpoint_bytes(adapted, self._run.optimizer), config.checkpoints.keep),
+            checkpoints_need(checkpoint_bytes(self._run.optimizer), config.checkpoints.keep),
             "The run",
         )
         _log.info("%s: %s", self._writer.folder.name, _device_line(self._run))
@@ -117,7 +120,7 @@ class _TrainingJob:
     def _hold_to_promise(self, run: PreparedRun, event: StepFinished) -> None:
         """Kept for the promise of the next run here."""
         self._peak = max(self._peak, event.memory, key=lambda parts: sum(parts.values()))
-        if len(self._speeds) == STEPS_MEASURED:
+        if len(self._speeds) == STEPS_MEASURED and not run.config.trains_all:
             _remember_peak(run, self._peak)
 
     def failure(self, error: Exception) -> RunFailed:
@@ -164,13 +167,17 @@ class _TrainingJob:
             _log.error("The failure could not be noted: %s", error)
 
     def close(self) -> None:
-        """Frees the adapter and the optimizer; the base stays for a chat."""
-        if len(self._speeds) > _FIRST_STEPS and self._run is not None:
+        """Frees the adapter and the optimizer; the base stays for a chat, unless it was trained itself."""
+        measured = len(self._speeds) > _FIRST_STEPS
+        if measured and self._run is not None and not self._run.config.trains_all:  # of another kind of step
             _remember(self._run, self._speeds[_FIRST_STEPS:])
         held = self._holder.held
         if self._run is not None:
             self._run.memory.close()
         self._run = None
+        if self._writer.record.config.trains_all:
+            held = None
+            self._holder.let_go()
         if held is not None and ADAPTER in held.names:
             held.remove(ADAPTER)
         if held is not None:

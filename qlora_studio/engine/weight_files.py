@@ -19,7 +19,13 @@ from qlora_studio.runs.durable import synced_and_closed, write_new_file
 
 SHARD_BYTES = 5_000_000_000  # what other programs split at
 INDEX_FILE = "model.safetensors.index.json"
-_NAMES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32", torch.uint8: "U8"}
+_NAMES = {
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.float32: "F32",
+    torch.uint8: "U8",
+    torch.int64: "I64",
+}
 
 
 class Written(NamedTuple):
@@ -50,19 +56,31 @@ def write_weights(
     files = _file_names(len(shards))
     written = 0
     for file, names in zip(files, shards, strict=True):
-        descriptor = os.open(folder / file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0))
-        with synced_and_closed(descriptor):
-            _write_all(descriptor, _header(names, tensors, metadata or {}))
-            for name in names:
-                data = tensor_of(name).cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
-                _write_all(descriptor, data)
-                written += data.nbytes
-                del data  # before the next one is made
-                yield written
+        here = {name: tensors[name] for name in names}
+        for count in write_tensors(folder / file, here, tensor_of, metadata):
+            written += count
+            yield written
     if len(files) > 1:
         weight_map = {name: file for file, names in zip(files, shards, strict=True) for name in names}
         index = {"metadata": {"total_size": written}, "weight_map": weight_map}
         write_new_file(folder / INDEX_FILE, json.dumps(index, indent=2).encode())
+
+
+def write_tensors(
+    file: Path,
+    tensors: Mapping[str, Written],
+    tensor_of: Callable[[str], Tensor],
+    metadata: Mapping[str, str] | None = None,
+) -> Iterator[int]:
+    """One file. Says after each tensor the bytes of its numbers. Raises: as `write_weights`."""
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0))
+    with synced_and_closed(descriptor):
+        _write_all(descriptor, _header(tensors, metadata or {}))
+        for name in tensors:
+            data = tensor_of(name).cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+            _write_all(descriptor, data)
+            yield data.nbytes
+            del data  # before the next one is made
 
 
 def _shards(tensors: Mapping[str, Written], shard_bytes: int) -> list[list[str]]:
@@ -84,11 +102,10 @@ def _file_names(count: int) -> list[str]:
     return [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
 
 
-def _header(names: list[str], tensors: Mapping[str, Written], metadata: Mapping[str, str]) -> bytes:
+def _header(tensors: Mapping[str, Written], metadata: Mapping[str, str]) -> bytes:
     header: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}
     at = 0
-    for name in names:
-        tensor = tensors[name]
+    for name, tensor in tensors.items():
         end = at + tensor.bytes
         header[name] = {"dtype": _NAMES[tensor.dtype], "shape": tensor.shape, "data_offsets": [at, end]}
         at = end

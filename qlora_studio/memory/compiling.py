@@ -19,6 +19,8 @@ def not_compiled_reason(family: str, config: RunConfig) -> str | None:
         return "rows that aren't packed come in ever new shapes"
     if config.model.quantization == "int8":
         return "int8 layers can't be compiled"
+    if config.trains_all:
+        return "all weights learn"  # graphs are made for frozen ones
     if config.lora.use_dora:
         return "DoRA layers run as peft has them"
     return _OTHER_ATTENTION.get(family)

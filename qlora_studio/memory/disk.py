@@ -1,10 +1,10 @@
-"""The bytes of what a run writes: checkpoints, the adapter, a merged model (R9)."""
+"""The bytes of what a run writes: checkpoints, the adapter or the model, a merged model (R9)."""
 
 from __future__ import annotations
 
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import RunConfig
-from qlora_studio.memory.parts import adapter_parameters, optimizer_bytes
+from qlora_studio.memory.parts import adapter_parameters, optimizer_bytes, trained_parameters
 
 _FP32 = 4
 _SMALL_FILES = 1024**2  # of a checkpoint: trainer state, configs, manifest
@@ -17,9 +17,14 @@ def adapter_bytes(shape: ModelShape, config: RunConfig) -> int:
     return _FP32 * adapter_parameters(shape, config.lora) + _TOKENIZER
 
 
+def result_bytes(shape: ModelShape, config: RunConfig) -> int:
+    """What a finished run leaves: the adapter, or all weights in 16 bit."""
+    return merged_bytes(shape) if config.trains_all else adapter_bytes(shape, config)
+
+
 def checkpoint_bytes(shape: ModelShape, config: RunConfig, device: str) -> int:
-    """One checkpoint: adapter and optimizer state."""
-    trained = adapter_parameters(shape, config.lora)
+    """One checkpoint: trained weights in fp32, and optimizer state."""
+    trained = trained_parameters(shape, config)
     return _FP32 * trained + optimizer_bytes(config, trained, device) + _SMALL_FILES
 
 
@@ -36,9 +41,9 @@ def merged_nf4_bytes(shape: ModelShape) -> int:
 
 
 def run_bytes(shape: ModelShape, config: RunConfig, device: str) -> int:
-    """Room to have before a run starts: checkpoints kept, the best, one in writing, the adapter, 2 GB; and
+    """Room to have before a run starts: checkpoints kept, the best, one in writing, the result, 2 GB; and
     the adapter that it trains on, which it keeps.
     """
     checkpoints = (config.checkpoints.keep + 2) * checkpoint_bytes(shape, config, device)
     start = _FP32 * adapter_parameters(shape, config.lora) if config.lora.start_from else 0
-    return checkpoints + adapter_bytes(shape, config) + start + _SPARE
+    return checkpoints + result_bytes(shape, config) + start + _SPARE

@@ -33,8 +33,9 @@ _CPU_SLACK = 0.85  # share of the activations
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes at the peak of a training step, or of another phase, in the order of the promise's bar.
 
-    weights:     the frozen base as it is stored, and dequantized copies where they are kept
-    adapter:     its weights and gradients, fp32
+    weights:     the base as it is stored, and dequantized copies where they are kept
+    adapter:     its weights and gradients, fp32; of full finetuning the gradients, and the weights in fp32
+                 where they are computed with in 16 bit
     activations: what the backward pass needs of each layer, and the gradients that flow through one
     other:       one dequantized weight, the device's context or the process itself
     """
@@ -81,6 +82,12 @@ class Setting:
         return _FP32 if asked == "float32" else 2
 
     @property
+    def computes_in_fp32(self) -> bool:
+        """Whether it is known to."""
+        asked: str = self.config.model.compute_dtype
+        return "float32" in (asked, self.auto_dtype if asked == "auto" else "")
+
+    @property
     def fused(self) -> bool:
         """Whether base and adapter of a linear layer are one product; else peft's own forward runs."""
         return self.is_4bit and not self.config.lora.use_dora
@@ -93,11 +100,13 @@ class Setting:
 
 def parts(setting: Setting, recomputed_layers: int) -> Parts:
     """With this many layers keeping only their input."""
-    trained = adapter_parameters(setting.shape, setting.config.lora)
-    activations = _activations(setting, recomputed_layers, _FP32 * trained)
+    trained = trained_parameters(setting.shape, setting.config)
+    # How both come and go was measured with adapters alone: of all weights each counts whole.
+    gradients = 0 if setting.config.trains_all else _FP32 * trained
+    activations = _activations(setting, recomputed_layers, gradients)
     return Parts(
         weights=_weights(setting),
-        adapter=2 * _FP32 * trained,
+        adapter=trained_bytes(setting),
         optimizer=optimizer_bytes(setting.config, trained, setting.device),
         activations=int(setting.factor * activations),
         logits=int(setting.factor * _logits(setting)),
@@ -105,9 +114,20 @@ def parts(setting: Setting, recomputed_layers: int) -> Parts:
     )
 
 
+def trained_bytes(setting: Setting) -> int:
+    """Gradients of what is trained, and its weights where they lie beside the base's, fp32."""
+    in_place = setting.config.trains_all and setting.computes_in_fp32
+    return (1 if in_place else 2) * _FP32 * trained_parameters(setting.shape, setting.config)
+
+
+def trained_parameters(shape: ModelShape, config: RunConfig) -> int:
+    """Of the adapter, or all of the model's."""
+    return shape.parameters if config.trains_all else adapter_parameters(shape, config.lora)
+
+
 def adapter_parameters(shape: ModelShape, lora: LoraConfig) -> int:
     """A and B of every layer that is adapted, and DoRA's lengths."""
-    adapted = [(out, inner) for name, out, inner in shape.linears if _is_adapted(name, lora)]
+    adapted = [(out, inner) for name, out, inner in shape.linears if _is_target(name, lora)]
     low_rank = sum(lora.r * (out + inner) for out, inner in adapted)
     lengths = sum(out for out, _ in adapted) if lora.use_dora else 0
     return shape.layers * (low_rank + lengths)
@@ -120,7 +140,11 @@ def optimizer_bytes(config: RunConfig, trained: int, device: str) -> int:
     return 2 * _FP32 * trained
 
 
-def _is_adapted(name: str, lora: LoraConfig) -> bool:
+def _is_adapted(name: str, config: RunConfig) -> bool:
+    return not config.trains_all and _is_target(name, config.lora)
+
+
+def _is_target(name: str, lora: LoraConfig) -> bool:
     targets = lora.target_modules
     return targets == "all-linear" or name in targets or name.rpartition(".")[2] in targets
 
@@ -199,7 +223,7 @@ def bytes_a_layer(setting: Setting) -> int:
     shape, size = setting.shape, setting.dtype_bytes
     hidden, inner = shape.hidden_size, shape.intermediate_size
     query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    low_rank = setting.config.lora.r * len(shape.linears)
+    low_rank = 0 if setting.config.trains_all else setting.config.lora.r * len(shape.linears)
     if setting.compiled:
         inner_kept = 3 if _has_joined_gate(shape) else 2  # a joined product is kept beside what is made of it
         numbers = 2 * hidden + 2 * query + 2 * key + inner_kept * inner + low_rank
@@ -220,7 +244,7 @@ def _has_joined_gate(shape: ModelShape) -> bool:
 def _extra_bytes_a_token(setting: Setting) -> int:
     """What special settings and architectures keep beside the usual."""
     shape, config, size = setting.shape, setting.config, setting.dtype_bytes
-    inputs = sum(inner for name, _, inner in shape.linears if _is_adapted(name, config.lora))
+    inputs = sum(inner for name, _, inner in shape.linears if _is_adapted(name, config))
     extra = 0
     if config.lora.dropout:
         extra += inputs * (size + 1)  # what is left of the input, and the mask
@@ -233,12 +257,13 @@ def _extra_bytes_a_token(setting: Setting) -> int:
 
 def other_bytes(setting: Setting, activations: int) -> int:
     """A dequantized weight, what is reserved beyond what is used, and the context or the process."""
-    shape, config = setting.shape, setting.config
+    shape = setting.shape
     if setting.device == "cuda":
         largest = max((out * inner for _, out, inner in shape.linears), default=0)
-        adapter = 2 * _FP32 * adapter_parameters(shape, config.lora)
-        estimated = int(_SCRATCH * largest * setting.dtype_bytes + _BESIDE_ADAPTER * adapter)
-        estimated += int(_MARGIN * (_weights(setting) + adapter + activations))
+        trained = trained_bytes(setting)
+        beside = 0.0 if setting.config.trains_all else _BESIDE_ADAPTER * trained
+        estimated = int(_SCRATCH * largest * setting.dtype_bytes + beside)
+        estimated += int(_MARGIN * (_weights(setting) + trained + activations))
     else:
         estimated = int(_CPU_SLACK * activations)
     return never_estimated(setting.device) + int(setting.factor * estimated)

@@ -26,9 +26,9 @@ def by_phase(setting: Setting, training: Parts) -> dict[Phase, Parts]:
     export come after the run: nothing is left of gradients and optimizer then.
     """
     replying = msgspec.structs.replace(training, logits=_logits_of_one_token(setting))
-    alone = msgspec.structs.replace(
-        replying, adapter=_FP32 * adapter_parameters(setting.shape, setting.config.lora), optimizer=0
-    )
+    config = setting.config
+    adapter = 0 if config.trains_all else _FP32 * adapter_parameters(setting.shape, config.lora)
+    alone = msgspec.structs.replace(replying, adapter=adapter, optimizer=0)
     row = setting.config.data.seq_len
     return {
         "training": training,

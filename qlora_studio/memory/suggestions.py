@@ -34,7 +34,7 @@ def ways_to_fit(config: RunConfig, fits: Callable[[RunConfig], bool], on_card: b
         _recompute_all,
         _fewer_rows,
         *([_eight_bit_optimizer] if on_card else []),
-        _lower_rank,
+        _adapter_instead if config.trains_all else _lower_rank,
         _shorter,
     ]
     found = [way for kind in kinds if (way := _first_that_fits(config, {}, [], kind, fits)) is not None]
@@ -108,6 +108,13 @@ def _lower_rank(config: RunConfig) -> Iterator[Step]:
     while r // 2 >= _SMALLEST_RANK:
         r //= 2
         yield f"rank {r}", {"lora.r": r}
+
+
+def _adapter_instead(config: RunConfig) -> Iterator[Step]:
+    """Other mathematics, and the learning rate is the person's to raise."""
+    adapter = {"training.finetuning": "lora"}
+    yield "an adapter in place of all weights", adapter
+    yield "an adapter on NF4 weights in place of all weights", adapter | {"model.quantization": "nf4"}
 
 
 def _shorter(config: RunConfig) -> Iterator[Step]:

@@ -104,7 +104,7 @@ def _warnings(
         )
     if is_merged(source.path):
         found.append(
-            "It was merged with an adapter here. A chat loads its 16-bit weights; to train on it they are "
-            "quantized again, and some of what the adapter changed is lost."
+            "It was trained here. A chat loads its 16-bit weights; to train on it in 4 or 8 bit they are "
+            "quantized, and some of what was learned is lost."
         )
     return found

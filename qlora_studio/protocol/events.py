@@ -157,12 +157,17 @@ class SampleReady(Event, frozen=True, tag="sample_ready"):
 
 
 class RunFinished(Event, frozen=True, tag="run_finished"):
-    """The run ended and is saved. `state`: finished | stopped | paused. `adapter`: its folder, if written."""
+    """The run ended and is saved. `state`: finished | stopped | paused.
+
+    adapter: its folder, if written
+    model:   in its place that of the model, where all weights were trained
+    """
 
     run: str
     step: int
     adapter: str | None
     state: str
+    model: str | None = None
     loss: float | None = None
     evaluation_loss: float | None = None
     first_evaluation_loss: float | None = None

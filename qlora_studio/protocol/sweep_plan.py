@@ -9,14 +9,16 @@ from typing import Any
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import OF_THE_START, RunConfig
 from qlora_studio.config.toml_file import parse_assignment, with_changes
+from qlora_studio.config.unusual import full_rate
 from qlora_studio.errors import StudioError
-from qlora_studio.memory.parts import adapter_parameters
+from qlora_studio.memory.parts import trained_parameters
 from qlora_studio.runs.sweep import Point, Sweep
 
 OVER = {  # what the QLoRA paper compares
     "ranks": "Ranks 8 to 256",
     "layers": "Adapters on attention, feed-forward or all layers",
     "precision": "16 bit, NF4 and FP4",
+    "finetuning": "All weights, 16-bit LoRA and QLoRA",
 }
 SEED = "training.seed"  # each point has its own beside what is varied
 RANKS = (8, 16, 32, 64, 128, 256)  # QLoRA, arXiv:2305.14314, figure 4 and appendix A
@@ -29,15 +31,17 @@ def new_sweep(
     *,
     over: str = "",
     vary: str = "",
+    rate_of_all: float | None = None,
     seeds: Iterable[int] = (0,),
     runs_dir: Path,
     accept_skipped: bool = False,
 ) -> Sweep:
     """Every run is checked before the first starts. Raises: StudioError.
 
-    over: a key of OVER; or else vary: a.b=v,w
+    over:        a key of OVER; or else vary: a.b=v,w
+    rate_of_all: learning rate where all weights learn; None: a tenth of the settings' own
     """
-    label, axis, listed = variants(over, vary, shape)
+    label, axis, listed = variants(over, vary, shape, rate_of_all or _rate_of_all(config))
     _refuse_what_the_start_brings(config, listed)
     points = tuple(
         _point(config, shape, name, changes, seed)
@@ -54,11 +58,22 @@ def new_sweep(
     )
 
 
-def variants(over: str, vary: str, shape: ModelShape) -> tuple[str, str, list[Variant]]:
+def _rate_of_all(config: RunConfig) -> float:
+    """As set where that is for all weights already."""
+    rate = config.training.learning_rate
+    return rate if config.trains_all else full_rate(rate)
+
+
+def variants(
+    over: str, vary: str, shape: ModelShape, rate_of_all: float = 0.0
+) -> tuple[str, str, list[Variant]]:
     """What the sweep is of, the key of its axis or "", and its labels with their changes.
 
+    rate_of_all: learning rate where all weights learn
     Raises: StudioError.
     """
+    if over == "finetuning":
+        return "Finetuning", "", _finetuning_choices(rate_of_all)
     if over == "ranks":
         return "Rank", "lora.r", [(f"r = {rank}", {"lora.r": rank}) for rank in RANKS]
     if over == "layers":
@@ -89,12 +104,30 @@ def variants(over: str, vary: str, shape: ModelShape) -> tuple[str, str, list[Va
 
 
 def _refuse_what_the_start_brings(config: RunConfig, listed: list[Variant]) -> None:
-    brought = next((key for _, changes in listed for key in changes if key in OF_THE_START), None)
+    with_all = (*OF_THE_START, "training.finetuning")  # all weights would not start where the adapters do
+    brought = next((key for _, changes in listed for key in changes if key in with_all), None)
     if config.lora.start_from and brought:
         raise StudioError(
             f"{brought} can't be compared here: the adapter in lora.start_from brings its own.",
             hint="Leave lora.start_from empty, and each run begins with a new adapter.",
         )
+
+
+def _finetuning_choices(rate_of_all: float) -> list[Variant]:
+    """First the one that the others are compared with, at its own learning rate."""
+    adapter = {"training.finetuning": "lora"}
+    return [
+        (
+            f"all weights, lr {rate_of_all:g}",  # as long as a legend has room for
+            {
+                "training.finetuning": "full",
+                "model.quantization": "none",
+                "training.learning_rate": rate_of_all,
+            },
+        ),
+        ("LoRA, 16 bit", adapter | {"model.quantization": "none"}),
+        ("QLoRA, NF4 + DQ", adapter | {"model.quantization": "nf4", "model.double_quant": True}),
+    ]
 
 
 def _layer_choices(shape: ModelShape) -> list[Variant]:
@@ -113,5 +146,11 @@ def _layer_choices(shape: ModelShape) -> list[Variant]:
 def _point(config: RunConfig, shape: ModelShape, label: str, changes: dict[str, Any], seed: int) -> Point:
     """Raises: StudioError where a setting can't stand."""
     whole = changes | {SEED: seed}
-    parameters = adapter_parameters(shape, with_changes(config, whole).lora)
+    settings = with_changes(config, whole)
+    if settings.trains_all and any(key.startswith("lora.") for key in changes):
+        raise StudioError(
+            "These settings train all weights: what is changed of the adapter changes nothing.",
+            hint="Set training.finetuning to 'lora'.",
+        )
+    parameters = trained_parameters(shape, settings)
     return Point(label=label, seed=seed, changes=whole, parameters=parameters)

@@ -96,6 +96,7 @@ def prepare_run(request: reading.PrepareRun, texts: ModelTexts, told: Told) -> r
         all_tokens=ready.rows.tokens_at_most,
         corrected=correction(device_name(request.device), ready.shape, config.model.quantization),
     )
+    _refuse_without_memory(config, promised)
     runs_dir = Path(request.runs_dir)
     require_space(runs_dir, run_bytes(ready.shape, config, request.device), "This run")
     record = _record(request, config, ready, steps, promised, start)
@@ -110,6 +111,17 @@ def prepare_run(request: reading.PrepareRun, texts: ModelTexts, told: Told) -> r
         promise_bytes=promised.parts,
         notes=record.notes,
     )
+
+
+def _refuse_without_memory(config: RunConfig, promised: Promise) -> None:
+    """Of all weights: no way of taking less memory later would make up for it.
+
+    Raises: StudioError.
+    """
+    if config.trains_all and not promised.fits:
+        ways = promised.suggestions[:1]
+        hint = ways[0].words if ways else "Finetune a smaller model, or train an adapter."
+        raise StudioError(f"Not all weights of this model can be trained here. {promised.words}", hint=hint)
 
 
 def suggest_samples(

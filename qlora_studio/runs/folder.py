@@ -32,7 +32,7 @@ from qlora_studio.runs.run_state import RunState
 from qlora_studio.runs.samples import SAMPLES_FILE
 from qlora_studio.runs.space import saving
 from qlora_studio.runs.staged_folder import delete_folder
-from qlora_studio.runs.standing import ADAPTER_FOLDER, standing_of
+from qlora_studio.runs.standing import ADAPTER_FOLDER, MODEL_FOLDER, standing_of
 from qlora_studio.runs.start import START_FILE
 from qlora_studio.runs.trained_template import TEMPLATE_FILE
 
@@ -86,6 +86,12 @@ class Run:
     def adapter(self) -> Path | None:
         """The folder of the finished adapter, once it is there."""
         folder = self.folder / ADAPTER_FOLDER
+        return folder if is_real_folder(folder) else None
+
+    @property
+    def model(self) -> Path | None:
+        """The folder of the finished model, where all weights were trained and it is there."""
+        folder = self.folder / MODEL_FOLDER
         return folder if is_real_folder(folder) else None
 
 

@@ -47,7 +47,7 @@ from qlora_studio.runs.run_record import RECORD_FILE, RunRecord, read_record, wr
 from qlora_studio.runs.run_state import STATE_FILE
 from qlora_studio.runs.samples import SAMPLES_FILE
 from qlora_studio.runs.space import in_gb, require_space, saving
-from qlora_studio.runs.standing import ADAPTER_FOLDER
+from qlora_studio.runs.standing import ADAPTER_FOLDER, MODEL_FOLDER
 from qlora_studio.runs.start import START_FILE
 from qlora_studio.runs.trained_template import TEMPLATE_FILE
 
@@ -68,7 +68,7 @@ _SINGLE_FILES = (
 )
 _NAME = re.compile(
     rf"(?:{'|'.join(map(re.escape, _SINGLE_FILES))}"
-    rf"|(?:{ADAPTER_FOLDER}|{ROWS_FOLDER}|{CHECKPOINTS_FOLDER}/step-\d{{6,9}})/[A-Za-z0-9_][A-Za-z0-9_.-]*)",
+    rf"|(?:{ADAPTER_FOLDER}|{MODEL_FOLDER}|{ROWS_FOLDER}|{CHECKPOINTS_FOLDER}/step-\d{{6,9}})/[A-Za-z0-9_][A-Za-z0-9_.-]*)",
     re.ASCII,
 )
 _LONGEST_NAME = 100  # characters; more doesn't fit the plain header
@@ -163,8 +163,9 @@ def _sources(folder: Path, record: RunRecord) -> Iterator[tuple[str, Path]]:
     for info in checkpoints(folder, verify=True):
         if info.sound:
             yield from _of_folder(f"{CHECKPOINTS_FOLDER}/{info.path.name}", info.path)
-    if is_real_folder(folder / ADAPTER_FOLDER):
-        yield from _of_folder(ADAPTER_FOLDER, folder / ADAPTER_FOLDER)
+    for name in (ADAPTER_FOLDER, MODEL_FOLDER):
+        if is_real_folder(folder / name):
+            yield from _of_folder(name, folder / name)
     rows = Path(record.prepared.folder)
     if not record.prepared.folder or not rows.is_dir():
         raise StudioError(

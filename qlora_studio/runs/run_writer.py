@@ -19,7 +19,7 @@ from qlora_studio.runs.run_state import STATE_FILE, RunState, write_state
 from qlora_studio.runs.samples import SAMPLES_FILE
 from qlora_studio.runs.space import saving
 from qlora_studio.runs.staged_folder import finish_interrupted_writes, write_folder_durably
-from qlora_studio.runs.standing import ADAPTER_FOLDER
+from qlora_studio.runs.standing import ADAPTER_FOLDER, MODEL_FOLDER
 
 
 class RunWriter:
@@ -72,13 +72,22 @@ class RunWriter:
 
     def write_adapter(self, write_files: Callable[[Path], None], expected_bytes: int = 0) -> Path:
         """The finished adapter, whole or as it was. Raises: StudioError, DiskFullError."""
-        target = self.folder / ADAPTER_FOLDER
+        return self._write_result(ADAPTER_FOLDER, "the adapter", write_files, expected_bytes)
+
+    def write_model(self, write_files: Callable[[Path], None], expected_bytes: int = 0) -> Path:
+        """The finished model, where all weights were trained; as `write_adapter`."""
+        return self._write_result(MODEL_FOLDER, "the model", write_files, expected_bytes)
+
+    def _write_result(
+        self, name: str, what: str, write_files: Callable[[Path], None], expected_bytes: int
+    ) -> Path:
+        target = self.folder / name
 
         def fill(staging: Path) -> None:
             write_files(staging)
             sync_files(staging)
 
-        write_folder_durably(target, fill, "the adapter", expected_bytes)
+        write_folder_durably(target, fill, what, expected_bytes)
         return target
 
     def close(self) -> None:

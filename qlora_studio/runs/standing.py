@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ADAPTER_FOLDER = "adapter"
+MODEL_FOLDER = "model"  # what full finetuning leaves in its place
 
 
 def standing_of(folder: Path, record: RunRecord) -> tuple[RunState, tuple[str, ...]]:

@@ -35,7 +35,7 @@ _T_MORE = 2.2  # for more of them: 2.201 at eleven, and smaller
 class Point(msgspec.Struct, frozen=True, kw_only=True):
     """One run. changes: dotted key -> value; run: its folder, empty before it was made.
 
-    parameters: that its adapter trains
+    parameters: that it trains
     """
 
     label: str

@@ -10,7 +10,7 @@ from qlora_studio.config.places import resources_folder
 from qlora_studio.errors import StudioError
 from qlora_studio.plain_text import visible_line
 from qlora_studio.runs.durable import read_file
-from qlora_studio.runs.standing import ADAPTER_FOLDER
+from qlora_studio.runs.standing import ADAPTER_FOLDER, MODEL_FOLDER
 
 TEMPLATE_FILE = "chat_template.jinja"
 PUT_BACK = "Put back the one that was trained with; with another one the model answers worse."
@@ -25,6 +25,7 @@ def trained_template(folder: Path, sha256: str) -> str | None:
     places = (
         folder / TEMPLATE_FILE,
         folder / ADAPTER_FOLDER / TEMPLATE_FILE,
+        folder / MODEL_FOLDER / TEMPLATE_FILE,
         resources_folder() / "chat_templates" / "plain.jinja",
     )
     for place in places:

@@ -324,14 +324,21 @@ class ChatState(QObject):
         )
 
     def choose_tuned(self, tuned: Tuned | None) -> None:
-        """The right side; its base becomes the base. None: the base alone."""
+        """The right side; its base becomes the base. None: the base alone. A model of its own is that."""
         if tuned is not None and tuned.model != self.model:
             self._new_base(tuned.model)
+        if tuned is not None and tuned.is_model:
+            tuned = None
         self.tuned, self._chosen = tuned, None
         self.use_trained, self.template_difference = False, ""
         self.also = [other for other in self.also if tuned is not None and other != tuned]
         self.side_by_side = tuned is not None
         self.changed.emit()
+
+    @property
+    def own_model(self) -> Tuned | None:
+        """The run that made the model that is talked with, where it trained all weights."""
+        return next((item for item in self.choices if item.is_model and item.model == self.model), None)
 
     def others(self) -> list[Tuned]:
         """Adapters of the same base that could answer beside the chosen one."""
@@ -775,7 +782,8 @@ class ChatState(QObject):
         if of_run is not None:
             self.choose_tuned(of_run)
         elif self.tuned is None and not self.turns:
-            own = [tuned for tuned in found if tuned.model.path == self._draft.value("model.path")]
+            model = self._draft.value("model.path")
+            own = [tuned for tuned in found if tuned.model.path == model and not tuned.is_model]
             self.model = self._draft.config.model
             self.choose_tuned(own[0] if own else None)
         else:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
+import msgspec
+
 from qlora_studio.config.run_config import SHAPE_PREFIX, ModelConfig
 from qlora_studio.protocol.events import Problem
 from qlora_studio.runs.folder import Run
@@ -73,7 +75,12 @@ class Turn:
 
 @dataclass(frozen=True)
 class Tuned:
-    """An adapter that can be chosen. `template_sha256`: of the template it was trained with."""
+    """An adapter that can be chosen, or a model of which a run trained all weights.
+
+    folder:          of the adapter, or of that model
+    model:           below the adapter, or that model
+    template_sha256: of the template it was trained with
+    """
 
     name: str
     folder: Path
@@ -81,14 +88,24 @@ class Tuned:
     run: Run
     template_sha256: str
 
+    @property
+    def is_model(self) -> bool:
+        """It is talked with alone: its base is another model."""
+        return self.model.path == str(self.folder)
+
 
 def tuned_runs(summaries: list[RunSummary]) -> list[Tuned]:
-    """The finished adapters, the newest first."""
+    """The finished adapters and models, the newest first."""
     found = []
     for summary in summaries:
         run = summary.run
         shape_alone = run is not None and run.record.config.model.path.startswith(SHAPE_PREFIX)
-        if run is not None and run.adapter is not None and not shape_alone:
-            sha256 = run.record.hashes.template
-            found.append(Tuned(run.name, run.adapter, run.record.config.model, run, sha256))
+        if run is None or shape_alone:
+            continue
+        model, sha256 = run.record.config.model, run.record.hashes.template
+        if run.adapter is not None:
+            found.append(Tuned(run.name, run.adapter, model, run, sha256))
+        elif run.model is not None:
+            own = msgspec.structs.replace(model, path=str(run.model), quantization="none")
+            found.append(Tuned(run.name, run.model, own, run, sha256))
     return found

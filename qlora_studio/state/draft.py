@@ -10,7 +10,7 @@ from PySide6.QtCore import QObject, Signal
 
 from qlora_studio.config.presets import Preset, presets
 from qlora_studio.config.recipes import Recipe, recipes
-from qlora_studio.config.run_config import RunConfig
+from qlora_studio.config.run_config import ADAPTER, ALL_WEIGHTS, COMPARES_WITH_BASE, RunConfig
 from qlora_studio.config.setting import Field, fields_of, problem_with, value_of
 from qlora_studio.config.toml_file import with_changes
 from qlora_studio.errors import StudioError
@@ -157,7 +157,19 @@ class RunDraft(QObject):
 
 
 def _with_what_follows(changes: dict[str, Any]) -> dict[str, Any]:
-    """Where no file is held out any more, there is none to have an encoding."""
-    if isinstance(changes.get("data.validation", ""), str):
-        return changes
-    return {"data.validation_encoding": "auto"} | changes
+    """Where no file is held out any more, there is none to have an encoding. Weights that are to learn are no
+    quantized ones, have no adapter, and leave no model that they could be compared with; whatever was chosen
+    last counts.
+    """
+    follows: dict[str, Any] = {}
+    if not isinstance(changes.get("data.validation", ""), str):
+        follows["data.validation_encoding"] = "auto"
+    if changes.get("training.finetuning") == ALL_WEIGHTS:
+        follows |= {"model.quantization": "none", "lora.start_from": "", "lora.init": "default"}
+    elif (
+        changes.get("model.quantization", "none") != "none"
+        or changes.get("training.method") in COMPARES_WITH_BASE
+        or changes.get("lora.start_from")
+    ):
+        follows["training.finetuning"] = ADAPTER
+    return follows | changes

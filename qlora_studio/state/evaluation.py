@@ -80,6 +80,9 @@ class EvaluationState(ModelWork):
             return "No run is open."
         if self.run.record.config.model.path.startswith(SHAPE_PREFIX):
             return "This run's model has random weights: there is nothing to ask it."
+        if self.run.record.config.trains_all:
+            ended = self.run.model is not None and self.run.state.state in ("finished", "stopped")
+            return "" if ended else "This run has no model yet: it is written when it finishes or is stopped."
         if self.run.adapter is None and not self.run.state.step:
             return "This run has no adapter yet."
         return ""

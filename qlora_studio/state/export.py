@@ -116,6 +116,8 @@ class ExportState(ModelWork):
             return f"{self.model_problem.message} {self.model_problem.hint}".strip()
         if self.shape is None:
             return "Checking the model"
+        if self.kind == ADAPTER and self.adapter_problem:
+            return self.adapter_problem
         if self.kind == GGUF and (problem := self.gguf_problem or quant_problem(self.quant)):
             return problem
         return self.place.problem or self._missing_room()
@@ -129,6 +131,13 @@ class ExportState(ModelWork):
             except StudioError as error:
                 return error.message
         return ""
+
+    @property
+    def adapter_problem(self) -> str:
+        """Why this run's adapter can't be written; empty where it can."""
+        if self.source is None or not self.source.is_model:
+            return ""
+        return "All weights were trained: there is no adapter. As a merged model the model itself is written."
 
     @property
     def shape(self) -> ModelShape | None:
@@ -179,7 +188,7 @@ class ExportState(ModelWork):
         if self.source is None:
             return None
         if kind == ADAPTER:
-            return self.source.adapter_bytes
+            return None if self.source.is_model else self.source.result_bytes
         if self.shape is None:
             return None
         if kind == GGUF:
@@ -203,6 +212,8 @@ class ExportState(ModelWork):
         if source is None or self.busy or (self.source is not None and source.folder == self.source.folder):
             return
         self.source, self.checkpoint = source, source.best
+        if source.is_model and self.kind == ADAPTER:
+            self.kind = MERGED
         self.finished = self.problem = self.model_problem = self.modelfile = None
         self._folder_is_own = False
         self._suggest_folder()
@@ -290,6 +301,8 @@ class ExportState(ModelWork):
             self._sample_model.make()
         elif model not in self._shapes:
             self._ask(reading.CheckModel, self._on_model_checked, folder=model)
+        elif self.source.is_model:
+            self._encode_next()
         else:
             adapter = str(self.source.adapter_at(self.checkpoint))
             self._ask(reading.CheckAdapter, self._on_adapter_checked, folder=adapter, base=model)

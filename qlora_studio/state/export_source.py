@@ -18,15 +18,16 @@ from qlora_studio.state.folders import size_of
 
 @dataclass(frozen=True)
 class Source:
-    """A run with a finished adapter.
+    """A run with a finished adapter, or a model of which it trained all weights.
 
+    result:      the folder of the adapter, or of that model
     prompts:     what it was asked at its checkpoints
     checkpoints: folders of those before the last step that aren't known to be damaged, by their step
     """
 
     run: Run
-    adapter: Path
-    adapter_bytes: int
+    result: Path
+    result_bytes: int
     prompts: tuple[str, ...]
     checkpoints: dict[int, Path] = field(default_factory=dict)
 
@@ -43,12 +44,17 @@ class Source:
 
     def adapter_at(self, step: int | None) -> Path:
         """The folder of a checkpoint, or of the finished adapter."""
-        return self.adapter if step is None else self.checkpoints[step]
+        return self.result if step is None else self.checkpoints[step]
+
+    @property
+    def is_model(self) -> bool:
+        """All weights were trained: there is no adapter."""
+        return self.run.record.config.trains_all
 
     @property
     def model(self) -> str:
-        """As the run's settings name it."""
-        return self.run.record.config.model.path
+        """The base as the run's settings name it, or the model that was made of it."""
+        return str(self.result) if self.is_model else self.run.record.config.model.path
 
 
 @dataclass(frozen=True)
@@ -65,11 +71,12 @@ def sources(runs_folder: Path) -> list[Source]:
     found = []
     for summary in list_runs(runs_folder):
         run = summary.run
-        if run is None or run.adapter is None or run.record.config.model.path.startswith(SHAPE_PREFIX):
+        result = run.adapter or run.model if run is not None else None
+        if run is None or result is None or run.record.config.model.path.startswith(SHAPE_PREFIX):
             continue
         if run.state.state in ("finished", "stopped"):
-            size, prompts = size_of(run.adapter), _prompts_of(run)
-            found.append(Source(run, run.adapter, size, prompts, _checkpoints_of(run)))
+            checkpoints = {} if run.record.config.trains_all else _checkpoints_of(run)
+            found.append(Source(run, result, size_of(result), _prompts_of(run), checkpoints))
     return found
 
 

@@ -451,7 +451,7 @@ class MonitorState(QObject):
 
     def _note_first(self, event: events.RunFinished | events.RunFailed) -> None:
         """The first adapter of all is worth a word of its own."""
-        done = isinstance(event, events.RunFinished) and event.adapter is not None
+        done = isinstance(event, events.RunFinished) and (event.adapter or event.model) is not None
         if done and not self._preferences.values.first_run_done:
             self._is_first = True
             self._preferences.set("first_run_done", True)

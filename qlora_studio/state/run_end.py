@@ -54,7 +54,7 @@ def ending(run: Run, resume_step: int | None, died: str = "", is_first: bool = F
         case "running":
             return None
         case "finished" if is_first:
-            return _with_result(run, "Your first adapter is ready")
+            return _with_result(run, f"Your first {'adapter' if run.model is None else 'model'} is ready")
         case "finished":
             return _with_result(run, f"Finished at step {state.step:,}")
         case "stopped":
@@ -131,7 +131,8 @@ def _interrupted(run: Run, resume_step: int | None, died: str) -> str:
 def _with_result(run: Run, words: str) -> Ending:
     """How far the evaluation loss came down; a run that made it worse is no success."""
     first, last = run.state.first_evaluation_loss, run.state.evaluation_loss
-    actions = (Action.CHAT, Action.EXPORT) if run.adapter is not None else (Action.LOG,)
+    has_result = run.adapter is not None or run.model is not None
+    actions = (Action.CHAT, Action.EXPORT) if has_result else (Action.LOG,)
     if last is None:
         return Ending("ok", f"{words}.", actions)
     if first is None:

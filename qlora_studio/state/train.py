@@ -22,7 +22,7 @@ from qlora_studio.memory.correction import NO_CORRECTION, computes_padding, corr
 from qlora_studio.memory.disk import run_bytes
 from qlora_studio.memory.largest import Largest, largest_that_fits
 from qlora_studio.memory.measured import measured_speed
-from qlora_studio.memory.parts import adapter_parameters
+from qlora_studio.memory.parts import trained_parameters
 from qlora_studio.memory.promise import Promise, promise
 from qlora_studio.models.report import ModelReport
 from qlora_studio.models.shapes import known_shape
@@ -224,9 +224,9 @@ class TrainState(QObject):
         return self.lengths is None and not computes_padding(self._draft.config, self._device()[0])
 
     def trained_parameters(self) -> int:
-        """Of the adapter."""
+        """Of the adapter, or of the model."""
         shape = self.shape()
-        return adapter_parameters(shape, self.as_run().lora) if shape is not None else 0
+        return trained_parameters(shape, self.as_run()) if shape is not None else 0
 
     def as_run(self, config: RunConfig | None = None) -> RunConfig:
         """The draft, or another config, with the shape of the adapter that is trained on."""

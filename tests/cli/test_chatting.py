@@ -6,11 +6,12 @@ import argparse
 
 import pytest
 
-from qlora_studio.cli.chatting import add_commands, keep_good, sampling_of
+from qlora_studio.cli.chatting import add_commands, keep_good, sampling_of, what_to_chat_with
 from qlora_studio.config import places
 from qlora_studio.data.conversation import Message
 from qlora_studio.errors import StudioError
 from qlora_studio.protocol.commands import Sampling
+from tests.ui.example_runs import Example, make_run
 
 
 def sampling(*options):
@@ -46,3 +47,21 @@ def test_the_last_answer_is_kept_as_a_row(home, capsys):
     assert places.good_answers_file().read_bytes() == (
         b'{"messages":[{"role":"user","content":"Two and two?"},{"role":"assistant","content":"Four."}]}\n'
     )
+
+
+FULL = {"training.finetuning": "full", "model.quantization": "none", "model.compute_dtype": "float32"}
+
+
+def test_what_a_run_with_all_weights_made_is_talked_with_as_a_model(tmp_path):
+    run = make_run(tmp_path, Example(name="full", end="finished", steps=3, changes=FULL))
+    model, adapter, of_run = what_to_chat_with(str(run), None)
+    assert (model.path, model.quantization, model.compute_dtype) == (str(run / "model"), "none", "float32")
+    assert (adapter, of_run) == (None, str(run))
+    with pytest.raises(StudioError, match="has no adapter"):
+        what_to_chat_with(str(run), tmp_path)
+
+
+def test_before_its_end_such_a_run_has_no_model(tmp_path):
+    run = make_run(tmp_path, Example(name="full", end="paused", steps=3, changes=FULL))
+    with pytest.raises(StudioError, match="no model yet"):
+        what_to_chat_with(str(run), None)

@@ -29,10 +29,10 @@ COMPARED = BaseComparison(
 
 def test_both_shares_and_how_sure_the_difference_is_are_said():
     assert comparison_lines(COMPARED)[:3] == [
-        "base model 38.0%, with the adapter 41.2%: +3.2 points",
+        "base model 38.0%, after training 41.2%: +3.2 points",
         "95% interval +0.8 to +5.8 points (paired bootstrap); "
         "so uneven a split comes by chance in 2.4% of such tests (exact McNemar)",
-        "21 questions right only with the adapter, 8 questions only without it",
+        "21 questions right only after training, 8 questions only before",
     ]
 
 

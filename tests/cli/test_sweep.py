@@ -14,6 +14,7 @@ from qlora_studio.cli.recipes import chosen_shape
 from qlora_studio.cli.sweep import table_lines
 from qlora_studio.cli.training import settings_from
 from qlora_studio.config.run_config import RunConfig
+from qlora_studio.config.toml_file import with_changes
 from qlora_studio.errors import StudioError
 from qlora_studio.models.shapes import known_shape
 from qlora_studio.protocol.sweep_plan import new_sweep, variants
@@ -165,3 +166,27 @@ def test_a_person_reads_loss_interval_and_difference():
     said = table_lines(listed, [row])
     assert said[2] == "r = 16     2.1000   0.3000     -0.1000   0.0100       1,000    1.0 GiB"
     assert said[-1] == "evaluation loss after the last update, 3 seeds"
+
+
+def test_finetuning_compares_all_weights_with_adapters_each_at_its_own_rate(settings):
+    config = settings_from(settings / "my.toml", ["training.learning_rate=1e-3"])
+    shape = chosen_shape(config.model.path)
+    made = new_sweep(config, shape, over="finetuning", seeds=(0, 1), runs_dir=settings / "runs")
+    every, lora, qlora = (with_changes(config, point.changes) for point in made.points[:3])
+    assert [item.training.learning_rate for item in (every, lora, qlora)] == [1e-4, 1e-3, 1e-3]
+    assert [item.model.quantization for item in (every, lora, qlora)] == ["none", "none", "nf4"]
+    assert [item.trains_all for item in (every, lora, qlora)] == [True, False, False]
+    assert {item.training.seed for item in (every, lora, qlora)} == {0}
+    assert made.points[0].parameters == shape.parameters != made.points[1].parameters
+    assert made.labels[0] == "all weights, lr 0.0001"
+
+    chosen = new_sweep(config, shape, over="finetuning", rate_of_all=2e-5, runs_dir=settings / "runs")
+    assert chosen.points[0].changes["training.learning_rate"] == 2e-5
+
+
+def test_ranks_of_settings_without_an_adapter_are_refused(settings, capsys):
+    full = ("--set", "training.finetuning=full", "--set", "model.quantization=none")
+    assert sweep("my.toml", *full, "--over", "ranks", "--out", "mine") == 2
+    assert "changes nothing" in capsys.readouterr().err
+    assert sweep("my.toml", "--over", "ranks", "--full-rate", "1e-5", "--out", "mine") == 2
+    assert "--full-rate belongs to --over finetuning" in capsys.readouterr().err

@@ -8,6 +8,7 @@ import pytest
 from qlora_studio.engine.adapter_evaluation import ANOTHER, evaluate_adapter
 from qlora_studio.engine.greedy import continue_greedily
 from qlora_studio.engine.model_holder import ModelHolder
+from qlora_studio.engine.wish import Wish
 from qlora_studio.errors import StudioError
 from qlora_studio.protocol.commands import Evaluate
 from qlora_studio.protocol.events import EvaluationFinished, EvaluationProgress, EvaluationReport
@@ -116,3 +117,28 @@ def test_an_evaluation_whose_window_is_gone_ends(run: Path) -> None:
     prepared = read_record(run).record.prepared.folder
     with pytest.raises(StudioError, match="stopped"):
         list(evaluate_adapter(Evaluate(id=1, run=str(run), prepared=prepared), holder, lambda: True))
+
+
+def test_of_all_weights_base_and_trained_model_are_measured_one_after_the_other(
+    tmp_path: Path, rows: list[Any]
+) -> None:
+    full = {"training__finetuning": "full", "model__quantization": "none", "training__learning_rate": 1e-3}
+    run = make_run(tmp_path, make_model(tmp_path / "model"), rows, rows, **LEARNED, **full)
+    holder = ModelHolder(CPU)
+    own = of_kind(events_of(run, holder=holder), EvaluationFinished)
+
+    report = report_of(run, holder)[-1]
+
+    assert report.base_loss == pytest.approx(own[0].loss, rel=1e-4)
+    assert report.loss == pytest.approx(own[-1].loss, rel=0.02)  # its weights were rounded to 16 bit
+    assert report.accuracy == pytest.approx(report.comparison.adapter_right / 6)
+    assert holder.held is not None
+    assert holder.held.base.source == str(run / "model")
+
+
+def test_of_all_weights_nothing_is_measured_before_there_is_a_model(tmp_path: Path, rows: list[Any]) -> None:
+    full = {"training__finetuning": "full", "model__quantization": "none"}
+    run = make_run(tmp_path, make_model(tmp_path / "model"), rows, rows, **LEARNED, **full)
+    events_of(run, Wish.PAUSE, after_step=1)
+    with pytest.raises(StudioError, match="has no model yet"):
+        report_of(run, ModelHolder(CPU))

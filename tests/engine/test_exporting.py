@@ -10,6 +10,7 @@ import pytest
 import torch
 from huggingface_hub import metadata_load
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from qlora_studio.engine import exporting, verifying
@@ -168,7 +169,7 @@ def test_a_merged_model_that_is_too_large_for_its_16_bit_is_quantized_and_said_t
     _, quantization, notes = chat_reply(tmp_path / "out", ModelHolder(CPU))
 
     assert quantization == "nf4"
-    assert "some of what its adapter changed is lost" in notes[0]
+    assert "some of it is lost" in notes[0]
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2", "phi3", "gpt2", "gpt_neox"])
@@ -438,3 +439,40 @@ def test_what_can_not_be_exported_is_refused(
 ) -> None:
     with pytest.raises(StudioError, match=words):
         exported(run, tmp_path / "out", **{"to": "adapter"} | changes)
+
+
+@pytest.fixture
+def full_run(tmp_path: Path) -> Path:
+    """Of which all weights were trained, far enough to answer otherwise."""
+    model = make_model(tmp_path / "model")
+    full = {"training__finetuning": "full", "model__quantization": "none", "training__learning_rate": 1e-3}
+    run = make_run(tmp_path, model, **full, training__steps=10)
+    events_of(run)
+    return run
+
+
+def test_of_all_weights_the_model_itself_is_written_and_verified(full_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    _, finished = exported(full_run, out, "merged")
+    assert finished.verified.passed
+    assert finished.verified.merge_base == "All weights were trained: nothing is merged."
+    own, written = (load_file(folder / "model.safetensors") for folder in (full_run / "model", out))
+    assert own.keys() == written.keys()
+    assert all(torch.equal(own[name], written[name]) for name in own)
+    assert "| Trained | all weights, no adapter |" in (out / "README.md").read_text("utf-8")
+
+
+def test_of_all_weights_there_is_no_adapter_to_write(full_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(StudioError, match="trained all weights: it has no adapter"):
+        exported(full_run, tmp_path / "out", "adapter")
+    with pytest.raises(StudioError, match="only its finished model"):
+        exported(full_run, tmp_path / "out", "merged", checkpoint=2)
+
+
+def test_a_trained_model_is_chatted_with_in_16_bit(full_run: Path) -> None:
+    """What it learned is smaller than the steps of 4 bit."""
+    assert check_model(str(full_run / "model"), lambda done, total, words: None).merged
+    holder = ModelHolder(CPU)
+    list(Chat(holder).load(LoadModel(id=1, model=str(full_run / "model"), alone=True)))
+    assert holder.held is not None
+    assert holder.held.base.storage.quantization == "none"

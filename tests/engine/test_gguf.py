@@ -28,7 +28,7 @@ from qlora_studio.protocol.events import ExportFinished
 from qlora_studio.runs import space
 from qlora_studio.runs.run_record import Hashes, read_record, write_record
 from tests.engine.byte_tokenizer import TEMPLATE, VOCAB, write_byte_tokenizer
-from tests.engine.tiny import CPU, make_model
+from tests.engine.tiny import CPU, events_of, make_model, make_run
 from tests.engine.tuned_run import make_tuned_run
 
 PROMPTS = (tuple(range(10, 25)), tuple(range(40, 48)), (5, 9, 70))
@@ -351,3 +351,15 @@ def test_the_numbers_are_rounded_once_from_32_bit(run: Path, tmp_path: Path) -> 
     stored = next(t for t in gguf_in(tmp_path / "out").tensors if t.name == "blk.1.ffn_down.weight")
     expected = kept[0].tensor(name).numpy().astype(np.float16)
     assert np.array_equal(stored.data, expected)
+
+
+def test_a_gguf_of_a_model_whose_weights_were_all_trained_answers_as_it_did(tmp_path: Path) -> None:
+    full = {"training__finetuning": "full", "model__quantization": "none", "training__learning_rate": 1e-3}
+    run = make_run(tmp_path, byte_model(tmp_path / "model"), **full, training__steps=4)
+    events_of(run)
+
+    finished = exported(run, tmp_path / "out", "f16")
+
+    assert finished.verified.passed, finished.verified
+    assert finished.verified.merge_base == "All weights were trained: nothing is merged."
+    assert set(finished.files) == {f"{run.name}-F16.gguf", "LICENSE", "README.md"}

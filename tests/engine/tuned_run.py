@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 from qlora_studio.engine.adapters import AdaptedModel
-from qlora_studio.engine.checkpointing import ADAPTER, write_finished_adapter
+from qlora_studio.engine.checkpointing import write_finished_adapter
 from qlora_studio.engine.compute_dtype import dtype_of
 from qlora_studio.engine.frozen_weights import Storage
 from qlora_studio.engine.loading import load_base
+from qlora_studio.engine.trained_weights import ADAPTER
 from qlora_studio.runs.run_record import read_record
 from tests.engine.tiny import CPU, loaded, make_run
 

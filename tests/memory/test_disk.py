@@ -48,3 +48,10 @@ def test_a_run_has_room_for_those_kept_the_best_one_more_and_2_gb():  # R9
 def test_a_merged_model_is_16_bit_unless_said_otherwise():
     assert merged_bytes(SHAPE) == pytest.approx(4e9, rel=0.02)
     assert merged_bytes(SHAPE, number_bytes=4) == pytest.approx(8e9, rel=0.02)
+
+
+def test_of_all_weights_a_checkpoint_has_12_bytes_for_each_and_the_end_leaves_16_bit():
+    config = changed(RunConfig(), {"training.finetuning": "full", "model.quantization": "none"})
+    one = checkpoint_bytes(SHAPE, config, "cpu")
+    assert one == pytest.approx(12 * SHAPE.parameters, rel=0.01)
+    assert run_bytes(SHAPE, config, "cpu") == 4 * one + merged_bytes(SHAPE) + 2 * 10**9

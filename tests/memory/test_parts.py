@@ -61,3 +61,15 @@ def test_as_many_logits_exist_at_once_as_the_kernels_make():
 
     made = {"cuda": cross_entropy._CHUNK_LOGITS_CARD, "cpu": cross_entropy._CHUNK_LOGITS_CPU}
     assert made == parts_module._LOGITS_AT_ONCE
+
+
+@pytest.mark.parametrize(
+    ("dtype", "stored", "beside"),
+    [("float32", 4, 4), ("bfloat16", 2, 8), ("auto", 4, 8)],  # auto: whichever takes more of each
+)
+def test_all_weights_have_gradients_and_two_moments(dtype, stored, beside):
+    changes = {"training.finetuning": "full", "model.quantization": "none", "model.compute_dtype": dtype}
+    config = changed(RunConfig(), changes)
+    found = parts(Setting(ONE_LINEAR, config, device="cpu", compiled=False, tokens=64, room=None), 0)
+    count = ONE_LINEAR.parameters
+    assert (found.weights, found.adapter, found.optimizer) == (stored * count, beside * count, 8 * count)

@@ -432,3 +432,23 @@ def test_a_run_from_before_there_were_recipes_goes_on(jobs, run):
     file.write_text(json.dumps(record))
 
     assert jobs.answer(reading.CheckResume(id=2, run=run.run)).step == 0
+
+
+FULL = {"training__finetuning": "full", "model__quantization": "none"}
+
+
+def test_all_weights_that_do_not_fit_are_refused_before_the_start(jobs, model, tmp_path):
+    config = settings(model, chats_file(tmp_path / "chats.jsonl"), **FULL)
+    needed = sum(prepare(jobs, tmp_path, config, device_memory_bytes=8 * 10**9).promise_bytes.values())
+
+    with pytest.raises(StudioError, match="Not all weights of this model can be trained here") as refused:
+        prepare(jobs, tmp_path, config, device_memory_bytes=needed // 2)
+
+    assert refused.value.hint
+    assert len(list((tmp_path / "runs").iterdir())) == 1
+
+
+def test_a_learning_rate_of_an_adapter_is_told_where_all_weights_learn(jobs, model, tmp_path):
+    config = settings(model, chats_file(tmp_path / "chats.jsonl"), **FULL)
+    notes = prepare(jobs, tmp_path, config, device_memory_bytes=8 * 10**9).notes
+    assert "A learning rate of 0.0002 is high where all weights learn: 1e-6 to 5e-5 are usual." in notes

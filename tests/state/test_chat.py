@@ -997,3 +997,24 @@ def _fail(silent, at):
     writing = silent.last_said(commands.Generate)
     silent.hear(events.CommandFailed(id=writing.id, error=Problem("Out of memory.")))
     return "Out of memory."
+
+
+def test_a_model_of_which_all_weights_were_trained_answers_alone(app, chat, silent, qtbot):
+    full = {"training.finetuning": "full", "model.quantization": "none", "model.path": MODEL}
+    made = Example(name="full", model="tiny", steps=20, evaluate_every=10, end="finished", changes=full)
+    run = make_run(app.preferences.runs_folder, made)
+    adapter = chat.tuned
+    chat.refresh(run)
+    qtbot.waitUntil(lambda: chat.own_model is not None)
+    assert (chat.tuned, chat.own_model.name, chat.side_by_side) == (None, "full", False)
+    assert chat.others() == []
+
+    chat.send("Hello")
+    model = str(run / "model")
+    silent.answer(reading.CheckModel, reading.ModelChecked, report=model_report(model))
+    loading = silent.last_said(commands.LoadModel)
+    assert (loading.model, loading.quantization) == (model, "none")
+    chat.stop()
+
+    chat.choose_tuned(adapter)
+    assert (chat.model.path, chat.own_model, chat.tuned) == (MODEL, None, adapter)

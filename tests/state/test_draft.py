@@ -79,3 +79,17 @@ def test_an_encoding_without_a_held_out_file_is_refused_with_its_reason(draft, q
         draft.set("data.validation_encoding", "big5")
 
     assert "data.validation names none" in refused.args[1]
+
+
+def test_all_weights_are_trained_in_16_bit_and_4_bit_ones_by_an_adapter(draft):
+    draft.set("training.finetuning", "full")
+    assert draft.value("model.quantization") == "none"
+    draft.set("model.quantization", "nf4")
+    assert draft.value("training.finetuning") == "lora"
+    draft.set("training.finetuning", "full")
+    draft.set("lora.start_from", "/runs/support/adapter")
+    assert draft.value("training.finetuning") == "lora"
+    draft.set("training.finetuning", "full")
+    assert draft.value("lora.start_from") == ""
+    draft.set("training.method", "dpo")
+    assert draft.value("training.finetuning") == "lora"

@@ -156,3 +156,17 @@ def test_a_run_without_an_adapter_can_not_be_asked(app, home):
     run = open_run(make_run(home / "runs", Example(steps=0, end="paused", checkpoints=False)))
     app.evaluation.look_at(run)
     assert app.evaluation.why_not == "This run has no adapter yet."
+
+
+@pytest.mark.parametrize(
+    ("end", "why_not"),
+    [
+        ("finished", ""),
+        ("paused", "This run has no model yet: it is written when it finishes or is stopped."),
+    ],
+)
+def test_of_all_weights_only_an_ended_run_has_a_model_to_ask(app, home, end, why_not):
+    full = {"training.finetuning": "full", "model.quantization": "none"}
+    run = open_run(make_run(home / "runs", Example(steps=20, evaluate_every=10, end=end, changes=full)))
+    app.evaluation.look_at(run)
+    assert app.evaluation.why_not == why_not

@@ -384,3 +384,28 @@ def _finish(silent, folder, agreement, passed=True):
             id=command.id, folder=folder, files=("adapter_config.json",), bytes=WEIGHTS, verified=verified
         )
     )
+
+
+def test_of_a_run_with_all_weights_its_model_is_written(app, silent, qtbot):
+    full = {"training.finetuning": "full", "model.quantization": "none"}
+    made = Example(name="full", steps=20, evaluate_every=10, end="finished", changes=full)
+    run = make_run(app.preferences.runs_folder, made)
+    app.export.refresh(run)
+    qtbot.waitUntil(lambda: bool(silent.asked(reading.CheckModel)))
+    model = str(run / "model")
+    assert silent.asked(reading.CheckModel)[0].folder == model
+    silent.answer(reading.CheckModel, reading.ModelChecked, report=model_report(model))
+    qtbot.waitUntil(lambda: bool(app.export.place.folder))
+    assert app.export.kind == MERGED  # it has no adapter
+    assert app.export.source.checkpoints == {}
+
+    app.export.set_kind(ADAPTER)
+    assert app.export.waits_for.startswith("All weights were trained: there is no adapter.")
+    app.export.set_kind(MERGED)
+    qtbot.waitUntil(lambda: not app.export.waits_for)
+    app.export.start()
+    while silent.asked(reading.EncodeChat):
+        assert silent.asked(reading.EncodeChat)[0].model == model
+        silent.answer(reading.EncodeChat, reading.ChatEncoded, **chat_encoded())
+    command = silent.last_said(commands.Export)
+    assert (command.run, command.to, command.checkpoint) == (str(run), MERGED, None)

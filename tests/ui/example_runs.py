@@ -110,7 +110,7 @@ def make_run(runs_dir: Path, example: Example) -> Path:
     if example.checkpoints and example.steps:
         save_checkpoint(folder, example.steps // 100 * 100 or example.steps, _write_tensors)
     if example.end in ("finished", "stopped"):
-        (folder / "adapter").mkdir()
+        (folder / ("model" if config.trains_all else "adapter")).mkdir()
     if example.tags:
         write_notes(folder, Notes(tags=example.tags))
     write_state(folder, _state(example))

@@ -64,7 +64,7 @@ def test_stop_asks_at_the_button_before_it_stops(training, silent, qtbot):  # R4
 def test_before_the_first_step_a_stop_promises_no_adapter(training, qtbot):
     click(qtbot, training, "monitor_stop")
     popover = training.window().findChild(QWidget, "monitor_stop_popover")
-    assert "no adapter is written" in popover.accessibleName()
+    assert "nothing is learned or written" in popover.accessibleName()
     assert popover.findChild(QPushButton, "monitor_stop_popover_yes").text() == "Stop"
 
 
@@ -72,7 +72,7 @@ def test_after_a_step_a_stop_names_what_is_saved(training, silent, qtbot):
     hear_steps(silent, 1, 12)
     click(qtbot, training, "monitor_stop")
     popover = training.window().findChild(QWidget, "monitor_stop_popover")
-    assert popover.accessibleName().startswith("Stop after saving step 12? The adapter is written")
+    assert popover.accessibleName().startswith("Stop after saving step 12? What was learned is written")
 
 
 def test_the_run_is_called_by_its_name_and_its_folder_stands_in_the_tooltip(app, silent, home, open_run):
@@ -463,7 +463,7 @@ def test_before_and_after_stand_in_a_table_with_the_rows_that_changed(open_run, 
         "mmlu.json", "400", "400", "1.750 → 1.250", "38.0% → 41.2%", "+3.2 (+0.8 to +5.8)",
     ]  # fmt: skip
     assert words(page, "monitor_evaluation_words") == (
-        "Of 400 chosen letters: 1 right only with the adapter, 0 only without it. "
+        "Of 400 chosen letters: 1 right only after training, 0 only before. "
         "So uneven a split comes by chance in 2.4% of such tests (exact McNemar)."
     )
     changes = page.findChild(QTableView, "monitor_evaluation_changes").model()

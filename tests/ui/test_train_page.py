@@ -120,6 +120,18 @@ def test_what_is_preferred_is_asked_for_where_answers_are(advanced, app):
     assert [field.isVisibleTo(advanced) for field in (beta, smoothing, noise)] == [False, False, True]
 
 
+def test_where_all_weights_learn_nothing_is_asked_of_an_adapter(advanced, app):
+    rank, switch = (found(advanced, f"train_lora_{name}") for name in ("r", "use_rslora"))
+    assert [field.isVisibleTo(advanced) for field in (rank, switch)] == [True, True]
+    _click_on(found(advanced, "train_training_finetuning"), "full")
+    assert app.draft.config.trains_all
+    assert found(advanced, "train_model_quantization").currentData() == "none"
+    assert [field.isVisibleTo(advanced) for field in (rank, switch)] == [False, False]
+    _click_on(found(advanced, "train_model_quantization"), "nf4")
+    assert found(advanced, "train_training_finetuning").currentData() == "lora"
+    assert [field.isVisibleTo(advanced) for field in (rank, switch)] == [True, True]
+
+
 def test_every_setting_that_is_built_has_its_field(advanced, app):
     app.draft.set("data.validation", "/data/held.jsonl")
     names = {f"train_{item.key.replace('.', '_')}" for item in fields_of(RunConfig)}
@@ -538,6 +550,10 @@ def _choose(box, value):
     return box.currentIndex()
 
 
+def _click_on(box, value):
+    box.activated.emit(_choose(box, value))
+
+
 def _popup(name):
     return next(widget for widget in QApplication.topLevelWidgets() if widget.objectName() == name)
 
@@ -554,3 +570,29 @@ def test_ranks_are_compared_with_these_settings(ready, app, silent, asked, qtbot
     assert request.name == "Rank: tiny r = 8 seed 0"
     assert len(app.sweep.opened.results) == 18
     assert asked == [("runs", None)]
+
+
+def test_what_all_weights_learn_at_is_said_before_they_are_compared(ready, app, silent, asked, qtbot):
+    action = next(item for item in ready.menu.actions() if item.text().startswith("Compare"))
+    action.trigger()
+    question = QApplication.activePopupWidget() or ready.window().findChild(QWidget, "train_compare")
+    rate = question.findChild(QWidget, "train_compare_full")
+    assert not rate.isVisibleTo(question)
+    _click_on(question.findChild(QWidget, "train_compare_over"), "finetuning")
+    assert rate.text() == "All weights learn at 1/10 of the learning rate that is set for the adapters."
+    assert rate.isVisibleTo(question)
+    qtbot.mouseClick(question.findChild(QWidget, "train_compare_yes"), Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: bool(silent.asked(reading.PrepareRun)))
+    config = silent.asked(reading.PrepareRun)[0].config
+    assert config.trains_all
+    assert config.training.learning_rate == pytest.approx(2e-5)
+    assert len(app.sweep.opened.results) == 3
+
+
+def test_the_rate_of_an_adapter_is_mended_to_that_of_all_weights(advanced, app, qtbot):
+    _click_on(found(advanced, "train_training_finetuning"), "full")
+    qtbot.waitUntil(lambda: "is high where all weights learn" in words(advanced, "train_problems"))
+    mend = next(mend for problem in app.train.problems for mend in problem.mends if mend.changes)
+    assert mend.words == "Learning rate 2e-05"
+    app.draft.set_many(mend.changes)
+    qtbot.waitUntil(lambda: "is high" not in words(advanced, "train_problems"))

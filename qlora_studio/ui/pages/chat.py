@@ -506,12 +506,16 @@ class ChatPage(Page):
         state = self._state
         self._mode.set_value("two" if state.side_by_side else "one")
         self._mode.setVisible(state.tuned is not None)
+        trained = state.own_model
         base = "SmolLM2-135M-Instruct" if state.model.path == SAMPLE else Path(state.model.path).name
-        self._left.set_words("Base", f"{base}, no adapter")
+        words = f"{base}, no adapter" if trained is None else self._choice_words(trained)
+        self._left.set_words("Base", words)
         self._right.set_words("Tuned", self._tuned_words())
         own = [(str(item.folder), self._choice_words(item)) for item in state.choices]
-        self._choice.set_choices([(BASE_ALONE, "No adapter"), *own])
-        self._choice.set_value(str(state.tuned.folder) if state.tuned else BASE_ALONE)
+        # A model of which all weights were trained stands for itself: its base is another model.
+        self._choice.set_choices([*([(BASE_ALONE, "No adapter")] if trained is None else []), *own])
+        chosen = state.tuned or trained
+        self._choice.set_value(str(chosen.folder) if chosen else BASE_ALONE)
         self._fill_also()
         for control in (self._choice, self._also, self._change):
             allow(control, WHILE_WRITING if state.busy else "")
@@ -564,6 +568,8 @@ class ChatPage(Page):
         tuned = self._state.tuned
         if tuned is not None:
             return f"+ {len(self._state.also)} more" if self._state.also else tuned.name
+        if self._state.own_model is not None:
+            return "All weights were trained, no adapter"
         return "No adapter chosen" if self._state.choices else "No run has finished yet"
 
     def _fill_also(self) -> None:
@@ -584,6 +590,8 @@ class ChatPage(Page):
 
     def _choice_words(self, item: Tuned) -> str:
         """A run of another base names it: choosing it changes the base."""
+        if item.is_model:
+            return f"{item.name}, all weights"
         if item.model == self._state.model:
             return item.name
         return f"{item.name}, of {item.run.record.model_name or Path(item.model.path).name}"

@@ -115,6 +115,7 @@ class KindCard(Card):
         self._group = QButtonGroup(self)
         self._buttons: dict[str, QRadioButton] = {}
         self._sizes: dict[str, PlainLabel] = {}
+        self._notes: dict[str, PlainLabel] = {}
         grid = QGridLayout()
         grid.setHorizontalSpacing(theme().px(12))
         grid.setVerticalSpacing(theme().px(2))
@@ -128,6 +129,7 @@ class KindCard(Card):
             size = PlainLabel("", "strong", name=f"export_size_{kind}")
             about = PlainLabel(note, "note", wrap=True)
             about.setContentsMargins(theme().px(26), 0, 0, theme().px(6))
+            self._notes[kind] = about
             grid.addWidget(button, 3 * row, 0)
             grid.addWidget(size, 3 * row, 1, Qt.AlignmentFlag.AlignRight)
             grid.addWidget(about, 3 * row + 1, 0, 1, 2)
@@ -155,11 +157,13 @@ class KindCard(Card):
         """After the run or the kind is another one."""
         for kind, button in self._buttons.items():
             button.setChecked(kind == state.kind)
-            why_not = state.gguf_problem if kind == GGUF and kind != state.kind else ""
-            allow(button, WHILE_BUSY if state.busy else why_not)
+            problem = {ADAPTER: state.adapter_problem, GGUF: state.gguf_problem}.get(kind, "")
+            allow(button, WHILE_BUSY if state.busy else problem if kind != state.kind else "")
             needed = state.needed_bytes(kind)
             about = "" if kind == ADAPTER else "about "
-            self._sizes[kind].setText(f"{about}{in_gb(needed)}" if needed is not None else "…")
+            unknown = "" if kind == ADAPTER and problem else "…"
+            self._sizes[kind].setText(f"{about}{in_gb(needed)}" if needed is not None else unknown)
+        self._notes[ADAPTER].setText(state.adapter_problem or KINDS[ADAPTER][1])
         self.quant.setVisible(state.kind == GGUF)
         self.quant.set_value(state.quant)
         allow(self.quant, WHILE_BUSY if state.busy else "")
@@ -235,7 +239,7 @@ class CheckCard(Card):
 
     def __init__(self) -> None:
         super().__init__("Check", "after writing", name="export_check")
-        about = "The file is opened again and answers the same prompts as the adapter, greedily."
+        about = "The file is opened again and answers the same prompts as what was trained, greedily."
         self.prompts = NumberBox(1, 100, 8, name="export_prompts", label="Prompts")
         # 95: what the engine itself asks for; a person may only ask for more
         self.limit = NumberBox(95, 100, 95, name="export_limit", label="Tokens that must agree", unit="%")
@@ -360,7 +364,8 @@ def _about(run: Run) -> str:
     base = run.record.model_name or (
         "sample" if config.model.path == SAMPLE else Path(config.model.path).name
     )
-    parts = [base, f"rank {config.lora.r}", f"step {state.step:,}"]
+    learned = "all weights" if config.trains_all else f"rank {config.lora.r}"
+    parts = [base, learned, f"step {state.step:,}"]
     if state.evaluation_loss is not None:
         parts.append(f"evaluation loss {figures.loss(state.evaluation_loss)}")
     return " · ".join(parts)

@@ -110,7 +110,7 @@ class ContinueCard(Card):
         self._state.set(word.word, word.tone, word.icon_name)
         self._words.setText(_sentence(row))
         self.resume.setVisible(resumable)
-        self.chat.setVisible(run.adapter is not None)
+        self.chat.setVisible(run.adapter is not None or run.model is not None)
         self._waits.setText(waits if run.state.state != "running" else "")
         self._waits.setVisible(bool(self._waits.text()))
 

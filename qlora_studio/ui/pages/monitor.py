@@ -490,8 +490,8 @@ def side_by_side(*cards: SmallCard) -> QHBoxLayout:
 def stop_words(step: int) -> str:
     """What a stop will do; step: the last one that is finished."""
     if step:
-        return f"Stop after saving step {step:,}? The adapter is written; the run can be resumed later."
+        return f"Stop after saving step {step:,}? What was learned is written; the run can be resumed later."
     return (
         "Stop now? No step is finished yet. One that is under way is finished and saved first; otherwise "
-        "nothing is learned, no adapter is written, and the run can begin again later."
+        "nothing is learned or written, and the run can begin again later."
     )

@@ -42,8 +42,8 @@ NO_PARENT = QModelIndex()
 Index = QModelIndex | QPersistentModelIndex
 
 NOTHING_YET = (
-    "Choose a file with rows as in the training data. Base model and adapter answer the same rows, and the "
-    "difference stands here, with how sure it is."
+    "Choose a file with rows as in the training data. Base model and trained one answer the same rows, and "
+    "the difference stands here, with how sure it is."
 )
 GENERAL_NAME = "General questions"
 GENERAL_TIP = "100 bundled general questions, before and after: what training cost"
@@ -213,8 +213,8 @@ def _comparison_words(item: Evaluation) -> str:
     chance = "less than 0.1%" if (item.p_value or 0.0) < 0.001 else f"{item.p_value:.1%}"
     what = _KINDS.get(item.kind, "answers")
     words = (
-        f"Of {item.answered or item.rows:,} {what}: {item.gained:,} right only with the adapter, "
-        f"{item.lost:,} only without it. So uneven a split comes by chance in {chance} of such tests "
+        f"Of {item.answered or item.rows:,} {what}: {item.gained:,} right only after training, "
+        f"{item.lost:,} only before. So uneven a split comes by chance in {chance} of such tests "
         "(exact McNemar)."
     )
     left_out = item.gained + item.lost - len(item.changed)
@@ -295,7 +295,7 @@ _CHANGE_COLUMNS: tuple[tuple[str, Callable[[ChangedRow], str]], ...] = (
     ("Question", lambda row: row.question),
     ("Right", lambda row: row.right),
     ("Base", lambda row: row.base),
-    ("Adapter", lambda row: row.adapter),
+    ("Trained", lambda row: row.adapter),
     ("Now", lambda row: "right" if row.adapter == row.right else "wrong"),
 )
 

@@ -208,8 +208,10 @@ class RunsPage(Page):
             return "" if key in ("folder", "bin") else "the run can't be read"
         if key == "resume":
             return self._state.why_not_resume(run).rstrip(".")
-        if key in ("chat", "train_on") and run.run.adapter is None:
-            return "it has no adapter yet"
+        if key == "chat" and run.run.adapter is None and run.run.model is None:
+            return f"it has no {'model' if run.run.record.config.trains_all else 'adapter'} yet"
+        if key == "train_on" and run.run.adapter is None:
+            return "it trained all weights" if run.run.record.config.trains_all else "it has no adapter yet"
         return "it is training" if key == "bin" and run.run.locked else ""
 
     def _on_row(self, current: QModelIndex) -> None:

@@ -34,7 +34,16 @@ from qlora_studio.ui.widgets.columns import Columns
 COLUMNS = 4
 LEAST_WIDTH = 150  # px of a column at 100 %
 START = "lora.start_from"  # in Simple it has a field where there is something to say
-ADAPTER = (START, "lora.r", "lora.alpha", "lora.dropout", "lora.target_modules", "lora.init")
+FINETUNING = "training.finetuning"
+WHAT_LEARNS = (
+    FINETUNING,
+    START,
+    "lora.r",
+    "lora.alpha",
+    "lora.dropout",
+    "lora.target_modules",
+    "lora.init",
+)
 ADAPTER_SWITCHES = ("lora.use_rslora", "lora.use_dora")
 MODEL = (
     "model.quantization",
@@ -75,7 +84,7 @@ WHILE = (
     "checkpoints.evaluate_letters",
 )
 LENGTH = ("data.seq_len", "data.too_long")
-WHICH_LEARN = "which weights learn"
+WHICH_LEARN = "an adapter, or all weights"
 SIMPLE = ("training.epochs", "training.learning_rate", "lora.r", START)
 
 
@@ -145,7 +154,7 @@ class TrainPage(Page):
 
     def _build_advanced(self) -> None:
         weights = self._build_grid("Model and data", "how they are read", MODEL, MODEL_SWITCHES)
-        adapter = self._build_grid("Adapter", WHICH_LEARN, ADAPTER, ADAPTER_SWITCHES)
+        adapter = self._build_grid("What learns", WHICH_LEARN, WHAT_LEARNS, ADAPTER_SWITCHES)
         self._adapter_note = adapter.note
         self._trained = PlainLabel("", "muted", name="train_trained")
         adapter.add_to_head(self._trained)
@@ -214,7 +223,7 @@ class TrainPage(Page):
             ("Save settings file…", "Ctrl+S", self._on_save_file),
             ("Simple or advanced", "Ctrl+D", self._on_mode_key),
             ("Copy the command", "Ctrl+Shift+C", self._on_copy),
-            ("Compare ranks, layers or precision…", "", self._on_compare),
+            ("Compare ranks, layers, precision or finetuning…", "", self._on_compare),
         ):
             action = QAction(words, self)
             if keys:
@@ -317,6 +326,9 @@ class TrainPage(Page):
             START: mode == "simple" and not start,
             **dict.fromkeys((*OF_THE_START, "lora.init"), bool(start)),
         }
+        if self._draft.config.trains_all:
+            of_adapters = [key for key in self._draft.fields if key.startswith("lora.")]
+            unused |= dict.fromkeys((*of_adapters, "training.loraplus_ratio"), True)
         return frozenset(key for key, is_unused in unused.items() if is_unused)
 
     def _on_mode_key(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from PySide6.QtCore import QSignalBlocker, Signal
 from PySide6.QtWidgets import QGridLayout, QWidget
 
+from qlora_studio.config.unusual import LORA_OVER_FULL
 from qlora_studio.protocol.sweep_plan import OVER
 from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets import ChoiceBox, NumberBox, PlainLabel, Popover
@@ -38,7 +39,20 @@ class CompareQuestion(Popover):
                 "Three or more, each with a seed of its own, say how sure a difference is.", "note", wrap=True
             )
         )
+        self._full = PlainLabel(
+            f"All weights learn at 1/{LORA_OVER_FULL} of the learning rate that is set for the adapters.",
+            "note",
+            wrap=True,
+            name="train_compare_full",
+        )
+        self.body.addWidget(self._full)
+        self._over.chosen.connect(self._show_full)
+        self._show_full(self._over.value())
         self.confirmed.connect(self._on_confirmed)
+
+    def _show_full(self, over: str) -> None:
+        """What happens to the learning rate; it belongs to one of the choices."""
+        self._full.setVisible(over == "finetuning")
 
     def _on_confirmed(self) -> None:
         with QSignalBlocker(self._seeds):

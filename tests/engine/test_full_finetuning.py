@@ -1,0 +1,146 @@
+"""Full finetuning: all weights learn, are saved whole, go on bit for bit, and leave a plain model folder."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from qlora_studio.engine.model_holder import ModelHolder
+from qlora_studio.engine.wish import Wish
+from qlora_studio.errors import StudioError
+from qlora_studio.protocol.events import RunFinished, RunStarted, StepFinished
+from qlora_studio.runs.checkpoints import checkpoints
+from qlora_studio.runs.folder import open_run
+from qlora_studio.runs.metrics import read_metrics
+from tests.engine.tiny import CPU, events_of, losses, make_model, make_run, of_kind
+
+FULL: dict[str, Any] = {
+    "training__finetuning": "full",
+    "model__quantization": "none",
+    "training__learning_rate": 1e-3,
+}
+RESTLESS: dict[str, Any] = {
+    **FULL,
+    "training__steps": 6,
+    "training__schedule": "cosine",
+    "training__warmup_steps": 2,
+    "training__neftune_alpha": 5.0,
+    "training__weight_decay": 0.1,
+}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return make_model(tmp_path / "model")
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+def test_every_weight_learns(tmp_path: Path, family: str) -> None:
+    model = make_model(tmp_path / "model", family)
+    run = make_run(tmp_path, model, **FULL, training__steps=12)
+    told = losses(events_of(run))
+    assert told[-1] < told[0]
+    before, after = load_file(model / "model.safetensors"), load_file(run / "model" / "model.safetensors")
+    assert before.keys() == after.keys()
+    same = [name for name, weight in before.items() if torch.equal(weight.to(after[name].dtype), after[name])]
+    assert same == []
+
+
+def test_the_first_step_is_that_of_plain_torch(tmp_path: Path, model: Path) -> None:
+    """One packed batch, AdamW by hand on transformers' own model."""
+    from transformers import AutoModelForCausalLM
+
+    from tests.engine.tiny import make_rows
+
+    rows = make_rows(1)
+    run = make_run(
+        tmp_path, model, rows, [], **FULL, training__steps=1, training__batch_size=1,
+        training__gradient_accumulation=1, training__max_grad_norm=0.0,
+    )  # fmt: skip
+    events_of(run)
+
+    plain = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-3, weight_decay=0.0)
+    ids, weights = torch.tensor(rows[0].ids[None]).long(), torch.tensor(rows[0].weights)
+    logits = plain(ids).logits[0, :-1]
+    nats = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none") * weights[1:]
+    (nats.sum() / weights[1:].sum()).backward()
+    optimizer.step()
+
+    ours = load_file(run / "checkpoints" / "step-000001" / "model.safetensors")
+    for name, weight in plain.named_parameters():
+        moved = ours[name] - load_file(model / "model.safetensors")[name]
+        wanted = weight.detach() - load_file(model / "model.safetensors")[name]
+        # Where a gradient is nearly 0, Adam's first step is its sign: rounding decides.
+        alike = ((moved - wanted).abs() < 1e-5).float().mean()
+        assert alike > 0.99, name
+
+
+@pytest.mark.parametrize(
+    ("wish", "dtype"),
+    [(Wish.PAUSE, "float32"), (Wish.STOP, "float32"), (Wish.PAUSE, "bfloat16"), (Wish.PAUSE, "float16")],
+)
+def test_a_run_that_went_on_equals_one_that_never_stopped(
+    tmp_path: Path, model: Path, wish: Wish, dtype: str
+) -> None:
+    unbroken = make_run(tmp_path, model, **RESTLESS, model__compute_dtype=dtype)
+    broken = make_run(tmp_path, model, **RESTLESS, model__compute_dtype=dtype)
+    events_of(unbroken)
+
+    events_of(broken, wish, after_step=3)
+    assert of_kind(events_of(broken), RunStarted)[0].step == 3
+
+    of_both = [read_metrics(run / "metrics.jsonl").loss.tolist() for run in (unbroken, broken)]
+    assert of_both[0] == of_both[1]
+    newest = [checkpoints(run, verify=True)[-1] for run in (unbroken, broken)]
+    assert all(info.sound and info.step == 6 for info in newest)
+    for file in ("model.safetensors", "optimizer.safetensors"):
+        one, other = (load_file(info.path / file) for info in newest)
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one), file
+    one, other = (load_file(run / "model" / "model.safetensors") for run in (unbroken, broken))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_in_16_bit_updates_smaller_than_its_steps_are_not_lost(tmp_path: Path, model: Path) -> None:
+    tiny = {**FULL, "training__learning_rate": 1e-6, "training__steps": 3, "model__compute_dtype": "bfloat16"}
+    run = make_run(tmp_path, model, **tiny)
+    events_of(run)
+    before = load_file(model / "model.safetensors")
+    after = load_file(run / "checkpoints" / "step-000003" / "model.safetensors")
+    assert all(weight.dtype == torch.float32 for weight in after.values())
+    moved = [not torch.equal(before[name].bfloat16().float(), after[name]) for name in before]
+    assert all(moved)
+
+
+def test_its_end_is_a_model_and_no_adapter(tmp_path: Path, model: Path) -> None:
+    run = make_run(tmp_path, model, **FULL, training__steps=2)
+    end = of_kind(events_of(run), RunFinished)[0]
+    assert (end.adapter, end.model) == (None, str(run / "model"))
+    opened = open_run(run)
+    assert (opened.adapter, opened.model) == (None, run / "model")
+    assert (run / "model" / "tokenizer.json").is_file()
+
+
+def test_the_trained_base_is_not_left_for_a_chat(tmp_path: Path, model: Path) -> None:
+    holder = ModelHolder(CPU)
+    events_of(make_run(tmp_path, model, **FULL, training__steps=1), holder=holder)
+    assert holder.held is None
+
+
+def test_weights_in_4_bit_are_refused_in_words(tmp_path: Path, model: Path) -> None:
+    with pytest.raises(StudioError, match="nf4 weights can't be trained"):
+        make_run(tmp_path, model, training__finetuning="full")
+
+
+def test_what_is_held_is_counted(tmp_path: Path, model: Path) -> None:
+    """Weights, gradients and two moments in fp32; in 16 bit the fp32 weights beside."""
+    size = sum(weight.nbytes for weight in load_file(model / "model.safetensors").values())
+    for dtype, weights, trained in (("float32", size, size), ("bfloat16", size // 2, 2 * size)):
+        run = make_run(tmp_path, model, **FULL, training__steps=1, model__compute_dtype=dtype)
+        held = of_kind(events_of(run), StepFinished)[0].memory
+        assert held["weights"] == pytest.approx(weights, rel=0.01)
+        assert held["adapter"] == trained
+        assert held["optimizer"] == pytest.approx(2 * size, rel=0.01)
