@@ -197,10 +197,10 @@ class _Lines:
             case events.EvaluationFinished():
                 loss = "not a number" if event.loss is None else f"{event.loss:.3f}"
                 best = " (best so far)" if event.best else ""
-                letters = ""
+                answers = ""
                 if event.right is not None:
-                    letters = f", {event.right:,} of {event.questions:,} letters right"
-                print_text(f"step {event.step:,}: evaluation loss {loss}{best}{letters}")
+                    answers = f", {event.right:,} of {event.questions:,} {event.kind} right"
+                print_text(f"step {event.step:,}: evaluation loss {loss}{best}{answers}")
             case events.RewardsMeasured() if event.held_out and event.margin is not None:
                 right = (
                     "" if event.accuracy is None else f", {event.accuracy:.0%} of pairs the right way round"

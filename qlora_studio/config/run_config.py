@@ -525,6 +525,17 @@ class CheckpointsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
             "are right. It takes twice as long.",
         ),
     ] = False
+    evaluate_numbers: Annotated[
+        int,
+        Setting(
+            label="Count right numbers",
+            help="Where the chats held out end in #### and a number, each evaluation also answers so many of "
+            "them and says how many numbers are right. Writing takes long. 0: none.",
+            minimum=0,
+            maximum=1000,
+            unit="chats",
+        ),
+    ] = 0
 
 
 class SamplePrompt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -36,10 +36,11 @@ class EvaluationResult:
 
 @dataclass(frozen=True)
 class RowsDone:
-    """`done` of `total` rows."""
+    """`done` of `total` rows, or of what `words` say."""
 
     done: int
     total: int
+    words: str = ""
 
 
 def evaluate(

@@ -14,7 +14,7 @@ from qlora_studio.data.tokenized_row import TokenizedRow
 from qlora_studio.engine.greedy import continue_together
 
 MARK = "####"  # before the number in each answer of GSM8K
-MOST_ASKED = 64  # rows; writing takes a hundred times as long as reading
+MOST_ASKED = 64  # rows after a run; writing takes a hundred times as long as reading
 _TOGETHER = 16  # replies written at once
 _SPARE_TOKENS = 16  # that a reply may have over twice the length of the row's own answer
 _SPOKEN_WORDS = 3
@@ -50,9 +50,11 @@ class TokensWritten:
     most_tokens: int
 
 
-def number_questions(rows: PreparedRows, decode: Decode) -> list[NumberQuestion]:
+def number_questions(
+    rows: PreparedRows, decode: Decode, most_asked: int = MOST_ASKED
+) -> list[NumberQuestion]:
     """Of many rows some, evenly spread. None where not every one of them has a number."""
-    count = min(len(rows.validation), MOST_ASKED)
+    count = min(len(rows.validation), most_asked)
     questions = []
     for index in np.linspace(0, len(rows.validation) - 1, count).round().astype(int):
         question = _question(rows.validation[int(index)], decode)

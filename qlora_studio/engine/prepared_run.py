@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -35,13 +35,15 @@ from qlora_studio.engine.device import Device
 from qlora_studio.engine.embedding_noise import EmbeddingNoise
 from qlora_studio.engine.frozen_weights import Storage
 from qlora_studio.engine.memory_meter import MemoryMeter
-from qlora_studio.engine.multiple_choice import ChoiceQuestion, choice_questions
+from qlora_studio.engine.multiple_choice import choice_questions, likeliest_letters
+from qlora_studio.engine.number_answers import answered_numbers, number_questions
 from qlora_studio.engine.objective import LearnedTokens, Objective
 from qlora_studio.engine.optimizer import AdapterOptimizer
 from qlora_studio.engine.packed_batch import PackedBatch, on_device
 from qlora_studio.engine.preference_loss import PreferredAnswers
 from qlora_studio.engine.random_state import put_random_state, seed_everything, take_random_state
 from qlora_studio.engine.ranks import Ranks
+from qlora_studio.engine.right_answers import RightLetters, RightNumbers
 from qlora_studio.engine.run_log import RunLog
 from qlora_studio.engine.trained_weights import ADAPTER, weights_to_train
 from qlora_studio.engine.trainer_state import (
@@ -73,6 +75,7 @@ from qlora_studio.runs.start import require_start
 
 _NO_NOISE = "NEFTune adds no noise where answers are preferred: it would count as the adapter's doing."
 NO_LETTERS = "The chats held out are no multiple choice: no right letters are counted."
+NO_NUMBERS = "The chats held out don't all end in #### and a number: no right numbers are counted."
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,7 +205,7 @@ class PreparedRun:
             batch_size=self.rows_at_once,
         )
 
-        self.questions = self._questions()
+        self.answers = self._answers()
 
     @property
     def begins_with_what_was_lost(self) -> bool:
@@ -255,9 +258,14 @@ class PreparedRun:
     def notes(self) -> tuple[str, ...]:
         """What runs otherwise than asked."""
         quiet = (_NO_NOISE,) if self.prefers and self.config.training.neftune_alpha else ()
-        uncounted = self.config.checkpoints.evaluate_letters and not self.questions
-        no_letters = (NO_LETTERS,) if uncounted else ()
-        return (*self.optimizer.notes, *self.less.words(self.record), *quiet, *no_letters)
+        return (*self.optimizer.notes, *self.less.words(self.record), *quiet, *self._uncounted())
+
+    def _uncounted(self) -> Iterator[str]:
+        asked = self.config.checkpoints
+        if asked.evaluate_letters and not isinstance(self.answers, RightLetters):
+            yield NO_LETTERS
+        if asked.evaluate_numbers and not isinstance(self.answers, RightNumbers):
+            yield NO_NUMBERS
 
     def updater(self) -> Updater:
         """Makes the updates."""
@@ -310,12 +318,33 @@ class PreparedRun:
             lambda on: self.adapted.use(ADAPTER if on else None),
         )
 
-    def _questions(self) -> list[ChoiceQuestion]:
-        """The rows held out, where letters are to be counted and every row is multiple choice."""
-        asked = self.config.checkpoints.evaluate_letters and len(self.rows.validation) > 0
-        if not asked or self.prefers or self.model_folder is None:
-            return []
-        return choice_questions(self.rows, load_tokenizer(self.model_folder))
+    def _answers(self) -> RightLetters | RightNumbers | None:
+        """To the rows held out, where that is asked and they are of that kind."""
+        asked, held_out = self.config.checkpoints, len(self.rows.validation) > 0
+        if not held_out or self.prefers or self.model_folder is None:
+            return None
+        if asked.evaluate_letters and (
+            choices := choice_questions(self.rows, load_tokenizer(self.model_folder))
+        ):
+            return RightLetters(
+                choices,
+                lambda: likeliest_letters(
+                    self.model.eval(),
+                    self.device,
+                    choices,
+                    self.as_computed,
+                    self.rows.info.pad_id,
+                    self.as_batch,
+                ),
+            )
+        if asked.evaluate_numbers and (
+            questions := number_questions(self.rows, self.decode, asked.evaluate_numbers)
+        ):
+            return RightNumbers(
+                questions,
+                lambda: answered_numbers(self.model.eval(), questions, self.rows, self.decode),
+            )
+        return None
 
     def _has_samples(self) -> bool:
         """Whether every prompt was answered where the run goes on."""

@@ -16,13 +16,12 @@ from qlora_studio.engine.checkpointing import checkpoint_bytes, write_checkpoint
 from qlora_studio.engine.evaluation import EvaluationResult, RowsDone, evaluate
 from qlora_studio.engine.finished_model import write_finished_model
 from qlora_studio.engine.learning_rate import learning_rate
-from qlora_studio.engine.multiple_choice import likeliest_letters
 from qlora_studio.engine.objective import Rewards
 from qlora_studio.engine.prepared_run import PreparedRun
+from qlora_studio.engine.right_answers import Counted
 from qlora_studio.engine.samples import sample_replies
 from qlora_studio.engine.update import Updater, UpdateResult
 from qlora_studio.engine.wish import Wish
-from qlora_studio.errors import StudioError
 from qlora_studio.protocol.events import (
     CheckpointSaved,
     EngineEvent,
@@ -275,13 +274,12 @@ def _evaluate(run: PreparedRun, asked: _Asked) -> Iterator[EngineEvent]:
     )
     if result is None:
         return
-    right = None
-    if run.questions and _finite(result.loss) is not None:
-        counted = yield from _unless_given_up(run, asked, _right_letters(run))
+    counted = None
+    if run.answers is not None and _finite(result.loss) is not None:
+        counted = yield from _unless_given_up(run, asked, run.answers.count())
         if counted is None:
             return
-        right = counted.right
-    yield _evaluated(run, result, right)
+    yield _evaluated(run, result, counted)
     if result.rewards is not None:
         yield _measured(result.rewards, step, held_out=True)
 
@@ -299,34 +297,10 @@ def _unless_given_up(
             return result
         if time.monotonic() - told >= _PROGRESS_S:
             told = time.monotonic()
-            yield EvaluationProgress(step=run.position.step, done=rows.done, total=rows.total)
-    return None
-
-
-@dataclass(frozen=True)
-class _Counted:
-    """right: of the letters; None where the model finds none of them likely by a number."""
-
-    right: int | None
-
-
-def _right_letters(run: PreparedRun) -> Generator[RowsDone, None, _Counted]:
-    questions = run.questions
-    run.model.eval()
-    choosing = likeliest_letters(
-        run.model, run.device, questions, run.as_computed, run.rows.info.pad_id, run.as_batch
-    )
-    while True:
-        try:
-            done = next(choosing)
-        except StopIteration as finished:
-            chosen: list[int] = finished.value.tolist()
-            return _Counted(
-                sum(letter == question.right for letter, question in zip(chosen, questions, strict=True))
+            yield EvaluationProgress(
+                step=run.position.step, done=rows.done, total=rows.total, words=rows.words
             )
-        except StudioError:  # not finite: the loss says so too, sooner or later, and a run isn't ended here
-            return _Counted(None)
-        yield RowsDone(done, len(questions))
+    return None
 
 
 def _is_given_up(run: PreparedRun, asked: _Asked) -> bool:
@@ -334,8 +308,9 @@ def _is_given_up(run: PreparedRun, asked: _Asked) -> bool:
     return wish is Wish.PAUSE or (wish is Wish.STOP and run.saved_step != run.position.step)
 
 
-def _evaluated(run: PreparedRun, result: EvaluationResult, right: int | None) -> EvaluationFinished:
+def _evaluated(run: PreparedRun, result: EvaluationResult, counted: Counted | None) -> EvaluationFinished:
     loss = _finite(result.loss)
+    right = counted.right if counted else None
     return EvaluationFinished(
         step=run.position.step,
         loss=loss,
@@ -347,7 +322,8 @@ def _evaluated(run: PreparedRun, result: EvaluationResult, right: int | None) ->
         time=time.time(),
         non_finite=_kind(result.loss),
         right=right,
-        questions=len(run.questions) if right is not None else 0,
+        questions=counted.asked if counted and right is not None else 0,
+        kind=counted.kind if counted else "",
     )
 
 

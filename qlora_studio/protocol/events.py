@@ -116,7 +116,10 @@ class EvaluationProgress(Event, frozen=True, tag="evaluation_progress"):
 
 
 class EvaluationFinished(Event, frozen=True, tag="evaluation_finished"):
-    """Loss on the rows held out. right: letters of so many `questions`, where they are multiple choice."""
+    """Loss on the rows held out.
+
+    right: answers to so many `questions`, where they were asked. kind: letters | numbers
+    """
 
     step: int
     loss: float | None
@@ -129,6 +132,7 @@ class EvaluationFinished(Event, frozen=True, tag="evaluation_finished"):
     non_finite: str | None = None
     right: int | None = None
     questions: int = 0
+    kind: str = ""
 
 
 class Saving(Event, frozen=True, tag="saving"):

@@ -48,7 +48,10 @@ class StartLine(_Line, tag="run_started"):
 
 
 class EvaluationLine(_Line, tag="evaluation_finished"):
-    """Loss on the rows held out, after `step`; right letters of so many questions, where that was asked."""
+    """Loss on the rows held out, after `step`; right: of so many questions, where they were asked.
+
+    kind: letters | numbers; older lines have none and mean letters
+    """
 
     step: Count
     loss: float | None = None
@@ -58,6 +61,7 @@ class EvaluationLine(_Line, tag="evaluation_finished"):
     non_finite: str | None = None
     right: Count | None = None
     questions: Count = 0
+    kind: str = ""
 
 
 class RewardLine(_Line, tag="rewards_measured"):

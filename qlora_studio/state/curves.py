@@ -109,6 +109,11 @@ class Points:
         return len(self.steps)
 
     @property
+    def counted(self) -> list[EvaluationLine]:
+        """Evaluations that counted right answers, in their order."""
+        return [line for line in self.evaluations if line.questions and line.right is not None]
+
+    @property
     def last_step(self) -> int:
         """0 before the first."""
         return int(self.steps[-1]) if len(self.steps) else 0

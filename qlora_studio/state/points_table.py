@@ -37,14 +37,14 @@ def _header(points: Points) -> list[str]:
     return [
         *("step", "elapsed_s", "loss", "smoothed_loss", "evaluation_loss", "learning_rate", "grad_norm"),
         *("tokens_per_second", *(f"memory_{part}_bytes" for part in points.memory)),
-        *("other_programs_bytes", "optimizer_in_ram_bytes", "right_letters", "letters_asked"),
+        *("other_programs_bytes", "optimizer_in_ram_bytes", "right_answers", "answers_asked"),
     ]
 
 
 def _rows(points: Points, first: int, last: int) -> Iterator[tuple[Any, ...]]:
     steps = points.steps[first:last].tolist()
     evaluations = {line.step: line.loss for line in points.evaluations}
-    letters = {line.step: (line.right, line.questions) for line in points.evaluations if line.questions}
+    answers = {line.step: (line.right, line.questions) for line in points.evaluations if line.questions}
     return zip(
         steps,
         points.elapsed_s[first:last].tolist(),
@@ -57,8 +57,8 @@ def _rows(points: Points, first: int, last: int) -> Iterator[tuple[Any, ...]]:
         *(part[first:last].tolist() for part in points.memory.values()),
         points.others[first:last].astype("int64").tolist(),
         points.in_ram[first:last].astype("int64").tolist(),
-        (letters.get(step, ("", ""))[0] for step in steps),
-        (letters.get(step, ("", ""))[1] for step in steps),
+        (answers.get(step, ("", ""))[0] for step in steps),
+        (answers.get(step, ("", ""))[1] for step in steps),
         strict=True,
     )
 

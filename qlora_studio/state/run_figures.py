@@ -26,7 +26,7 @@ class RunFigures:
 
     loss_change:   of the smoothed loss over the last `change_steps`
     best:          loss and step of the best evaluation
-    right_share:   of the letters, by the last evaluation that counted them
+    right_share:   of letters or numbers, by the last evaluation that counted them
     learned_share: of the tokens, those the loss counts
     peak_bytes:     at the peak so far, counted as the promise counts
     promised_bytes: that were promised before the start
@@ -101,8 +101,7 @@ def last_smoothed(points: Points) -> float | None:
 
 
 def _right_share(points: Points) -> float | None:
-    counted = (line for line in reversed(points.evaluations) if line.questions and line.right is not None)
-    line = next(counted, None)
+    line = next(reversed(points.counted), None)
     return line.right / line.questions if line is not None and line.right is not None else None
 
 

@@ -10,18 +10,35 @@ import torch
 
 from qlora_studio.data.prepared import PreparedRows, open_prepared
 from qlora_studio.data.tokenized_row import TokenizedRow
-from qlora_studio.engine import adapter_evaluation, number_answers
+from qlora_studio.engine import adapter_evaluation, number_answers, prepared_run, training_job
 from qlora_studio.engine.adapter_evaluation import evaluate_adapter
+from qlora_studio.engine.adapters import AdaptedModel
 from qlora_studio.engine.frozen_weights import Storage
 from qlora_studio.engine.greedy import continue_greedily, continue_together
 from qlora_studio.engine.loading import load_base
 from qlora_studio.engine.model_holder import ModelHolder
-from qlora_studio.engine.number_answers import MOST_ASKED, number_in, number_questions
+from qlora_studio.engine.number_answers import (
+    MOST_ASKED,
+    NumberQuestion,
+    TokensWritten,
+    number_in,
+    number_questions,
+)
+from qlora_studio.engine.prepared_run import NO_NUMBERS, PreparedRun, Start
 from qlora_studio.errors import StudioError
 from qlora_studio.protocol.commands import Evaluate
-from qlora_studio.protocol.events import EvaluationProgress, EvaluationReport
+from qlora_studio.protocol.events import (
+    EvaluationFinished,
+    EvaluationProgress,
+    EvaluationReport,
+    ModelLoaded,
+    StepFinished,
+)
+from qlora_studio.runs.metrics import METRICS_FILE, read_metrics
 from qlora_studio.runs.run_record import read_record
-from tests.engine.tiny import CPU, FAMILIES, events_of, loaded, make_model, make_rows, make_run
+from qlora_studio.runs.run_writer import RunWriter
+from tests.engine.byte_tokenizer import VOCAB, write_byte_tokenizer
+from tests.engine.tiny import CPU, FAMILIES, events_of, loaded, make_model, make_rows, make_run, of_kind
 from tests.engine.tuned_run import make_tuned_run
 
 
@@ -126,6 +143,74 @@ def test_the_accuracy_is_the_share_of_right_numbers(tmp_path: Path, monkeypatch:
     assert compared.gained == right - compared.base_right + compared.lost
     assert compared.changed
     assert all(row.right == str(rows[row.row].ids[-1]) for row in compared.changed)
+
+
+LEARNS: dict[str, Any] = {"training__steps": 4, "checkpoints__evaluate_numbers": 4}
+
+
+class _ReadsNumbers(PreparedRun):
+    """Its tokens are numbers to it."""
+
+    def __init__(self, writer: RunWriter, start: Start, adapted: AdaptedModel, decode: Any) -> None:
+        super().__init__(writer, start, adapted, as_numbers)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    folder = make_model(tmp_path / "model", vocab_size=VOCAB)
+    write_byte_tokenizer(folder)
+    return folder
+
+
+def test_a_run_counts_right_numbers_at_each_of_its_evaluations(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_job, "PreparedRun", _ReadsNumbers)
+    asked: list[list[NumberQuestion]] = []
+
+    def by_heart(model: Any, questions: list[NumberQuestion], *others: Any) -> Any:
+        asked.append(questions)
+        yield TokensWritten(0, len(questions), 1, 2)
+        return [question.number for question in questions[:-1]] + [None]
+
+    monkeypatch.setattr(prepared_run, "answered_numbers", by_heart)
+    rows = make_rows(9)
+    run = make_run(tmp_path, model, rows, rows, **LEARNS)
+
+    measured = of_kind(events_of(run), EvaluationFinished)
+
+    assert [(event.step, event.right, event.questions) for event in measured] == [
+        (0, 3, 4),
+        (2, 3, 4),
+        (4, 3, 4),
+    ]
+    assert {event.kind for event in measured} == {"numbers"}
+    assert [question.row for question in asked[0]] == [0, 3, 5, 8]
+    lines = read_metrics(run / METRICS_FILE).evaluations
+    assert [(line.right, line.kind) for line in lines] == 3 * [(3, "numbers")]
+
+
+def test_counting_numbers_changes_nothing_that_is_learned(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_job, "PreparedRun", _ReadsNumbers)
+    rows = make_rows(6)
+
+    def losses(asked: int) -> list[Any]:
+        run = make_run(tmp_path, model, rows, rows, **LEARNS | {"checkpoints__evaluate_numbers": asked})
+        return [event.loss for event in of_kind(events_of(run), StepFinished)]
+
+    assert losses(2) == losses(0)
+
+
+def test_rows_that_end_in_no_number_are_told_of_and_not_counted(tmp_path: Path, model: Path) -> None:
+    rows = make_rows(4)
+    run = make_run(tmp_path, model, rows, rows, **LEARNS)
+
+    events = events_of(run)
+
+    assert {event.right for event in of_kind(events, EvaluationFinished)} == {None}
+    assert any(NO_NUMBERS in event.notes for event in of_kind(events, ModelLoaded))
 
 
 def test_answering_tells_how_far_it_is_and_ends_at_any_token(

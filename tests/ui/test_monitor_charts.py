@@ -309,9 +309,19 @@ def test_right_letters_stand_beside_the_evaluation_loss_and_in_the_table(
     with qtbot.waitSignal(app.monitor.saved):
         page.export.save_table(str(tmp_path / "points.csv"))
     lines = (tmp_path / "points.csv").read_text().splitlines()
-    assert lines[0].endswith("right_letters,letters_asked")
+    assert lines[0].endswith("right_answers,answers_asked")
     letters = {line.split(",")[0]: line.split(",")[-2:] for line in lines[1:]}
     assert (letters["200"], letters["201"]) == (["30", "40"], ["", ""])
+
+
+def test_right_answers_have_a_chart_where_they_were_counted(open_run, make):
+    page = open_run(make(end="paused"))
+    assert not found(page, "monitor_answers_card").isVisibleTo(page)
+    page = open_run(make(end="paused", evaluate_every=100, letters=40))
+    assert found(page, "monitor_answers_card").isVisibleTo(page)
+    assert "30 of 40 letters" in words(page, "monitor_answers_card")
+    steps, shares = found(page, "monitor_right_answers")._shares.getData()
+    assert (steps.tolist(), set(shares.tolist())) == ([100, 200, 300], {75.0})
 
 
 def test_while_charts_are_moved_their_edges_are_not_smoothed_and_then_they_are(open_run, make, qtbot):

@@ -24,7 +24,14 @@ from qlora_studio.ui.pages.monitor_all_samples import AllSamplesCard
 from qlora_studio.ui.pages.monitor_banner import ending_buttons
 from qlora_studio.ui.pages.monitor_cards import ChartReadout, LossCard, MemoryCard, SmallCard
 from qlora_studio.ui.pages.monitor_chart import StepChart, in_powers
-from qlora_studio.ui.pages.monitor_curves import CardChart, GradNormChart, RateChart, RewardChart, SpeedChart
+from qlora_studio.ui.pages.monitor_curves import (
+    AnswersChart,
+    CardChart,
+    GradNormChart,
+    RateChart,
+    RewardChart,
+    SpeedChart,
+)
 from qlora_studio.ui.pages.monitor_evaluations import EvaluationsCard
 from qlora_studio.ui.pages.monitor_export import ChartExport
 from qlora_studio.ui.pages.monitor_numbers import Numbers
@@ -96,6 +103,9 @@ class MonitorPage(Page):
         self._rewards = SmallCard("Reward margin", RewardChart(self.stretch), name="monitor_reward_card")
         self._rewards.hide()  # until a run prefers answers
         right.addWidget(self._rewards)
+        self._answers = SmallCard("Right answers", AnswersChart(self.stretch), name="monitor_answers_card")
+        self._answers.hide()  # until some were counted
+        right.addWidget(self._answers)
         self._samples = SamplesCard()
         right.addWidget(self._samples, 1)
         self._table = TableCard()
@@ -152,6 +162,7 @@ class MonitorPage(Page):
             self._speed.chart,
             self._heat,
             self._rewards.chart,
+            self._answers.chart,
         ]
         for words, keys, slot in (
             ("All steps", "F", self.stretch.show_all),
@@ -448,6 +459,7 @@ class MonitorPage(Page):
             for card in (self._rate, self._grad_card, self._speed):
                 card.show_value("–")
         self._show_rewards()
+        self._show_answers()
         if state.card_points:
             last = state.card_points[-1]
             degrees = f"{last.temperature_c} °C" if last.temperature_c is not None else ""
@@ -467,6 +479,17 @@ class MonitorPage(Page):
         margin, accuracy = float(measured.margins[-1]), float(measured.accuracies[-1])
         right = "" if math.isnan(accuracy) else f" · {accuracy * 100:.0f}{figures.THIN}% right"
         self._rewards.show_value(("–" if math.isnan(margin) else f"{margin:.3f}") + right)
+
+    def _show_answers(self) -> None:
+        counted = self._state.points.counted
+        self._answers.setVisible(bool(counted))
+        if counted:
+            last = counted[-1]
+            kind = last.kind or "letters"
+            self._answers.show_value(f"{last.right:,} of {last.questions:,} {kind}")
+            self._answers.chart.setAccessibleDescription(
+                f"Counted {len(counted):,} times; last {last.right:,} of {last.questions:,} {kind} right."
+            )
 
     def _describe(self, loss: float | None) -> None:
         """For those who don't see the charts."""

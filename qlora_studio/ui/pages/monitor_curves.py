@@ -13,6 +13,7 @@ from PySide6.QtGui import QPen
 
 from qlora_studio.state.curves import Points
 from qlora_studio.state.monitor import CardPoint
+from qlora_studio.ui.figures import THIN
 from qlora_studio.ui.pages.monitor_chart import LossAxis, PowerAxis, ShortAxis, StepChart
 from qlora_studio.ui.pages.monitor_stretch import Stretch
 from qlora_studio.ui.theme import fade, theme
@@ -128,6 +129,27 @@ class RewardChart(StepChart):
         self._zero.setPen(pg.mkPen(theme().color("muted"), width=1, style=Qt.PenStyle.DotLine))
 
 
+class AnswersChart(StepChart):
+    """Right answers to the rows held out, in % of those asked, with a marker for each evaluation."""
+
+    def __init__(self, stretch: Stretch) -> None:
+        super().__init__(
+            stretch, name="monitor_right_answers", label="Right answers", left_axis=PercentAxis("left")
+        )
+        self._shares = self.add_line(_EVALUATION, 2.0, "o")
+
+    def draw_more(self, points: Points, low: float, high: float) -> tuple[float, float]:
+        counted = points.counted
+        steps = np.array([line.step for line in counted], "int64")
+        shares = np.array([100 * (line.right or 0) / line.questions for line in counted], "float64")
+        seen = steps_in_sight(self._stretch, steps, _MARKED)
+        self._shares.setData(steps[seen], shares[seen])
+        return (0.0, max(1.05 * float(shares[seen].max()), 1.0)) if len(shares[seen]) else (0.0, 100.0)
+
+    def pen(self, color: str | int, width: float) -> QPen:
+        return series_pen(_EVALUATION, width) if color == _EVALUATION else super().pen(color, width)
+
+
 class RateChart(StepChart):
     """Learning rate."""
 
@@ -210,6 +232,16 @@ class CardChart(StepChart):
         heat = np.array([degrees for _, degrees in told], "float64")
         self._heat.setData(steps, heat, symbol="o" if len(told) == 1 else None)
         return (float(heat.min()) - 5, float(heat.max()) + 5) if told else (low, high)
+
+
+class PercentAxis(ChartAxis):
+    """Ticks such as 40 %."""
+
+    least_step = 1.0
+    bases = (1, 2, 5, 10)
+
+    def tickStrings(self, values: list[float], scale: float, spacing: float) -> list[str]:
+        return [f"{value * scale:.0f}{THIN}%" for value in values]
 
 
 class DegreeAxis(ChartAxis):

@@ -99,7 +99,7 @@ class PointsTable(QAbstractTableModel):
 
 
 def evaluation_words(line: EvaluationLine) -> str:
-    """Its loss, and the right letters where they were counted."""
+    """Its loss, and the right answers where they were counted."""
     right = f" · {figures.share(line.right / line.questions)} right" if line.right is not None else ""
     return f"{figures.loss(line.loss)}{right if line.questions else ''}"
 

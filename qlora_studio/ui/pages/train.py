@@ -82,6 +82,7 @@ WHILE = (
     HELD_OUT_ENCODING,
     "early_stopping.patience",
     "checkpoints.evaluate_letters",
+    "checkpoints.evaluate_numbers",
 )
 LENGTH = ("data.seq_len", "data.too_long")
 WHICH_LEARN = "an adapter, or all weights"
