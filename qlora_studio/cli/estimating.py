@@ -10,6 +10,7 @@ from qlora_studio.cli.recipes import add_recipe_arguments, chosen_recipe, chosen
 from qlora_studio.cli.room import room_here, room_of_card
 from qlora_studio.cli.start import with_shape_of_start
 from qlora_studio.cli.training import settings_from
+from qlora_studio.config.adapter_layers import require_layers
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import SAMPLE, SHAPE_PREFIX, RunConfig
 from qlora_studio.memory.correction import NO_CORRECTION, Correction, correction, correction_words
@@ -41,6 +42,7 @@ def estimate_command(arguments: argparse.Namespace) -> int:
     config = with_shape_of_start(config)
     room = room_here() if arguments.card is None else room_of_card(arguments.card)
     shape = chosen_shape(config.model.path)
+    require_layers(config, shape)
     corrected = _measured_here(shape, config, room.device) if arguments.card is None else NO_CORRECTION
     promised = promise(shape, config, device=room.device, free_bytes=room.free_bytes, corrected=corrected)
     largest = largest_that_fits(shape, config, device=room.device, room=room.free_bytes, corrected=corrected)

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from qlora_studio.config.adapter_layers import is_layers_text
 from qlora_studio.config.run_config import COMPARES_WITH_BASE, SHAPE_PREFIX, RunConfig
 from qlora_studio.errors import StudioError
 
 
 def check_lora(config: RunConfig, where: str) -> None:
     """Raises: StudioError naming the key and what it can't stand with."""
-    for problem in _problems(config):
+    if not is_layers_text(config.lora.layers):
+        raise StudioError(
+            f"{where}: lora.layers is {config.lora.layers!r}; it must be all, or numbers and ranges.",
+            hint="Such as 8-23, or 0, 4, 8-11: the numbers of the model's layers, counted from 0.",
+        )
+    for problem in _problems_of_init(config):
         raise StudioError(f"{where}: {problem}", hint="Leave lora.init at 'default', or change the other.")
 
 
-def _problems(config: RunConfig) -> Iterator[str]:
-    if config.lora.init != "loftq" or config.lora.start_from:
+def _problems_of_init(config: RunConfig) -> Iterator[str]:
+    if config.lora.init != "loftq" or config.lora.start_from or config.trains_all:
         return
     model, method = config.model, config.training.method
     if model.quantization not in ("nf4", "fp4"):

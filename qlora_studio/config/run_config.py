@@ -19,6 +19,9 @@ OF_THE_START = (
     "lora.r",
     "lora.alpha",
     "lora.target_modules",
+    "lora.layers",
+    "lora.ranks",
+    "lora.alphas",
     "lora.use_rslora",
     "lora.use_dora",
 )
@@ -225,6 +228,34 @@ class LoraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             choices={"all-linear": "All linear layers"},
         ),
     ] = "all-linear"
+    layers: Annotated[
+        str,
+        Setting(
+            label="Layer numbers",
+            help="Which of the model's layers get an adapter, counted from 0: all, or such as 8-23 or "
+            "0, 4, 8-11.",
+        ),
+    ] = "all"
+    ranks: Annotated[
+        dict[str, int],
+        Setting(
+            label="Own ranks",
+            help="Ranks of single target layers, such as q_proj=16, down_proj=128; 3.mlp.down_proj=128 is "
+            "for layer 3 alone. All others have the rank above.",
+            minimum=1,
+            maximum=512,
+        ),
+    ] = {}
+    alphas: Annotated[
+        dict[str, int],
+        Setting(
+            label="Own alphas",
+            help="Alphas of single target layers, written as own ranks are. A layer's output is scaled by "
+            "its alpha / its rank.",
+            minimum=1,
+            maximum=1024,
+        ),
+    ] = {}
     use_rslora: Annotated[
         bool,
         Setting(label="rsLoRA", help="Scales by alpha / sqrt(rank): steadier at high ranks."),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import cache
 from typing import Any, Literal
@@ -41,7 +41,8 @@ class Field:
     """One key of a run's settings as the form, the checks and the help see it.
 
     key:  dotted, as in the TOML file: "lora.r"
-    kind: bool | int | float | str, or the annotation itself where it is none of these
+    kind: bool | int | float | str, or the annotation itself where it is none of these; of a dict of numbers
+        the limits are those of each
     """
 
     key: str
@@ -79,6 +80,9 @@ def check_limits(struct: msgspec.Struct, where: str) -> None:
 def problem_with(item: Field, value: Any) -> str:
     """Why `value` can't stand under this key, as one sentence; empty where it can."""
     setting = item.setting
+    if isinstance(value, dict):
+        named = ((replace(item, key=f"{item.key}.{name}"), number) for name, number in value.items())
+        return next(filter(None, (problem_with(one, number) for one, number in named)), "")
     if isinstance(value, str):
         if value in setting.missing:
             return f"{item.key} = {value!r} is refused: {setting.missing[value]}"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from qlora_studio.config.adapter_layers import (
+    WAY_ON,
+    layer_numbers,
+    own_value,
+    place_of,
+    problem_with_layers,
+)
 from qlora_studio.config.run_config import LoraConfig
 from qlora_studio.engine.loading import BaseModel
 from qlora_studio.errors import StudioError
@@ -71,13 +79,16 @@ class AdaptedModel:
                 "DoRA on int8 weights needs a card.", hint="Store the weights as NF4, or take plain LoRA."
             )
         torch.manual_seed(seed)
+        modules = adapted_modules(self.linears, lora)
         self.add(
             name,
             peft.LoraConfig(
                 r=lora.r,
                 lora_alpha=lora.alpha,
+                rank_pattern=_pattern(lora.ranks, modules, lora.r),
+                alpha_pattern=_pattern(lora.alphas, modules, lora.alpha),
                 lora_dropout=lora.dropout,
-                target_modules=chosen_modules(self.linears, lora.target_modules),
+                target_modules=modules,
                 use_rslora=lora.use_rslora,
                 use_dora=lora.use_dora,
                 bias="none",
@@ -228,6 +239,24 @@ def require_finite(weights: Iterable[tuple[str, Tensor]]) -> None:
                 f"The adapter's {key} is no longer finite; it was not saved.",
                 hint="Go on from an older checkpoint with a lower learning rate.",
             )
+
+
+def adapted_modules(linears: Sequence[str], lora: LoraConfig) -> list[str]:
+    """The layers that get an adapter, by full name. Raises: StudioError where a named one is missing."""
+    count = len({place_of(name)[0] for name in linears})
+    in_one = list(dict.fromkeys(place_of(name)[1] for name in linears))
+    chosen = chosen_modules(linears, lora.target_modules)
+    _, problem = problem_with_layers(lora, in_one, count)
+    if problem:
+        raise StudioError(problem, hint=WAY_ON)
+    numbers = layer_numbers(lora.layers, count)
+    return [name for name in chosen if place_of(name)[0] in numbers]
+
+
+def _pattern(values: Mapping[str, int], modules: Sequence[str], usual: int) -> dict[str, int]:
+    """As peft reads it: by whole names, so that none is the end of another, whatever order a file has."""
+    own = {re.escape(name): own_value(values, name, usual) for name in modules}
+    return {name: value for name, value in own.items() if value != usual}
 
 
 def chosen_modules(linears: Sequence[str], wanted: str | Sequence[str]) -> list[str]:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from qlora_studio.config.run_config import SAMPLE, SHAPE_PREFIX, RunConfig
+from qlora_studio.config.adapter_layers import ALL_LAYERS
+from qlora_studio.config.run_config import SAMPLE, SHAPE_PREFIX, LoraConfig, RunConfig
 from qlora_studio.errors import StudioError
 from qlora_studio.models.elsewhere import Exported, ready_lines
 from qlora_studio.models.licence import read_licence
@@ -99,6 +100,7 @@ def _settings(config: RunConfig) -> Iterator[tuple[str, str]]:
         yield "Trained", "all weights, no adapter"
     else:
         yield "Adapter", f"rank {lora.r}, alpha {lora.alpha}, dropout {lora.dropout:g}"
+        yield from _of_layers(lora)
         if lora.init == "loftq" and not lora.start_from:
             yield "Began as", "what 4 bits lost of the weights (LoftQ)"
         targets = lora.target_modules
@@ -112,6 +114,16 @@ def _settings(config: RunConfig) -> Iterator[tuple[str, str]]:
     yield "An update", f"{training.batch_size} x {training.gradient_accumulation} rows"
     yield "Sequence length", f"{config.data.seq_len:,} tokens"
     yield "Seed", str(training.seed)
+
+
+def _of_layers(lora: LoraConfig) -> Iterator[tuple[str, str]]:
+    """What single layers have otherwise."""
+    if lora.layers != ALL_LAYERS:
+        yield "Layers with an adapter", lora.layers
+    for what, values in (("Ranks", lora.ranks), ("Alphas", lora.alphas)):
+        if values:
+            own = ", ".join(f"{name} {value}" for name, value in values.items())
+            yield f"{what} of single layers", own
 
 
 def _scores(run: Run, checkpoint: int | None) -> Iterator[tuple[str, str]]:

@@ -210,7 +210,7 @@ class PreparedRun:
     @property
     def begins_with_what_was_lost(self) -> bool:
         """Whether the adapter is a new one that LoftQ fills."""
-        is_new = not self.resumed and not self.record.hashes.start
+        is_new = not self.resumed and not self.record.hashes.start and not self.config.trains_all
         return is_new and self.config.lora.init == "loftq"
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from qlora_studio.config.adapter_layers import differs_by_layer
 from qlora_studio.config.run_config import RunConfig
 
 # Attention that isn't computed over packed rows at once: it bends the scores, or drops some by default.
@@ -23,4 +24,6 @@ def not_compiled_reason(family: str, config: RunConfig) -> str | None:
         return "all weights learn"  # graphs are made for frozen ones
     if config.lora.use_dora:
         return "DoRA layers run as peft has them"
+    if differs_by_layer(config.lora):
+        return "layers of many ranks would each be compiled by themselves"
     return _OTHER_ATTENTION.get(family)

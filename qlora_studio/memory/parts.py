@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from qlora_studio.config.adapter_layers import is_adapted, ranks
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import LoraConfig, RunConfig
 
@@ -127,10 +128,13 @@ def trained_parameters(shape: ModelShape, config: RunConfig) -> int:
 
 def adapter_parameters(shape: ModelShape, lora: LoraConfig) -> int:
     """A and B of every layer that is adapted, and DoRA's lengths."""
-    adapted = [(out, inner) for name, out, inner in shape.linears if _is_target(name, lora)]
-    low_rank = sum(lora.r * (out + inner) for out, inner in adapted)
-    lengths = sum(out for out, _ in adapted) if lora.use_dora else 0
-    return shape.layers * (low_rank + lengths)
+    adapted = [(name, out, inner) for name, out, inner in shape.linears if is_adapted(name, lora)]
+    names = [name for name, _, _ in adapted]
+    return sum(
+        times * (r_of[name] * (out + inner) + (out if lora.use_dora else 0))
+        for times, r_of in ranks(lora, names, shape.layers)
+        for name, out, inner in adapted
+    )
 
 
 def optimizer_bytes(config: RunConfig, trained: int, device: str) -> int:
@@ -141,12 +145,7 @@ def optimizer_bytes(config: RunConfig, trained: int, device: str) -> int:
 
 
 def _is_adapted(name: str, config: RunConfig) -> bool:
-    return not config.trains_all and _is_target(name, config.lora)
-
-
-def _is_target(name: str, lora: LoraConfig) -> bool:
-    targets = lora.target_modules
-    return targets == "all-linear" or name in targets or name.rpartition(".")[2] in targets
+    return not config.trains_all and is_adapted(name, config.lora)
 
 
 def _weights(setting: Setting) -> int:
@@ -223,7 +222,7 @@ def bytes_a_layer(setting: Setting) -> int:
     shape, size = setting.shape, setting.dtype_bytes
     hidden, inner = shape.hidden_size, shape.intermediate_size
     query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    low_rank = 0 if setting.config.trains_all else setting.config.lora.r * len(shape.linears)
+    low_rank = 0 if setting.config.trains_all else _widest(shape, setting.config.lora)
     if setting.compiled:
         inner_kept = 3 if _has_joined_gate(shape) else 2  # a joined product is kept beside what is made of it
         numbers = 2 * hidden + 2 * query + 2 * key + inner_kept * inner + low_rank
@@ -235,6 +234,12 @@ def bytes_a_layer(setting: Setting) -> int:
     numbers = norms * hidden + query + attention_out + 2 * key + 4 * inner + low_rank
     raised = norms * hidden * _FP32  # the norms' inputs in fp32
     return setting.tokens * (numbers * size + raised + _extra_bytes_a_token(setting))
+
+
+def _widest(shape: ModelShape, lora: LoraConfig) -> int:
+    """The ranks of one layer together, where they are most."""
+    names = [name for name, _, _ in shape.linears]
+    return max((sum(r_of.values()) for _, r_of in ranks(lora, names, shape.layers)), default=0)
 
 
 def _has_joined_gate(shape: ModelShape) -> bool:

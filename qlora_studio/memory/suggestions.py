@@ -104,7 +104,8 @@ def _eight_bit_optimizer(config: RunConfig) -> Iterator[Step]:
 
 
 def _lower_rank(config: RunConfig) -> Iterator[Step]:
-    r = 0 if config.lora.start_from else config.lora.r  # the rank of what is trained on stays
+    # What is trained on keeps its rank, and ranks of single layers are somebody's own choice.
+    r = 0 if config.lora.start_from or config.lora.ranks else config.lora.r
     while r // 2 >= _SMALLEST_RANK:
         r //= 2
         yield f"rank {r}", {"lora.r": r}

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
+from qlora_studio.config.adapter_layers import ALL_LAYERS, ALL_LINEAR, layers_text, place_of
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import LoraConfig
 from qlora_studio.config.setting import fields_of, problem_with, value_of
 from qlora_studio.errors import StudioError
 from qlora_studio.models.adapter import CheckedAdapter
 
-ALL_LINEAR = "all-linear"
-_IN_LAYER = re.compile(r"\D*?\.(\d+)\.(.+)")  # "model.layers.3.self_attn.q_proj"
 _OTHERWISE = "Train a new adapter, or merge this one into its base and train on that."
 
 
@@ -23,21 +22,26 @@ def settings_of(adapter: CheckedAdapter, lora: LoraConfig, shape: ModelShape, wh
 
     Raises: StudioError where settings can't say what it is.
     """
-    if adapter.ranks or adapter.alphas:
+    alphas = {adapter.alpha, *adapter.alphas.values()}
+    if any(alpha != int(alpha) for alpha in alphas):
         raise StudioError(
-            f"{where}: this adapter's rank or alpha differ from layer to layer; it can't be trained on here.",
+            f"{where}: a lora_alpha of {max(alphas):g} stands in it; only whole numbers can be trained on.",
             hint=_OTHERWISE,
         )
-    if adapter.alpha != int(adapter.alpha):
-        raise StudioError(
-            f"{where}: its lora_alpha is {adapter.alpha:g}; only whole numbers can be trained on.",
-            hint=_OTHERWISE,
-        )
+    names, numbers = _adapted(adapter, shape, where)
     settings = msgspec.structs.replace(
         lora,
         r=adapter.r,
         alpha=int(adapter.alpha),
-        target_modules=_targets(adapter, shape, where),
+        target_modules=ALL_LINEAR if len(names) == len(shape.linears) else tuple(names.values()),
+        layers=layers_text(numbers, shape.layers),
+        ranks=_own(adapter.ranks, adapter.r, names, numbers),
+        alphas=_own(
+            {module: int(value) for module, value in adapter.alphas.items()},
+            int(adapter.alpha),
+            names,
+            numbers,
+        ),
         use_rslora=adapter.rslora,
         use_dora=adapter.dora,
     )
@@ -55,26 +59,54 @@ def in_words(lora: LoraConfig) -> str:
     else:
         layers = targets if isinstance(targets, str) else ", ".join(targets)
     kinds = [name for name, is_on in (("rsLoRA", lora.use_rslora), ("DoRA", lora.use_dora)) if is_on]
+    if lora.layers != ALL_LAYERS:
+        kinds.insert(0, f"in layers {lora.layers}")
+    own = [what for what, values in (("ranks", lora.ranks), ("alphas", lora.alphas)) if values]
+    if own:
+        kinds.append(f"{' and '.join(own)} of its own for single layers")
     return ", ".join([f"rank {lora.r}", f"alpha {lora.alpha}", layers, *kinds])
 
 
-def _targets(adapter: CheckedAdapter, shape: ModelShape, where: Path) -> str | tuple[str, ...]:
-    """By the last part of their names where that says which ones are meant."""
+def _adapted(adapter: CheckedAdapter, shape: ModelShape, where: Path) -> tuple[dict[str, str], list[int]]:
+    """Name in a layer and how a target is called, of each linear layer that is adapted; and in which layers.
+
+    By the last part of a name where that says which one is meant.
+    """
     linears = [name for name, _, _ in shape.linears]
     found: dict[str, set[int]] = {name: set() for name in linears}
     for module in adapter.target_modules:
-        match = _IN_LAYER.fullmatch(module)
-        assert match is not None  # they were taken from the model's own plan
-        found[match[2]].add(int(match[1]))
+        number, name = place_of(module)
+        found[name].add(number)
     adapted = [name for name in linears if found[name]]
-    if any(len(found[name]) < shape.layers for name in adapted):
+    numbers = found[adapted[0]]
+    if any(found[name] != numbers for name in adapted):
         raise StudioError(
-            f"{where}: it adapts some of the model's {shape.layers} layers and others not; it can't be "
+            f"{where}: it adapts other linear layers in one layer of the model than in another; it can't be "
             "trained on here.",
             hint=_OTHERWISE,
         )
-    if len(adapted) == len(linears):
-        return ALL_LINEAR
     leaves = [name.rpartition(".")[2] for name in linears]
     means_one = all(leaves.count(name.rpartition(".")[2]) == 1 for name in adapted)
-    return tuple(name.rpartition(".")[2] if means_one else name for name in adapted)
+    return {name: name.rpartition(".")[2] if means_one else name for name in adapted}, sorted(numbers)
+
+
+def _own(
+    values: Mapping[str, int], usual: int, names: Mapping[str, str], numbers: list[int]
+) -> dict[str, int]:
+    """By target where all layers of the model have it alike, else with the number of the layer before it.
+
+    values: by whole name, of those that have another one than the usual
+    """
+    by_place = {place_of(module): value for module, value in values.items()}
+    own: dict[str, int] = {}
+    for name, target in names.items():
+        of_layers = [by_place.get((number, name), usual) for number in numbers]
+        if len(set(of_layers)) == 1:
+            own |= {target: of_layers[0]} if of_layers[0] != usual else {}
+        else:
+            own |= {
+                f"{number}.{name}": value
+                for number, value in zip(numbers, of_layers, strict=True)
+                if value != usual
+            }
+    return own

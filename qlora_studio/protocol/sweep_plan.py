@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from qlora_studio.config.adapter_layers import require_layers
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import OF_THE_START, RunConfig
 from qlora_studio.config.toml_file import parse_assignment, with_changes
@@ -152,5 +153,6 @@ def _point(config: RunConfig, shape: ModelShape, label: str, changes: dict[str, 
             "These settings train all weights: what is changed of the adapter changes nothing.",
             hint="Set training.finetuning to 'lora'.",
         )
+    require_layers(settings, shape)
     parameters = trained_parameters(shape, settings)
     return Point(label=label, seed=seed, changes=whole, parameters=parameters)

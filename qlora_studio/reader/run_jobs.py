@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from qlora_studio.config.adapter_layers import require_layers
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.places import general_questions_file
 from qlora_studio.config.run_config import GENERAL, SAMPLE, SHAPE_PREFIX, RunConfig, read_alone
@@ -80,6 +81,7 @@ def prepare_run(request: reading.PrepareRun, texts: ModelTexts, told: Told) -> r
     start = start_of(config) if config.lora.start_from else None  # before all that takes its time
     if start is not None:
         config = msgspec.structs.replace(config, lora=start.lora)
+    require_layers(config, model_shape(config.model.path))
     if config.model.path.startswith(SHAPE_PREFIX):
         ready = _of_shape(config)
     else:

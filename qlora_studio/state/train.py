@@ -481,6 +481,7 @@ class TrainState(QObject):
             *train_problems.of_choice("model.path", self.model_problem, "models"),
             *train_problems.of_choice("data.path", data_problem, "data"),
             *train_problems.of_start(self.start_problem),
+            *train_problems.of_layers(self.as_run(), self.shape(), fields),
             *train_problems.of_refusals(self._draft.refusals, fields),
             *train_problems.of_device(self._engine.held, self._engine.shown_on),
             *train_problems.of_name(self.name, self.name in self.history.names, free_name),

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from qlora_studio.config.adapter_layers import problem_of_run
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.presets import Preset
 from qlora_studio.config.recipes import Recipe
@@ -78,6 +79,20 @@ def of_start(problem: Problem | None) -> Iterator[TrainProblem]:
         new = (Mend("Begin with a new adapter", {"lora.start_from": ""}),)
         waits = "an adapter that can be trained on"
         yield TrainProblem(words, blocks=True, key="lora.start_from", mends=new, waits=waits)
+
+
+def of_layers(config: RunConfig, shape: ModelShape | None, fields: Fields) -> Iterator[TrainProblem]:
+    """Layers are named that this model doesn't have, or that get no adapter."""
+    if shape is None:
+        return
+    key, words = problem_of_run(config, shape)
+    if words:
+        label = fields[key].setting.label
+        mends = (Mend("Go to the field", goes_to=key),)
+        waits = f"{label[:1].lower()}{label[1:]} that this model has"
+        yield TrainProblem(
+            f"{label}{words.removeprefix(key)}", blocks=True, key=key, mends=mends, waits=waits
+        )
 
 
 def of_refusals(refusals: Mapping[str, str], fields: Fields) -> Iterator[TrainProblem]:

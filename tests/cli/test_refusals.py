@@ -52,6 +52,14 @@ def status(monkeypatch: pytest.MonkeyPatch, *words: str) -> object:
         (("train", "nowhere.toml"), "gone does not exist or can't be read."),
         (("train", "sample", "--set", "data.path=gone.jsonl"), "gone.jsonl isn't there."),
         (
+            ("estimate", "sample", "--set", "lora.layers=28-30"),
+            "lora.layers names layer 30; this model's 30 layers have the numbers 0 to 29.",
+        ),
+        (
+            ("estimate", "sample", "--set", "lora.ranks.fc1=8"),
+            "lora.ranks names 'fc1', and no layer of that name gets an adapter.",
+        ),
+        (
             ("train", "sample", "--set", "lora.start_from=gone"),
             "There is no folder gone, and no run of that name.",
         ),

@@ -14,6 +14,8 @@ from qlora_studio.engine.learned_loss import learned_loss
 from qlora_studio.engine.loading import load_base
 from qlora_studio.engine.packed_batch import on_device
 from qlora_studio.errors import StudioError
+from qlora_studio.memory.parts import adapter_parameters
+from qlora_studio.models.shapes import model_shape
 from tests.engine.plain_stack import gradients, plain_loss, plain_tuned
 from tests.engine.tiny import CPU, loaded, make_model, make_rows
 
@@ -26,6 +28,12 @@ KINDS = {
     "rslora": LoraConfig(r=4, use_rslora=True),
     "dora": LoraConfig(r=4, use_dora=True),
     "some layers": LoraConfig(r=4, target_modules=("q_proj", "mlp.down_proj")),
+    "by layer": LoraConfig(
+        r=4,
+        ranks={"q_proj": 7, "down_proj": 2, "1.mlp.down_proj": 9},
+        alphas={"v_proj": 5, "0.self_attn.q_proj": 3},
+    ),
+    "the last layer": LoraConfig(r=4, layers="1", ranks={"k_proj": 8}, use_rslora=True),
 }
 
 
@@ -71,6 +79,41 @@ def test_plain_peft_reads_our_adapter_and_gives_the_same_logits(
         theirs = reference.eval()(IDS).logits
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
     assert (ours - plain_logits_of_base(adapted)).abs().max() > 0.01  # the adapter matters
+
+
+@pytest.mark.parametrize("kind", ["by layer", "the last layer", "dora"])
+def test_what_is_promised_of_an_adapter_is_what_is_trained(tmp_path: Path, kind: str) -> None:
+    folder = make_model(tmp_path / "model")
+    adapted = tuned(folder, KINDS[kind])
+    trained = sum(weight.numel() for _, weight in adapted.trained_parameters("tuned"))
+    assert adapter_parameters(model_shape(str(folder)), KINDS[kind]) == trained
+
+
+def test_each_layer_has_the_rank_and_the_scale_that_are_written(tmp_path: Path) -> None:
+    adapted = tuned(make_model(tmp_path / "model"), KINDS["by layer"])
+    found = {
+        name: (layer.r["tuned"], layer.scaling["tuned"])
+        for name in adapted.linears
+        if "o_proj" in name or "q_proj" in name or "down_proj" in name
+        for layer in [adapted.causal_lm.get_submodule(name)]
+    }
+    assert found == {
+        "model.layers.0.self_attn.q_proj": (7, 3 / 7),
+        "model.layers.1.self_attn.q_proj": (7, 16 / 7),
+        "model.layers.0.self_attn.o_proj": (4, 16 / 4),
+        "model.layers.1.self_attn.o_proj": (4, 16 / 4),
+        "model.layers.0.mlp.down_proj": (2, 16 / 2),
+        "model.layers.1.mlp.down_proj": (9, 16 / 9),
+    }
+
+
+def test_layers_without_an_adapter_have_none(tmp_path: Path) -> None:
+    adapted = tuned(make_model(tmp_path / "model"), KINDS["the last layer"])
+    names = [name for name, _ in adapted.trained_parameters("tuned")]
+    assert len(names) == 14
+    assert all(".layers.1." in name for name in names)
+    with pytest.raises(StudioError, match=r"lora\.layers names layer 2"):
+        adapted.add_new("other", LoraConfig(layers="2"), seed=0)
 
 
 def plain_logits_of_base(adapted: AdaptedModel) -> torch.Tensor:

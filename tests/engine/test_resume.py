@@ -86,6 +86,11 @@ def test_a_run_that_went_on_equals_one_that_never_stopped(
     "changes",
     [
         {"lora__use_dora": True},
+        {
+            "lora__layers": "1",
+            "lora__ranks": {"q_proj": 7, "1.mlp.down_proj": 2},
+            "lora__alphas": {"q_proj": 3},
+        },
         {"model__quantization": "int8"},
         {"data__packing": False},
         {"training__recompute": "all"},

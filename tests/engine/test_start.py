@@ -27,6 +27,7 @@ IDS = torch.arange(3, 20)[None]
 SHAPES: list[dict[str, Any]] = [
     {"lora__use_dora": True, "lora__use_rslora": True, "lora__alpha": 32},
     {"lora__target_modules": ["q_proj", "down_proj"], "lora__r": 2},
+    {"lora__layers": "1", "lora__ranks": {"q_proj": 7}, "lora__alphas": {"q_proj": 3}},
 ]
 
 

@@ -62,6 +62,37 @@ def test_rank_alpha_layers_and_kind_are_the_adapters_own(jobs, model, tmp_path):
     assert adapter_parameters(model_shape(str(model)), found.lora) == 2 * 4 * (HIDDEN + INNER)
 
 
+@pytest.mark.parametrize(
+    ("ranks", "said", "layers", "own_ranks", "own_alphas"),
+    [
+        ({0: 4}, {}, "0", {}, {}),
+        ({1: 4}, {"alpha_pattern": {"down_proj": 16}}, "1", {}, {}),
+        (
+            {0: 4, 1: 2},
+            {
+                "rank_pattern": {"layers.1.mlp.down_proj": 2},
+                "alpha_pattern": {"^model.layers.0.mlp.down_proj$": 3},
+            },
+            "all",
+            {"1.mlp.down_proj": 2},
+            {"0.mlp.down_proj": 3},
+        ),
+    ],
+)
+def test_layers_and_ranks_of_its_own_are_taken_over(
+    jobs, model, tmp_path, ranks, said, layers, own_ranks, own_alphas
+):
+    start = adapter(tmp_path / "foreign", ranks, **said)
+
+    lora = checked(jobs, settings(model, "x", lora__start_from=str(start))).lora
+
+    assert (lora.layers, lora.ranks) == (layers, own_ranks)
+    counted = adapter_parameters(model_shape(str(model)), lora)
+    assert counted == sum(r * (HIDDEN + INNER) for r in ranks.values())
+    if own_alphas:
+        assert lora.alphas == own_alphas
+
+
 def test_the_run_keeps_the_weights_and_says_what_it_starts_from(jobs, model, tmp_path):
     start = adapter(tmp_path / "foreign")
     weights = (start / "adapter_model.safetensors").read_bytes()
@@ -116,9 +147,8 @@ def test_a_bad_adapter_is_named_before_anything_is_read(jobs, model, tmp_path, s
 @pytest.mark.parametrize(
     ("ranks", "said", "reason"),
     [
-        ({0: 4, 1: 2}, {"rank_pattern": {"layers.1.mlp.down_proj": 2}}, "differ from layer to layer"),
-        ({0: 4}, {}, "some of the model's 2 layers"),
-        (None, {"lora_alpha": 8.5}, "its lora_alpha is 8.5"),
+        (None, {"lora_alpha": 8.5}, "a lora_alpha of 8.5 stands in it"),
+        (None, {"alpha_pattern": {"down_proj": 2.5}}, "a lora_alpha of 8 stands in it"),
         ({0: 600, 1: 600}, {"r": 600}, "r is 600; it must be between 1 and 512"),
         (None, {"init_lora_weights": "pissa"}, "trained on changed base weights"),
     ],

@@ -406,6 +406,38 @@ def test_an_adapter_to_train_on_brings_its_shape_and_the_promise_counts_it(
     assert all(field.isVisibleTo(advanced) for field in fields)
 
 
+def test_ranks_and_layers_are_typed_and_the_promise_counts_them(advanced, app, qtbot):
+    whole = words(advanced, "train_trained")
+    _type(qtbot, found(advanced, "train_lora_layers"), "0-9, 29")
+    _type(qtbot, found(advanced, "train_lora_ranks"), "q_proj = 16, 29.mlp.down_proj=128")
+    assert app.draft.config.lora.layers == "0-9, 29"
+    assert app.draft.config.lora.ranks == {"q_proj": 16, "29.mlp.down_proj": 128}
+    qtbot.waitUntil(lambda: words(advanced, "train_trained") not in ("", whole))
+    assert found(advanced, "train_lora_ranks").text() == "q_proj=16, 29.mlp.down_proj=128"
+    assert app.train.waits_for == ""
+    click(qtbot, advanced, "train_reset_lora_ranks")
+    assert found(advanced, "train_lora_ranks").text() == ""
+    assert app.draft.config.lora.ranks == {}
+
+
+@pytest.mark.parametrize(
+    ("field", "typed", "said", "waits"),
+    [
+        ("ranks", "q_proj 16", "write it as q_proj=16, down_proj=128.", "own ranks that can be used"),
+        ("ranks", "q_proj=0", "it must be between 1 and 512", "own ranks that can be used"),
+        ("ranks", "fc1=8", "names 'fc1', and no layer of that name", "own ranks that this model has"),
+        ("layers", "first", "it must be all, or numbers and ranges", "layer numbers that can be used"),
+        ("layers", "20-40", "this model's 30 layers", "layer numbers that this model has"),
+    ],
+)
+def test_layers_that_are_not_there_block_with_their_reason(advanced, app, qtbot, field, typed, said, waits):
+    box = found(advanced, f"train_lora_{field}")
+    _type(qtbot, box, typed)
+    qtbot.waitUntil(lambda: app.train.waits_for == waits)
+    assert said in words(advanced, f"train_lora_{field}_problem")
+    assert box.text() == typed
+
+
 def test_an_adapter_that_can_not_be_trained_on_blocks_until_a_new_one_is_taken(
     advanced, app, silent, qtbot, monkeypatch
 ):

@@ -42,6 +42,9 @@ WHAT_LEARNS = (
     "lora.alpha",
     "lora.dropout",
     "lora.target_modules",
+    "lora.layers",
+    "lora.ranks",
+    "lora.alphas",
     "lora.init",
 )
 ADAPTER_SWITCHES = ("lora.use_rslora", "lora.use_dora")

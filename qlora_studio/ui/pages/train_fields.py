@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from PySide6.QtCore import QEvent, QObject, Qt, Signal
 from PySide6.QtWidgets import QCheckBox, QHBoxLayout, QWidget
 
+from qlora_studio.config.adapter_layers import ALL_LAYERS
 from qlora_studio.config.setting import Field
 from qlora_studio.state.draft import RunDraft
 from qlora_studio.ui.figures import THIN
@@ -190,6 +191,33 @@ class SettingField(QObject):
         box.chosen.connect(choose)
         return box, show
 
+    def _layers(self, name: str) -> tuple[QWidget, Callable[[Any], None]]:
+        """ "all", or numbers and ranges."""
+        box = TextBox(name=name, label=self._field.setting.label)
+        box.editingFinished.connect(lambda: self._set(box.text().strip().lower() or ALL_LAYERS))
+        return box, box.setText
+
+    def _numbers_by_name(self, name: str) -> tuple[QWidget, Callable[[Any], None]]:
+        """Written as "q_proj=16, down_proj=128"; empty: none."""
+        example = "q_proj=16, down_proj=128"
+        box = TextBox(name=name, label=self._field.setting.label, placeholder="none")
+
+        def read() -> None:
+            pairs = [part.split("=") for part in box.text().split(",") if part.strip()]
+            try:
+                values = {key.strip(): int(number) for key, number in pairs}
+            except ValueError:
+                self._draft.refuse(self.key, f"write it as {example}.")
+                return
+            self._set(values)
+
+        def show(values: Mapping[str, int]) -> None:
+            box.setText(numbers_by_name(values))
+            box.setCursorPosition(0)  # the beginning of what is longer than the box
+
+        box.editingFinished.connect(read)
+        return box, show
+
     def _held_out(self, name: str) -> tuple[QWidget, Callable[[Any], None]]:
         """A share, or the file that a settings file names."""
         box = ChoiceBox([], name=name, label=self._field.setting.label)
@@ -271,7 +299,14 @@ def in_words(field: Field, value: Any) -> str:
         return small_number(value)
     if field.key == "data.validation":
         return f"{value * 100:g}{THIN}%" if value else "none"
+    if isinstance(value, dict):
+        return numbers_by_name(value) or "none"
     return f"{value:,}" if isinstance(value, int | float) else str(value)
+
+
+def numbers_by_name(values: Mapping[str, int]) -> str:
+    """ "q_proj=16, down_proj=128"."""
+    return ", ".join(f"{name}={number}" for name, number in values.items())
 
 
 def start_name(path: str) -> str:
@@ -310,4 +345,7 @@ _BUILDERS: dict[str, Callable[[SettingField, str], tuple[QWidget, Callable[[Any]
     "data.validation": SettingField._held_out,
     "lora.target_modules": SettingField._targets,
     "lora.start_from": SettingField._start,
+    "lora.layers": SettingField._layers,
+    "lora.ranks": SettingField._numbers_by_name,
+    "lora.alphas": SettingField._numbers_by_name,
 }
