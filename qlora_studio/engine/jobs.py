@@ -62,7 +62,8 @@ class Jobs:
             if spoiled:
                 self._chat.rest()
                 self.holder.let_go()
-        if not isinstance(command, Generate | GenerateTogether):  # the next reply needs what this one had
+        replied = isinstance(command, Generate | GenerateTogether)
+        if not (replied and self.holder.device.is_cuda):  # a card's next reply needs what this one had
             self.holder.device.empty_cache()
 
     def _work(self, command: EngineCommand) -> Iterator[EngineEvent]:
