@@ -13,6 +13,7 @@ TOOL := .venv/bin
 # Two tests at a time, a thread each: real models learn in them, and more threads than cores slow all of them down.
 TEST_JOBS ?= 2
 test: export OMP_NUM_THREADS ?= 1
+test: export QLORA_STUDIO_AUDIT = 1
 
 CARD_BENCHMARKS := train decode kernels memory_grid whole_job_card
 
