@@ -36,6 +36,7 @@ SHAPES: Mapping[str, tuple[Names, ...]] = {
     "question_answer": (
         {"prompt": "question questions question_text question_stem", "answer": _ANSWERS},
         {"prompt": "problem", "answer": "solution answer response output"},
+        {"prompt": "title", "answer": "answers"},
     ),
     "flan": (
         {"prompt": "inputs", "answer": "targets"},
@@ -43,7 +44,7 @@ SHAPES: Mapping[str, tuple[Names, ...]] = {
     ),
     "longform": ({"prompt": "input", "answer": "output", "source": "source", "subset": "subset"},),
     "prompt_completion": (
-        {"prompt": "prompt", "answer": "completion response answer output target reply"},
+        {"prompt": "prompt", "answer": "completion response answer output target reply answers"},
         {"prompt": "input inputs", "answer": "output outputs target targets response"},
         {"prompt": "query", "answer": "response answer answers output"},
         {"prompt": "user human", "answer": "assistant gpt bot"},
@@ -64,7 +65,7 @@ SHAPES: Mapping[str, tuple[Names, ...]] = {
     "chip2": ({"text": "text"},),
     "hh_rlhf": (
         {"chosen": "chosen", "rejected": "rejected"},
-        {"prompt": "prompt", "answer": "response completion answer output"},
+        {"prompt": "prompt", "answer": "response completion answer output answers"},
         {"text": "text transcript"},
     ),
     "preference": (
@@ -89,6 +90,7 @@ OPTIONAL: Mapping[str, Names] = {
     "question_answer": {
         "context": "context passage support paragraph evidence background",
         "choices": "choices options",
+        "input": "selftext",
         **_BEFORE,
     },
     "flan": {"context": "definition"},

@@ -86,6 +86,12 @@ KINDS = {
         "rows have several answers",
         "The first one is learned; each of them where all are asked for.",
     ),
+    "ranked_answers": Kind(
+        "info",
+        "row has several answers with a rank or score",
+        "rows have several answers with a rank or score",
+        "The best one is learned; each of them where all are asked for.",
+    ),
     "part_left_out": Kind(
         "warn",
         "record has parts that can't be learned",

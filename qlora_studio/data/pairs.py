@@ -9,6 +9,7 @@ from qlora_studio.data.chats import ROLE_KEYS, checked_chat, messages_of
 from qlora_studio.data.conversation import Message
 from qlora_studio.data.fields import Fields
 from qlora_studio.data.limits import MAX_PARTS
+from qlora_studio.data.ranked_answers import best_first
 from qlora_studio.data.record import Conversation, RecordError, in_words, named, nested, text_of
 from qlora_studio.data.tool_calls import tool_definitions
 from qlora_studio.data.turn_content import first_of
@@ -26,12 +27,21 @@ def pair(fields: Fields) -> tuple[Conversation, ...]:
     value = fields.needed("answer")
     if are_turns(value):
         return (checked_chat(before + messages_of(listed(value), fields.notes), fields.notes, tools),)
-    answers = [text for text in _answers(value, fields) if text.strip()]
-    if not answers:
-        raise RecordError("no answer")
+    answers = answers_of(value, fields)
     return tuple(
         checked_chat([*before, Message("assistant", answer)], set(fields.notes), tools) for answer in answers
     )
+
+
+def answers_of(value: Any, fields: Fields) -> list[str]:
+    """Different ones, the best first where they are ranked; one where not all are asked for.
+
+    Raises: RecordError where there is none, SpellingNeededError.
+    """
+    answers = [text for text in _answers(value, fields) if text.strip()]
+    if not answers:
+        raise RecordError("no answer")
+    return answers
 
 
 def before_answer(fields: Fields) -> list[Message]:
@@ -73,13 +83,13 @@ def _prompt(value: Any, fields: Fields) -> str:
 
 
 def _answers(value: Any, fields: Fields) -> list[str]:
-    """Different ones, in their order; one where not all are asked for."""
     if type(value) is str and "choices" not in fields.map and "context" not in fields.map:
         return [value]
     if isinstance(value, str) and "context" in fields.map:
         found = nested(value)  # any other answer in JSON is the text that is to be learned
         value = found if isinstance(found, dict) and found.keys() == {"text", "answer_start"} else value
-    value = _text_in(value)
+    ranked = best_first(value)
+    value = _text_in(value) if ranked is None else ranked
     if not isinstance(value, list):
         return [_answer(value, fields)]
     if len(value) > MAX_PARTS:
@@ -87,7 +97,7 @@ def _answers(value: Any, fields: Fields) -> list[str]:
     texts = (_answer(_text_in(item), fields) for item in value if item is not None)
     answers = list(dict.fromkeys(text for text in texts if text.strip()))
     if len(answers) > 1 and not fields.all_answers:
-        fields.notes.add("several_answers")
+        fields.notes.add("several_answers" if ranked is None else "ranked_answers")
         answers = answers[:1]
     return answers
 

@@ -11,7 +11,7 @@ from typing import Any
 from qlora_studio.data.chats import checked_chat, messages_of, one_system_first, turns_of
 from qlora_studio.data.conversation import Message
 from qlora_studio.data.fields import Fields
-from qlora_studio.data.pairs import are_turns, before_answer, listed, pair
+from qlora_studio.data.pairs import answers_of, are_turns, before_answer, listed, pair
 from qlora_studio.data.record import Conversation, RecordError, in_words, named, nested, text_of
 from qlora_studio.data.tool_calls import tool_definitions
 from qlora_studio.data.transcripts import MARKS, talk
@@ -46,9 +46,11 @@ def hh_rlhf(fields: Fields) -> tuple[Conversation, ...]:
         before = talk(fields.needed_text("prompt"), "hh_rlhf", notes)
         if before[-1].says_nothing and before[-1].role == "assistant":  # "Assistant:" waits for the answer
             before.pop()
-    if "text" in fields.map or "answer" in fields.map:
-        name = "text" if "text" in fields.map else "answer"
-        return (checked_chat(_transcript(before, fields.needed_text(name), notes), notes),)
+    if "text" in fields.map:
+        return (checked_chat(_transcript(before, fields.needed_text("text"), notes), notes),)
+    if "answer" in fields.map:
+        answers = answers_of(fields.needed("answer"), fields)
+        return tuple(checked_chat(_transcript(before, answer, notes), set(notes)) for answer in answers)
     better = _transcript(before, fields.needed_text("chosen"), notes)
     worse = _transcript(before, fields.needed_text("rejected"), set())
     return (_pair_of(better, worse, notes, ""),)

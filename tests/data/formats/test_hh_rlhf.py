@@ -115,3 +115,23 @@ def test_the_whole_better_talk_is_learned_where_everything_is_asked_for(tmp_path
     (row,) = import_records(tmp_path, [pair(talk("a", "b"), talk("a", "e"))])
 
     assert trained(tmp_path, row, train_on="everything")[1] == "user\na\nassistant\nb\n"
+
+
+def test_of_ranked_answers_to_a_talk_the_best_is_learned(tmp_path: Path) -> None:  # Nectar
+    answers = [
+        {"answer": "Far.", "model": "small", "rank": 2.0},
+        {"answer": "Air scatters blue.", "model": "large", "rank": 1.0},
+    ]
+    row = {
+        "prompt": talk("Hello", "Hi.", "Why blue?", ""),
+        "answers": answers,
+        "turns": 2,
+        "num_responses": 2,
+    }
+    data = import_records(tmp_path, [row, row | {"prompt": talk("What for?", "")}])
+
+    assert data.report.format == "hh_rlhf"
+    assert outcomes(data, 2) == [
+        ["user: Hello | assistant: Hi. | user: Why blue? | assistant: Air scatters blue."],
+        ["user: What for? | assistant: Air scatters blue."],
+    ]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.data.formats.outcomes import MERGED, add_up, import_records, outcomes, trained
 from tests.data.imported_files import findings, import_bytes
 
@@ -130,3 +132,47 @@ def test_the_answer_and_its_end_are_learned(tmp_path: Path) -> None:
         f"<|im_start|>user\n{LETTERED}<|im_end|>\n<|im_start|>assistant\nC<|im_end|>\n",
         "C",
     )
+
+
+ELI5 = {
+    "q_id": "5lchat",
+    "title": "Why is the sky blue?",
+    "selftext": "I know that the sea mirrors it.",
+    "answers": {
+        "a_id": ["a", "b", "c"],
+        "text": ["It is far.", "Air scatters blue.", "No."],
+        "score": [3, 9, -1],
+    },
+    "title_urls": {"url": []},
+}
+
+
+def test_of_answers_with_scores_the_best_is_learned(tmp_path: Path) -> None:  # ELI5
+    data = import_records(tmp_path, [ELI5, ELI5 | {"title": "And the sea?", "selftext": ""}])
+
+    assert data.report.format == "question_answer"
+    assert outcomes(data, 2) == [
+        ["user: Why is the sky blue?\n\nI know that the sea mirrors it. | assistant: Air scatters blue."],
+        ["user: And the sea? | assistant: Air scatters blue."],
+    ]
+    assert {finding.kind for finding in data.report.findings} >= {"ranked_answers"}
+
+
+@pytest.mark.parametrize(
+    ("answers", "order"),
+    [
+        ([{"text": "a", "pm_score": 1}, {"text": "b", "pm_score": 4}], ["b", "a"]),
+        ([{"answer": "a", "rank": 2.0}, {"answer": "b", "rank": 1.0}], ["b", "a"]),
+        ([{"body": "a", "score": 0.25}, {"body": "b", "score": 0.25}], ["a", "b"]),
+        ([{"text": "a", "score": 1}, {"text": "b"}], ["a", "b"]),  # not all have one: their order counts
+        ([{"text": "a", "score": True}, {"text": "b", "score": False}], ["a", "b"]),
+        ({"text": ["a", "b"], "score": [1, 2], "more": ["x"]}, ["b", "a"]),
+        ({"text": ["a", "b"], "answer_start": [5, 9]}, ["a", "b"]),
+    ],
+)
+def test_ranked_answers_come_from_the_best_to_the_worst(
+    tmp_path: Path, answers: object, order: list[str]
+) -> None:
+    data = import_records(tmp_path, [{"question": "q", "answers": answers}], alternatives="all")
+
+    assert outcomes(data, 1) == [[f"user: q | assistant: {answer}" for answer in order]]

@@ -302,7 +302,6 @@ def test_a_set_is_read_as_what_it_is(tmp_path: Path, record: dict[str, Any], for
     "record",
     [
         {"question": "q", "human_answers": ["a"], "machine_answers": ["b"]},
-        {"prompt": "q", "answers": [{"answer": "a", "rank": 1}], "turns": 1},
         {"prompt": "q", "response_1": "a", "response_2": "b", "preference_strength": -2},
         {"translation": {"en": "q", "fr": "a"}},
         {"role_1": "r", "topic": "t", "message_1": "q", "message_2": "a"},
