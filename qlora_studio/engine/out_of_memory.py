@@ -80,7 +80,9 @@ def _hint(config: RunConfig | None, *, resumed: bool = False) -> str:
         ways.append(f"{rows} per step with {times * 2} accumulated")
     if config.data.seq_len > 256:
         ways.append(f"a sequence length of {config.data.seq_len // 2:,}")
-    if config.lora.r > 8 and not config.lora.start_from:
+    if config.trains_all:
+        ways.append("an adapter in place of all weights")
+    elif config.lora.r > 8 and not config.lora.start_from:
         ways.append(f"rank {config.lora.r // 2}")
     ways.append("close other programs that use its memory")
     return f"In a new run try {', or '.join(ways[:3])}."

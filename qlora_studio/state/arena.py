@@ -101,6 +101,8 @@ class ArenaState(ModelWork):
             return self._engine.held
         if self.busy:
             return "Answers are being written."
+        if self._chat.own_model is not None:
+            return "All weights of this model were trained: an arena is for a base and its adapters."
         return "" if self._chat.tuned is not None else "Choose a tuned model first: an arena needs two sides."
 
     @property

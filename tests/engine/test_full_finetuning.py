@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from qlora_studio.engine.model_holder import ModelHolder
 from qlora_studio.engine.wish import Wish
 from qlora_studio.errors import StudioError
-from qlora_studio.protocol.events import RunFinished, RunStarted, StepFinished
+from qlora_studio.protocol.events import RunFailed, RunFinished, RunStarted, StepFinished
 from qlora_studio.runs.checkpoints import checkpoints
 from qlora_studio.runs.folder import open_run
 from qlora_studio.runs.metrics import read_metrics
@@ -144,3 +144,19 @@ def test_what_is_held_is_counted(tmp_path: Path, model: Path) -> None:
         assert held["weights"] == pytest.approx(weights, rel=0.01)
         assert held["adapter"] == trained
         assert held["optimizer"] == pytest.approx(2 * size, rel=0.01)
+
+
+def test_out_of_memory_names_what_would_take_less(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr("qlora_studio.engine.objective.learned_loss", no_room)
+    holder = ModelHolder(CPU)
+    run = make_run(tmp_path, model, **FULL, training__steps=1, training__gradient_accumulation=1)
+    failed = of_kind(events_of(run, holder=holder), RunFailed)[0]
+    assert failed.cause == "out_of_memory"
+    assert "an adapter in place of all weights" in failed.error.hint
+    assert "rank" not in failed.error.hint
+    assert holder.held is None

@@ -157,7 +157,7 @@ def test_a_folder_that_can_no_longer_be_written_to_ends_in_words(  # R10, R16
     tmp_path: Path, model: Path, fault: str
 ) -> None:
     run = make_run(tmp_path, model, **SETTINGS)
-    with disk(62, fault) as faulty:  # a line of the metrics
+    with disk(64, fault) as faulty:  # a line of the metrics
         failed = events_of(run)[-1]
 
     assert faulty.fired

@@ -252,3 +252,11 @@ def test_while_a_run_trains_no_judge_is_asked(arena, app, silent, run):
     arena.ask_judge("/models/judge")
     assert not arena.busy
     assert "is training" in arena.why_no_judge
+
+
+def test_a_model_of_which_all_weights_were_trained_has_no_arena(app, qtbot):
+    full = {"training.finetuning": "full", "model.quantization": "none"}
+    made = Example(name="full", steps=20, evaluate_every=10, end="finished", changes=full)
+    app.chat.refresh(make_run(app.preferences.runs_folder, made))
+    qtbot.waitUntil(lambda: app.chat.own_model is not None)
+    assert app.arena.why_no_start.startswith("All weights of this model were trained")
