@@ -6,7 +6,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
+from qlora_studio.engine.frozen_weights import Storage
+from qlora_studio.engine.learned_loss import Head
+from qlora_studio.engine.loading import load_base
 from qlora_studio.engine.model_holder import ModelHolder
 from qlora_studio.engine.wish import Wish
 from qlora_studio.errors import StudioError
@@ -14,7 +18,7 @@ from qlora_studio.protocol.events import RunFailed, RunFinished, RunStarted, Ste
 from qlora_studio.runs.checkpoints import checkpoints
 from qlora_studio.runs.folder import open_run
 from qlora_studio.runs.metrics import read_metrics
-from tests.engine.tiny import CPU, events_of, losses, make_model, make_run, of_kind
+from tests.engine.tiny import CPU, events_of, loaded, losses, make_model, make_rows, make_run, of_kind
 
 FULL: dict[str, Any] = {
     "training__finetuning": "full",
@@ -50,10 +54,6 @@ def test_every_weight_learns(tmp_path: Path, family: str) -> None:
 
 def test_the_first_step_is_that_of_plain_torch(tmp_path: Path, model: Path) -> None:
     """One packed batch, AdamW by hand on transformers' own model."""
-    from transformers import AutoModelForCausalLM
-
-    from tests.engine.tiny import make_rows
-
     rows = make_rows(1)
     run = make_run(
         tmp_path, model, rows, [], **FULL, training__steps=1, training__batch_size=1,
@@ -122,6 +122,23 @@ def test_its_end_is_a_model_and_no_adapter(tmp_path: Path, model: Path) -> None:
     opened = open_run(run)
     assert (opened.adapter, opened.model) == (None, run / "model")
     assert (run / "model" / "tokenizer.json").is_file()
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "gemma2"])
+def test_plain_transformers_reads_the_model_as_we_do(tmp_path: Path, family: str) -> None:
+    base = make_model(tmp_path / "model", family)
+    run = make_run(tmp_path, base, **FULL, training__steps=1)
+    events_of(run)
+    ids = torch.tensor([list(range(10, 25))])
+    storage = Storage("none", False, torch.float32)
+    ours = loaded(load_base(str(run / "model"), storage, CPU)).causal_lm
+    theirs, before = (
+        AutoModelForCausalLM.from_pretrained(at, dtype=torch.float32) for at in (run / "model", base)
+    )
+    with torch.no_grad():
+        hidden = ours.base_model(ids, use_cache=False).last_hidden_state
+        assert torch.allclose(Head.of(ours).logits(hidden), theirs(ids).logits, atol=1e-5)
+        assert not torch.allclose(theirs(ids).logits, before(ids).logits, atol=1e-2)
 
 
 def test_the_trained_base_is_not_left_for_a_chat(tmp_path: Path, model: Path) -> None:
