@@ -30,3 +30,5 @@ def require_inputs(config: RunConfig) -> None:
         for path in (data.path, *(part.path for part in data.mix), held_out):
             if path:
                 require_file(path)
+    if config.checkpoints.questions:
+        require_file(config.checkpoints.questions)

@@ -30,6 +30,7 @@ PAIRS = frozenset({"dpo", "orpo"})  # methods that learn from a better and a wor
 PREFERENCES = PAIRS | {"kto"}  # and from answers that were rated good or bad
 COMPARES_WITH_BASE = frozenset({"dpo", "kto"})  # by the adapter switched off
 ADAPTER, ALL_WEIGHTS = "lora", "full"  # what learns
+QUESTION_TOKENS = 2048  # of a question with its examples, as the official code of QLoRA has it
 _NOT_BUILT = "it isn't built yet in this version."
 
 
@@ -556,6 +557,14 @@ class CheckpointsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
             "are right. It takes twice as long.",
         ),
     ] = False
+    questions: Annotated[
+        str,
+        Setting(
+            label="Questions",
+            help="A file of multiple choice that is asked at each evaluation, beside the loss on the chats "
+            "held out: how many letters are right. For MMLU 5-shot, one with five examples in each prompt.",
+        ),
+    ] = ""
     evaluate_numbers: Annotated[
         int,
         Setting(

@@ -14,6 +14,7 @@ from qlora_studio.config.adapter_check import check_lora
 from qlora_studio.config.data_check import check_data
 from qlora_studio.config.data_parts import Fix
 from qlora_studio.config.finetuning_check import check_finetuning
+from qlora_studio.config.questions_check import check_questions
 from qlora_studio.config.run_config import SAMPLE, SCHEMA_VERSION, SHAPE_PREFIX, RunConfig
 from qlora_studio.config.setting import check_limits, fields_of
 from qlora_studio.errors import StudioError
@@ -76,6 +77,9 @@ def with_absolute_paths(config: RunConfig, *folders: Path) -> RunConfig:
     return msgspec.structs.replace(
         config,
         model=msgspec.structs.replace(config.model, path=absolute(config.model.path)),
+        checkpoints=msgspec.structs.replace(
+            config.checkpoints, questions=absolute(config.checkpoints.questions)
+        ),
         lora=msgspec.structs.replace(config.lora, start_from=start(config.lora.start_from)),
         data=msgspec.structs.replace(
             data,
@@ -106,6 +110,7 @@ def run_config_from(values: Mapping[str, Any], where: str) -> RunConfig:
     check_data(config.data, where)
     check_finetuning(config, where)
     check_lora(config, where)
+    check_questions(config, where)
     return config
 
 

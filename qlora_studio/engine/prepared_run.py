@@ -319,7 +319,11 @@ class PreparedRun:
         )
 
     def _answers(self) -> RightLetters | RightNumbers | None:
-        """To the rows held out, where that is asked and they are of that kind."""
+        """To the questions of their file, or else to the rows held out, where that is asked and they are
+        of that kind.
+        """
+        if self.record.prepared.questions and self.model_folder is not None:
+            return self._questions(Path(self.record.prepared.questions), self.model_folder)
         asked, held_out = self.config.checkpoints, len(self.rows.validation) > 0
         if not held_out or self.prefers or self.model_folder is None:
             return None
@@ -345,6 +349,26 @@ class PreparedRun:
                 lambda: answered_numbers(self.model.eval(), questions, self.rows, self.decode),
             )
         return None
+
+    def _questions(self, folder: Path, model: Path) -> RightLetters:
+        """Raises: StudioError where they are no multiple choice."""
+        choices = choice_questions(open_prepared(folder), load_tokenizer(model))
+        if not choices:
+            raise StudioError(
+                f"{self.config.checkpoints.questions} is no multiple choice: not every row has choices in "
+                "lines from A on, and one of their letters as its answer.",
+                hint="Choose another file for checkpoints.questions, or leave it empty.",
+            )
+        longest = max(len(question.prompt) + 1 for question in choices)
+        config = self.as_computed
+        at_once = max(1, config.training.batch_size * config.data.seq_len // longest)  # no more than of rows
+        training = msgspec.structs.replace(config.training, batch_size=at_once)
+        config = msgspec.structs.replace(config, training=training)
+        pad_id = self.rows.info.pad_id
+        return RightLetters(
+            choices,
+            lambda: likeliest_letters(self.model.eval(), self.device, choices, config, pad_id),
+        )
 
     def _has_samples(self) -> bool:
         """Whether every prompt was answered where the run goes on."""

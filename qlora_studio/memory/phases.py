@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from qlora_studio.config.run_config import QUESTION_TOKENS
 from qlora_studio.memory.parts import Parts, Setting, adapter_parameters, bytes_a_layer, other_bytes
 
 Phase = Literal["training", "evaluation", "sample replies", "chat", "export"]
@@ -32,7 +33,7 @@ def by_phase(setting: Setting, training: Parts) -> dict[Phase, Parts]:
     row = setting.config.data.seq_len
     return {
         "training": training,
-        "evaluation": _with(setting, training, bytes_a_layer(setting)),
+        "evaluation": _with(setting, training, _of_evaluation(setting)),
         "sample replies": _with(setting, replying, _of_a_text(setting, min(row, _SAMPLE))),
         "chat": _with(setting, alone, _of_a_text(setting, row)),
         "export": _with(setting, alone, _of_merging(setting)),
@@ -52,6 +53,12 @@ def _with(setting: Setting, held: Parts, activations: int) -> Parts:
         activations=int(setting.factor * activations),
         other=other_bytes(setting, activations),
     )
+
+
+def _of_evaluation(setting: Setting) -> int:
+    """One layer's work on a batch; a question with its examples may be longer than that."""
+    longest = QUESTION_TOKENS if setting.config.checkpoints.questions else 0
+    return bytes_a_layer(setting) * max(setting.tokens, longest) // setting.tokens
 
 
 def _of_a_text(setting: Setting, tokens: int) -> int:

@@ -38,6 +38,7 @@ from qlora_studio.models.shapes import model_shape
 from qlora_studio.protocol import reading
 from qlora_studio.reader.model_hash import model_sha256
 from qlora_studio.reader.model_text import ModelTexts
+from qlora_studio.reader.questions import prepare_questions, require_questions
 from qlora_studio.reader.start import Start, start_of
 from qlora_studio.runs.checkpoints import resume_point
 from qlora_studio.runs.folder import create_run, open_run
@@ -72,6 +73,7 @@ class _Ready:
     folder: str
     name: str
     notes: tuple[str, ...]
+    questions: PreparedRows | None = None
 
 
 def prepare_run(request: reading.PrepareRun, texts: ModelTexts, told: Told) -> reading.RunPrepared:
@@ -157,6 +159,8 @@ def check_resume(request: reading.CheckResume, texts: ModelTexts, told: Told) ->
     if not rows_folder.exists():
         _prepare_again(config, rows_folder, texts, told)
     check_content(open_prepared(rows_folder))
+    if run.record.prepared.questions:
+        require_questions(config, Path(run.record.prepared.questions), texts, told)
     return reading.ResumeReady(id=request.id, run=request.run, step=point.step)
 
 
@@ -209,6 +213,9 @@ def _of_folder(config: RunConfig, accept_skipped: bool, texts: ModelTexts, told:
     encoder = text.encoder(config.data.train_on, config.training.method)
     rows = prepare(source, encoder, config, told, accept_left_out=accept_skipped)
     notes = [*text.notes, *rows.info.notes]
+    questions = prepare_questions(config, texts, told) if config.checkpoints.questions else None
+    if questions is not None:
+        notes += [f"Questions: {note}" for note in questions.info.notes]
     if not model.has_template and any(row.messages for row in source.train.rows(0, 1)):
         notes.insert(0, "The model has no chat template; chats are written as 'User: …' and 'Assistant: …'.")
     folder = model_folder(config.model.path)
@@ -226,6 +233,7 @@ def _of_folder(config: RunConfig, accept_skipped: bool, texts: ModelTexts, told:
         folder=str(folder),
         name=model.name,
         notes=tuple(notes),
+        questions=questions,
     )
 
 
@@ -311,6 +319,7 @@ def _record(
             steps=steps,
             train_rows=info.train_rows,
             validation_rows=info.validation_rows,
+            questions=str(ready.questions.folder) if ready.questions else "",
             tokens=info.train_tokens,
             learned_tokens=info.train_learned_tokens,
         ),

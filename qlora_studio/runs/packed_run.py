@@ -52,6 +52,7 @@ from qlora_studio.runs.start import START_FILE
 from qlora_studio.runs.trained_template import TEMPLATE_FILE
 
 ROWS_FOLDER = "rows"  # the prepared rows, which lie in the cache of the machine that made them
+QUESTIONS_FOLDER = "questions"  # likewise, where the run asks any
 SCHEMA_VERSION = 1
 
 _MANIFEST = "manifest.json"
@@ -68,7 +69,7 @@ _SINGLE_FILES = (
 )
 _NAME = re.compile(
     rf"(?:{'|'.join(map(re.escape, _SINGLE_FILES))}"
-    rf"|(?:{ADAPTER_FOLDER}|{MODEL_FOLDER}|{ROWS_FOLDER}|{CHECKPOINTS_FOLDER}/step-\d{{6,9}})/[A-Za-z0-9_][A-Za-z0-9_.-]*)",
+    rf"|(?:{ADAPTER_FOLDER}|{MODEL_FOLDER}|{ROWS_FOLDER}|{QUESTIONS_FOLDER}|{CHECKPOINTS_FOLDER}/step-\d{{6,9}})/[A-Za-z0-9_][A-Za-z0-9_.-]*)",
     re.ASCII,
 )
 _LONGEST_NAME = 100  # characters; more doesn't fit the plain header
@@ -173,6 +174,14 @@ def _sources(folder: Path, record: RunRecord) -> Iterator[tuple[str, Path]]:
             hint="Resume the run once, which makes them again, then pack it.",
         )
     yield from _of_folder(ROWS_FOLDER, rows)
+    if record.prepared.questions:
+        questions = Path(record.prepared.questions)
+        if not questions.is_dir():
+            raise StudioError(
+                f"The prepared questions of {folder.name} are gone: {questions}.",
+                hint="Resume the run once, which makes them again, then pack it.",
+            )
+        yield from _of_folder(QUESTIONS_FOLDER, questions)
 
 
 def _of_folder(name: str, folder: Path) -> Iterator[tuple[str, Path]]:
@@ -351,7 +360,8 @@ def _settle(staging: Path, record: RunRecord, model: str) -> Path:
 
     def write(target: Path) -> None:
         remove_file(staging / RECORD_FILE)
-        rows = msgspec.structs.replace(here.prepared, folder=str(target / ROWS_FOLDER))
+        questions = str(target / QUESTIONS_FOLDER) if here.prepared.questions else ""
+        rows = msgspec.structs.replace(here.prepared, folder=str(target / ROWS_FOLDER), questions=questions)
         write_record(staging, msgspec.structs.replace(here, prepared=rows))
 
     for inside in staging.rglob("*"):

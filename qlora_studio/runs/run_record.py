@@ -34,7 +34,10 @@ class Hashes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
-    """The tokenized rows, a folder of the cache, and how many there are."""
+    """The tokenized rows, a folder of the cache, and how many there are.
+
+    questions: those of `checkpoints.questions`, another folder of it; empty where there are none
+    """
 
     folder: str = ""
     steps: Count = 0
@@ -42,6 +45,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     validation_rows: Count = 0
     tokens: Count = 0
     learned_tokens: Count = 0
+    questions: str = ""
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):

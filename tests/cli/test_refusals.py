@@ -51,6 +51,7 @@ def status(monkeypatch: pytest.MonkeyPatch, *words: str) -> object:
         (("data", "one.jsonl", "--model", "gone"), "gone does not exist or can't be read."),
         (("train", "nowhere.toml"), "gone does not exist or can't be read."),
         (("train", "sample", "--set", "data.path=gone.jsonl"), "gone.jsonl isn't there."),
+        (("train", "sample", "--set", "checkpoints.questions=gone.json"), "gone.json isn't there."),
         (
             ("estimate", "sample", "--set", "lora.layers=28-30"),
             "lora.layers names layer 30; this model's 30 layers have the numbers 0 to 29.",

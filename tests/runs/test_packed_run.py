@@ -36,7 +36,11 @@ def run(home: Path) -> Path:
     rows.mkdir(parents=True)
     (rows / "train.arrow").write_bytes(b"ids" * 500_000)
     (rows / "prepared.json").write_bytes(b"{}")
-    record = msgspec.structs.replace(RECORD, prepared=Prepared(folder=str(rows)))
+    questions = home / "cache" / "asked"
+    questions.mkdir()
+    (questions / "validation.arrow").write_bytes(b"which?")
+    prepared = Prepared(folder=str(rows), questions=str(questions))
+    record = msgspec.structs.replace(RECORD, prepared=prepared)
     run = create_run(home / "runs", record, start=[b"what it ", b"trains on"])
     save(run, 2, 4)
     (run / "metrics.jsonl").write_bytes(b'{"type":"x"}\n')
@@ -64,6 +68,11 @@ def test_a_run_comes_out_as_it_went_in(run: Path, packed: Path, elsewhere: Path)
         (info.step, info.sound) for info in checkpoints(run, verify=True)
     ]
     assert (unpacked.folder / "metrics.jsonl").read_bytes() == (run / "metrics.jsonl").read_bytes()
+    kept = open_run(unpacked.folder).record.prepared
+    assert (kept.folder, kept.questions) == tuple(
+        str(unpacked.folder / name) for name in ("rows", "questions")
+    )
+    assert (Path(kept.questions) / "validation.arrow").read_bytes() == b"which?"
     assert (unpacked.folder / START_FILE).read_bytes() == b"what it trains on"
     assert not (unpacked.folder / "engine.log").exists()
     assert open_run(unpacked.folder).less_memory == LessMemory(rows_at_once=2)

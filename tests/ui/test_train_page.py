@@ -438,6 +438,19 @@ def test_layers_that_are_not_there_block_with_their_reason(advanced, app, qtbot,
     assert box.text() == typed
 
 
+def test_a_file_of_questions_is_chosen_and_taken_back(advanced, app, qtbot, monkeypatch):
+    box = found(advanced, "train_checkpoints_questions")
+    monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: ("/data/five_shot.json", ""))
+    box.activated.emit(_choose(box, "choose"))
+    assert app.draft.value("checkpoints.questions") == "/data/five_shot.json"
+    assert box.currentText() == "five_shot.json"
+    click(qtbot, advanced, "train_checkpoints_evaluate_letters")
+    assert not app.draft.value("checkpoints.evaluate_letters")  # one kind is counted
+    assert "can't stand together" in app.draft.refusals["checkpoints.evaluate_letters"]
+    click(qtbot, advanced, "train_reset_checkpoints_questions")
+    assert (app.draft.value("checkpoints.questions"), box.currentText()) == ("", "None")
+
+
 def test_an_adapter_that_can_not_be_trained_on_blocks_until_a_new_one_is_taken(
     advanced, app, silent, qtbot, monkeypatch
 ):

@@ -77,6 +77,7 @@ LEARNING = (
     "training.seed",
 )
 HELD_OUT_ENCODING = "data.validation_encoding"  # has a field where a file is held out, and no share
+QUESTIONS = "checkpoints.questions"
 WHILE = (
     "checkpoints.every_steps",
     "checkpoints.keep",
@@ -86,6 +87,7 @@ WHILE = (
     "early_stopping.patience",
     "checkpoints.evaluate_letters",
     "checkpoints.evaluate_numbers",
+    QUESTIONS,
 )
 LENGTH = ("data.seq_len", "data.too_long")
 WHICH_LEARN = "an adapter, or all weights"
@@ -359,6 +361,9 @@ class TrainPage(Page):
         if key == START:
             self._choose_start()
             return
+        if key == QUESTIONS:
+            self._choose_questions()
+            return
         shape = self._state.shape()
         if shape is None:
             self.app.notices.say("The layers are known once the model is checked.", "warn")
@@ -366,6 +371,11 @@ class TrainPage(Page):
         picker = TargetPicker(self._fields[key].widget, shape, self._draft.value(key))
         picker.chosen.connect(lambda value: self._draft.set(key, value))
         picker.open()
+
+    def _choose_questions(self) -> None:
+        file, _ = QFileDialog.getOpenFileName(self, "Questions with letters to choose from")
+        if file:
+            self._draft.set(QUESTIONS, file)
 
     def _choose_start(self) -> None:
         runs = str(self.app.preferences.runs_folder)

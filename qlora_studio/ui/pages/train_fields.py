@@ -191,6 +191,25 @@ class SettingField(QObject):
         box.chosen.connect(choose)
         return box, show
 
+    def _questions(self, name: str) -> tuple[QWidget, Callable[[Any], None]]:
+        """None, or a file that was chosen."""
+        choices = [("", "None"), (CHOOSE, "Choose a file…")]
+        box = ChoiceBox(choices, name=name, label=self._field.setting.label)
+
+        def choose(value: str) -> None:
+            if value == CHOOSE:
+                self.refresh()
+                self.choosing.emit(self.key)
+            else:
+                self._set(value)
+
+        def show(value: str) -> None:
+            box.set_choices([*([(value, Path(value).name)] if value else []), *choices])
+            box.set_value(value)
+
+        box.chosen.connect(choose)
+        return box, show
+
     def _layers(self, name: str) -> tuple[QWidget, Callable[[Any], None]]:
         """ "all", or numbers and ranges."""
         box = TextBox(name=name, label=self._field.setting.label)
@@ -294,7 +313,7 @@ def in_words(field: Field, value: Any) -> str:
     if field.key == "lora.start_from" and not value:
         return NEW_ADAPTER[:1].lower() + NEW_ADAPTER[1:]
     if isinstance(value, str):
-        return str(field.setting.choices.get(value, value))
+        return str(field.setting.choices.get(value, value)) or "none"
     if field.key == "training.learning_rate":
         return small_number(value)
     if field.key == "data.validation":
@@ -345,6 +364,7 @@ _BUILDERS: dict[str, Callable[[SettingField, str], tuple[QWidget, Callable[[Any]
     "data.validation": SettingField._held_out,
     "lora.target_modules": SettingField._targets,
     "lora.start_from": SettingField._start,
+    "checkpoints.questions": SettingField._questions,
     "lora.layers": SettingField._layers,
     "lora.ranks": SettingField._numbers_by_name,
     "lora.alphas": SettingField._numbers_by_name,
