@@ -1,4 +1,4 @@
-"""Pictures of figures as SVG, for commands that have no window: lines over an axis, and a histogram."""
+"""Pictures of figures as SVG, for commands that have no window: lines over an axis, histograms, bars."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from qlora_studio.plain_text import visible_line
 WIDTH, HEIGHT = 830, 440  # px
 _LEFT, _RIGHT, _TOP, _BOTTOM = 72, 240, 44, 52  # px around what is drawn; the names stand at the right
 _LONGEST_NAME = 26  # characters
+_LEVEL_NAMES = 6  # bars, at most, whose names stand level below them
 # Dash and marker tell series apart where colours don't.
 _DASHES = ("", "8 4", "2 3", "8 3 2 3", "14 5", "1 5")
 
@@ -81,6 +82,53 @@ def histogram(
             f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{frame.bottom}" '
             f'stroke="{_colors()["series"][1]}" stroke-dasharray="3 3"/>'
         )
+    return _svg(parts)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A part of each bar: its name, and the color of the theme that it has in the window."""
+
+    name: str
+    color: str
+    amounts: Sequence[float]
+
+
+def stacked_bars(
+    title: str, y_label: str, bars: Sequence[str], layers: Sequence[Layer], limit: tuple[str, float] | None
+) -> str:
+    """The SVG. bars: their names; layers: from below, each with an amount a bar; limit: a line across."""
+    totals = [sum(layer.amounts[at] for layer in layers) for at in range(len(bars))]
+    top = max([*totals, limit[1] if limit else 0.0, 1e-9])
+    frame = _Frame(-0.5, max(len(bars), 1) - 0.5, 0.0, top * 1.12)
+    parts = [*_axes(frame, title, "", y_label), *_y_ticks(frame)]
+    for at, name in enumerate(bars):
+        low = 0.0
+        left, right = frame.x(at - 0.32), frame.x(at + 0.32)
+        for layer in layers:
+            high = low + layer.amounts[at]
+            parts.append(
+                f'<rect x="{left:.1f}" y="{frame.y(high):.1f}" width="{right - left:.1f}" '
+                f'height="{frame.y(low) - frame.y(high):.2f}" fill="{_colors()[layer.color]}"/>'
+            )
+            low = high
+        parts.append(_text(frame.x(at), frame.y(low) - 6, f"{low:,.1f}", 'text-anchor="middle"'))
+        parts += _x_tick(frame, at, name if len(bars) <= _LEVEL_NAMES else "")
+        if len(bars) > _LEVEL_NAMES:
+            x, y = frame.x(at) + 4, frame.bottom + 12
+            turned = f'text-anchor="end" font-size="10" transform="rotate(-32 {x:.1f} {y})"'
+            parts.append(_text(x, y, name, turned))
+    for place, layer in enumerate(reversed(layers)):
+        y = _TOP + 12 + 20 * place
+        ink = _colors()[layer.color]
+        parts.append(f'<rect x="{frame.right + 12}" y="{y - 8}" width="16" height="16" fill="{ink}"/>')
+        parts.append(_text(frame.right + 36, y + 4, layer.name))
+    if limit:
+        high, y = frame.y(limit[1]), _TOP + 12 + 20 * len(layers)
+        stroke = f'stroke="{_colors()["limit"]}" stroke-width="1.5" stroke-dasharray="5 4"'
+        parts.append(f'<path d="M{_LEFT} {high:.1f} H{frame.right}" {stroke}/>')
+        parts.append(f'<path d="M{frame.right + 8} {y} h24" {stroke}/>')
+        parts.append(_text(frame.right + 36, y + 4, limit[0]))
     return _svg(parts)
 
 

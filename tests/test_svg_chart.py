@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from xml.etree import ElementTree
 
-from qlora_studio.svg_chart import Series, histogram, line_chart
+import pytest
+
+from qlora_studio.svg_chart import Layer, Series, histogram, line_chart, stacked_bars
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -71,3 +73,17 @@ def test_names_from_outside_are_text():
     assert "<script>" in texts(picture)
     assert not list(drawn(picture).iter(f"{SVG}script"))
     assert "\u202e" not in picture
+
+
+def test_bars_stand_on_each_other_below_a_limit():
+    layers = [Layer("below", "vram_weights", [1.0, 2.0]), Layer("above", "vram_other", [3.0, 0.5])]
+    picture = stacked_bars("Memory", "GiB", ["a", "b"], layers, ("5 GiB free", 5.0))
+    assert {"Memory", "GiB", "a", "b", "below", "above", "4.0", "2.5", "5 GiB free"} <= set(texts(picture))
+    ground, *rects = drawn(picture).iter(f"{SVG}rect")
+    (low_a, high_a), (low_b, _) = rects[:2], rects[2:4]
+    bottom = float(low_a.get("y", "")) + float(low_a.get("height", ""))
+    assert float(high_a.get("y", "")) + float(high_a.get("height", "")) == pytest.approx(
+        float(low_a.get("y", "")), abs=0.1
+    )
+    assert float(low_b.get("height", "")) == pytest.approx(2 * float(low_a.get("height", "")), abs=0.02)
+    assert bottom < float(ground.get("height", ""))

@@ -15,9 +15,12 @@ from qlora_studio.config.toml_file import parse_assignment, with_absolute_paths,
 from qlora_studio.errors import StudioError
 from qlora_studio.memory.devices import device_name
 from qlora_studio.memory.measured import measured_speed
-from qlora_studio.memory.promise import promise
+from qlora_studio.memory.parts import PART_NAMES
+from qlora_studio.memory.promise import Promise, promise
 from qlora_studio.models.shapes import known_shape
 from qlora_studio.protocol import reading
+from qlora_studio.runs.space import saving
+from qlora_studio.svg_chart import Layer, stacked_bars
 
 SAMPLE_SHAPE = "smollm2-135m"
 
@@ -25,7 +28,10 @@ SAMPLE_SHAPE = "smollm2-135m"
 def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """`qlora-studio recipes`."""
     listed = subparsers.add_parser("recipes", help="the QLoRA paper's recipes, and what each needs here")
+    listed.add_argument("names", nargs="*", metavar="NAME", help="these alone")
     listed.add_argument("--card", type=float, metavar="GIB", help="for a card of this size")
+    listed.add_argument("--set", action="append", default=[], metavar="A.B=V", dest="changes")
+    listed.add_argument("--picture", metavar="FILE.svg", help="draw the memory of each by part")
     listed.add_argument("--json", action="store_true")
     listed.set_defaults(run=recipes_command)
 
@@ -40,7 +46,20 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
 def recipes_command(arguments: argparse.Namespace) -> int:
     """Raises: StudioError."""
     room = room_here() if arguments.card is None else room_of_card(arguments.card)
-    found = [_about(recipe, room, here=arguments.card is None) for recipe in recipes()]
+    chosen = list(map(recipe_named, arguments.names)) or list(recipes())
+    changes = dict(parse_assignment(change) for change in arguments.changes)
+    configs = [with_changes(recipe.config, changes, "--set") for recipe in chosen]
+    shapes = [known_shape(recipe.shape) for recipe in chosen]
+    promises = [
+        promise(shape, config, device=room.device, free_bytes=room.free_bytes)
+        for shape, config in zip(shapes, configs, strict=True)
+    ]
+    found = [
+        _about(recipe, config, promised, room, here=arguments.card is None)
+        for recipe, config, promised in zip(chosen, configs, promises, strict=True)
+    ]
+    if arguments.picture is not None:
+        _draw(Path(arguments.picture), [recipe.key for recipe in chosen], promises, room)
     if arguments.json:
         print_json({"recipes": found, "free_gib": room.free_bytes / 2**30})
         return 0
@@ -99,13 +118,14 @@ def chosen_shape(model: str) -> ModelShape:
         return reader.ask(reading.ModelChecked, reading.CheckModel, folder=folder).report.shape
 
 
-def _about(recipe: Recipe, room: Room, *, here: bool) -> dict[str, object]:
+def _about(
+    recipe: Recipe, config: RunConfig, promised: Promise, room: Room, *, here: bool
+) -> dict[str, object]:
     """What it needs, with the model it was made for.
 
     seconds_at_most: every row as long as may be; None before a run of this kind was measured here
     """
-    shape, config = known_shape(recipe.shape), recipe.config
-    promised = promise(shape, config, device=room.device, free_bytes=room.free_bytes)
+    shape = known_shape(recipe.shape)
     speed = measured_speed(device_name(room.device), shape, config.model.quantization) if here else None
     training = config.training
     tokens = training.steps * training.batch_size * training.gradient_accumulation * config.data.seq_len
@@ -118,6 +138,18 @@ def _about(recipe: Recipe, room: Room, *, here: bool) -> dict[str, object]:
         "updates": training.steps,
         "seconds_at_most": tokens / speed if speed else None,
     }
+
+
+def _draw(file: Path, names: list[str], promises: list[Promise], room: Room) -> None:
+    """Raises: StudioError where the picture can't be written."""
+    layers = [
+        Layer(name, f"vram_{part}", [promised.parts.get(part, 0) / 2**30 for promised in promises])
+        for part, name in PART_NAMES.items()
+    ]
+    free = room.free_bytes / 2**30
+    picture = stacked_bars("Memory at the peak", "GiB", names, layers, (f"{free:.1f} GiB {room.words}", free))
+    with saving("the picture", file):
+        file.write_text(picture, encoding="utf-8", newline="")
 
 
 def _hours(seconds: object) -> str:

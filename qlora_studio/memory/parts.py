@@ -11,6 +11,16 @@ from qlora_studio.config.adapter_layers import is_adapted, ranks
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import LoraConfig, RunConfig
 
+# What a person reads of each part, in the order of the promise's bar
+PART_NAMES = {
+    "weights": "Base weights",
+    "adapter": "Adapter + gradients",
+    "optimizer": "Optimizer",
+    "activations": "Activations",
+    "logits": "Logits",
+    "other": "Workspace + driver",
+}
+
 _BLOCK = 64  # weights that share a scale
 _NESTED_BLOCK = 256  # scales that share a scale, with double quantization
 _FP32 = 4  # bytes

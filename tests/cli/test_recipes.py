@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from xml.etree import ElementTree
 
 import pytest
 
@@ -12,6 +13,8 @@ from qlora_studio.config.recipes import recipe_named
 from qlora_studio.memory.devices import device_name
 from qlora_studio.memory.measured import remember_speed
 from qlora_studio.models.shapes import known_shape
+
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 def run(*words: str) -> int:
@@ -80,3 +83,24 @@ def test_another_model_and_other_data_are_noted():
     notes = recipe_notes(recipe, settings("--model", "sample", "--data", "sample"), "question_answer")
     assert "this model is llama of 135 M" in notes[0]
     assert notes[1] == "Guanaco 65B was made for oasst; this data is question_answer."
+
+
+def test_single_ones_are_listed_and_drawn_with_settings_of_ones_own(capsys, tmp_path):
+    picture = tmp_path / "memory.svg"
+    words = ("recipes", "guanaco-7b", "guanaco-65b", "--card", "48", "--set", "training.batch_size=1")
+    assert run(*words, "--picture", str(picture), "--json") == 0
+    found = json.loads(capsys.readouterr().out)["recipes"]
+    assert [item["recipe"] for item in found] == ["guanaco-7b", "guanaco-65b"]
+    texts = [item.text for item in ElementTree.parse(picture).getroot().iter(f"{SVG}text")]
+    assert {"guanaco-7b", "guanaco-65b", "Optimizer", "Base weights"} <= set(texts)
+    assert {f"{item['total_gib']:,.1f}" for item in found} <= set(texts)
+    assert run("recipes", "guanaco-7b", "--card", "48", "--json") == 0
+    (alone,) = json.loads(capsys.readouterr().out)["recipes"]
+    assert alone["total_gib"] != found[0]["total_gib"]  # two rows at once
+
+
+def test_a_recipe_that_is_none_and_a_picture_without_a_place_are_refused(tmp_path, capsys):
+    assert run("recipes", "guanaco-8b") == 2
+    assert "no recipe 'guanaco-8b'" in capsys.readouterr().err
+    assert run("recipes", "--card", "48", "--picture", str(tmp_path / "missing" / "memory.svg")) == 2
+    assert "missing" in capsys.readouterr().err

@@ -10,6 +10,7 @@ from PySide6.QtWidgets import QGridLayout, QHBoxLayout, QVBoxLayout, QWidget
 from qlora_studio.config.setting import Field
 from qlora_studio.memory.correction import correction_words
 from qlora_studio.memory.largest import Largest
+from qlora_studio.memory.parts import PART_NAMES
 from qlora_studio.memory.promise import Promise
 from qlora_studio.state.train_problems import Mend, TrainProblem
 from qlora_studio.ui.figures import in_gib
@@ -29,16 +30,6 @@ from qlora_studio.ui.widgets import (
     Swatch,
     empty_layout,
 )
-
-# The order of the Monitor's chart, from below.
-PARTS = {
-    "weights": "Base weights",
-    "adapter": "Adapter + gradients",
-    "optimizer": "Optimizer",
-    "activations": "Activations",
-    "logits": "Logits",
-    "other": "Workspace + driver",
-}
 
 
 class PromiseCard(Card):
@@ -98,7 +89,7 @@ class PromiseCard(Card):
         if promised is not None:
             parts = [
                 Part(words, promised.parts.get(part, 0) / 2**30, f"vram_{part}")
-                for part, words in PARTS.items()
+                for part, words in PART_NAMES.items()
             ]
             free = (promised.free_bytes or 0) / 2**30
             ghost = -difference / 2**30 if difference < 0 else 0.0  # how far the default would reach
@@ -124,7 +115,7 @@ class PromiseCard(Card):
         legend.setVerticalSpacing(theme().px(6))
         legend.setHorizontalSpacing(theme().px(8))
         legend.setColumnStretch(1, 1)
-        for row, (part, words) in enumerate(PARTS.items()):
+        for row, (part, words) in enumerate(PART_NAMES.items()):
             amount = PlainLabel("–", "strong")
             self._amounts[part] = amount
             name = PlainLabel(words)
