@@ -30,6 +30,7 @@ PAIRS = frozenset({"dpo", "orpo"})  # methods that learn from a better and a wor
 PREFERENCES = PAIRS | {"kto"}  # and from answers that were rated good or bad
 COMPARES_WITH_BASE = frozenset({"dpo", "kto"})  # by the adapter switched off
 ADAPTER, ALL_WEIGHTS = "lora", "full"  # what learns
+WRITTEN_TOGETHER = 16  # replies, where right numbers are counted
 QUESTION_TOKENS = 2048  # of a question with its examples, as the official code of QLoRA has it
 _NOT_BUILT = "it isn't built yet in this version."
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedModel
 
+from qlora_studio.config.run_config import WRITTEN_TOGETHER
 from qlora_studio.data.prepared import PreparedRows
 from qlora_studio.data.tokenized_row import TokenizedRow
 from qlora_studio.engine.greedy import continue_together
 
 MARK = "####"  # before the number in each answer of GSM8K
 MOST_ASKED = 64  # rows after a run; writing takes a hundred times as long as reading
-_TOGETHER = 16  # replies written at once
 _SPARE_TOKENS = 16  # that a reply may have over twice the length of the row's own answer
 _SPOKEN_WORDS = 3
 _LONGEST_SHOWN = 100  # characters of a question
@@ -126,5 +126,5 @@ def _of_like_length(questions: Sequence[NumberQuestion]) -> Iterator[tuple[int, 
         range(len(questions)),
         key=lambda place: (questions[place].most_tokens, len(questions[place].prompt)),
     )
-    for start in range(0, len(by_length), _TOGETHER):
-        yield start, by_length[start : start + _TOGETHER]
+    for start in range(0, len(by_length), WRITTEN_TOGETHER):
+        yield start, by_length[start : start + WRITTEN_TOGETHER]

@@ -13,6 +13,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from qlora_studio.config.finetuning_check import check_finetuning
 from qlora_studio.config.run_config import PREFERENCES, SHAPE_PREFIX, RunConfig
 from qlora_studio.data.packing import (
     Batch,
@@ -67,7 +68,7 @@ from qlora_studio.runs.less_memory import (
     read_less_memory,
     write_less_memory,
 )
-from qlora_studio.runs.run_record import RunRecord
+from qlora_studio.runs.run_record import RECORD_FILE, RunRecord
 from qlora_studio.runs.run_state import read_state
 from qlora_studio.runs.run_writer import RunWriter
 from qlora_studio.runs.samples import SAMPLES_FILE, read_samples
@@ -100,6 +101,9 @@ def read_start(writer: RunWriter, device: Device, ways: Sequence[Way] = ()) -> S
     Raises: StudioError naming the file that is damaged, or the setting that differs (R2, R3).
     """
     record = writer.record
+    check_finetuning(record.config, str(writer.folder / RECORD_FILE))
+    if record.config.trains_all and record.hashes.start:
+        raise StudioError(f"{writer.folder / RECORD_FILE}: all weights are trained, and it names an adapter.")
     rows = open_prepared(Path(record.prepared.folder))
     check_content(rows)
     point = resume_point(writer.folder)

@@ -13,8 +13,7 @@ from qlora_studio.errors import StudioError
 from qlora_studio.protocol.events import LoadingProgress
 from qlora_studio.runs.checkpoints import newest_sound, resume_point
 from qlora_studio.runs.folder import Run
-
-_ENDED = ("finished", "stopped")
+from qlora_studio.runs.standing import ENDED
 
 Loading = Generator[LoadingProgress, None, AdaptedModel]
 
@@ -43,7 +42,7 @@ def newest_result(run: Run) -> tuple[Path, int]:
 
     Of all weights only the end of a run leaves a model.
     """
-    ended = run.adapter is not None and run.state.state in _ENDED
+    ended = run.adapter is not None and run.state.state in ENDED
     if not run.record.config.trains_all and not ended and (newest := newest_sound(run.folder)):
         return newest.path, newest.step
     return result_folder(run), run.state.step
@@ -54,7 +53,7 @@ def _model_folder(run: Run, step: int | None) -> Path:
         raise StudioError(
             f"{run.folder.name} trained all weights: only its finished model can be opened, no checkpoint."
         )
-    if run.model is None or run.state.state not in _ENDED:
+    if run.model is None or run.state.state not in ENDED:
         raise StudioError(
             f"{run.folder} has no model yet.", hint="It is written when the run finishes or is stopped."
         )

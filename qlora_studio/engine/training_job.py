@@ -36,6 +36,7 @@ from qlora_studio.protocol.events import (
     StepFinished,
 )
 from qlora_studio.protocol.lines import EVENTS
+from qlora_studio.runs.checkpoints import checkpoints_hold
 from qlora_studio.runs.less_memory import Way
 from qlora_studio.runs.run_state import RunState
 from qlora_studio.runs.run_writer import RunWriter
@@ -110,7 +111,11 @@ class _TrainingJob:
             yield from begin_with_what_was_lost(adapted, ADAPTER)
         require_space(
             self._writer.folder,
-            checkpoints_need(checkpoint_bytes(self._run.optimizer), config.checkpoints.keep),
+            checkpoints_need(
+                checkpoint_bytes(self._run.optimizer),
+                config.checkpoints.keep,
+                held=checkpoints_hold(self._writer.folder),
+            ),
             "The run",
         )
         _log.info("%s: %s", self._writer.folder.name, _device_line(self._run))

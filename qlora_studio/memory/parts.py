@@ -93,6 +93,13 @@ class Setting:
         return _FP32 if asked == "float32" else 2
 
     @property
+    def weight_bytes(self) -> int:
+        """Of a weight that isn't quantized. Trained ones that may be in either take most in 16 bit, with a
+        copy in fp32 beside."""
+        known = self.config.model.compute_dtype != "auto" or self.auto_dtype
+        return 2 if self.config.trains_all and not known else self.dtype_bytes
+
+    @property
     def computes_in_fp32(self) -> bool:
         """Whether it is known to."""
         asked: str = self.config.model.compute_dtype
@@ -162,7 +169,7 @@ def _weights(setting: Setting) -> int:
     shape = setting.shape
     sizes = [out * inner for _, out, inner in shape.linears]
     linear = shape.layers * sum(sizes)
-    rest = (shape.parameters - linear) * setting.dtype_bytes
+    rest = (shape.parameters - linear) * setting.weight_bytes
     stored = shape.layers * sum(_stored_bytes(size, setting) for size in sizes)
     return stored + rest + _kept_dequantized(setting, linear)
 
@@ -171,7 +178,7 @@ def _stored_bytes(size: int, setting: Setting) -> int:
     """Of a linear weight of `size` numbers."""
     model = setting.config.model
     if model.quantization == "none":
-        return size * setting.dtype_bytes
+        return size * setting.weight_bytes
     if model.quantization == "int8":
         return size + _FP32 * math.isqrt(size)  # a scale for each row
     scales = math.ceil(size / _BLOCK)

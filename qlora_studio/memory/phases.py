@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from qlora_studio.config.run_config import QUESTION_TOKENS
+from qlora_studio.config.run_config import QUESTION_TOKENS, WRITTEN_TOGETHER
 from qlora_studio.memory.parts import Parts, Setting, adapter_parameters, bytes_a_layer, other_bytes
 
 Phase = Literal["training", "evaluation", "sample replies", "chat", "export"]
@@ -23,8 +23,9 @@ _BYTES_MERGING = 2 + 4 * _FP32
 def by_phase(setting: Setting, training: Parts) -> dict[Phase, Parts]:
     """training: of its step, what alone was measured on a card; the others are computed from shapes.
 
-    A sample with its reply is taken for a text of 512 tokens, a chat for one as long as a row. Chat and
-    export come after the run: nothing is left of gradients and optimizer then.
+    A sample with its reply is taken for a text of 512 tokens, a chat for one as long as a row; so is each of
+    the replies written together where right numbers are counted. Chat and export come after the run: nothing
+    is left of gradients and optimizer then.
     """
     replying = msgspec.structs.replace(training, logits=_logits_of_one_token(setting))
     config = setting.config
@@ -34,7 +35,7 @@ def by_phase(setting: Setting, training: Parts) -> dict[Phase, Parts]:
     return {
         "training": training,
         "evaluation": _with(setting, training, _of_evaluation(setting)),
-        "sample replies": _with(setting, replying, _of_a_text(setting, min(row, _SAMPLE))),
+        "sample replies": _with(setting, replying, _of_replies(setting)),
         "chat": _with(setting, alone, _of_a_text(setting, row)),
         "export": _with(setting, alone, _of_merging(setting)),
     }
@@ -64,6 +65,13 @@ def _of_evaluation(setting: Setting) -> int:
 def _of_a_text(setting: Setting, tokens: int) -> int:
     """The cache, and one layer's work on the whole text."""
     return cache_bytes(setting, tokens) + bytes_a_layer(setting) * tokens // setting.tokens
+
+
+def _of_replies(setting: Setting) -> int:
+    """Of one sample, or of those written together: their caches, and a layer's work on all prompts."""
+    row = setting.config.data.seq_len
+    together = min(setting.config.checkpoints.evaluate_numbers, WRITTEN_TOGETHER)
+    return max(_of_a_text(setting, min(row, _SAMPLE)), together * _of_a_text(setting, row))
 
 
 def _of_merging(setting: Setting) -> int:

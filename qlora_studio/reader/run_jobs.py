@@ -90,6 +90,7 @@ def prepare_run(request: reading.PrepareRun, texts: ModelTexts, told: Told) -> r
         ready = _of_folder(config, request.accept_skipped, texts, told)
     if start is not None:
         start.require_base(config.model.path, ready.hashes.model)
+        start.require_storage(config.model)
     steps = _steps(config, ready.rows)
     promised = promise(
         ready.shape,

@@ -7,7 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from qlora_studio.config.run_config import COMPARES_WITH_BASE, SHAPE_PREFIX, LoraConfig, RunConfig
+from qlora_studio.config.run_config import (
+    COMPARES_WITH_BASE,
+    SHAPE_PREFIX,
+    LoraConfig,
+    ModelConfig,
+    RunConfig,
+)
 from qlora_studio.errors import StudioError
 from qlora_studio.models.adapter import WEIGHTS, check_adapter
 from qlora_studio.models.adapter_settings import in_words, settings_of
@@ -44,6 +50,22 @@ class Start:
                 f"{self.source.folder} was trained on {record.model_name or record.model_folder}, and not on "
                 f"these weights of {model}.",
                 hint="Choose the model that it was trained on, or start from another adapter.",
+            )
+
+    def require_storage(self, model: ModelConfig) -> None:
+        """An adapter that begins with what 4 bits lost (LoftQ) belongs to these 4 bits.
+
+        Raises: StudioError where `model` stores its weights otherwise.
+        """
+        record = self.source.record
+        if record is None or record.config.lora.init != "loftq":
+            return
+        made = record.config.model
+        if (made.quantization, made.double_quant) != (model.quantization, model.double_quant):
+            double = " with double quantization" if made.double_quant else " without double quantization"
+            raise StudioError(
+                f"{self.source.folder} makes up for what {made.quantization}{double} loses of the weights.",
+                hint="Store the base in the same way, or start from another adapter.",
             )
 
 

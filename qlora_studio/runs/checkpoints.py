@@ -167,6 +167,15 @@ def _by_step(run_folder: Path) -> list[tuple[int, Path]]:
     return sorted((step, path) for step, path in found if path.name == step_name(step))
 
 
+def checkpoints_hold(run_folder: Path) -> int:
+    """Bytes of the run's checkpoints; 0 where there are none or they can't be read."""
+    try:
+        with os.scandir(run_folder / CHECKPOINTS_FOLDER) as entries:
+            return sum(bytes_in(Path(entry)) for entry in entries if entry.is_dir(follow_symlinks=False))
+    except OSError:
+        return 0
+
+
 def _bytes_of_newest(run_folder: Path) -> int:
     found = _by_step(run_folder)
     return bytes_in(found[-1][1]) if found else 0

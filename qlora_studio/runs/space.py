@@ -25,9 +25,12 @@ class DiskFullError(StudioError):
         self.missing_bytes = missing_bytes
 
 
-def checkpoints_need(checkpoint_bytes: int, keep: int) -> int:
-    """Bytes to have free before a run starts: checkpoints kept, the one being written, some to spare."""
-    return checkpoint_bytes * (keep + 1) + SPARE_BYTES
+def checkpoints_need(checkpoint_bytes: int, keep: int, held: int = 0) -> int:
+    """Bytes to have free before a run starts: checkpoints kept, the one being written, some to spare.
+
+    held: bytes of those that are there already; they make room for the next ones
+    """
+    return max(checkpoint_bytes * (keep + 1) - held, checkpoint_bytes) + SPARE_BYTES
 
 
 def free_bytes(folder: Path) -> int:

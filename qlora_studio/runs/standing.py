@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ADAPTER_FOLDER = "adapter"
+ENDED = ("finished", "stopped")  # states in which what the run made is newer than its checkpoints
 MODEL_FOLDER = "model"  # what full finetuning leaves in its place
 
 

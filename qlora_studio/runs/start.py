@@ -11,7 +11,7 @@ from qlora_studio.errors import StudioError
 from qlora_studio.runs.checkpoints import newest_sound
 from qlora_studio.runs.durable import is_real_folder, open_to_read
 from qlora_studio.runs.run_record import RECORD_FILE, RunRecord, read_record
-from qlora_studio.runs.standing import ADAPTER_FOLDER
+from qlora_studio.runs.standing import ADAPTER_FOLDER, ENDED, MODEL_FOLDER, standing_of
 
 START_FILE = "start_adapter.safetensors"
 
@@ -25,17 +25,26 @@ class StartAdapter:
 
 
 def start_adapter(named: Path) -> StartAdapter:
-    """Of a run its finished adapter, or else its newest sound checkpoint; any other folder as it is.
+    """Of a run its finished adapter, or its newest sound checkpoint where it went on since. Any other folder
+    as it is.
 
     Raises: StudioError where the run has neither, or can't be read.
     """
     if not (named / RECORD_FILE).is_file():
         return StartAdapter(named, _record_above(named))
     record = read_record(named).record
+    if record.config.trains_all:
+        raise StudioError(
+            f"{named} trained all weights and has no adapter.",
+            hint=f"Take what it made as the model: {named / MODEL_FOLDER}.",
+        )
     finished = named / ADAPTER_FOLDER
-    if is_real_folder(finished):
+    is_there = is_real_folder(finished)
+    if is_there and standing_of(named, record)[0].state in ENDED:
         return StartAdapter(finished, record)
     checkpoint = newest_sound(named)
+    if checkpoint is None and is_there:
+        return StartAdapter(finished, record)
     if checkpoint is None:
         raise StudioError(
             f"{named} has neither an adapter nor a sound checkpoint yet.",

@@ -15,6 +15,7 @@ from qlora_studio.protocol.evaluation_report import evaluation_of
 from qlora_studio.protocol.events import Problem
 from qlora_studio.runs.evaluations import Evaluation, Evaluations, add_evaluation, read_evaluations
 from qlora_studio.runs.folder import Run
+from qlora_studio.runs.standing import ENDED
 from qlora_studio.state.background import Background
 from qlora_studio.state.engine import EngineState
 from qlora_studio.state.model_work import ModelWork
@@ -81,7 +82,7 @@ class EvaluationState(ModelWork):
         if self.run.record.config.model.path.startswith(SHAPE_PREFIX):
             return "This run's model has random weights: there is nothing to ask it."
         if self.run.record.config.trains_all:
-            ended = self.run.model is not None and self.run.state.state in ("finished", "stopped")
+            ended = self.run.model is not None and self.run.state.state in ENDED
             return "" if ended else "This run has no model yet: it is written when it finishes or is stopped."
         if self.run.adapter is None and not self.run.state.step:
             return "This run has no adapter yet."

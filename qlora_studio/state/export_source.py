@@ -13,6 +13,7 @@ from qlora_studio.runs.folder import Run
 from qlora_studio.runs.history import list_runs
 from qlora_studio.runs.samples import read_samples
 from qlora_studio.runs.space import free_bytes
+from qlora_studio.runs.standing import ENDED
 from qlora_studio.state.folders import size_of
 
 
@@ -74,7 +75,7 @@ def sources(runs_folder: Path) -> list[Source]:
         result = run.adapter or run.model if run is not None else None
         if run is None or result is None or run.record.config.model.path.startswith(SHAPE_PREFIX):
             continue
-        if run.state.state in ("finished", "stopped"):
+        if run.state.state in ENDED:
             checkpoints = {} if run.record.config.trains_all else _checkpoints_of(run)
             found.append(Source(run, result, size_of(result), _prompts_of(run), checkpoints))
     return found

@@ -18,6 +18,8 @@ from qlora_studio.protocol.events import RunFailed, RunFinished, RunStarted, Ste
 from qlora_studio.runs.checkpoints import checkpoints
 from qlora_studio.runs.folder import open_run
 from qlora_studio.runs.metrics import read_metrics
+from qlora_studio.runs.run_record import RECORD_FILE
+from qlora_studio.runs.space import SPARE_BYTES
 from tests.engine.tiny import CPU, events_of, loaded, losses, make_model, make_rows, make_run, of_kind
 
 FULL: dict[str, Any] = {
@@ -177,3 +179,29 @@ def test_out_of_memory_names_what_would_take_less(
     assert "an adapter in place of all weights" in failed.error.hint
     assert "rank" not in failed.error.hint
     assert holder.held is None
+
+
+def test_a_paused_run_needs_no_room_again_for_the_checkpoints_it_has(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # R9
+    run = make_run(tmp_path, model, **FULL, training__steps=6, checkpoints__every_steps=1)
+    events_of(run, Wish.PAUSE, after_step=3)
+    one = sum(file.stat().st_size for file in checkpoints(run)[-1].path.iterdir())
+    monkeypatch.setattr("qlora_studio.runs.space.free_bytes", lambda folder: SPARE_BYTES + 3 * one // 2)
+    assert of_kind(events_of(run), RunFinished)[0].step == 6
+
+
+def test_a_record_that_names_all_weights_and_an_adapter_is_refused_by_name(
+    tmp_path: Path, model: Path
+) -> None:  # run folders come from strangers
+    for old, new, reason in (
+        (b'"start": ""', b'"start": "' + 64 * b"0" + b'"', "names an adapter"),
+        (b'"method": "sft"', b'"method": "dpo"', "compares with the model as it was"),
+    ):
+        run = make_run(tmp_path, model, **FULL, training__steps=1)
+        record = (run / RECORD_FILE).read_bytes()
+        assert old in record
+        (run / RECORD_FILE).write_bytes(record.replace(old, new))
+        failed = of_kind(events_of(run), RunFailed)[0]
+        assert reason in failed.error.message
+        assert RECORD_FILE in failed.error.message

@@ -16,7 +16,7 @@ from qlora_studio.protocol.events import EvaluationFinished, RunFailed, RunStart
 from qlora_studio.runs.durable import remove_folder
 from qlora_studio.runs.folder import create_run
 from qlora_studio.runs.run_record import read_record
-from qlora_studio.runs.start import START_FILE
+from qlora_studio.runs.start import START_FILE, start_adapter
 from tests.engine.plain_stack import plain_tuned
 from tests.engine.test_resume import RESTLESS, assert_same_bits
 from tests.engine.tiny import CPU, events_of, loaded, make_model, make_run, of_kind
@@ -115,3 +115,13 @@ def test_what_it_starts_from_is_never_another_file(tmp_path: Path, model: Path) 
     assert isinstance(changed, RunFailed) and isinstance(missing, RunFailed)
     assert f"{file} is not what this run was made to start from" in changed.error.message
     assert f"{file}, which this run starts from, can't be read" in missing.error.message
+
+
+def test_of_a_run_that_went_on_the_newest_is_taken(tmp_path: Path, model: Path) -> None:
+    run = make_run(tmp_path, model, training__steps=8, checkpoints__every_steps=1)
+    events_of(run, Wish.STOP, after_step=2)
+    assert start_adapter(run).folder == run / "adapter"
+    events_of(run, Wish.PAUSE, after_step=2)
+    assert start_adapter(run).folder == run / "checkpoints" / "step-000004"
+    events_of(run)
+    assert start_adapter(run).folder == run / "adapter"

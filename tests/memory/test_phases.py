@@ -61,3 +61,11 @@ def test_an_export_may_take_more_than_the_run_itself():
     tiny = {"data.seq_len": 16, "training.batch_size": 1, "lora.r": 1}
     promised = promise(LLAMA, changed(RunConfig(), tiny), device="cuda", free_bytes=80 * GIB)
     assert promised.largest_phase == "export"
+
+
+def test_right_numbers_take_the_caches_of_the_replies_written_together():
+    alone, few, many, more = (
+        phases(checkpoints__evaluate_numbers=count)["sample replies"] for count in (0, 4, 16, 64)
+    )
+    assert alone < few < many == more
+    assert many - few > 11 * cache_bytes(setting(), 2048)

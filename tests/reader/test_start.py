@@ -202,3 +202,24 @@ def test_a_run_stands_for_its_adapter_and_must_be_of_the_same_base(jobs, model, 
         with pytest.raises(StudioError) as raised:
             prepare(jobs, tmp_path, settings(model, data, lora__start_from=str(named)))
         assert "was trained on Other-7B, and not on these weights" in raised.value.message
+
+
+def test_a_run_that_trained_all_weights_has_no_adapter_to_go_on_from(jobs, model, tmp_path):
+    data = chats_file(tmp_path / "chats.jsonl")
+    full = settings(model, data, training__finetuning="full", model__quantization="none")
+    run = create_run(tmp_path / "before", RunRecord(name="full", created=1_795_000_000.0, config=full))
+    config = settings(model, data, lora__start_from=str(run))
+    refused = refusal(jobs, reading.CheckStart(id=1, config=config))
+    assert "trained all weights and has no adapter" in refused.message
+    assert str(run / "model") in refused.hint
+
+
+def test_an_adapter_that_makes_up_for_4_bits_goes_on_with_the_same_4_bits(jobs, model, tmp_path):  # LoftQ
+    data = chats_file(tmp_path / "chats.jsonl")
+    config = settings(model, data, lora__init="loftq")
+    run = create_run(tmp_path / "before", RunRecord(name="own", created=1_795_000_000.0, config=config))
+    adapter(run / "adapter")
+    assert prepare(jobs, tmp_path, settings(model, data, lora__start_from=str(run)))
+    for changes in ({"model__quantization": "none"}, {"model__double_quant": False}):
+        with pytest.raises(StudioError, match="makes up for what nf4 with double quantization loses"):
+            prepare(jobs, tmp_path, settings(model, data, lora__start_from=str(run), **changes))

@@ -64,3 +64,10 @@ def test_a_size_is_never_rounded_to_nothing() -> None:
         "5.6 MB",
         "1.2 GB",
     ]
+
+
+def test_checkpoints_that_are_there_make_room_for_the_next_ones() -> None:  # R9
+    assert checkpoints_need(1_000_000_000, keep=2, held=2_000_000_000) == 3_000_000_000
+    assert (
+        checkpoints_need(1_000_000_000, keep=2, held=9_000_000_000) == 3_000_000_000
+    )  # one is being written
