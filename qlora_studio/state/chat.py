@@ -104,6 +104,7 @@ class ChatState(QObject):
         self._kept: Conversation | None = None  # as it was last read from there, or saved
         self._chosen: _Chosen | None = None  # as it was opened, until the person chooses otherwise
         self._opening: Path | None = None  # the one that is read, to be shown in place of this one
+        self._draft_then: str | None = None  # its model when another was chosen here; None: none was yet
         self.side_by_side = False
         self.sampling = commands.Sampling()
         self.same_seed = True
@@ -324,7 +325,16 @@ class ChatState(QObject):
         )
 
     def choose_tuned(self, tuned: Tuned | None) -> None:
-        """The right side; its base becomes the base. None: the base alone. A model of its own is that."""
+        """The right side; its base becomes the base. None: the base alone. A model of its own is that.
+
+        After a model of its own, None is the one that its run began with.
+        """
+        self._draft_then = self._draft.value("model.path")
+        if tuned is None and self.own_model is not None:
+            self._new_base(self.own_model.run.record.config.model)
+        self._put_beside(tuned)
+
+    def _put_beside(self, tuned: Tuned | None) -> None:
         if tuned is not None and tuned.model != self.model:
             self._new_base(tuned.model)
         if tuned is not None and tuned.is_model:
@@ -368,6 +378,7 @@ class ChatState(QObject):
 
     def choose_model(self, path: str) -> None:
         """Another base, without an adapter."""
+        self._draft_then = self._draft.value("model.path")
         if path != self.model.path:
             self._new_base(ModelConfig(path=path))
             self.tuned = None
@@ -392,7 +403,8 @@ class ChatState(QObject):
 
     def prompts(self) -> tuple[str, ...]:
         """To begin with: the run's own, or some that show a difference."""
-        own = self.tuned.run.record.config.samples if self.tuned else ()
+        chosen = self.tuned or self.own_model
+        own = chosen.run.record.config.samples if chosen is not None else ()
         return tuple(dict.fromkeys((*(sample.prompt for sample in own), *FIRST_QUESTIONS)))[:3]
 
     # Talking ----------------------------------------------------------------------------------------
@@ -781,15 +793,21 @@ class ChatState(QObject):
         of_run = next((tuned for tuned in found if wanted is not None and tuned.run.folder == wanted), None)
         if of_run is not None:
             self.choose_tuned(of_run)
-        elif self.tuned is None and not self.turns:
+        elif self._follows_draft:
             model = self._draft.value("model.path")
             own = [tuned for tuned in found if tuned.model.path == model and not tuned.is_model]
             self.model = self._draft.config.model
-            self.choose_tuned(own[0] if own else None)
+            self._put_beside(own[0] if own else None)
         else:
             if self._chosen is not None and self.tuned is None and not self.busy:
                 self._choose_as_it_was(self._chosen)
             self.changed.emit()
+
+    @property
+    def _follows_draft(self) -> bool:
+        """Nothing was said, and no run was chosen here, nor a base after the draft's model."""
+        chosen = self.tuned or self.own_model
+        return chosen is None and not self.turns and self._draft.value("model.path") != self._draft_then
 
 
 def _is_short(asked: dict[str, Any]) -> bool:

@@ -999,13 +999,59 @@ def _fail(silent, at):
     return "Out of memory."
 
 
-def test_a_model_of_which_all_weights_were_trained_answers_alone(app, chat, silent, qtbot):
+def _of_all_weights(app, qtbot, changes=None):
+    """A finished run that trained all weights of MODEL, chosen in the chat."""
     full = {"training.finetuning": "full", "model.quantization": "none", "model.path": MODEL}
-    made = Example(name="full", model="tiny", steps=20, evaluate_every=10, end="finished", changes=full)
+    changes = full | (changes or {})
+    made = Example(name="full", model="tiny", steps=20, evaluate_every=10, end="finished", changes=changes)
     run = make_run(app.preferences.runs_folder, made)
+    app.chat.refresh(run)
+    qtbot.waitUntil(lambda: app.chat.own_model is not None)
+    return run
+
+
+def _refreshed(chat, qtbot):
+    with qtbot.waitSignal(chat.changed):
+        chat.refresh()
+
+
+def test_a_model_of_which_all_weights_were_trained_stays_at_a_refresh(app, qtbot):
+    run = _of_all_weights(app, qtbot)
+    _refreshed(app.chat, qtbot)
+    app.draft.set_many({"model.path": "/models/other"})
+    _refreshed(app.chat, qtbot)
+    assert (app.chat.model.path, app.chat.own_model.name) == (str(run / "model"), "full")
+
+
+def test_after_a_model_of_all_weights_no_adapter_is_the_model_it_began_with(app, qtbot):
+    _of_all_weights(app, qtbot)
+    app.chat.choose_tuned(None)
+    _refreshed(app.chat, qtbot)
+    assert (app.chat.model.path, app.chat.own_model, app.chat.tuned) == (MODEL, None, None)
+
+
+def test_a_base_that_was_chosen_stays_until_the_draft_has_another_one(base, app, qtbot):
+    _refreshed(base, qtbot)
+    assert base.model.path == MODEL
+    app.draft.set_many({"model.path": "/models/other"})
+    _refreshed(base, qtbot)
+    assert base.model.path == "/models/other"
+
+
+def test_no_adapter_stays_at_a_refresh(chat, qtbot):
+    chat.choose_tuned(None)
+    _refreshed(chat, qtbot)
+    assert (chat.model.path, chat.tuned) == (MODEL, None)
+
+
+def test_the_prompts_of_a_run_of_all_weights_are_offered_too(app, qtbot):
+    _of_all_weights(app, qtbot, {"samples": (SamplePrompt(prompt="Why is the sky green?"),)})
+    assert app.chat.prompts()[0] == "Why is the sky green?"
+
+
+def test_a_model_of_which_all_weights_were_trained_answers_alone(app, chat, silent, qtbot):
     adapter = chat.tuned
-    chat.refresh(run)
-    qtbot.waitUntil(lambda: chat.own_model is not None)
+    run = _of_all_weights(app, qtbot)
     assert (chat.tuned, chat.own_model.name, chat.side_by_side) == (None, "full", False)
     assert chat.others() == []
 

@@ -507,13 +507,13 @@ class ChatPage(Page):
         self._mode.set_value("two" if state.side_by_side else "one")
         self._mode.setVisible(state.tuned is not None)
         trained = state.own_model
-        base = "SmolLM2-135M-Instruct" if state.model.path == SAMPLE else Path(state.model.path).name
-        words = f"{base}, no adapter" if trained is None else self._choice_words(trained)
+        words = _alone(state.model.path) if trained is None else self._choice_words(trained)
         self._left.set_words("Base", words)
         self._right.set_words("Tuned", self._tuned_words())
         own = [(str(item.folder), self._choice_words(item)) for item in state.choices]
         # A model of which all weights were trained stands for itself: its base is another model.
-        self._choice.set_choices([*([(BASE_ALONE, "No adapter")] if trained is None else []), *own])
+        base = "No adapter" if trained is None else _alone(trained.run.record.config.model.path)
+        self._choice.set_choices([(BASE_ALONE, base), *own])
         chosen = state.tuned or trained
         self._choice.set_value(str(chosen.folder) if chosen else BASE_ALONE)
         self._fill_also()
@@ -597,7 +597,7 @@ class ChatPage(Page):
         return f"{item.name}, of {item.run.record.model_name or Path(item.model.path).name}"
 
     def _type_first_prompt(self) -> None:
-        tuned = self._state.tuned
+        tuned = self._state.tuned or self._state.own_model
         if self._offers_first is None or tuned is None or tuned.run.folder != self._offers_first:
             return
         self._offers_first = None
@@ -708,3 +708,8 @@ class MessageBox(QPlainTextEdit):
         around = self.contentsMargins()
         text = min(lines, MOST_LINES) * self.cursorRect().height() + 2 * self.document().documentMargin()
         self.setFixedHeight(round(text) + around.top() + around.bottom() + 2)  # 2: the ring of the focus
+
+
+def _alone(path: str) -> str:
+    """A base model, by its name."""
+    return f"{'SmolLM2-135M-Instruct' if path == SAMPLE else Path(path).name}, no adapter"
