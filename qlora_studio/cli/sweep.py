@@ -53,7 +53,8 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
         "--full-rate",
         type=float,
         metavar="LR",
-        help="of --over finetuning: learning rate where all weights learn; else a tenth of the adapters'",
+        help="of --over finetuning: learning rate where all weights learn; else a tenth of the adapters' "
+        "(settings that train all weights have theirs: the adapters get ten times that)",
     )
     sweep.add_argument(
         "--seeds", nargs="+", type=int, metavar="N", help="each with each of these; else the settings' own"

@@ -20,6 +20,11 @@ def full_rate(rate: float) -> float:
     return float(f"{rate / LORA_OVER_FULL:.3g}")
 
 
+def adapter_rate(rate: float) -> float:
+    """The learning rate of an adapter where all weights would have `rate`."""
+    return float(f"{rate * LORA_OVER_FULL:.3g}")
+
+
 def unusual_settings(config: RunConfig, updates: int) -> Iterator[tuple[str, str]]:
     """(key, words), where something is far off. updates: of the whole run; 0 where they aren't known."""
     training = config.training

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from qlora_studio.config.adapter_layers import require_layers
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import OF_THE_START, RunConfig
 from qlora_studio.config.toml_file import parse_assignment, with_changes
-from qlora_studio.config.unusual import full_rate
+from qlora_studio.config.unusual import adapter_rate, full_rate
 from qlora_studio.errors import StudioError
 from qlora_studio.memory.parts import trained_parameters
 from qlora_studio.runs.sweep import Point, Sweep
@@ -24,6 +24,13 @@ OVER = {  # what the QLoRA paper compares
 SEED = "training.seed"  # each point has its own beside what is varied
 RANKS = (8, 16, 32, 64, 128, 256)  # QLoRA, arXiv:2305.14314, figure 4 and appendix A
 Variant = tuple[str, dict[str, Any]]  # label, changes
+
+
+class Rates(NamedTuple):
+    """Learning rates of what is compared over finetuning."""
+
+    all_weights: float
+    adapters: float
 
 
 def new_sweep(
@@ -40,9 +47,10 @@ def new_sweep(
     """Every run is checked before the first starts. Raises: StudioError.
 
     over:        a key of OVER; or else vary: a.b=v,w
-    rate_of_all: learning rate where all weights learn; None: a tenth of the settings' own
+    rate_of_all: learning rate where all weights learn; None: the settings' own where they train all, else a
+                 tenth of it
     """
-    label, axis, listed = variants(over, vary, shape, rate_of_all or _rate_of_all(config))
+    label, axis, listed = variants(over, vary, shape, _rates(config, rate_of_all))
     _refuse_what_the_start_brings(config, listed)
     points = tuple(
         _point(config, shape, name, changes, seed)
@@ -59,22 +67,25 @@ def new_sweep(
     )
 
 
-def _rate_of_all(config: RunConfig) -> float:
-    """As set where that is for all weights already."""
+def _rates(config: RunConfig, rate_of_all: float | None) -> Rates:
+    """What is set is for what these settings train; the other is derived."""
     rate = config.training.learning_rate
-    return rate if config.trains_all else full_rate(rate)
+    if config.trains_all:
+        return Rates(rate_of_all or rate, adapter_rate(rate))
+    return Rates(rate_of_all or full_rate(rate), rate)
 
 
 def variants(
-    over: str, vary: str, shape: ModelShape, rate_of_all: float = 0.0
+    over: str, vary: str, shape: ModelShape, rates: Rates | None = None
 ) -> tuple[str, str, list[Variant]]:
     """What the sweep is of, the key of its axis or "", and its labels with their changes.
 
-    rate_of_all: learning rate where all weights learn
+    rates: where it is over finetuning
     Raises: StudioError.
     """
     if over == "finetuning":
-        return "Finetuning", "", _finetuning_choices(rate_of_all)
+        assert rates is not None
+        return "Finetuning", "", _finetuning_choices(rates)
     if over == "ranks":
         return "Rank", "lora.r", [(f"r = {rank}", {"lora.r": rank}) for rank in RANKS]
     if over == "layers":
@@ -114,16 +125,16 @@ def _refuse_what_the_start_brings(config: RunConfig, listed: list[Variant]) -> N
         )
 
 
-def _finetuning_choices(rate_of_all: float) -> list[Variant]:
-    """First the one that the others are compared with, at its own learning rate."""
-    adapter = {"training.finetuning": "lora"}
+def _finetuning_choices(rates: Rates) -> list[Variant]:
+    """First the one that the others are compared with."""
+    adapter = {"training.finetuning": "lora", "training.learning_rate": rates.adapters}
     return [
         (
-            f"all weights, lr {rate_of_all:g}",  # as long as a legend has room for
+            f"all weights, lr {rates.all_weights:g}",  # as long as a legend has room for
             {
                 "training.finetuning": "full",
                 "model.quantization": "none",
-                "training.learning_rate": rate_of_all,
+                "training.learning_rate": rates.all_weights,
             },
         ),
         ("LoRA, 16 bit", adapter | {"model.quantization": "none"}),

@@ -184,6 +184,18 @@ def test_finetuning_compares_all_weights_with_adapters_each_at_its_own_rate(sett
     assert chosen.points[0].changes["training.learning_rate"] == 2e-5
 
 
+def test_settings_that_train_all_weights_give_the_adapters_a_higher_rate(settings):
+    changes = ["training.finetuning=full", "model.quantization=none", "training.learning_rate=3e-5"]
+    config = settings_from(settings / "my.toml", changes)
+    shape = chosen_shape(config.model.path)
+    made = new_sweep(config, shape, over="finetuning", runs_dir=settings / "runs")
+    rates = [with_changes(config, point.changes).training.learning_rate for point in made.points]
+    assert rates == [3e-5, 3e-4, 3e-4]
+
+    chosen = new_sweep(config, shape, over="finetuning", rate_of_all=2e-5, runs_dir=settings / "runs")
+    assert [point.changes["training.learning_rate"] for point in chosen.points] == [2e-5, 3e-4, 3e-4]
+
+
 def test_ranks_of_settings_without_an_adapter_are_refused(settings, capsys):
     full = ("--set", "training.finetuning=full", "--set", "model.quantization=none")
     assert sweep("my.toml", *full, "--over", "ranks", "--out", "mine") == 2

@@ -634,6 +634,17 @@ def test_what_all_weights_learn_at_is_said_before_they_are_compared(ready, app, 
     assert len(app.sweep.opened.results) == 3
 
 
+def test_what_adapters_learn_at_is_said_where_all_weights_are_set(ready, app, qtbot):
+    app.draft.set_many({"training.finetuning": "full", "model.quantization": "none"})
+    action = next(item for item in ready.menu.actions() if item.text().startswith("Compare"))
+    action.trigger()
+    question = QApplication.activePopupWidget() or ready.window().findChild(QWidget, "train_compare")
+    _click_on(question.findChild(QWidget, "train_compare_over"), "finetuning")
+    words_said = question.findChild(QWidget, "train_compare_full").text()
+    assert words_said == "Adapters learn at 10 times the learning rate that is set for all weights."
+    question.close()
+
+
 def test_the_rate_of_an_adapter_is_mended_to_that_of_all_weights(advanced, app, qtbot):
     _click_on(found(advanced, "train_training_finetuning"), "full")
     qtbot.waitUntil(lambda: "is high where all weights learn" in words(advanced, "train_problems"))

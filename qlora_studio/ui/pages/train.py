@@ -443,7 +443,7 @@ class TrainPage(Page):
         if why:
             self.app.notices.say(f"{why[:1].upper()}{why[1:]}", "warn")
             return
-        question = CompareQuestion(self._mode)
+        question = CompareQuestion(self._mode, self._state.as_run().trains_all)
         question.asked.connect(self._on_compared)
         question.open()
 

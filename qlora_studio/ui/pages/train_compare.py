@@ -22,7 +22,8 @@ class CompareQuestion(Popover):
 
     asked = Signal(str, int)
 
-    def __init__(self, anchor: QWidget) -> None:
+    def __init__(self, anchor: QWidget, trains_all: bool) -> None:
+        """trains_all: the learning rate that is set is that of all weights."""
         super().__init__(anchor, _ASKED, "Start", "Not now", name="train_compare")
         self._over = ChoiceBox(list(OVER.items()), name="train_compare_over", label="What is changed")
         self._seeds = NumberBox(1, MOST_SEEDS, 1, name="train_compare_seeds", label="Runs of each")
@@ -39,12 +40,10 @@ class CompareQuestion(Popover):
                 "Three or more, each with a seed of its own, say how sure a difference is.", "note", wrap=True
             )
         )
-        self._full = PlainLabel(
-            f"All weights learn at 1/{LORA_OVER_FULL} of the learning rate that is set for the adapters.",
-            "note",
-            wrap=True,
-            name="train_compare_full",
-        )
+        words = f"All weights learn at 1/{LORA_OVER_FULL} of the learning rate that is set for the adapters."
+        if trains_all:
+            words = f"Adapters learn at {LORA_OVER_FULL} times the learning rate that is set for all weights."
+        self._full = PlainLabel(words, "note", wrap=True, name="train_compare_full")
         self.body.addWidget(self._full)
         self._over.chosen.connect(self._show_full)
         self._show_full(self._over.value())
