@@ -38,10 +38,10 @@ class Difference:
         return [f"{value} best" if self.best and marked else value for value, marked in marks]
 
 
-def differences(runs: Sequence[Run], adapter_bytes: Sequence[int | None]) -> list[Difference]:
+def differences(runs: Sequence[Run], result_bytes: Sequence[int | None]) -> list[Difference]:
     """All settings, those that differ or not, and the results.
 
-    adapter_bytes: of each run's finished adapter, where there is one
+    result_bytes: of each run's finished adapter or model, where there is one
     """
     rows = [_of_setting(item, runs) for item in _FIELDS]
     results = [
@@ -51,7 +51,7 @@ def differences(runs: Sequence[Run], adapter_bytes: Sequence[int | None]) -> lis
         _plain("Promised, GiB", [_gib(sum(run.record.promise_bytes.values())) for run in runs]),
         _plain("Tokens/s", [_rounded(run.state.tokens_per_second) for run in runs]),
         _plain("Steps", [f"{run.state.step:,}" for run in runs]),
-        _plain("Adapter file", [_megabytes(size) for size in adapter_bytes]),
+        _plain("Result on disk", [_megabytes(size) for size in result_bytes]),
     ]
     empty = tuple("" for _ in runs)
     head = Difference("Results", empty, tuple(False for _ in runs), differs=True, head=True)

@@ -19,6 +19,8 @@ from qlora_studio.runs.history import RunSummary, list_runs
 from qlora_studio.runs.lock import is_locked
 from qlora_studio.runs.metrics import METRICS_FILE, MetricsTail
 from qlora_studio.runs.notes import Notes, write_notes
+from qlora_studio.runs.staged_folder import bytes_in
+from qlora_studio.runs.standing import ADAPTER_FOLDER, MODEL_FOLDER
 from qlora_studio.state.background import Background
 from qlora_studio.state.bin import move_to_bin
 from qlora_studio.state.curves import Curves, Points
@@ -48,7 +50,7 @@ class Compared:
     run: Run
     series: int
     points: Points | None
-    adapter_bytes: int | None
+    result_bytes: int | None
 
 
 class RunsState(QObject):
@@ -145,7 +147,7 @@ class RunsState(QObject):
         compared = self.compared()
         if not compared:
             return []
-        rows = differences([item.run for item in compared], [item.adapter_bytes for item in compared])
+        rows = differences([item.run for item in compared], [item.result_bytes for item in compared])
         return [row for row in rows if row.differs or not only_different]
 
     def same_words(self) -> str:
@@ -164,9 +166,9 @@ class RunsState(QObject):
                 self._reading.do(partial(_curves_of, folder), self._on_curves, self._on_no_curves)
 
     def _on_curves(self, found: tuple[Path, Points, int | None]) -> None:
-        folder, points, adapter_bytes = found
+        folder, points, result_bytes = found
         self._asked_for.discard(folder)
-        self._read[folder] = (points, adapter_bytes)
+        self._read[folder] = (points, result_bytes)
         self.compared_changed.emit()
 
     def _on_no_curves(self, error: StudioError) -> None:
@@ -270,12 +272,11 @@ def _curves_of(folder: Path) -> tuple[Path, Points, int | None]:
     """Raises: StudioError."""
     curves = Curves(MetricsTail(folder / METRICS_FILE))
     curves.read(to_the_end=not is_locked(folder))
-    adapter = folder / "adapter" / "adapter_model.safetensors"
-    try:
-        size = adapter.stat().st_size
-    except OSError:
-        size = None
-    return folder, curves.points(), size
+    return (
+        folder,
+        curves.points(),
+        bytes_in(folder / ADAPTER_FOLDER) or bytes_in(folder / MODEL_FOLDER) or None,
+    )
 
 
 def _edited(run: Run, what: str, text: str) -> Notes:

@@ -45,8 +45,8 @@ def test_the_best_result_says_best(rows):
     assert rows["Evaluation loss"].marked == (True, False, False)
 
 
-def test_the_adapter_file_is_in_units_of_files(rows):
-    assert rows["Adapter file"].values == ("671 MB", "", "646 kB")
+def test_the_result_on_disk_is_in_units_of_files(rows):
+    assert rows["Result on disk"].values == ("671 MB", "", "646 kB")
 
 
 def test_losses_on_different_data_are_not_comparable(runs, home):
@@ -73,3 +73,21 @@ def test_as_text_it_goes_into_any_table(runs):
 )
 def test_names_lose_what_they_share_at_their_beginning(names, short):
     assert short_names(names) == short
+
+
+def test_the_result_is_an_adapter_or_a_whole_model(app, qtbot):
+    full = {"training.finetuning": "full", "model.quantization": "none"}
+    adapter = make_run(app.preferences.runs_folder, Example(name="lora", steps=10, end="finished"))
+    model = make_run(
+        app.preferences.runs_folder, Example(name="full", steps=10, end="finished", changes=full)
+    )
+    (adapter / "adapter" / "adapter_model.safetensors").write_bytes(b"x" * 2_000)
+    (model / "model" / "model-00001-of-00002.safetensors").write_bytes(b"x" * 3_000)
+    (model / "model" / "model-00002-of-00002.safetensors").write_bytes(b"x" * 4_000)
+    app.runs.refresh()
+    qtbot.waitUntil(lambda: len(app.runs.table.runs) == 2)
+    for folder in (adapter, model):
+        app.runs.table.toggle(app.runs.table.row_of(folder))
+    qtbot.waitUntil(lambda: all(item.points is not None for item in app.runs.compared()))
+    rows = {row.label: row for row in app.runs.differences(only_different=False)}
+    assert rows["Result on disk"].values == ("2 kB", "7 kB")
