@@ -10,7 +10,6 @@ import msgspec
 
 from qlora_studio.cli.children import Engine, Reader
 from qlora_studio.cli.counted import counted
-from qlora_studio.cli.named_run import run_folder
 from qlora_studio.cli.output import Told, print_error, print_json, print_text
 from qlora_studio.cli.there import require_model
 from qlora_studio.config import places
@@ -21,6 +20,7 @@ from qlora_studio.plain_text import visible_text
 from qlora_studio.protocol import commands, events, reading
 from qlora_studio.runs.folder import Run, open_run
 from qlora_studio.runs.good_answers import AnswerTurn, GoodAnswer, add_good_answer
+from qlora_studio.runs.named_run import run_folder
 
 GOOD = "/good"  # typed in place of a message
 SAMPLING_OPTIONS: tuple[tuple[str, type, str], ...] = (

@@ -9,7 +9,6 @@ import msgspec
 
 from qlora_studio.cli.children import Engine, Reader
 from qlora_studio.cli.counted import counted
-from qlora_studio.cli.named_run import run_folder
 from qlora_studio.cli.output import Told, print_json, print_text
 from qlora_studio.cli.there import require_file
 from qlora_studio.config.encodings import ENCODINGS, encoding_named
@@ -20,6 +19,7 @@ from qlora_studio.protocol import commands, events, reading
 from qlora_studio.protocol.evaluation_report import evaluation_of, named_file
 from qlora_studio.runs.evaluations import Evaluation, add_evaluation, in_points
 from qlora_studio.runs.folder import open_run
+from qlora_studio.runs.named_run import run_folder
 
 ON_HELP = f"rows as in the run's own data; '{GENERAL}': 100 bundled questions that show what was forgotten"
 SHOWN_CHANGES = 10  # questions

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from qlora_studio.cli.children import Engine, Reader
 from qlora_studio.cli.counted import counted
-from qlora_studio.cli.named_run import run_folder
 from qlora_studio.cli.output import Told, print_json, print_text
 from qlora_studio.config import places
 from qlora_studio.config.prompts import check_prompts
@@ -20,6 +19,7 @@ from qlora_studio.models.gguf_support import F16, K_QUANTS, Q8_0, QUANTS
 from qlora_studio.models.merged import NF4
 from qlora_studio.protocol import commands, events, reading
 from qlora_studio.runs.folder import open_run
+from qlora_studio.runs.named_run import run_folder
 
 KINDS = ("adapter", "merged", "gguf")
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from qlora_studio.cli.named_run import run_folder
 from qlora_studio.cli.output import Told, in_gib, print_json, print_text
 from qlora_studio.config import places
 from qlora_studio.errors import StudioError
@@ -25,6 +24,7 @@ from qlora_studio.runs.evaluations import (
 )
 from qlora_studio.runs.folder import Run, open_run
 from qlora_studio.runs.history import RunSummary, list_runs
+from qlora_studio.runs.named_run import run_folder
 from qlora_studio.runs.packed_run import pack_run, unpack_run
 from qlora_studio.runs.space import in_gb
 from qlora_studio.runs.staged_folder import bytes_in

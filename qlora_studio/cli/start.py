@@ -7,19 +7,10 @@ from pathlib import Path
 import msgspec
 
 from qlora_studio.cli.children import Reader
-from qlora_studio.cli.named_run import run_folder
 from qlora_studio.cli.output import Told
 from qlora_studio.config.run_config import RunConfig
 from qlora_studio.protocol import reading
-
-
-def with_start_found(config: RunConfig, runs_dir: Path | None = None) -> RunConfig:
-    """`lora.start_from` may name a run as it is called. Raises: StudioError where there is nothing of it."""
-    named = config.lora.start_from
-    if not named or Path(named).exists():
-        return config
-    lora = msgspec.structs.replace(config.lora, start_from=str(run_folder(Path(named), runs_dir)))
-    return msgspec.structs.replace(config, lora=lora)
+from qlora_studio.runs.named_run import with_start_found
 
 
 def with_shape_of_start(config: RunConfig, runs_dir: Path | None = None) -> RunConfig:

@@ -8,11 +8,9 @@ from pathlib import Path
 
 from qlora_studio.cli.children import Engine, Reader
 from qlora_studio.cli.counted import counted
-from qlora_studio.cli.named_run import run_folder
 from qlora_studio.cli.output import Told, in_gib, print_json, print_text
 from qlora_studio.cli.recipes import add_recipe_arguments, chosen_recipe, recipe_notes, recipe_settings
 from qlora_studio.cli.room import room_here
-from qlora_studio.cli.start import with_start_found
 from qlora_studio.cli.there import require_inputs
 from qlora_studio.config import places
 from qlora_studio.config.presets import sample_preset
@@ -26,6 +24,7 @@ from qlora_studio.config.toml_file import (
 from qlora_studio.errors import StudioError
 from qlora_studio.protocol import commands, events, reading
 from qlora_studio.runs.less_memory import WAYS, Way
+from qlora_studio.runs.named_run import run_folder, with_start_found
 
 STOPPED = 130  # exit status of a run that the user stopped before its last step; it was saved
 

@@ -28,6 +28,7 @@ from qlora_studio.models.report import ModelReport
 from qlora_studio.models.shapes import known_shape
 from qlora_studio.protocol import reading
 from qlora_studio.protocol.events import Problem
+from qlora_studio.runs.named_run import with_start_found
 from qlora_studio.state import train_problems
 from qlora_studio.state.background import Background
 from qlora_studio.state.data_counts import TokenCounts
@@ -294,7 +295,8 @@ class TrainState(QObject):
 
     def open_file(self, path: Path) -> None:
         """Into the draft, or `refused` with the file, the key and the reason."""
-        self._background.do(partial(read_run_config, path), self._draft.replace, self._on_refused)
+        read = partial(_opened, path, self._preferences.runs_folder)
+        self._background.do(read, self._draft.replace, self._on_refused)
 
     # What is read ----------------------------------------------------------------------------------
 
@@ -502,6 +504,13 @@ class TrainState(QObject):
     def _command_file(self) -> Path:
         name = re.sub(r"[^A-Za-z0-9_-]+", "-", self.name).strip("-")[:60] or "run"
         return places.settings_folder() / "commands" / f"{name}.toml"
+
+
+def _opened(path: Path, runs_dir: Path) -> RunConfig:
+    """A folder to start from that isn't there is told beside its field. Raises: StudioError."""
+    config = read_run_config(path)
+    is_name = len(Path(config.lora.start_from).parts) == 1
+    return with_start_found(config, runs_dir) if is_name else config
 
 
 def _save(path: Path, text: str) -> None:

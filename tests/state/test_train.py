@@ -321,6 +321,19 @@ def test_a_settings_file_is_saved_and_opened_again(ready, app, qtbot, tmp_path):
     qtbot.waitUntil(lambda: app.draft.config.lora.r == 16)
 
 
+def test_a_settings_file_may_name_the_run_it_starts_from_as_it_is_called(ready, app, qtbot, tmp_path):
+    run = make_run(app.preferences.runs_folder, Example(name="support", steps=10, end="finished"))
+    file = tmp_path / "on.toml"
+    file.write_text('[lora]\nstart_from = "support"\n')
+    ready.open_file(file)
+    qtbot.waitUntil(lambda: app.draft.config.lora.start_from == str(run))
+
+    file.write_text('[lora]\nstart_from = "nobody"\n')
+    with qtbot.waitSignal(ready.refused) as refused:
+        ready.open_file(file)
+    assert "no run of that name" in refused.args[0]
+
+
 def test_a_settings_file_that_can_not_stand_is_refused_by_name(ready, app, qtbot, tmp_path):
     file = tmp_path / "bad.toml"
     file.write_text("[lora]\nr = 0\n")

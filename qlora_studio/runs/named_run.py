@@ -1,15 +1,27 @@
-"""A run as it is named in the terminal: by its folder, as `runs` lists it, or as the person called it."""
+"""A run as a person names it: by its folder, as `runs` lists it, or as it was called."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
 from qlora_studio.config import places
+from qlora_studio.config.run_config import RunConfig
 from qlora_studio.errors import StudioError
 from qlora_studio.runs.history import list_runs
 from qlora_studio.runs.run_record import RECORD_FILE
 
 _MOST_LISTED = 5
+
+
+def with_start_found(config: RunConfig, runs_dir: Path | None = None) -> RunConfig:
+    """`lora.start_from` may name a run as it is called. Raises: StudioError where there is nothing of it."""
+    named = config.lora.start_from
+    if not named or Path(named).exists():
+        return config
+    lora = msgspec.structs.replace(config.lora, start_from=str(run_folder(Path(named), runs_dir)))
+    return msgspec.structs.replace(config, lora=lora)
 
 
 def run_folder(named: Path, runs_dir: Path | None = None) -> Path:

@@ -1,4 +1,4 @@
-"""Runs as they are named in the terminal."""
+"""Runs as a person names them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from qlora_studio.cli.named_run import run_folder
 from qlora_studio.config import places
 from qlora_studio.errors import StudioError
+from qlora_studio.runs.named_run import run_folder
 from tests.ui.example_runs import Example, make_run
 
 
