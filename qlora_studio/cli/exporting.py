@@ -17,6 +17,7 @@ from qlora_studio.errors import StudioError
 from qlora_studio.models.elsewhere import Exported, ready_lines
 from qlora_studio.models.gguf_support import F16, K_QUANTS, Q8_0, QUANTS
 from qlora_studio.models.merged import NF4
+from qlora_studio.models.shapes import model_shape
 from qlora_studio.protocol import commands, events, reading
 from qlora_studio.runs.folder import open_run
 from qlora_studio.runs.named_run import run_folder
@@ -104,7 +105,12 @@ def export_command(arguments: argparse.Namespace) -> int:
         print_text(made.notes)
     print_text("\nUse it elsewhere:")
     exported = Exported(
-        folder=str(out), files=finished.files, base=model, rank=config.lora.r, name=run.folder.name
+        folder=str(out),
+        files=finished.files,
+        base=model,
+        rank=config.lora.r,
+        name=run.folder.name,
+        has_source=model_shape(model).decoder is not None,
     )
     for ready in ready_lines(exported):
         print_text(f"  {ready.program}: {ready.text}")

@@ -57,6 +57,13 @@ def add_commands(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     )
     data.add_argument("--model", metavar="M", help="also count tokens: a model folder, or 'sample'")
     data.add_argument("--seq-len", type=int, default=2048, metavar="N")
+    data.add_argument(
+        "--target-len",
+        type=int,
+        default=256,
+        metavar="N",
+        help="of an encoder-decoder: tokens of a target; --seq-len is then that of the source",
+    )
     data.add_argument("--show", type=int, default=0, metavar="N", help="show the first N rows")
     data_doctor.add_options(data)
     data.add_argument("--json", action="store_true")
@@ -101,7 +108,7 @@ def data_command(arguments: argparse.Namespace) -> int:
     if copy:
         print_text(f"saved {counted(copy.rows, 'row')}: {copy.path}")
     if tokens:
-        _tell_lengths(tokens, data.seq_len)
+        _tell_lengths(tokens, data)
     for row, shown in rows:
         _tell_row(row, shown)
     return 0
@@ -118,16 +125,22 @@ def _data(arguments: argparse.Namespace) -> DataConfig:
     what: dict[str, Any] = {"path": paths[0], **how}
     if len(paths) > 1:
         what = {"path": "", "mix": tuple(MixPart(path=path, **how) for path in paths)}
-    _check_seq_len(arguments.seq_len)
-    data = DataConfig(seq_len=arguments.seq_len, recipe=data_doctor.recipe_of(arguments), **what)
+    _check_length("data.seq_len", arguments.seq_len, "--seq-len")
+    _check_length("data.target_len", arguments.target_len, "--target-len")
+    data = DataConfig(
+        seq_len=arguments.seq_len,
+        target_len=arguments.target_len,
+        recipe=data_doctor.recipe_of(arguments),
+        **what,
+    )
     check_data(data, "The command")
     return data
 
 
-def _check_seq_len(seq_len: int) -> None:
-    setting = next(item for item in fields_of(RunConfig) if item.key == "data.seq_len")
-    if problem := problem_with(setting, seq_len):
-        raise StudioError(problem.replace(setting.key, "--seq-len"))
+def _check_length(key: str, tokens: int, option: str) -> None:
+    setting = next(item for item in fields_of(RunConfig) if item.key == key)
+    if problem := problem_with(setting, tokens):
+        raise StudioError(problem.replace(key, option))
 
 
 def model_command(arguments: argparse.Namespace) -> int:
@@ -255,6 +268,11 @@ def _lengths_object(tokens: reading.TokensCounted) -> dict[str, Any]:
     del lengths["file"]
     return lengths | {
         "too_long": tokens.too_long,
+        **(
+            {"longest_source": tokens.longest_source, "longest_target": tokens.longest_target}
+            if tokens.has_source
+            else {}
+        ),
         "bins": list(tokens.bins),
         "bin_width": tokens.bin_width,
     }
@@ -283,14 +301,17 @@ def _tell_report(report: ImportReport) -> None:
         print_text(f"skipped {problem.count:,}: {problem.reason} (first: line {problem.line:,})")
 
 
-def _tell_lengths(tokens: reading.TokensCounted, seq_len: int) -> None:
+def _tell_lengths(tokens: reading.TokensCounted, data: DataConfig) -> None:
     lengths = tokens.lengths
     print_text(
         f"{counted(lengths.tokens, 'token')}, {lengths.learned_tokens:,} learned; "
         f"median {lengths.median:,}, longest {lengths.longest:,}"
     )
     longer = counted(tokens.too_long, "row is", "rows are")
-    print_text(f"{longer} longer than {seq_len:,} tokens")
+    target = f" of source or {data.target_len:,} of target" if tokens.has_source else ""
+    print_text(f"{longer} longer than {data.seq_len:,} tokens{target}")
+    if tokens.has_source:
+        print_text(f"longest source {tokens.longest_source:,}, longest target {tokens.longest_target:,}")
     if lengths.nothing_to_learn:
         why = f": {lengths.refused}" if lengths.refused else ""
         print_text(f"{counted(lengths.nothing_to_learn, 'row has', 'rows have')} no token to learn{why}")

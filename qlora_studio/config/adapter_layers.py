@@ -119,7 +119,17 @@ def problem_of_run(config: RunConfig, shape: ModelShape) -> tuple[str, str]:
     """As `problem_with_layers`; none where there is no adapter."""
     if config.trains_all:
         return "", ""
-    return problem_with_layers(config.lora, [name for name, _, _ in shape.linears], shape.layers)
+    lora = config.lora
+    if shape.decoder is not None:
+        named = {
+            "lora.layers": lora.layers != ALL_LAYERS,
+            "lora.ranks": lora.ranks,
+            "lora.alphas": lora.alphas,
+        }
+        key = next((key for key, is_named in named.items() if is_named), "")
+        of_two = f"{key} names layers of one stack, and an encoder-decoder has two: all its layers are alike."
+        return key, of_two if key else ""
+    return problem_with_layers(lora, [name for name, _, _ in shape.linears], shape.layers)
 
 
 def require_layers(config: RunConfig, shape: ModelShape) -> None:

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import msgspec
 
+LONGEST_SOURCE = 4096  # tokens that a chat with an encoder-decoder may have; its positions have no last one
+
+
+class StackShape(msgspec.Struct, frozen=True, kw_only=True):
+    """Layers that follow one another, all alike.
+
+    linears: (name within a layer, out_features, in_features) of the layer's linear weights
+    """
+
+    layers: int
+    linears: tuple[tuple[str, int, int], ...]
+    other_parameters_a_layer: int  # norms and biases
+
 
 class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
-    """A causal language model by its sizes alone.
+    """A language model by its sizes alone.
 
     linears: (name within a layer, out_features, in_features) of the layer's linear weights
     parameters: all of them, counted once where embedding and head are tied
+    decoder: of an encoder-decoder, whose `layers` and `linears` are the encoder's
     """
 
     family: str  # transformers' model_type
@@ -25,3 +39,27 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
     linears: tuple[tuple[str, int, int], ...]
     other_parameters_a_layer: int  # norms and biases
     parameters: int
+    decoder: StackShape | None = None
+
+    @property
+    def stacks(self) -> tuple[StackShape, ...]:
+        """All its layers: one stack, or the encoder's and the decoder's."""
+        first = StackShape(
+            layers=self.layers, linears=self.linears, other_parameters_a_layer=self.other_parameters_a_layer
+        )
+        return (first,) if self.decoder is None else (first, self.decoder)
+
+    @property
+    def all_linears(self) -> tuple[tuple[str, int, int], ...]:
+        """Of a layer of each stack."""
+        return tuple(linear for stack in self.stacks for linear in stack.linears)
+
+    @property
+    def context(self) -> int:
+        """Tokens that a chat may have."""
+        return self.max_position_embeddings if self.decoder is None else LONGEST_SOURCE
+
+    @property
+    def all_layers(self) -> int:
+        """Of every stack together."""
+        return sum(stack.layers for stack in self.stacks)

@@ -121,6 +121,17 @@ class DataConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             simple=True,
         ),
     ] = 2048
+    target_len: Annotated[
+        int,
+        Setting(
+            label="Target length",
+            help="Of encoder-decoder models: the longest target in tokens, beside the sequence length, which "
+            "is then that of the source.",
+            minimum=1,
+            maximum=131072,
+            unit="tokens",
+        ),
+    ] = 256
     packing: Annotated[
         bool,
         Setting(

@@ -52,9 +52,8 @@ def read_lengths(lengths: Lengths) -> NDArray[np.int32]:
     return counted
 
 
-def histogram(counted: NDArray[np.int32]) -> tuple[tuple[int, ...], int]:
-    """Rows in each bin, and the bins' width in tokens."""
-    tokens = counted[:, 0]
+def histogram(tokens: NDArray[np.int32]) -> tuple[tuple[int, ...], int]:
+    """Rows in each bin, and the bins' width in tokens. tokens: int32 [rows]"""
     longest = int(tokens.max(initial=0))
     width = max(1, -(-(longest + 1) // (_BINS * _BIN_STEP))) * _BIN_STEP
     bins = np.bincount(tokens // width, minlength=1)

@@ -35,11 +35,13 @@ class Rendered:
 
     learned: later ones win
     foreign: where the data holds names of special tokens; they are encoded as text (D9)
+    target:  of an encoder-decoder what is learned, whole; the text is then the source
     """
 
     text: str
     learned: tuple[LearnedSpan, ...] = ()
     foreign: tuple[Span, ...] = ()
+    target: Rendered | None = None
 
 
 @dataclass(frozen=True)

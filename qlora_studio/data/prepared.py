@@ -49,7 +49,7 @@ class PreparedInfo(msgspec.Struct, frozen=True, kw_only=True):
     data_sha256: str
     tokenizer_sha256: str
     template_sha256: str
-    seq_len: int
+    seq_len: int  # no row is longer; of an encoder-decoder source and target together
     pad_id: int
     eos_id: int
     stop_ids: tuple[int, ...]  # any of them ends an answer

@@ -24,7 +24,7 @@ from qlora_studio.data.limits import MANY_DROPPED
 from qlora_studio.data.marked_rows import near_rows
 from qlora_studio.data.mix import times_seen
 from qlora_studio.data.near_rows import NEAR_VERSION
-from qlora_studio.data.preference_rows import ForeignAnswers, why_left_out
+from qlora_studio.data.preference_rows import ForeignAnswers
 from qlora_studio.data.prepared import (
     EncodedSample,
     PreparedInfo,
@@ -67,7 +67,7 @@ def prepare(
         check_content(prepared)
     else:
         prepared = _prepare_anew(folder, source, encoder, config, told)
-    _refuse_little(prepared.info, source, config, accept_left_out)
+    _refuse_little(prepared.info, source, encoder, config, accept_left_out)
     return prepared
 
 
@@ -84,7 +84,8 @@ def prepare_for_evaluation(rows: Dataset, encoder: RowEncoder, config: RunConfig
         counts.flush(encoder, config, writer)
         if not writer.validation.rows:
             raise StudioError(
-                f"No row of {rows.report.path} can be evaluated: {counts.in_words(config.data.seq_len)}."
+                f"No row of {rows.report.path} can be evaluated: {counts.in_words(encoder, config)}.",
+                hint=counts.hint(encoder, config),
             )
         return writer.finish(_info(writer, counts, encoder, config, rows.report.sha256, samples=()))
 
@@ -116,8 +117,8 @@ def _prepare_anew(
         if not info.train_rows:
             raise StudioError(
                 f"No row of {source.train.report.path} has anything to learn from: "
-                f"{counts.in_words(config.data.seq_len)}.",
-                hint=counts.hint(config),
+                f"{counts.in_words(encoder, config)}.",
+                hint=counts.hint(encoder, config),
             )
         return writer.finish(info)
 
@@ -164,7 +165,7 @@ class _Counts:
         times: int = 1,
     ) -> None:
         """Rows are encoded many at once: on all cores."""
-        if reason := why_left_out(row, encoder.method):
+        if reason := encoder.left_out(row):
             self.without[reason] += 1
             return
         self._waiting.append((row, held_out, times))
@@ -227,11 +228,11 @@ class _Counts:
         if self._foreign is not None:
             self._foreign.finish()
 
-    def in_words(self, seq_len: int) -> str:
+    def in_words(self, encoder: RowEncoder, config: RunConfig) -> str:
         """Why rows are missing."""
         parts = [
             *((count, reason) for reason, count in self.without.items()),
-            (self.dropped, f"longer than {seq_len:,} tokens"),
+            (self.dropped, f"longer than {encoder.limit_words(config.data.seq_len)}"),
             (self.nothing, "without a token to learn"),
             (self.rated_bad, "rated bad"),
             (self.refused_rows, "refused by the chat template"),
@@ -241,12 +242,12 @@ class _Counts:
             words += f" (line {self.refused[0].row.line:,}: {self.refused[0].reason.rstrip('.')})"
         return words
 
-    def hint(self, config: RunConfig) -> str:
+    def hint(self, encoder: RowEncoder, config: RunConfig) -> str:
         """What would help most."""
         missing = self.dropped + self.nothing + self.refused_rows
         if self.without and self.without.total() > missing:
-            needed = "rated answers" if config.training.method == "kto" else "better and worse answers"
-            return f"Choose data with {needed}, or another method (training.method)."
+            other = "a causal model" if encoder.target_len else "another method (training.method)"
+            return f"Choose data with {encoder.needed}, or {other}."
         if config.training.method in PAIRS and self.nothing >= self.dropped + self.refused_rows:
             return "Both answers of a pair must say something, and not the same."
         if self.rated_bad > self.dropped + self.nothing + self.refused_rows:
@@ -299,6 +300,8 @@ def _sample_of_prompt(sample: SamplePrompt, encoder: RowEncoder, config: RunConf
 
 
 def _sample_of_row(row: Row, encoder: RowEncoder, config: RunConfig) -> EncodedSample | None:
+    if encoder.target_len and encoder.left_out(row):
+        return None
     if row.text is not None:
         prompt = " ".join(row.text.split(" ")[:_WORDS_OF_A_TEXT])[:1000]
         ids = encoder.encode_beginning(prompt)
@@ -313,7 +316,7 @@ def _sample_of_row(row: Row, encoder: RowEncoder, config: RunConfig) -> EncodedS
             _, ids = encoder.encode_prompt(row.messages[:asked], row)
         except StudioError:
             return None
-    if len(ids) + _SAMPLE_TOKENS > config.data.seq_len:
+    if len(ids) + _SAMPLE_TOKENS > encoder.longest_row(config.data.seq_len):
         return None
     return EncodedSample(prompt=prompt, ids=ids, max_tokens=_SAMPLE_TOKENS)
 
@@ -332,7 +335,7 @@ def _info(
         data_sha256=data_sha256,
         tokenizer_sha256=encoder.tokenizer.sha256,
         template_sha256=encoder.template.sha256,
-        seq_len=config.data.seq_len,
+        seq_len=encoder.longest_row(config.data.seq_len),
         pad_id=special.pad_id,
         eos_id=special.eos_id,
         stop_ids=encoder.stop_ids,
@@ -351,13 +354,13 @@ def _info(
         rows_on_both_sides=counts.on_both_sides,
         samples=samples,
         refusals=tuple(f"line {item.row.line:,}: {item.reason}" for item in counts.refused),
-        notes=tuple(_notes(counts, config)),
+        notes=tuple(_notes(counts, encoder, config)),
     )
 
 
-def _notes(counts: _Counts, config: RunConfig) -> Iterator[str]:
+def _notes(counts: _Counts, encoder: RowEncoder, config: RunConfig) -> Iterator[str]:
     """What a person should know before the start."""
-    seq_len = config.data.seq_len
+    limit = encoder.limit_words(config.data.seq_len)
     if counts.unseen:
         yield f"{counts.unseen:,} rows of the mixture are not seen: their data sets weigh less than 1."
     for reason, count in counts.without.items():
@@ -369,9 +372,9 @@ def _notes(counts: _Counts, config: RunConfig) -> Iterator[str]:
         rows = "row has" if counts.rated_bad == 1 else "rows have"
         yield f"{counts.rated_bad:,} {rows} an answer rated bad: left out."
     if counts.dropped:
-        yield f"{_chats_are(counts.dropped)} longer than {seq_len:,} tokens and left out."
+        yield f"{_chats_are(counts.dropped)} longer than {limit} and left out."
     if counts.cut:
-        yield f"{_chats_are(counts.cut)} longer than {seq_len:,} tokens and cut."
+        yield f"{_chats_are(counts.cut)} longer than {limit} and cut."
     if counts.nothing:
         yield (
             f"{counts.nothing:,} rows have no token to learn: their answers are empty or cut off. "
@@ -393,7 +396,9 @@ def _chats_are(count: int) -> str:
     return "1 chat is" if count == 1 else f"{count:,} chats are"
 
 
-def _refuse_little(info: PreparedInfo, source: Source, config: RunConfig, accept_left_out: bool) -> None:
+def _refuse_little(
+    info: PreparedInfo, source: Source, encoder: RowEncoder, config: RunConfig, accept_left_out: bool
+) -> None:
     rows = len(source.train) + (len(source.validation) if source.validation else 0)
     if info.not_rendered > MANY_LEFT_OUT * rows and not accept_left_out:
         raise StudioError(
@@ -403,9 +408,9 @@ def _refuse_little(info: PreparedInfo, source: Source, config: RunConfig, accept
         )
     if info.too_long_dropped > MANY_DROPPED * rows and not accept_left_out:
         raise StudioError(
-            f"{info.too_long_dropped:,} of {rows:,} chats are longer than {config.data.seq_len:,} tokens and "
-            "would be left out.",
-            hint="Raise data.seq_len, cut them (data.too_long), or accept it (--accept-skipped).",
+            f"{info.too_long_dropped:,} of {rows:,} chats are longer than "
+            f"{encoder.limit_words(config.data.seq_len)} and would be left out.",
+            hint=f"Raise {encoder.limit_keys}, cut them (data.too_long), or accept it (--accept-skipped).",
         )
     if isinstance(config.data.validation, str) and not info.validation_rows:
         raise StudioError(f"No row of {config.data.validation} can be evaluated.")
@@ -433,6 +438,7 @@ def _settings(encoder: RowEncoder, config: RunConfig) -> dict[str, object]:
         "train_on": config.data.train_on,
         "seq_len": config.data.seq_len,
         "too_long": config.data.too_long,
+        **encoder.settings,
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -23,11 +23,26 @@ from qlora_studio.errors import StudioError
 ROWS_AT_ONCE = 512  # enough for all cores; little memory
 
 
+@dataclass(frozen=True)
+class Target:
+    """What an encoder-decoder writes.
+
+    begins:      the token of the row that the decoder starts with
+    most:        tokens of the target that are kept
+    text_begins: the first of its characters in the row's text
+    """
+
+    begins: int
+    most: int
+    text_begins: int
+
+
 @dataclass(frozen=True, eq=False)
 class EncodedRow:
     """A whole row in tokens, before any limit on its length.
 
-    worse: for the methods of preferences: the same chat with the worse answer, or the one rated bad
+    worse:  for the methods of preferences: the same chat with the worse answer, or the one rated bad
+    target: of an encoder-decoder; what stands before it is the source
     """
 
     row: Row
@@ -37,6 +52,7 @@ class EncodedRow:
     special_in_text: int  # names of special tokens in the data, encoded as text
     encoded: Encoded
     worse: EncodedRow | None = None
+    target: Target | None = None
 
     @property
     def tokens(self) -> int:
@@ -72,6 +88,9 @@ class FittedRow:
 class RowEncoder:
     """One model's tokenizer and template, and the settings that decide what is learned."""
 
+    target_len = 0  # of an encoder-decoder: tokens that a target may have
+    limit_keys = "data.seq_len"  # the settings that limit a row
+
     def __init__(
         self,
         tokenizer: ModelTokenizer,
@@ -93,6 +112,28 @@ class RowEncoder:
         self.train_on = "everything" if method == "pretrain" else kto
         self.method = method
         self.stop_ids = tuple(sorted({*tokenizer.special.stop_ids, *stop_ids}))
+
+    @property
+    def needed(self) -> str:
+        """What the data must have, where much of it is left out."""
+        return "rated answers" if self.method == "kto" else "better and worse answers"
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """What else the tokens depend on, beside what is common to all encoders."""
+        return {}
+
+    def left_out(self, row: Row) -> str:
+        """Why nothing can be learned from the row; empty where something can."""
+        return why_left_out(row, self.method)
+
+    def longest_row(self, seq_len: int) -> int:
+        """Tokens that a row may have with all that belongs to it."""
+        return seq_len
+
+    def limit_words(self, seq_len: int) -> str:
+        """How long a row may be."""
+        return f"{seq_len:,} tokens"
 
     def encode(self, rows: Sequence[Row]) -> list[EncodedRow | UnusableRow]:
         """All of them, in their order."""
@@ -137,20 +178,18 @@ class RowEncoder:
         worse = encoded.worse
         if worse is None or self.method == "kto":
             chats = [encoded] if worse is None else [encoded, worse]
-            each = [(chat, _tokens_kept(chat, seq_len, too_long)) for chat in chats]
+            each = [(chat, tokens_kept(chat, seq_len, too_long)) for chat in chats]
         else:
             pair = _pair(encoded, worse, seq_len, too_long)
             kept = (pair.second, len(pair.ids) - pair.second) if pair else (0, 0)
-            each = list(zip((encoded, worse), kept, strict=True))
+            each = list(zip((encoded, worse), map(range, kept), strict=True))
         return tuple(
             token for chat, kept in each for token in self._tokens_of(chat, kept, is_worse=chat is worse)
         )
 
-    def _tokens_of(self, encoded: EncodedRow, kept: int, *, is_worse: bool) -> tuple[Token, ...]:
-        """kept: tokens from the first that are within the limit."""
-        turns: tuple[Turn, ...] = ()
-        if encoded.row.text is None:
-            turns = turns_of(encoded.row, self.template, self.tokenizer.special_in)
+    def _tokens_of(self, encoded: EncodedRow, kept: Collection[int], *, is_worse: bool) -> tuple[Token, ...]:
+        """kept: those within the limit."""
+        turns = self._turns(encoded)
         tokens, shown_to, turn = [], 0, 0
         spans = encoded.encoded.spans()
         spans += [(len(encoded.text), len(encoded.text))] * (len(encoded.ids) - len(spans))  # EOS at the end
@@ -163,18 +202,23 @@ class RowEncoder:
                 text = self.tokenizer.name_of(id)  # put there by the tokenizer, not written in the text
             weight = encoded.weights[i]
             learned = "avoided" if is_worse or weight < 0 else "learned"
-            fate = "cut" if i >= kept else learned if weight else "context"
+            fate = "cut" if i not in kept else learned if weight else "context"
             role = turns[turn].role if turn < len(turns) else ""
             tokens.append(Token(text, id, fate, role, special))
             shown_to = max(shown_to, end)
         return tuple(tokens)
+
+    def _turns(self, encoded: EncodedRow) -> tuple[Turn, ...]:
+        if encoded.row.text is not None:
+            return ()
+        return turns_of(encoded.row, self.template, self.tokenizer.special_in)
 
     def _rendered(self, rows: Sequence[Row]) -> list[tuple[Row, Rendered | UnusableRow | None]]:
         """None for a text."""
         found: list[tuple[Row, Rendered | UnusableRow | None]] = []
         for row in rows:
             try:
-                found.append((row, self._render(row) if row.text is None else None))
+                found.append((row, self._render(row)))
             except StudioError as error:
                 found.append((row, UnusableRow(row, error.message, error.hint)))
         return found
@@ -226,7 +270,10 @@ class RowEncoder:
             found.append(replace(first, row=row, worse=worse))
         return found
 
-    def _render(self, row: Row) -> Rendered:
+    def _render(self, row: Row) -> Rendered | None:
+        """None: it is a text."""
+        if row.text is not None:
+            return None
         return render_chat(row, self.template, self.train_on, self.tokenizer.special_in)
 
     def _text(self, row: Row, text: str, encoded: Encoded) -> EncodedRow:
@@ -245,6 +292,8 @@ def fit(encoded: EncodedRow, seq_len: int, too_long: str) -> FittedRow:
     Raises: StudioError where `too_long` is "stop" and the chat is longer.
     """
     number, ids, weights = encoded.row.row, encoded.ids, encoded.weights
+    if encoded.target is not None:
+        return _fit_parts(encoded, encoded.target, seq_len, too_long)
     if encoded.tokens > seq_len and too_long == "stop" and encoded.row.text is None:
         raise StudioError(
             f"The chat in line {encoded.row.line:,} has {encoded.tokens:,} tokens; "
@@ -266,6 +315,32 @@ def fit(encoded: EncodedRow, seq_len: int, too_long: str) -> FittedRow:
     return FittedRow((), "dropped")
 
 
+def _fit_parts(encoded: EncodedRow, target: Target, seq_len: int, too_long: str) -> FittedRow:
+    """Source and target each within its own limit."""
+    source, written = _parts(encoded, target)
+    if too_long == "stop" and (source > seq_len or written > target.most):
+        part, tokens, name, most = (
+            ("source", source, "sequence length", seq_len)
+            if source > seq_len
+            else ("target", written, "target length", target.most)
+        )
+        raise StudioError(
+            f"The {part} in line {encoded.row.line:,} has {tokens:,} tokens; the {name} is {most:,}.",
+            hint=f"Raise the {name}, or choose to drop or to cut longer rows.",
+        )
+    kept = list(tokens_kept(encoded, seq_len, too_long))
+    if not kept:
+        return FittedRow((), "dropped")
+    begins = kept.index(target.begins)
+    row = TokenizedRow(encoded.row.row, encoded.ids[kept], encoded.weights[kept], begins)
+    return FittedRow((row,), "whole" if len(kept) == len(encoded.ids) else "cut")
+
+
+def _parts(encoded: EncodedRow, target: Target) -> tuple[int, int]:
+    """Tokens of the source and of the target, each with its end."""
+    return target.begins, len(encoded.ids) - target.begins - 1
+
+
 def _pair(better: EncodedRow, worse: EncodedRow, seq_len: int, too_long: str) -> TokenizedRow | None:
     """None where both don't fit and aren't to be cut."""
     first, second = (TokenizedRow(better.row.row, side.ids, side.weights) for side in (better, worse))
@@ -284,10 +359,20 @@ def _pieces(
     return pieces
 
 
-def _tokens_kept(encoded: EncodedRow, seq_len: int, too_long: str) -> int:
-    if encoded.row.text is not None or len(encoded.ids) <= seq_len:
-        return len(encoded.ids)
-    return seq_len if too_long == "truncate" else 0
+def tokens_kept(encoded: EncodedRow, seq_len: int, too_long: str) -> Sequence[int]:
+    """Those within the limit; none where the row is dropped. A source that is cut keeps its end's token."""
+    every, target = range(len(encoded.ids)), encoded.target
+    if target is None:
+        if encoded.row.text is not None or len(encoded.ids) <= seq_len:
+            return every
+        return every[:seq_len] if too_long == "truncate" else ()
+    source, written = _parts(encoded, target)
+    if source <= seq_len and written <= target.most:
+        return every
+    if too_long != "truncate":
+        return ()
+    end = target.begins - 1
+    return [*every[: min(end, seq_len - 1)], end, *every[target.begins :][: target.most + 1]]
 
 
 def _chat(row: Row, chat: Rendered, encoded: Encoded, bad: float) -> EncodedRow:

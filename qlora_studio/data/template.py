@@ -150,9 +150,9 @@ def find_template(folder: Path, special_tokens: Mapping[str, str]) -> ChatTempla
     return ChatTemplate(source, special_tokens, str(file)) if isinstance(source, str) else None
 
 
-def plain_template(special_tokens: Mapping[str, str]) -> ChatTemplate:
-    """For models without one: `User: ...` and `Assistant: ...` in plain words."""
-    file = resources_folder() / "chat_templates" / "plain.jinja"
+def plain_template(special_tokens: Mapping[str, str], name: str = "plain.jinja") -> ChatTemplate:
+    """For models without one: `User: ...` and `Assistant: ...` in plain words. name: of the bundled file"""
+    file = resources_folder() / "chat_templates" / name
     return ChatTemplate(file.read_text("utf-8"), special_tokens, file.name)
 
 

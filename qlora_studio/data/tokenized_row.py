@@ -22,7 +22,8 @@ class TokenizedRow:
              The first is always 0: nothing stands before it that could predict it.
              Below 0: an answer that was rated bad (KTO).
     second:  where a second chat begins: the one with the worse answer (DPO, ORPO), or one whose answer
-             belongs to another question (KTO). 0: there is none
+             belongs to another question (KTO), or the target of an encoder-decoder, which begins with
+             the token that its decoder starts with. 0: there is none
     """
 
     row: int

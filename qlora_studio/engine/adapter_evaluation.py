@@ -290,7 +290,7 @@ def _measure(evaluating: _Evaluating, words: str) -> Working[_Measured]:
     exact = np.zeros(len(rows.validation), np.bool_)
     for micro_batch in evaluation_batches(
         rows.validation.lengths,
-        seq_len=config.data.seq_len,
+        seq_len=rows.info.seq_len,
         packing=config.data.packing,
         # A processor gains nothing by several at once, and a person hears sooner how far it is.
         batch_size=config.training.batch_size if evaluating.adapted.base.device.is_cuda else 1,
@@ -339,13 +339,8 @@ def _rows_without_mistake(micro_batch: MicroBatch, batch: Batch, right: NDArray[
 
     Greedy decoding gives back an answer exactly where each of its tokens is the likeliest.
     """
-    height, width = batch.segment_ids.shape
-    owners = np.arange(height)[:, None] * width + batch.segment_ids  # a number of its own for each row
-    of_learned = owners.reshape(-1)[batch.learned]
-    without = set(of_learned.tolist()) - set(of_learned[~right].tolist())
+    rows = batch.chats // 2
+    without = set(rows.tolist()) - set(rows[~right].tolist())
     return [
-        place
-        for line, pack in enumerate(micro_batch)
-        for segment, place in enumerate(pack)
-        if line * width + segment in without
+        place for row, place in enumerate(place for pack in micro_batch for place in pack) if row in without
     ]

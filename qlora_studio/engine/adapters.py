@@ -29,6 +29,7 @@ from qlora_studio.config.adapter_layers import (
     problem_with_layers,
 )
 from qlora_studio.config.run_config import LoraConfig
+from qlora_studio.engine.architecture import architecture_of
 from qlora_studio.engine.loading import BaseModel
 from qlora_studio.errors import StudioError
 from qlora_studio.models.adapter import clean_adapter_config
@@ -92,7 +93,7 @@ class AdaptedModel:
                 use_rslora=lora.use_rslora,
                 use_dora=lora.use_dora,
                 bias="none",
-                task_type="CAUSAL_LM",
+                task_type=architecture_of(self.causal_lm.config).task_type,
             ),
         )
 
@@ -275,27 +276,19 @@ def chosen_modules(linears: Sequence[str], wanted: str | Sequence[str]) -> list[
 
 
 def decoder_linears(model: PreTrainedModel) -> list[str]:
-    """Full names of every linear layer inside the decoder's layers; the head is none of them."""
-    prefix, layers = _decoder_layers(model)
+    """Full names of every linear layer inside the model's layers; the head is none of them."""
     return [
         f"{prefix}.{name}"
+        for prefix, layers in architecture_of(model.config).stacks(model)
         for name, module in layers.named_modules()
         if isinstance(module, nn.Linear | Conv1D)
     ]
 
 
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
-    """The layers that follow one another."""
-    return _decoder_layers(model)[1]
-
-
-def _decoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
-    count = model.config.num_hidden_layers
-    return next(
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == count
-    )
+    """The layers that follow one another; of an encoder-decoder those of the encoder come first."""
+    stacks = [layers for _, layers in architecture_of(model.config).stacks(model)]
+    return stacks[0] if len(stacks) == 1 else nn.ModuleList(layer for stack in stacks for layer in stack)
 
 
 def _ends_with(name: str, part: str) -> bool:

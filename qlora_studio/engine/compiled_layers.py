@@ -45,6 +45,8 @@ def why_not_compiled(adapted: AdaptedModel, config: RunConfig) -> str | None:
     model, storage, device = adapted.causal_lm, adapted.base.storage, adapted.base.device
     if not device.is_cuda:
         return "compiling a layer on a processor takes longer than it saves"
+    if model.config.is_encoder_decoder:
+        return "sources and targets come in ever new shapes"
     if config.training.method in PREFERENCES:
         return "where answers are preferred they also run without the adapter"
     if getattr(model.config, "attn_logit_softcapping", None):

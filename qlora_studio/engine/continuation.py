@@ -18,6 +18,7 @@ from qlora_studio.engine.fixed_cache import FixedCache, takes_fixed_cache
 from qlora_studio.engine.fused_norms import FusedNorms
 from qlora_studio.engine.fused_rotation import FusedRotation
 from qlora_studio.engine.recorded_step import RecordedStep
+from qlora_studio.engine.source_continuation import SourceContinuation
 
 _MORE_TOKENS = 512  # that a cache has room for at first; then it doubles
 _MOST_STEPS = 4  # that are kept: a base and three adapters may answer the same message
@@ -162,6 +163,15 @@ class Continuation:
         return logits
 
 
+def continuation_of(
+    model: PreTrainedModel, kept: KeptSteps | None = None
+) -> Continuation | SourceContinuation:
+    """Of a text, or several, as the model's kind goes on with them."""
+    if model.config.is_encoder_decoder:
+        return SourceContinuation(model, _cache_argument(model))
+    return Continuation(model, kept)
+
+
 class SideBySide:
     """Texts that go on at once, each by the base or by an adapter: a weight is read once for all of them."""
 
@@ -236,6 +246,8 @@ def _what_writes(model: PreTrainedModel) -> object:
 
 def _repeats_steps(model: PreTrainedModel) -> bool:
     """On a card, where Python takes longer to start a step's kernels than the card to run them."""
+    if model.config.is_encoder_decoder:
+        return False
     return flash_takes_heads_of(model, model.dtype, model.device) and takes_fixed_cache(model)
 
 

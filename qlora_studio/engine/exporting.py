@@ -44,7 +44,7 @@ from qlora_studio.models.gguf_support import (
     gguf_bytes,
     quant_problem,
 )
-from qlora_studio.models.merged import MERGED_INTO, NF4
+from qlora_studio.models.merged import MERGED_INTO, NF4, merged_problem
 from qlora_studio.models.shapes import model_shape
 from qlora_studio.models.template import template_of
 from qlora_studio.protocol.commands import Export
@@ -185,6 +185,8 @@ def _order(command: Export, stopped: Callable[[], bool]) -> _Order:
     if command.to != ADAPTER:  # whose folder has the trained one beside it
         folder = model_folder(model)
         refuse_other_template(run.folder, run.record.hashes.template, template_of(folder), folder)
+    if command.to == MERGED and (problem := merged_problem(model_shape(model).family, quant)):
+        raise StudioError(problem, hint="Export it without a word for its numbers: that is 16 bit.")
     weights = _bytes_as(command.to, quant, result, model)
     return _Order(
         id=command.id,
@@ -340,7 +342,8 @@ def _write_card(order: _Order, checkpoint: int | None, staging: Path, verified: 
     path = order.run.record.config.model.path
     base = None if path.startswith(SHAPE_PREFIX) else model_folder(path)
     names = [file.name for file in staging.iterdir()]
-    card = model_card(order.run, order.to, checkpoint, base, names, verified)
+    has_source = model_shape(path).decoder is not None
+    card = model_card(order.run, order.to, checkpoint, base, names, verified, has_source=has_source)
     (staging / CARD_FILE).write_text(card, encoding="utf-8")
 
 

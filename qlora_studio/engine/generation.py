@@ -16,17 +16,20 @@ from torch import Tensor
 from qlora_studio.config.run_config import SHAPE_PREFIX, ModelConfig
 from qlora_studio.data.tokenizer import load_tokenizer
 from qlora_studio.engine.adapters import AdaptedModel
+from qlora_studio.engine.architecture import architecture_of
 from qlora_studio.engine.compute_dtype import name_of, resolve_compute_dtype
 from qlora_studio.engine.continuation import (
     Continuation,
     KeptSteps,
     SideBySide,
     can_go_on_side_by_side,
+    continuation_of,
 )
 from qlora_studio.engine.frozen_weights import Storage
 from qlora_studio.engine.loading import BaseModel
 from qlora_studio.engine.model_holder import ModelHolder
 from qlora_studio.engine.reply_text import ReplyText
+from qlora_studio.engine.source_continuation import SourceContinuation
 from qlora_studio.engine.token_choice import Chosen, TokenChoice
 from qlora_studio.errors import StudioError
 from qlora_studio.memory.chat_need import chat_bytes, need_words
@@ -82,7 +85,7 @@ class Chat:
         adapted = yield from self._base_of(command)
         reply = _Reply(adapted.base, self._language_of(adapted.base), command)
         adapted.use(_adapter_in_memory(adapted, command))
-        writer = _Writer(reply, Continuation(adapted.causal_lm, self._kept))
+        writer = _Writer(reply, continuation_of(adapted.causal_lm, self._kept))
         while not reply.ended:
             if stopped():
                 reply.ended = "stopped"
@@ -226,7 +229,8 @@ class _Reply:
     def __init__(self, base: BaseModel, language: _Language, command: Generate) -> None:
         """Raises: StudioError where the prompt or the sampling can't be."""
         self._start = time.monotonic()
-        self._context = int(base.causal_lm.config.max_position_embeddings)
+        config = base.causal_lm.config
+        self._context = architecture_of(config).context(config)
         _check_prompt(command.prompt_ids, base, self._context)
         self._choice = TokenChoice(command.sampling, base.device.torch_device)
         self._max_tokens = command.sampling.max_tokens
@@ -306,7 +310,7 @@ class _Reply:
 class _Writer:
     """Of one reply, by the adapter that is on."""
 
-    def __init__(self, reply: _Reply, written: Continuation) -> None:
+    def __init__(self, reply: _Reply, written: Continuation | SourceContinuation) -> None:
         self._reply = reply
         self._written = written
         self._ahead: Chosen | None = None  # the next token, where it was begun already

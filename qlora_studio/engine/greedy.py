@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Generator, Sequence
 
 from transformers import PreTrainedModel
 
-from qlora_studio.engine.continuation import Continuation
+from qlora_studio.engine.continuation import continuation_of
 
 
 def continue_greedily(
@@ -17,7 +17,7 @@ def continue_greedily(
     given_up: Callable[[], bool] = lambda: False,
 ) -> list[int]:
     """Token ids after `prompt`, without the one that ends the reply. given_up: asked before each token."""
-    text = Continuation(model)
+    text = continuation_of(model)
     reply: list[int] = []
     ids: Sequence[int] = prompt
     while len(reply) < max_tokens and not given_up():
@@ -39,7 +39,7 @@ def continue_together(
 
     Says after each step how many tokens the longest reply has; whoever listens may stop there.
     """
-    texts = Continuation(model)
+    texts = continuation_of(model)
     replies: list[list[int]] = [[] for _ in prompts]
     open_replies = set(range(len(prompts)))
     ids: Sequence[Sequence[int]] = prompts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from qlora_kernels import learned_cross_entropy, learned_token_losses
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from qlora_studio.engine.architecture import architecture_of
 from qlora_studio.engine.embedding_noise import EmbeddingNoise
 from qlora_studio.engine.packed_batch import PackedBatch
 
@@ -45,21 +47,8 @@ def learned_hidden_states(
     model: PreTrainedModel, batch: PackedBatch, noise: EmbeddingNoise | None = None
 ) -> Tensor:
     """[n, hidden_size], after the last norm: what the head sees at the learned positions."""
-    inputs: dict[str, Tensor] = {"input_ids": batch.input_ids}
-    if noise is not None:
-        embedded = model.get_input_embeddings()(batch.input_ids)
-        inputs = {"inputs_embeds": noise.added_to(embedded, batch.segments)}
-    elif batch.longest is not None and torch.is_grad_enabled():
-        # A first layer whose input needs no gradient would be compiled apart from the others.
-        inputs = {"inputs_embeds": model.get_input_embeddings()(batch.input_ids).requires_grad_()}
-    output = model.base_model(
-        **inputs,
-        position_ids=batch.position_ids,
-        attention_mask=batch.attention_mask,
-        use_cache=False,
-    )
-    hidden: Tensor = output.last_hidden_state
-    return hidden[0].index_select(0, batch.learned)
+    hidden = architecture_of(model.config).hidden_states(model, batch, noise)
+    return hidden.index_select(0, batch.learned)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +67,8 @@ class Head:
         config = model.config
         scale = float(getattr(config, "logit_scale", None) or 1.0)  # Cohere
         divisor = float(getattr(config, "logits_scaling", None) or 1.0)  # Granite
+        if getattr(config, "scale_decoder_outputs", False):  # T5 whose head is the embedding
+            divisor = math.sqrt(config.d_model)
         return cls(
             linear.weight, linear.bias, scale / divisor, getattr(config, "final_logit_softcapping", None)
         )

@@ -12,10 +12,10 @@ from typing import Any, BinaryIO
 import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
+from transformers import CONFIG_MAPPING, PreTrainedModel
 
 from qlora_studio.config.run_config import SHAPE_PREFIX
-from qlora_studio.engine import attention
+from qlora_studio.engine.architecture import architecture_of
 from qlora_studio.engine.device import Device
 from qlora_studio.engine.frozen_weights import Storage, place, stored_bytes, use_quantized_linears
 from qlora_studio.engine.staged_reading import StagedReading
@@ -89,22 +89,16 @@ def _load_random(source: str, storage: Storage, device: Device) -> Loading:
 
 def _empty_model(model_type: str, values: Mapping[str, Any], storage: Storage) -> PreTrainedModel:
     """The model's code with no weight in memory; what it computes from its config is there."""
-    attention.register()
+    config = CONFIG_MAPPING[model_type](**values)
     with init_empty_weights(include_buffers=False):
-        return AutoModelForCausalLM.from_config(
-            CONFIG_MAPPING[model_type](**values),
-            dtype=storage.compute_dtype,
-            attn_implementation=attention.IMPLEMENTATION,
-            trust_remote_code=False,
-        )
+        return architecture_of(config).empty_model(config, values, storage.compute_dtype)
 
 
 def _expected(model: PreTrainedModel) -> dict[str, tuple[int, ...]]:
-    """Every weight that must come from somewhere; a tied head comes with the embedding."""
-    shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters(remove_duplicate=False)}
-    if model.config.tie_word_embeddings:
-        shapes.pop("lm_head.weight", None)
-    return shapes
+    """Every weight that must come from somewhere."""
+    tied = architecture_of(model.config).tied_names(model)
+    weights = model.named_parameters(remove_duplicate=False)
+    return {name: tuple(weight.shape) for name, weight in weights if name not in tied}
 
 
 def _require_same(
@@ -201,7 +195,7 @@ def _finished(
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, buffer.to(device.torch_device))
     device.empty_cache()  # what weights were turned into others in
-    model.tie_weights()
+    architecture_of(model.config).tie(model)
     model.eval()
     model.name_or_path = source  # peft writes it into adapter_config.json
     return BaseModel(

@@ -75,6 +75,7 @@ def write_texts(
     clean = clean_config(source)
     config = CONFIG_MAPPING[clean.model_type](**clean.values)
     config.architectures = [type(adapted.causal_lm).__name__]
+    config.tie_word_embeddings = clean.values["tie_word_embeddings"]  # T5's config class says True, always
     config.dtype = dtype
     if quantization is not None:
         config.quantization_config = quantization

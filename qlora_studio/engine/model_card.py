@@ -33,13 +33,21 @@ _WHAT = {
 
 
 def model_card(
-    run: Run, to: str, checkpoint: int | None, base: Path | None, files: Iterable[str], check: Verification
+    run: Run,
+    to: str,
+    checkpoint: int | None,
+    base: Path | None,
+    files: Iterable[str],
+    check: Verification,
+    *,
+    has_source: bool = False,
 ) -> str:
     """Names of files, never their folders: a card is made to be passed on.
 
     to:         adapter | merged | gguf
     checkpoint: the step that was exported; None: the finished adapter
     base:       folder of the base model, None where there is none
+    has_source: the model is an encoder-decoder
     """
     licence = _licence(base)
     names = sorted(files)
@@ -49,12 +57,12 @@ def model_card(
         f"# {_plain(run.record.name)}",
         f"{what[to]}, trained and checked with QLoRA Studio.",
         _table("Made from", _made_from(run, licence)),
-        _table("Settings", _settings(run.record.config)),
+        _table("Settings", _settings(run.record.config, has_source)),
         _table("Scores", _scores(run, checkpoint)),
         _table("Checked after writing", _checked(check)),
         *((f"{check.merge_base}",) if check.merge_base else ()),
         *check.problems,
-        "## Use\n\n" + "\n".join(_use(run, names)).rstrip(),
+        "## Use\n\n" + "\n".join(_use(run, names, has_source)).rstrip(),
     )
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -91,7 +99,7 @@ def _made_from(run: Run, licence: str | None) -> Iterator[tuple[str, str]]:
     yield "Tokens learned, an epoch", f"{prepared.learned_tokens:,}"
 
 
-def _settings(config: RunConfig) -> Iterator[tuple[str, str]]:
+def _settings(config: RunConfig, has_source: bool) -> Iterator[tuple[str, str]]:
     lora, training, model = config.lora, config.training, config.model
     yield "Method", f"{training.method}, learning {config.data.train_on}"
     double = ", double quantization" if model.double_quant and model.quantization != "none" else ""
@@ -112,7 +120,11 @@ def _settings(config: RunConfig) -> Iterator[tuple[str, str]]:
     epochs = "1 epoch" if training.epochs == 1 else f"{training.epochs:g} epochs"
     yield "Length", f"{training.steps:,} updates" if training.steps else epochs
     yield "An update", f"{training.batch_size} x {training.gradient_accumulation} rows"
-    yield "Sequence length", f"{config.data.seq_len:,} tokens"
+    if has_source:
+        yield "Source length", f"{config.data.seq_len:,} tokens"
+        yield "Target length", f"{config.data.target_len:,} tokens"
+    else:
+        yield "Sequence length", f"{config.data.seq_len:,} tokens"
     yield "Seed", str(training.seed)
 
 
@@ -158,11 +170,16 @@ def _checked(check: Verification) -> Iterator[tuple[str, str]]:
             yield "Where they aren't", ran.first_difference.words
 
 
-def _use(run: Run, names: list[str]) -> Iterator[str]:
+def _use(run: Run, names: list[str], has_source: bool) -> Iterator[str]:
     """Whoever gets the card has the files elsewhere: they are named from their own folder."""
     name = run.folder.name
     exported = Exported(
-        folder=".", files=tuple(names), base=_base_name(run), rank=run.record.config.lora.r, name=name
+        folder=".",
+        files=tuple(names),
+        base=_base_name(run),
+        rank=run.record.config.lora.r,
+        name=name,
+        has_source=has_source,
     )
     for line in ready_lines(exported):
         yield f"{line.program}:\n\n```\n{line.text}\n```\n"

@@ -36,6 +36,7 @@ class ChoiceQuestion:
     letter_ids: the token of each
     right:      the place of the right one
     text:       the line before the choices, to name the question by
+    second:     as that of its row
     """
 
     row: int
@@ -44,6 +45,7 @@ class ChoiceQuestion:
     letter_ids: tuple[int, ...]
     right: int
     text: str
+    second: int = 0
 
 
 def choice_questions(rows: PreparedRows, tokenizer: ModelTokenizer) -> list[ChoiceQuestion]:
@@ -124,7 +126,7 @@ class _Prompts:
         ids = np.append(question.prompt, np.int32(question.letter_ids[question.right]))
         weights = np.zeros(len(ids), np.float32)
         weights[-1] = 1
-        return TokenizedRow(index, ids, weights)
+        return TokenizedRow(index, ids, weights, question.second)
 
 
 def _question(
@@ -148,7 +150,7 @@ def _question(
         return None
     lines = asked[:begin].strip().splitlines()
     text = lines[-1].strip()[:_LONGEST_SHOWN] if lines else ""
-    return ChoiceQuestion(row.row, prompt, letters, known, letters.index(right), text)
+    return ChoiceQuestion(row.row, prompt, letters, known, letters.index(right), text, row.second)
 
 
 def _choices(asked: str) -> tuple[str, int]:

@@ -147,7 +147,7 @@ def total_steps(record: RunRecord, rows: PreparedRows) -> int:
     return config.training.steps or steps_in(
         config.training.epochs,
         rows.train.lengths,
-        seq_len=config.data.seq_len,
+        seq_len=rows.info.seq_len,
         packing=config.data.packing,
         seed=config.training.seed,
         batch_size=config.training.batch_size,
@@ -204,7 +204,7 @@ class PreparedRun:
         self._elapsed_before = self.position.elapsed_s
         self.validation = evaluation_batches(
             self.rows.validation.lengths,
-            seq_len=self.config.data.seq_len,
+            seq_len=self.rows.info.seq_len,
             packing=self.config.data.packing,
             batch_size=self.rows_at_once,
         )
@@ -232,7 +232,7 @@ class PreparedRun:
         config = self.config
         updates = plan_epoch(
             self.rows.train.lengths,
-            seq_len=config.data.seq_len,
+            seq_len=self.rows.info.seq_len,
             packing=config.data.packing,
             seed=config.training.seed,
             epoch=epoch,

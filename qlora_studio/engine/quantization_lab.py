@@ -144,7 +144,7 @@ class _Linears:
         plan = folder_plan(folder)
         stored = stored_weights(folder, plan)
         names = {f"{name}.weight" for name in plan.linear_names()}
-        turned = tuple(f".{linear.name}.weight" for linear in plan.layer.linears if linear.transposed)
+        turned = tuple(f".{linear.name}.weight" for _, linear in plan.linears() if linear.transposed)
         shapes = {name: tensor.shape for name, tensor in stored.items() if name in names}
         return cls(
             folder, device, stopped, shapes, frozenset(name for name in shapes if name.endswith(turned))
@@ -387,7 +387,7 @@ def half_interval(nats: NDArray[np.float32]) -> float:
 def _bytes_needed(folder: Path, dtype: torch.dtype) -> int:
     """Weights, the largest layer in float32 thrice while it is rounded, and some logits."""
     plan = folder_plan(folder)
-    largest = max(_size(linear.stored_shape) for linear in plan.layer.linears)
+    largest = max(_size(linear.stored_shape) for _, linear in plan.linears())
     return plan.shape().parameters * dtype.itemsize + 12 * largest + 8 * _LOGITS
 
 

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from qlora_studio.data.packing import collate
 from qlora_studio.data.tokenized_row import RowsInMemory, TokenizedRow
+from qlora_studio.engine.architecture import architecture_of
 from qlora_studio.engine.greedy import continue_together
 from qlora_studio.engine.learned_loss import Head, learned_hidden_states
 from qlora_studio.engine.merging import TensorOf, base_layer, is_turned
@@ -105,7 +106,8 @@ def greedy_talks(
 def log_probabilities(model: PreTrainedModel, talks: Sequence[Talk]) -> Iterator[Tensor]:
     """float32 [compared, vocabulary] of each talk, by a model of ours: one forward pass for all of them."""
     model.eval()
-    rows = RowsInMemory([_row(talk) for talk in talks])
+    second = architecture_of(model.config).second_chat_of
+    rows = RowsInMemory([_row(talk, second(len(talk.prompt))) for talk in talks])
     batch = collate([tuple(range(len(talks)))], rows, pad_id=0)
     hidden = learned_hidden_states(model, on_device(batch, model.device, keep_padding=False))
     head = Head.of(model)
@@ -118,7 +120,8 @@ def plain_log_probabilities(
     folder: Path, talks: Sequence[Talk], dtype: torch.dtype, device: torch.device
 ) -> Iterator[Tensor]:
     """The same by a model that transformers alone loads from `folder`: what any other program will see."""
-    model = AutoModelForCausalLM.from_pretrained(
+    architecture = architecture_of(AutoConfig.from_pretrained(folder, local_files_only=True))
+    model = architecture.auto_model.from_pretrained(
         folder,
         dtype=dtype,
         device_map={"": str(device)},  # 4-bit weights stay where they are put
@@ -128,7 +131,7 @@ def plain_log_probabilities(
     ).eval()
     for talk in talks:
         ids = torch.tensor([[*talk.prompt, *talk.reply]], device=device)
-        logits = model(input_ids=ids, use_cache=False, logits_to_keep=talk.compared).logits[0]
+        logits = architecture.plain_logits(model, ids, talk.compared)
         yield logits.float().log_softmax(-1)
 
 
@@ -180,11 +183,11 @@ def partings(trained: Reference, likeliest: Sequence[Sequence[int]]) -> list[Par
     return found
 
 
-def _row(talk: Talk) -> TokenizedRow:
+def _row(talk: Talk, second: int) -> TokenizedRow:
     ids = np.array([*talk.prompt, *talk.reply, 0], dtype=np.int32)  # the last one only marks a place
     weights = np.zeros(len(ids), dtype=np.float32)
     weights[-talk.compared :] = 1
-    return TokenizedRow(0, ids, weights)
+    return TokenizedRow(0, ids, weights, second)
 
 
 def _product_with(tensor_of: TensorOf, name: str, module: Any) -> Callable[[Tensor], Tensor]:

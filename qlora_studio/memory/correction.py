@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from qlora_studio.config.architecture import row_limit
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import RunConfig
 from qlora_studio.memory.compiling import not_compiled_reason
@@ -68,8 +69,8 @@ def remember_peak(
 
     config: with the number of layers recomputed and the compute dtype as they were
     """
-    full = tokens_at_once(config, longest_row, device=device)
-    if tokens_at_once(config, longest_row, all_tokens, device=device) < full:
+    full = tokens_at_once(shape, config, longest_row, device=device)
+    if tokens_at_once(shape, config, longest_row, all_tokens, device=device) < full:
         return
     compiled = is_compiled(shape, config, device)
     computed = parts(
@@ -101,16 +102,21 @@ def is_compiled(shape: ModelShape, config: RunConfig, device: str) -> bool:
 
 
 def tokens_at_once(
-    config: RunConfig, longest_row: int | None, all_tokens: int | None = None, *, device: str
+    shape: ModelShape,
+    config: RunConfig,
+    longest_row: int | None,
+    all_tokens: int | None = None,
+    *,
+    device: str,
 ) -> int:
     """Rows times their length; without packing no row is computed longer than the longest.
 
     all_tokens: of all rows there are, where that is known: little data fills no batch. A card computes the
         padding of packed rows too; nothing else does.
     """
-    row = config.data.seq_len
+    row = row_limit(config.data, shape)
     if longest_row is not None and not config.data.packing:
-        row = min(row, longest_row)
+        row = max(min(row, longest_row), 1)  # 0: no row has a token yet
     full = config.training.batch_size * row
     if all_tokens is None or computes_padding(config, device):
         return full
@@ -126,8 +132,8 @@ def layers_of(config: RunConfig, shape: ModelShape) -> int:
     """Recomputed, as set; all of them for auto, which isn't resolved."""
     asked = config.training.recompute
     if isinstance(asked, int):
-        return min(asked, shape.layers)
-    return 0 if asked == "none" else shape.layers
+        return min(asked, shape.all_layers)
+    return 0 if asked == "none" else shape.all_layers
 
 
 def _bounded(factor: float | None) -> float:

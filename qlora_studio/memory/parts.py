@@ -10,6 +10,7 @@ import msgspec
 from qlora_studio.config.adapter_layers import is_adapted, ranks
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import LoraConfig, RunConfig
+from qlora_studio.memory import encoder_decoder
 
 # What a person reads of each part, in the order of the promise's bar
 PART_NAMES = {
@@ -145,13 +146,16 @@ def trained_parameters(shape: ModelShape, config: RunConfig) -> int:
 
 def adapter_parameters(shape: ModelShape, lora: LoraConfig) -> int:
     """A and B of every layer that is adapted, and DoRA's lengths."""
-    adapted = [(name, out, inner) for name, out, inner in shape.linears if is_adapted(name, lora)]
-    names = [name for name, _, _ in adapted]
-    return sum(
-        times * (r_of[name] * (out + inner) + (out if lora.use_dora else 0))
-        for times, r_of in ranks(lora, names, shape.layers)
-        for name, out, inner in adapted
-    )
+    trained = 0
+    for stack in shape.stacks:
+        adapted = [(name, out, inner) for name, out, inner in stack.linears if is_adapted(name, lora)]
+        names = [name for name, _, _ in adapted]
+        trained += sum(
+            times * (r_of[name] * (out + inner) + (out if lora.use_dora else 0))
+            for times, r_of in ranks(lora, names, stack.layers)
+            for name, out, inner in adapted
+        )
+    return trained
 
 
 def optimizer_bytes(config: RunConfig, trained: int, device: str) -> int:
@@ -167,10 +171,12 @@ def _is_adapted(name: str, config: RunConfig) -> bool:
 
 def _weights(setting: Setting) -> int:
     shape = setting.shape
-    sizes = [out * inner for _, out, inner in shape.linears]
-    linear = shape.layers * sum(sizes)
+    linear = stored = 0
+    for stack in shape.stacks:
+        sizes = [out * inner for _, out, inner in stack.linears]
+        linear += stack.layers * sum(sizes)
+        stored += stack.layers * sum(_stored_bytes(size, setting) for size in sizes)
     rest = (shape.parameters - linear) * setting.weight_bytes
-    stored = shape.layers * sum(_stored_bytes(size, setting) for size in sizes)
     return stored + rest + _kept_dequantized(setting, linear)
 
 
@@ -208,8 +214,12 @@ def _activations(setting: Setting, recomputed_layers: int, gradients: int) -> in
     """
     shape, tokens = setting.shape, setting.tokens
     whole = bytes_a_layer(setting)
-    layer_input = tokens * shape.hidden_size * setting.dtype_bytes
-    kept = (shape.layers - recomputed_layers) * whole + recomputed_layers * layer_input
+    if shape.decoder is not None:
+        kept = sum(encoder_decoder.input_bytes(setting)[:recomputed_layers])
+        kept += sum(encoder_decoder.bytes_of_layers(setting)[recomputed_layers:])
+    else:
+        layer_input = tokens * shape.hidden_size * setting.dtype_bytes
+        kept = (shape.layers - recomputed_layers) * whole + recomputed_layers * layer_input
     if setting.device == "cuda":
         return max(kept - gradients, 0) + _in_turn_on_card(setting, recomputed_layers)
     in_turn = whole if recomputed_layers else 0
@@ -237,6 +247,8 @@ def bytes_a_layer(setting: Setting) -> int:
     again, as norms, rotation and silu.
     """
     shape, size = setting.shape, setting.dtype_bytes
+    if shape.decoder is not None:
+        return max(encoder_decoder.bytes_of_layers(setting))
     hidden, inner = shape.hidden_size, shape.intermediate_size
     query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     low_rank = 0 if setting.config.trains_all else _widest(shape, setting.config.lora)
@@ -281,7 +293,7 @@ def other_bytes(setting: Setting, activations: int) -> int:
     """A dequantized weight, what is reserved beyond what is used, and the context or the process."""
     shape = setting.shape
     if setting.device == "cuda":
-        largest = max((out * inner for _, out, inner in shape.linears), default=0)
+        largest = max((out * inner for _, out, inner in shape.all_linears), default=0)
         trained = trained_bytes(setting)
         beside = 0.0 if setting.config.trains_all else _BESIDE_ADAPTER * trained
         estimated = int(_SCRATCH * largest * setting.dtype_bytes + beside)

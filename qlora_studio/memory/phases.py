@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from qlora_studio.config.architecture import row_limit
 from qlora_studio.config.run_config import QUESTION_TOKENS, WRITTEN_TOGETHER
 from qlora_studio.memory.parts import Parts, Setting, adapter_parameters, bytes_a_layer, other_bytes
 
@@ -31,7 +32,7 @@ def by_phase(setting: Setting, training: Parts) -> dict[Phase, Parts]:
     config = setting.config
     adapter = 0 if config.trains_all else _FP32 * adapter_parameters(setting.shape, config.lora)
     alone = msgspec.structs.replace(replying, adapter=adapter, optimizer=0)
-    row = setting.config.data.seq_len
+    row = row_limit(setting.config.data, setting.shape)
     return {
         "training": training,
         "evaluation": _with(setting, training, _of_evaluation(setting)),
@@ -45,7 +46,7 @@ def cache_bytes(setting: Setting, tokens: int) -> int:
     """Keys and values of one text in every layer, the places kept free for its next tokens among them."""
     shape = setting.shape
     places = -(-(tokens + _PLACES_AT_ONCE) // _PLACES_AT_ONCE) * _PLACES_AT_ONCE
-    return 2 * shape.layers * shape.kv_heads * shape.head_dim * places * setting.dtype_bytes
+    return 2 * shape.stacks[-1].layers * shape.kv_heads * shape.head_dim * places * setting.dtype_bytes
 
 
 def _with(setting: Setting, held: Parts, activations: int) -> Parts:
@@ -77,7 +78,7 @@ def _of_replies(setting: Setting) -> int:
 def _of_merging(setting: Setting) -> int:
     """One weight at a time: the largest of a layer, or the embedding, read and copied in 16 bit."""
     shape = setting.shape
-    largest = max((out * inner for _, out, inner in shape.linears), default=0)
+    largest = max((out * inner for _, out, inner in shape.all_linears), default=0)
     return max(_BYTES_MERGING * largest, 2 * 2 * shape.vocab_size * shape.hidden_size)
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from qlora_studio.config.architecture import as_trained
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import RunConfig
 from qlora_studio.memory.correction import (
@@ -122,9 +123,10 @@ def _promise(
     all_tokens: int | None,
     corrected: Correction,
 ) -> Promise:
+    config = as_trained(config, shape)
     compiled = is_compiled(shape, config, device)
     factor = corrected.compiled if compiled else corrected.eager
-    tokens = tokens_at_once(config, longest_row, all_tokens, device=device)
+    tokens = tokens_at_once(shape, config, longest_row, all_tokens, device=device)
     setting = Setting(shape, config, device, compiled, tokens, room, factor, corrected.auto_dtype)
     recomputed = _recomputed_layers(setting)
     phases = by_phase(setting, parts(setting, recomputed))
@@ -148,7 +150,7 @@ def _promise(
 
 def _recomputed_layers(setting: Setting) -> int:
     """As set; for auto the fewest that fit, and all of them where nothing fits or the room isn't known."""
-    layers, asked = setting.shape.layers, setting.config.training.recompute
+    layers, asked = setting.shape.all_layers, setting.config.training.recompute
     if asked != "auto" or setting.room is None:
         return layers_of(setting.config, setting.shape)
     safe = _SAFE_SHARE * setting.room

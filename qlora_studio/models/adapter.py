@@ -11,6 +11,7 @@ from typing import Any
 
 from qlora_studio.errors import StudioError
 from qlora_studio.models.check import model_folder
+from qlora_studio.models.families import ENCODER_DECODERS
 from qlora_studio.models.finite import not_finite
 from qlora_studio.models.layouts import Linear
 from qlora_studio.models.model_folder import ModelFolder, open_folder
@@ -18,15 +19,22 @@ from qlora_studio.models.pickles import pickle_error
 from qlora_studio.models.safetensors_header import StoredTensor, read_header
 from qlora_studio.models.shapes import folder_plan
 from qlora_studio.models.strict_json import strict_object
-from qlora_studio.models.tensor_plan import TensorPlan
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 HIGHEST_RANK = 1024
+CAUSAL_LM, SEQ_2_SEQ_LM = "CAUSAL_LM", "SEQ_2_SEQ_LM"  # peft's words for the kinds of model
 _LONGEST_CONFIG = 1024**2  # bytes
 _PREFIX = "base_model.model."
 _A, _B, _LENGTHS = ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"
-_OUTSIDE = ("lm_head", "embed_tokens", "embed_in", "embed_out", "wte")  # linear or not, they are in no block
+_OUTSIDE = (
+    "lm_head",
+    "embed_tokens",
+    "embed_in",
+    "embed_out",
+    "wte",
+    "shared",
+)  # linear or not, they are in no block
 _FLOATS = ("F32", "F16", "BF16")
 # Ways to begin that take a part out of the base's weights: on the weights as they are it'd count twice.
 _CHANGES_THE_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga")
@@ -56,6 +64,7 @@ class CheckedAdapter:
     target_modules: exact names in the base model
     dora:           each weight's columns have a length of their own
     ranks, alphas:  by exact name, of the layers where they are others
+    task_type:      what peft calls models of the base's kind
     """
 
     r: int
@@ -67,6 +76,7 @@ class CheckedAdapter:
     warnings: tuple[str, ...]
     ranks: Mapping[str, int] = field(default_factory=dict)
     alphas: Mapping[str, float] = field(default_factory=dict)
+    task_type: str = CAUSAL_LM
 
     def peft_config(self) -> dict[str, Any]:
         """Arguments of peft's LoraConfig. Nothing of theirs but numbers and switches."""
@@ -78,7 +88,7 @@ class CheckedAdapter:
             "target_modules": list(self.target_modules),
             "lora_dropout": 0.0,
             "bias": "none",
-            "task_type": "CAUSAL_LM",
+            "task_type": self.task_type,
         }
         for name, values in (("rank_pattern", self.ranks), ("alpha_pattern", self.alphas)):
             if values:
@@ -96,13 +106,14 @@ def check_adapter(folder: Path, base: str) -> CheckedAdapter:
     source = open_folder(folder, hint="Choose an adapter's folder, which holds adapter_config.json.")
     tensors = _tensors(source)
     plan = folder_plan(model_folder(base))
-    linears = dict(_linears(plan))
+    linears = dict(plan.linears())
     modules = _modules(tensors, linears, source.path / WEIGHTS, base)
     ranks = _ranks(tensors, modules, linears, source.path / WEIGHTS)
     dora = any(name.endswith(_LENGTHS) for name in tensors)
     said = _said(source)
     where = source.path / CONFIG
-    r, alpha, rslora = _compare(said, ranks, dora, where)
+    task_type = SEQ_2_SEQ_LM if plan.model_type in ENCODER_DECODERS else CAUSAL_LM
+    r, alpha, rslora = _compare(said, ranks, dora, task_type, where)
     alphas = {name: _alpha(value, where) for name, value in _by_module(said, "alpha_pattern", modules, where)}
     bad = not_finite(source, tensors)
     if bad:
@@ -120,6 +131,7 @@ def check_adapter(folder: Path, base: str) -> CheckedAdapter:
         warnings=_warnings(source, said, ranks, linears),
         ranks={module: rank for module, rank in ranks.items() if rank != r},
         alphas={module: value for module, value in alphas.items() if value != alpha},
+        task_type=task_type,
     )
 
 
@@ -132,14 +144,6 @@ def _tensors(source: ModelFolder) -> dict[str, StoredTensor]:
         f"{source.path / WEIGHTS} is missing, so this is no adapter that can be read.",
         hint=f"Choose a folder with {CONFIG} and {WEIGHTS}.",
     )
-
-
-def _linears(plan: TensorPlan) -> list[tuple[str, Linear]]:
-    return [
-        (f"{plan.layers_prefix}.{index}.{linear.name}", linear)
-        for index in range(plan.sizes.layers)
-        for linear in plan.layer.linears
-    ]
 
 
 def _modules(
@@ -214,13 +218,13 @@ def _said(source: ModelFolder) -> dict[str, Any]:
 
 
 def _compare(
-    said: Mapping[str, Any], ranks: Mapping[str, int], dora: bool, where: Path
+    said: Mapping[str, Any], ranks: Mapping[str, int], dora: bool, task_type: str, where: Path
 ) -> tuple[int, float, bool]:
     """r, alpha and rslora, once everything else of the file agrees with the tensors."""
     if said.get("peft_type") != "LORA":
         raise StudioError(f"{where}: peft_type is {_short(said.get('peft_type'))}; only LORA is read.")
-    if said.get("task_type") not in (None, "CAUSAL_LM"):
-        raise StudioError(f"{where}: task_type is {_short(said['task_type'])}; it must be CAUSAL_LM.")
+    if said.get("task_type") not in (None, task_type):
+        raise StudioError(f"{where}: task_type is {_short(said['task_type'])}; it must be {task_type}.")
     if said.get("bias", "none") != "none":
         raise StudioError(f"{where}: bias is {_short(said['bias'])}; only none is read.")
     for name in _REFUSED:

@@ -22,6 +22,10 @@ def settings_of(adapter: CheckedAdapter, lora: LoraConfig, shape: ModelShape, wh
 
     Raises: StudioError where settings can't say what it is.
     """
+    if shape.decoder is not None:
+        raise StudioError(
+            f"{where}: adapters of encoder-decoders can't be trained on here.", hint="Train a new adapter."
+        )
     alphas = {adapter.alpha, *adapter.alphas.values()}
     if any(alpha != int(alpha) for alpha in alphas):
         raise StudioError(

@@ -9,6 +9,7 @@ from qlora_studio.config.places import sample_model_folder
 from qlora_studio.config.run_config import SAMPLE
 from qlora_studio.errors import StudioError
 from qlora_studio.models.clean_config import CleanConfig, clean_config
+from qlora_studio.models.families import ENCODER_DECODERS
 from qlora_studio.models.licence import read_licence
 from qlora_studio.models.merged import is_merged
 from qlora_studio.models.model_folder import ModelFolder, open_folder
@@ -65,7 +66,7 @@ def check_model(path: str, told: Told = lambda done, total, words: None) -> Mode
         licence=read_licence(source),
         max_position_embeddings=shape.max_position_embeddings,
         warnings=tuple(warnings),
-        target_modules=tuple(dict.fromkeys(linear.name.rpartition(".")[2] for linear in plan.layer.linears)),
+        target_modules=tuple(dict.fromkeys(linear.name.rpartition(".")[2] for _, linear in plan.linears())),
         merged=is_merged(source.path),
     )
 
@@ -95,7 +96,9 @@ def _warnings(
             f"Its tokenizer names {len(left_out)} added tokens that the model has no place for, such as "
             f"{left_out[0][:60]!r}. They are left out: their names are read as text."
         )
-    if template is None:
+    if template is None and config.model_type in ENCODER_DECODERS:
+        found.append("It has no chat template: a question is its source as it stands.")
+    elif template is None:
         found.append("It has no chat template; a plain one is used for chats.")
     if not config.stop_ids and not tokenizer_config(source).get("eos_token"):
         raise StudioError(

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qlora_studio.errors import StudioError
-from qlora_studio.models.families import FAMILIES, Family
+from qlora_studio.models.families import ENCODER_DECODERS, FAMILIES, Family
 from qlora_studio.models.model_folder import ModelFolder, open_folder
 from qlora_studio.models.strict_json import strict_object
 
 CONFIG = "config.json"
 _LONGEST_CONFIG = 2 * 1024**2  # bytes
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+_DECODER_START = "decoder_start_token_id"
 _MOST_STOP_IDS = 64
 # Where the file says null, transformers must hear null: its own default is something else.
 _MAY_BE_NULL = {
@@ -57,18 +58,41 @@ def clean_config(folder: Path) -> CleanConfig:
     model_type = _model_type(said, where)
     values = _clean_values(said, FAMILIES[model_type], where)
     vocab = values["vocab_size"]
+    names = _token_ids_of(FAMILIES[model_type])
     warnings = _code_warnings(source, said, model_type)
-    for name in _TOKEN_IDS:
+    for name in names:
         values[name], outside = _token_id(said.get(name), vocab)
         if outside:
             warnings.append(f"{name} {outside} in {CONFIG} lies outside the vocabulary; it is left out.")
+    if names != _TOKEN_IDS and not isinstance(values[_DECODER_START], int):
+        values[_DECODER_START] = values["pad_token_id"]  # as T5 was trained
+        if not isinstance(values[_DECODER_START], int):
+            raise StudioError(
+                f"{where} names no token that the decoder starts with.",
+                hint=f"Add {_DECODER_START} to config.json; T5's is that of its padding, 0.",
+            )
     return CleanConfig(model_type, values, _stop_ids(source, values, vocab), tuple(warnings))
+
+
+def decoder_start(folder: Path) -> int | None:
+    """The token that the decoder of an encoder-decoder starts with; None where the model is none.
+
+    Raises: StudioError as `clean_config` does, where it is one.
+    """
+    source = open_folder(folder)
+    if not source.has(CONFIG):
+        return None
+    said = strict_object(source.read(CONFIG, _LONGEST_CONFIG), str(source.path / CONFIG), non_finite=True)
+    if said.get("model_type") not in tuple(ENCODER_DECODERS):  # it may be anything, such as a list
+        return None
+    return int(clean_config(folder).values[_DECODER_START])
 
 
 def clean_values(said: Mapping[str, Any], where: Path) -> tuple[str, dict[str, Any]]:
     """model_type and clean values of a config that is no folder's, such as a known model's shapes."""
     model_type = _model_type(said, where)
-    return model_type, {**_clean_values(said, FAMILIES[model_type], where), **dict.fromkeys(_TOKEN_IDS)}
+    family = FAMILIES[model_type]
+    return model_type, {**_clean_values(said, family, where), **dict.fromkeys(_token_ids_of(family))}
 
 
 def _model_type(said: Mapping[str, Any], where: Path) -> str:
@@ -95,12 +119,20 @@ def _why_not(name: str, said: Mapping[str, Any]) -> str:
     if "auto_map" in said:
         return "is known only to code that comes with the model, and that code is never run."
     if said.get("is_encoder_decoder") is True:
-        return "is an encoder and a decoder; only causal language models are finetuned here."
+        return f"is an encoder and a decoder; of that kind only {_known(ENCODER_DECODERS)} is finetuned here."
     return "is not among the families that can be finetuned."
 
 
 def _known_families() -> str:
-    return f"Families: {', '.join(FAMILIES)}."
+    return f"Families: {_known(FAMILIES)}."
+
+
+def _known(names: Iterable[str]) -> str:
+    return ", ".join(names)
+
+
+def _token_ids_of(family: Family) -> tuple[str, ...]:
+    return _TOKEN_IDS if family.decoder is None else (*_TOKEN_IDS, _DECODER_START)
 
 
 def _clean_values(said: Mapping[str, Any], family: Family, where: Path) -> dict[str, Any]:

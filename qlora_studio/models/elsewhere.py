@@ -25,6 +25,7 @@ class Exported:
     """What was written, as far as the lines name it.
 
     base: folder of the model below an adapter. rank: of that adapter. name: to call it by
+    has_source: the model is an encoder-decoder
     """
 
     folder: str
@@ -32,6 +33,12 @@ class Exported:
     base: str
     rank: int
     name: str
+    has_source: bool = False
+
+    @property
+    def auto_model(self) -> str:
+        """transformers' class that reads such models."""
+        return "AutoModelForSeq2SeqLM" if self.has_source else "AutoModelForCausalLM"
 
     def at(self, file: str) -> str:
         """A file of it, for a shell."""
@@ -50,9 +57,11 @@ def _of_adapter(exported: Exported) -> Iterator[ReadyLine]:
     base, folder = json.dumps(exported.base), json.dumps(exported.folder)
     yield ReadyLine(
         "transformers + peft",
-        "from peft import PeftModel; from transformers import AutoModelForCausalLM; "
-        f"model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({base}), {folder})",
+        f"from peft import PeftModel; from transformers import {exported.auto_model}; "
+        f"model = PeftModel.from_pretrained({exported.auto_model}.from_pretrained({base}), {folder})",
     )
+    if exported.has_source:
+        return  # vLLM serves none
     adapter = shlex.quote(f"{exported.name}={exported.folder}")
     yield ReadyLine(
         "vLLM",
@@ -64,10 +73,11 @@ def _of_adapter(exported: Exported) -> Iterator[ReadyLine]:
 def _of_merged(exported: Exported) -> Iterator[ReadyLine]:
     yield ReadyLine(
         "transformers",
-        "from transformers import AutoModelForCausalLM; "
-        f'model = AutoModelForCausalLM.from_pretrained({json.dumps(exported.folder)}, dtype="auto")',
+        f"from transformers import {exported.auto_model}; "
+        f'model = {exported.auto_model}.from_pretrained({json.dumps(exported.folder)}, dtype="auto")',
     )
-    yield ReadyLine("vLLM", f"vllm serve {shlex.quote(exported.folder)}")
+    if not exported.has_source:  # vLLM serves none
+        yield ReadyLine("vLLM", f"vllm serve {shlex.quote(exported.folder)}")
 
 
 def _of_gguf(exported: Exported, files: list[str]) -> Iterator[ReadyLine]:

@@ -20,7 +20,7 @@ from qlora_studio.models.config_fields import (
     real,
     rope,
 )
-from qlora_studio.models.layouts import Layer, Sizes, Values
+from qlora_studio.models.layouts import Layer, Shape, Sizes, Values
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Family:
     keys:      what this family calls a size that others call otherwise
     positions: the tensor of learned positions, where it has one
     renamed:   names in older files -> names now
+    decoder:   of an encoder-decoder, whose `layer`, `layers` and `final_norm` are the encoder's
     """
 
     layer: Callable[[Sizes, Values], Layer]
@@ -45,6 +46,26 @@ class Family:
     positions: str = ""
     head_bias: bool = False
     renamed: Mapping[str, str] = field(default_factory=dict)
+    decoder: Decoder | None = None
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """What reads the encoder and writes.
+
+    count:    the key of its number of layers; the encoder's where the file is silent
+    beside:   tensors that stand in the first layer of either stack alone
+    copies:   names under which files may hold the embedding again
+    unused:   tensors of older files that no code reads
+    """
+
+    layer: Callable[[Sizes, Values], Layer]
+    count: str
+    layers: str
+    final_norm: str
+    beside: Callable[[Sizes, Values], Mapping[str, Shape]]
+    copies: tuple[str, ...]
+    unused: tuple[str, ...] = ()
 
 
 _dropout = real(0.0, 0.99)
@@ -292,4 +313,56 @@ FAMILIES: Mapping[str, Family] = {
         {"tie_word_embeddings": True, "num_key_value_heads": 2, "use_bias": True},
         final_norm_parts=("weight", "bias"),
     ),
+    "t5": Family(
+        layouts.t5_encoder,
+        {
+            "vocab_size": _COMMON["vocab_size"],
+            "tie_word_embeddings": flag,
+            "d_model": _COMMON["hidden_size"],
+            "d_kv": count(1, 8192),
+            "d_ff": _COMMON["intermediate_size"],
+            "num_layers": _COMMON["num_hidden_layers"],
+            "num_decoder_layers": _COMMON["num_hidden_layers"],
+            "num_heads": _heads,
+            "n_positions": _COMMON["max_position_embeddings"],
+            "relative_attention_num_buckets": count(2, 65_536),
+            "relative_attention_max_distance": count(2, 2**24),
+            "dropout_rate": _dropout,
+            "layer_norm_epsilon": _epsilon,
+            "initializer_factor": real(0.0, 10.0),
+            "feed_forward_proj": only(
+                "relu", "gelu", "gelu_new", "silu", "gated-gelu", "gated-relu", "gated-silu"
+            ),
+            "is_encoder_decoder": only(True),
+        },
+        {
+            "tie_word_embeddings": True,
+            "d_kv": 64,
+            "n_positions": 512,
+            "relative_attention_num_buckets": 32,
+            "feed_forward_proj": "relu",
+        },
+        keys={
+            "hidden_size": "d_model",
+            "num_hidden_layers": "num_layers",
+            "num_attention_heads": "num_heads",
+            "max_position_embeddings": "n_positions",
+            "intermediate_size": "d_ff",
+            "head_dim": "d_kv",
+        },
+        embedding="shared.weight",
+        layers="encoder.block",
+        final_norm="encoder.final_layer_norm",
+        decoder=Decoder(
+            layouts.t5_decoder,
+            count="num_decoder_layers",
+            layers="decoder.block",
+            final_norm="decoder.final_layer_norm",
+            beside=layouts.t5_positions,
+            copies=("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"),
+            unused=("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",),
+        ),
+    ),
 }
+
+ENCODER_DECODERS = frozenset(name for name, family in FAMILIES.items() if family.decoder is not None)

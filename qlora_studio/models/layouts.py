@@ -44,7 +44,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class Layer:
-    """One decoder layer. `others`: norms and the like, name -> shape, biases of linears not among them."""
+    """One layer of a stack. `others`: norms and the like, name -> shape, biases of linears not among them."""
 
     linears: tuple[Linear, ...]
     others: Mapping[str, Shape] = field(default_factory=dict)
@@ -199,6 +199,47 @@ def gpt_neox(size: Sizes, values: Values) -> Layer:
         Linear("mlp.dense_4h_to_h", size.hidden, size.intermediate, bias=True),
     )
     return Layer(linears, _norms(size, "input_layernorm", "post_attention_layernorm", bias=True))
+
+
+def t5_encoder(size: Sizes, values: Values) -> Layer:
+    """T5: every token sees every other one, then an MLP; each under an RMS norm."""
+    return _t5_layer(size, values, "SelfAttention")
+
+
+def t5_decoder(size: Sizes, values: Values) -> Layer:
+    """T5: sees what is written so far, then the encoder's source, then an MLP."""
+    return _t5_layer(size, values, "SelfAttention", "EncDecAttention")
+
+
+def t5_positions(size: Sizes, values: Values) -> dict[str, Shape]:
+    """How far apart two tokens stand is a bias on their score, learned once for all layers of a stack."""
+    bias = (values["relative_attention_num_buckets"], size.heads)
+    return {
+        f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight": bias
+        for stack in ("encoder", "decoder")
+    }
+
+
+def _t5_layer(size: Sizes, values: Values, *attentions: str) -> Layer:
+    inner, last = size.heads * size.head_dim, len(attentions)
+    gated = values["feed_forward_proj"].startswith("gated-")
+    linears = [
+        Linear(f"layer.{number}.{name}.{part}", inner, size.hidden)
+        if part != "o"
+        else Linear(f"layer.{number}.{name}.o", size.hidden, inner)
+        for number, name in enumerate(attentions)
+        for part in "qkvo"
+    ]
+    mlp = f"layer.{last}.DenseReluDense"
+    linears += [
+        *(Linear(f"{mlp}.{part}", size.intermediate, size.hidden) for part in _t5_inputs(gated)),
+        Linear(f"{mlp}.wo", size.hidden, size.intermediate),
+    ]
+    return Layer(tuple(linears), _norms(size, *(f"layer.{number}.layer_norm" for number in range(last + 1))))
+
+
+def _t5_inputs(gated: bool) -> tuple[str, ...]:
+    return ("wi_0", "wi_1") if gated else ("wi",)
 
 
 def _attention(

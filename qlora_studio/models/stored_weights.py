@@ -52,12 +52,12 @@ def stored_weights(folder: Path, plan: TensorPlan) -> dict[str, StoredTensor]:
 
 def _named_as_in_the_model(index: WeightsIndex, plan: TensorPlan) -> dict[str, StoredTensor]:
     """Without old buffers; names of older files, and of files saved without the head, as they are now."""
-    renamed = FAMILIES[plan.model_type].renamed
-    prefix = plan.layers_prefix.partition(".")[0] + "."
+    renamed = {**FAMILIES[plan.model_type].renamed, **_embedding_by_another_name(index, plan)}
+    prefix = plan.stacks[0].prefix.partition(".")[0] + "."
     bare = not any(name.startswith(prefix) for name in index.tensors)
     named: dict[str, StoredTensor] = {}
     for stored_name, tensor in index.tensors.items():
-        if _BUFFERS.search(stored_name):
+        if _BUFFERS.search(stored_name) or stored_name in plan.unused:
             continue
         name = renamed.get(stored_name, stored_name)
         if bare and not name.startswith("lm_head."):
@@ -68,17 +68,22 @@ def _named_as_in_the_model(index: WeightsIndex, plan: TensorPlan) -> dict[str, S
     return named
 
 
+def _embedding_by_another_name(index: WeightsIndex, plan: TensorPlan) -> dict[str, str]:
+    """Of what is tied together a file may keep any one name."""
+    if plan.embedding in index.tensors:
+        return {}
+    names = (*plan.copies, *(("lm_head.weight",) if plan.copies and plan.sizes.tied else ()))
+    return dict.fromkeys([name for name in names if name in index.tensors][:1], plan.embedding)
+
+
 def _refuse_rest(rest: Mapping[str, StoredTensor], folder: Path, plan: TensorPlan) -> None:
     for name, tensor in rest.items():
-        if (
-            name == "lm_head.weight"
-            and plan.sizes.tied
-            and tensor.shape == (plan.sizes.vocab, plan.sizes.hidden)
-        ):
+        again = name in plan.copies or (name == "lm_head.weight" and plan.sizes.tied)
+        if again and tensor.shape == (plan.sizes.vocab, plan.sizes.hidden):
             continue  # the embedding written a second time
         raise StudioError(
             f"{folder / tensor.file}: tensor {name[:200]!r} has no place in a {plan.model_type} model "
-            f"with {plan.sizes.layers} layers.",
+            f"with {sum(stack.layers for stack in plan.stacks)} layers.",
             hint="config.json may belong to another model.",
         )
 

@@ -8,9 +8,11 @@ from typing import Any
 
 from qlora_studio.config.places import resources_folder
 from qlora_studio.errors import StudioError
+from qlora_studio.models.clean_config import decoder_start
 from qlora_studio.models.model_folder import ModelFolder, open_folder
 from qlora_studio.models.strict_json import strict_object
 
+PLAIN, SOURCE = "plain.jinja", "source.jinja"  # for causal models and for encoder-decoders without their own
 LONGEST_TEMPLATE = 64 * 1024  # bytes (S6)
 _LONGEST_TOKENIZER_CONFIG = 16 * 1024**2  # bytes; some list thousands of added tokens
 
@@ -37,7 +39,8 @@ def template_of(folder: Path) -> str:
     own = read_template(open_folder(folder))
     if own is not None:
         return own
-    return (resources_folder() / "chat_templates" / "plain.jinja").read_text("utf-8")
+    name = PLAIN if decoder_start(folder) is None else SOURCE
+    return (resources_folder() / "chat_templates" / name).read_text("utf-8")
 
 
 def tokenizer_config(source: ModelFolder) -> dict[str, Any]:

@@ -6,45 +6,52 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from qlora_studio.config.model_shape import ModelShape
+from qlora_studio.config.model_shape import ModelShape, StackShape
 from qlora_studio.errors import StudioError
 from qlora_studio.models.families import FAMILIES, Family
-from qlora_studio.models.layouts import Layer, Shape, Sizes, Values
+from qlora_studio.models.layouts import Layer, Linear, Shape, Sizes, Values
 
 
 @dataclass(frozen=True)
 class TensorPlan:
-    """What must lie in the files: `layer` once for each of `sizes.layers`, and what stands around them."""
+    """What must lie in the files: the layers of each stack, and what stands around them.
+
+    copies, unused: names that files may have beside: of the embedding again, and of what no code reads
+    """
 
     model_type: str
     sizes: Sizes
-    layer: Layer
-    layers_prefix: str
+    stacks: tuple[Stack, ...]  # one; of an encoder-decoder two, the encoder's first
     around: dict[str, Shape]  # embedding, learned positions, last norm, head
     embedding: str
     head: str  # the embedding again where they are tied
+    copies: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
 
     def tensors(self) -> Iterator[tuple[str, Shape]]:
         """Every tensor, the head only where it isn't the embedding."""
         yield from self.around.items()
-        for index in range(self.sizes.layers):
-            for name, shape in self.layer.tensors().items():
-                yield f"{self.layers_prefix}.{index}.{name}", shape
+        for stack in self.stacks:
+            for index in range(stack.layers):
+                for name, shape in stack.layer.tensors().items():
+                    yield f"{stack.prefix}.{index}.{name}", shape
+
+    def linears(self) -> Iterator[tuple[str, Linear]]:
+        """Full name of each module that can take an adapter, and what it is; the head can't."""
+        for stack in self.stacks:
+            for index in range(stack.layers):
+                for linear in stack.layer.linears:
+                    yield f"{stack.prefix}.{index}.{linear.name}", linear
 
     def linear_names(self) -> Iterator[str]:
-        """Full names of the modules that can take an adapter; the head can't."""
-        for index in range(self.sizes.layers):
-            for linear in self.layer.linears:
-                yield f"{self.layers_prefix}.{index}.{linear.name}"
+        """Full names of the modules that can take an adapter."""
+        for name, _ in self.linears():
+            yield name
 
     def shape(self) -> ModelShape:
         """The sizes alone, for the memory promise."""
         size = self.sizes
-        linears = tuple(
-            (linear.name, linear.out_features, linear.in_features) for linear in self.layer.linears
-        )
-        in_layer = sum(math.prod(shape) for shape in self.layer.tensors().values())
-        in_linears = sum(out_features * in_features for _, out_features, in_features in linears)
+        first, *others = (stack.shape() for stack in self.stacks)
         return ModelShape(
             family=self.model_type,
             hidden_size=size.hidden,
@@ -56,10 +63,29 @@ class TensorPlan:
             vocab_size=size.vocab,
             max_position_embeddings=size.positions,
             tied=size.tied,
-            linears=linears,
-            other_parameters_a_layer=in_layer - in_linears,
-            parameters=sum(math.prod(shape) for shape in self.around.values()) + size.layers * in_layer,
+            linears=first.linears,
+            other_parameters_a_layer=first.other_parameters_a_layer,
+            parameters=sum(math.prod(shape) for _, shape in self.tensors()),
+            decoder=others[0] if others else None,
         )
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Layers that follow one another, all alike. prefix: of their names"""
+
+    prefix: str
+    layers: int
+    layer: Layer
+
+    def shape(self) -> StackShape:
+        """The sizes alone."""
+        linears = tuple(
+            (linear.name, linear.out_features, linear.in_features) for linear in self.layer.linears
+        )
+        in_layer = sum(math.prod(shape) for shape in self.layer.tensors().values())
+        in_linears = sum(out_features * in_features for _, out_features, in_features in linears)
+        return StackShape(layers=self.layers, linears=linears, other_parameters_a_layer=in_layer - in_linears)
 
 
 def tensor_plan(model_type: str, values: Values) -> TensorPlan:
@@ -69,8 +95,17 @@ def tensor_plan(model_type: str, values: Values) -> TensorPlan:
     around: dict[str, Shape] = {family.embedding: (size.vocab, size.hidden)}
     if family.positions:
         around[family.positions] = (size.positions, size.hidden)
-    for part in family.final_norm_parts:
-        around[f"{family.final_norm}.{part}"] = (size.hidden,)
+    stacks = [Stack(family.layers, size.layers, family.layer(size, values))]
+    norms = [family.final_norm]
+    decoder = family.decoder
+    if decoder is not None:
+        layers = int(values.get(decoder.count) or size.layers)
+        stacks.append(Stack(decoder.layers, layers, decoder.layer(size, values)))
+        norms.append(decoder.final_norm)
+        around |= decoder.beside(size, values)
+    for norm in norms:
+        for part in family.final_norm_parts:
+            around[f"{norm}.{part}"] = (size.hidden,)
     if not size.tied:
         around["lm_head.weight"] = (size.vocab, size.hidden)
     if family.head_bias:
@@ -78,11 +113,12 @@ def tensor_plan(model_type: str, values: Values) -> TensorPlan:
     return TensorPlan(
         model_type=model_type,
         sizes=size,
-        layer=family.layer(size, values),
-        layers_prefix=family.layers,
+        stacks=tuple(stacks),
         around=around,
         embedding=family.embedding,
         head=family.embedding if size.tied else "lm_head.weight",
+        copies=decoder.copies if decoder is not None else (),
+        unused=decoder.unused if decoder is not None else (),
     )
 
 
@@ -92,8 +128,9 @@ def _sizes(family: Family, values: Values) -> Sizes:
 
     hidden, heads = value("hidden_size"), value("num_attention_heads")
     kv_heads = values.get("num_key_value_heads") or heads
-    head_dim = values.get("head_dim") or hidden // heads
-    if not values.get("head_dim") and hidden % heads:
+    said_dim = values.get(family.keys.get("head_dim", "head_dim"))
+    head_dim = said_dim or hidden // heads
+    if not said_dim and hidden % heads:
         raise StudioError(f"hidden_size {hidden} can't be split among num_attention_heads {heads}.")
     if heads % kv_heads:
         raise StudioError(f"num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}.")

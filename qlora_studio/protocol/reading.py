@@ -251,12 +251,19 @@ class ColumnsShown(Answer, frozen=True, tag="columns_shown"):
 
 
 class TokensCounted(Answer, frozen=True, tag="tokens_counted"):
-    """For the histogram, and what the length limit costs."""
+    """For the histogram, and what the length limit costs.
+
+    has_source: the model is an encoder-decoder: the histogram is of the sources alone, and a row is too long
+    by its source or by its target
+    """
 
     lengths: Lengths
-    too_long: int  # rows over seq_len
+    too_long: int  # rows over seq_len; of an encoder-decoder, or over target_len
     bins: tuple[int, ...]  # rows with length in [i * bin_width, (i + 1) * bin_width)
     bin_width: int
+    has_source: bool = False
+    longest_source: int = 0  # tokens, where there are sources
+    longest_target: int = 0
 
 
 class TokensShown(Answer, frozen=True, tag="tokens_shown"):

@@ -143,8 +143,8 @@ def _finetuning_choices(rates: Rates) -> list[Variant]:
 
 
 def _layer_choices(shape: ModelShape) -> list[Variant]:
-    names = [name for name, _, _ in shape.linears]
-    attention = [name for name in names if "att" in name.partition(".")[0]]
+    names = list(dict.fromkeys(name for name, _, _ in shape.all_linears))
+    attention = [name for name in names if "att" in name.rpartition(".")[0].lower()]
     feed_forward = [name for name in names if name not in attention]
     if not attention or not feed_forward:
         raise StudioError(f"The linear layers of {shape.family} aren't told apart here: {', '.join(names)}.")

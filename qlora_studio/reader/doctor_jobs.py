@@ -20,7 +20,7 @@ def diagnose_rows(
     """Raises: StudioError where the test file or the model can't be read."""
     encoder = None
     if request.model:
-        encoder = texts.of(request.model).encoder(request.data.train_on, request.method)
+        encoder = texts.of(request.model).encoder(request.data, request.method)
     asked = Asked(request.data, request.test, request.test_encoding, request.threshold, encoder)
     return reading.Diagnosed(id=request.id, rows=len(dataset), findings=diagnose(dataset, asked, told))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from qlora_studio.config.run_config import DataConfig
 from qlora_studio.data.ollama import modelfile
 from qlora_studio.errors import StudioError
 from qlora_studio.models.adapter import check_adapter
@@ -52,14 +53,14 @@ def encode_chat(request: reading.EncodeChat, texts: ModelTexts) -> reading.ChatE
             difference = template_difference(trained, text.template.source) or NOT_KEPT
     if trained is not None and request.trained:
         text = text.with_template(trained, f"{request.run} (as it was trained)")
-    encoder = text.encoder("answers", "sft")
+    encoder = text.encoder(DataConfig(), "sft")
     rendered, ids = encoder.encode_prompt(request.messages)
     return reading.ChatEncoded(
         id=request.id,
         ids=ids,
         text=rendered,
         template_sha256=text.template.sha256,
-        context=model_shape(request.model).max_position_embeddings,
+        context=model_shape(request.model).context,
         stop_ids=encoder.stop_ids,
         difference=difference,
         trained_known=trained is not None,

@@ -12,12 +12,15 @@ from pathlib import Path
 
 import msgspec
 
-from qlora_studio.config.run_config import SHAPE_PREFIX
+from qlora_studio.config.run_config import SHAPE_PREFIX, DataConfig
 from qlora_studio.data.row_encoder import RowEncoder
+from qlora_studio.data.source_and_target import SourceTargetEncoder
 from qlora_studio.data.template import ChatTemplate, find_template, plain_template
 from qlora_studio.data.tokenizer import ModelTokenizer, load_tokenizer
 from qlora_studio.errors import StudioError
 from qlora_studio.models.check import model_folder
+from qlora_studio.models.clean_config import decoder_start
+from qlora_studio.models.template import PLAIN, SOURCE
 from qlora_studio.reader.trial_child import LOADING_SECONDS, TRIAL_SECONDS, Verdict
 
 _FILES = (
@@ -34,21 +37,36 @@ _FILES = (
 
 @dataclass(frozen=True)
 class ModelText:
-    """How a model's text becomes tokens. `notes`: what a person should know of it."""
+    """How a model's text becomes tokens.
+
+    notes:    what a person should know of it
+    start_id: the token that the decoder of an encoder-decoder starts with; None: it is a causal model
+    """
 
     tokenizer: ModelTokenizer
     template: ChatTemplate
     stop_ids: tuple[int, ...]
     notes: tuple[str, ...]
+    start_id: int | None = None
 
     def with_template(self, source: str, origin: str) -> ModelText:
         """Chats are rendered with this one instead. Raises: StudioError where it is none."""
         return replace(self, template=ChatTemplate(source, self.tokenizer.special.names, origin))
 
-    def encoder(self, train_on: str, method: str) -> RowEncoder:
-        """For rows of data, with what is learned of them."""
-        return RowEncoder(
-            self.tokenizer, self.template, train_on=train_on, method=method, stop_ids=self.stop_ids
+    def encoder(self, data: DataConfig, method: str) -> RowEncoder:
+        """For rows of data, with what is learned of them. Raises: StudioError where that can't be."""
+        if self.start_id is None:
+            return RowEncoder(
+                self.tokenizer, self.template, train_on=data.train_on, method=method, stop_ids=self.stop_ids
+            )
+        return SourceTargetEncoder(
+            self.tokenizer,
+            self.template,
+            train_on=data.train_on,
+            method=method,
+            start_id=self.start_id,
+            target_len=data.target_len,
+            stop_ids=self.stop_ids,
         )
 
 
@@ -75,9 +93,10 @@ class ModelTexts:
 def _tried(folder: Path) -> ModelText:
     verdict = _verdict(folder)
     tokenizer = load_tokenizer(folder)
+    start_id = decoder_start(folder)
     own = find_template(folder, tokenizer.special.names)
-    template = own or plain_template(tokenizer.special.names)
-    return ModelText(tokenizer, template, verdict.stop_ids, verdict.notes)
+    template = own or plain_template(tokenizer.special.names, PLAIN if start_id is None else SOURCE)
+    return ModelText(tokenizer, template, verdict.stop_ids, verdict.notes, start_id)
 
 
 def _verdict(folder: Path) -> Verdict:

@@ -22,7 +22,7 @@ def prepare_questions(config: RunConfig, texts: ModelTexts, told: Told) -> Prepa
     """From the cache where they were prepared before. Raises: StudioError naming the file."""
     alone = _as_asked(config)
     imported = import_test(config.checkpoints.questions, "auto", alone.data, told, "save it as UTF-8")
-    encoder = texts.of(config.model.path).encoder(alone.data.train_on, alone.training.method)
+    encoder = texts.of(config.model.path).encoder(alone.data, alone.training.method)
     return prepare_for_evaluation(open_dataset(imported.dataset), encoder, alone, told)
 
 

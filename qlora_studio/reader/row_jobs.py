@@ -12,6 +12,7 @@ from qlora_studio.data.lengths import count_lengths, histogram, read_lengths
 from qlora_studio.data.limits import SHOWN_CHARACTERS
 from qlora_studio.data.row_encoder import UnusableRow
 from qlora_studio.data.token_view import Token
+from qlora_studio.data.too_long import source_lengths, too_long
 from qlora_studio.errors import StudioError
 from qlora_studio.protocol import reading
 from qlora_studio.protocol.lines import ANSWERS, BrokenLineError
@@ -44,16 +45,20 @@ def count_tokens(
     request: reading.CountTokens, dataset: Dataset, texts: ModelTexts, told: Told
 ) -> reading.TokensCounted:
     """Of every row, with the functions that training uses."""
-    encoder = texts.of(request.model).encoder(request.data.train_on, request.method)
+    encoder = texts.of(request.model).encoder(request.data, request.method)
     lengths = count_lengths(dataset, encoder, told)
     counted = read_lengths(lengths)
-    bins, width = histogram(counted)
+    sources = source_lengths(counted) if encoder.target_len else None
+    bins, width = histogram(counted[:, 0] if sources is None else sources)
     return reading.TokensCounted(
         id=request.id,
         lengths=lengths,
-        too_long=int((counted[:, 0] > request.data.seq_len).sum()),
+        too_long=int(too_long(counted, request.data.seq_len, encoder.target_len).sum()),
         bins=bins,
         bin_width=width,
+        has_source=sources is not None,
+        longest_source=int(sources.max(initial=0)) if sources is not None else 0,
+        longest_target=int(counted[:, 1].max(initial=0)) if sources is not None else 0,
     )
 
 
@@ -61,7 +66,7 @@ def show_tokens(request: reading.ShowTokens, dataset: Dataset, texts: ModelTexts
     """Raises: StudioError where the template refuses the row."""
     if not 0 <= request.row < len(dataset):
         raise StudioError(f"There is no row {request.row:,}; the last one is {len(dataset) - 1:,}.")
-    encoder = texts.of(request.model).encoder(request.data.train_on, request.method)
+    encoder = texts.of(request.model).encoder(request.data, request.method)
     (encoded,) = encoder.encode([dataset.row(request.row)])
     if isinstance(encoded, UnusableRow):
         raise StudioError(f"Line {encoded.row.line:,}: {encoded.reason}", hint=encoded.hint)

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from qlora_studio.config.adapter_layers import require_layers
+from qlora_studio.config.architecture import LAST_ANSWER, NOT_PACKED, as_trained, require_trainable
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.places import general_questions_file
 from qlora_studio.config.run_config import GENERAL, SAMPLE, SHAPE_PREFIX, RunConfig, read_alone
@@ -32,6 +33,7 @@ from qlora_studio.errors import StudioError
 from qlora_studio.memory.correction import correction
 from qlora_studio.memory.devices import device_name
 from qlora_studio.memory.disk import run_bytes
+from qlora_studio.memory.encoder_decoder import ROUGH
 from qlora_studio.memory.promise import Promise, promise
 from qlora_studio.models.check import check_model, model_folder
 from qlora_studio.models.shapes import model_shape
@@ -91,6 +93,7 @@ def prepare_run(request: reading.PrepareRun, texts: ModelTexts, told: Told) -> r
     if start is not None:
         start.require_base(config.model.path, ready.hashes.model)
         start.require_storage(config.model)
+    config = as_trained(config, ready.shape)
     steps = _steps(config, ready.rows)
     promised = promise(
         ready.shape,
@@ -134,7 +137,7 @@ def suggest_samples(
 ) -> reading.SamplesSuggested:
     """Prompts that fit no widget are left out (S8). Raises: StudioError."""
     config = _with_full_paths(request.config)
-    encoder = texts.of(config.model.path).encoder(config.data.train_on, config.training.method)
+    encoder = texts.of(config.model.path).encoder(config.data, config.training.method)
     prompts = sample_prompts(_source(config, True, told), encoder, config, told)
     shown = tuple(prompt for prompt in prompts if len(prompt) <= SHOWN_CHARACTERS)
     return reading.SamplesSuggested(id=request.id, prompts=shown)
@@ -188,7 +191,7 @@ def prepare_evaluation(
     refuse_other_template(
         Path(request.run), record.hashes.template, text.template.source, model_folder(config.model.path)
     )
-    encoder = text.encoder(config.data.train_on, config.training.method)
+    encoder = text.encoder(config.data, config.training.method)
     rows = prepare_for_evaluation(dataset, encoder, config, told)
     report = imported.report
     reasons = ", ".join(f"{problem.reason} ({problem.count:,})" for problem in report.problems[:2])
@@ -209,15 +212,18 @@ def _for_evaluation(config: RunConfig) -> RunConfig:
 
 def _of_folder(config: RunConfig, accept_skipped: bool, texts: ModelTexts, told: Told) -> _Ready:
     model = check_model(config.model.path, told)  # first: it takes no time
+    require_trainable(config, model.shape)
     source = _source(config, accept_skipped, told)
     text = texts.of(config.model.path)
-    encoder = text.encoder(config.data.train_on, config.training.method)
+    encoder = text.encoder(config.data, config.training.method)
     rows = prepare(source, encoder, config, told, accept_left_out=accept_skipped)
     notes = [*text.notes, *rows.info.notes]
     questions = prepare_questions(config, texts, told) if config.checkpoints.questions else None
     if questions is not None:
         notes += [f"Questions: {note}" for note in questions.info.notes]
-    if not model.has_template and any(row.messages for row in source.train.rows(0, 1)):
+    if model.shape.decoder is not None:
+        notes = [LAST_ANSWER, NOT_PACKED, ROUGH, *notes]
+    elif not model.has_template and any(row.messages for row in source.train.rows(0, 1)):
         notes.insert(0, "The model has no chat template; chats are written as 'User: …' and 'Assistant: …'.")
     folder = model_folder(config.model.path)
     return _Ready(
@@ -286,7 +292,7 @@ def _steps(config: RunConfig, rows: PreparedRows) -> int:
     return training.steps or steps_in(
         training.epochs,
         rows.train.lengths,
-        seq_len=config.data.seq_len,
+        seq_len=rows.info.seq_len,
         packing=config.data.packing,
         seed=training.seed,
         batch_size=training.batch_size,
@@ -401,7 +407,7 @@ def _prepare_again(config: RunConfig, folder: Path, texts: ModelTexts, told: Tol
     if config.model.path.startswith(SHAPE_PREFIX):
         rows = prepare_random(config, model_shape(config.model.path).vocab_size)
     else:
-        encoder = texts.of(config.model.path).encoder(config.data.train_on, config.training.method)
+        encoder = texts.of(config.model.path).encoder(config.data, config.training.method)
         rows = prepare(_source(config, True, told), encoder, config, told, accept_left_out=True)
     if rows.folder != folder:
         raise StudioError(

@@ -27,6 +27,7 @@ def trained_template(folder: Path, sha256: str) -> str | None:
         folder / ADAPTER_FOLDER / TEMPLATE_FILE,
         folder / MODEL_FOLDER / TEMPLATE_FILE,
         resources_folder() / "chat_templates" / "plain.jinja",
+        resources_folder() / "chat_templates" / "source.jinja",
     )
     for place in places:
         try:

@@ -489,7 +489,13 @@ class DataState(QObject):
         """What the rows are treated as: those of a mixture by their data sets."""
         if self.report is None:
             return ()
-        return stretches(self.report, [one.report.format for one in self.mix.sets])
+        formats = [one.report.format for one in self.mix.sets]
+        return stretches(self.report, formats, has_source=self.has_source)
+
+    @property
+    def has_source(self) -> bool:
+        """The model that counted is an encoder-decoder: a row is a source with its target."""
+        return self.counts.counted is not None and self.counts.counted.has_source
 
     @property
     def asks_about_skipped(self) -> bool:
@@ -613,10 +619,12 @@ class DataState(QObject):
         self.table.expect_lengths(bool(model))
         self.row.see_with(TokenSettings(model, config.data, config.training.method) if model else None)
         split = tuple((part.first, part.last) for part in self.stretches() if part.split)
-        return self.table.set_limit(config.data.seq_len, config.data.too_long, split)
+        target_len = config.data.target_len if self.has_source else 0
+        return self.table.set_limit(config.data.seq_len, config.data.too_long, split, target_len)
 
     def _on_counts(self) -> None:
         self.table.set_lengths(self.counts.lengths)
+        self._see()
         self.changed.emit()
 
     def _on_doctor(self) -> None:

@@ -11,6 +11,7 @@ from PySide6.QtCore import QAbstractTableModel, QModelIndex, QObject, QPersisten
 
 from qlora_studio.data.conversation import Row
 from qlora_studio.data.report import Finding
+from qlora_studio.data.too_long import too_long
 from qlora_studio.plain_text import visible_line
 from qlora_studio.protocol import reading
 from qlora_studio.protocol.events import Problem
@@ -66,7 +67,7 @@ class RowTable(QAbstractTableModel):
         self._lengths: NDArray[np.int32] | None = None
         self._longest = (0, 0)  # tokens, learned tokens
         self._counts = False
-        self._seq_len, self._too_long = 0, "drop"
+        self._seq_len, self._target_len, self._too_long = 0, 0, "drop"
         self._split: tuple[tuple[int, int], ...] = ()
         self._flags: dict[int, tuple[str, str]] = {}  # row -> word, tone
         self._job: Job | None = None
@@ -107,13 +108,17 @@ class RowTable(QAbstractTableModel):
             self._longest = (0, 0) if lengths is None else _longest(lengths)
             self._repaint()
 
-    def set_limit(self, seq_len: int, too_long: str, split: tuple[tuple[int, int], ...] = ()) -> bool:
+    def set_limit(
+        self, seq_len: int, too_long: str, split: tuple[tuple[int, int], ...] = (), target_len: int = 0
+    ) -> bool:
         """too_long: drop | truncate | stop. split: first and last row (not of them) of each stretch whose
-        longer rows become several. Returns: whether any of it is another.
+        longer rows become several. target_len: 0: rows have no target of their own. Returns: whether any of
+        it is another.
         """
-        moved = (seq_len, too_long, split) != (self._seq_len, self._too_long, self._split)
+        limit = (seq_len, target_len, too_long, split)
+        moved = limit != (self._seq_len, self._target_len, self._too_long, self._split)
         if moved:
-            self._seq_len, self._too_long, self._split = seq_len, too_long, split
+            self._seq_len, self._target_len, self._too_long, self._split = limit
             self._repaint()
         return moved
 
@@ -173,7 +178,7 @@ class RowTable(QAbstractTableModel):
         """Rows over the limit that lose something by it."""
         if self._lengths is None:
             return np.array([], dtype=np.int64)
-        longer = self._lengths[:, 0] > self._seq_len
+        longer = too_long(self._lengths, self._seq_len, self._target_len)
         for first, last in self._split:
             longer[first:last] = False
         return np.flatnonzero(longer)
@@ -192,7 +197,8 @@ class RowTable(QAbstractTableModel):
                 return "refused", "bad"
             if not learned:
                 return "nothing", "bad"
-            if tokens > self._seq_len and not any(first <= row < last for first, last in self._split):
+            longer = bool(too_long(self._lengths[row : row + 1], self._seq_len, self._target_len)[0])
+            if longer and not any(first <= row < last for first, last in self._split):
                 return TOO_LONG_WORDS[self._too_long], "bad"
         return self._flags.get(row, ("", ""))
 

@@ -13,6 +13,7 @@ import msgspec
 from PySide6.QtCore import QObject, QTimer, Signal
 
 from qlora_studio.config import places
+from qlora_studio.config.architecture import as_trained
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import SAMPLE, DataConfig, LoraConfig, RunConfig, SamplePrompt
 from qlora_studio.config.toml_file import read_run_config, run_config_text
@@ -189,7 +190,7 @@ class TrainState(QObject):
     def kept(self) -> Kept:
         """The rows that are trained on; counted anew where rows or limit are others."""
         data, rows = self._draft.config.data, self.stretches()
-        depends = (data.seq_len, data.too_long, rows)
+        depends = (data.seq_len, data.target_len, data.too_long, rows)
         if self._kept_of[0] is not self.lengths or self._kept_of[1] != depends:
             self._kept_of = (self.lengths, depends)
             self._kept = kept_rows(self.lengths, data, rows)
@@ -197,15 +198,27 @@ class TrainState(QObject):
 
     def stretches(self) -> tuple[Stretch, ...]:
         """What the rows are treated as."""
-        return stretches(self.data) if self.data is not None else ()
+        return stretches(self.data, has_source=self.has_source) if self.data is not None else ()
+
+    @property
+    def has_source(self) -> bool:
+        """The chosen model is an encoder-decoder: a row is a source with its target."""
+        shape = self.shape()
+        return shape is not None and shape.decoder is not None
+
+    @property
+    def as_trained(self) -> RunConfig:
+        """The draft, as the chosen model's kind takes it."""
+        shape = self.shape()
+        return self._draft.config if shape is None else as_trained(self._draft.config, shape)
 
     def updates(self) -> int:
         """How many the run will make, about."""
-        return updates(self._draft.config, self.kept())
+        return updates(self.as_trained, self.kept())
 
     def seconds(self) -> float | None:
         """How long that takes on this machine; None before anything like it was measured."""
-        shape, config = self.shape(), self._draft.config
+        shape, config = self.shape(), self.as_trained
         if shape is None or not self.updates():
             return None
         speed = measured_speed(device_name(self._engine), shape, config.model.quantization)
@@ -222,7 +235,7 @@ class TrainState(QObject):
     @property
     def promises_at_most(self) -> bool:
         """Whether the promise is for full batches, which the rows, not counted yet, may not fill."""
-        return self.lengths is None and not computes_padding(self._draft.config, self._device()[0])
+        return self.lengths is None and not computes_padding(self.as_trained, self._device()[0])
 
     def trained_parameters(self) -> int:
         """Of the adapter, or of the model."""
@@ -476,14 +489,16 @@ class TrainState(QObject):
         )
 
     def _look_for_problems(self) -> None:
-        config, fields, kept = self._draft.config, self._draft.fields, self.kept()
-        data_problem = self.data_problem or self.counts.problem
+        config, fields, kept = self.as_trained, self._draft.fields, self.kept()
+        of_kind = [*train_problems.of_kind(config, self.has_source)]
+        data_problem = self.data_problem or (self.counts.problem if not of_kind else None)
         free_name = self.history.free_name(self.name)
         self.problems = [
             *train_problems.of_choice("model.path", self.model_problem, "models"),
             *train_problems.of_choice("data.path", data_problem, "data"),
             *train_problems.of_start(self.start_problem),
             *train_problems.of_layers(self.as_run(), self.shape(), fields),
+            *of_kind,
             *train_problems.of_refusals(self._draft.refusals, fields),
             *train_problems.of_device(self._engine.held, self._engine.shown_on),
             *train_problems.of_name(self.name, self.name in self.history.names, free_name),

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from qlora_studio.config.run_config import DataConfig, RunConfig
 from qlora_studio.config.toml_file import with_changes
 from qlora_studio.data.report import ImportReport
+from qlora_studio.data.too_long import too_long
 
 FILL = 0.96  # of a packed row that is tokens, on the sample data at 256
 FEW_UPDATES = 50  # fewer than this rarely teaches anything
@@ -29,12 +30,14 @@ class Stretch:
     """Rows that are treated alike: those of a file, or of one data set in a mixture. last: not of them.
 
     weight: how often a row is seen in one pass; split: longer rows become several, and nothing is lost
+    has_source: for an encoder-decoder, which has a limit for sources and one for targets
     """
 
     first: int
     last: int
     weight: float = 1.0
     split: bool = False
+    has_source: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,13 +62,21 @@ class LimitCost:
     updates: int
 
 
-def stretches(report: ImportReport, formats: Sequence[str] = ()) -> tuple[Stretch, ...]:
+def stretches(
+    report: ImportReport, formats: Sequence[str] = (), *, has_source: bool = False
+) -> tuple[Stretch, ...]:
     """formats: of each data set of a mixture; empty: they aren't known apart."""
     if not report.parts:
-        return (Stretch(0, report.conversations, split=report.format == TEXT),)
+        return (Stretch(0, report.conversations, 1.0, report.format == TEXT and not has_source, has_source),)
     known = formats or [report.format] * len(report.parts)
     return tuple(
-        Stretch(part.first_row, part.first_row + part.rows, part.weight, format == TEXT)
+        Stretch(
+            part.first_row,
+            part.first_row + part.rows,
+            part.weight,
+            format == TEXT and not has_source,
+            has_source,
+        )
         for part, format in zip(report.parts, known, strict=True)
     )
 
@@ -77,13 +88,17 @@ def limit_cost(lengths: Lengths, config: RunConfig, seq_len: int, rows: Sequence
     """
     data = msgspec.structs.replace(config.data, seq_len=seq_len)
     tokens, learned = lengths[:, 0].astype(np.int64), lengths[:, 1].astype(np.int64)
-    longer = tokens > seq_len
+    has_source = any(stretch.has_source for stretch in rows)
+    if has_source:
+        data = msgspec.structs.replace(data, packing=False)
+    longer = too_long(lengths, seq_len, data.target_len if has_source else 0)
     for stretch in rows:
         if stretch.split:
             longer[stretch.first : stretch.last] = False
     lost = learned[longer]
     if data.too_long == "truncate":
-        lost = np.minimum(lost, tokens[longer] - seq_len)
+        beyond = learned[longer] - data.target_len if has_source else tokens[longer] - seq_len
+        lost = np.minimum(lost, np.maximum(beyond, 0))
     changed = msgspec.structs.replace(config, data=data)
     return LimitCost(
         rows=int(longer.sum()),
@@ -105,11 +120,13 @@ def kept_rows(lengths: Lengths | None, data: DataConfig, rows: Sequence[Stretch]
 
 def _kept_of(lengths: Lengths, data: DataConfig, stretch: Stretch) -> Kept:
     tokens, learned = lengths[:, 0], lengths[:, 1]
-    longer = (tokens > data.seq_len) & (not stretch.split)
+    target_len = data.target_len if stretch.has_source else 0
+    longer = too_long(lengths, data.seq_len, target_len) & (not stretch.split)
     kept = (learned > 0) & (~longer | (data.too_long == "truncate"))
     tokens = tokens[kept].astype(np.int64)
     pieces = -(-tokens // data.seq_len) if stretch.split else np.ones_like(tokens)
-    whole = tokens if stretch.split else np.minimum(tokens, data.seq_len)
+    most = data.seq_len + (1 + target_len if stretch.has_source else 0)
+    whole = tokens if stretch.split else np.minimum(tokens, most)
     return Kept(
         rows=int(kept.sum()),
         longer=int(longer.sum()),

@@ -10,7 +10,7 @@ from qlora_studio.config.adapter_layers import problem_of_run
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.presets import Preset
 from qlora_studio.config.recipes import Recipe
-from qlora_studio.config.run_config import RunConfig
+from qlora_studio.config.run_config import PREFERENCES, RunConfig
 from qlora_studio.config.setting import Field, value_of
 from qlora_studio.config.unusual import full_rate, unusual_settings
 from qlora_studio.data.limits import MANY_DROPPED
@@ -95,6 +95,27 @@ def of_layers(config: RunConfig, shape: ModelShape | None, fields: Fields) -> It
         )
 
 
+def of_kind(config: RunConfig, has_source: bool) -> Iterator[TrainProblem]:
+    """Settings that an encoder-decoder can't be trained by. has_source: the model is one"""
+    if not has_source:
+        return
+    method = config.training.method
+    if method in PREFERENCES or method == "pretrain":
+        words = (
+            "An encoder-decoder is trained on sources with their targets: as chats, and by no other method."
+        )
+        mends = (Mend("Train it on chats", {"training.method": "sft"}),)
+        yield TrainProblem(words, blocks=True, key="training.method", mends=mends, waits="another method")
+    if config.trains_all:
+        words = "Of an encoder-decoder only adapters are trained here, not all weights."
+        mends = (Mend("Train an adapter", {"training.finetuning": "lora"}),)
+        yield TrainProblem(words, blocks=True, key="training.finetuning", mends=mends, waits="an adapter")
+    if config.data.train_on == "everything":
+        words = "An encoder-decoder learns its targets alone, not every token."
+        mends = (Mend("Learn from answers", {"data.train_on": "answers"}),)
+        yield TrainProblem(words, blocks=True, key="data.train_on", mends=mends, waits="answers to learn")
+
+
 def of_refusals(refusals: Mapping[str, str], fields: Fields) -> Iterator[TrainProblem]:
     """A field holds what can't stand: the run would start with the value from before."""
     for key, reason in refusals.items():
@@ -136,31 +157,49 @@ def of_rows(
     """Rows that are too long, or that teach nothing. accepted: that rows are missing."""
     if counted is None:
         return
-    seq_len, too_long = config.data.seq_len, config.data.too_long
-    room = to_next_64(counted.lengths.longest)
-    raised = Mend(f"Raise to {room:,}", {"data.seq_len": room})
-    if kept.rows == 0:
-        words = f"No row has a token to learn within {seq_len:,} tokens."
+    too_long, limit = config.data.too_long, f"{config.data.seq_len:,} tokens"
+    if counted.has_source:
+        limit += f" of source or {config.data.target_len:,} of target"
+    raised = _raised(config, counted)
+    key = next(iter(raised.changes), "data.seq_len")
+    if kept.rows == 0 and not raised.changes:
+        words = f"No row can be learned from. The first one: {counted.lengths.refused or 'it has no target.'}"
+        other = (Mend("Choose other data", page="data"),)
+        yield TrainProblem(words, blocks=True, key="data.path", mends=other, waits="rows with a target")
+    elif kept.rows == 0:
+        words = f"No row has a token to learn within {limit}."
         waits = "rows with something to learn"
-        yield TrainProblem(words, blocks=True, key="data.seq_len", mends=(raised,), waits=waits)
+        yield TrainProblem(words, blocks=True, key=key, mends=(raised,), waits=waits)
     elif kept.longer and too_long == "stop":
-        words = f"{kept.longer:,} rows are longer than {seq_len:,} tokens."
+        words = f"{kept.longer:,} rows are longer than {limit}."
         mends = (raised, Mend("Drop them", {"data.too_long": "drop"}))
         waits = "a length that holds all rows"
-        yield TrainProblem(words, blocks=True, key="data.seq_len", mends=mends, waits=waits)
+        yield TrainProblem(words, blocks=True, key=key, mends=mends, waits=waits)
     elif too_long == "drop" and not accepted and kept.longer > MANY_DROPPED * (kept.rows + kept.longer):
-        words = f"{kept.longer:,} of {kept.rows + kept.longer:,} chats are longer than {seq_len:,} tokens."
+        words = f"{kept.longer:,} of {kept.rows + kept.longer:,} chats are longer than {limit}."
         mends = (raised, Mend("Train without them", accepts="dropped"))
         waits = "a length that holds most rows"
-        yield TrainProblem(words, blocks=True, key="data.seq_len", mends=mends, waits=waits)
+        yield TrainProblem(words, blocks=True, key=key, mends=mends, waits=waits)
     elif kept.longer:
         fate = "will be cut" if too_long == "truncate" else "will not be trained on"
-        words = f"{kept.longer:,} rows are longer than {seq_len:,} tokens and {fate}."
-        yield TrainProblem(words, blocks=False, key="data.seq_len", mends=(raised,))
+        words = f"{kept.longer:,} rows are longer than {limit} and {fate}."
+        yield TrainProblem(words, blocks=False, key=key, mends=(raised,))
     nothing = counted.lengths.nothing_to_learn
     if nothing and kept.rows:
         words = f"{nothing:,} rows have no token to learn; they are left out."
         yield TrainProblem(words, blocks=False, mends=(Mend("Show", page="data"),))
+
+
+def _raised(config: RunConfig, counted: TokensCounted) -> Mend:
+    """Limits that hold the longest row."""
+    if not counted.has_source:
+        room = to_next_64(counted.lengths.longest)
+        return Mend(f"Raise to {room:,}", {"data.seq_len": room})
+    lengths = {"data.seq_len": counted.longest_source, "data.target_len": counted.longest_target}
+    changes = {key: to_next_64(most) for key, most in lengths.items() if most > value_of(config, key)}
+    names = {"data.seq_len": "source", "data.target_len": "target"}
+    words = ", ".join(f"{tokens:,} of {names[key]}" for key, tokens in changes.items())
+    return Mend(f"Raise to {words}", changes)
 
 
 def of_memory(config: RunConfig, promised: Promise | None, fields: Fields) -> Iterator[TrainProblem]:

@@ -79,7 +79,8 @@ def test_code_in_the_folder_is_told_and_leaves_no_marker(llama, tmp_path):  # S1
     [
         ({"model_type": "mixtral", "num_local_experts": 8}, "mixture of experts"),
         ({"model_type": "qwen2_vl", "vision_config": {}}, "only language models"),
-        ({"model_type": "t5", "is_encoder_decoder": True}, "encoder and a decoder"),
+        ({"model_type": "bart", "is_encoder_decoder": True}, "encoder and a decoder; of that kind only t5"),
+        ({"model_type": "mt5", "is_encoder_decoder": True}, "encoder and a decoder; of that kind only t5"),
         ({"model_type": "evil", "auto_map": {}}, "that code is never run"),
         ({"model_type": "bert"}, "not among the families"),
         ({"model_type": ["llama"]}, "'none'"),

@@ -9,12 +9,18 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    PreTrainedConfig,
+)
 from transformers.pytorch_utils import Conv1D
 
 from qlora_studio.config.places import resources_folder
 from qlora_studio.models.clean_config import clean_config, clean_values
-from qlora_studio.models.families import FAMILIES
+from qlora_studio.models.families import ENCODER_DECODERS, FAMILIES
 from qlora_studio.models.shapes import known_plan
 from qlora_studio.models.tensor_plan import tensor_plan
 
@@ -27,6 +33,7 @@ SMALL = {
     "vocab_size": 100,
     "max_position_embeddings": 64,
 }
+SMALL_T5 = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 3, "num_heads": 4, "vocab_size": 100}
 SMALL_GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "vocab_size": 100}
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "llama": [
@@ -43,6 +50,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "stablelm": [{"use_qkv_bias": True, "qk_layernorm": True}, {"use_parallel_residual": True}],
     "cohere": [{"use_qk_norm": True, "attention_bias": True}],
     "starcoder2": [{"use_bias": False}],
+    "t5": [{"feed_forward_proj": "gated-gelu", "num_decoder_layers": 2}, {"num_decoder_layers": None}],
 }
 # Fields that we drop, as they don't change what is computed. Token ids have rules of their own.
 NOT_COMPUTED = {
@@ -173,6 +181,30 @@ AS_MET: dict[str, dict[str, Any]] = {
         "sliding_window_pattern": "LG",
         "layer_types": ["sliding_attention", "full_attention"],
     },
+    "T5": {
+        **SMALL_T5,
+        "model_type": "t5",
+        "is_encoder_decoder": True,
+        "dropout_rate": 0.1,
+        "n_positions": 512,
+        "decoder_start_token_id": 0,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "relative_attention_num_buckets": 32,
+    },
+    "Flan-T5": {
+        **SMALL_T5,
+        "model_type": "t5",
+        "is_encoder_decoder": True,
+        "feed_forward_proj": "gated-gelu",
+        "tie_word_embeddings": False,
+        "num_decoder_layers": 3,
+        "n_positions": 512,
+        "decoder_start_token_id": 0,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "relative_attention_max_distance": 128,
+    },
     "StarCoder 2": {**SMALL, "model_type": "starcoder2", "sliding_window": 4096, "norm_epsilon": 1e-5},
 }
 # What the clean config says otherwise on purpose, or what no computation reads.
@@ -190,10 +222,11 @@ CASES = [(family, changes) for family in FAMILIES for changes in [{}, *VARIANTS.
 
 @pytest.mark.parametrize(("family", "changes"), CASES, ids=lambda value: str(value))
 def test_the_plan_names_exactly_the_tensors_of_the_real_model(family, changes):
-    said = {**(SMALL_GPT2 if family == "gpt2" else SMALL), **changes, "model_type": family}
+    said = {**{"gpt2": SMALL_GPT2, "t5": SMALL_T5}.get(family, SMALL), **changes, "model_type": family}
     model_type, values = clean_values(said, Path("config.json"))
+    auto_model = AutoModelForSeq2SeqLM if family in ENCODER_DECODERS else AutoModelForCausalLM
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **values))
+        model = auto_model.from_config(AutoConfig.for_model(model_type, **values))
     expected = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
 
     plan = tensor_plan(model_type, values)

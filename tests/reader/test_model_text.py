@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from qlora_studio.config.run_config import DataConfig
 from qlora_studio.errors import StudioError
 from qlora_studio.reader.model_text import ModelTexts
 from tests.data.tiny_tokenizer import CHATML, byte_level, model_folder
@@ -32,7 +33,7 @@ def test_a_sound_model_has_nothing_to_note(tmp_path):
 def test_the_token_that_ends_an_answer_ends_replies_too(tmp_path):
     text = text_of(model_folder(tmp_path / "model", eos_token="<s>"))
 
-    assert set(text.encoder("answers", "sft").stop_ids) == {
+    assert set(text.encoder(DataConfig(), "sft").stop_ids) == {
         text.tokenizer.id_of("<s>"),
         text.tokenizer.id_of("<|im_end|>"),
     }

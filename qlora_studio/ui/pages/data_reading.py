@@ -111,6 +111,8 @@ class RowCard(Card):
             counts[token.fate] += 1
         cut = self._draft.value("data.too_long") == "truncate"
         limit = f"{self._draft.value('data.seq_len'):,}"
+        if self._state.has_source:
+            limit += f" or {self._draft.value('data.target_len'):,} of target"
         words = {
             "learned": "Learned",
             "avoided": "Worse answer",

@@ -57,6 +57,8 @@ class LengthsCard(Card):
         self._refusal.hide()
         self._half = PlainLabel("", "note", name="data_half")
         self._lost = PlainLabel("", "note", wrap=True, name="data_lost")
+        self._target = PlainLabel("", "note", wrap=True, name="data_target_len")
+        self._target.hide()
         self._updates = PlainLabel("", "note", wrap=True, name="data_updates")
         self._model = ElidedLabel("", "note", name="data_template")
         self._change = LinkButton("Change", name="data_change_model")
@@ -71,6 +73,10 @@ class LengthsCard(Card):
         allow(self._too_long, SPLIT if state.texts_are_split else "")
         named = state.model_name
         self._model.setText(f"Tokens and template of {named}" if named else "No model is chosen")
+        self.title.setText("Length of sources in tokens" if state.has_source else "Length in tokens")
+        most = self._draft.value("data.target_len")
+        self._target.setText(f"Targets may have {most:,} tokens, as set on the Train page")
+        self._target.setVisible(state.has_source)
         if counted is None:
             self.histogram.clear(_why_none(state))
             self._cost.set_tone("")
@@ -79,7 +85,8 @@ class LengthsCard(Card):
                 label.setText("")
             return
         self.histogram.show_counts(counted.bins, counted.bin_width)
-        self._half.setText(f"Half are under {counted.lengths.median:,}")
+        parts = ", both parts" if counted.has_source else ""
+        self._half.setText(f"Half are under {counted.lengths.median:,}{parts}")
         self._show_cost()
 
     def _show_limit(self) -> None:
@@ -136,6 +143,7 @@ class LengthsCard(Card):
         self.body.addWidget(self.histogram)
         self.body.addLayout(limit)
         self.body.addWidget(self._refusal)
+        self.body.addWidget(self._target)
         self.body.addLayout(model)
 
     def _bind(self) -> None:

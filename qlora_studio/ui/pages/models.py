@@ -10,6 +10,7 @@ from PySide6.QtWidgets import QFileDialog, QGridLayout, QHBoxLayout, QHeaderView
 
 from qlora_studio.config.run_config import SAMPLE
 from qlora_studio.memory.promise import Promise
+from qlora_studio.models.report import ModelReport
 from qlora_studio.state.app import AppState
 from qlora_studio.state.models import Entry
 from qlora_studio.ui.figures import in_gb, in_gib
@@ -327,6 +328,13 @@ def _findings(entry: Entry) -> list[tuple[str, str, str]]:
             "ok",
             f"{report.tensors:,} tensors in safetensors, {in_gb(report.bytes)}: all as they must be",
         ),
-        ("info", "muted", f"Reads up to {report.max_position_embeddings:,} tokens"),
+        ("info", "muted", _reads(report)),
         ("file-text", "muted", f"Licence: {report.licence or 'not stated in the folder'}"),
     ]
+
+
+def _reads(report: ModelReport) -> str:
+    most = f"{report.max_position_embeddings:,} tokens"
+    if report.shape.decoder is None:
+        return f"Reads up to {most}"
+    return f"An encoder and a decoder: made to read sources and to write targets of up to {most} each"

@@ -89,7 +89,9 @@ WHILE = (
     "checkpoints.evaluate_numbers",
     QUESTIONS,
 )
-LENGTH = ("data.seq_len", "data.too_long")
+# They have one way each: the last answer is learned, rows aren't packed, layers aren't compiled.
+NOT_OF_ENCODER_DECODERS = ("data.train_on", "data.packing", "training.compile")
+LENGTH = ("data.seq_len", "data.target_len", "data.too_long")
 WHICH_LEARN = "an adapter, or all weights"
 SIMPLE = ("training.epochs", "training.learning_rate", "lora.r", START)
 
@@ -135,7 +137,7 @@ class TrainPage(Page):
         yield
         self._presets = PresetChoice(self._draft)
         self._length = LengthCard(self._draft, self._state)
-        for field in (self._length.seq_len, self._length.too_long):
+        for field in (self._length.seq_len, self._length.target_len, self._length.too_long):
             self._follow(field)
         yield
         self._simple = self._build_grid("Settings", "the rest stays as the preset has it", SIMPLE)
@@ -331,6 +333,7 @@ class TrainPage(Page):
             "training.neftune_alpha": method in PREFERENCES,
             START: mode == "simple" and not start,
             **dict.fromkeys((*OF_THE_START, "lora.init"), bool(start)),
+            **dict.fromkeys(NOT_OF_ENCODER_DECODERS, self._state.has_source),
         }
         if self._draft.config.trains_all:
             of_adapters = [key for key in self._draft.fields if key.startswith("lora.")]
@@ -479,10 +482,11 @@ class TrainPage(Page):
 
     def _refresh(self) -> None:
         state = self._state
+        self._place_fields(self._mode.value())
         self._choice.refresh()
         self._length.refresh()
         device, shape = device_and_room(self.app.engine)[0], state.shape()
-        layers = shape.layers if shape else 0
+        layers = shape.all_layers if shape else 0
         self._promise.show_promise(
             state.promise,
             device == "cuda",
@@ -518,14 +522,14 @@ class TrainPage(Page):
         rows, times = training.batch_size, training.gradient_accumulation
         self._batch.setText(f"{rows} × {times} = {rows * times:,} rows an update")
         recomputed = state.promise.recompute_layers if state.promise else 0
-        self._fields["training.recompute"].show_planned(recomputed, shape.layers if shape else 0)
+        self._fields["training.recompute"].show_planned(recomputed, shape.all_layers if shape else 0)
         self._show_prompts()
 
     def _show_problems_at_fields(self) -> None:
         words = {problem.key: problem.words for problem in self._state.problems if problem.blocks}
         for key, field in self._fields.items():
             field.show_problem(words.get(key, ""))
-        self._length.show_problem(words.get("data.seq_len", ""))
+        self._length.show_problem(words.get("data.seq_len", "") or words.get("data.target_len", ""))
 
     def _show_prompts(self) -> None:
         own = self._draft.config.samples

@@ -5,6 +5,7 @@ from __future__ import annotations
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QGridLayout, QHBoxLayout, QVBoxLayout, QWidget
 
+from qlora_studio.config.architecture import LAST_ANSWER, NOT_PACKED
 from qlora_studio.state.draft import RunDraft
 from qlora_studio.state.train import TrainState
 from qlora_studio.ui.figures import THIN, duration, in_gib
@@ -14,6 +15,11 @@ from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets import Card, IconLabel, PlainLabel
 from qlora_studio.ui.widgets.flow import Flow
 from qlora_studio.ui.widgets.text_size import at_text_size
+
+SOURCE_AND_TARGET = (
+    "This model is an encoder with a decoder: it reads a source and writes a target, each with a length "
+    f"limit of its own. The bars are sources. {LAST_ANSWER} {NOT_PACKED}"
+)
 
 
 class LengthCard(Card):
@@ -25,10 +31,16 @@ class LengthCard(Card):
         self._draft = draft
         self._state = state
         self.seq_len = SettingField(draft, "data.seq_len", self, on_line=True)
+        self.target_len = SettingField(draft, "data.target_len", self, on_line=True)
         self.too_long = SettingField(draft, "data.too_long", self, on_line=True)
         self._problem = PlainLabel("", "note", wrap=True, name="train_data_seq_len_problem")
         self._problem.set_tone("bad")
         self._problem.hide()
+        self._source_label, self._target_label = PlainLabel("Source", "muted"), PlainLabel("Target", "muted")
+        self._parts = PlainLabel(SOURCE_AND_TARGET, "note", wrap=True, name="train_source_and_target")
+        self._of_targets = (self._source_label, self._target_label, self.target_len.row, self._parts)
+        for widget in self._of_targets:
+            widget.hide()
         self._histogram = LengthHistogram(draft, name="train_lengths")
         self._rows, self._rows_note = PlainLabel("…", "strong"), PlainLabel("", "note")
         self._peak, self._peak_note = PlainLabel("…", "strong"), PlainLabel("", "note")
@@ -42,6 +54,8 @@ class LengthCard(Card):
             self._histogram.clear(counts.words or "Lengths appear once model and data are read.")
         else:
             self._histogram.show_counts(counts.counted.bins, counts.counted.bin_width)
+        for widget in self._of_targets:
+            widget.setVisible(state.has_source)
         self._refresh_rows()
         self._peak.setText(f"{in_gib(state.promise.total)} peak" if state.promise else "…")
         self._peak_note.setText(state.promise.words if state.promise else "")
@@ -59,8 +73,7 @@ class LengthCard(Card):
             self._time_note.setText(how_many)
 
     def show_problem(self, words: str) -> None:
-        """Of the length limit."""
-        self.seq_len.show_problem(words)
+        """Of a length limit; its field has it already."""
         self._problem.setText(words)
         self._problem.setVisible(bool(words))
 
@@ -82,8 +95,9 @@ class LengthCard(Card):
         row = QHBoxLayout(fields)
         row.setContentsMargins(0, 0, 0, 0)
         row.setSpacing(theme().px(8))
-        for item in (self.seq_len, self.too_long):
-            row.addWidget(item.row)
+        for item in (self._source_label, self.seq_len.row, self._target_label, self.target_len.row):
+            row.addWidget(item)
+        row.addWidget(self.too_long.row)
         for widget in (
             PlainLabel("Sequence length", "card_title"),
             PlainLabel("drag the line", "muted"),
@@ -124,4 +138,5 @@ class LengthCard(Card):
         at_text_size(beside, beside.setFixedWidth, 176)
         body.addWidget(beside)
         self.body.addLayout(body)
+        self.body.addWidget(self._parts)
         self.body.addWidget(self._problem)

@@ -27,8 +27,8 @@ class Target:
 def targets(shape: ModelShape) -> list[Target]:
     """By the last part of the name where that says which one is meant: `q_proj`, else `attn.c_proj`."""
     found: dict[str, Target] = {}
-    leaves = [_without_numbers(name) for name, _, _ in shape.linears]
-    for path, (name, out, inner) in zip(leaves, shape.linears, strict=True):
+    leaves = [_without_numbers(name) for name, _, _ in shape.all_linears]
+    for path, (name, out, inner) in zip(leaves, shape.all_linears, strict=True):
         leaf = name.rpartition(".")[2]
         means_one = len({other for other in leaves if other.rpartition(".")[2] == leaf}) == 1
         short = leaf if means_one else path
@@ -42,7 +42,7 @@ class TargetPicker(Popover):
     chosen = Signal(object)
 
     def __init__(self, anchor: QWidget, shape: ModelShape, now: str | tuple[str, ...]) -> None:
-        words = f"Layers that get an adapter, in each of the {shape.layers} layers of the model"
+        words = f"Layers that get an adapter, in each of the {shape.all_layers} layers of the model"
         super().__init__(anchor, words, "Use these", "Cancel", name="train_target_picker")
         self._boxes: dict[str, QCheckBox] = {}
         ticks = Columns(most=2, least=150, gap=12, line_gap=2)

@@ -1,0 +1,76 @@
+"""The promise for an encoder with a decoder: both stacks are counted, sources and targets apart."""
+
+import math
+
+import msgspec
+import pytest
+
+from qlora_studio.config.architecture import as_trained, row_limit
+from qlora_studio.config.run_config import RunConfig
+from qlora_studio.config.toml_file import with_changes
+from qlora_studio.memory.parts import adapter_parameters
+from qlora_studio.memory.promise import promise
+from qlora_studio.models.shapes import folder_plan
+from tests.reader.whole_t5 import whole_t5
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    return folder_plan(whole_t5(tmp_path_factory.mktemp("models") / "t5"))
+
+
+@pytest.fixture(scope="module")
+def shape(plan):
+    return plan.shape()
+
+
+def config(**changes):
+    return with_changes(RunConfig(), {key.replace("__", "."): value for key, value in changes.items()})
+
+
+def promised(shape, **changes):
+    return promise(shape, config(**changes), device="cpu", device_bytes=2**40)
+
+
+def test_every_linear_layer_of_both_stacks_counts(plan, shape):
+    linears = [(linear.out_features, linear.in_features) for _, linear in plan.linears()]
+
+    trained = adapter_parameters(shape, config(lora__r=4).lora)
+
+    assert trained == sum(4 * (out + inner) for out, inner in linears)
+    whole = promised(shape, model__quantization="none", model__compute_dtype="float32")
+    assert whole.parts["weights"] == 4 * shape.parameters
+    assert shape.parameters == sum(math.prod(size) for _, size in plan.tensors())
+
+
+def test_rows_are_never_packed(shape):
+    assert not as_trained(config(), shape).data.packing
+    assert as_trained(config(), shape).data.seq_len == 2048
+    causal = msgspec.structs.replace(shape, decoder=None)
+    assert as_trained(config(), causal).data.packing
+
+
+def test_a_row_is_source_and_target_and_one_token_between(shape):
+    data = config(data__seq_len=100, data__target_len=20).data
+    assert row_limit(data, shape) == 121
+    assert row_limit(data, msgspec.structs.replace(shape, decoder=None)) == 100
+
+
+@pytest.mark.parametrize("key", ["data__seq_len", "data__target_len"])
+def test_longer_sources_and_longer_targets_each_need_more(shape, key):
+    needed = [
+        promised(shape, data__seq_len=256, data__target_len=64).parts["activations"],
+        promised(shape, **{"data__seq_len": 256, "data__target_len": 64, key: 512}).parts["activations"],
+    ]
+    assert needed[1] > needed[0]
+
+
+def test_rows_without_a_token_are_promised_in_words_too(shape):
+    assert promise(shape, config(), device="cpu", device_bytes=2**40, longest_row=0).fits
+
+
+def test_all_layers_of_both_stacks_can_be_recomputed(shape):
+    whole = promised(shape, training__recompute="none")
+    again = promised(shape, training__recompute="all")
+    assert (whole.recompute_layers, again.recompute_layers) == (0, 5)
+    assert again.parts["activations"] < whole.parts["activations"]

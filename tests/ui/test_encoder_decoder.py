@@ -1,0 +1,128 @@
+"""An encoder-decoder in the window: source and target have a limit each; what it doesn't do isn't shown."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+from PySide6.QtWidgets import QWidget
+
+from qlora_studio.models.clean_config import clean_values
+from qlora_studio.models.tensor_plan import tensor_plan
+from qlora_studio.protocol import reading
+from qlora_studio.ui.pages.train import TrainPage
+from tests.reader.whole_t5 import CONFIG
+from tests.state.reports import counted, import_report, model_report
+from tests.ui.person import click, found, words
+
+pytestmark = pytest.mark.usefixtures("no_card_but_memory")
+
+SHAPE = tensor_plan(*clean_values(CONFIG, Path("config.json"))).shape()
+SOURCES, TARGETS = [20 + row % 200 for row in range(300)], [5 + row % 50 for row in range(300)]
+
+
+@pytest.fixture
+def uncounted(app, silent, qtbot):
+    """A T5 and 300 rows."""
+    app.draft.set_many({"model.path": "/models/tiny", "data.path": "/data/chats.jsonl"})
+    page = TrainPage(app).whole()
+    qtbot.addWidget(page)
+    page.resize(1300, 900)
+    page.show()
+    page.opened(None)
+    report = model_report(family="t5", shape=SHAPE, parameters=SHAPE.parameters)
+    silent.answer(reading.CheckModel, reading.ModelChecked, report=report)
+    told = import_report(conversations=300)
+    silent.answer(reading.ImportData, reading.DataImported, dataset="/d", report=told)
+    qtbot.waitUntil(lambda: bool(silent.asked(reading.CountTokens)))
+    return page
+
+
+@pytest.fixture
+def page(uncounted, app, silent, qtbot, tmp_path):
+    """The same, counted."""
+    rows = [source + 1 + target for source, target in zip(SOURCES, TARGETS, strict=True)]
+    answer = counted(tmp_path, rows, TARGETS) | {
+        "has_source": True,
+        "longest_source": max(SOURCES),
+        "longest_target": max(TARGETS),
+    }
+    silent.answer(reading.CountTokens, reading.TokensCounted, **answer)
+    qtbot.waitUntil(lambda: app.train.counts.counted is not None and bool(app.train.problems))
+    return uncounted
+
+
+def test_targets_have_a_limit_of_their_own_beside_that_of_sources(page, app, qtbot):
+    field = found(page, "train_data_target_len")
+    assert field.isVisibleTo(page)
+    assert "rows aren't packed" in words(page, "train_source_and_target")
+    assert "chat's last answer" in words(page, "train_source_and_target")
+
+    app.draft.set_many({"data.seq_len": 219, "data.target_len": 54})
+    qtbot.waitUntil(lambda: app.train.kept().longer == 0)
+    app.draft.set("data.target_len", 30)
+
+    qtbot.waitUntil(lambda: app.train.kept().longer == sum(target > 30 for target in TARGETS))
+
+
+def test_what_an_encoder_decoder_has_one_way_of_is_not_asked(page, app, qtbot):
+    click(qtbot, page, "train_mode_advanced")
+    hidden = ("train_data_packing", "train_data_train_on", "train_training_compile")
+    shown = [page.findChild(QWidget, name) for name in hidden]
+    assert not any(field is not None and field.isVisibleTo(page) for field in shown)
+    assert found(page, "train_lora_r").isVisibleTo(page)
+
+
+def test_a_causal_model_has_no_target_length(page, app, silent, qtbot):
+    app.draft.set("model.path", "/models/other")
+    qtbot.waitUntil(lambda: bool(silent.asked(reading.CheckModel)))
+    silent.answer(reading.CheckModel, reading.ModelChecked, report=model_report("/models/other"))
+
+    qtbot.waitUntil(lambda: not found(page, "train_data_target_len").isVisibleTo(page))
+
+    assert not found(page, "train_source_and_target").isVisibleTo(page)
+    click(qtbot, page, "train_mode_advanced")
+    assert found(page, "train_data_packing").isVisibleTo(page)
+
+
+def test_a_method_that_it_cannot_learn_by_blocks_the_start_with_the_way_on(page, app, qtbot):
+    app.draft.set("training.method", "dpo")
+    qtbot.waitUntil(lambda: "by no other method" in words(page, "train_problems"))
+    assert not found(page, "train_start").isEnabled()
+
+    app.draft.set_many({"training.method": "sft", "data.train_on": "everything"})
+
+    qtbot.waitUntil(lambda: "learns its targets alone" in words(page, "train_problems"))
+
+
+def test_both_limits_are_raised_by_one_button(page, app, qtbot):
+    app.draft.set_many({"data.seq_len": 64, "data.target_len": 16})
+    qtbot.waitUntil(lambda: "64 tokens of source or 16 of target" in words(page, "train_problems"))
+    (mend,) = {mend.words: mend for problem in app.train.problems for mend in problem.mends
+               if "data.target_len" in mend.changes}.values()  # fmt: skip
+    assert mend.words == "Raise to 256 of source, 64 of target"
+    assert mend.changes == {"data.seq_len": 256, "data.target_len": 64}
+
+    app.draft.set("data.seq_len", 256)
+    qtbot.waitUntil(lambda: "256 tokens of source or 16 of target" in words(page, "train_problems"))
+    (problem,) = [problem for problem in app.train.problems if problem.key == "data.target_len"]
+    assert [mend.words for mend in problem.mends][:1] == ["Raise to 64 of target"]
+
+
+def test_updates_are_counted_row_by_row(page, app, qtbot):
+    app.draft.set_many(
+        {"training.batch_size": 3, "training.gradient_accumulation": 1, "data.validation": 0.0}
+    )
+    qtbot.waitUntil(lambda: app.train.updates() == 100)
+
+
+def test_a_file_without_targets_says_so_and_leads_to_other_data(uncounted, app, silent, qtbot, tmp_path):
+    answer = counted(tmp_path, [0] * 300) | {"has_source": True}
+    refused = "it is a row without a target. An encoder-decoder is trained on questions with answers."
+    answer["lengths"] = msgspec.structs.replace(answer["lengths"], refused=refused)
+    silent.answer(reading.CountTokens, reading.TokensCounted, **answer)
+
+    qtbot.waitUntil(lambda: "without a target" in words(uncounted, "train_problems"))
+
+    assert not found(uncounted, "train_start").isEnabled()
+    (problem,) = [problem for problem in app.train.problems if problem.blocks]
+    assert [mend.page for mend in problem.mends] == ["data"]
