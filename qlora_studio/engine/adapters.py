@@ -237,7 +237,7 @@ def require_finite(weights: Iterable[tuple[str, Tensor]]) -> None:
     for key, tensor in weights:
         if not bool(torch.isfinite(tensor).all()):
             raise NonFiniteError(
-                f"The adapter's {key} is no longer finite; it was not saved.",
+                f"The trained {key} is no longer finite; it was not saved.",
                 hint="Go on from an older checkpoint with a lower learning rate.",
             )
 

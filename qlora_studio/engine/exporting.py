@@ -284,7 +284,7 @@ def _write_nf4(
     verified = _verification(found, trained, words, reader, MOST_KL_QUANTIZED, why)
     if verified.passed:
         return verified
-    way_on = "Try 16 bit: rounded to 4 bit once more, a model loses some of what its adapter changed."
+    way_on = "Try 16 bit: rounded to 4 bit once more, a model loses some of what training changed."
     return msgspec.structs.replace(verified, problems=(*verified.problems, way_on))
 
 
@@ -358,7 +358,7 @@ def _verification(
 ) -> Verification:
     if not found.mean_kl <= most_kl:  # also where it is no number
         kl = f"Mean KL is {found.mean_kl:.2g} nats a token, of at most {most_kl:g}"
-        problems = (*problems, f"{kl}: what it finds likely is not what the adapter finds likely.")
+        problems = (*problems, f"{kl}: what it finds likely is not what the trained model finds likely.")
     return Verification(
         with_=reader,
         prompts=len(trained.talks),

@@ -216,7 +216,7 @@ def _quantized_part(numbers: NDArray[np.float32], kind: GGMLQuantizationType, na
     largest = float(np.finfo(np.float16).max) * (127 if kind == GGMLQuantizationType.Q8_0 else 1)
     if kind != GGMLQuantizationType.F32 and float(np.abs(numbers).max(initial=0.0)) > largest:
         raise StudioError(
-            f"{name} has numbers that {kind.name} can't hold.", hint="Export the merged model or the adapter."
+            f"{name} has numbers that {kind.name} can't hold.", hint="Export the merged model instead."
         )
     return stored
 

@@ -97,7 +97,7 @@ class MergedWeights:
         ):  # isfinite alone copies it twice
             raise StudioError(
                 f"{name} has numbers that {str(self.dtype).removeprefix('torch.')} can't hold.",
-                hint="The model can't be merged in 16 bit; export the adapter.",
+                hint="What was trained doesn't fit in 16 bit; an adapter can be exported alone.",
             )
         return merged
 

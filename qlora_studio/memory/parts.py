@@ -15,7 +15,7 @@ from qlora_studio.memory import encoder_decoder
 # What a person reads of each part, in the order of the promise's bar
 PART_NAMES = {
     "weights": "Base weights",
-    "adapter": "Adapter + gradients",
+    "adapter": "Trained + gradients",
     "optimizer": "Optimizer",
     "activations": "Activations",
     "logits": "Logits",

@@ -258,11 +258,11 @@ class ExportProgress(Event, frozen=True, tag="export_progress"):
 
 
 class FirstDifference(msgspec.Struct, frozen=True, kw_only=True):
-    """The first token of a greedy reply that isn't the adapter's: the one the adapter was surest of.
+    """The first token of a greedy reply that isn't the trained model's: the one it was surest of.
 
     prompt, token: counted from 1
     wanted, found: the tokens, as words of a sentence
-    times_likelier: how much likelier the adapter as trained finds its own token; near 1 it is all but a tie
+    times_likelier: how much likelier the trained model finds its own token; near 1 it is all but a tie
     """
 
     prompt: int
@@ -277,7 +277,8 @@ class FirstDifference(msgspec.Struct, frozen=True, kw_only=True):
         likelier = f"{self.times_likelier:.2f}" if self.times_likelier < 100 else "over 100"
         return (
             f"The furthest first difference is token {self.token} of prompt {self.prompt}: "
-            f"{self.found} instead of {self.wanted}, which the adapter finds {likelier} times as likely."
+            f"{self.found} instead of {self.wanted}, "
+            f"which the trained model finds {likelier} times as likely."
         )
 
 

@@ -177,7 +177,7 @@ class EvaluationState(ModelWork):
         match event:
             case events.EvaluationProgress() if self.stage is Stage.ASKING and not self._engine.training:
                 self.done, self.total = event.done, event.total
-                self._now(Stage.ASKING, event.words or "Measuring with the adapter")
+                self._now(Stage.ASKING, event.words or "Measuring the trained model")
             case events.EvaluationReport() if event.id == self._command:
                 self._keep(event)
             case events.CommandFailed() if event.id == self._command and self.stage is Stage.STOPPING:

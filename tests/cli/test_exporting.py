@@ -31,12 +31,12 @@ def test_replies_that_differ_are_told_with_how_near_a_tie_it_was():
         "8 of 8 replies are the same.",
         "Run by llama.cpp: 98.4% of tokens agree, largest log-probability drift 0.0300",
         "7 of 8 replies are the same. The furthest first difference is token 9 of prompt 3: "
-        '" 16" instead of " 18", which the adapter finds 1.02 times as likely.',
+        '" 16" instead of " 18", which the trained model finds 1.02 times as likely.',
     ]
 
 
 def test_what_is_no_tie_at_all_needs_no_figure():
     sure = FirstDifference(prompt=1, token=1, wanted="the end", found="token 5", times_likelier=4e8)
     assert sure.words.endswith(
-        "token 5 instead of the end, which the adapter finds over 100 times as likely."
+        "token 5 instead of the end, which the trained model finds over 100 times as likely."
     )

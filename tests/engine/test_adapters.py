@@ -209,7 +209,7 @@ def test_weights_that_are_no_numbers_are_never_saved(tmp_path: Path) -> None:  #
     adapted = tuned(make_model(tmp_path / "model"))
     adapted.trained_parameters("tuned")[3][1].data[0, 0] = torch.nan
 
-    with pytest.raises(NonFiniteError):
+    with pytest.raises(NonFiniteError, match=r"^The trained base_model.* is no longer finite"):
         adapted.save("tuned", tmp_path)
 
     assert not (tmp_path / "adapter_model.safetensors").exists()

@@ -8,10 +8,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from qlora_studio.engine.adapters import NonFiniteError
 from qlora_studio.engine.frozen_weights import Storage
 from qlora_studio.engine.learned_loss import Head
 from qlora_studio.engine.loading import load_base
 from qlora_studio.engine.model_holder import ModelHolder
+from qlora_studio.engine.trained_weights import AllWeights
 from qlora_studio.engine.wish import Wish
 from qlora_studio.errors import StudioError
 from qlora_studio.protocol.events import RunFailed, RunFinished, RunStarted, StepFinished
@@ -179,6 +181,13 @@ def test_out_of_memory_names_what_would_take_less(
     assert "an adapter in place of all weights" in failed.error.hint
     assert "rank" not in failed.error.hint
     assert holder.held is None
+
+
+def test_weights_that_are_no_numbers_are_named_as_what_was_trained(tmp_path: Path, model: Path) -> None:
+    weights = AllWeights(loaded(load_base(str(model), Storage("none", False, torch.float32), CPU)))
+    next(iter(weights.parameters.values())).data[0, 0] = torch.nan
+    with pytest.raises(NonFiniteError, match=r"^The trained .*weight is no longer finite"):
+        weights.save(tmp_path)
 
 
 def test_a_paused_run_needs_no_room_again_for_the_checkpoints_it_has(

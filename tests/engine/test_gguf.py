@@ -268,8 +268,9 @@ def test_a_number_that_16_bit_cannot_hold_is_refused(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exporting, "closest_merge", lambda *_: (_Huge(), "as it is"))
-    with pytest.raises(StudioError, match=r"numbers that F16 can't hold"):
+    with pytest.raises(StudioError, match=r"numbers that F16 can't hold") as refused:
         exported(run, tmp_path / "out", "f16")
+    assert refused.value.hint == "Export the merged model instead."
 
 
 class _Huge:

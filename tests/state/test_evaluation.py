@@ -43,6 +43,8 @@ def test_a_file_is_read_asked_and_kept_with_the_run(evaluation, run, silent, qtb
     silent.answer(reading.PrepareEvaluation, reading.EvaluationPrepared, **prepared)
     command = silent.last_said(commands.Evaluate)
     assert (command.run, command.prepared, command.with_base) == (str(run.folder), "/cache/rows", True)
+    silent.hear(events.EvaluationProgress(step=20, done=1, total=200))
+    assert evaluation.words == "Measuring the trained model"
     silent.hear(events.EvaluationProgress(step=20, done=3, total=200, words="Measuring the base model"))
     assert (evaluation.words, evaluation.done, evaluation.total) == ("Measuring the base model", 3, 200)
     with qtbot.waitSignal(evaluation.finished) as finished:

@@ -213,7 +213,7 @@ def test_where_a_reply_first_differs_both_tokens_stand_side_by_side(writing, sil
     _finish(silent, tmp_path / "out", agreement=0.9, same_replies=6, first_difference=PARTED)
     assert words(writing, "export_first_difference") == (
         'The furthest first difference is token 9 of prompt 3: " 16" instead of " 18", '
-        "which the adapter finds 1.02 times as likely."
+        "which the trained model finds 1.02 times as likely."
     )
     assert "Replies that are the same 6" in words(writing, "export_report")
 
@@ -247,7 +247,7 @@ def test_another_template_in_the_file_is_said_and_gets_no_tick(writing, silent, 
     problem = "The chat template in the file is another one than in training."
     _finish(silent, tmp_path / "out", agreement=1.0, problems=(problem,))
     shown = words(writing, "export_report")
-    assert "Written, but it differs: 100.0\u202f% of the tokens agree with the adapter." in shown
+    assert "Written, but it differs: 100.0\u202f% of the tokens agree with the trained model." in shown
     assert problem in shown
 
 

@@ -315,7 +315,7 @@ class ReportCard(Card):
             self._words.setText(f"Verified, {agreed} of tokens agree.")
         else:
             self._verdict.set("differs", "warn", "triangle-alert")
-            differs = f"Written, but it differs: {agreed} of the tokens agree with the adapter"
+            differs = f"Written, but it differs: {agreed} of the tokens agree with the trained model"
             few = finished.verified.token_agreement < state.limit
             wanted = f"; {_percent(state.limit)} were wanted." if few else "."
             self._words.setText(" ".join((differs + wanted, *finished.verified.problems)))

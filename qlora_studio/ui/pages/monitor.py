@@ -47,7 +47,7 @@ _DOING_ICONS = {Doing.SAVING: "save", Doing.PAUSING: "pause", Doing.STOPPING: "s
 _ENDING = (Doing.PAUSING, Doing.STOPPING)
 # px of the page at 100 %: narrower, and the title line has no room for them (Evaluate: beside Resume)
 TAGS_FROM, SAVE_FROM, EVALUATE_FROM = 900, 720, 520
-EVALUATE_TIP = "How base model and adapter do on a file (E)"
+EVALUATE_TIP = "How base model and trained model do on a file (E)"
 _SHIFTED = 50  # steps that Shift and an arrow move the crosshair
 
 
