@@ -194,6 +194,7 @@ class ChatState(QObject):
         self._file, self._began, self.name, self.system = file, kept.began, kept.name, kept.system
         self.branches = branches_of(kept)
         self._of_model(kept.model)
+        self._draft_then = self._draft.value("model.path")
         self._chosen = _Chosen(kept.adapter, kept.also, kept.side_by_side)
         self._choose_as_it_was(self._chosen)
         self._kept = self._conversation(kept.changed)
@@ -805,9 +806,8 @@ class ChatState(QObject):
 
     @property
     def _follows_draft(self) -> bool:
-        """Nothing was said, and no run was chosen here, nor a base after the draft's model."""
-        chosen = self.tuned or self.own_model
-        return chosen is None and not self.turns and self._draft.value("model.path") != self._draft_then
+        """Nothing was said, and nothing was chosen here after the draft's model."""
+        return self.tuned is None and not self.turns and self._draft.value("model.path") != self._draft_then
 
 
 def _is_short(asked: dict[str, Any]) -> bool:

@@ -1018,9 +1018,27 @@ def _refreshed(chat, qtbot):
 def test_a_model_of_which_all_weights_were_trained_stays_at_a_refresh(app, qtbot):
     run = _of_all_weights(app, qtbot)
     _refreshed(app.chat, qtbot)
-    app.draft.set_many({"model.path": "/models/other"})
-    _refreshed(app.chat, qtbot)
     assert (app.chat.model.path, app.chat.own_model.name) == (str(run / "model"), "full")
+
+
+def test_another_base_than_a_model_of_all_weights_is_that_of_the_draft(app, qtbot):
+    _of_all_weights(app, qtbot)
+    app.draft.set_many({"model.path": "/models/other"})  # Change, on the base's tile, leads there
+    _refreshed(app.chat, qtbot)
+    assert (app.chat.model.path, app.chat.own_model) == ("/models/other", None)
+
+
+def test_a_model_of_all_weights_stays_after_the_conversation_with_it(app, silent, qtbot):
+    run = _of_all_weights(app, qtbot)
+    app.chat.send("Hello")
+    app.chat.stop()
+    path = app.chat.open_path
+    app.chat.choose_tuned(None)
+    app.draft.set_many({"model.path": "/models/other"})
+    _open(app.chat, path, qtbot)
+    app.chat.new_chat()
+    _refreshed(app.chat, qtbot)
+    assert app.chat.model.path == str(run / "model")
 
 
 def test_after_a_model_of_all_weights_no_adapter_is_the_model_it_began_with(app, qtbot):

@@ -175,6 +175,22 @@ def test_one_side_alone_is_the_tuned_one(answered, silent, qtbot):
     assert len(silent.said(commands.Generate)) == 3
 
 
+def test_after_a_model_of_all_weights_the_one_it_began_with_can_be_chosen(page, app, qtbot):
+    changes = {"training.finetuning": "full", "model.quantization": "none", "model.path": MODEL}
+    asked = {"samples": ({"prompt": "Why is the sky green?"},)}
+    made = Example(name="full", steps=20, evaluate_every=10, end="finished", changes=changes | asked)
+    found(page, "chat_input").clear()
+    page.opened(make_run(app.preferences.runs_folder, made))
+    qtbot.waitUntil(lambda: app.chat.own_model is not None)
+    assert found(page, "chat_input").toPlainText() == "Why is the sky green?"
+    box = found(page, "chat_right")
+    place = box.findData("")
+    assert box.itemText(place) == "tiny, no adapter"
+    box.setCurrentIndex(place)
+    box.activated.emit(place)
+    assert (app.chat.model.path, app.chat.own_model) == (MODEL, None)
+
+
 def test_an_adapter_is_switched_without_loading_the_base_again(answered, app, silent, qtbot):
     box = found(answered, "chat_right")
     box.setCurrentIndex(box.findData(""))
