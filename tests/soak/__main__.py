@@ -120,7 +120,7 @@ def soak(minutes: float, csv: Path, folder: Path) -> bool:
             if at_rest:
                 print(
                     f"round {reading.round}, {reading.seconds / 60:.1f} min: window "
-                    f"{reading.window_uss / 1e6:.1f} MB, engine {reading.engine_uss / 1e6:.1f} MB, "
+                    f"{reading.window_own / 1e6:.1f} MB, engine {reading.engine_own / 1e6:.1f} MB, "
                     f"{reading.window_threads} threads, {reading.window_handles} handles, "
                     f"{reading.widgets:,} widgets",
                     flush=True,

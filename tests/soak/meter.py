@@ -27,14 +27,16 @@ class Reading:
     """Bytes and counts at one moment; of the engine 0 where there is none.
 
     at_rest: after a round, its garbage collected, nothing under way
-    uss:     what would be free if the process ended; rss: with pages shared with others
+    rss:     what lies in memory
+    own:     of it, without pages of files. (USS also takes those that no other program has open just now,
+             and so moves with what others do.)
     """
 
     seconds: float
     round: int
     at_rest: int
     window_rss: int
-    window_uss: int
+    window_own: int
     window_threads: int
     window_handles: int
     widgets: int
@@ -42,7 +44,7 @@ class Reading:
     children: int  # processes, the engine and the readers among them
     engine_pid: int
     engine_rss: int
-    engine_uss: int
+    engine_own: int
     engine_threads: int
     engine_handles: int
 
@@ -67,7 +69,7 @@ def read(seconds: float, round_: int, at_rest: bool) -> Reading:
     if at_rest:
         gc.collect()
     window = psutil.Process()
-    rss, uss, threads, handles = _of(window)
+    rss, own, threads, handles = _of(window)
     children = window.children(recursive=True)
     engine, of_engine = 0, (0, 0, 0, 0)
     for child in children:
@@ -81,7 +83,7 @@ def read(seconds: float, round_: int, at_rest: bool) -> Reading:
         round=round_,
         at_rest=int(at_rest),
         window_rss=rss,
-        window_uss=uss,
+        window_own=own,
         window_threads=threads,
         window_handles=handles,
         widgets=len(QApplication.allWidgets()),
@@ -89,16 +91,18 @@ def read(seconds: float, round_: int, at_rest: bool) -> Reading:
         children=len(children),
         engine_pid=engine,
         engine_rss=of_engine[0],
-        engine_uss=of_engine[1],
+        engine_own=of_engine[1],
         engine_threads=of_engine[2],
         engine_handles=of_engine[3],
     )
 
 
 def _of(process: psutil.Process) -> tuple[int, int, int, int]:
-    memory = process.memory_full_info()
+    memory = process.memory_info()
+    shared = getattr(memory, "shared", None)  # Linux tells it
+    own = memory.rss - shared if shared is not None else process.memory_full_info().uss
     handles = process.num_handles() if psutil.WINDOWS else process.num_fds()
-    return memory.rss, memory.uss, process.num_threads(), handles
+    return memory.rss, own, process.num_threads(), handles
 
 
 def growths(readings: Sequence[Reading]) -> list[Growth]:
@@ -135,14 +139,14 @@ def _growth(name: str, rest: Sequence[Reading]) -> Growth:
 
 
 def _least(name: str, level: float) -> float:
-    if name.endswith(("rss", "uss")) or name == "widgets":
+    if name.endswith(("rss", "own")) or name == "widgets":
         return LEAST_SHARE * level
     return LEAST_OBJECTS * level if name == "objects" else LEAST_COUNT
 
 
 def words(growth: Growth) -> str:
     """One line of the report."""
-    if growth.name.endswith(("rss", "uss")):
+    if growth.name.endswith(("rss", "own")):
         figures = f"{growth.level / 1e6:8.1f} MB {growth.grown / 1e6:+7.2f} ± {growth.noise / 1e6:.2f} MB"
     else:
         figures = f"{growth.level:8,.1f}    {growth.grown:+7.2f} ± {growth.noise:.2f}"

@@ -16,8 +16,8 @@ SIZE = (1100, 760)
 
 # Title, and the figures drawn in it: name in a Reading, words, what it is divided by.
 PANELS = (
-    ("Window, MB", (("window_rss", "RSS", 1e6), ("window_uss", "USS", 1e6))),
-    ("Engine, MB", (("engine_rss", "RSS", 1e6), ("engine_uss", "USS", 1e6))),
+    ("Window, MB", (("window_rss", "RSS", 1e6), ("window_own", "own", 1e6))),
+    ("Engine, MB", (("engine_rss", "RSS", 1e6), ("engine_own", "own", 1e6))),
     (
         "Threads and open file handles",
         (

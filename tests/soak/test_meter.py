@@ -14,7 +14,7 @@ def reading(round_: int, at_rest: bool = True, **figures: int) -> Reading:
     """Everything that isn't named stays as it is."""
     usual = {
         "window_rss": 200_000_000,
-        "window_uss": 150_000_000,
+        "window_own": 150_000_000,
         "window_threads": 18,
         "window_handles": 23,
         "widgets": 1_800,
@@ -22,7 +22,7 @@ def reading(round_: int, at_rest: bool = True, **figures: int) -> Reading:
         "children": 3,
         "engine_pid": 7,
         "engine_rss": 1_300_000_000,
-        "engine_uss": 1_200_000_000,
+        "engine_own": 1_200_000_000,
         "engine_threads": 7,
         "engine_handles": 5,
     }
@@ -36,11 +36,11 @@ def found(readings: list[Reading], name: str) -> Growth:
 def test_noise_is_flat_and_a_leak_beneath_it_is_not() -> None:
     chance = random.Random(3)
     noise = [chance.randrange(-1_000_000, 1_000_000) for _ in range(ROUNDS)]
-    steady = [reading(at, window_uss=150_000_000 + noise[at]) for at in range(ROUNDS)]
-    leaking = [reading(at, window_uss=150_000_000 + noise[at] + at * 200_000) for at in range(ROUNDS)]
+    steady = [reading(at, window_own=150_000_000 + noise[at]) for at in range(ROUNDS)]
+    leaking = [reading(at, window_own=150_000_000 + noise[at] + at * 200_000) for at in range(ROUNDS)]
 
-    assert found(steady, "window_uss").flat
-    growth = found(leaking, "window_uss")
+    assert found(steady, "window_own").flat
+    growth = found(leaking, "window_own")
     assert not growth.flat
     assert abs(growth.grown - 29 * 200_000) < 1_500_000  # from the end of the warm-up on
 
@@ -58,15 +58,15 @@ def test_one_handle_kept_every_ten_rounds_is_found() -> None:
 def test_a_new_engine_has_a_level_of_its_own_and_growth_within_each_is_found() -> None:
     def engine(at: int, leak: int) -> Reading:
         level = 1_200_000_000 + (300_000_000 if at >= 25 else 0)
-        return reading(at, engine_pid=7 + (at >= 25), engine_uss=level + leak * (at % 25))
+        return reading(at, engine_pid=7 + (at >= 25), engine_own=level + leak * (at % 25))
 
-    assert found([engine(at, 0) for at in range(ROUNDS)], "engine_uss").flat
-    assert not found([engine(at, 2_000_000) for at in range(ROUNDS)], "engine_uss").flat
+    assert found([engine(at, 0) for at in range(ROUNDS)], "engine_own").flat
+    assert not found([engine(at, 2_000_000) for at in range(ROUNDS)], "engine_own").flat
 
 
 def test_readings_amid_the_work_do_not_count() -> None:
-    amid = [reading(at, at_rest=False, window_uss=150_000_000 + at * 9_000_000) for at in range(ROUNDS)]
-    assert found([*amid, *(reading(at) for at in range(ROUNDS))], "window_uss").flat
+    amid = [reading(at, at_rest=False, window_own=150_000_000 + at * 9_000_000) for at in range(ROUNDS)]
+    assert found([*amid, *(reading(at) for at in range(ROUNDS))], "window_own").flat
 
 
 def test_two_readings_say_nothing() -> None:
