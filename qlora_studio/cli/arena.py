@@ -17,6 +17,7 @@ from qlora_studio.data.conversation import Message
 from qlora_studio.errors import StudioError
 from qlora_studio.plain_text import visible_line, visible_text
 from qlora_studio.protocol import commands, events, reading
+from qlora_studio.protocol.evaluation_report import named_file
 from qlora_studio.runs.arena import (
     TIE,
     Arena,
@@ -122,7 +123,9 @@ def _arena(arguments: argparse.Namespace) -> tuple[Path, Arena]:
     ]
     require_model(model.path)
     with Reader() as reader:
-        prompts = reader.ask(reading.PromptsRead, reading.ReadPrompts, path=arguments.prompts).prompts
+        prompts = reader.ask(
+            reading.PromptsRead, reading.ReadPrompts, path=named_file(arguments.prompts)
+        ).prompts
     arena = new_arena(
         Arena(
             model=model,

@@ -29,6 +29,7 @@ from qlora_studio.models.quantization_report import (
     save_report,
 )
 from qlora_studio.protocol import commands, events, reading
+from qlora_studio.protocol.evaluation_report import named_file
 
 SHOWN_OUTLIERS = 10  # layers
 
@@ -77,34 +78,35 @@ def lab_command(arguments: argparse.Namespace) -> int:
         require_tokens(arguments.tokens)
     if arguments.on is not None and arguments.on != SAMPLE:
         require_file(arguments.on)
+    model, text = named_file(arguments.model), named_file(arguments.on) if arguments.on else ""
     notes: tuple[str, ...] = ()
     with (
         tempfile.TemporaryDirectory() as folder,
         Told(quiet=arguments.json) as told,
         Engine(told) as engine,
     ):
-        engine.need_model(arguments.model)
+        engine.need_model(model)
         prepared = ""
-        if arguments.on is not None:
+        if text:
             with Reader(told) as reader:
                 answer = reader.ask(
                     reading.EvaluationPrepared,
                     reading.PrepareText,
-                    model=arguments.model,
-                    path=arguments.on,
+                    model=model,
+                    path=text,
                     encoding=arguments.encoding,
                 )
             prepared, notes = answer.prepared, answer.notes
         out = Path(folder) / "report.json"
         engine.command(
             commands.MeasureQuantization,
-            model=arguments.model,
+            model=model,
             out=str(out),
             quant_types=tuple(dict.fromkeys(arguments.types)),
             block_sizes=tuple(arguments.block_sizes),
             block_size=arguments.block_size,
             prepared=prepared,
-            text=arguments.on or "",
+            text=text,
             tokens=arguments.tokens,
         )
         engine.wait_for(events.QuantizationMeasured)

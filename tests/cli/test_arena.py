@@ -7,7 +7,9 @@ import io
 import msgspec
 import pytest
 
+from qlora_studio.cli import arena as arena_command
 from qlora_studio.cli.arena import _whole, judged, standing_lines, standing_object
+from qlora_studio.cli.main import parse
 from qlora_studio.config.run_config import ModelConfig
 from qlora_studio.protocol import events
 from qlora_studio.runs.arena import (
@@ -90,3 +92,17 @@ def test_half_a_reply_is_nobody_s(arena):
     assert _whole(whole) == "[[A]]"
     with pytest.raises(KeyboardInterrupt):
         _whole(msgspec.structs.replace(whole, ended="stopped"))
+
+
+def test_prompts_are_looked_for_where_the_person_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # children work in another folder
+    (tmp_path / "prompts.txt").write_text("Why?\nHow?\n", "utf-8")
+    monkeypatch.setattr(
+        arena_command,
+        "what_to_chat_with",
+        lambda run, adapter: (ModelConfig(path="/models/tiny"), "/a", "/run"),
+    )
+    monkeypatch.setattr(arena_command, "require_model", lambda model: None)
+    file, made = arena_command._arena(parse(["arena", "run", "--prompts", "prompts.txt", "--out", "a.json"]))
+    assert made.prompts == ("Why?", "How?")
+    assert file.is_file()

@@ -18,12 +18,13 @@ def lab(*words: str) -> int:
 
 
 @pytest.mark.slow
-def test_a_model_is_measured_and_its_tables_are_written(tmp_path, capsys):
-    model = whole_model(tmp_path / "tiny")
+def test_a_model_is_measured_and_its_tables_are_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)  # children work in another folder
+    whole_model(tmp_path / "tiny")
     text = tmp_path / "some.txt"
     text.write_text("\n\n".join(f"hello {number}, answer me" for number in range(200)), "utf-8")
-    words = ("--on", str(text), "--block-sizes", "32", "64", "--types", "nf4", "fp4", "int4", "int8")
-    assert lab(str(model), *words, "--out", str(tmp_path / "out"), "--json") == 0
+    words = ("--on", "some.txt", "--block-sizes", "32", "64", "--types", "nf4", "fp4", "int4", "int8")
+    assert lab("tiny", *words, "--out", "out", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert {(item["quant_type"], item["block_size"]) for item in found["settings"]} == {
         (kind, size) for kind in ("nf4", "fp4", "int4", "int8") for size in (32, 64)
