@@ -12,6 +12,7 @@ from qlora_studio.engine.frozen_weights import Storage
 from qlora_studio.engine.learned_loss import learned_loss
 from qlora_studio.engine.loading import load_base
 from qlora_studio.engine.packed_batch import on_device
+from qlora_studio.models.families import ENCODER_DECODERS
 from qlora_studio.models.families import FAMILIES as KNOWN
 from tests.engine.tiny import CPU, FAMILIES, events_of, loaded, losses, make_model, make_rows, make_run
 
@@ -30,7 +31,8 @@ def transformers_loss(folder: Path, rows: list[TokenizedRow]) -> float:
 
 
 def test_no_family_is_left_out() -> None:
-    assert FAMILIES.keys() == KNOWN.keys()
+    """Encoder-decoders have tests of their own (test_encoder_decoder.py)."""
+    assert FAMILIES.keys() == KNOWN.keys() - ENCODER_DECODERS
 
 
 @pytest.mark.parametrize("family", FAMILIES)
