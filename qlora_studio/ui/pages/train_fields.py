@@ -156,59 +156,42 @@ class SettingField(QObject):
         choices = [*self._field.setting.choices.items(), (CHOOSE, "Choose…")]
         box = ChoiceBox(choices, name=name, label=self._field.setting.label)
 
-        def choose(value: str) -> None:
-            if value == CHOOSE:
-                self.refresh()
-                self.choosing.emit(self.key)
-            elif value != CHOSEN:
-                self._set(value)
-
         def show(value: str | tuple[str, ...]) -> None:
             some = isinstance(value, tuple) or value not in self._field.setting.choices
             chosen = [(CHOSEN, ", ".join(value) if isinstance(value, tuple) else value)] if some else []
             box.set_choices([*chosen, *choices])
             box.set_value(CHOSEN if some else str(value))
 
-        box.chosen.connect(choose)
+        box.chosen.connect(self._choose)
         return box, show
 
     def _start(self, name: str) -> tuple[QWidget, Callable[[Any], None]]:
-        """A new one, or a run or folder that was chosen."""
-        choices = [("", NEW_ADAPTER), (CHOOSE, "Choose a run or folder…")]
-        box = ChoiceBox(choices, name=name, label=self._field.setting.label)
-
-        def choose(value: str) -> None:
-            if value == CHOOSE:
-                self.refresh()
-                self.choosing.emit(self.key)
-            else:
-                self._set(value)
-
-        def show(value: str) -> None:
-            box.set_choices([*([(value, start_name(value))] if value else []), *choices])
-            box.set_value(value)
-
-        box.chosen.connect(choose)
-        return box, show
+        return self._path(name, NEW_ADAPTER, "Choose a run or folder…", start_name)
 
     def _questions(self, name: str) -> tuple[QWidget, Callable[[Any], None]]:
-        """None, or a file that was chosen."""
-        choices = [("", "None"), (CHOOSE, "Choose a file…")]
+        return self._path(name, "None", "Choose a file…", lambda file: Path(file).name)
+
+    def _path(
+        self, name: str, nothing: str, choose_one: str, shown: Callable[[str], str]
+    ) -> tuple[QWidget, Callable[[Any], None]]:
+        """None, or a path that was chosen. nothing, choose_one: what these two entries say"""
+        choices = [("", nothing), (CHOOSE, choose_one)]
         box = ChoiceBox(choices, name=name, label=self._field.setting.label)
 
-        def choose(value: str) -> None:
-            if value == CHOOSE:
-                self.refresh()
-                self.choosing.emit(self.key)
-            else:
-                self._set(value)
-
         def show(value: str) -> None:
-            box.set_choices([*([(value, Path(value).name)] if value else []), *choices])
+            box.set_choices([*([(value, shown(value))] if value else []), *choices])
             box.set_value(value)
 
-        box.chosen.connect(choose)
+        box.chosen.connect(self._choose)
         return box, show
+
+    def _choose(self, value: str) -> None:
+        """An entry of a list, or that another one is to be chosen elsewhere."""
+        if value == CHOOSE:
+            self.refresh()
+            self.choosing.emit(self.key)
+        elif value != CHOSEN:
+            self._set(value)
 
     def _layers(self, name: str) -> tuple[QWidget, Callable[[Any], None]]:
         """ "all", or numbers and ranges."""
