@@ -44,7 +44,7 @@ def _header(points: Points) -> list[str]:
 def _rows(points: Points, first: int, last: int) -> Iterator[tuple[Any, ...]]:
     steps = points.steps[first:last].tolist()
     evaluations = {line.step: line.loss for line in points.evaluations}
-    answers = {line.step: (line.right, line.questions) for line in points.evaluations if line.questions}
+    answers = {line.step: (line.right, line.questions) for line in points.counted}
     return zip(
         steps,
         points.elapsed_s[first:last].tolist(),

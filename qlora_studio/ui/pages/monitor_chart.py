@@ -17,9 +17,10 @@ from qlora_studio.state.curves import Points
 from qlora_studio.ui.pages.monitor_stretch import Stretch
 from qlora_studio.ui.theme import fade, theme
 from qlora_studio.ui.widgets.axis import ChartAxis, ThousandsAxis, places_of, round_step
-from qlora_studio.ui.widgets.chart import ChartView
+from qlora_studio.ui.widgets.chart import ChartView, series_pen
 from qlora_studio.ui.widgets.strokes import Stroke, Strokes
 
+EVALUATION = 1  # series: dashed, with markers
 _ZOOM = 0.85  # of what is shown, a notch of the wheel
 _ROOM = 0.07  # above and below what is drawn, of its height
 
@@ -204,7 +205,9 @@ class StepChart(ChartView):
         return QSize(theme().px(160), self.minimumHeight())
 
     def pen(self, color: str | int, width: float) -> QPen:
-        """Curves of one chart differ enough: none is dashed."""
+        """Curves of one chart differ enough: none but evaluations is dashed."""
+        if color == EVALUATION:
+            return series_pen(EVALUATION, width)
         series = theme().colors.series
         pen: QPen = pg.mkPen(series[color] if isinstance(color, int) else theme().color(color), width=width)
         return pen

@@ -9,18 +9,15 @@ import numpy as np
 import pyqtgraph as pg
 from numpy.typing import NDArray
 from PySide6.QtCore import Qt
-from PySide6.QtGui import QPen
 
 from qlora_studio.state.curves import Points
 from qlora_studio.state.monitor import CardPoint
 from qlora_studio.ui.figures import THIN
-from qlora_studio.ui.pages.monitor_chart import LossAxis, PowerAxis, ShortAxis, StepChart
+from qlora_studio.ui.pages.monitor_chart import EVALUATION, LossAxis, PowerAxis, ShortAxis, StepChart
 from qlora_studio.ui.pages.monitor_stretch import Stretch
 from qlora_studio.ui.theme import fade, theme
 from qlora_studio.ui.widgets.axis import ChartAxis
-from qlora_studio.ui.widgets.chart import series_pen
 
-_EVALUATION = 1  # series: dashed, with markers
 _MARKED = 120  # evaluations in sight, at most, that have a marker each
 _LABELLED = 6  # gaps in sight, at most, whose step is written beside them
 
@@ -36,7 +33,7 @@ class LossChart(StepChart):
         super().__init__(stretch, name="monitor_loss", label="Loss", left_axis=self._axis)
         self.add_step_line("loss", "raw_line", 1.0)
         self.add_step_line("smoothed", 0, 2.6)
-        self._evaluations = self.add_line(_EVALUATION, 2.0, "o")
+        self._evaluations = self.add_line(EVALUATION, 2.0, "o")
         for item in (self._gaps, self._saved):
             self.addItem(item)
         self.recolor()
@@ -83,9 +80,6 @@ class LossChart(StepChart):
         shown = points.checkpoints[steps_in_sight(self._stretch, points.checkpoints, _MARKED)]
         self._saved.setData(x=shown, y=np.full(len(shown), low))
 
-    def pen(self, color: str | int, width: float) -> QPen:
-        return series_pen(_EVALUATION, width) if color == _EVALUATION else super().pen(color, width)
-
     def recolor(self) -> None:
         super().recolor()
         self._gaps.setPen(pg.mkPen(theme().color("bad"), width=1, style=Qt.PenStyle.DashLine))
@@ -104,7 +98,7 @@ class RewardChart(StepChart):
         )
         for guest in (self._zero, self._steps):
             self.addItem(guest)
-        self._held_out = self.add_line(_EVALUATION, 2.0, "o")
+        self._held_out = self.add_line(EVALUATION, 2.0, "o")
         self.recolor()
 
     def draw_more(self, points: Points, low: float, high: float) -> tuple[float, float]:
@@ -120,9 +114,6 @@ class RewardChart(StepChart):
                 low, high = min(low, float(np.nanmin(margins))), max(high, float(np.nanmax(margins)))
         return low, high
 
-    def pen(self, color: str | int, width: float) -> QPen:
-        return series_pen(_EVALUATION, width) if color == _EVALUATION else super().pen(color, width)
-
     def recolor(self) -> None:
         super().recolor()
         self._steps.setPen(self.pen(0, 1.2))
@@ -136,7 +127,7 @@ class AnswersChart(StepChart):
         super().__init__(
             stretch, name="monitor_right_answers", label="Right answers", left_axis=PercentAxis("left")
         )
-        self._shares = self.add_line(_EVALUATION, 2.0, "o")
+        self._shares = self.add_line(EVALUATION, 2.0, "o")
 
     def draw_more(self, points: Points, low: float, high: float) -> tuple[float, float]:
         counted = points.counted
@@ -145,9 +136,6 @@ class AnswersChart(StepChart):
         seen = steps_in_sight(self._stretch, steps, _MARKED)
         self._shares.setData(steps[seen], shares[seen])
         return (0.0, max(1.05 * float(shares[seen].max()), 1.0)) if len(shares[seen]) else (0.0, 100.0)
-
-    def pen(self, color: str | int, width: float) -> QPen:
-        return series_pen(_EVALUATION, width) if color == _EVALUATION else super().pen(color, width)
 
 
 class RateChart(StepChart):
