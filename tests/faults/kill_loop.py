@@ -37,6 +37,7 @@ from qlora_studio.runs.checkpoints import checkpoints
 from qlora_studio.runs.folder import open_run
 from qlora_studio.runs.metrics import read_metrics
 from tests.faults.resuming_window import engine_of
+from tests.short_sample import take_sample_model
 
 EVERY = 2  # updates between two checkpoints
 LONG_S = 300.0  # for a word of the window, on a machine that does other things
@@ -248,8 +249,7 @@ def main() -> None:
         parser.error("Unpack the sample model first: qlora-studio train sample")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["QLORA_STUDIO_HOME"] = str(Path(folder) / "home")
-        places.sample_model_folder().parent.mkdir(parents=True)
-        places.sample_model_folder().symlink_to(usual, target_is_directory=True)
+        take_sample_model(usual)
         began = time.monotonic()
         found = kill_loop(Path(folder), arguments.kills, arguments.steps, arguments.seed, _say)
     kinds = ", ".join(f"{count} of the {name}" for name, count in sorted(found.counts.items()))

@@ -60,9 +60,6 @@ def soak(minutes: float, csv: Path, folder: Path) -> bool:
     usual = places.sample_model_folder()
     os.environ["QLORA_STUDIO_HOME"] = str(folder / "home")
     os.environ["XDG_DATA_HOME"] = str(folder / "data")
-    if (usual / "config.json").exists():  # unpacked before; not done again
-        places.sample_model_folder().parent.mkdir(parents=True)
-        places.sample_model_folder().symlink_to(usual, target_is_directory=True)
 
     from PySide6.QtCore import QTimer
     from PySide6.QtGui import QShowEvent
@@ -70,10 +67,11 @@ def soak(minutes: float, csv: Path, folder: Path) -> bool:
     from qlora_studio.state.app import AppState
     from qlora_studio.ui import window
     from tests.journey import person
-    from tests.short_sample import use_short_sample
+    from tests.short_sample import take_sample_model, use_short_sample
     from tests.soak import meter
     from tests.soak.rounds import PROMPT, Rounds
 
+    take_sample_model(usual)
     use_short_sample(checkpoints="every_steps = 2\nevaluate_every_steps = 2", samples=PROMPT)
     person.PATIENCE_S = 900.0
     readings: list[meter.Reading] = []
