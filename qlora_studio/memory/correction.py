@@ -12,7 +12,8 @@ from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import RunConfig
 from qlora_studio.memory.compiling import not_compiled_reason
 from qlora_studio.memory.measured import measured_dtype, measured_factors, remember_factor
-from qlora_studio.memory.parts import Setting, never_estimated, parts
+from qlora_studio.memory.parts import never_estimated, parts
+from qlora_studio.memory.setting import Setting
 
 # A promise that is too low costs a run, one that is too high only some room: it is lowered less.
 _LOWEST, _HIGHEST = 0.9, 1.5

@@ -6,13 +6,10 @@ Counted from the code of T5 layer by layer, as if dropout ran and no fused kerne
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from qlora_studio.config.architecture import row_limit
 from qlora_studio.config.model_shape import StackShape
-
-if TYPE_CHECKING:  # which needs these figures itself
-    from qlora_studio.memory.parts import Setting
+from qlora_studio.memory.setting import Setting
 
 ROUGH = (
     "Memory of an encoder-decoder is a rough estimate: none was measured on a card yet. A run that was made "
@@ -51,7 +48,7 @@ def bytes_of_layers(setting: Setting) -> list[int]:
 
 
 def input_bytes(setting: Setting) -> list[int]:
-    """What each layer keeps that is computed again: its input, and of a decoder's the encoder's states."""
+    """What each layer keeps that is computed again: its input. The encoder's states are there once."""
     encoder, decoder = setting.shape.stacks
     tokens, a_token = _tokens(setting), setting.shape.hidden_size * setting.dtype_bytes
     return [tokens.sources * a_token] * encoder.layers + [tokens.targets * a_token] * decoder.layers

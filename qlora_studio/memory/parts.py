@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import msgspec
 
@@ -11,6 +10,7 @@ from qlora_studio.config.adapter_layers import is_adapted, ranks
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import LoraConfig, RunConfig
 from qlora_studio.memory import encoder_decoder
+from qlora_studio.memory.setting import Setting
 
 # What a person reads of each part, in the order of the promise's bar
 PART_NAMES = {
@@ -63,58 +63,6 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     def total(self) -> int:
         """All of them."""
         return self.weights + self.adapter + self.optimizer + self.activations + self.logits + self.other
-
-
-@dataclass(frozen=True)
-class Setting:
-    """All that the bytes depend on.
-
-    compiled: whether the engine's layers run as compiled graphs, which keep less
-    tokens:   computed at once: rows times their length
-    room:     bytes free, where known
-    factor:   what the estimated bytes (activations, logits, workspace) are multiplied by, see `held_to`
-    auto_dtype: what the compute dtype "auto" was here before; "": not known
-    """
-
-    shape: ModelShape
-    config: RunConfig
-    device: str  # "cuda" | "cpu"
-    compiled: bool
-    tokens: int
-    room: int | None
-    factor: float = 1.0
-    auto_dtype: str = ""
-
-    @property
-    def dtype_bytes(self) -> int:
-        """Of a number in the compute dtype. Where `auto` isn't known, a CPU's may be float32, the larger."""
-        asked: str = self.config.model.compute_dtype
-        if asked == "auto":
-            asked = self.auto_dtype or ("bfloat16" if self.device == "cuda" else "float32")
-        return _FP32 if asked == "float32" else 2
-
-    @property
-    def weight_bytes(self) -> int:
-        """Of a weight that isn't quantized. Trained ones that may be in either take most in 16 bit, with a
-        copy in fp32 beside."""
-        known = self.config.model.compute_dtype != "auto" or self.auto_dtype
-        return 2 if self.config.trains_all and not known else self.dtype_bytes
-
-    @property
-    def computes_in_fp32(self) -> bool:
-        """Whether it is known to."""
-        asked: str = self.config.model.compute_dtype
-        return "float32" in (asked, self.auto_dtype if asked == "auto" else "")
-
-    @property
-    def fused(self) -> bool:
-        """Whether base and adapter of a linear layer are one product; else peft's own forward runs."""
-        return self.is_4bit and not self.config.lora.use_dora
-
-    @property
-    def is_4bit(self) -> bool:
-        """Whether the frozen weights are NF4 or FP4."""
-        return self.config.model.quantization in ("nf4", "fp4")
 
 
 def parts(setting: Setting, recomputed_layers: int) -> Parts:

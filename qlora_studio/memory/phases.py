@@ -8,7 +8,8 @@ import msgspec
 
 from qlora_studio.config.architecture import row_limit
 from qlora_studio.config.run_config import QUESTION_TOKENS, WRITTEN_TOGETHER
-from qlora_studio.memory.parts import Parts, Setting, adapter_parameters, bytes_a_layer, other_bytes
+from qlora_studio.memory.parts import Parts, adapter_parameters, bytes_a_layer, other_bytes
+from qlora_studio.memory.setting import Setting
 
 Phase = Literal["training", "evaluation", "sample replies", "chat", "export"]
 OF_THE_RUN: tuple[Phase, ...] = ("training", "evaluation", "sample replies")

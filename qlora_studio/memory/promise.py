@@ -17,8 +17,9 @@ from qlora_studio.memory.correction import (
     layers_of,
     tokens_at_once,
 )
-from qlora_studio.memory.parts import Parts, Setting, parts
+from qlora_studio.memory.parts import Parts, parts
 from qlora_studio.memory.phases import OF_THE_RUN, Phase, by_phase
+from qlora_studio.memory.setting import Setting
 from qlora_studio.memory.suggestions import ways_to_fit
 
 GIB = 1024**3

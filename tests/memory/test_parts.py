@@ -7,7 +7,8 @@ import pytest
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import LoraConfig, RunConfig
 from qlora_studio.memory import parts as parts_module
-from qlora_studio.memory.parts import Setting, adapter_parameters, parts
+from qlora_studio.memory.parts import adapter_parameters, parts
+from qlora_studio.memory.setting import Setting
 from qlora_studio.memory.suggestions import changed
 
 ONE_LINEAR = ModelShape(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from qlora_studio.config.run_config import RunConfig
-from qlora_studio.memory.parts import Setting
 from qlora_studio.memory.phases import cache_bytes
 from qlora_studio.memory.promise import GIB, promise
+from qlora_studio.memory.setting import Setting
 from qlora_studio.memory.suggestions import changed
 from qlora_studio.models.shapes import known_shape
 
