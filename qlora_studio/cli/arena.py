@@ -12,7 +12,6 @@ from qlora_studio.cli.children import Engine, Reader
 from qlora_studio.cli.counted import counted
 from qlora_studio.cli.output import Told, print_error, print_json, print_text
 from qlora_studio.cli.there import require_file, require_model
-from qlora_studio.config.run_config import SAMPLE
 from qlora_studio.data.conversation import Message
 from qlora_studio.errors import StudioError
 from qlora_studio.plain_text import visible_line, visible_text
@@ -165,8 +164,7 @@ def _by_judge(path: Path, arena: Arena, judge: str, quiet: bool) -> Arena:
     """Each pair twice, and kept as soon as it is there."""
     model, adapter, run = what_to_chat_with(judge, None)
     require_model(model.path)
-    place = SAMPLE if model.path == SAMPLE else str(Path(model.path).absolute())
-    arena = with_judge(arena, adapter or place)
+    arena = with_judge(arena, adapter or named_file(model.path))
     with Told(quiet=quiet) as told, Engine(told) as engine, Reader(told) as reader:
         talk = Talk(engine, reader, model, run)
         if adapter is not None:

@@ -246,8 +246,7 @@ class _Counts:
         """What would help most."""
         missing = self.dropped + self.nothing + self.refused_rows
         if self.without and self.without.total() > missing:
-            other = "a causal model" if encoder.target_len else "another method (training.method)"
-            return f"Choose data with {encoder.needed}, or {other}."
+            return f"Choose data with {encoder.needed}, or {encoder.otherwise}."
         if config.training.method in PAIRS and self.nothing >= self.dropped + self.refused_rows:
             return "Both answers of a pair must say something, and not the same."
         if self.rated_bad > self.dropped + self.nothing + self.refused_rows:
