@@ -10,7 +10,10 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from qlora_studio.data.tokenized_row import TokenizedRow
+from qlora_studio.engine.adapters import AdaptedModel
 from qlora_studio.engine.frozen_weights import Storage
+from qlora_studio.engine.loading import load_base
+from tests.engine.tiny import CPU, loaded
 
 
 def plain_base(folder: Path, storage: Storage) -> Any:
@@ -35,6 +38,16 @@ def plain_base(folder: Path, storage: Storage) -> Any:
 def plain_tuned(folder: Path, adapter: Path, storage: Storage) -> Any:
     """The base with an adapter that peft itself has read, ready to be trained on."""
     return PeftModel.from_pretrained(plain_base(folder, storage), str(adapter), is_trainable=True)
+
+
+def assert_plain_peft_agrees(model: Path, adapter: Path, storage: Storage, ids: torch.Tensor) -> None:
+    """An adapter on the model's own folder: our logits are those of plain peft. ids: int64 [1, t]"""
+    adapted = AdaptedModel(loaded(load_base(str(model), storage, CPU)))
+    adapted.use(adapted.add_from(adapter))
+    with torch.no_grad():
+        ours = adapted.causal_lm.eval()(ids).logits
+        theirs = plain_tuned(model, adapter, storage).eval()(ids).logits
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
 def plain_loss(model: Any, rows: list[TokenizedRow]) -> torch.Tensor:

@@ -17,7 +17,7 @@ from qlora_studio.engine.merging import DEQUANTIZED, ORIGINAL, MergedWeights, ba
 from qlora_studio.engine.wish import Wish
 from qlora_studio.errors import StudioError
 from qlora_studio.protocol.events import EvaluationFinished, RunStarted
-from tests.engine.plain_stack import plain_base, plain_tuned
+from tests.engine.plain_stack import assert_plain_peft_agrees, plain_base
 from tests.engine.test_resume import RESTLESS, assert_same_bits
 from tests.engine.tiny import CPU, events_of, loaded, make_model, make_run, of_kind
 
@@ -73,12 +73,7 @@ def test_plain_peft_on_the_models_own_folder_gives_what_was_trained(tmp_path: Pa
     run = make_run(tmp_path, model, training__steps=3, training__learning_rate=1e-3, **LOFTQ)
     events_of(run)
 
-    adapted = AdaptedModel(loaded(load_base(str(model), NF4, CPU)))
-    adapted.use(adapted.add_from(run / "adapter"))
-    with torch.no_grad():
-        ours = adapted.causal_lm.eval()(IDS).logits
-        theirs = plain_tuned(model, run / "adapter", NF4).eval()(IDS).logits
-    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+    assert_plain_peft_agrees(model, run / "adapter", NF4, IDS)
 
 
 @pytest.mark.parametrize("stop_after", [0, 2])

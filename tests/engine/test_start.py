@@ -8,18 +8,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from qlora_studio.engine.adapters import AdaptedModel
 from qlora_studio.engine.frozen_weights import Storage
-from qlora_studio.engine.loading import load_base
 from qlora_studio.engine.wish import Wish
 from qlora_studio.protocol.events import EvaluationFinished, RunFailed, RunStarted, StepFinished
 from qlora_studio.runs.durable import remove_folder
 from qlora_studio.runs.folder import create_run
 from qlora_studio.runs.run_record import read_record
 from qlora_studio.runs.start import START_FILE, start_adapter
-from tests.engine.plain_stack import plain_tuned
+from tests.engine.plain_stack import assert_plain_peft_agrees
 from tests.engine.test_resume import RESTLESS, assert_same_bits
-from tests.engine.tiny import CPU, events_of, loaded, make_model, make_run, of_kind
+from tests.engine.tiny import events_of, make_model, make_run, of_kind
 from tests.engine.tuned_run import make_tuned_run
 
 NF4 = Storage("nf4", True, torch.float32)
@@ -72,13 +70,7 @@ def test_plain_peft_reads_what_came_of_it_and_gives_the_same_logits(tmp_path: Pa
     events_of(following)
 
     before, after = (load_file(run / "adapter" / "adapter_model.safetensors") for run in (first, following))
-    adapted = AdaptedModel(loaded(load_base(str(model), NF4, CPU)))
-    adapted.use(adapted.add_from(following / "adapter"))
-    with torch.no_grad():
-        ours = adapted.causal_lm.eval()(IDS).logits
-        theirs = plain_tuned(model, following / "adapter", NF4).eval()(IDS).logits
-
-    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+    assert_plain_peft_agrees(model, following / "adapter", NF4, IDS)
     assert before.keys() == after.keys()
     # Three small updates move an adapter a little; one that began anew would be nothing like the first.
     assert all(0 < (after[name] - before[name]).norm() < 0.2 * before[name].norm() for name in before)
