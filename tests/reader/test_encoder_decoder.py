@@ -11,7 +11,6 @@ from qlora_studio.data.prepared import open_prepared
 from qlora_studio.data.tokenizer import load_tokenizer
 from qlora_studio.errors import StudioError
 from qlora_studio.protocol import reading
-from qlora_studio.reader.jobs import Jobs
 from qlora_studio.runs.folder import open_run
 from tests.reader.whole_model import chats_file, whole_model
 from tests.reader.whole_t5 import END, PAD, whole_t5
@@ -20,11 +19,6 @@ from tests.reader.whole_t5 import END, PAD, whole_t5
 @pytest.fixture(scope="module")
 def t5(tmp_path_factory):
     return whole_t5(tmp_path_factory.mktemp("models") / "tiny-t5")
-
-
-@pytest.fixture(scope="module")
-def jobs():
-    return Jobs(lambda answer: None)
 
 
 def settings(model, data, **changes):

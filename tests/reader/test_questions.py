@@ -12,23 +12,12 @@ from qlora_studio.data.prepared import open_prepared
 from qlora_studio.data.tokenizer import load_tokenizer
 from qlora_studio.errors import StudioError
 from qlora_studio.protocol import reading
-from qlora_studio.reader.jobs import Jobs
 from qlora_studio.runs.folder import open_run
 from tests.reader.test_run_jobs import prepare, refusal, settings
-from tests.reader.whole_model import chats_file, whole_model
+from tests.reader.whole_model import chats_file
 
 HEADER = "The following are multiple choice questions (with answers) about  {}.\n\n"
 QUESTION = "Is it {}?\nA. yes\nB. no\nC. so\nD. or\nAnswer:"
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return whole_model(tmp_path_factory.mktemp("models") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def jobs():
-    return Jobs(lambda answer: None)
 
 
 def mmlu_file(file: Path, shots: int, count: int = 4, padding: int = 0) -> Path:

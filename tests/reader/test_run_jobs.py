@@ -13,21 +13,10 @@ from qlora_studio.data.conversation import Message
 from qlora_studio.data.prepared import open_prepared
 from qlora_studio.errors import StudioError
 from qlora_studio.protocol import reading
-from qlora_studio.reader.jobs import Jobs
 from qlora_studio.reader.model_jobs import NOT_KEPT
 from qlora_studio.runs.folder import open_run
 from tests.data.tiny_tokenizer import CHATML
-from tests.reader.whole_model import chats_file, whole_model
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return whole_model(tmp_path_factory.mktemp("models") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def jobs():
-    return Jobs(lambda answer: None)
+from tests.reader.whole_model import chats_file
 
 
 def settings(model, data, **changes):

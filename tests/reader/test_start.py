@@ -12,25 +12,14 @@ from qlora_studio.errors import StudioError
 from qlora_studio.memory.parts import adapter_parameters
 from qlora_studio.models.shapes import model_shape
 from qlora_studio.protocol import reading
-from qlora_studio.reader.jobs import Jobs
 from qlora_studio.runs.folder import create_run, open_run
 from qlora_studio.runs.run_record import Hashes, RunRecord
 from qlora_studio.runs.start import START_FILE
 from tests.reader.test_run_jobs import prepare, refusal, settings
-from tests.reader.whole_model import CONFIG, chats_file, whole_model
+from tests.reader.whole_model import CONFIG, chats_file
 
 SAID = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 4, "lora_alpha": 8, "bias": "none"}
 HIDDEN, INNER = CONFIG["hidden_size"], CONFIG["intermediate_size"]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return whole_model(tmp_path_factory.mktemp("models") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def jobs():
-    return Jobs(lambda answer: None)
 
 
 def adapter(folder: Path, ranks: dict[int, int] | None = None, **said) -> Path:

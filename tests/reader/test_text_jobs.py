@@ -9,18 +9,7 @@ import pytest
 from qlora_studio.data.prepared import open_prepared
 from qlora_studio.errors import StudioError
 from qlora_studio.protocol import reading
-from qlora_studio.reader.jobs import Jobs
-from tests.reader.whole_model import CONFIG, chats_file, whole_model
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return whole_model(tmp_path_factory.mktemp("models") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def jobs():
-    return Jobs(lambda answer: None)
+from tests.reader.whole_model import CONFIG, chats_file
 
 
 def rows(jobs, model, path, **how):

@@ -8,12 +8,6 @@ from qlora_studio.data.prepared import open_prepared
 from qlora_studio.protocol import reading
 from qlora_studio.reader.jobs import Jobs
 from qlora_studio.runs.folder import open_run
-from tests.reader.whole_model import whole_model
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return whole_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
 def prepared(jobs, config, tmp_path):
