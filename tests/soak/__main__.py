@@ -112,7 +112,7 @@ def soak(minutes: float, csv: Path, folder: Path) -> bool:
             return time.monotonic() - self._began
 
         def _read(self, at_rest: bool) -> None:
-            reading = meter.read(self._seconds(), self._round, at_rest)
+            reading = meter.read(self._seconds(), self._round, at_rest, len(readings))
             readings.append(reading)
             meter.write_csv(readings, csv)
             if at_rest:

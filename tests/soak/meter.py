@@ -40,7 +40,7 @@ class Reading:
     window_threads: int
     window_handles: int
     widgets: int
-    objects: int  # that Python's garbage collector knows, but for those loaded at the start
+    objects: int  # that Python's garbage collector knows, but for those loaded at the start and readings
     children: int  # processes, the engine and the readers among them
     engine_pid: int
     engine_rss: int
@@ -64,8 +64,8 @@ class Growth:
     flat: bool
 
 
-def read(seconds: float, round_: int, at_rest: bool) -> Reading:
-    """The window is this process, the engine a child of it."""
+def read(seconds: float, round_: int, at_rest: bool, kept: int) -> Reading:
+    """The window is this process, the engine a child of it. kept: readings that are there already"""
     if at_rest:
         gc.collect()
     window = psutil.Process()
@@ -87,7 +87,7 @@ def read(seconds: float, round_: int, at_rest: bool) -> Reading:
         window_threads=threads,
         window_handles=handles,
         widgets=len(QApplication.allWidgets()),
-        objects=len(gc.get_objects()),
+        objects=len(gc.get_objects()) - kept,
         children=len(children),
         engine_pid=engine,
         engine_rss=of_engine[0],
