@@ -1,6 +1,7 @@
 """QLoRA's weights, products and loss: plain torch that runs anywhere, faster twins where there is a card."""
 
 import qlora_kernels.triton  # noqa: F401  (registers what runs on a card)
+from qlora_kernels.adapted import adapted_4bit
 from qlora_kernels.cached_attention import cached_attention
 from qlora_kernels.cross_entropy import learned_cross_entropy, learned_token_losses
 from qlora_kernels.cuda.few_rows import MOST_ROWS, MOST_WEIGHTS
@@ -17,6 +18,7 @@ __all__ = [
     "NestedAbsmax",
     "Quantized4bit",
     "ReplacedReport",
+    "adapted_4bit",
     "cached_attention",
     "dequantize_4bit",
     "disable_cpu_repacking",

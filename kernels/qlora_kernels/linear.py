@@ -11,6 +11,7 @@ from torch.nn.functional import linear
 
 from qlora_kernels.cuda import few_rows
 from qlora_kernels.dequantize import dequantize_4bit
+from qlora_kernels.triton import dequantize_on_card
 
 
 @torch.library.custom_op("qlora::linear_4bit", mutates_args=())
@@ -42,17 +43,11 @@ def linear_4bit(
     if few_rows.takes(x, weight, block_size, shape[1]):
         factor = few_rows.Factor(weight, shape[0], bias, [few_rows.Adapter(low_rank, lora_b=lora_b)])
         return few_rows.products(x, [factor], block_size, quant_type)[0]
-    rows = _flat(x)
+    rows = flat(x)
     with torch.autocast(x.device.type, enabled=False):
-        whole = _dequantized(weight, block_size, quant_type, shape, x.dtype)
-        if low_rank is None or lora_b is None:
-            product = linear(rows, whole, bias)
-        elif x.is_cuda:
-            # The large product reads what it adds to behind its own work; the small one would wait for it.
-            product = linear(_flat(low_rank), lora_b.to(x.dtype), bias).addmm_(rows, whole.t())
-        else:
-            product = linear(rows, whole, bias).addmm_(_flat(low_rank), lora_b.to(x.dtype).t())
-    return product.view(*x.shape[:-1], shape[0])
+        whole = dequantized(weight, block_size, quant_type, shape, x.dtype)
+        made = product(rows, whole, bias, None if low_rank is None else flat(low_rank), lora_b)
+    return made.view(*x.shape[:-1], shape[0])
 
 
 @linear_4bit.register_fake
@@ -78,7 +73,7 @@ def linear_4bit_grad_input(
     grad:    dtype [..., out_features]
     returns: dtype [..., in_features]
     """
-    product = _flat(grad) @ _dequantized(weight, block_size, quant_type, shape, grad.dtype)
+    product = flat(grad) @ dequantized(weight, block_size, quant_type, shape, grad.dtype)
     return product.view(*grad.shape[:-1], shape[1])
 
 
@@ -89,19 +84,38 @@ def _(
     return grad.new_empty([*grad.shape[:-1], shape[1]])
 
 
-def _flat(tensor: Tensor) -> Tensor:
+def product(
+    rows: Tensor, weight: Tensor, bias: Tensor | None, low_rank: Tensor | None, lora_b: Tensor | None
+) -> Tensor:
+    """rows W^T + bias + low_rank B^T, [rows, out_features]; without the last where one of the two is None.
+
+    weight: dtype [out_features, in_features], and the rest as `linear_4bit` has it
+    """
+    if low_rank is None or lora_b is None:
+        return linear(rows, weight, bias)
+    if rows.is_cuda:
+        # The large product reads what it adds to behind its own work; the small one would wait for it.
+        return linear(low_rank, lora_b.to(rows.dtype), bias).addmm_(rows, weight.t())
+    return linear(rows, weight, bias).addmm_(low_rank, lora_b.to(rows.dtype).t())
+
+
+def flat(tensor: Tensor) -> Tensor:
     """[..., n] as [rows, n]."""
     return tensor.reshape(-1, tensor.shape[-1])
 
 
-def _dequantized(
+def dequantized(
     weight: Sequence[Tensor], block_size: int, quant_type: str, shape: Sequence[int], dtype: torch.dtype
 ) -> Tensor:
+    """A weight as `linear_4bit` takes it, dtype [*shape]. On a card past torch's dispatcher: a product of a
+    short batch is done before Python has begun the next.
+    """
     if len(weight) == 1:
         return weight[0]
     packed, absmax, *nested = weight
-    dequantized: Tensor = dequantize_4bit(packed, absmax, block_size, quant_type, shape, dtype, *nested)
-    return dequantized
+    dequantize = dequantize_on_card if packed.is_cuda else dequantize_4bit
+    made: Tensor = dequantize(packed, absmax, block_size, quant_type, shape, dtype, *nested)
+    return made
 
 
 def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -118,7 +132,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     if low_rank_wanted:
         grad_low_rank = grad @ lora_b.to(grad.dtype)
     if lora_b_wanted:
-        grad_lora_b = (_flat(grad).t() @ _flat(low_rank)).to(lora_b.dtype)
+        grad_lora_b = (flat(grad).t() @ flat(low_rank)).to(lora_b.dtype)
     return grad_x, [None] * len(weight), None, None, None, None, grad_low_rank, grad_lora_b
 
 
@@ -188,7 +202,7 @@ def _product_of(x: Tensor, factor: few_rows.Factor, block_size: int, quant_type:
     shape = [factor.out_features, x.shape[-1]]
     if len(factor.adapters) > 1:
         alone: Tensor = linear_4bit(x, factor.tensors, block_size, quant_type, shape, factor.bias, None, None)
-        for row, rows, adapter in zip(_flat(x), _flat(alone), factor.adapters, strict=True):
+        for row, rows, adapter in zip(flat(x), flat(alone), factor.adapters, strict=True):
             if adapter.lora_a is not None and adapter.lora_b is not None:
                 low_rank = low_rank_product(row[None], adapter.lora_a, adapter.scaling)
                 rows += linear(low_rank, adapter.lora_b.to(x.dtype))[0]

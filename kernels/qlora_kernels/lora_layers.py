@@ -9,9 +9,10 @@ from typing import Any
 import bitsandbytes as bnb
 import torch
 from peft.tuners.lora.bnb import Linear4bit as PeftLinear4bit
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from qlora_kernels.adapted import adapted_4bit, low_rank_of
 from qlora_kernels.linear import linear_4bit, linears_4bit, low_rank_product
 from qlora_kernels.quantized import Quantized4bit
 
@@ -112,6 +113,8 @@ class FusedLoraLinear4bit(PeftLinear4bit):  # type: ignore[misc]
             return products_of(x, [self])[0]
         (adapter,) = adapters
         dtype = self.base_layer.product_dtype(x)
+        if self._learns_at_once(adapter, x):
+            return self._learning(x if x.dtype == dtype else x.to(dtype), adapter).to(x.dtype)
         dropped = self.lora_dropout[adapter](x.to(dtype))
         lora_a, scaling = self.lora_A[adapter].weight, self.scaling[adapter]
         if torch.is_grad_enabled():
@@ -119,6 +122,37 @@ class FusedLoraLinear4bit(PeftLinear4bit):  # type: ignore[misc]
         else:
             low_rank = low_rank_product(dropped, lora_a, scaling)
         return self.base_layer(x, low_rank.to(dtype), self.lora_B[adapter].weight)  # type: ignore[no-any-return]
+
+    def _learns_at_once(self, adapter: str, x: Tensor) -> bool:
+        """Whether `_learning` gives what A after dropout and B behind the base's product give, but for the
+        order of some sums: not on a processor, where free memory decides how is multiplied, but never a bit.
+        """
+        base, dropout = self.base_layer, self.lora_dropout[adapter]
+        return (
+            torch.is_grad_enabled()
+            and (x.is_cuda or torch.compiler.is_compiling())
+            and not base.keep_dequantized
+            and not torch.is_autocast_enabled(x.device.type)
+            and (base.bias is None or not base.bias.requires_grad)
+            and (isinstance(dropout, nn.Identity) or not dropout.p or not dropout.training)
+        )
+
+    def _learning(self, x: Tensor, adapter: str) -> Tensor:
+        base = self.base_layer
+        quantized, weight = base._weight(x.dtype)
+        lora_a = (self.lora_A[adapter].weight * self.scaling[adapter]).to(x.dtype)
+        (product,) = adapted_4bit(
+            x,
+            lora_a,
+            low_rank_of(x, lora_a),
+            weight,
+            quantized.block_size,
+            quantized.quant_type,
+            [quantized.shape[0]],
+            [None if base.bias is None else base.bias.to(x.dtype)],
+            [self.lora_B[adapter].weight.to(x.dtype)],
+        )
+        return product  # type: ignore[no-any-return]
 
 
 def plain_reason(layer: PeftLinear4bit) -> str | None:

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from qlora_studio.config.run_config import PREFERENCES, RunConfig
 from qlora_studio.engine.adapters import AdaptedModel
 from qlora_studio.engine.attention import flash_takes_heads_of
+from qlora_studio.engine.merged_products import merge_products
 from qlora_studio.memory.compiling import not_compiled_reason
 
 _log = logging.getLogger(__name__)
@@ -69,7 +70,9 @@ class _Compiled:
 
     def __init__(self, function: Callable[..., Any], backend: str | Callable[..., Any]) -> None:
         self._plain = function
-        self._compiled: Callable[..., Any] | None = torch.compile(function, backend=backend, fullgraph=True)
+        self._compiled: Callable[..., Any] | None = torch.compile(
+            function, backend=partial(_compile, backend), fullgraph=True
+        )
 
     def __call__(self, layer: nn.Module, *inputs: Any, **named: Any) -> Any:
         if not torch.is_grad_enabled():
@@ -85,6 +88,15 @@ class _Compiled:
                 words = str(error).strip().partition("\n")[0]
                 _log.warning("%s runs uncompiled: %s: %s", type(layer).__name__, type(error).__name__, words)
         return self._plain(layer, *inputs, **named)
+
+
+def _compile(backend: str | Callable[..., Any], graph: Any, inputs: Any) -> Callable[..., Any]:
+    """A layer's graph, after what has the same input was put together."""
+    from torch._dynamo import lookup_backend
+
+    merge_products(graph)
+    compiled: Callable[..., Any] = lookup_backend(backend)(graph, inputs)
+    return compiled
 
 
 def _forward(layer: nn.Module, *inputs: Any, **named: Any) -> Any:

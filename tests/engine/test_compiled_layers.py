@@ -14,6 +14,7 @@ from qlora_kernels import replace_forwards
 from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.utils import counters
+from torch.fx import GraphModule
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from qlora_studio.engine import attention
@@ -98,6 +99,24 @@ def test_one_graph_serves_all_layers_and_any_number_of_rows(model: PreTrainedMod
         gradients(model, lengths, compiled=True)
 
     assert counters["stats"]["unique_graphs"] == 1
+
+
+@pytest.mark.parametrize("recomputed", [0, 2], ids=["kept", "recomputed"])
+def test_products_with_the_same_input_are_one_operation(model: PreTrainedModel, recomputed: int) -> None:
+    torch._dynamo.reset()
+    products: list[int] = []
+
+    def backend(graph: GraphModule, _: object) -> GraphModule:
+        for module in graph.modules():
+            if isinstance(module, GraphModule):
+                targets = [node.target for node in module.graph.nodes]
+                products.append(targets.count(torch.ops.qlora.adapted_4bit.default))
+        return graph
+
+    compile_layers(model.model.layers, recomputed, backend=backend)
+    gradients(model, LENGTHS[0], compiled=True)
+
+    assert sum(products) == 4  # query, key and value; output; gate and up; down
 
 
 def test_without_gradients_a_layer_stays_as_it_is_written(model: PreTrainedModel) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from importlib.util import find_spec
 
 import torch
@@ -12,7 +13,7 @@ from qlora_kernels.dequantize import NESTED_BLOCK_SIZE, dequantize_4bit
 
 
 @dequantize_4bit.register_kernel("cuda")
-def _dequantize_on_card(
+def dequantize_on_card(
     packed: Tensor,
     absmax: Tensor,
     block_size: int,
@@ -23,12 +24,18 @@ def _dequantize_on_card(
     absmax_code: Tensor | None = None,
     absmax_offset: Tensor | None = None,
 ) -> Tensor:
+    """See `dequantize_4bit`."""
     nested = (absmax_scale, absmax_code, absmax_offset)
-    if find_spec("triton") is None:  # as on Windows
+    if not _has_triton():  # as on Windows
         return _dequantize_by_bitsandbytes(packed, absmax, block_size, quant_type, shape, dtype, *nested)
     from qlora_kernels.triton.dequantize import dequantize_4bit_triton
 
     return dequantize_4bit_triton(packed, absmax, block_size, quant_type, shape, dtype, *nested)
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
 
 
 def _dequantize_by_bitsandbytes(

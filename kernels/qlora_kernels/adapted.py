@@ -1,0 +1,137 @@
+"""The products of an input with all frozen 4-bit weights that take it, whose adapters learn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from qlora_kernels.linear import dequantized, flat, product
+
+
+@torch.library.custom_op("qlora::adapted_4bit", mutates_args=())
+def adapted_4bit(
+    x: Tensor,
+    lora_a: Tensor,
+    low_rank: Tensor,
+    weights: Sequence[Tensor],
+    block_size: int,
+    quant_type: str,
+    out_features: Sequence[int],
+    biases: Sequence[Tensor | None],
+    lora_b: Sequence[Tensor],
+) -> list[Tensor]:
+    """Each weight's x W^T + bias + x A^T B^T, W frozen; see `linear_4bit`, from which this differs in what it
+    saves the backward pass: the gradient of x is one sum, which no other kernel reads and writes again.
+
+    x:            dtype [..., in_features]
+    lora_a:       dtype [r of all, in_features]: each adapter's A times its scaling, one below the other
+    low_rank:     dtype [..., r of all]: x A^T, made outside, so that checkpointing makes it again without the
+                  large product; gets no gradient, as x and A get theirs here
+    weights:      codes and scales of each as `Quantized4bit.tensors` gives them, one after the other
+    out_features: of each; so many weights there are
+    biases:       dtype [out_features] of each, or None; get no gradient
+    lora_b:       dtype [out_features, r] of each
+    returns:      dtype [..., out_features] of each
+    """
+    rows, low = flat(x), flat(low_rank)
+    made, at = [], 0
+    of_each = _of_each(weights, out_features)
+    for weight, features, bias, b in zip(of_each, out_features, biases, lora_b, strict=True):
+        shape = (features, x.shape[-1])
+        whole = dequantized(weight, block_size, quant_type, shape, x.dtype)
+        made.append(product(rows, whole, bias, low[:, at : at + b.shape[1]], b).view(*x.shape[:-1], features))
+        at += b.shape[1]
+    return made
+
+
+@adapted_4bit.register_fake
+def _(
+    x: Tensor,
+    lora_a: Tensor,
+    low_rank: Tensor,
+    weights: Sequence[Tensor],
+    block_size: int,
+    quant_type: str,
+    out_features: Sequence[int],
+    biases: Sequence[Tensor | None],
+    lora_b: Sequence[Tensor],
+) -> list[Tensor]:
+    return [x.new_empty([*x.shape[:-1], features]) for features in out_features]
+
+
+@torch.library.custom_op("qlora::adapted_4bit_grad_input", mutates_args=())
+def adapted_4bit_grad_input(
+    grads: Sequence[Tensor],
+    grad_low_rank: Tensor,
+    lora_a: Tensor,
+    weights: Sequence[Tensor],
+    block_size: int,
+    quant_type: str,
+) -> Tensor:
+    """The sum of each grad W, and grad_low_rank A. Opaque, as `linear_4bit_grad_input` is.
+
+    grads:         dtype [..., out_features] of each weight
+    grad_low_rank: dtype [..., r of all]
+    returns:       dtype [..., in_features], rounded after each summand
+    """
+    made = flat(grad_low_rank) @ lora_a
+    for grad, weight in zip(grads, _of_each(weights, grads), strict=True):
+        shape = (grad.shape[-1], lora_a.shape[1])
+        # The large product reads what it adds to behind its own work.
+        made.addmm_(flat(grad), dequantized(weight, block_size, quant_type, shape, grad.dtype))
+    return made.view(*grad_low_rank.shape[:-1], lora_a.shape[1])
+
+
+@adapted_4bit_grad_input.register_fake
+def _(
+    grads: Sequence[Tensor],
+    grad_low_rank: Tensor,
+    lora_a: Tensor,
+    weights: Sequence[Tensor],
+    block_size: int,
+    quant_type: str,
+) -> Tensor:
+    return grad_low_rank.new_empty([*grad_low_rank.shape[:-1], lora_a.shape[1]])
+
+
+def low_rank_of(x: Tensor, lora_a: Tensor) -> Tensor:
+    """x A^T as `adapted_4bit` takes it."""
+    return linear(x.detach(), lora_a.detach())
+
+
+def _of_each(weights: Sequence[Tensor], counted: Sequence[Any]) -> list[Sequence[Tensor]]:
+    parts = len(weights) // len(counted)
+    return [weights[at : at + parts] for at in range(0, len(weights), parts)]
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    x, lora_a, low_rank, weights, ctx.block_size, ctx.quant_type, _, _, lora_b = inputs
+    ctx.adapters = len(lora_b)
+    ctx.save_for_backward(x, lora_a, low_rank, *lora_b, *weights)
+
+
+def _backward(ctx: Any, grads: Sequence[Tensor]) -> tuple[Any, ...]:
+    x, lora_a, low_rank, *others = ctx.saved_tensors
+    lora_b, weights = others[: ctx.adapters], others[ctx.adapters :]
+    x_wanted, a_wanted, _, _, _, _, _, _, b_wanted = ctx.needs_input_grad
+    ranks = [b.shape[1] for b in lora_b]
+    grad_low_rank = torch.cat([grad @ b for grad, b in zip(grads, lora_b, strict=True)], dim=-1)
+    grad_x = grad_a = None
+    grad_b: list[Tensor | None] = [None] * len(lora_b)
+    if x_wanted:
+        grad_x = adapted_4bit_grad_input(
+            grads, grad_low_rank, lora_a, weights, ctx.block_size, ctx.quant_type
+        )
+    if a_wanted:
+        grad_a = flat(grad_low_rank).t() @ flat(x)
+    if any(b_wanted):
+        parts = torch.split(flat(low_rank), ranks, dim=-1)
+        grad_b = [flat(grad).t() @ part for grad, part in zip(grads, parts, strict=True)]
+    return grad_x, grad_a, None, [None] * len(weights), None, None, None, None, grad_b
+
+
+adapted_4bit.register_autograd(_backward, setup_context=_save)

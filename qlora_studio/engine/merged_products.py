@@ -1,0 +1,106 @@
+"""Products with the same input, as query, key and value are, found in a layer's graph and made one operation.
+
+Which they are no name tells; the compiler's graph does.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from operator import getitem
+from typing import Any
+
+import torch
+from torch.fx import Graph, GraphModule, Node
+from torch.nn.functional import linear
+
+_PRODUCTS = torch.ops.qlora.adapted_4bit.default
+_IN_LISTS = (3, 6, 7, 8)  # its arguments of which each weight has its own: weights, out_features, biases, B
+
+
+def merge_products(compiled: GraphModule) -> int:
+    """In place, of a graph as dynamo makes it; what is checkpointed lies in graphs inside it.
+
+    returns: how many operations there are fewer
+    """
+    fewer = 0
+    for module in compiled.modules():
+        if isinstance(module, GraphModule):
+            merged = _merge_in(module.graph)
+            if merged:
+                module.graph.lint()
+                module.recompile()
+            fewer += merged
+    return fewer
+
+
+def _merge_in(graph: Graph) -> int:
+    groups: dict[tuple[object, ...], list[Node]] = defaultdict(list)
+    for node in graph.nodes:
+        if node.target is _PRODUCTS:
+            x, _, _, weights, block_size, quant_type, out_features, *_ = _arguments(node)
+            groups[x, block_size, quant_type, len(weights) // len(out_features)].append(node)
+    fewer = 0
+    for first, *others in groups.values():
+        together = [first, *(node for node in others if _put_before(first, node))]
+        if len(together) > 1:
+            _replace(graph, together)
+            fewer += len(together) - 1
+    return fewer
+
+
+def _put_before(first: Node, product: Node) -> bool:
+    """Moves what a product is made of before `first`; False where it hangs on what `first` makes."""
+    before = {first}
+    for node in first.graph.nodes:
+        if node is first:
+            break
+        before.add(node)
+    before.discard(first)
+    needed: list[Node] = []
+    waiting = list(product.all_input_nodes)
+    while waiting:
+        node = waiting.pop()
+        if node is first or node.target is _PRODUCTS:
+            return False
+        if node not in before and node not in needed:
+            needed.append(node)
+            waiting += node.all_input_nodes
+    for node in [node for node in first.graph.nodes if node in needed]:
+        first.prepend(node)
+    return True
+
+
+def _replace(graph: Graph, products: list[Node]) -> None:
+    x, _, _, _, block_size, quant_type, *_ = _arguments(products[0])
+    weights, out_features, biases, lora_b = (
+        [each for node in products for each in _arguments(node)[place]] for place in _IN_LISTS
+    )
+    with graph.inserting_before(products[0]):
+        lora_a = graph.call_function(torch.cat, ([_arguments(node)[1] for node in products],))
+        without_gradient = tuple(graph.call_method("detach", (tensor,)) for tensor in (x, lora_a))
+        low_rank = graph.call_function(linear, without_gradient)
+        merged = graph.call_function(
+            _PRODUCTS,
+            (x, lora_a, low_rank, weights, block_size, quant_type, out_features, biases, lora_b),
+        )
+    at = 0
+    for node in products:
+        for user in list(node.users):
+            assert user.target is getitem, "an operation that returns a list is only ever indexed"
+            user.args = (merged, at + _arguments(user)[1])
+        at += len(_arguments(node)[6])
+    for node in products:
+        _erase(graph, node)
+
+
+def _arguments(node: Node) -> tuple[Any, ...]:
+    return node.args
+
+
+def _erase(graph: Graph, node: Node) -> None:
+    """With what it alone was made of: the low rank."""
+    inputs = node.all_input_nodes
+    graph.erase_node(node)
+    for each in inputs:
+        if not each.users and each.op != "placeholder":
+            _erase(graph, each)
