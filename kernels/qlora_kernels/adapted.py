@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from qlora_kernels.linear import dequantized, flat, product
+from qlora_kernels.linear import dequantized, flat, of_each, product
 
 
 @torch.library.custom_op("qlora::adapted_4bit", mutates_args=())
@@ -39,8 +39,8 @@ def adapted_4bit(
     """
     rows, low = flat(x), flat(low_rank)
     made, at = [], 0
-    of_each = _of_each(weights, out_features)
-    for weight, features, bias, b in zip(of_each, out_features, biases, lora_b, strict=True):
+    all_of_each = zip(of_each(weights, len(out_features)), out_features, biases, lora_b, strict=True)
+    for weight, features, bias, b in all_of_each:
         shape = (features, x.shape[-1])
         whole = dequantized(weight, block_size, quant_type, shape, x.dtype)
         made.append(product(rows, whole, bias, low[:, at : at + b.shape[1]], b).view(*x.shape[:-1], features))
@@ -57,8 +57,7 @@ def _(
     block_size: int,
     quant_type: str,
     out_features: Sequence[int],
-    biases: Sequence[Tensor | None],
-    lora_b: Sequence[Tensor],
+    *others: Any,
 ) -> list[Tensor]:
     return [x.new_empty([*x.shape[:-1], features]) for features in out_features]
 
@@ -79,7 +78,7 @@ def adapted_4bit_grad_input(
     returns:       dtype [..., in_features], rounded after each summand
     """
     made = flat(grad_low_rank) @ lora_a
-    for grad, weight in zip(grads, _of_each(weights, grads), strict=True):
+    for grad, weight in zip(grads, of_each(weights, len(grads)), strict=True):
         shape = (grad.shape[-1], lora_a.shape[1])
         # The large product reads what it adds to behind its own work.
         made.addmm_(flat(grad), dequantized(weight, block_size, quant_type, shape, grad.dtype))
@@ -87,25 +86,13 @@ def adapted_4bit_grad_input(
 
 
 @adapted_4bit_grad_input.register_fake
-def _(
-    grads: Sequence[Tensor],
-    grad_low_rank: Tensor,
-    lora_a: Tensor,
-    weights: Sequence[Tensor],
-    block_size: int,
-    quant_type: str,
-) -> Tensor:
+def _(grads: Sequence[Tensor], grad_low_rank: Tensor, lora_a: Tensor, *others: Any) -> Tensor:
     return grad_low_rank.new_empty([*grad_low_rank.shape[:-1], lora_a.shape[1]])
 
 
 def low_rank_of(x: Tensor, lora_a: Tensor) -> Tensor:
     """x A^T as `adapted_4bit` takes it."""
     return linear(x.detach(), lora_a.detach())
-
-
-def _of_each(weights: Sequence[Tensor], counted: Sequence[Any]) -> list[Sequence[Tensor]]:
-    parts = len(weights) // len(counted)
-    return [weights[at : at + parts] for at in range(0, len(weights), parts)]
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:

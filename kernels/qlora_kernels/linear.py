@@ -99,6 +99,12 @@ def product(
     return linear(rows, weight, bias).addmm_(low_rank, lora_b.to(rows.dtype).t())
 
 
+def of_each(weights: Sequence[Tensor], count: int) -> list[Sequence[Tensor]]:
+    """The tensors of each of so many weights, of which all have as many, one after the other."""
+    parts = len(weights) // count
+    return [weights[at : at + parts] for at in range(0, len(weights), parts)]
+
+
 def flat(tensor: Tensor) -> Tensor:
     """[..., n] as [rows, n]."""
     return tensor.reshape(-1, tensor.shape[-1])
@@ -184,15 +190,15 @@ def linears_4bit(
     Where scales are quantized again, one code (`NestedAbsmax.code`) serves all of these weights.
     """
     count = len(out_features)
-    parts, own = len(weights) // count, len(lora_a) // count
+    own = len(lora_a) // count
     assert own in (1, x.numel() // x.shape[-1]), "an adapter for all rows, or for each"
-    of_each = [weights[at : at + parts] for at in range(0, len(weights), parts)]
+    tensors = of_each(weights, count)
     adapters = [few_rows.Adapter(None, *each) for each in zip(lora_a, lora_b, scalings, strict=True)]
     factors = [
         few_rows.Factor(weight, rows, bias, adapters[at * own : (at + 1) * own])
-        for at, (weight, rows, bias) in enumerate(zip(of_each, out_features, biases, strict=True))
+        for at, (weight, rows, bias) in enumerate(zip(tensors, out_features, biases, strict=True))
     ]
-    if count <= few_rows.MOST_WEIGHTS and few_rows.takes(x, of_each[0], block_size, x.shape[-1]):
+    if count <= few_rows.MOST_WEIGHTS and few_rows.takes(x, tensors[0], block_size, x.shape[-1]):
         return few_rows.products(x, factors, block_size, quant_type)
     return [_product_of(x, factor, block_size, quant_type) for factor in factors]
 

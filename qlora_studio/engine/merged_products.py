@@ -5,6 +5,7 @@ Which they are no name tells; the compiler's graph does.
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from operator import getitem
 from typing import Any
@@ -17,53 +18,38 @@ _PRODUCTS = torch.ops.qlora.adapted_4bit.default
 _IN_LISTS = (3, 6, 7, 8)  # its arguments of which each weight has its own: weights, out_features, biases, B
 
 
-def merge_products(compiled: GraphModule) -> int:
-    """In place, of a graph as dynamo makes it; what is checkpointed lies in graphs inside it.
-
-    returns: how many operations there are fewer
-    """
-    fewer = 0
+def merge_products(compiled: GraphModule) -> None:
+    """In place, of a graph as dynamo makes it; what is checkpointed lies in graphs inside it."""
     for module in compiled.modules():
         if isinstance(module, GraphModule):
-            merged = _merge_in(module.graph)
-            if merged:
-                module.graph.lint()
-                module.recompile()
-            fewer += merged
-    return fewer
+            _merge_in(module.graph)
+            module.graph.lint()
+            module.recompile()
 
 
-def _merge_in(graph: Graph) -> int:
+def _merge_in(graph: Graph) -> None:
     groups: dict[tuple[object, ...], list[Node]] = defaultdict(list)
     for node in graph.nodes:
         if node.target is _PRODUCTS:
             x, _, _, weights, block_size, quant_type, out_features, *_ = _arguments(node)
             groups[x, block_size, quant_type, len(weights) // len(out_features)].append(node)
-    fewer = 0
     for first, *others in groups.values():
         together = [first, *(node for node in others if _put_before(first, node))]
         if len(together) > 1:
             _replace(graph, together)
-            fewer += len(together) - 1
-    return fewer
 
 
 def _put_before(first: Node, product: Node) -> bool:
     """Moves what a product is made of before `first`; False where it hangs on what `first` makes."""
-    before = {first}
-    for node in first.graph.nodes:
-        if node is first:
-            break
-        before.add(node)
-    before.discard(first)
-    needed: list[Node] = []
+    before = set(itertools.takewhile(lambda node: node is not first, first.graph.nodes))
+    needed: set[Node] = set()
     waiting = list(product.all_input_nodes)
     while waiting:
         node = waiting.pop()
         if node is first or node.target is _PRODUCTS:
             return False
         if node not in before and node not in needed:
-            needed.append(node)
+            needed.add(node)
             waiting += node.all_input_nodes
     for node in [node for node in first.graph.nodes if node in needed]:
         first.prepend(node)
@@ -90,17 +76,8 @@ def _replace(graph: Graph, products: list[Node]) -> None:
             user.args = (merged, at + _arguments(user)[1])
         at += len(_arguments(node)[6])
     for node in products:
-        _erase(graph, node)
+        graph.erase_node(node)  # what its low rank was made of is left to the compiler, as no one uses it
 
 
 def _arguments(node: Node) -> tuple[Any, ...]:
     return node.args
-
-
-def _erase(graph: Graph, node: Node) -> None:
-    """With what it alone was made of: the low rank."""
-    inputs = node.all_input_nodes
-    graph.erase_node(node)
-    for each in inputs:
-        if not each.users and each.op != "placeholder":
-            _erase(graph, each)
