@@ -13,13 +13,11 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 os.environ.setdefault("WAKEPY_FAKE_SUCCESS", "1")
-
-READ_EVERY_S = 30
 
 
 def main() -> int:
@@ -61,72 +59,19 @@ def soak(minutes: float, csv: Path, folder: Path) -> bool:
     os.environ["QLORA_STUDIO_HOME"] = str(folder / "home")
     os.environ["XDG_DATA_HOME"] = str(folder / "data")
 
-    from PySide6.QtCore import QTimer
-    from PySide6.QtGui import QShowEvent
-
-    from qlora_studio.state.app import AppState
     from qlora_studio.ui import window
     from tests.journey import person
     from tests.short_sample import take_sample_model, use_short_sample
-    from tests.soak import meter
-    from tests.soak.rounds import PROMPT, Rounds
+    from tests.soak.rounds import PROMPT
+    from tests.soak.soaked_shell import Soak, SoakedShell
 
     take_sample_model(usual)
     use_short_sample(checkpoints="every_steps = 2\nevaluate_every_steps = 2", samples=PROMPT)
     person.PATIENCE_S = 900.0
-    readings: list[meter.Reading] = []
-    whole = False
-
-    class SoakedShell(window.Shell):
-        """Goes through rounds until its time is over, then closes."""
-
-        def __init__(self, app: AppState) -> None:
-            super().__init__(app)
-            self._app_state = app
-            self._began = time.monotonic()
-            self._round = 0
-            self._clock = QTimer(self, interval=READ_EVERY_S * 1000)
-            self._clock.timeout.connect(lambda: self._read(at_rest=False))
-
-        def showEvent(self, event: QShowEvent) -> None:
-            super().showEvent(event)
-            if not self._clock.isActive():
-                self._clock.start()
-                QTimer.singleShot(2_000, self, self._go)
-
-        def _go(self) -> None:
-            nonlocal whole
-            rounds = Rounds(self._app_state, self, folder, folder / "data" / "Trash")
-            try:
-                while self._seconds() < minutes * 60:
-                    self._round += 1
-                    rounds.go(self._round)
-                    self._read(at_rest=True)
-                whole = True
-            finally:
-                self._clock.stop()
-                self._app_state.engine.release()
-                self.close()
-
-        def _seconds(self) -> float:
-            return time.monotonic() - self._began
-
-        def _read(self, at_rest: bool) -> None:
-            reading = meter.read(self._seconds(), self._round, at_rest, len(readings))
-            readings.append(reading)
-            meter.write_csv(readings, csv)
-            if at_rest:
-                print(
-                    f"round {reading.round}, {reading.seconds / 60:.1f} min: window "
-                    f"{reading.window_own / 1e6:.1f} MB, engine {reading.engine_own / 1e6:.1f} MB, "
-                    f"{reading.window_threads} threads, {reading.window_handles} handles, "
-                    f"{reading.widgets:,} widgets",
-                    flush=True,
-                )
-
-    vars(window)["Shell"] = SoakedShell
+    asked = Soak(minutes, csv, folder)
+    vars(window)["Shell"] = partial(SoakedShell, asked)
     window.open_window()
-    return whole
+    return asked.whole
 
 
 if __name__ == "__main__":
