@@ -10,12 +10,19 @@ LONGEST_SOURCE = 4096  # tokens that a chat with an encoder-decoder may have; it
 class StackShape(msgspec.Struct, frozen=True, kw_only=True):
     """Layers that follow one another, all alike.
 
-    linears: (name within a layer, out_features, in_features) of the layer's linear weights
+    linears:     (name within a layer, out_features, in_features) of the layer's linear weights
+    unquantized: names of those that are stored as they are whatever becomes of the others
     """
 
     layers: int
     linears: tuple[tuple[str, int, int], ...]
     other_parameters_a_layer: int  # norms and biases
+    unquantized: tuple[str, ...] = ()
+
+    @property
+    def quantized(self) -> tuple[tuple[str, int, int], ...]:
+        """Those of `linears` that are quantized where the base is to be."""
+        return tuple(linear for linear in self.linears if linear[0] not in self.unquantized)
 
 
 class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,7 +30,8 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
 
     linears: (name within a layer, out_features, in_features) of the layer's linear weights
     parameters: all of them, counted once where embedding and head are tied
-    decoder: of an encoder-decoder, whose `layers` and `linears` are the encoder's
+    unquantized: as of a `StackShape`
+    decoder: of an encoder-decoder, whose `layers`, `linears` and `unquantized` are the encoder's
     """
 
     family: str  # transformers' model_type
@@ -39,13 +47,17 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
     linears: tuple[tuple[str, int, int], ...]
     other_parameters_a_layer: int  # norms and biases
     parameters: int
+    unquantized: tuple[str, ...] = ()
     decoder: StackShape | None = None
 
     @property
     def stacks(self) -> tuple[StackShape, ...]:
         """All its layers: one stack, or the encoder's and the decoder's."""
         first = StackShape(
-            layers=self.layers, linears=self.linears, other_parameters_a_layer=self.other_parameters_a_layer
+            layers=self.layers,
+            linears=self.linears,
+            other_parameters_a_layer=self.other_parameters_a_layer,
+            unquantized=self.unquantized,
         )
         return (first,) if self.decoder is None else (first, self.decoder)
 

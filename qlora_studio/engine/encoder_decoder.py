@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForSeq2SeqLM, PretrainedConfig, PreTrainedModel
-from transformers.models.t5.modeling_t5 import T5DenseActDense, T5DenseGatedActDense
 
 from qlora_studio.config.model_shape import LONGEST_SOURCE
 from qlora_studio.engine.embedding_noise import EmbeddingNoise
@@ -37,9 +35,6 @@ class EncoderDecoder:
         model.set_input_embeddings(model.get_input_embeddings())  # into both stacks, as the very same module
         # transformers' own config forgets it and says True, as encoder and decoder always share theirs.
         model.config.tie_word_embeddings = values["tie_word_embeddings"]
-        for module in model.modules():
-            if isinstance(module, T5DenseActDense | T5DenseGatedActDense):
-                module.forward = types.MethodType(_feed_forward, module)
         return model
 
     def tie(self, model: PreTrainedModel) -> None:
@@ -106,15 +101,3 @@ def source_mask(lengths: Sequence[int], device: torch.device) -> Tensor:
     """int64 [sources, longest]: 1 where a source has a token, 0 for padding behind it."""
     places = torch.arange(max(lengths), device=device)
     return (places < torch.tensor(lengths, device=device)[:, None]).long()
-
-
-def _feed_forward(layer: nn.Module, hidden: Tensor) -> Tensor:
-    """As T5's own, which takes the type of the last weight for that of its input: 4-bit codes are uint8."""
-    parts: Any = layer
-    inner = (
-        parts.act(parts.wi(hidden))
-        if hasattr(parts, "wi")
-        else parts.act(parts.wi_0(hidden)) * parts.wi_1(hidden)
-    )
-    out: Tensor = parts.wo(parts.dropout(inner))
-    return out

@@ -44,7 +44,7 @@ from qlora_studio.models.gguf_support import (
     gguf_bytes,
     quant_problem,
 )
-from qlora_studio.models.merged import MERGED_INTO, NF4, merged_problem
+from qlora_studio.models.merged import MERGED_INTO, NF4
 from qlora_studio.models.shapes import model_shape
 from qlora_studio.models.template import template_of
 from qlora_studio.protocol.commands import Export
@@ -185,8 +185,6 @@ def _order(command: Export, stopped: Callable[[], bool]) -> _Order:
     if command.to != ADAPTER:  # whose folder has the trained one beside it
         folder = model_folder(model)
         refuse_other_template(run.folder, run.record.hashes.template, template_of(folder), folder)
-    if command.to == MERGED and (problem := merged_problem(model_shape(model).family, quant)):
-        raise StudioError(problem, hint="Export it without a word for its numbers: that is 16 bit.")
     weights = _bytes_as(command.to, quant, result, model)
     return _Order(
         id=command.id,

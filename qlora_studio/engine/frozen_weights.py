@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import bitsandbytes as bnb
@@ -29,26 +30,46 @@ class Storage:
         """nf4 or fp4."""
         return self.quantization in ("nf4", "fp4")
 
+    @property
+    def unquantized_dtype(self) -> torch.dtype:
+        """Of a linear layer that is never quantized. transformers keeps T5's in float32 where all else is in
+        float16, which hasn't their range.
+        """
+        return torch.float32 if self.compute_dtype == torch.float16 else self.compute_dtype
 
-def use_quantized_linears(model: PreTrainedModel, storage: Storage) -> None:
-    """Puts a quantized layer, still empty, in place of every linear layer but the head."""
+
+def use_quantized_linears(model: PreTrainedModel, storage: Storage, unquantized: Collection[str]) -> None:
+    """Puts a quantized layer, still empty, in place of every linear layer but the head.
+
+    unquantized: full names of those that stay
+    """
     if storage.quantization == "none":
         return
     use_on_cpu()
     head = model.get_output_embeddings()
     for name, module in list(model.named_modules()):
-        if isinstance(module, nn.Linear | Conv1D) and module is not head:
+        if isinstance(module, nn.Linear | Conv1D) and module is not head and name not in unquantized:
             model.set_submodule(name, _empty_quantized(module, storage))
     model.is_loaded_in_4bit = storage.is_4bit  # how peft tells which of its layers fits
     model.is_loaded_in_8bit = not storage.is_4bit
 
 
-def place(module: nn.Module, name: str, tensor: Tensor, storage: Storage, device: torch.device) -> Tensor:
+def place(
+    module: nn.Module,
+    name: str,
+    tensor: Tensor,
+    storage: Storage,
+    device: torch.device,
+    *,
+    unquantized: bool = False,
+) -> Tensor:
     """Puts a weight into its layer, on the device, quantized where the layer is. Returns it before that.
 
-    tensor: on the CPU or the device; shape as the file has it, [in, out] for GPT-2's layers
+    tensor:      on the CPU or the device; shape as the file has it, [in, out] for GPT-2's layers
+    unquantized: the layer is one of those that never are
     """
-    tensor = tensor.to(device=device, dtype=storage.compute_dtype)
+    dtype = storage.unquantized_dtype if unquantized else storage.compute_dtype
+    tensor = tensor.to(device=device, dtype=dtype)
     if name == "weight" and isinstance(module, bnb.nn.Linear4bit):
         weight = bnb.nn.Params4bit(
             _out_by_in(module, tensor),

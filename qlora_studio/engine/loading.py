@@ -26,6 +26,7 @@ from qlora_studio.models.model_folder import open_folder
 from qlora_studio.models.safetensors_header import StoredTensor
 from qlora_studio.models.shapes import folder_plan, known_config
 from qlora_studio.models.stored_weights import stored_weights
+from qlora_studio.models.tensor_plan import tensor_plan
 from qlora_studio.protocol.events import LoadingProgress
 
 _PROGRESS_S = 0.1
@@ -36,8 +37,9 @@ _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF
 class BaseModel:
     """A frozen model on the device, in evaluation mode.
 
-    source:   its folder, or "shape:NAME"
-    stop_ids: tokens that end a reply
+    source:      its folder, or "shape:NAME"
+    stop_ids:    tokens that end a reply
+    unquantized: full names of the linear layers that are stored as they are, whatever becomes of the others
     """
 
     causal_lm: PreTrainedModel
@@ -48,6 +50,7 @@ class BaseModel:
     weight_bytes: int
     stop_ids: tuple[int, ...]
     seconds: float
+    unquantized: frozenset[str]
 
 
 Loading = Generator[LoadingProgress, None, BaseModel]
@@ -67,12 +70,15 @@ def load_base(model: str, storage: Storage, device: Device) -> Loading:
 def _load_folder(folder: Path, storage: Storage, device: Device) -> Loading:
     start = time.monotonic()
     config = clean_config(folder)
-    stored = stored_weights(folder, folder_plan(folder))
+    plan = folder_plan(folder)
+    stored = stored_weights(folder, plan)
     empty = _empty_model(config.model_type, config.values, storage)
     _require_same(_expected(empty), {name: tensor.shape for name, tensor in stored.items()}, folder)
-    use_quantized_linears(empty, storage)
-    yield from _fill(empty, _read(folder, stored, device), len(stored), str(folder), storage, device)
-    return _finished(empty, str(folder), storage, device, config.stop_ids, start)
+    unquantized = plan.unquantized_names()
+    use_quantized_linears(empty, storage, unquantized)
+    weights = _read(folder, stored, device)
+    yield from _fill(empty, weights, len(stored), str(folder), storage, device, unquantized)
+    return _finished(empty, str(folder), storage, device, config.stop_ids, start, unquantized)
 
 
 def _load_random(source: str, storage: Storage, device: Device) -> Loading:
@@ -81,10 +87,11 @@ def _load_random(source: str, storage: Storage, device: Device) -> Loading:
     model_type, values = known_config(source.removeprefix(SHAPE_PREFIX))
     empty = _empty_model(model_type, values, storage)
     shapes = _expected(empty)
-    use_quantized_linears(empty, storage)
+    unquantized = tensor_plan(model_type, values).unquantized_names()
+    use_quantized_linears(empty, storage, unquantized)
     weights = _random_weights(shapes, storage.compute_dtype, device.torch_device)
-    yield from _fill(empty, weights, len(shapes), source, storage, device)
-    return _finished(empty, source, storage, device, (), start)
+    yield from _fill(empty, weights, len(shapes), source, storage, device, unquantized)
+    return _finished(empty, source, storage, device, (), start, unquantized)
 
 
 def _empty_model(model_type: str, values: Mapping[str, Any], storage: Storage) -> PreTrainedModel:
@@ -156,7 +163,13 @@ def _random_weights(
 
 
 def _fill(
-    model: PreTrainedModel, weights: _Weights, count: int, source: str, storage: Storage, device: Device
+    model: PreTrainedModel,
+    weights: _Weights,
+    count: int,
+    source: str,
+    storage: Storage,
+    device: Device,
+    unquantized: frozenset[str],
 ) -> Iterator[LoadingProgress]:
     doing = "Loading" if storage.quantization == "none" else "Quantizing"
     words = f"{doing} {Path(source).name}"
@@ -167,7 +180,14 @@ def _fill(
             told = time.monotonic()
             yield LoadingProgress(done=done, total=count, words=words)
         owner, _, own_name = name.rpartition(".")
-        on_device = place(model.get_submodule(owner), own_name, tensor, storage, device.torch_device)
+        on_device = place(
+            model.get_submodule(owner),
+            own_name,
+            tensor,
+            storage,
+            device.torch_device,
+            unquantized=owner in unquantized,
+        )
         # Looked at below: no wait for the card at each. isfinite alone would copy an embedding twice.
         finite[name] = torch.isfinite(torch.stack(torch.aminmax(on_device))).all()
     yield LoadingProgress(done=count, total=count, words=words)
@@ -190,6 +210,7 @@ def _finished(
     device: Device,
     stop_ids: tuple[int, ...],
     start: float,
+    unquantized: frozenset[str],
 ) -> BaseModel:
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
@@ -207,6 +228,7 @@ def _finished(
         weight_bytes=stored_bytes(model),
         stop_ids=stop_ids,
         seconds=time.monotonic() - start,
+        unquantized=unquantized,
     )
 
 

@@ -33,6 +33,8 @@ def begin_with_what_was_lost(adapted: AdaptedModel, adapter: str) -> Iterator[Lo
     stored = StoredWeights(Path(adapted.base.source))
     for done, name in enumerate(adapted.linears):
         module = adapted.causal_lm.get_submodule(name)
+        if name in adapted.base.unquantized:
+            continue  # nothing was lost of it
         if adapter in getattr(module, "lora_A", ()):
             words = "Rounding errors go into the adapter"
             yield LoadingProgress(done=done, total=len(adapted.linears), words=words)

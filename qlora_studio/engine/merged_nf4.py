@@ -41,7 +41,9 @@ class Nf4Weights:
                 hint="Export the merged model in 16 bit.",
             )
         self._merged = merged.in_32_bit()  # its rounding to 16 bit would come before that to 4
-        self._quantized = {f"{name}.weight" for name in adapted.linears}
+        self._quantized = {
+            f"{name}.weight" for name in adapted.linears if name not in adapted.base.unquantized
+        }
         self._double_quant = adapted.base.storage.double_quant
         self._head = _head_name(adapted)
         self._layer = ""

@@ -143,7 +143,8 @@ class _Linears:
         """Raises: StudioError where the folder isn't sound."""
         plan = folder_plan(folder)
         stored = stored_weights(folder, plan)
-        names = {f"{name}.weight" for name in plan.linear_names()}
+        unquantized = plan.unquantized_names()
+        names = {f"{name}.weight" for name in plan.linear_names() if name not in unquantized}
         turned = tuple(f".{linear.name}.weight" for _, linear in plan.linears() if linear.transposed)
         shapes = {name: tensor.shape for name, tensor in stored.items() if name in names}
         return cls(

@@ -36,7 +36,7 @@ def merged_bytes(shape: ModelShape, number_bytes: int = 2) -> int:
 def merged_nf4_bytes(shape: ModelShape) -> int:
     """The same with its linear layers in NF4: 4 bit a number and, without double quantization, a scale in 32
     bit for each 64."""
-    linear = sum(stack.layers * out * inner for stack in shape.stacks for _, out, inner in stack.linears)
+    linear = sum(stack.layers * out * inner for stack in shape.stacks for _, out, inner in stack.quantized)
     return (shape.parameters - linear) * 2 + int(linear * (0.5 + _FP32 / 64)) + _TOKENIZER
 
 

@@ -89,6 +89,6 @@ def _adapters(setting: Setting, stack: StackShape, tokens: int) -> int:
     a_token = lora.r * len(stack.linears) * size
     if lora.dropout:
         a_token += inputs * (size + _MASK)
-    if not setting.fused:
-        a_token += inputs * 4
-    return tokens * a_token
+    # peft's own forward raises each input to the adapter's fp32: also that of a layer that isn't quantized.
+    raised = [inner for name, _, inner in stack.linears if not setting.fused or name in stack.unquantized]
+    return tokens * (a_token + 4 * sum(raised))

@@ -119,13 +119,15 @@ def _is_adapted(name: str, config: RunConfig) -> bool:
 
 def _weights(setting: Setting) -> int:
     shape = setting.shape
-    linear = stored = 0
+    quantized = unquantized = stored = 0
     for stack in shape.stacks:
-        sizes = [out * inner for _, out, inner in stack.linears]
-        linear += stack.layers * sum(sizes)
+        sizes = [out * inner for _, out, inner in stack.quantized]
+        quantized += stack.layers * sum(sizes)
         stored += stack.layers * sum(_stored_bytes(size, setting) for size in sizes)
-    rest = (shape.parameters - linear) * setting.weight_bytes
-    return stored + rest + _kept_dequantized(setting, linear)
+        unquantized += stack.layers * (sum(out * inner for _, out, inner in stack.linears) - sum(sizes))
+    stored += unquantized * setting.unquantized_bytes
+    rest = (shape.parameters - quantized - unquantized) * setting.weight_bytes
+    return stored + rest + _kept_dequantized(setting, quantized)
 
 
 def _stored_bytes(size: int, setting: Setting) -> int:

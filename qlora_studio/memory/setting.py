@@ -32,11 +32,21 @@ class Setting:
 
     @property
     def dtype_bytes(self) -> int:
-        """Of a number in the compute dtype. Where `auto` isn't known, a CPU's may be float32, the larger."""
+        """Of a number in the compute dtype."""
+        return _FP32 if self._compute_dtype == "float32" else 2
+
+    @property
+    def unquantized_bytes(self) -> int:
+        """Of a number of a linear layer that is never quantized, see `Storage.unquantized_dtype`."""
+        return 2 if self._compute_dtype == "bfloat16" else _FP32
+
+    @property
+    def _compute_dtype(self) -> str:
+        """Where `auto` isn't known, a CPU's may be float32, the larger."""
         asked: str = self.config.model.compute_dtype
         if asked == "auto":
-            asked = self.auto_dtype or ("bfloat16" if self.device == "cuda" else "float32")
-        return _FP32 if asked == "float32" else 2
+            return self.auto_dtype or ("bfloat16" if self.device == "cuda" else "float32")
+        return asked
 
     @property
     def weight_bytes(self) -> int:

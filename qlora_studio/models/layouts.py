@@ -27,13 +27,18 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Linear:
-    """A linear weight of a layer. `transposed`: stored [in_features, out_features] (GPT-2's Conv1D)."""
+    """A linear weight of a layer.
+
+    transposed: stored [in_features, out_features] (GPT-2's Conv1D)
+    quantized:  where linear layers are; else it stays as it is, as transformers has it with any quantization
+    """
 
     name: str
     out_features: int
     in_features: int
     bias: bool = False
     transposed: bool = False
+    quantized: bool = True
 
     @property
     def stored_shape(self) -> Shape:
@@ -233,7 +238,7 @@ def _t5_layer(size: Sizes, values: Values, *attentions: str) -> Layer:
     mlp = f"layer.{last}.DenseReluDense"
     linears += [
         *(Linear(f"{mlp}.{part}", size.intermediate, size.hidden) for part in _t5_inputs(gated)),
-        Linear(f"{mlp}.wo", size.hidden, size.intermediate),
+        Linear(f"{mlp}.wo", size.hidden, size.intermediate, quantized=False),
     ]
     return Layer(tuple(linears), _norms(size, *(f"layer.{number}.layer_norm" for number in range(last + 1))))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from qlora_studio.models.families import ENCODER_DECODERS
 from qlora_studio.models.model_folder import open_folder
 from qlora_studio.models.safetensors_header import read_metadata
 from qlora_studio.models.weights_index import read_weights_index
@@ -13,16 +12,6 @@ NF4 = "nf4"  # how a merged model may be stored beside 16 bit
 # Keys of the metadata in the header of each weights file.
 MERGED_INTO = "qlora_studio.merged_into"
 TRAINED = "qlora_studio.trained"  # by full finetuning
-
-
-def merged_problem(family: str, quant: str) -> str:
-    """Why no merged model of this `model_type` can be stored so, in a sentence; empty where it can."""
-    if quant == NF4 and family in ENCODER_DECODERS:
-        return (
-            f"A merged {family} model can't be stored in NF4: transformers reads the last layer of its MLPs "
-            "in 16 bit only. Choose 16 bit."
-        )
-    return ""
 
 
 def is_merged(folder: Path) -> bool:

@@ -48,6 +48,10 @@ class TensorPlan:
         for name, _ in self.linears():
             yield name
 
+    def unquantized_names(self) -> frozenset[str]:
+        """Of those among them that are stored as they are, whatever becomes of the others."""
+        return frozenset(name for name, linear in self.linears() if not linear.quantized)
+
     def shape(self) -> ModelShape:
         """The sizes alone, for the memory promise."""
         size = self.sizes
@@ -66,6 +70,7 @@ class TensorPlan:
             linears=first.linears,
             other_parameters_a_layer=first.other_parameters_a_layer,
             parameters=sum(math.prod(shape) for _, shape in self.tensors()),
+            unquantized=first.unquantized,
             decoder=others[0] if others else None,
         )
 
@@ -85,7 +90,12 @@ class Stack:
         )
         in_layer = sum(math.prod(shape) for shape in self.layer.tensors().values())
         in_linears = sum(out_features * in_features for _, out_features, in_features in linears)
-        return StackShape(layers=self.layers, linears=linears, other_parameters_a_layer=in_layer - in_linears)
+        return StackShape(
+            layers=self.layers,
+            linears=linears,
+            other_parameters_a_layer=in_layer - in_linears,
+            unquantized=tuple(linear.name for linear in self.layer.linears if not linear.quantized),
+        )
 
 
 def tensor_plan(model_type: str, values: Values) -> TensorPlan:

@@ -18,7 +18,7 @@ from qlora_studio.errors import StudioError
 from qlora_studio.memory.disk import merged_bytes, merged_nf4_bytes
 from qlora_studio.models.elsewhere import Exported, ReadyLine, ready_lines
 from qlora_studio.models.gguf_support import Q8_0, check_family, gguf_bytes, quant_problem
-from qlora_studio.models.merged import NF4, merged_problem
+from qlora_studio.models.merged import NF4
 from qlora_studio.models.shapes import known_shape
 from qlora_studio.protocol import commands, events, reading
 from qlora_studio.protocol.events import Problem
@@ -119,8 +119,6 @@ class ExportState(ModelWork):
         if self.kind == ADAPTER and self.adapter_problem:
             return self.adapter_problem
         if self.kind == GGUF and (problem := self.gguf_problem or quant_problem(self.quant)):
-            return problem
-        if self.kind == MERGED and (problem := merged_problem(self.shape.family, self.merged_quant)):
             return problem
         return self.place.problem or self._missing_room()
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
+from qlora_kernels.replacement import disable_cpu_repacking
 from safetensors.torch import load_file
-from transformers import AutoModelForSeq2SeqLM
+from transformers import AutoModelForSeq2SeqLM, BitsAndBytesConfig
 
 from qlora_studio.config.run_config import LoraConfig
 from qlora_studio.data.packing import collate
@@ -45,6 +46,7 @@ from tests.reader.whole_t5 import END, PAD, whole_t5
 
 FLAN: dict[str, Any] = {}
 FIRST_T5 = {"feed_forward_proj": "relu", "tie_word_embeddings": True, "num_decoder_layers": 3}
+IN_BLOCKS = {"d_model": 64, "d_kv": 16, "d_ff": 128}  # on a CPU bitsandbytes' own NF4 needs blocks in rows
 PROMPTS = ((7, 8, 9, 10, END, PAD), (40, 41, END, PAD), (100, 7, 7, 7, 7, 7, END, PAD))
 RUN = {"data__packing": False, "data__seq_len": 32}
 
@@ -81,8 +83,15 @@ def base_of(folder: Path, quantization: str = "none") -> AdaptedModel:
     return AdaptedModel(loaded(load_base(str(folder), storage, CPU)))
 
 
-def plain(folder: Path) -> Any:
-    return AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32).eval()
+def plain(folder: Path, **how: Any) -> Any:
+    return AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32, **how).eval()
+
+
+def losses_by_transformers(model: Any, row: TokenizedRow) -> torch.Tensor:
+    source = torch.from_numpy(row.ids[: row.second])[None].long()
+    labels = torch.from_numpy(row.ids[row.second + 1 :])[None].long()
+    logits = model(input_ids=source, labels=labels).logits[0]
+    return torch.nn.functional.cross_entropy(logits, labels[0], reduction="none")
 
 
 def batch_of(rows: list[TokenizedRow]) -> Any:
@@ -95,13 +104,8 @@ def test_the_loss_of_a_batch_is_that_of_transformers_row_by_row(t5: Path) -> Non
 
     ours = learned_losses(base_of(t5).causal_lm, batch_of(rows))
 
-    expected = []
-    for row in rows:
-        source = torch.from_numpy(row.ids[: row.second])[None].long()
-        labels = torch.from_numpy(row.ids[row.second + 1 :])[None].long()
-        logits = theirs(input_ids=source, labels=labels).logits[0]
-        expected.append(torch.nn.functional.cross_entropy(logits, labels[0], reduction="none"))
-    torch.testing.assert_close(ours, torch.cat(expected), rtol=1e-4, atol=1e-5)
+    expected = torch.cat([losses_by_transformers(theirs, row) for row in rows])
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_row_has_the_loss_alone_that_it_has_among_others(flan: Path) -> None:
@@ -132,14 +136,16 @@ def test_greedy_replies_are_those_of_transformers(t5: Path) -> None:
     assert together == expected
 
 
-def test_every_linear_layer_of_both_stacks_is_in_nf4_and_gets_an_adapter(t5: Path) -> None:
+def test_every_linear_layer_of_both_stacks_gets_an_adapter_and_all_but_wo_are_in_nf4(t5: Path) -> None:
     adapted = base_of(t5, "nf4")
     adapted.add_new("new", LoraConfig(r=4), seed=0)
 
     names = [name for name, _ in adapted.trained_parameters("new")]
 
-    assert adapted.replaced.replaced == len(adapted.linears) == len(names) // 2
-    assert not adapted.replaced.fallbacks
+    assert len(adapted.linears) == len(names) // 2
+    plain_ones = [name.rpartition(".")[2] for name in adapted.replaced.fallbacks]
+    assert plain_ones == ["wo"] * len(decoder_layers(adapted.causal_lm))
+    assert adapted.replaced.replaced == len(adapted.linears) - len(plain_ones)
     assert any("decoder.block.1.layer.1.EncDecAttention.k" in name for name in names)
     assert any("encoder.block.2.layer.1.DenseReluDense.wo" in name for name in names)
     assert adapted.base.parameters == sum(weight.numel() for weight in plain(t5).parameters())
@@ -182,7 +188,7 @@ class Learned:
 @pytest.fixture(scope="module", params=[FLAN, FIRST_T5], ids=["Flan-T5", "T5"])
 def learned(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Learned:
     home = tmp_path_factory.mktemp("learned")
-    model, rows = whole_t5(home / "t5", **request.param), make_pairs(4)
+    model, rows = whole_t5(home / "t5", **request.param, **IN_BLOCKS), make_pairs(4)
     samples = (EncodedSample(prompt="p", ids=PROMPTS[0], max_tokens=4),)
     learning = {"training__learning_rate": 1e-2, "training__max_grad_norm": 1.0, "lora__r": 16}
     at_once = {"training__batch_size": 4, "training__gradient_accumulation": 1, "training__steps": 60}
@@ -198,6 +204,42 @@ def test_a_run_learns_evaluates_samples_and_ends_with_an_adapter_that_peft_reads
     assert of_kind(learned.events, SampleReady)
     with_peft = PeftModel.from_pretrained(plain(learned.model), learned.run / "adapter")
     assert with_peft.peft_config["default"].task_type == "SEQ_2_SEQ_LM"
+
+
+def test_its_adapter_meets_the_same_base_where_transformers_quantizes_it(learned: Learned) -> None:
+    elsewhere = plain(
+        learned.model,
+        quantization_config=BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.float32,
+        ),
+    )
+    disable_cpu_repacking(elsewhere)
+    theirs = PeftModel.from_pretrained(elsewhere, learned.run / "adapter").eval()
+    adapted = base_of(learned.model, "nf4")
+    adapted.use(adapted.add_from(learned.run / "adapter"))
+
+    for row in learned.rows:
+        ours = learned_losses(adapted.causal_lm, batch_of([row]))
+        torch.testing.assert_close(ours, losses_by_transformers(theirs, row), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("compute", "kept"),
+    [("float32", torch.float32), ("bfloat16", torch.bfloat16), ("float16", torch.float32)],
+)
+@pytest.mark.parametrize("quantization", ["nf4", "none"])
+def test_wo_is_stored_as_transformers_stores_it(
+    flan: Path, quantization: str, compute: str, kept: torch.dtype
+) -> None:
+    dtype = getattr(torch, compute)
+    model = loaded(load_base(str(flan), Storage(quantization, True, dtype), CPU)).causal_lm
+    theirs = AutoModelForSeq2SeqLM.from_pretrained(flan, dtype=dtype)
+    for one in (model, theirs):
+        stored = [weight.dtype for name, weight in one.named_parameters() if name.endswith(".wo.weight")]
+        assert stored == [kept] * 5
 
 
 RESTLESS: dict[str, Any] = {
@@ -220,6 +262,33 @@ def test_a_run_that_went_on_equals_one_that_never_stopped(tmp_path: Path) -> Non
     assert first + second == whole
     weights = [load_file(run / "adapter" / "adapter_model.safetensors") for run in (at_once, in_two)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lora__use_dora": True},
+        {"lora__init": "loftq"},
+        {"lora__use_rslora": True},
+        {"training__loraplus_ratio": 4.0},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_variant_of_the_adapter_learns_too_and_peft_reads_it(
+    flan: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    run = make_run(tmp_path, flan, make_pairs(8), [], **RUN, **changes, training__steps=12)
+
+    lost = losses(events_of(run))
+
+    assert lost[-1] < lost[0]
+    trained = base_of(flan, "nf4")
+    trained.use(trained.add_from(run / "adapter"))
+    (row,) = make_pairs(1)
+    ours = learned_losses(trained.causal_lm, batch_of([row]))
+    other = base_of(flan, "nf4").causal_lm
+    theirs = PeftModel.from_pretrained(other, run / "adapter").eval()
+    torch.testing.assert_close(ours, losses_by_transformers(theirs, row), rtol=1e-3, atol=1e-4)
 
 
 def test_another_target_length_is_refused_where_a_run_goes_on(flan: Path, tmp_path: Path) -> None:
@@ -279,11 +348,11 @@ def test_a_chat_answers_by_base_and_by_adapter(learned: Learned) -> None:
     assert replies[0].reply != replies[1].reply
 
 
-@pytest.mark.parametrize("to", ["adapter", "merged"])
-def test_what_is_exported_answers_as_trained(learned: Learned, tmp_path: Path, to: str) -> None:
+@pytest.mark.parametrize(("to", "quant"), [("adapter", ""), ("merged", ""), ("merged", "nf4")])
+def test_what_is_exported_answers_as_trained(learned: Learned, tmp_path: Path, to: str, quant: str) -> None:
     out = tmp_path / "out"
     prompts = tuple(tuple(row.ids[: row.second + 1].tolist()) for row in learned.rows)
-    command = Export(id=4, run=str(learned.run), to=to, out=str(out), prompts=prompts)
+    command = Export(id=4, run=str(learned.run), to=to, quant=quant, out=str(out), prompts=prompts)
 
     *_, finished = export(command, ModelHolder(CPU), never)
 
@@ -291,30 +360,20 @@ def test_what_is_exported_answers_as_trained(learned: Learned, tmp_path: Path, t
     assert finished.verified.passed, finished.verified
     assert "AutoModelForSeq2SeqLM" in (out / "README.md").read_text()
     assert "vllm" not in (out / "README.md").read_text()
-    if to == "merged":
+    if to == "merged" and not quant:
         _require_same_by_transformers_and_by_us(out, learned.rows[0])
 
 
 def _require_same_by_transformers_and_by_us(merged: Path, row: TokenizedRow) -> None:
     ours = learned_losses(base_of(merged).causal_lm, batch_of([row]))
-    source = torch.from_numpy(row.ids[: row.second])[None].long()
-    labels = torch.from_numpy(row.ids[row.second + 1 :])[None].long()
-    logits = plain(merged)(input_ids=source, labels=labels).logits[0]
-    expected = torch.nn.functional.cross_entropy(logits, labels[0], reduction="none")
-    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ours, losses_by_transformers(plain(merged), row), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("to", "quant", "words"),
-    [("gguf", "q8_0", "t5 model can't be written as GGUF"), ("merged", "nf4", "can't be stored in NF4")],
-)
-def test_what_cannot_be_written_of_it_is_refused_with_the_reason(
-    flan: Path, tmp_path: Path, to: str, quant: str, words: str
-) -> None:
+def test_a_gguf_file_of_it_is_refused_with_the_reason(flan: Path, tmp_path: Path) -> None:
     run = make_run(tmp_path, flan, make_pairs(8), [], **RUN, training__steps=1)
     events_of(run)
-    command = Export(id=4, run=str(run), to=to, quant=quant, out=str(tmp_path / "out"), prompts=PROMPTS)
-    with pytest.raises(StudioError, match=words):
+    command = Export(id=4, run=str(run), to="gguf", quant="q8_0", out=str(tmp_path / "out"), prompts=PROMPTS)
+    with pytest.raises(StudioError, match="t5 model can't be written as GGUF"):
         list(export(command, ModelHolder(CPU), never))
     assert not (tmp_path / "out").exists()
 

@@ -43,6 +43,24 @@ def test_every_linear_layer_of_both_stacks_counts(plan, shape):
     assert shape.parameters == sum(math.prod(size) for _, size in plan.tensors())
 
 
+@pytest.mark.parametrize(("compute_dtype", "bytes_kept"), [("bfloat16", 2), ("float16", 4), ("float32", 4)])
+def test_the_last_layer_of_an_mlp_counts_as_it_is_kept_beside_4_bit(plan, shape, compute_dtype, bytes_kept):
+    sizes = {name: linear.out_features * linear.in_features for name, linear in plan.linears()}
+    kept = sum(size for name, size in sizes.items() if name.endswith(".wo"))
+    in_4_bit = sum(sizes.values()) - kept
+    number = 4 if compute_dtype == "float32" else 2
+    rest = (shape.parameters - kept - in_4_bit) * number
+
+    needed = promise(
+        shape,
+        config(model__compute_dtype=compute_dtype, model__double_quant=False),
+        device="cuda",
+        device_bytes=2**40,
+    ).parts["weights"]
+
+    assert needed == kept * bytes_kept + rest + in_4_bit // 2 + 4 * (in_4_bit // 64)
+
+
 def test_rows_are_never_packed(shape):
     assert not as_trained(config(), shape).data.packing
     assert as_trained(config(), shape).data.seq_len == 2048

@@ -238,6 +238,8 @@ def test_the_plan_names_exactly_the_tensors_of_the_real_model(family, changes):
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear | Conv1D) and name != "lm_head"
     }
+    kept = tuple(model._keep_in_fp32_modules or ())  # transformers quantizes none of them
+    assert plan.unquantized_names() == {name for name in plan.linear_names() if name.endswith(kept)}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
