@@ -28,6 +28,7 @@ from qlora_studio.data.other_file import OF_HELD_OUT, OF_TEST, import_test
 from qlora_studio.data.report import Finding
 from qlora_studio.data.row_encoder import RowEncoder
 from qlora_studio.data.scripts import NAMES
+from qlora_studio.data.too_long import too_long
 
 DOCTOR_VERSION = 3  # raised when the same rows would give other findings
 
@@ -202,12 +203,12 @@ def _of_tokens(dataset: Dataset, asked: Asked, told: Told) -> Iterator[Finding]:
         return
     lengths = count_lengths(dataset, asked.encoder, told)
     counted = read_lengths(lengths)
-    tokens, learned = counted[:, 0], counted[:, 1]
-    limit = asked.data.seq_len
+    learned = counted[:, 1]
     rated_bad = _ratings(dataset) == 0
-    long = np.flatnonzero(tokens > limit)
+    long = np.flatnonzero(too_long(counted, asked.data.seq_len, asked.encoder.target_len))
+    limit = asked.encoder.limit_words(asked.data.seq_len)
     fate = {"drop": "left out", "truncate": "cut", "stop": "refused"}[asked.data.too_long]
-    words = f"{_count(len(long), 'row is', 'rows are')} longer than {limit:,} tokens and {fate}"
+    words = f"{_count(len(long), 'row is', 'rows are')} longer than {limit} and {fate}"
     why = "The ends of their answers are lost. A higher limit keeps them, and takes more memory."
     if asked.data.too_long != "truncate":
         why = "A higher limit keeps them, and takes more memory."
@@ -328,5 +329,6 @@ def _key(asked: Asked, others: dict[str, str]) -> str:
         "tokens": encoder
         and (encoder.tokenizer.sha256, encoder.template.sha256, encoder.train_on, asked.data.seq_len),
         "too_long": asked.data.too_long,
+        "of_encoder": encoder and encoder.settings,
     }
     return hashlib.sha256(msgspec.json.encode(key)).hexdigest()[:32]

@@ -33,7 +33,7 @@ class RunDraft(QObject):
         self.preset: Preset | None = self.presets[0] if self.presets else None  # its values are the defaults
         self.fields: dict[str, Field] = {field.key: field for field in fields_of(RunConfig)}
         self.skipped_accepted: set[str] = set()  # SHA-256 of files whose skipped lines somebody has looked at
-        self.dropped_accepted: set[tuple[str, int]] = set()  # the same of chats over this length, in tokens
+        self.dropped_accepted: set[tuple[str, int, int]] = set()  # the same of chats over these lengths
         self.refusals: dict[str, str] = {}  # key -> reason, of what stands in a field and can't in the config
         self._config = RunConfig()
         self._undo: list[RunConfig] = []

@@ -162,8 +162,9 @@ class TrainState(QObject):
         self._settle.start()
 
     @property
-    def _dropped(self) -> tuple[str, int]:
-        return self.data.sha256 if self.data is not None else "", self._draft.config.data.seq_len
+    def _dropped(self) -> tuple[str, int, int]:
+        data = self._draft.config.data
+        return self.data.sha256 if self.data is not None else "", data.seq_len, data.target_len
 
     @property
     def name(self) -> str:

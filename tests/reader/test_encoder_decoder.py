@@ -240,6 +240,23 @@ def test_counting_tells_sources_from_targets(jobs, t5, tmp_path):
     assert sum(counted.bins) == 3
 
 
+def test_the_doctor_finds_rows_that_are_too_long_by_their_source_or_by_their_target(jobs, t5, tmp_path):
+    data = lines(
+        tmp_path / "chats.jsonl",
+        {"question": "abcdefgh", "answer": "cdefgh"},  # together more than either limit, and neither too long
+        {"question": "a" * 12, "answer": "c"},
+        {"question": "a", "answer": "c" * 12},
+    )
+    config = DataConfig(path=str(data), seq_len=10, target_len=8)
+    imported = jobs.answer(reading.ImportData(id=1, data=config))
+
+    request = reading.Diagnose(id=2, dataset=imported.dataset, data=config, model=str(t5))
+    found = {finding.kind: finding for finding in jobs.answer(request).findings}
+
+    assert found["too_long"].rows == (1, 2)
+    assert "longer than 10 tokens of source or 8 of target" in found["too_long"].words
+
+
 def test_a_plain_text_has_no_perplexity(jobs, t5, tmp_path):
     (tmp_path / "text.txt").write_text("Some words.\n")
     with pytest.raises(StudioError, match="encoder-decoder"):
