@@ -45,6 +45,7 @@ from qlora_studio.reader.start import Start, start_of
 from qlora_studio.runs.checkpoints import resume_point
 from qlora_studio.runs.folder import create_run, open_run
 from qlora_studio.runs.less_memory import less_after
+from qlora_studio.runs.lock import RunLockedError
 from qlora_studio.runs.run_record import Hashes, Prepared, RunRecord, read_record
 from qlora_studio.runs.space import require_space
 from qlora_studio.runs.trained_template import refuse_other_template
@@ -150,7 +151,7 @@ def check_resume(request: reading.CheckResume, texts: ModelTexts, told: Told) ->
     if run.newer:
         raise StudioError(f"{folder} was written by a newer version.", hint="Update QLoRA Studio.")
     if run.locked:
-        raise StudioError(f"{folder.name} is being trained already, here or in another window.")
+        raise RunLockedError(folder)
     if run.state.state == "finished":
         raise StudioError(f"{folder.name} is finished.", hint="Start a new run to train on.")
     point = resume_point(folder)

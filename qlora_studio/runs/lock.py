@@ -19,7 +19,15 @@ _HELD = {errno.EACCES, errno.EAGAIN, errno.EDEADLK}
 
 
 class RunLockedError(StudioError):
-    """Another process writes to this run."""
+    """Another process writes to this run: an engine, whose window or command may be gone already (R7)."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            f"The run {folder.name} is open elsewhere: another window or command trains it.",
+            hint="It can be looked at here, and goes on once it has ended there. If that window or command "
+            "was closed or killed just now, the step in hand is still finished and saved: try again in a "
+            "moment.",
+        )
 
 
 class RunLock:
@@ -34,10 +42,7 @@ class RunLock:
             raise StudioError(f"{self._path} can't be opened: {error.strerror}.") from error
         try:
             if not _lock_within(self._descriptor, _PATIENCE_S):
-                raise RunLockedError(
-                    f"The run {folder.name} is open elsewhere.",
-                    hint="It can be looked at here, and goes on once it has ended there.",
-                )
+                raise RunLockedError(folder)
         except OSError as error:
             self.release()
             raise StudioError(f"{self._path} can't be locked: {error.strerror}.") from error

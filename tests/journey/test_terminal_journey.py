@@ -148,6 +148,46 @@ def test_a_run_whose_engine_was_killed_goes_on_from_its_checkpoint(tiny: tuple[s
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+def test_a_run_whose_command_was_killed_goes_on_once_its_engine_has_saved(
+    tiny: tuple[str, ...],
+):  # R4, R7, R8
+    process = subprocess.Popen(
+        [sys.executable, "-m", "qlora_studio", *tiny, "--set", "training.steps=5000"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    events = map(json.loads, process.stdout)
+    run = next(event["run"] for event in events if event["type"] == "run_started")
+    next(event for event in events if event["type"] == "step_finished")
+    (engine,) = psutil.Process(process.pid).children()
+    engine.suspend()  # in the middle of a step, as if that took long
+    process.kill()
+    process.wait()
+
+    early = command("resume", run)
+
+    engine.resume()
+    engine.wait(60)
+    assert early.returncode == 2
+    assert "is open elsewhere" in early.stderr
+    assert "the step in hand is still finished and saved: try again in a moment" in early.stderr
+    left = answer("runs", "check", run)
+    assert left["state"] == "paused"
+    assert left["checkpoints"][-1] == {"step": left["step"], "sound": True, "reason": ""}
+    again = subprocess.Popen(
+        [sys.executable, "-m", "qlora_studio", "resume", run, "--json"], stdout=subprocess.PIPE, text=True
+    )
+    assert again.stdout is not None
+    for event in map(json.loads, again.stdout):
+        if event["type"] == "run_started":
+            assert (event["step"], event["resumed"]) == (left["step"], True)
+            os.kill(again.pid, signal.SIGINT)
+    assert again.wait(60) == 130
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_ctrl_c_saves_and_ends_with_130(tiny: tuple[str, ...]):  # R4
     process = subprocess.Popen(
         [sys.executable, "-m", "qlora_studio", *tiny, "--set", "training.steps=5000"],
