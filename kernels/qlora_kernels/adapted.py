@@ -96,8 +96,10 @@ def low_rank_of(x: Tensor, lora_a: Tensor) -> Tensor:
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    x, lora_a, low_rank, weights, ctx.block_size, ctx.quant_type, _, _, lora_b = inputs
+    x, lora_a, low_rank, weights, ctx.block_size, ctx.quant_type, _, biases, lora_b = inputs
     ctx.adapters = len(lora_b)
+    # torch asks for a list where it was given a list of tensors, and for None where one of them was None.
+    ctx.no_grad_biases = None if any(bias is None for bias in biases) else [None] * len(biases)
     ctx.save_for_backward(x, lora_a, low_rank, *lora_b, *weights)
 
 
@@ -118,7 +120,7 @@ def _backward(ctx: Any, grads: Sequence[Tensor]) -> tuple[Any, ...]:
     if any(b_wanted):
         parts = torch.split(flat(low_rank), ranks, dim=-1)
         grad_b = [flat(grad).t() @ part for grad, part in zip(grads, parts, strict=True)]
-    return grad_x, grad_a, None, [None] * len(weights), None, None, None, None, grad_b
+    return grad_x, grad_a, None, [None] * len(weights), None, None, None, ctx.no_grad_biases, grad_b
 
 
 adapted_4bit.register_autograd(_backward, setup_context=_save)

@@ -24,8 +24,8 @@ from qlora_studio.engine.compiled_layers import compile_layers, let_layers_be
 LENGTHS = ((20, 30, 14), (20, 20, 10, 14))
 
 
-@pytest.fixture(scope="module")
-def model() -> Iterator[PreTrainedModel]:
+@pytest.fixture(scope="module", params=[False, True], ids=["", "biased"])
+def model(request: pytest.FixtureRequest) -> Iterator[PreTrainedModel]:
     attention.register()
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -36,6 +36,7 @@ def model() -> Iterator[PreTrainedModel]:
         num_key_value_heads=2,
         vocab_size=96,
         attn_implementation=attention.IMPLEMENTATION,
+        attention_bias=request.param,  # as Qwen2.5 has
     )
     llama = LlamaForCausalLM(config)
     for name, linear in list(llama.named_modules()):
@@ -53,6 +54,7 @@ def model() -> Iterator[PreTrainedModel]:
 
 def _in_four_bits(linear: nn.Linear) -> nn.Module:
     quantized = bnb.nn.Linear4bit(linear.in_features, linear.out_features, bias=False, quant_type="nf4")
+    quantized.bias = linear.bias
     weight = bnb.nn.Params4bit(linear.weight.data, requires_grad=False, quant_type="nf4", module=quantized)
     quantized.weight = weight.to("cpu")
     return quantized

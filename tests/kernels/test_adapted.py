@@ -19,8 +19,8 @@ def _on_the_card_where_there_is_one():
         yield
 
 
-def arguments(dtype=torch.float32):
-    """Two weights with the same input; the first has a bias."""
+def arguments(dtype=torch.float32, biased=(True, False)):
+    """Two weights with the same input."""
     weights = [quantize_4bit(torch.randn(rows, 64)) for rows in OUT]
     x = torch.randn(2, 3, 64, dtype=dtype, requires_grad=True)
     lora_a = torch.randn(sum(RANKS), 64, dtype=dtype, requires_grad=True)
@@ -28,7 +28,7 @@ def arguments(dtype=torch.float32):
         torch.randn(rows, r, dtype=dtype, requires_grad=True) for rows, r in zip(OUT, RANKS, strict=True)
     ]
     tensors = [tensor for weight in weights for tensor in weight.tensors]
-    biases = [torch.randn(OUT[0], dtype=dtype), None]
+    biases = [torch.randn(rows, dtype=dtype) if has else None for rows, has in zip(OUT, biased, strict=True)]
     return x, lora_a, low_rank_of(x, lora_a), tensors, 64, "nf4", list(OUT), biases, lora_b
 
 
@@ -59,9 +59,10 @@ def test_opcheck_of_the_gradient_of_the_input():
     torch.library.opcheck(adapted_4bit_grad_input, given)
 
 
+@pytest.mark.parametrize("biased", [(True, True), (True, False), (False, False)])
 @pytest.mark.parametrize(("dtype", "apart"), [(torch.float32, 1e-5), (torch.bfloat16, 2**-6)])
-def test_products_and_gradients_are_those_of_each_weight_alone(dtype, apart):
-    given = arguments(dtype)
+def test_products_and_gradients_are_those_of_each_weight_alone(dtype, apart, biased):
+    given = arguments(dtype, biased)
     ours, theirs = adapted_4bit(*given), each_alone(*given)
     for one, other in zip(ours, theirs, strict=True):
         assert (one - other).norm() <= apart * other.norm()
