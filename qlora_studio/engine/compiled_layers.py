@@ -117,6 +117,7 @@ def _configure() -> None:
     functorch.force_non_lazy_backward_lowering = (
         True  # what can't be compiled is known before the backward pass
     )
+    inductor.combo_kernels = True  # an adapter's many small tensors are rounded in one kernel
     inductor.fallback_random = True  # dropout draws the numbers that it draws uncompiled (R3)
     # What is cheap to make again is not kept: H100, Llama 8B shape, 4 x 2048: see docs/BENCHMARKS.md
     functorch.ban_recompute_used_far_apart = False

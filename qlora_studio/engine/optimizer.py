@@ -58,8 +58,17 @@ class AdapterOptimizer:
         """One update from the gradients as they stand."""
         for ours, theirs in zip(self._groups, self._optimizer.param_groups, strict=True):
             theirs["lr"] = learning_rate * ours.rate_factor
-        self._optimizer.step()
+        if self._is_bitsandbytes and self._optimizer.initialized:
+            self._update_without_waiting()
+        else:
+            self._optimizer.step()
         self._moved()
+
+    def prefetch(self) -> None:
+        """Begins to bring a paged state to the card, so that it comes while gradients are still made."""
+        if self.paged:
+            for weight in self._optimizer.state:
+                self._optimizer.prefetch_state(weight)
 
     def forget_gradients(self) -> None:
         """Frees them."""
@@ -115,6 +124,17 @@ class AdapterOptimizer:
                 own = [group.flat.joined(own)]
             for place, (weight, values) in enumerate(zip(group.moved, own, strict=True)):
                 self._put_state(number, place, weight, values, file)
+
+    @torch.no_grad()
+    def _update_without_waiting(self) -> None:
+        """bitsandbytes' own step waits for the card after each weight; here `save` waits, which reads it."""
+        for number, group in enumerate(self._optimizer.param_groups):
+            for place, weight in enumerate(group["params"]):
+                if weight.grad is None:
+                    continue
+                if not self._optimizer.state[weight]:
+                    self._optimizer.init_state(group, weight, number, place)
+                self._optimizer.update_step(group, weight, number, place)
 
     def _state(self) -> dict[str, Tensor]:
         parts: dict[str, Mapping[str, Any]] = {}

@@ -80,6 +80,7 @@ class Updater:
             (loss * (scale / count)).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
             rewards = found.plus(rewards) if found is not None else None
+        self.optimizer.prefetch()
         gradients = self.optimizer.gradients()
         self.ranks.sum_up([total, *gradients])
         norm = _norm(gradients) / scale

@@ -95,7 +95,8 @@ def test_on_a_card_the_part_of_a_paged_state_that_has_no_room_is_told(
 ) -> None:
     """The card's own counters are stood in for: 80 GiB, 70 reserved, and another program that takes 9."""
     gib = 2**30
-    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _: 70 * gib)
+    peaks = {"allocated_bytes": {"all": {"peak": 0}}, "reserved_bytes": {"all": {"peak": 70 * gib}}}
+    monkeypatch.setattr(torch.cuda, "memory_stats_as_nested_dict", lambda _: peaks)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 70 * gib)
     monkeypatch.setattr(others.devices, "card_taken", lambda: (80 * gib, {os.getpid(): 71 * gib, 7: 9 * gib}))
     device = Device(torch.device("cuda"), "a card", 80 * gib)
