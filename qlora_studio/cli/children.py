@@ -29,6 +29,10 @@ def _silent(words: str, done: int, total: int) -> None:
     return None
 
 
+class RefusedError(StudioError):
+    """The reader says no, and can be asked the next thing."""
+
+
 class Reader:
     """Asks one thing after another. The process ends with the `with` block."""
 
@@ -51,7 +55,7 @@ class Reader:
             self._child.wait()
 
     def ask(self, answer: type[A], request: type[reading.Request], **fields: Any) -> A:
-        """Raises: StudioError where the reader refuses, or ends."""
+        """Raises: RefusedError where the reader refuses, StudioError where it ends."""
         request_id = next(self._ids)
         self._child.say(request(id=request_id, **fields))  # type: ignore[arg-type]  # one of ReaderRequest
         try:
@@ -61,7 +65,7 @@ class Reader:
                 if isinstance(heard, reading.Progress):
                     self._told(heard.words, heard.done, heard.total)
                 elif isinstance(heard, reading.Refused):
-                    raise StudioError(heard.error.message, heard.error.hint)
+                    raise RefusedError(heard.error.message, heard.error.hint)
         except BrokenLineError as error:
             raise StudioError("The reader said something that is no message; it was ended.") from error
         raise StudioError(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from qlora_studio.cli import data_doctor
-from qlora_studio.cli.children import Engine, Reader
+from qlora_studio.cli.children import Engine, Reader, RefusedError
 from qlora_studio.cli.counted import counted
 from qlora_studio.cli.output import Told, print_json, print_text
 from qlora_studio.cli.room import Room, room_here
@@ -81,6 +82,15 @@ def add_commands(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     adapter.set_defaults(run=adapter_command)
 
 
+@dataclass(frozen=True)
+class _ShownRow:
+    """tokens: where a model is named; refused: why it has none, in words"""
+
+    row: Row
+    tokens: reading.TokensShown | None = None
+    refused: str = ""
+
+
 def data_command(arguments: argparse.Namespace) -> int:
     """Raises: StudioError."""
     data = _data(arguments)
@@ -109,8 +119,8 @@ def data_command(arguments: argparse.Namespace) -> int:
         print_text(f"saved {counted(copy.rows, 'row')}: {copy.path}")
     if tokens:
         _tell_lengths(tokens, data)
-    for row, shown in rows:
-        _tell_row(row, shown)
+    for shown in rows:
+        _tell_row(shown)
     return 0
 
 
@@ -230,26 +240,30 @@ def _count(reader: Reader, dataset: str, model: str, data: DataConfig) -> readin
 
 def _rows(
     reader: Reader, imported: reading.DataImported, model: str | None, data: DataConfig, count: int
-) -> list[tuple[Row, reading.TokensShown | None]]:
+) -> list[_ShownRow]:
     if count <= 0:
         return []
     shown = reader.ask(reading.RowsShown, reading.ShowRows, dataset=imported.dataset, start=0, count=count)
-    return [
-        (row, _tokens(reader, imported.dataset, model, data, row) if model else None) for row in shown.rows
-    ]
+    if model is None:
+        return [_ShownRow(row) for row in shown.rows]
+    return [_with_tokens(reader, imported.dataset, model, data, row) for row in shown.rows]
 
 
-def _tokens(reader: Reader, dataset: str, model: str, data: DataConfig, row: Row) -> reading.TokensShown:
-    return reader.ask(
-        reading.TokensShown, reading.ShowTokens, dataset=dataset, model=model, data=data, row=row.row
-    )
+def _with_tokens(reader: Reader, dataset: str, model: str, data: DataConfig, row: Row) -> _ShownRow:
+    try:
+        tokens = reader.ask(
+            reading.TokensShown, reading.ShowTokens, dataset=dataset, model=model, data=data, row=row.row
+        )
+    except RefusedError as error:
+        return _ShownRow(row, refused=f"{error.message} {error.hint}".strip())
+    return _ShownRow(row, tokens)
 
 
 def _data_object(
     report: ImportReport,
     findings: tuple[Finding, ...] | None,
     tokens: reading.TokensCounted | None,
-    rows: list[tuple[Row, reading.TokensShown | None]],
+    rows: list[_ShownRow],
     shown: bool,
 ) -> dict[str, Any]:
     value: dict[str, Any] = msgspec.to_builtins(report)
@@ -259,7 +273,7 @@ def _data_object(
         value["findings"] = msgspec.to_builtins(findings)
     value["lengths"] = _lengths_object(tokens) if tokens else {}
     if shown:
-        value["rows"] = [_row_object(row, tokens) for row, tokens in rows]
+        value["rows"] = [_row_object(shown) for shown in rows]
     return value
 
 
@@ -278,7 +292,8 @@ def _lengths_object(tokens: reading.TokensCounted) -> dict[str, Any]:
     }
 
 
-def _row_object(row: Row, tokens: reading.TokensShown | None) -> dict[str, Any]:
+def _row_object(shown: _ShownRow) -> dict[str, Any]:
+    row, tokens = shown.row, shown.tokens
     value: dict[str, Any] = msgspec.to_builtins(row)
     if row.rejected:
         value["chosen"] = value.pop("messages")
@@ -286,6 +301,8 @@ def _row_object(row: Row, tokens: reading.TokensShown | None) -> dict[str, Any]:
         value["tokens"] = [
             {"text": token.text, "id": token.id, "fate": token.fate} for token in tokens.tokens
         ]
+    elif shown.refused:
+        value |= {"tokens": [], "refused": shown.refused}
     return value
 
 
@@ -325,7 +342,8 @@ _STYLES = {
 }
 
 
-def _tell_row(row: Row, tokens: reading.TokensShown | None) -> None:
+def _tell_row(shown: _ShownRow) -> None:
+    row, tokens = shown.row, shown.tokens
     print_text(f"\nrow {row.row:,} (line {row.line:,})")
     if tokens is None:
         for message in row.messages:
@@ -336,6 +354,8 @@ def _tell_row(row: Row, tokens: reading.TokensShown | None) -> None:
             print_text(f"rated {'good' if row.label else 'bad'}")
         if row.text is not None:
             print_text(row.text)
+        if shown.refused:
+            print_text(f"no tokens: {shown.refused}")
         return
     coloured = sys.stdout.isatty()
     pieces = []

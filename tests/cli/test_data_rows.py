@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from qlora_studio.cli.main import build_parser, run_command
+from tests.reader.whole_t5 import whole_t5
 
 
 def shown(capsys: pytest.CaptureFixture[str], file: Path, records: list[Any], *words: str) -> dict[str, Any]:
@@ -52,6 +53,28 @@ def test_one_record_may_show_several_rows(tmp_path: Path, capsys: pytest.Capture
 
     assert (best["imported"], best["conversations"], len(best["rows"])) == (1, 1, 1)
     assert (each["imported"], each["conversations"], len(each["rows"])) == (1, 2, 2)
+
+
+def test_a_row_without_tokens_says_why_and_the_others_are_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = whole_t5(tmp_path / "t5")
+    unasked = [{"role": "assistant", "content": "nobody asked"}]
+    records = [{"messages": [{"role": "user", "content": "q"}, *unasked]}, {"messages": unasked}]
+    file = tmp_path / "a.jsonl"
+
+    found = shown(capsys, file, records, "--model", str(model))
+
+    whole, without = found["rows"]
+    assert [token["fate"] for token in whole["tokens"]][-1] == "learned"
+    assert "refused" not in whole
+    assert without["tokens"] == []
+    assert "Line 2: it is a row without a target" in without["refused"]
+
+    command = ["data", str(file), "--show", "9", "--model", str(model)]
+    assert run_command(build_parser().parse_args(command)) == 0
+    told = capsys.readouterr().out
+    assert "assistant: nobody asked\nno tokens: Line 2: it is a row without a target" in told
 
 
 def test_an_encoding_can_be_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:  # D5
