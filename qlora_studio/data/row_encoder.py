@@ -198,7 +198,10 @@ class RowEncoder:
             while turn < len(turns) and turns[turn].end <= start:
                 turn += 1
             special = self.tokenizer.is_special(id)
-            text = encoded.text[max(start, shown_to) : end]  # a character of several tokens stands once
+            begins_turn = turn < len(turns) and turns[turn].start == start
+            spaces = not begins_turn and encoded.text[shown_to:start].isspace()  # that T5 has in no token
+            # A character of several tokens stands once.
+            text = encoded.text[shown_to if spaces else max(start, shown_to) : end]
             if special and start == end:
                 text = self.tokenizer.name_of(id)  # put there by the tokenizer, not written in the text
             weight = encoded.weights[i]

@@ -2,7 +2,7 @@
 
 import json
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 SPECIAL = ("<s>", "<|im_start|>", "<|im_end|>")
 
@@ -43,6 +43,28 @@ def sentencepiece_like():
     tokenizer.add_special_tokens([AddedToken(name, normalized=False) for name in SPECIAL])
     bos = tokenizer.token_to_id("<s>")
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", bos)])
+    return tokenizer
+
+
+def t5_like():
+    """As T5 has it: white space is a border between words and nothing else, and a text ends with </s>.
+
+    <pad>, </s> and <unk> are 0, 1 and 2.
+    """
+    pieces = ["▁", *(f"▁{letter}" for letter in "ABCDEF"), "▁hello"]
+    pieces += [chr(code) for code in range(ord("!"), ord("~") + 1)]
+    vocab = [(name, 0.0) for name in ("<pad>", "</s>", "<unk>")]
+    vocab += [(piece, -9.0 + len(piece)) for piece in pieces]
+    tokenizer = Tokenizer(models.Unigram(vocab, unk_id=2, byte_fallback=False))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(r"\s+"), " ")])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")]
+    )
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
+    tokenizer.add_special_tokens(
+        [AddedToken(name, normalized=False) for name in ("<pad>", "</s>", "<unk>", "<extra_id_0>")]
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     return tokenizer
 
 

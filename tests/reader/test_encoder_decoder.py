@@ -9,11 +9,12 @@ from qlora_studio.config.toml_file import with_changes
 from qlora_studio.data.conversation import Message
 from qlora_studio.data.prepared import open_prepared
 from qlora_studio.data.tokenizer import load_tokenizer
+from qlora_studio.engine.multiple_choice import choice_questions
 from qlora_studio.errors import StudioError
 from qlora_studio.protocol import reading
 from qlora_studio.runs.folder import open_run
 from tests.reader.whole_model import chats_file, whole_model
-from tests.reader.whole_t5 import END, PAD, whole_t5
+from tests.reader.whole_t5 import END, PAD, whole_t5, whole_t5_without_lines
 
 
 @pytest.fixture(scope="module")
@@ -269,3 +270,37 @@ def test_the_check_of_a_model_knows_its_decoder(jobs, t5):
     assert report.family == "t5"
     assert report.shape.decoder.layers == 2
     assert report.target_modules == ("q", "k", "v", "o", "wi_0", "wi_1", "wo")
+
+
+def multiple_choice(number, answer):
+    choices = ["one", "two", "J. Doe", "four"]
+    return {"question": f"Is it {number}?", "choices": choices, "answer": answer}
+
+
+def test_questions_with_choices_are_known_where_a_lines_end_is_no_token(jobs, tmp_path):
+    t5 = whole_t5_without_lines(tmp_path / "t5")
+    data = lines(tmp_path / "chats.jsonl", *[{"question": f"Q {i}?", "answer": f"A {i}"} for i in range(20)])
+    asked = lines(tmp_path / "asked.jsonl", *[multiple_choice(number, number % 4) for number in range(6)])
+    config = settings(t5, data, checkpoints__questions=str(asked))
+
+    run = prepare(jobs, tmp_path, config)
+
+    record = open_run(tmp_path / "runs" / run.run).record
+    questions = open_prepared(tmp_path / record.prepared.questions)
+    found = choice_questions(questions, load_tokenizer(t5))
+    assert [question.letters for question in found] == ["ABCD"] * 6
+    assert sorted(question.right for question in found) == [0, 0, 1, 1, 2, 3]
+    assert all(question.text.endswith("?") and len(question.text) <= 100 for question in found)
+    tokenizer = load_tokenizer(t5)
+    assert [tokenizer.name_of(id) for id in found[0].letter_ids] == ["▁A", "▁B", "▁C", "▁D"]
+
+
+def test_spaces_that_a_tokenizer_drops_are_shown_all_the_same(jobs, tmp_path):
+    t5 = whole_t5_without_lines(tmp_path / "t5")
+    data = lines(tmp_path / "chats.jsonl", {"question": "hello hello  A\nB", "answer": "hello A"})
+    config = DataConfig(path=str(data), seq_len=64)
+    imported = jobs.answer(reading.ImportData(id=1, data=config))
+
+    shown = jobs.answer(reading.ShowTokens(id=2, dataset=imported.dataset, model=str(t5), data=config, row=0))
+
+    assert "".join(token.text for token in shown.tokens) == "hello hello  A\nB</s><pad>hello A</s>"

@@ -8,7 +8,7 @@ from tokenizers import AddedToken
 
 from qlora_studio.models.clean_config import clean_values
 from qlora_studio.models.tensor_plan import tensor_plan
-from tests.data.tiny_tokenizer import byte_level, model_folder
+from tests.data.tiny_tokenizer import byte_level, model_folder, t5_like
 
 PAD, END = 264, 265
 CONFIG = {
@@ -37,9 +37,18 @@ def whole_t5(folder, **changes):
     tokenizer = byte_level()
     tokenizer.add_special_tokens([AddedToken(name, normalized=False) for name in ("<pad>", "</s>")])
     assert (tokenizer.token_to_id("<pad>"), tokenizer.token_to_id("</s>")) == (PAD, END)
+    return _folder(folder, tokenizer, CONFIG | changes)
+
+
+def whole_t5_without_lines(folder, **changes):
+    """The same with a tokenizer as T5's own, which has no token for a line's end."""
+    ids = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
+    return _folder(folder, t5_like(), CONFIG | ids | changes)
+
+
+def _folder(folder, tokenizer, config):
     names = {"bos_token": None, "eos_token": "</s>", "pad_token": "<pad>"}
     model_folder(folder, tokenizer, None, **names)
-    config = CONFIG | changes
     (folder / "config.json").write_text(json.dumps(config))
     model_type, values = clean_values(config, folder)
     random = np.random.default_rng(0)
