@@ -84,6 +84,7 @@ def write_texts(
         bos_token_id=clean.values["bos_token_id"],
         eos_token_id=list(clean.stop_ids) or None,
         pad_token_id=clean.values["pad_token_id"],
+        decoder_start_token_id=clean.values.get("decoder_start_token_id"),  # transformers looks here alone
     ).save_pretrained(folder)
     copy_tokenizer(source, folder)
     copy_licence(source, folder)

@@ -365,6 +365,11 @@ def test_what_is_exported_answers_as_trained(learned: Learned, tmp_path: Path, t
 
 
 def _require_same_by_transformers_and_by_us(merged: Path, row: TokenizedRow) -> None:
+    source, prompt = torch.from_numpy(row.ids[: row.second])[None].long(), row.ids[: row.second + 1].tolist()
+    (written,) = plain(merged).generate(input_ids=source, max_new_tokens=12, do_sample=False).tolist()
+    target = row.ids[row.second + 1 :].tolist()
+    assert written == [PAD, *target]
+    assert continue_greedily(base_of(merged).causal_lm, prompt, 12, (END,)) == target[:-1]
     ours = learned_losses(base_of(merged).causal_lm, batch_of([row]))
     torch.testing.assert_close(ours, losses_by_transformers(plain(merged), row), rtol=1e-4, atol=1e-5)
 
