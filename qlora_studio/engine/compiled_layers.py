@@ -13,7 +13,7 @@ from qlora_kernels.lora_layers import FrozenLinear4bit
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from qlora_studio.config.run_config import PREFERENCES, RunConfig
+from qlora_studio.config.run_config import RunConfig
 from qlora_studio.engine.adapters import AdaptedModel
 from qlora_studio.engine.attention import flash_takes_heads_of
 from qlora_studio.engine.merged_products import merge_products
@@ -48,8 +48,6 @@ def why_not_compiled(adapted: AdaptedModel, config: RunConfig) -> str | None:
         return "compiling a layer on a processor takes longer than it saves"
     if model.config.is_encoder_decoder:
         return "sources and targets come in ever new shapes"
-    if config.training.method in PREFERENCES:
-        return "where answers are preferred they also run without the adapter"
     if getattr(model.config, "attn_logit_softcapping", None):
         return "its attention bends the scores"
     if any(getattr(model.config, name, 0) for name in ("attention_dropout", "attn_pdrop")):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qlora_studio.config.adapter_layers import differs_by_layer
-from qlora_studio.config.run_config import RunConfig
+from qlora_studio.config.run_config import PREFERENCES, RunConfig
 
 # Attention that isn't computed over packed rows at once: it bends the scores, or drops some by default.
 _OTHER_ATTENTION = {
@@ -22,6 +22,8 @@ def not_compiled_reason(family: str, config: RunConfig) -> str | None:
         return "int8 layers can't be compiled"
     if config.trains_all:
         return "all weights learn"  # graphs are made for frozen ones
+    if config.training.method in PREFERENCES:
+        return "where answers are preferred they also run without the adapter"
     if config.lora.use_dora:
         return "DoRA layers run as peft has them"
     if differs_by_layer(config.lora):

@@ -126,6 +126,13 @@ def test_larger_weights_need_more_on_a_card():
     assert totals == sorted(totals)
 
 
+@pytest.mark.parametrize("method", ["dpo", "orpo", "kto"])
+def test_preferences_take_what_layers_take_that_are_not_compiled(method):
+    promised = on_card(LLAMA_8B, 4, 2048, 0, training__method=method)
+    assert promised.total == on_card(LLAMA_8B, 4, 2048, 0, training__compile="off").total
+    assert promised.total > on_card(LLAMA_8B, 4, 2048, 0).total
+
+
 def test_int8_layers_that_are_recomputed_are_promised_about_as_much_as_4_bit_ones():
     int8, nf4 = (on_card(LLAMA_8B, 4, 1024, "all", model__quantization=kind) for kind in ("int8", "nf4"))
     assert int8.parts["activations"] < 2 * nf4.parts["activations"]
