@@ -12,6 +12,7 @@ from peft.tuners.lora.bnb import Linear4bit as PeftLinear4bit
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from qlora_kernels import fp8
 from qlora_kernels.adapted import adapted_4bit, low_rank_of
 from qlora_kernels.linear import linear_4bit, linears_4bit, low_rank_product
 from qlora_kernels.quantized import Quantized4bit
@@ -24,17 +25,21 @@ class FrozenLinear4bit(bnb.nn.Linear4bit):  # type: ignore[misc]
     """A 4-bit linear layer that only reads its packed weight, in training and in evaluation."""
 
     keep_dequantized: bool
+    fp8_scales: Tensor | None
     _weight_in_use: _WeightInUse | None
 
     @classmethod
     def take_over(cls, layer: bnb.nn.Linear4bit, keep_dequantized: bool) -> None:
         layer.__class__ = cls
         layer.keep_dequantized = keep_dequantized
+        layer.fp8_scales = None
         layer._weight_in_use = None
 
     def forward(self, x: Tensor, low_rank: Tensor | None = None, lora_b: Tensor | None = None) -> Tensor:
         """See `linear_4bit`. Computes in the layer's compute dtype and returns the input's."""
         dtype = self.product_dtype(x)
+        if low_rank is None and self.learns_in_fp8:
+            return self.product_in_fp8(x.to(dtype)).to(x.dtype)
         quantized, weight = self._weight(dtype)
         bias_is_trained = self.bias is not None and self.bias.requires_grad
         bias = None if self.bias is None or bias_is_trained else self.bias.to(dtype)
@@ -50,6 +55,33 @@ class FrozenLinear4bit(bnb.nn.Linear4bit):  # type: ignore[misc]
     def look_at_weight(self) -> None:
         """Before the layer is compiled: no compiler looks through bitsandbytes' own classes."""
         self._weight(self.compute_dtype or torch.float32)
+
+    def multiply_in_fp8(self) -> str | None:
+        """From now on, where the layer is compiled and learns. Why it can't; None where it does."""
+        quantized, weight = self._weight(self.compute_dtype or torch.float32)
+        given = quantized.block_size, quantized.quant_type, quantized.shape
+        reason = fp8.refused(weight, quantized.block_size, quantized.shape)
+        self.fp8_scales = None if reason else fp8.row_scales(weight, *given)
+        return reason
+
+    @property
+    def learns_in_fp8(self) -> bool:
+        """Whether it is being compiled, and is to multiply so."""
+        return self.fp8_scales is not None and torch.compiler.is_compiling()
+
+    def product_in_fp8(self, x: Tensor) -> Tensor:
+        """x W^T and the bias, in x's dtype, which is the layer's."""
+        quantized, weight = self._weight(x.dtype)
+        product: Tensor = fp8.linear_fp8(
+            x,
+            *fp8.scaled(x.detach()),
+            weight,
+            self.fp8_scales,
+            quantized.block_size,
+            quantized.quant_type,
+            quantized.shape,
+        )
+        return product if self.bias is None else product + self.bias.to(x.dtype)
 
     def product_dtype(self, x: Tensor) -> torch.dtype:
         return self.compute_dtype or x.dtype
@@ -113,6 +145,8 @@ class FusedLoraLinear4bit(PeftLinear4bit):  # type: ignore[misc]
             return products_of(x, [self])[0]
         (adapter,) = adapters
         dtype = self.base_layer.product_dtype(x)
+        if self.base_layer.learns_in_fp8:
+            return self._learning_in_fp8(x if x.dtype == dtype else x.to(dtype), adapter).to(x.dtype)
         if self._learns_at_once(adapter, x):
             return self._learning(x if x.dtype == dtype else x.to(dtype), adapter).to(x.dtype)
         dropped = self.lora_dropout[adapter](x.to(dtype))
@@ -153,6 +187,14 @@ class FusedLoraLinear4bit(PeftLinear4bit):  # type: ignore[misc]
             [self.lora_B[adapter].weight.to(x.dtype)],
         )
         return product  # type: ignore[no-any-return]
+
+    def _learning_in_fp8(self, x: Tensor, adapter: str) -> Tensor:
+        """The base's product in e4m3, the adapter's as always."""
+        product = self.base_layer.product_in_fp8(x)
+        lora_a = (self.lora_A[adapter].weight * self.scaling[adapter]).to(x.dtype)
+        low_rank = linear(self.lora_dropout[adapter](x), lora_a)
+        of_adapter = linear(low_rank, self.lora_B[adapter].weight.to(x.dtype))
+        return product + of_adapter  # type: ignore[no-any-return]
 
 
 def plain_reason(layer: PeftLinear4bit) -> str | None:

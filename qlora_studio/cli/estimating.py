@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
 from qlora_studio.cli.output import print_json, print_text
 from qlora_studio.cli.recipes import add_recipe_arguments, chosen_recipe, chosen_shape, recipe_settings
-from qlora_studio.cli.room import room_here, room_of_card
+from qlora_studio.cli.room import Room, room_here, room_of_card
 from qlora_studio.cli.start import with_shape_of_start
 from qlora_studio.cli.training import settings_from
 from qlora_studio.config.adapter_layers import require_layers
+from qlora_studio.config.architecture import as_trained
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import SAMPLE, SHAPE_PREFIX, RunConfig
+from qlora_studio.memory.compiling import in_16_bit, not_fp8_reason
 from qlora_studio.memory.correction import NO_CORRECTION, Correction, correction, correction_words
 from qlora_studio.memory.devices import device_name
 from qlora_studio.memory.largest import largest_that_fits
@@ -46,6 +49,7 @@ def estimate_command(arguments: argparse.Namespace) -> int:
     corrected = _measured_here(shape, config, room.device) if arguments.card is None else NO_CORRECTION
     promised = promise(shape, config, device=room.device, free_bytes=room.free_bytes, corrected=corrected)
     largest = largest_that_fits(shape, config, device=room.device, room=room.free_bytes, corrected=corrected)
+    notes = list(_in_16_bit(config, shape, room))
     parts = {name: count / 2**30 for name, count in promised.parts.items()}
     if arguments.json:
         print_json(
@@ -56,6 +60,7 @@ def estimate_command(arguments: argparse.Namespace) -> int:
                 "recompute_layers": promised.recompute_layers,
                 "phases_gib": {name: count / 2**30 for name, count in promised.phases.items()},
                 "measured_factor": promised.factor,
+                "notes": notes,
                 "free_gib": room.free_bytes / 2**30,
                 "largest": {"batch_size": largest.batch_size, "seq_len": largest.seq_len}
                 if largest
@@ -70,6 +75,8 @@ def estimate_command(arguments: argparse.Namespace) -> int:
     for name, count in promised.phases.items():
         print_text(f"  {name:<14} {count / 2**30:8.2f} GiB")
     print_text(promised.words)
+    for note in notes:
+        print_text(note)
     if said := correction_words(promised.factor):
         print_text(said)
     if largest:
@@ -81,3 +88,16 @@ def estimate_command(arguments: argparse.Namespace) -> int:
 
 def _measured_here(shape: ModelShape, config: RunConfig, device: str) -> Correction:
     return correction(device_name(device), shape, config.model.quantization)
+
+
+def _in_16_bit(config: RunConfig, shape: ModelShape, room: Room) -> Iterator[str]:
+    """Why products aren't made in fp8, where they are to be."""
+    if not config.training.fp8:
+        return
+    reason = not_fp8_reason(shape.family, as_trained(config, shape))
+    if room.device != "cuda":
+        reason = "there is no card"
+    elif not room.multiplies_in_fp8:
+        reason = "the card is older than Ada"
+    if reason is not None:
+        yield in_16_bit(reason)

@@ -11,10 +11,11 @@ from qlora_studio.memory.devices import card_reading, ram_reading
 
 @dataclass(frozen=True)
 class Room:
-    """device: "cuda" | "cpu"."""
+    """device: "cuda" | "cpu". multiplies_in_fp8: of a card; False only where it is known to be too old."""
 
     device: str
     free_bytes: int
+    multiplies_in_fp8: bool = True
 
     @property
     def words(self) -> str:
@@ -26,7 +27,7 @@ def room_here() -> Room:
     """On the card, or in the machine where there is none."""
     card = card_reading()
     if card is not None:
-        return Room("cuda", card.free_bytes)
+        return Room("cuda", card.free_bytes, card.multiplies_in_fp8)
     return Room("cpu", ram_reading().free_bytes)
 
 

@@ -41,6 +41,20 @@ def compile_layers(
         layer.forward = types.MethodType(again if number < recomputed else whole, layer)
 
 
+def multiply_in_fp8(layers: nn.ModuleList, wanted: bool) -> str | None:
+    """Whether these layers do, from now on, where they are compiled; why one of them doesn't, in words.
+
+    A layer that can't keeps its products in 16 bit.
+    """
+    reasons = []
+    for name, module in layers.named_modules():
+        if isinstance(module, FrozenLinear4bit):
+            module.fp8_scales = None
+            if wanted and (reason := module.multiply_in_fp8()) is not None:
+                reasons.append(f"{name}: {reason}")
+    return reasons[0] if reasons else None
+
+
 def why_not_compiled(adapted: AdaptedModel, config: RunConfig) -> str | None:
     """In words for the log; None where the layers of this run can be compiled."""
     model, storage, device = adapted.causal_lm, adapted.base.storage, adapted.base.device

@@ -116,6 +116,8 @@ def _settings(config: RunConfig, has_source: bool) -> Iterator[tuple[str, str]]:
     yield "Learning rate", f"{training.learning_rate:g}, {training.schedule}"
     if training.loraplus_ratio != 1:
         yield "LoRA+", f"B's learning rate is {training.loraplus_ratio:g} times A's"
+    if training.fp8:
+        yield "Products of frozen 4-bit weights", "in fp8 (e4m3), where a card compiled the layers"
     yield "Optimizer", training.optimizer
     epochs = "1 epoch" if training.epochs == 1 else f"{training.epochs:g} epochs"
     yield "Length", f"{training.steps:,} updates" if training.steps else epochs

@@ -30,7 +30,12 @@ from qlora_studio.data.tokenized_row import TokenizedRows
 from qlora_studio.data.tokenizer import load_tokenizer
 from qlora_studio.engine.adapters import AdaptedModel, decoder_layers
 from qlora_studio.engine.checkpointing import put_checkpoint
-from qlora_studio.engine.compiled_layers import compile_layers, let_layers_be, why_not_compiled
+from qlora_studio.engine.compiled_layers import (
+    compile_layers,
+    let_layers_be,
+    multiply_in_fp8,
+    why_not_compiled,
+)
 from qlora_studio.engine.compute_dtype import dtype_of, name_of, resolve_compute_dtype
 from qlora_studio.engine.device import Device
 from qlora_studio.engine.embedding_noise import EmbeddingNoise
@@ -57,6 +62,7 @@ from qlora_studio.engine.trainer_state import (
 )
 from qlora_studio.engine.update import Updater, first_loss_scale
 from qlora_studio.errors import StudioError
+from qlora_studio.memory.compiling import in_16_bit, not_fp8_reason
 from qlora_studio.memory.correction import correction
 from qlora_studio.memory.promise import promise
 from qlora_studio.models.shapes import model_shape
@@ -262,7 +268,13 @@ class PreparedRun:
     def notes(self) -> tuple[str, ...]:
         """What runs otherwise than asked."""
         quiet = (_NO_NOISE,) if self.prefers and self.config.training.neftune_alpha else ()
-        return (*self.optimizer.notes, *self.less.words(self.record), *quiet, *self._uncounted())
+        return (
+            *self.optimizer.notes,
+            *self.less.words(self.record),
+            *quiet,
+            *self._not_in_fp8(),
+            *self._uncounted(),
+        )
 
     def _uncounted(self) -> Iterator[str]:
         asked = self.config.checkpoints
@@ -385,11 +397,21 @@ class PreparedRun:
         layers = decoder_layers(self.model)
         reason = why_not_compiled(self.adapted, self.config)
         if reason is None:
+            self.not_fp8 = not_fp8_reason(str(self.model.config.model_type), self.config)
+            wanted = self.config.training.fp8 and self.not_fp8 is None
+            self.not_fp8 = multiply_in_fp8(layers, wanted) or self.not_fp8
             compile_layers(layers, self.recomputed_layers)
         else:
+            self.not_fp8 = f"layers aren't compiled ({reason})"
             let_layers_be(layers)
             recompute(self.model, self.recomputed_layers)
         return reason
+
+    def _not_in_fp8(self) -> tuple[str, ...]:
+        """A note where that was asked for and isn't so."""
+        if not self.config.training.fp8 or self.not_fp8 is None:
+            return ()
+        return (in_16_bit(self.not_fp8),)
 
     def _collate(self, micro_batch: MicroBatch, rows: TokenizedRows) -> Batch:
         pad_id = self.rows.info.pad_id

@@ -1,4 +1,6 @@
-"""Which runs have their layers compiled on a card: the engine does it, and the promise counts with it."""
+"""Which runs have their layers compiled on a card, and multiply in fp8 there: the engine does it, the promise
+counts with it, and the window asks for what has a meaning.
+"""
 
 from __future__ import annotations
 
@@ -29,3 +31,18 @@ def not_compiled_reason(family: str, config: RunConfig) -> str | None:
     if differs_by_layer(config.lora):
         return "layers of many ranks would each be compiled by themselves"
     return _OTHER_ATTENTION.get(family)
+
+
+def not_fp8_reason(family: str, config: RunConfig) -> str | None:
+    """Why frozen weights are multiplied in 16 bit; None where settings and architecture allow fp8 (a card may
+    not: `CardReading.multiplies_in_fp8`).
+    """
+    if config.model.quantization not in ("nf4", "fp4"):
+        return "only 4-bit weights are multiplied in fp8"
+    reason = not_compiled_reason(family, config)
+    return f"layers aren't compiled ({reason})" if reason is not None else None
+
+
+def in_16_bit(reason: str) -> str:
+    """What is said where fp8 was asked for and isn't so."""
+    return f"Products are made in 16 bit, not in fp8: {reason}."

@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+FP8_LEAST = (8, 9)  # compute capability of Ada; as qlora_kernels.fp8 has it
+
 
 class CardReading(msgspec.Struct, frozen=True, kw_only=True):
     """One look at a card. None: the driver doesn't tell."""
@@ -22,11 +24,17 @@ class CardReading(msgspec.Struct, frozen=True, kw_only=True):
     temperature_c: int | None
     power_w: float | None
     other_bytes: int | None  # of processes that aren't ours
+    compute_capability: tuple[int, int] | None = None
 
     @property
     def free_bytes(self) -> int:
         """What a run may take."""
         return self.total_bytes - self.used_bytes
+
+    @property
+    def multiplies_in_fp8(self) -> bool:
+        """False only where it is known to be older than Ada."""
+        return self.compute_capability is None or self.compute_capability >= FP8_LEAST
 
 
 class RamReading(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +71,7 @@ def card_reading(own_pids: Collection[int] = ()) -> CardReading | None:
             temperature_c=_told(lambda: nvml.nvmlDeviceGetTemperature(card, nvml.NVML_TEMPERATURE_GPU)),
             power_w=_told(lambda: nvml.nvmlDeviceGetPowerUsage(card) / 1000),
             other_bytes=_told(lambda: _bytes_of_others(nvml, card, own_pids)),
+            compute_capability=_told(lambda: tuple(nvml.nvmlDeviceGetCudaComputeCapability(card))),
         )
     except nvml.NVMLError:  # a card that fell off the bus, a driver that was updated under us
         return None

@@ -11,7 +11,7 @@ from PySide6.QtCore import QObject, QTimer, Signal
 from qlora_studio.config.presets import sample_preset
 from qlora_studio.config.run_config import SAMPLE, RunConfig
 from qlora_studio.memory import devices
-from qlora_studio.memory.devices import card_reading, ram_reading
+from qlora_studio.memory.devices import CardReading, card_reading, ram_reading
 from qlora_studio.protocol import reading
 from qlora_studio.protocol.events import Problem
 from qlora_studio.runs.folder import remove_unstarted
@@ -184,8 +184,11 @@ def room_to_promise(engine: EngineState) -> tuple[str, int]:
 
 def device_and_room(engine: EngineState) -> tuple[str, int]:
     """ "cuda" | "cpu", and its free bytes. What the engine said counts; without it, what the driver says."""
-    card = card_reading()
+    card = card_in_use(engine)
+    return ("cuda", card.free_bytes) if card is not None else ("cpu", ram_reading().free_bytes)
+
+
+def card_in_use(engine: EngineState) -> CardReading | None:
+    """The card that runs are computed on; None where that is the processor."""
     on_cpu = engine.device is not None and engine.device.device == "cpu"  # a torch without CUDA
-    if card is not None and not on_cpu:
-        return "cuda", card.total_bytes - card.used_bytes
-    return "cpu", ram_reading().free_bytes
+    return None if on_cpu else card_reading()

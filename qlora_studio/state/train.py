@@ -19,6 +19,7 @@ from qlora_studio.config.run_config import SAMPLE, DataConfig, LoraConfig, RunCo
 from qlora_studio.config.toml_file import read_run_config, run_config_text
 from qlora_studio.data.report import ImportReport
 from qlora_studio.errors import StudioError
+from qlora_studio.memory.compiling import not_fp8_reason
 from qlora_studio.memory.correction import NO_CORRECTION, computes_padding, correction
 from qlora_studio.memory.disk import run_bytes
 from qlora_studio.memory.largest import Largest, largest_that_fits
@@ -36,7 +37,7 @@ from qlora_studio.state.data_counts import TokenCounts
 from qlora_studio.state.data_name import data_stem
 from qlora_studio.state.draft import RunDraft
 from qlora_studio.state.engine import EngineState
-from qlora_studio.state.launch import device_name, room_to_promise
+from qlora_studio.state.launch import card_in_use, device_name, room_to_promise
 from qlora_studio.state.machine import MachineState
 from qlora_studio.state.preferences import PreferencesState
 from qlora_studio.state.reader import Job, Reader
@@ -212,6 +213,14 @@ class TrainState(QObject):
         """The draft, as the chosen model's kind takes it."""
         shape = self.shape()
         return self._draft.config if shape is None else as_trained(self._draft.config, shape)
+
+    @property
+    def may_multiply_in_fp8(self) -> bool:
+        """Whether the settings and the card here allow it; what the card doesn't tell, the run does."""
+        card, shape = card_in_use(self._engine), self.shape()
+        if card is None or not card.multiplies_in_fp8:
+            return False
+        return not_fp8_reason(shape.family if shape is not None else "", self.as_trained) is None
 
     def updates(self) -> int:
         """How many the run will make, about."""

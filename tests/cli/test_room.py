@@ -40,14 +40,14 @@ def test_model_and_estimate_promise_the_same_for_the_same_device(
     assert needs["Sample run"] == pytest.approx(estimated, abs=0.006)
 
 
-def estimated(card: float, capsys: pytest.CaptureFixture[str], as_json: bool) -> str:
+def estimated(card: float | None, capsys: pytest.CaptureFixture[str], as_json: bool, *changes: str) -> str:
     asked = argparse.Namespace(
         file=Path("sample"),
         recipe=None,
         model=None,
         data=None,
         card=card,
-        changes=["data.seq_len=512"],
+        changes=["data.seq_len=512", *changes],
         json=as_json,
     )
     assert estimating.estimate_command(asked) == 0
@@ -63,6 +63,27 @@ def test_a_card_that_is_not_here_is_said_what_fits_it(capsys: pytest.CaptureFixt
     assert found["free_gib"] == 48
     assert found["largest"]["batch_size"] > json.loads(estimated(8, capsys, True))["largest"]["batch_size"]
     assert found["total_gib"] == pytest.approx(found["phases_gib"]["training"])
+
+
+@pytest.mark.parametrize(
+    ("room", "change", "reason"),
+    [
+        (Room("cpu", 2**33), "lora.r=8", "there is no card"),
+        (Room("cuda", 2**35, multiplies_in_fp8=False), "lora.r=8", "the card is older than Ada"),
+        (Room("cuda", 2**35), "training.compile=off", "layers aren't compiled (compiling is off)"),
+        (Room("cuda", 2**35), "model.quantization=int8", "only 4-bit weights are multiplied in fp8"),
+    ],
+)
+def test_where_products_are_not_made_in_fp8_it_is_said_why(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], room: Room, change: str, reason: str
+) -> None:
+    monkeypatch.setattr(estimating, "room_here", lambda: room)
+    words = f"Products are made in 16 bit, not in fp8: {reason}."
+    asked = "training.fp8=true"
+    assert words in estimated(None, capsys, False, change, asked).splitlines()
+    assert json.loads(estimated(None, capsys, True, change, asked))["notes"] == [words]
+    assert json.loads(estimated(None, capsys, True, change))["notes"] == []
+    assert json.loads(estimated(24, capsys, True, asked))["notes"] == []
 
 
 def test_the_device_is_called_what_it_is() -> None:

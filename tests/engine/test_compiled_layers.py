@@ -11,6 +11,7 @@ import pytest
 import torch
 from functorch.compile import nop
 from qlora_kernels import replace_forwards
+from qlora_kernels.lora_layers import FrozenLinear4bit
 from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.utils import counters
@@ -19,7 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from qlora_studio.engine import attention
 from qlora_studio.engine.attention import Segments
-from qlora_studio.engine.compiled_layers import compile_layers, let_layers_be
+from qlora_studio.engine.compiled_layers import compile_layers, let_layers_be, multiply_in_fp8
 
 LENGTHS = ((20, 30, 14), (20, 20, 10, 14))
 
@@ -119,6 +120,44 @@ def test_products_with_the_same_input_are_one_operation(model: PreTrainedModel, 
     gradients(model, LENGTHS[0], compiled=True)
 
     assert sum(products) == 4  # query, key and value; output; gate and up; down
+
+
+def test_in_fp8_gradients_are_those_in_16_bit_but_for_rounding(model: PreTrainedModel) -> None:
+    torch._dynamo.reset()
+    layers = model.model.layers
+    let_layers_be(layers)
+    wanted = gradients(model, LENGTHS[0], compiled=False)
+    assert multiply_in_fp8(layers, wanted=True) is None
+    compile_layers(layers, 1, backend="aot_eager")
+    found = gradients(model, LENGTHS[0], compiled=True)
+
+    apart = [
+        float((ours - reference).norm() / reference.norm())
+        for ours, reference in zip(found, wanted, strict=True)
+    ]
+    assert max(apart) < 0.2
+    assert min(apart) > 1e-3  # they were made in fp8
+
+    multiply_in_fp8(layers, wanted=False)
+    compile_layers(layers, 1, backend="aot_eager")
+    for ours, reference in zip(gradients(model, LENGTHS[0], compiled=True), wanted, strict=True):
+        assert (ours - reference).norm() <= 1e-5 * reference.norm()
+
+
+def test_a_layer_without_an_adapter_is_multiplied_in_fp8_too() -> None:
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    layer = _in_four_bits(nn.Linear(64, 128, bias=False))
+    FrozenLinear4bit.take_over(layer, keep_dequantized=False)
+    x = torch.randn(8, 64, requires_grad=True)
+    plain = layer(x).detach()
+    assert layer.multiply_in_fp8() is None
+
+    def apart(product: Tensor) -> float:
+        return float((product.detach() - plain).norm() / plain.norm())
+
+    assert apart(layer(x)) == 0  # as it is written
+    assert 1e-3 < apart(torch.compile(layer, backend="aot_eager", fullgraph=True)(x)) < 0.06
 
 
 def test_without_gradients_a_layer_stays_as_it_is_written(model: PreTrainedModel) -> None:

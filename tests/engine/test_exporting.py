@@ -361,8 +361,16 @@ def test_an_export_has_a_card_with_what_it_was_made_from_and_no_folder_of_this_m
     assert head["tags"] == ["qlora", "lora"]
     assert f"| Likeliest tokens that agree | {finished.verified.token_agreement:.1%} |" in card
     assert "| Adapter | rank " in card
+    assert "fp8" not in card
     assert str(tmp_path) not in card
     assert (finished.verified.merge_base or "") in card
+
+
+def test_a_card_names_fp8_where_it_was_asked_for(tmp_path: Path) -> None:
+    exported(trained_run(tmp_path, training__fp8=True), tmp_path / "out", "adapter")
+    assert (
+        "| Products of frozen 4-bit weights | in fp8 (e4m3)" in (tmp_path / "out" / "README.md").read_text()
+    )
 
 
 def test_what_agrees_in_its_likeliest_tokens_alone_says_what_differs(

@@ -248,6 +248,18 @@ def test_on_a_processor_it_is_said_that_the_optimizer_is_not_paged(tmp_path: Pat
     assert notes == [("The optimizer is AdamW in 32 bit; on a processor it isn't paged.",), ()]
 
 
+def test_on_a_processor_it_is_said_that_products_are_not_made_in_fp8(tmp_path: Path, model: Path) -> None:
+    settings: dict[str, Any] = {"training__steps": 1, "training__optimizer": "adamw_32bit"}
+    asked, plain = (make_run(tmp_path, model, training__fp8=fp8, **settings) for fp8 in (True, False))
+
+    told, silent = (events_of(run) for run in (asked, plain))
+
+    (note,) = of_kind(told, ModelLoaded)[0].notes
+    assert note.startswith("Products are made in 16 bit, not in fp8: layers aren't compiled (")
+    assert of_kind(silent, ModelLoaded)[0].notes == ()
+    assert losses(told) == losses(silent)
+
+
 @pytest.mark.parametrize("layers", [1, "all"])
 def test_recomputed_layers_give_the_same_bits(tmp_path: Path, model: Path, layers: int | str) -> None:
     settings: dict[str, Any] = {"training__steps": 3, "lora__dropout": 0.1}

@@ -30,6 +30,7 @@ def fake_nvml(**changes: Any) -> SimpleNamespace:
         "nvmlDeviceGetTemperature": lambda card, sensor: 61,
         "nvmlDeviceGetPowerUsage": lambda card: 412_500,
         "nvmlDeviceGetComputeRunningProcesses": lambda card: processes,
+        "nvmlDeviceGetCudaComputeCapability": lambda card: [8, 9],
     }
     return SimpleNamespace(NVMLError=NVMLError, NVML_TEMPERATURE_GPU=0, **(answers | changes))
 
@@ -53,6 +54,7 @@ def test_a_card_tells_memory_load_heat_power_and_others(nvml):
     card = card_reading(own_pids=[2])
     assert (card.name, card.total_bytes, card.used_bytes, card.free_bytes) == ("card 0", 80, 30, 50)
     assert (card.load, card.temperature_c, card.power_w, card.other_bytes) == (0.95, 61, 412.5, 1000)
+    assert card.compute_capability == (8, 9)
 
 
 def test_our_own_processes_are_no_others(nvml):
@@ -67,6 +69,7 @@ def test_our_own_processes_are_no_others(nvml):
         ("nvmlDeviceGetTemperature", "temperature_c"),
         ("nvmlDeviceGetPowerUsage", "power_w"),
         ("nvmlDeviceGetComputeRunningProcesses", "other_bytes"),
+        ("nvmlDeviceGetCudaComputeCapability", "compute_capability"),
     ],
 )
 def test_what_a_card_does_not_tell_is_none_and_the_rest_stays(nvml, asked, field):
@@ -74,6 +77,25 @@ def test_what_a_card_does_not_tell_is_none_and_the_rest_stays(nvml, asked, field
     card = card_reading()
     assert getattr(card, field) is None
     assert card.total_bytes == 80
+
+
+@pytest.mark.parametrize(
+    ("capability", "multiplies"), [([9, 0], True), ([8, 9], True), ([8, 6], False), ([7, 5], False)]
+)
+def test_cards_from_ada_on_multiply_in_fp8(nvml, capability, multiplies):
+    nvml(nvmlDeviceGetCudaComputeCapability=lambda card: capability)
+    assert card_reading().multiplies_in_fp8 is multiplies
+
+
+def test_a_card_that_does_not_tell_its_capability_may_multiply_in_fp8(nvml):
+    nvml(nvmlDeviceGetCudaComputeCapability=failing)
+    assert card_reading().multiplies_in_fp8
+
+
+def test_the_kernels_need_the_same_card():
+    from qlora_kernels import fp8
+
+    assert fp8._LEAST_CARD == devices.FP8_LEAST
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,29 @@ def test_what_was_measured_on_a_card_is_promised_within_five_percent(
     assert promised.allocated / GIB == pytest.approx(measured_gib, rel=0.05)
 
 
+@pytest.mark.parametrize(("recompute", "measured_gib"), [(0, 30.7), (32, 10.7)])
+def test_fp8_takes_what_was_measured(recompute, measured_gib):
+    promised = on_card(LLAMA_8B, 4, 2048, recompute, training__fp8=True)
+    assert promised.allocated / GIB == pytest.approx(measured_gib, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        {"training.compile": "off"},
+        {"model.quantization": "int8"},
+        {"model.quantization": "none"},
+        {"training.method": "dpo"},
+    ],
+    ids=lambda elsewhere: next(iter(elsewhere.values())),
+)
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_fp8_takes_nothing_where_products_stay_in_16_bit(elsewhere, device):
+    config = changed(RunConfig(), elsewhere)
+    asked = changed(config, {"training.fp8": True})
+    assert promise(LLAMA_8B, asked, device=device).total == promise(LLAMA_8B, config, device=device).total
+
+
 @pytest.mark.parametrize(("recomputed", "measured_gib"), [(66, 53.4), (80, 51.4)])
 def test_65b_under_48_gib_is_promised_as_it_was_measured_and_called_tight(recomputed, measured_gib):
     """1 x 2048, r = 64, torch held to 48 GiB on an H100: the optimizer's 6 GiB lie beside that."""

@@ -12,8 +12,10 @@ from PySide6.QtWidgets import QApplication, QFileDialog, QLabel, QWidget
 from qlora_studio.config.run_config import RunConfig
 from qlora_studio.config.setting import fields_of
 from qlora_studio.config.toml_file import read_run_config, with_changes
+from qlora_studio.memory.devices import CardReading
 from qlora_studio.protocol import commands, reading
 from qlora_studio.protocol.events import LoadingProgress, Problem
+from qlora_studio.state import launch
 from qlora_studio.ui.pages.train import TrainPage
 from tests.state.reports import counted, import_report, model_report
 from tests.ui.person import click, found, words
@@ -132,7 +134,63 @@ def test_where_all_weights_learn_nothing_is_asked_of_an_adapter(advanced, app):
     assert [field.isVisibleTo(advanced) for field in (rank, switch)] == [True, True]
 
 
-def test_every_setting_that_is_built_has_its_field(advanced, app):
+def a_card(capability: tuple[int, int] | None) -> CardReading:
+    return CardReading(
+        name="H100",
+        total_bytes=80 * 2**30,
+        used_bytes=2**30,
+        load=0.0,
+        temperature_c=40,
+        power_w=70.0,
+        other_bytes=0,
+        compute_capability=capability,
+    )
+
+
+@pytest.mark.parametrize(
+    ("card", "is_asked"),
+    [(a_card((9, 0)), True), (a_card(None), True), (a_card((8, 6)), False), (None, False)],
+    ids=["Hopper", "one that does not tell", "Ampere", "none"],
+)
+def test_fp8_is_asked_for_where_the_card_may_multiply_so(advanced, app, monkeypatch, card, is_asked):
+    monkeypatch.setattr(launch, "card_reading", lambda: card)
+    advanced.opened(None)
+    QCoreApplication.sendPostedEvents()
+    shown = advanced.findChildren(QWidget, "train_training_fp8")
+    assert [switch.isVisibleTo(advanced) for switch in shown] == [True] * is_asked
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("training.compile", "off"),
+        ("data.packing", False),
+        ("model.quantization", "int8"),
+        ("training.finetuning", "full"),
+        ("training.method", "dpo"),
+    ],
+)
+def test_fp8_is_not_asked_for_where_weights_are_not_multiplied_so(advanced, app, monkeypatch, key, value):
+    monkeypatch.setattr(launch, "card_reading", lambda: a_card((9, 0)))
+    advanced.opened(None)
+    switch = found(advanced, "train_training_fp8")
+    app.draft.set(key, value)
+    assert not switch.isVisibleTo(advanced)
+    app.draft.undo()
+    assert switch.isVisibleTo(advanced)
+
+
+def test_a_click_on_fp8_is_a_setting_and_in_the_promise(advanced, app, monkeypatch, qtbot):
+    monkeypatch.setattr(launch, "card_reading", lambda: a_card((9, 0)))
+    advanced.opened(None)
+    qtbot.waitUntil(lambda: app.train.promise.free_bytes == 79 * 2**30)
+    click(qtbot, advanced, "train_training_fp8")
+    assert app.draft.config.training.fp8
+    qtbot.waitUntil(lambda: app.train.difference("training.fp8") > 0)
+
+
+def test_every_setting_that_is_built_has_its_field(advanced, app, monkeypatch):
+    monkeypatch.setattr(launch, "card_reading", lambda: a_card((9, 0)))
     app.draft.set("data.validation", "/data/held.jsonl")
     names = {f"train_{item.key.replace('.', '_')}" for item in fields_of(RunConfig)}
     chosen_elsewhere = {"train_model_path", "train_data_path", "train_data_format", "train_training_devices"}

@@ -33,6 +33,25 @@ def dequantize_on_card(
     return dequantize_4bit_triton(packed, absmax, block_size, quant_type, shape, dtype, *nested)
 
 
+def fp8_weight_on_card(
+    weight: Sequence[Tensor],
+    scales: Tensor,
+    block_size: int,
+    quant_type: str,
+    shape: Sequence[int],
+    transposed: bool,
+) -> Tensor:
+    """See `qlora_kernels.fp8.fp8_weight`."""
+    if not _has_triton():
+        packed, absmax, *nested = weight
+        whole = dequantize_on_card(packed, absmax, block_size, quant_type, shape, torch.float32, *nested)
+        rounded: Tensor = (whole / scales[:, None]).to(torch.float8_e4m3fn)
+        return rounded.t().contiguous() if transposed else rounded
+    from qlora_kernels.triton.fp8 import fp8_weight_triton
+
+    return fp8_weight_triton(weight, scales, block_size, quant_type, shape, transposed)
+
+
 @cache
 def _has_triton() -> bool:
     return find_spec("triton") is not None

@@ -76,6 +76,8 @@ LEARNING = (
     "training.compile",
     "training.seed",
 )
+FP8 = "training.fp8"
+LEARNING_SWITCHES = (FP8,)
 HELD_OUT_ENCODING = "data.validation_encoding"  # has a field where a file is held out, and no share
 QUESTIONS = "checkpoints.questions"
 WHILE = (
@@ -166,7 +168,7 @@ class TrainPage(Page):
         self._adapter_note = adapter.note
         self._trained = PlainLabel("", "muted", name="train_trained")
         adapter.add_to_head(self._trained)
-        learning = self._build_grid("Learning", "", LEARNING)
+        learning = self._build_grid("Learning", "", LEARNING, LEARNING_SWITCHES)
         self._batch = PlainLabel("", "muted", name="train_batch")
         learning.add_to_head(self._batch)
         self._advanced = (weights, adapter, learning, self._build_while())
@@ -331,6 +333,7 @@ class TrainPage(Page):
             "preference.beta": method not in PREFERENCES,
             "preference.label_smoothing": method != "dpo",
             "training.neftune_alpha": method in PREFERENCES,
+            FP8: not self._state.may_multiply_in_fp8,
             START: mode == "simple" and not start,
             **dict.fromkeys((*OF_THE_START, "lora.init"), bool(start)),
             **dict.fromkeys(NOT_OF_ENCODER_DECODERS, self._state.has_source),
