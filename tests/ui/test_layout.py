@@ -11,7 +11,7 @@ from qlora_studio.ui.theme import theme
 from tests.ui.clipped import clipped
 from tests.ui.filled_pages import FILLED, Filler
 
-SIZES = ((1440, 900), (1024, 600))
+SIZES = ((1440, 900), (1280, 800), (1024, 600))
 TEXT_SIZES = (100, 150, 200)
 
 

@@ -192,11 +192,13 @@ class DataPage(Page):
         across, down = QBoxLayout.Direction.LeftToRight, QBoxLayout.Direction.TopToBottom
         list_width = max(theme().px(LIST_WIDTH), self._list.wanted_width())
         side_width = theme().px(theme().size.side_width)
-        beside = self.window().width() >= theme().px(SIDE_BELOW)
+        rows_width = list_width + theme().px(LEAST_ROW_WIDTH)
+        all_three = rows_width + side_width + self._beside.spacing()
+        beside = self.window().width() >= theme().px(SIDE_BELOW) and self.width() >= all_three
         roomy = self.width() >= theme().px(LEAST_HEADER_WIDTH)  # else these two stand in the menu alone
         self._import.setVisible(roomy)
         self._columns_button.setVisible(roomy and self._has_columns())
-        together = self.width() >= list_width + theme().px(LEAST_ROW_WIDTH)
+        together = self.width() >= rows_width
         self._beside.setDirection(across if beside else down)
         self._side.setMinimumWidth(side_width if beside else 0)
         self._side.setMaximumWidth(side_width if beside else QWIDGETSIZE_MAX)
