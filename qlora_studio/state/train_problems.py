@@ -89,6 +89,8 @@ def of_layers(config: RunConfig, shape: ModelShape | None, fields: Fields) -> It
     if words:
         label = fields[key].setting.label
         mends = (Mend("Go to the field", goes_to=key),)
+        if shape.decoder is not None:  # its field isn't shown
+            mends = (Mend("Make all layers alike", {key: value_of(RunConfig(), key)}),)
         waits = f"{label[:1].lower()}{label[1:]} that this model has"
         yield TrainProblem(
             f"{label}{words.removeprefix(key)}", blocks=True, key=key, mends=mends, waits=waits
@@ -186,7 +188,8 @@ def of_rows(
         yield TrainProblem(words, blocks=False, key=key, mends=(raised,))
     nothing = counted.lengths.nothing_to_learn
     if nothing and kept.rows:
-        words = f"{nothing:,} rows have no token to learn; they are left out."
+        rows = "1 row has" if nothing == 1 else f"{nothing:,} rows have"
+        words = f"{rows} no token to learn; {'it is' if nothing == 1 else 'they are'} left out."
         yield TrainProblem(words, blocks=False, mends=(Mend("Show", page="data"),))
 
 

@@ -6,12 +6,17 @@ import msgspec
 import pytest
 from PySide6.QtWidgets import QWidget
 
+from qlora_studio.config.run_config import RunConfig
+from qlora_studio.config.setting import value_of
 from qlora_studio.models.clean_config import clean_values
 from qlora_studio.models.tensor_plan import tensor_plan
 from qlora_studio.protocol import reading
-from qlora_studio.ui.pages.train import TrainPage
+from qlora_studio.ui.pages.train import NOT_OF_ENCODER_DECODERS, TrainPage
+from qlora_studio.ui.theme import theme
 from tests.reader.whole_t5 import CONFIG
 from tests.state.reports import counted, import_report, model_report
+from tests.ui.clipped import clipped
+from tests.ui.filled_pages import DATA
 from tests.ui.person import click, found, words
 
 pytestmark = pytest.mark.usefixtures("no_card_but_memory")
@@ -66,7 +71,7 @@ def test_targets_have_a_limit_of_their_own_beside_that_of_sources(page, app, qtb
 
 def test_what_an_encoder_decoder_has_one_way_of_is_not_asked(page, app, qtbot):
     click(qtbot, page, "train_mode_advanced")
-    hidden = ("train_data_packing", "train_data_train_on", "train_training_compile")
+    hidden = [f"train_{key.replace('.', '_')}" for key in NOT_OF_ENCODER_DECODERS]
     shown = [page.findChild(QWidget, name) for name in hidden]
     assert not any(field is not None and field.isVisibleTo(page) for field in shown)
     assert found(page, "train_lora_r").isVisibleTo(page)
@@ -81,7 +86,8 @@ def test_a_causal_model_has_no_target_length(page, app, silent, qtbot):
 
     assert not found(page, "train_source_and_target").isVisibleTo(page)
     click(qtbot, page, "train_mode_advanced")
-    assert found(page, "train_data_packing").isVisibleTo(page)
+    for name in ("train_data_packing", "train_training_method", "train_lora_layers", "train_lora_start_from"):
+        assert found(page, name).isVisibleTo(page)
 
 
 def test_a_method_that_it_cannot_learn_by_blocks_the_start_with_the_way_on(page, app, qtbot):
@@ -92,6 +98,20 @@ def test_a_method_that_it_cannot_learn_by_blocks_the_start_with_the_way_on(page,
     app.draft.set_many({"training.method": "sft", "data.train_on": "everything"})
 
     qtbot.waitUntil(lambda: "learns its targets alone" in words(page, "train_problems"))
+
+
+@pytest.mark.parametrize(("key", "value"), [("lora.layers", "0-1"), ("lora.ranks", {"q": 4})])
+def test_layers_that_were_named_for_another_model_are_made_alike_by_one_button(page, app, qtbot, key, value):
+    app.draft.set(key, value)
+    qtbot.waitUntil(lambda: "all its layers are alike" in words(page, "train_problems"))
+    assert not found(page, "train_start").isEnabled()
+    (mend,) = next(problem for problem in app.train.problems if problem.key == key).mends
+    assert mend.words == "Make all layers alike"
+
+    app.draft.set_many(mend.changes)
+
+    qtbot.waitUntil(lambda: "all its layers are alike" not in words(page, "train_problems"))
+    assert app.draft.value(key) == value_of(RunConfig(), key)
 
 
 def test_both_limits_are_raised_by_one_button(page, app, qtbot):
@@ -117,7 +137,7 @@ def test_updates_are_counted_row_by_row(page, app, qtbot):
 
 def test_a_file_without_targets_says_so_and_leads_to_other_data(uncounted, app, silent, qtbot, tmp_path):
     answer = counted(tmp_path, [0] * 300) | {"has_source": True}
-    refused = "it is a row without a target. An encoder-decoder is trained on questions with answers."
+    refused = "It is a row without a target. An encoder-decoder is trained on questions with answers."
     answer["lengths"] = msgspec.structs.replace(answer["lengths"], refused=refused)
     silent.answer(reading.CountTokens, reading.TokensCounted, **answer)
 
@@ -126,3 +146,41 @@ def test_a_file_without_targets_says_so_and_leads_to_other_data(uncounted, app, 
     assert not found(uncounted, "train_start").isEnabled()
     (problem,) = [problem for problem in app.train.problems if problem.blocks]
     assert [mend.page for mend in problem.mends] == ["data"]
+
+
+@pytest.fixture
+def window(filler):
+    """The whole window, with a T5 and its rows counted; limits that aren't the default say so beside them."""
+    app, silent = filler.app, filler.silent
+    limits = {"data.seq_len": 64, "data.target_len": 32}
+    app.draft.set_many({"model.path": "/models/flan-t5-large", "data.path": DATA, **limits})
+    filler.shell.open_page("train")
+    report = model_report(family="t5", shape=SHAPE, parameters=SHAPE.parameters)
+    silent.answer(reading.CheckModel, reading.ModelChecked, report=report)
+    silent.answer(reading.ImportData, reading.DataImported, dataset="/d", report=import_report(DATA))
+    filler.qtbot.waitUntil(lambda: bool(silent.asked(reading.CountTokens)))
+    _count(filler)
+    yield filler
+    theme().set_text_size(100)
+
+
+def _count(filler):
+    rows = [source + 1 + target for source, target in zip(SOURCES, TARGETS, strict=True)]
+    answer = counted(filler.folder, rows, TARGETS) | {"has_source": True, "longest_source": 219}
+    filler.silent.answer(reading.CountTokens, reading.TokensCounted, **answer)
+
+
+@pytest.mark.parametrize("text_size", [100, 200])
+@pytest.mark.parametrize("size", [(1440, 900), (1280, 800), (1024, 600)])
+@pytest.mark.parametrize("name", ["train", "data"])
+def test_limits_of_sources_and_targets_are_whole(window, name, size, text_size):
+    page = window.shell.open_page(name)
+    if name == "data":
+        silent = window.silent
+        silent.answer(reading.ImportData, reading.DataImported, dataset="/d", report=import_report(DATA))
+        window.qtbot.waitUntil(lambda: bool(silent.asked(reading.CountTokens)))
+        _count(window)
+        window.qtbot.waitUntil(lambda: words(page, "data_target_len") != "")
+    theme().set_text_size(text_size)
+    window.shell.resize(*size)
+    window.qtbot.waitUntil(lambda: clipped(window.shell) == [])

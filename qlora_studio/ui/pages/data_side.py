@@ -55,7 +55,7 @@ class LengthsCard(Card):
         self._refusal = PlainLabel("", "note", wrap=True, name="data_seq_len_problem")
         self._refusal.set_tone("bad")
         self._refusal.hide()
-        self._half = PlainLabel("", "note", name="data_half")
+        self._half = PlainLabel("", "note", wrap=True, name="data_half")
         self._lost = PlainLabel("", "note", wrap=True, name="data_lost")
         self._target = PlainLabel("", "note", wrap=True, name="data_target_len")
         self._target.hide()
@@ -73,7 +73,7 @@ class LengthsCard(Card):
         allow(self._too_long, SPLIT if state.texts_are_split else "")
         named = state.model_name
         self._model.setText(f"Tokens and template of {named}" if named else "No model is chosen")
-        self.title.setText("Length of sources in tokens" if state.has_source else "Length in tokens")
+        self.title.setText("Sources in tokens" if state.has_source else "Length in tokens")
         most = self._draft.value("data.target_len")
         self._target.setText(f"Targets may have {most:,} tokens, as set on the Train page")
         self._target.setVisible(state.has_source)

@@ -91,8 +91,19 @@ WHILE = (
     "checkpoints.evaluate_numbers",
     QUESTIONS,
 )
-# They have one way each: the last answer is learned, rows aren't packed, layers aren't compiled.
-NOT_OF_ENCODER_DECODERS = ("data.train_on", "data.packing", "training.compile")
+# They have one way each: an adapter alike in all layers learns the last answer of chats; rows aren't packed,
+# layers aren't compiled.
+NOT_OF_ENCODER_DECODERS = (
+    "training.method",
+    "training.finetuning",
+    START,
+    "lora.layers",
+    "lora.ranks",
+    "lora.alphas",
+    "data.train_on",
+    "data.packing",
+    "training.compile",
+)
 LENGTH = ("data.seq_len", "data.target_len", "data.too_long")
 WHICH_LEARN = "an adapter, or all weights"
 SIMPLE = ("training.epochs", "training.learning_rate", "lora.r", START)
@@ -336,8 +347,9 @@ class TrainPage(Page):
             FP8: not self._state.may_multiply_in_fp8,
             START: mode == "simple" and not start,
             **dict.fromkeys((*OF_THE_START, "lora.init"), bool(start)),
-            **dict.fromkeys(NOT_OF_ENCODER_DECODERS, self._state.has_source),
         }
+        if self._state.has_source:
+            unused |= dict.fromkeys(NOT_OF_ENCODER_DECODERS, True)
         if self._draft.config.trains_all:
             of_adapters = [key for key in self._draft.fields if key.startswith("lora.")]
             unused |= dict.fromkeys((*of_adapters, "training.loraplus_ratio"), True)

@@ -36,9 +36,11 @@ class LengthCard(Card):
         self._problem = PlainLabel("", "note", wrap=True, name="train_data_seq_len_problem")
         self._problem.set_tone("bad")
         self._problem.hide()
-        self._source_label, self._target_label = PlainLabel("Source", "muted"), PlainLabel("Target", "muted")
+        source_label = PlainLabel("Source", "muted")
+        self._source = _side_by_side(source_label, self.seq_len.row)
+        self._target = _side_by_side(PlainLabel("Target", "muted"), self.target_len.row)
         self._parts = PlainLabel(SOURCE_AND_TARGET, "note", wrap=True, name="train_source_and_target")
-        self._of_targets = (self._source_label, self._target_label, self.target_len.row, self._parts)
+        self._of_targets = (source_label, self._target, self._parts)
         for widget in self._of_targets:
             widget.hide()
         self._histogram = LengthHistogram(draft, name="train_lengths")
@@ -92,12 +94,9 @@ class LengthCard(Card):
         """On a line of their own where the title leaves no room for the fields."""
         head = Flow(gap=8, line_gap=8, last_at_right=True)
         fields = QWidget()
-        row = QHBoxLayout(fields)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.setSpacing(theme().px(8))
-        for item in (self._source_label, self.seq_len.row, self._target_label, self.target_len.row):
-            row.addWidget(item)
-        row.addWidget(self.too_long.row)
+        wide = Flow(gap=8, line_gap=8, parent=fields)
+        for item in (self._source, self._target, self.too_long.row):
+            wide.addWidget(item)
         for widget in (
             PlainLabel("Sequence length", "card_title"),
             PlainLabel("drag the line", "muted"),
@@ -140,3 +139,13 @@ class LengthCard(Card):
         self.body.addLayout(body)
         self.body.addWidget(self._parts)
         self.body.addWidget(self._problem)
+
+
+def _side_by_side(label: QWidget, field: QWidget) -> QWidget:
+    both = QWidget()
+    row = QHBoxLayout(both)
+    row.setContentsMargins(0, 0, 0, 0)
+    row.setSpacing(theme().px(8))
+    row.addWidget(label)
+    row.addWidget(field)
+    return both

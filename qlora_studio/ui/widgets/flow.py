@@ -86,13 +86,13 @@ class Flow(QLayout):
         lines = self._lines(rect.width())
         top = rect.top()
         for line in lines:
-            height = max(item.sizeHint().height() for item in line)
+            sizes = [_size_within(rect.width(), item) for item in line]
+            height = max(size.height() for size in sizes)
             left = rect.left()
             if self._centred:
                 taken = sum(item.sizeHint().width() for item in line) + self._gap * (len(line) - 1)
                 left += max((rect.width() - taken) // 2, 0)
-            for item in line:
-                size = item.sizeHint().boundedTo(QSize(rect.width(), height))
+            for item, size in zip(line, sizes, strict=True):
                 if self._last_at_right and item is self._items[-1]:
                     left = max(left, rect.right() + 1 - size.width())
                 if move:
@@ -115,3 +115,13 @@ class Flow(QLayout):
                 lines[-1].append(item)
                 used += self._gap + width
         return lines
+
+
+def _size_within(width: int, item: QLayoutItem) -> QSize:
+    """As it wants to be; where that is too wide, as high as it is then, such as a flow within this one."""
+    size = item.sizeHint()
+    if size.width() > width:
+        size.setWidth(width)
+        if item.hasHeightForWidth():
+            size.setHeight(item.heightForWidth(width))
+    return size
