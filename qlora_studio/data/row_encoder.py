@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from qlora_studio.config.run_config import PREFERENCES
 from qlora_studio.data.conversation import Message, Row
-from qlora_studio.data.encoded import Encoded
+from qlora_studio.data.encoded import Encoded, Span
 from qlora_studio.data.masking import Rendered, Turn, render_chat, render_prompt, turns_of
 from qlora_studio.data.preference_rows import fit_pair, sides_of, why_left_out
 from qlora_studio.data.template import ChatTemplate
@@ -194,14 +194,13 @@ class RowEncoder:
         tokens, shown_to, turn = [], 0, 0
         spans = encoded.encoded.spans()
         spans += [(len(encoded.text), len(encoded.text))] * (len(encoded.ids) - len(spans))  # EOS at the end
+        shown = _with_spaces(encoded.text, spans)
         for i, (id, (start, end)) in enumerate(zip(encoded.ids.tolist(), spans, strict=True)):
             while turn < len(turns) and turns[turn].end <= start:
                 turn += 1
             special = self.tokenizer.is_special(id)
-            begins_turn = turn < len(turns) and turns[turn].start == start
-            spaces = not begins_turn and encoded.text[shown_to:start].isspace()  # that T5 has in no token
-            # A character of several tokens stands once.
-            text = encoded.text[shown_to if spaces else max(start, shown_to) : end]
+            begin, last = shown[i]
+            text = encoded.text[max(begin, shown_to) : last]  # a character of several tokens stands once
             if special and start == end:
                 text = self.tokenizer.name_of(id)  # put there by the tokenizer, not written in the text
             weight = encoded.weights[i]
@@ -209,7 +208,7 @@ class RowEncoder:
             fate = "cut" if i not in kept else learned if weight else "context"
             role = turns[turn].role if turn < len(turns) else ""
             tokens.append(Token(text, id, fate, role, special))
-            shown_to = max(shown_to, end)
+            shown_to = max(shown_to, last)
         return tuple(tokens)
 
     def _turns(self, encoded: EncodedRow) -> tuple[Turn, ...]:
@@ -288,6 +287,20 @@ class RowEncoder:
         weights = np.ones(len(ids), dtype=np.float32)
         weights[0] = 0  # nothing stands before it
         return EncodedRow(row, text, ids, weights, len(self.tokenizer.special_in(text)), encoded)
+
+
+def _with_spaces(text: str, spans: Sequence[Span]) -> list[Span]:
+    """White space that is part of no token, as with T5, goes with the one after it; a line's end before.
+
+    spans: of each token in `text`; one that stands for nothing in it is left alone
+    """
+    found = list(spans)
+    for i in range(1, len(found)):
+        (first, before), (after, end) = found[i - 1], found[i]
+        if first < before and after < end and text[before:after].isspace():
+            middle = text.rfind("\n", before, after) + 1 or before
+            found[i - 1], found[i] = (first, middle), (middle, end)
+    return found
 
 
 def fit(encoded: EncodedRow, seq_len: int, too_long: str) -> FittedRow:

@@ -88,7 +88,7 @@ class SourceTargetEncoder(RowEncoder):
         at = 0 if row.text is not None else _last_answer(row)
         if not at:
             raise StudioError(
-                f"it is a row {NO_TARGET}.", hint=f"An encoder-decoder is trained on {self.needed}."
+                f"It is a row {NO_TARGET}.", hint=f"An encoder-decoder is trained on {self.needed}."
             )
         find_special = self.tokenizer.special_in
         source = render_prompt(row.messages[:at], self.template, find_special, row.tools)

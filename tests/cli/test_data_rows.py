@@ -69,12 +69,12 @@ def test_a_row_without_tokens_says_why_and_the_others_are_shown(
     assert [token["fate"] for token in whole["tokens"]][-1] == "learned"
     assert "refused" not in whole
     assert without["tokens"] == []
-    assert "Line 2: it is a row without a target" in without["refused"]
+    assert "Line 2: It is a row without a target" in without["refused"]
 
     command = ["data", str(file), "--show", "9", "--model", str(model)]
     assert run_command(build_parser().parse_args(command)) == 0
     told = capsys.readouterr().out
-    assert "assistant: nobody asked\nno tokens: Line 2: it is a row without a target" in told
+    assert "assistant: nobody asked\nno tokens: Line 2: It is a row without a target" in told
 
 
 def test_an_encoding_can_be_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:  # D5
