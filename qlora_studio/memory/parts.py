@@ -28,18 +28,27 @@ _FP32 = 4  # bytes
 _LOGITS_AT_ONCE = {"cuda": 2**25, "cpu": 2**23}  # as qlora_kernels.cross_entropy makes them
 # CPU: the product, fp32 logits, their log-softmax, the gradient. A card's kernel works in one place, in fp32.
 _BYTES_A_LOGIT = {"cuda": 4, "cpu": 12}
-# Fitted to the 62 settings of tests/benchmarks/memory_grid.py on an H100, torch 2.11.0+cu130, 2026-11-26:
-# what kernels and allocator were seen to take. No model above 8B was among them.
-_CUDA_CONTEXT = 614 * 1024**2  # bytes; driver and kernels of one process
-_FLOWING = (6, 4, 18_125)  # a token in a layer's backward: times its hidden and inner size in 16 bit; bytes
-_IN_TURN = {"compiled": 0.4, "eager": 0.6, "peft": 1.9}  # of a layer whose activations are computed again
-_SCRATCH = 2.5  # times the largest weight in 16 bit
-_BESIDE_ADAPTER = 0.18  # share of it; also what torch reserves and nothing uses
-_MARGIN = 0.01  # rather promised too much than too little
+# Counted in the code that inductor writes for the backward pass of a layer (Llama, Qwen2.5 and Phi-3 made
+# narrow; torch 2.13): at its most, what lies beside all that the layer keeps. Times hidden and inner size.
+_FLOWING = (1, 3)  # the gradients of the output; of what the last product was made of, of gate and up
+_LAST_INPUT = 1  # times the inner size, where the last product's adapter learns; with dropout it is kept
+_INPUTS_AGAIN = 2  # hidden states of a recomputed layer: what its two norms made; with dropout they are kept
+_OF_LOSS = 6  # hidden states of the last norm and the loss, while there are logits
+# Where layers aren't compiled, or adapters run as peft has them: fitted to the 62 settings of
+# tests/benchmarks/memory_grid.py on an H100, torch 2.11.0+cu130, 2026-11-26. None has more than 8B weights.
+_FLOWING_PLAIN = (6, 4)
+_IN_TURN_PLAIN = {"eager": 0.6, "peft": 1.9}  # of a layer whose activations are computed again
+_CUDA_CONTEXT = 614 * 1024**2  # bytes; driver and kernels of one process; measured there
+# What torch reserves beside that: fitted to those of the 62 that are compiled, with what a layer kept that
+# day; docs/MEMORY.md has how it does elsewhere.
+_RESERVED = 128 * 1024**2  # bytes; two workspaces of cuBLAS, of 32 MiB each, are among them
+_SCRATCH = 1  # times the largest weight in 16 bit: dequantized ones come and go
+_BESIDE_FLAT = 0.22  # of what is trained, where its gradients are gathered in one tensor
+_MARGIN = 0.015  # rather promised too much than too little
 # With fp8, a token in a layer's backward: bytes, times its hidden and inner size, for what is multiplied in 8
 # bit beside 16. So that of the two settings measured (8B, 4 x 2048, H100, 2026-11-27) neither takes 3 % more
 # than promised. The scales of the weights' rows, 5 MB of 8B, aren't counted.
-_FP8_COPIES = 5
+_FP8_COPIES = 7
 # Measured on SmolLM2 (2 cores, float32 and bfloat16, 256 to 2,048 tokens): the process with its libraries,
 # and what the C allocator holds beyond the activations, as each thread of a step has an arena of its own.
 _CPU_PROCESS = 700_000_000  # bytes
@@ -169,31 +178,79 @@ def _activations(setting: Setting, recomputed_layers: int, gradients: int) -> in
     shape, tokens = setting.shape, setting.tokens
     whole = bytes_a_layer(setting)
     if shape.decoder is not None:
-        kept = sum(encoder_decoder.input_bytes(setting)[:recomputed_layers])
+        inputs = encoder_decoder.input_bytes(setting)
+        kept = sum(inputs[:recomputed_layers])
         kept += sum(encoder_decoder.bytes_of_layers(setting)[recomputed_layers:])
+        all_inputs = sum(inputs)
     else:
         layer_input = tokens * shape.hidden_size * setting.dtype_bytes
         kept = (shape.layers - recomputed_layers) * whole + recomputed_layers * layer_input
+        all_inputs = shape.layers * layer_input
     if setting.device == "cuda":
-        return max(kept - gradients, 0) + _in_turn_on_card(setting, recomputed_layers)
+        return _activations_on_card(setting, kept, all_inputs if recomputed_layers else None, gradients)
     in_turn = whole if recomputed_layers else 0
     flowing = tokens * 3 * (shape.hidden_size + shape.intermediate_size) * setting.dtype_bytes
     return kept + in_turn + max(0, flowing - _logits(setting))
 
 
-def _in_turn_on_card(setting: Setting, recomputed_layers: int) -> int:
-    """Of the layer that goes backward: gradients that flow through it, and itself where it is recomputed."""
+def _activations_on_card(setting: Setting, kept: int, inputs: int | None, gradients: int) -> int:
+    """The most of the moments that may be the peak.
+
+    kept:   bytes of all layers as the backward pass begins
+    inputs: of all layers, as the first recomputed one goes backward: those that were kept are gone; None: no
+        layer is recomputed
+    """
+    flowing = _flowing_on_card(setting)
+    moments = [kept + flowing]
+    if inputs is not None:
+        moments.append(inputs + _recomputed_in_turn(setting) + flowing)
+    beside = max(0, max(moments) - gradients)
+    if not _is_counted(setting):
+        return beside
+    logits, a_token = _logits(setting), setting.shape.hidden_size * setting.dtype_bytes
+    with_logits = max(0, kept + _OF_LOSS * setting.tokens * a_token - gradients)
+    gathered = gradients if _lies_flat(setting) else 0
+    return max(beside - logits, with_logits, gathered - logits)
+
+
+def _is_counted(setting: Setting) -> bool:
+    """Whether it is known what the layers' graphs hold; else it was fitted to what they took."""
+    return setting.compiled and setting.fused
+
+
+def _flowing_on_card(setting: Setting) -> int:
+    """Of the layer that goes backward: gradients that flow through it, and what is made again for them."""
     shape = setting.shape
-    of_hidden, of_inner, more = _FLOWING
+    of_hidden, of_inner = _FLOWING_PLAIN
+    if _is_counted(setting):
+        of_hidden, of_inner = _FLOWING
+        of_inner += _LAST_INPUT if _learns_from_inner(setting) and not setting.config.lora.dropout else 0
     numbers = of_hidden * shape.hidden_size + of_inner * shape.intermediate_size
-    needed = setting.tokens * (numbers * setting.dtype_bytes + more)
+    flowing = setting.tokens * numbers * setting.dtype_bytes
     if setting.multiplies_in_fp8:
-        needed += setting.tokens * _FP8_COPIES * (shape.hidden_size + shape.intermediate_size)
-    if recomputed_layers:
+        flowing += setting.tokens * _FP8_COPIES * (shape.hidden_size + shape.intermediate_size)
+    return flowing
+
+
+def _recomputed_in_turn(setting: Setting) -> int:
+    """Of a layer whose activations are made again, beside its input and what flows."""
+    whole = bytes_a_layer(setting)
+    if not _is_counted(setting):
         raised = not setting.fused and setting.config.model.quantization != "int8"
-        way = "peft" if raised else "compiled" if setting.compiled else "eager"
-        needed += int(_IN_TURN[way] * bytes_a_layer(setting))
-    return needed
+        return int(_IN_TURN_PLAIN["peft" if raised else "eager"] * whole)
+    inputs = 0 if setting.config.lora.dropout else _INPUTS_AGAIN
+    return whole + (inputs - 1) * setting.tokens * setting.shape.hidden_size * setting.dtype_bytes
+
+
+def _learns_from_inner(setting: Setting) -> bool:
+    inner = setting.shape.intermediate_size
+    return any(into == inner and _is_adapted(name, setting.config) for name, _, into in setting.shape.linears)
+
+
+def _lies_flat(setting: Setting) -> bool:
+    """Whether gradients are gathered in one tensor before the update, see `engine.optimizer`."""
+    config = setting.config
+    return setting.device == "cuda" and config.training.optimizer.endswith("32bit") and not config.trains_all
 
 
 def bytes_a_layer(setting: Setting) -> int:
@@ -209,8 +266,9 @@ def bytes_a_layer(setting: Setting) -> int:
     query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     low_rank = 0 if setting.config.trains_all else _widest(shape, setting.config.lora)
     if setting.compiled:
-        inner_kept = 3 if _has_joined_gate(shape) else 2  # a joined product is kept beside what is made of it
-        numbers = 2 * hidden + 2 * query + 2 * key + inner_kept * inner + low_rank
+        numbers = 2 * hidden + 2 * query + 2 * key + 2 * inner + low_rank
+        if _has_joined_query(shape):  # kept for the value in it, beside what is made of query and key
+            numbers += query + key
         return setting.tokens * (numbers * size + _extra_bytes_a_token(setting))
     norms = min(4, max(2, round(shape.other_parameters_a_layer / max(hidden, 1))))  # a shape may lie
     attention_out = (
@@ -223,12 +281,12 @@ def bytes_a_layer(setting: Setting) -> int:
 
 def _widest(shape: ModelShape, lora: LoraConfig) -> int:
     """The ranks of one layer together, where they are most."""
-    names = [name for name, _, _ in shape.linears]
+    names = [name for name, _, _ in shape.linears if is_adapted(name, lora)]
     return max((sum(r_of.values()) for _, r_of in ranks(lora, names, shape.layers)), default=0)
 
 
-def _has_joined_gate(shape: ModelShape) -> bool:
-    return any(name.endswith("gate_up_proj") for name, _, _ in shape.linears)
+def _has_joined_query(shape: ModelShape) -> bool:
+    return any(name.endswith(("qkv_proj", "query_key_value")) for name, _, _ in shape.linears)
 
 
 def _extra_bytes_a_token(setting: Setting) -> int:
@@ -251,8 +309,8 @@ def other_bytes(setting: Setting, activations: int) -> int:
     if setting.device == "cuda":
         largest = max((out * inner for _, out, inner in shape.all_linears), default=0)
         trained = trained_bytes(setting)
-        beside = 0.0 if setting.config.trains_all else _BESIDE_ADAPTER * trained
-        estimated = int(_SCRATCH * largest * setting.dtype_bytes + beside)
+        beside = _BESIDE_FLAT * trained if _lies_flat(setting) else 0.0
+        estimated = _RESERVED + int(_SCRATCH * largest * setting.dtype_bytes + beside)
         estimated += int(_MARGIN * (_weights(setting) + trained + activations))
     else:
         estimated = int(_CPU_SLACK * activations)

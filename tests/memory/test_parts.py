@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import LoraConfig, RunConfig
 from qlora_studio.memory import parts as parts_module
-from qlora_studio.memory.parts import adapter_parameters, parts
+from qlora_studio.memory.parts import Parts, adapter_parameters, parts
 from qlora_studio.memory.setting import Setting
 from qlora_studio.memory.suggestions import changed
+from qlora_studio.models.shapes import known_shape
 
 ONE_LINEAR = ModelShape(
     family="llama",
@@ -74,3 +77,44 @@ def test_all_weights_have_gradients_and_two_moments(dtype, stored, beside):
     found = parts(Setting(ONE_LINEAR, config, device="cpu", compiled=False, tokens=64, room=None), 0)
     count = ONE_LINEAR.parameters
     assert (found.weights, found.adapter, found.optimizer) == (stored * count, beside * count, 8 * count)
+
+
+def on_card(recomputed: int, **changes: object) -> Parts:
+    """Of a compiled Llama 3.1 8B, 8,192 tokens."""
+    config = changed(RunConfig(), {key.replace("__", "."): value for key, value in changes.items()})
+    shape = known_shape("llama-3.1-8b")
+    return parts(Setting(shape, config, device="cuda", compiled=True, tokens=8192, room=None), recomputed)
+
+
+def test_the_first_kept_layers_have_gone_once_one_is_recomputed():
+    """So the peak is the larger of two: with half of the layers kept, what the backward pass begins with."""
+    a_layer = (2 * 4096 + 2 * 4096 + 2 * 1024 + 2 * 14336 + 7 * 64) * 8192 * 2  # as its graph keeps it
+    saved = on_card(8).activations - on_card(16).activations
+    assert saved == pytest.approx(8 * (a_layer - 4096 * 8192 * 2), rel=0.001)
+
+
+def test_gradients_that_are_gathered_in_one_tensor_are_held_twice_for_a_moment():
+    few_tokens = Setting(
+        known_shape("llama-3.1-8b"),
+        changed(RunConfig(), {"lora.r": 512}),
+        device="cuda",
+        compiled=True,
+        tokens=64,
+        room=None,
+    )
+    gradients = 4 * adapter_parameters(few_tokens.shape, few_tokens.config.lora)
+    held = parts(few_tokens, 32)
+    assert held.activations + held.logits == gradients
+    small = changed(few_tokens.config, {"training.optimizer": "paged_adamw_8bit"})
+    eight_bit = parts(replace(few_tokens, config=small), 32)
+    assert eight_bit.activations < gradients / 4
+    assert eight_bit.other < held.other
+
+
+def test_the_last_products_input_flows_where_its_adapter_learns_from_it():
+    of_two = on_card(0, lora__target_modules=("q_proj", "v_proj"), lora__r=1)
+    of_all = on_card(0, lora__r=1)
+    gradients = (of_all.adapter - of_two.adapter) // 2
+    low_rank = 32 * 5 * 8192 * 2
+    flows = of_all.activations - of_two.activations + gradients - low_rank
+    assert flows == pytest.approx(14336 * 8192 * 2, rel=0.001)

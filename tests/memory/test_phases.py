@@ -48,8 +48,8 @@ def test_a_longer_chat_takes_more():
 
 
 def test_the_peak_is_that_of_the_phase_of_the_run_that_takes_most():
-    config = changed(RunConfig(), {"data.seq_len": 16, "training.batch_size": 1})
-    promised = promise(LLAMA, config, device="cuda", free_bytes=80 * GIB)
+    short = {"data.seq_len": 16, "training.batch_size": 1, "training.optimizer": "paged_adamw_8bit"}
+    promised = promise(LLAMA, changed(RunConfig(), short), device="cuda", free_bytes=80 * GIB)
     assert promised.phase == "sample replies"
     assert promised.total == promised.phases["sample replies"] == sum(promised.parts.values())
     assert promised.total == max(
