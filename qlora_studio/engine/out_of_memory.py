@@ -14,6 +14,7 @@ from qlora_studio.runs.less_memory import Way, named_rows
 
 _ON_CPU = re.compile(r"you tried to allocate (\d+) bytes")
 _ON_CARD = re.compile(r"Tried to allocate ([\d.]+) ([KMG]iB)")
+_ALLOWED = re.compile(r"([\d.]+) ([KMG]iB) allowed")  # where a limit was set for the process
 _UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
@@ -37,9 +38,8 @@ def out_of_memory(
     held: sentences on what was in memory
     ways: in which the run itself can go on with less, in words
     """
-    needed, free = _needed_bytes(str(error)), device.free_bytes()
+    amount = _amount(str(error), device.free_bytes())
     where = device.name if device.is_cuda else "The machine"
-    amount = f": {_gib(needed)} more were needed, {_gib(free)} are free" if needed else ""
     message = f"{where} ran out of memory {doing}{amount}. {held}".rstrip()
     if not ways:
         return Problem(message, _hint(config))
@@ -59,12 +59,30 @@ def ways_in_words(ways: Sequence[Way], rows_at_once: int, rows: Sequence[int]) -
     return said[0] if len(said) == 1 else f"{', '.join(said[:-1])}, or {said[-1]}" if said else ""
 
 
+def _amount(message: str, free: int) -> str:
+    """What was needed, and why it wasn't there. free: bytes that anybody could take now."""
+    needed = _needed_bytes(message)
+    if not needed:
+        return ""
+    more = f": {_gib(needed)} more were needed"
+    if needed > free:
+        return f"{more}, {_gib(free)} are free"
+    if allowed := _ALLOWED.search(message):
+        return f"{more}, and this program may take no more than {_gib(_bytes_of(allowed))} of it"
+    # Given back since by this or another program, or in pieces.
+    return f"{more} in one piece; by now {_gib(free)} are free"
+
+
 def _needed_bytes(message: str) -> int | None:
     if found := _ON_CPU.search(message):
         return int(found[1])
     if found := _ON_CARD.search(message):
-        return int(float(found[1]) * _UNITS[found[2]])
+        return _bytes_of(found)
     return None
+
+
+def _bytes_of(found: re.Match[str]) -> int:
+    return int(float(found[1]) * _UNITS[found[2]])
 
 
 def _hint(config: RunConfig | None, *, resumed: bool = False) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ import torch
 
 from qlora_studio.data.packing import collate
 from qlora_studio.data.prepared import EncodedSample
+from qlora_studio.engine.out_of_memory import out_of_memory as told
 from qlora_studio.engine.prepared_run import read_start
 from qlora_studio.engine.update import Updater
 from qlora_studio.engine.wish import Wish
@@ -313,3 +315,27 @@ def raise_lost() -> str:
 def test_a_run_without_such_a_failure_goes_on_as_it_was(tmp_path: Path, content: bytes | None) -> None:
     [(tmp_path / "metrics.jsonl").write_bytes(text) for text in (content,) if text is not None]
     assert not ran_out_of_memory(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("of_torch", "free_gib", "said"),
+    [
+        ("", 0.25, ": 0.50 GiB more were needed, 0.25 GiB are free."),
+        (
+            "4.64 GiB allowed; ",
+            73.43,
+            ": 0.50 GiB more were needed, and this program may take no more than 4.64 GiB of it.",
+        ),
+        ("4.64 GiB allowed; ", 0.25, ": 0.50 GiB more were needed, 0.25 GiB are free."),
+        ("", 0.75, ": 0.50 GiB more were needed in one piece; by now 0.75 GiB are free."),
+    ],
+    ids=["a full card", "a limit", "a limit on a full card", "fragments, or given back since"],
+)
+def test_no_more_is_called_free_than_could_be_taken(of_torch: str, free_gib: float, said: str) -> None:
+    error = torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 512.00 MiB. GPU 0 has a total capacity of 79.11 GiB of which "
+        f"{free_gib} GiB is free. Including non-PyTorch memory, this process has 5.20 GiB memory in use. "
+        f"{of_torch}Of the allocated memory 4.01 GiB is allocated by PyTorch, and 120.00 MiB is reserved."
+    )
+    card: Any = SimpleNamespace(is_cuda=True, name="A card", free_bytes=lambda: int(free_gib * 2**30))
+    assert told(error, "at step 5", card, None).message == f"A card ran out of memory at step 5{said}"
