@@ -26,7 +26,7 @@ class MemoryMeter:
     def __init__(self, adapted: AdaptedModel, trained: TrainedWeights, optimizer: AdapterOptimizer) -> None:
         self._device = adapted.base.device
         others = OthersOnCard() if self._device.is_cuda else OthersInRam()
-        self._watch = MemoryWatch(lambda: others.look(self._held_bytes()))
+        self._watch = MemoryWatch(lambda: others.look(self._held_bytes))
         self._optimizer = optimizer
         self._paged_bytes = 0  # as of the newest step: the watch must not go through a state that grows
         self._weights = adapted.base.weight_bytes + adapted.dequantized_bytes
@@ -73,7 +73,8 @@ class MemoryMeter:
         """Of the card, by torch and the optimizer; without meaning on a processor."""
         if not self._device.is_cuda:
             return 0
-        return torch.cuda.memory_reserved(self._device.torch_device) + self._paged_bytes
+        counters = torch.cuda.memory_stats_as_nested_dict(self._device.torch_device)  # as in `_peaks_on_card`
+        return int(counters["reserved_bytes"]["all"]["current"]) + self._paged_bytes
 
     def peak_by_part(self) -> dict[str, int]:
         """Of the step since `start_step`; the parts of the promise."""

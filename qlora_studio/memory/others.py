@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
-from qlora_studio.memory import devices
+from qlora_studio.memory.devices import CardTaken
 from qlora_studio.memory.parts import never_estimated
 
 
@@ -16,17 +17,22 @@ class OthersOnCard:
     """
 
     def __init__(self) -> None:
+        self._card = CardTaken()
         self._before: int | None = None  # bytes that weren't ours at the first look
 
-    def look(self, ours: int) -> int | None:
-        """Bytes; None where the driver doesn't tell. ours: that torch and the optimizer hold there."""
-        taken = devices.card_taken()
+    def look(self, ours: Callable[[], int]) -> int | None:
+        """Bytes; None where the driver doesn't tell.
+
+        ours: those that torch and the optimizer hold there; asked for only where it matters, as torch takes
+            longer to tell than the driver
+        """
+        taken = self._card.look()
         if taken is None:
             return None
         used, by_process = taken
         if os.getpid() in by_process:
             return sum(size for pid, size in by_process.items() if pid != os.getpid())
-        not_ours = max(0, used - ours)
+        not_ours = max(0, used - ours())
         if self._before is None:
             self._before = not_ours
         return max(0, not_ours - self._before)
@@ -41,7 +47,7 @@ class OthersInRam:
         self._virtual_memory: Any = psutil.virtual_memory
         self._process = psutil.Process()
 
-    def look(self, ours: int) -> int:
+    def look(self, ours: Callable[[], int]) -> int:
         """Bytes. ours: unused, as the process knows what it holds."""
         memory = self._virtual_memory()
         return max(0, int(memory.total - memory.available - self._process.memory_info().rss))

@@ -95,10 +95,11 @@ def test_on_a_card_the_part_of_a_paged_state_that_has_no_room_is_told(
 ) -> None:
     """The card's own counters are stood in for: 80 GiB, 70 reserved, and another program that takes 9."""
     gib = 2**30
-    peaks = {"allocated_bytes": {"all": {"peak": 0}}, "reserved_bytes": {"all": {"peak": 70 * gib}}}
-    monkeypatch.setattr(torch.cuda, "memory_stats_as_nested_dict", lambda _: peaks)
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 70 * gib)
-    monkeypatch.setattr(others.devices, "card_taken", lambda: (80 * gib, {os.getpid(): 71 * gib, 7: 9 * gib}))
+    reserved = {"all": {"peak": 70 * gib, "current": 70 * gib}}
+    counters = {"allocated_bytes": {"all": {"peak": 0}}, "reserved_bytes": reserved}
+    monkeypatch.setattr(torch.cuda, "memory_stats_as_nested_dict", lambda _: counters)
+    listed = {os.getpid(): 71 * gib, 7: 9 * gib}
+    monkeypatch.setattr(others.CardTaken, "look", lambda self: (80 * gib, listed))
     device = Device(torch.device("cuda"), "a card", 80 * gib)
     base = SimpleNamespace(device=device, weight_bytes=0)
     optimizer: Any = SimpleNamespace(parameters={}, paged=True, state_bytes=2 * gib)

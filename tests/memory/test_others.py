@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import os
+import sys
+from types import SimpleNamespace
 
 import pytest
 
 from qlora_studio.memory import devices, others
+from qlora_studio.memory.devices import CardTaken
 from qlora_studio.memory.others import OthersInRam, OthersOnCard, bytes_in_ram
 from qlora_studio.memory.parts import never_estimated
+from tests.memory.test_devices import NVMLError, fake_nvml
 
 GIB = 2**30
 CONTEXT = never_estimated("cuda")
+
+
+def unasked():
+    raise AssertionError("torch's counters take longer than all the rest")
+
+
+def process(pid, used):
+    return SimpleNamespace(pid=pid, usedGpuMemory=used)
 
 
 @pytest.fixture
@@ -20,7 +32,7 @@ def taken(monkeypatch):
 
     def use(*looks):
         answers = iter(looks)
-        monkeypatch.setattr(devices, "card_taken", lambda: next(answers))
+        monkeypatch.setattr(others.CardTaken, "look", lambda self: next(answers))
         return OthersOnCard()
 
     return use
@@ -28,22 +40,23 @@ def taken(monkeypatch):
 
 def test_where_the_driver_lists_this_process_the_others_are_the_rest_of_the_list(taken):
     watched = taken((9 * GIB, {os.getpid(): 5 * GIB, 77: 3 * GIB, 78: 1 * GIB}))
-    assert watched.look(ours=4 * GIB) == 4 * GIB
+    assert watched.look(unasked) == 4 * GIB
 
 
 def test_in_a_container_the_others_are_what_was_taken_beside_us_since_the_first_look(taken):
     """There the list has our process under a number that we don't know."""
     host = {4_000_001: 5 * GIB}
     watched = taken((5 * GIB, host), (9 * GIB, host), (12 * GIB, host), (6 * GIB, host))
-    assert [watched.look(ours=ours) for ours in (4 * GIB, 8 * GIB, 8 * GIB, 8 * GIB)] == [0, 0, 3 * GIB, 0]
+    held = iter((4 * GIB, 8 * GIB, 8 * GIB, 8 * GIB))
+    assert [watched.look(lambda: next(held)) for _ in range(4)] == [0, 0, 3 * GIB, 0]
 
 
 def test_a_driver_that_tells_nothing_is_no_zero(taken):
-    assert taken(None).look(ours=0) is None
+    assert taken(None).look(unasked) is None
 
 
 def test_on_a_processor_the_others_are_what_is_neither_free_nor_ours():
-    found = OthersInRam().look(0)
+    found = OthersInRam().look(unasked)
     ram = devices.ram_reading()
     assert 0 <= found <= ram.total_bytes
 
@@ -67,18 +80,55 @@ def test_of_a_paged_state_is_in_ram_what_has_no_room_on_the_card(
     assert found == in_ram * GIB
 
 
-def test_the_short_look_lists_each_process(monkeypatch):
-    from tests.memory.test_devices import fake_nvml
+@pytest.fixture
+def nvml(monkeypatch):
+    """A driver with one or two answers of our own."""
 
-    monkeypatch.setattr(devices, "_started", [fake_nvml()])
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setitem(__import__("sys").modules, "pynvml", fake_nvml())
-    assert devices.card_taken() == (30, {1: 1000, 2: 0})
+    def use(**changes):
+        monkeypatch.setattr(devices, "_started", [fake_nvml(**changes)])
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        monkeypatch.setitem(sys.modules, "pynvml", fake_nvml())
+        return CardTaken()
+
+    return use
+
+
+def test_the_short_look_lists_each_process(nvml):
+    assert nvml().look() == (30, {1: 1000, 2: 0})
+
+
+def test_the_driver_lists_processes_again_once_another_number_of_bytes_is_in_use(nvml):
+    used, listed = iter((30, 30, 50, 50)), iter(([process(1, 10)], [process(1, 10), process(7, 20)]))
+    card = nvml(
+        nvmlDeviceGetMemoryInfo=lambda card: SimpleNamespace(used=next(used)),
+        nvmlDeviceGetComputeRunningProcesses=lambda card: next(listed),
+    )
+    looks = [card.look() for _ in range(4)]
+    assert looks == [(30, {1: 10}), (30, {1: 10}), (50, {1: 10, 7: 20}), (50, {1: 10, 7: 20})]
+
+
+def test_a_card_that_comes_back_is_looked_up_again(nvml):
+    cards, answers = iter(("one", "another")), iter((30, None, 30))
+
+    def of_card(card):
+        found = next(answers)
+        if found is None:
+            raise NVMLError("GPU is lost")
+        return SimpleNamespace(used=found, card=card)
+
+    asked = []
+    card = nvml(
+        nvmlDeviceGetHandleByIndex=lambda index: asked.append(index) or next(cards),
+        nvmlDeviceGetMemoryInfo=of_card,
+        nvmlDeviceGetComputeRunningProcesses=lambda card: [process(1, 5 if card == "one" else 6)],
+    )
+    assert [card.look() for _ in range(3)] == [(30, {1: 5}), None, (30, {1: 6})]
+    assert asked == [0, 0]
 
 
 @pytest.mark.parametrize("started", [[None], []], ids=["no driver", "no library"])
 def test_without_a_driver_there_is_no_short_look(monkeypatch, started):
     monkeypatch.setattr(devices, "_started", list(started))
     monkeypatch.setitem(__import__("sys").modules, "pynvml", None)
-    assert devices.card_taken() is None
-    assert others.OthersOnCard().look(0) is None
+    assert CardTaken().look() is None
+    assert OthersOnCard().look(unasked) is None
