@@ -1,4 +1,4 @@
-"""What the layers of an encoder and a decoder keep for the backward pass: an estimate, measured on no card.
+"""What the layers of an encoder and a decoder keep for the backward pass: an estimate, rather too high.
 
 Counted from the code of T5 layer by layer, as if dropout ran and no fused kernel kept the scores away.
 """
@@ -12,8 +12,7 @@ from qlora_studio.config.model_shape import StackShape
 from qlora_studio.memory.setting import Setting
 
 ROUGH = (
-    "Memory of an encoder-decoder is a rough estimate: none was measured on a card yet. A run that was made "
-    "here corrects it."
+    "Memory of an encoder-decoder is a rough estimate, rather too high. A run that was made here corrects it."
 )
 _MASK = 1  # byte a number, of what dropout leaves out
 
