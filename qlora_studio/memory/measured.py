@@ -14,6 +14,9 @@ from qlora_studio.config.places import settings_folder
 
 _SCHEMA_VERSION = 1
 _MOST_ENTRIES = 500
+# Of what a factor is a multiple: counted up where `memory.parts` comes to other bytes for a run. 2: what the
+# graphs of compiled layers hold, since products with the same input are one.
+_ESTIMATE = 2
 
 
 class MeasuredSpeed(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +36,7 @@ class MeasuredFactor(msgspec.Struct, frozen=True, kw_only=True):
     quantization: str
     compiled: bool
     factor: float
+    estimate: int = 1
 
 
 class MeasuredDtype(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,10 +65,14 @@ def measured_speed(device_name: str, shape: ModelShape, quantization: str) -> fl
 
 
 def measured_factors(device_name: str, shape: ModelShape, quantization: str) -> dict[bool, float]:
-    """Compiled or not -> factor; without what has had no run of this kind here."""
+    """Compiled or not -> factor; without what has had no run of this kind here, or none since the promise
+    comes to other bytes.
+    """
     factors = _read(_path()).factors
     return {
-        entry.compiled: entry.factor for entry in factors if _same(entry, device_name, shape, quantization)
+        entry.compiled: entry.factor
+        for entry in factors
+        if entry.estimate == _ESTIMATE and _same(entry, device_name, shape, quantization)
     }
 
 
@@ -103,6 +111,7 @@ def remember_factor(
             quantization=quantization,
             compiled=compiled,
             factor=factor,
+            estimate=_ESTIMATE,
         )
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -144,6 +145,18 @@ def test_a_newer_versions_file_stays_as_it_is(home):  # R15
     file.write_text('{"schema_version": 2, "factors": []}')
     measure(1.2)
     assert file.read_text() == '{"schema_version": 2, "factors": []}'
+
+
+def test_what_was_measured_beside_another_estimate_corrects_nothing_until_it_is_measured_again(home):
+    measure(1.2)
+    file = home / "settings" / "measured.json"
+    kept = json.loads(file.read_bytes())
+    del kept["factors"][0]["estimate"]  # as versions wrote it that counted otherwise
+    file.write_text(json.dumps(kept))
+    assert here() == NO_CORRECTION
+    measure(1.1)
+    assert here().compiled == pytest.approx(1.1)
+    assert len(json.loads(file.read_bytes())["factors"]) == 1
 
 
 @pytest.mark.parametrize("factor", [0.0, -1.0, 1e300])
