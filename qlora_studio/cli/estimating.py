@@ -12,7 +12,7 @@ from qlora_studio.cli.room import Room, room_here, room_of_card
 from qlora_studio.cli.start import with_shape_of_start
 from qlora_studio.cli.training import settings_from
 from qlora_studio.config.adapter_layers import require_layers
-from qlora_studio.config.architecture import as_trained
+from qlora_studio.config.architecture import as_trained, require_trainable
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import SAMPLE, SHAPE_PREFIX, RunConfig
 from qlora_studio.memory.compiling import in_16_bit, not_fp8_reason
@@ -45,6 +45,7 @@ def estimate_command(arguments: argparse.Namespace) -> int:
     config = with_shape_of_start(config)
     room = room_here() if arguments.card is None else room_of_card(arguments.card)
     shape = chosen_shape(config.model.path)
+    require_trainable(config, shape)
     require_layers(config, shape)
     corrected = _measured_here(shape, config, room.device) if arguments.card is None else NO_CORRECTION
     promised = promise(shape, config, device=room.device, free_bytes=room.free_bytes, corrected=corrected)

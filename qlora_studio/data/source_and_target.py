@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from qlora_studio.config.run_config import PREFERENCES
+from qlora_studio.config.architecture import not_built
 from qlora_studio.data.conversation import Message, Row
 from qlora_studio.data.encoded import Encoded, Span
 from qlora_studio.data.masking import Rendered, Turn, render_prompt
@@ -45,16 +45,8 @@ class SourceTargetEncoder(RowEncoder):
         stop_ids: Sequence[int] = (),
     ) -> None:
         """start_id: the token that the decoder starts with. Raises: StudioError where it learns otherwise."""
-        if method in PREFERENCES or method == "pretrain":
-            raise StudioError(
-                f"An encoder-decoder can't be trained by {method} here: only from sources and targets.",
-                hint="Set training.method to 'sft', or choose a causal model.",
-            )
-        if train_on == "everything":
-            raise StudioError(
-                "An encoder-decoder learns its targets alone: data.train_on can't be 'everything'.",
-                hint="Learn from answers only.",
-            )
+        if first := next(not_built(method=method, train_on=train_on), None):
+            raise first.error
         super().__init__(tokenizer, template, train_on="last_answer", method=method, stop_ids=stop_ids)
         self.start_id = start_id
         self.target_len = target_len

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from qlora_studio.config.adapter_layers import require_layers
+from qlora_studio.config.architecture import require_trainable
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import OF_THE_START, RunConfig
 from qlora_studio.config.toml_file import parse_assignment, with_changes
@@ -164,6 +165,7 @@ def _point(config: RunConfig, shape: ModelShape, label: str, changes: dict[str, 
             "These settings train all weights: what is changed of the adapter changes nothing.",
             hint="Set training.finetuning to 'lora'.",
         )
+    require_trainable(settings, shape)
     require_layers(settings, shape)
     parameters = trained_parameters(shape, settings)
     return Point(label=label, seed=seed, changes=whole, parameters=parameters)

@@ -86,7 +86,9 @@ def prepare_run(request: reading.PrepareRun, texts: ModelTexts, told: Told) -> r
     start = start_of(config) if config.lora.start_from else None  # before all that takes its time
     if start is not None:
         config = msgspec.structs.replace(config, lora=start.lora)
-    require_layers(config, model_shape(config.model.path))
+    shape = model_shape(config.model.path)
+    require_trainable(config, shape)
+    require_layers(config, shape)
     if config.model.path.startswith(SHAPE_PREFIX):
         ready = _of_shape(config)
     else:
@@ -213,7 +215,6 @@ def _for_evaluation(config: RunConfig) -> RunConfig:
 
 def _of_folder(config: RunConfig, accept_skipped: bool, texts: ModelTexts, told: Told) -> _Ready:
     model = check_model(config.model.path, told)  # first: it takes no time
-    require_trainable(config, model.shape)
     source = _source(config, accept_skipped, told)
     text = texts.of(config.model.path)
     encoder = text.encoder(config.data, config.training.method)

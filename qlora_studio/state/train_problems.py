@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qlora_studio.config.adapter_layers import problem_of_run
+from qlora_studio.config.architecture import not_built_of
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.presets import Preset
 from qlora_studio.config.recipes import Recipe
-from qlora_studio.config.run_config import PREFERENCES, RunConfig
+from qlora_studio.config.run_config import RunConfig
 from qlora_studio.config.setting import Field, value_of
 from qlora_studio.config.unusual import full_rate, unusual_settings
 from qlora_studio.data.limits import MANY_DROPPED
@@ -97,25 +98,19 @@ def of_layers(config: RunConfig, shape: ModelShape | None, fields: Fields) -> It
         )
 
 
+_INSTEAD = {  # key -> words of the button that mends it, and what the start waits for
+    "training.method": ("Train it on chats", "another method"),
+    "training.finetuning": ("Train an adapter", "an adapter"),
+    "data.train_on": ("Learn from answers", "answers to learn"),
+}
+
+
 def of_kind(config: RunConfig, has_source: bool) -> Iterator[TrainProblem]:
     """Settings that an encoder-decoder can't be trained by. has_source: the model is one"""
-    if not has_source:
-        return
-    method = config.training.method
-    if method in PREFERENCES or method == "pretrain":
-        words = (
-            "An encoder-decoder is trained on sources with their targets: as chats, and by no other method."
-        )
-        mends = (Mend("Train it on chats", {"training.method": "sft"}),)
-        yield TrainProblem(words, blocks=True, key="training.method", mends=mends, waits="another method")
-    if config.trains_all:
-        words = "Of an encoder-decoder only adapters are trained here, not all weights."
-        mends = (Mend("Train an adapter", {"training.finetuning": "lora"}),)
-        yield TrainProblem(words, blocks=True, key="training.finetuning", mends=mends, waits="an adapter")
-    if config.data.train_on == "everything":
-        words = "An encoder-decoder learns its targets alone, not every token."
-        mends = (Mend("Learn from answers", {"data.train_on": "answers"}),)
-        yield TrainProblem(words, blocks=True, key="data.train_on", mends=mends, waits="answers to learn")
+    for item in not_built_of(config) if has_source else ():
+        button, waits = _INSTEAD[item.key]
+        mends = (Mend(button, {item.key: item.instead}),)
+        yield TrainProblem(item.words, blocks=True, key=item.key, mends=mends, waits=waits)
 
 
 def of_refusals(refusals: Mapping[str, str], fields: Fields) -> Iterator[TrainProblem]:

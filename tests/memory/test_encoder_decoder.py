@@ -5,12 +5,15 @@ import math
 import msgspec
 import pytest
 
+from qlora_studio.cli.main import build_parser, run_command
 from qlora_studio.config.architecture import as_trained, row_limit
 from qlora_studio.config.run_config import RunConfig
 from qlora_studio.config.toml_file import with_changes
+from qlora_studio.errors import StudioError
 from qlora_studio.memory.parts import adapter_parameters
 from qlora_studio.memory.promise import promise
 from qlora_studio.models.shapes import folder_plan
+from qlora_studio.protocol.sweep_plan import new_sweep
 from tests.reader.whole_t5 import whole_t5
 
 
@@ -59,6 +62,21 @@ def test_the_last_layer_of_an_mlp_counts_as_it_is_kept_beside_4_bit(plan, shape,
     ).parts["weights"]
 
     assert needed == kept * bytes_kept + rest + in_4_bit // 2 + 4 * (in_4_bit // 64)
+
+
+def test_a_comparison_that_trains_all_weights_is_refused_before_its_first_run(shape, tmp_path):
+    with pytest.raises(StudioError, match="only adapters are trained here") as refused:
+        new_sweep(config(), shape, over="finetuning", runs_dir=tmp_path)
+    assert "training.finetuning" in refused.value.hint
+    assert new_sweep(config(), shape, over="precision", runs_dir=tmp_path).points
+    assert new_sweep(config(), shape, over="layers", runs_dir=tmp_path).points
+
+
+def test_no_memory_is_promised_of_what_an_encoder_decoder_is_not_trained_by(tmp_path, capsys):
+    file = tmp_path / "run.toml"
+    file.write_text(f'[model]\npath = "{whole_t5(tmp_path / "t5")}"\n[training]\nmethod = "dpo"\n')
+    assert run_command(build_parser().parse_args(["estimate", str(file)])) == 2
+    assert "can't be trained by dpo" in capsys.readouterr().err
 
 
 def test_rows_are_never_packed(shape):

@@ -92,7 +92,7 @@ def test_a_causal_model_has_no_target_length(page, app, silent, qtbot):
 
 def test_a_method_that_it_cannot_learn_by_blocks_the_start_with_the_way_on(page, app, qtbot):
     app.draft.set("training.method", "dpo")
-    qtbot.waitUntil(lambda: "by no other method" in words(page, "train_problems"))
+    qtbot.waitUntil(lambda: "can't be trained by dpo" in words(page, "train_problems"))
     assert not found(page, "train_start").isEnabled()
 
     app.draft.set_many({"training.method": "sft", "data.train_on": "everything"})
