@@ -190,6 +190,8 @@ def _activations(setting: Setting, recomputed_layers: int, gradients: int) -> in
         return _activations_on_card(setting, kept, all_inputs if recomputed_layers else None, gradients)
     in_turn = whole if recomputed_layers else 0
     flowing = tokens * 3 * (shape.hidden_size + shape.intermediate_size) * setting.dtype_bytes
+    if shape.decoder is not None:
+        flowing += encoder_decoder.flowing_bytes(setting)
     return kept + in_turn + max(0, flowing - _logits(setting))
 
 
