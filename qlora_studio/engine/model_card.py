@@ -101,7 +101,8 @@ def _made_from(run: Run, licence: str | None) -> Iterator[tuple[str, str]]:
 
 def _settings(config: RunConfig, has_source: bool) -> Iterator[tuple[str, str]]:
     lora, training, model = config.lora, config.training, config.model
-    yield "Method", f"{training.method}, learning {config.data.train_on}"
+    learned = "the last answer of each chat" if has_source else config.data.train_on
+    yield "Method", f"{training.method}, learning {learned}"
     double = ", double quantization" if model.double_quant and model.quantization != "none" else ""
     yield "Base weights", f"{model.quantization}{double}, computed in {model.compute_dtype}"
     if config.trains_all:

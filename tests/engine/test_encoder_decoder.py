@@ -358,8 +358,10 @@ def test_what_is_exported_answers_as_trained(learned: Learned, tmp_path: Path, t
 
     assert isinstance(finished, ExportFinished)
     assert finished.verified.passed, finished.verified
-    assert "AutoModelForSeq2SeqLM" in (out / "README.md").read_text()
-    assert "vllm" not in (out / "README.md").read_text()
+    card = (out / "README.md").read_text()
+    assert "AutoModelForSeq2SeqLM" in card
+    assert "vllm" not in card
+    assert "learning the last answer of each chat" in card
     if to == "merged" and not quant:
         _require_same_by_transformers_and_by_us(out, learned.rows[0])
 
