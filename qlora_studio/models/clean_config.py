@@ -159,6 +159,9 @@ def _clean_values(said: Mapping[str, Any], family: Family, where: Path) -> dict[
             raise StudioError(f"{where}: {key} is missing.")
     if "max_position_embeddings" in family.fields and "max_position_embeddings" not in values:
         raise StudioError(f"{where}: max_position_embeddings is missing.")
+    if values.get("scale_decoder_outputs") is False:
+        # Of a T5 with a head of its own. transformers 5 says of every T5 that it saves that they are tied.
+        values["tie_word_embeddings"] = False
     _check_layer_lists(values, values[family.keys.get("num_hidden_layers", "num_hidden_layers")], where)
     return values
 

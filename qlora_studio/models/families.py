@@ -318,6 +318,7 @@ FAMILIES: Mapping[str, Family] = {
         {
             "vocab_size": _COMMON["vocab_size"],
             "tie_word_embeddings": flag,
+            "scale_decoder_outputs": flag,
             "d_model": _COMMON["hidden_size"],
             "d_kv": count(1, 8192),
             "d_ff": _COMMON["intermediate_size"],

@@ -108,6 +108,18 @@ def test_the_loss_of_a_batch_is_that_of_transformers_row_by_row(t5: Path) -> Non
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_folder_that_transformers_saved_again_is_the_same_model(t5: Path, tmp_path: Path) -> None:
+    theirs, rows = plain(t5), make_pairs(3)
+    theirs.save_pretrained(tmp_path / "again")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "again" / name).write_bytes((t5 / name).read_bytes())
+
+    ours = learned_losses(base_of(tmp_path / "again").causal_lm, batch_of(rows))
+
+    expected = torch.cat([losses_by_transformers(theirs, row) for row in rows])
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_a_row_has_the_loss_alone_that_it_has_among_others(flan: Path) -> None:
     rows, model = make_pairs(4), base_of(flan, "nf4").causal_lm
 

@@ -320,7 +320,12 @@ WEIGHTS: Odd = {
     "old buffers": (weights(lambda tensors: tensors.update({_BUFFER: np.ones(4, np.float32)})), None),
     "empty buffer": (weights(lambda tensors: tensors.update({_BUFFER: np.ones(0, np.float32)})), None),
     "tied, head written too": (
-        lambda folder: (folder.write_weights(), folder.write_config(tie_word_embeddings=True))[0],
+        lambda folder: (
+            weights(lambda tensors: tensors.update({"lm_head.weight": tensors["model.embed_tokens.weight"]}))(
+                folder
+            ),
+            folder.write_config(tie_word_embeddings=True),
+        )[0],
         None,
     ),
     "sharded": (sharded(), None),
@@ -378,6 +383,10 @@ WEIGHTS: Odd = {
         "evil",
     ),
     "tensor missing": (weights(lambda tensors: tensors.pop("model.norm.weight")), "model.norm.weight"),
+    "tied, another head": (
+        lambda folder: (folder.write_weights(), folder.write_config(tie_word_embeddings=True))[0],
+        "holds other numbers than model.embed_tokens.weight",
+    ),
     "head missing": (weights(lambda tensors: tensors.pop("lm_head.weight")), "lm_head.weight"),
     "tensor reshaped": (
         weights(

@@ -55,6 +55,13 @@ def test_the_embedding_may_stand_there_several_times(t5):
     assert stored(rewritten(t5, again)).keys() == whole
 
 
+def test_a_head_that_is_not_the_embedding_is_refused_where_the_config_says_that_it_is(t5):
+    rewritten(t5, lambda tensors: tensors.update({"lm_head.weight": tensors["shared.weight"] + 1}))
+    with pytest.raises(StudioError, match="holds other numbers than shared") as refused:
+        check_model(str(t5))
+    assert "tie_word_embeddings" in refused.value.hint
+
+
 def test_a_missing_tensor_of_the_decoder_is_named(t5):
     name = "decoder.block.1.layer.1.EncDecAttention.v.weight"
     rewritten(t5, lambda tensors: tensors.pop(name))
