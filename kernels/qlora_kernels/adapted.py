@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from qlora_kernels.linear import dequantized, flat, of_each, product
+from qlora_kernels.operations import operation, operation_without_gradient, register_fake
 
 
-@torch.library.custom_op("qlora::adapted_4bit", mutates_args=())
+@operation("qlora::adapted_4bit")
 def adapted_4bit(
     x: Tensor,
     lora_a: Tensor,
@@ -62,7 +63,7 @@ def _(
     return [x.new_empty([*x.shape[:-1], features]) for features in out_features]
 
 
-@torch.library.custom_op("qlora::adapted_4bit_grad_input", mutates_args=())
+@operation_without_gradient("qlora::adapted_4bit_grad_input")
 def adapted_4bit_grad_input(
     grads: Sequence[Tensor],
     grad_low_rank: Tensor,
@@ -85,7 +86,7 @@ def adapted_4bit_grad_input(
     return made.view(*grad_low_rank.shape[:-1], lora_a.shape[1])
 
 
-@adapted_4bit_grad_input.register_fake
+@register_fake("qlora::adapted_4bit_grad_input")
 def _(grads: Sequence[Tensor], grad_low_rank: Tensor, lora_a: Tensor, *others: Any) -> Tensor:
     return grad_low_rank.new_empty([*grad_low_rank.shape[:-1], lora_a.shape[1]])
 
@@ -93,6 +94,28 @@ def _(grads: Sequence[Tensor], grad_low_rank: Tensor, lora_a: Tensor, *others: A
 def low_rank_of(x: Tensor, lora_a: Tensor) -> Tensor:
     """x A^T as `adapted_4bit` takes it."""
     return linear(x.detach(), lora_a.detach())
+
+
+def gradient_of_low_rank(grads: Sequence[Tensor], lora_b: Sequence[Tensor]) -> Tensor:
+    """dtype [..., r of all], of the gradients of each output."""
+    return torch.cat([grad @ b for grad, b in zip(grads, lora_b, strict=True)], dim=-1)
+
+
+def gradients_of_adapters(
+    grads: Sequence[Tensor],
+    grad_low_rank: Tensor,
+    x: Tensor,
+    low_rank: Tensor,
+    lora_b: Sequence[Tensor],
+    a_wanted: bool,
+    b_wanted: Sequence[bool],
+) -> tuple[Tensor | None, list[Tensor | None]]:
+    """Of A of all, and of each B; None where it isn't wanted."""
+    grad_a = flat(grad_low_rank).t() @ flat(x) if a_wanted else None
+    if not any(b_wanted):
+        return grad_a, [None] * len(lora_b)
+    parts = torch.split(flat(low_rank), [b.shape[1] for b in lora_b], dim=-1)
+    return grad_a, [flat(grad).t() @ part for grad, part in zip(grads, parts, strict=True)]
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
@@ -107,19 +130,13 @@ def _backward(ctx: Any, grads: Sequence[Tensor]) -> tuple[Any, ...]:
     x, lora_a, low_rank, *others = ctx.saved_tensors
     lora_b, weights = others[: ctx.adapters], others[ctx.adapters :]
     x_wanted, a_wanted, _, _, _, _, _, _, b_wanted = ctx.needs_input_grad
-    ranks = [b.shape[1] for b in lora_b]
-    grad_low_rank = torch.cat([grad @ b for grad, b in zip(grads, lora_b, strict=True)], dim=-1)
-    grad_x = grad_a = None
-    grad_b: list[Tensor | None] = [None] * len(lora_b)
+    grad_low_rank = gradient_of_low_rank(grads, lora_b)
+    grad_x = None
     if x_wanted:
         grad_x = adapted_4bit_grad_input(
             grads, grad_low_rank, lora_a, weights, ctx.block_size, ctx.quant_type
         )
-    if a_wanted:
-        grad_a = flat(grad_low_rank).t() @ flat(x)
-    if any(b_wanted):
-        parts = torch.split(flat(low_rank), ranks, dim=-1)
-        grad_b = [flat(grad).t() @ part for grad, part in zip(grads, parts, strict=True)]
+    grad_a, grad_b = gradients_of_adapters(grads, grad_low_rank, x, low_rank, lora_b, a_wanted, b_wanted)
     return grad_x, grad_a, None, [None] * len(weights), None, None, None, ctx.no_grad_biases, grad_b
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from qlora_kernels.dequantize import dequantize_4bit
 from qlora_kernels.linear import flat
+from qlora_kernels.operations import operation, operation_without_gradient, register_fake
 from qlora_kernels.triton import fp8_weight_on_card
 
 E4M3 = torch.float8_e4m3fn
@@ -53,7 +54,7 @@ def scaled(rows: Tensor) -> tuple[Tensor, Tensor]:
     return (values / scale).to(E4M3), scale
 
 
-@torch.library.custom_op("qlora::fp8_weight", mutates_args=())
+@operation_without_gradient("qlora::fp8_weight", on_card=fp8_weight_on_card)
 def fp8_weight(
     weight: Sequence[Tensor],
     scales: Tensor,
@@ -73,19 +74,7 @@ def fp8_weight(
     return rounded.t().contiguous() if transposed else rounded
 
 
-@fp8_weight.register_kernel("cuda")
-def _(
-    weight: Sequence[Tensor],
-    scales: Tensor,
-    block_size: int,
-    quant_type: str,
-    shape: Sequence[int],
-    transposed: bool,
-) -> Tensor:
-    return fp8_weight_on_card(weight, scales, block_size, quant_type, shape, transposed)
-
-
-@fp8_weight.register_fake
+@register_fake("qlora::fp8_weight")
 def _(
     weight: Sequence[Tensor],
     scales: Tensor,
@@ -98,7 +87,7 @@ def _(
     return scales.new_empty((columns, rows) if transposed else (rows, columns), dtype=E4M3)
 
 
-@torch.library.custom_op("qlora::linear_fp8", mutates_args=())
+@operation("qlora::linear_fp8")
 def linear_fp8(
     x: Tensor,
     rounded: Tensor,
@@ -117,8 +106,8 @@ def linear_fp8(
     weight, scales: as `fp8_weight` takes them
     returns: dtype [..., out_features]
     """
-    whole = _rounded(weight, scales, block_size, quant_type, shape, transposed=False)
-    made = _product(flat(rounded), flat(scale), whole, scales[None], x.dtype)
+    whole = rounded_weight(weight, scales, block_size, quant_type, shape, transposed=False)
+    made = product(flat(rounded), flat(scale), whole, scales[None], x.dtype)
     return made.view(*x.shape[:-1], shape[0])
 
 
@@ -136,7 +125,7 @@ def _(
     return x.new_empty([*x.shape[:-1], shape[0]])
 
 
-@torch.library.custom_op("qlora::linear_fp8_grad_input", mutates_args=())
+@operation_without_gradient("qlora::linear_fp8_grad_input")
 def linear_fp8_grad_input(
     rounded: Tensor,
     scale: Tensor,
@@ -152,12 +141,12 @@ def linear_fp8_grad_input(
     rounded, scale: grad times `scales`, each row's in its column, as `scaled` makes it
     returns:        dtype [..., in_features]
     """
-    whole = _rounded(weight, scales, block_size, quant_type, shape, transposed=True)
-    made = _product(flat(rounded), flat(scale), whole, _ones(shape[1], scale.device), dtype)
+    whole = rounded_weight(weight, scales, block_size, quant_type, shape, transposed=True)
+    made = product(flat(rounded), flat(scale), whole, ones(shape[1], scale.device), dtype)
     return made.view(*rounded.shape[:-1], shape[1])
 
 
-@linear_fp8_grad_input.register_fake
+@register_fake("qlora::linear_fp8_grad_input")
 def _(
     rounded: Tensor,
     scale: Tensor,
@@ -171,7 +160,7 @@ def _(
     return rounded.new_empty([*rounded.shape[:-1], shape[1]], dtype=dtype)
 
 
-def _rounded(
+def rounded_weight(
     weight: Sequence[Tensor],
     scales: Tensor,
     block_size: int,
@@ -179,20 +168,25 @@ def _rounded(
     shape: Sequence[int],
     *,
     transposed: bool,
+    into: Tensor | None = None,
 ) -> Tensor:
-    """`fp8_weight`, on a card past torch's dispatcher, for which it would wait."""
-    make = fp8_weight_on_card if scales.is_cuda else fp8_weight
-    made: Tensor = make(weight, scales, block_size, quant_type, shape, transposed)
-    return made
+    """`fp8_weight`, on a card past torch's dispatcher, for which it would wait.
+
+    into: where it is written, if not in memory of its own; its rows may lie further apart than they are long
+    """
+    if scales.is_cuda:
+        return fp8_weight_on_card(weight, scales, block_size, quant_type, shape, transposed, into)
+    made: Tensor = fp8_weight(weight, scales, block_size, quant_type, shape, transposed)
+    return made if into is None else into.copy_(made)
 
 
 @cache
-def _ones(columns: int, device: torch.device) -> Tensor:
+def ones(columns: int, device: torch.device) -> Tensor:
     """float32 [1, columns]. Shared: don't write to it."""
     return torch.ones(1, columns, dtype=torch.float32, device=device)
 
 
-def _product(rows: Tensor, scale: Tensor, weight: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
+def product(rows: Tensor, scale: Tensor, weight: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     """dtype [rows, n]: (scale * rows) (weight * scales)^T; weight: e4m3 [n, k], scales: [1, n]."""
     if not rows.is_cuda:
         return ((rows.float() @ weight.float().t()) * scale * scales).to(dtype)

@@ -14,6 +14,7 @@ from torch.nn.functional import linear
 
 from qlora_kernels import fp8
 from qlora_kernels.adapted import adapted_4bit, low_rank_of
+from qlora_kernels.adapted_fp8 import adapted_fp8
 from qlora_kernels.linear import linear_4bit, linears_4bit, low_rank_product
 from qlora_kernels.quantized import Quantized4bit
 
@@ -145,10 +146,10 @@ class FusedLoraLinear4bit(PeftLinear4bit):  # type: ignore[misc]
             return products_of(x, [self])[0]
         (adapter,) = adapters
         dtype = self.base_layer.product_dtype(x)
-        if self.base_layer.learns_in_fp8:
-            return self._learning_in_fp8(x if x.dtype == dtype else x.to(dtype), adapter).to(x.dtype)
         if self._learns_at_once(adapter, x):
             return self._learning(x if x.dtype == dtype else x.to(dtype), adapter).to(x.dtype)
+        if self.base_layer.learns_in_fp8:
+            return self._learning_in_fp8(x if x.dtype == dtype else x.to(dtype), adapter).to(x.dtype)
         dropped = self.lora_dropout[adapter](x.to(dtype))
         lora_a, scaling = self.lora_A[adapter].weight, self.scaling[adapter]
         if torch.is_grad_enabled():
@@ -175,7 +176,7 @@ class FusedLoraLinear4bit(PeftLinear4bit):  # type: ignore[misc]
         base = self.base_layer
         quantized, weight = base._weight(x.dtype)
         lora_a = (self.lora_A[adapter].weight * self.scaling[adapter]).to(x.dtype)
-        (product,) = adapted_4bit(
+        given = (
             x,
             lora_a,
             low_rank_of(x, lora_a),
@@ -186,10 +187,14 @@ class FusedLoraLinear4bit(PeftLinear4bit):  # type: ignore[misc]
             [None if base.bias is None else base.bias.to(x.dtype)],
             [self.lora_B[adapter].weight.to(x.dtype)],
         )
+        if base.learns_in_fp8:
+            (product,) = adapted_fp8(*given, *fp8.scaled(x.detach()), [base.fp8_scales])
+        else:
+            (product,) = adapted_4bit(*given)
         return product  # type: ignore[no-any-return]
 
     def _learning_in_fp8(self, x: Tensor, adapter: str) -> Tensor:
-        """The base's product in e4m3, the adapter's as always."""
+        """The base's product in e4m3, the adapter's after dropout as always."""
         product = self.base_layer.product_in_fp8(x)
         lora_a = (self.lora_A[adapter].weight * self.scaling[adapter]).to(x.dtype)
         low_rank = linear(self.lora_dropout[adapter](x), lora_a)

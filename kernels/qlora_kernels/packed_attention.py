@@ -10,9 +10,22 @@ import torch
 from torch import Tensor
 
 from qlora_kernels.cuda import equal_rows
+from qlora_kernels.operations import operation, operation_without_gradient, register_fake
 
 
-@torch.library.custom_op("qlora::packed_attention", mutates_args=())
+def _attend_on_card(
+    query: Tensor, key: Tensor, value: Tensor, starts: Tensor, longest: int, scale: float, window: int
+) -> tuple[Tensor, Tensor]:
+    """cuDNN's where it takes the rows; else flash attention 2, as torch has it. source: arXiv:2307.08691"""
+    if equal_rows.takes(query, key, value, starts, longest, window):
+        return equal_rows.attend(query, key, value, longest, scale)
+    out, log_sums, *_ = torch.ops.aten._flash_attention_forward(
+        query, key, value, starts, starts, longest, longest, 0.0, True, False, scale=scale, **_sides(window)
+    )
+    return out, log_sums
+
+
+@operation("qlora::packed_attention", on_card=_attend_on_card)
 def packed_attention(
     query: Tensor, key: Tensor, value: Tensor, starts: Tensor, longest: int, scale: float, window: int
 ) -> tuple[Tensor, Tensor]:
@@ -35,19 +48,6 @@ def packed_attention(
     return out, log_sums
 
 
-@packed_attention.register_kernel("cuda")
-def _(
-    query: Tensor, key: Tensor, value: Tensor, starts: Tensor, longest: int, scale: float, window: int
-) -> tuple[Tensor, Tensor]:
-    """cuDNN's where it takes the rows; else flash attention 2, as torch has it. source: arXiv:2307.08691"""
-    if equal_rows.takes(query, key, value, starts, longest, window):
-        return equal_rows.attend(query, key, value, longest, scale)
-    out, log_sums, *_ = torch.ops.aten._flash_attention_forward(
-        query, key, value, starts, starts, longest, longest, 0.0, True, False, scale=scale, **_sides(window)
-    )
-    return out, log_sums
-
-
 @packed_attention.register_fake
 def _(
     query: Tensor, key: Tensor, value: Tensor, starts: Tensor, longest: int, scale: float, window: int
@@ -55,35 +55,7 @@ def _(
     return torch.empty_like(query), query.new_empty(query.shape[1], query.shape[0], dtype=torch.float32)
 
 
-@torch.library.custom_op("qlora::packed_attention_backward", mutates_args=())
-def packed_attention_backward(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    out: Tensor,
-    log_sums: Tensor,
-    starts: Tensor,
-    longest: int,
-    scale: float,
-    window: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of query, key and value, each of its shape. The scores are made again."""
-    grads = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
-    for row in _rows(starts):
-        q, k, v, g = (_heads_first(tensor[row], query) for tensor in (query, key, value, grad))
-        weights = torch.exp(_scores(query[row], key[row], scale, window) - log_sums[:, row, None])
-        grad_weights = g @ v.mT
-        through = (g * _heads_first(out[row], query)).sum(dim=-1, keepdim=True)
-        grad_scores = weights * (grad_weights - through) * scale
-        for whole, part in zip(grads, (grad_scores @ k, grad_scores.mT @ q, weights.mT @ g), strict=True):
-            groups = part.view(whole.shape[1], -1, *part.shape[1:]).sum(dim=1)
-            whole[row] = groups.transpose(0, 1).to(whole.dtype)
-    return grads
-
-
-@packed_attention_backward.register_kernel("cuda")
-def _(
+def _gradients_on_card(
     grad: Tensor,
     query: Tensor,
     key: Tensor,
@@ -119,7 +91,34 @@ def _(
     return grads
 
 
-@packed_attention_backward.register_fake
+@operation_without_gradient("qlora::packed_attention_backward", on_card=_gradients_on_card)
+def packed_attention_backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    log_sums: Tensor,
+    starts: Tensor,
+    longest: int,
+    scale: float,
+    window: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, key and value, each of its shape. The scores are made again."""
+    grads = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+    for row in _rows(starts):
+        q, k, v, g = (_heads_first(tensor[row], query) for tensor in (query, key, value, grad))
+        weights = torch.exp(_scores(query[row], key[row], scale, window) - log_sums[:, row, None])
+        grad_weights = g @ v.mT
+        through = (g * _heads_first(out[row], query)).sum(dim=-1, keepdim=True)
+        grad_scores = weights * (grad_weights - through) * scale
+        for whole, part in zip(grads, (grad_scores @ k, grad_scores.mT @ q, weights.mT @ g), strict=True):
+            groups = part.view(whole.shape[1], -1, *part.shape[1:]).sum(dim=1)
+            whole[row] = groups.transpose(0, 1).to(whole.dtype)
+    return grads
+
+
+@register_fake("qlora::packed_attention_backward")
 def _(
     grad: Tensor,
     query: Tensor,

@@ -14,8 +14,11 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 from torch.nn.functional import linear
 
-_PRODUCTS = torch.ops.qlora.adapted_4bit.default
-_IN_LISTS = (3, 6, 7, 8)  # its arguments of which each weight has its own: weights, out_features, biases, B
+# Of each operation, the arguments of which each weight has its own: weights, out_features, biases, B; scales.
+_IN_LISTS: dict[Any, tuple[int, ...]] = {
+    torch.ops.qlora.adapted_4bit.default: (3, 6, 7, 8),
+    torch.ops.qlora.adapted_fp8.default: (3, 6, 7, 8, 11),
+}
 
 
 def merge_products(compiled: GraphModule) -> None:
@@ -30,9 +33,9 @@ def merge_products(compiled: GraphModule) -> None:
 def _merge_in(graph: Graph) -> None:
     groups: dict[tuple[object, ...], list[Node]] = defaultdict(list)
     for node in graph.nodes:
-        if node.target is _PRODUCTS:
+        if node.target in _IN_LISTS:
             x, _, _, weights, block_size, quant_type, out_features, *_ = _arguments(node)
-            groups[x, block_size, quant_type, len(weights) // len(out_features)].append(node)
+            groups[node.target, x, block_size, quant_type, len(weights) // len(out_features)].append(node)
     for first, *others in groups.values():
         together = [first, *(node for node in others if _put_before(first, node))]
         if len(together) > 1:
@@ -46,7 +49,7 @@ def _put_before(first: Node, product: Node) -> bool:
     waiting = list(product.all_input_nodes)
     while waiting:
         node = waiting.pop()
-        if node is first or node.target is _PRODUCTS:
+        if node is first or node.target in _IN_LISTS:
             return False
         if node not in before and node not in needed:
             needed.add(node)
@@ -57,18 +60,15 @@ def _put_before(first: Node, product: Node) -> bool:
 
 
 def _replace(graph: Graph, products: list[Node]) -> None:
-    x, _, _, _, block_size, quant_type, *_ = _arguments(products[0])
-    weights, out_features, biases, lora_b = (
-        [each for node in products for each in _arguments(node)[place]] for place in _IN_LISTS
-    )
+    operation: Any = products[0].target
+    arguments = list(_arguments(products[0]))
+    for place in _IN_LISTS[operation]:
+        arguments[place] = [each for node in products for each in _arguments(node)[place]]
     with graph.inserting_before(products[0]):
         lora_a = graph.call_function(torch.cat, ([_arguments(node)[1] for node in products],))
-        without_gradient = tuple(graph.call_method("detach", (tensor,)) for tensor in (x, lora_a))
-        low_rank = graph.call_function(linear, without_gradient)
-        merged = graph.call_function(
-            _PRODUCTS,
-            (x, lora_a, low_rank, weights, block_size, quant_type, out_features, biases, lora_b),
-        )
+        without_gradient = tuple(graph.call_method("detach", (tensor,)) for tensor in (arguments[0], lora_a))
+        arguments[1:3] = lora_a, graph.call_function(linear, without_gradient)
+        merged = graph.call_function(operation, tuple(arguments))
     at = 0
     for node in products:
         for user in list(node.users):

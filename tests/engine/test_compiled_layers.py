@@ -15,6 +15,7 @@ from qlora_kernels.lora_layers import FrozenLinear4bit
 from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.utils import counters
+from torch._ops import OpOverload
 from torch.fx import GraphModule
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
@@ -104,21 +105,30 @@ def test_one_graph_serves_all_layers_and_any_number_of_rows(model: PreTrainedMod
     assert counters["stats"]["unique_graphs"] == 1
 
 
+@pytest.mark.parametrize(
+    ("in_fp8", "operation"),
+    [(False, torch.ops.qlora.adapted_4bit.default), (True, torch.ops.qlora.adapted_fp8.default)],
+    ids=["16 bit", "fp8"],
+)
 @pytest.mark.parametrize("recomputed", [0, 2], ids=["kept", "recomputed"])
-def test_products_with_the_same_input_are_one_operation(model: PreTrainedModel, recomputed: int) -> None:
+def test_products_with_the_same_input_are_one_operation(
+    model: PreTrainedModel, recomputed: int, in_fp8: bool, operation: OpOverload
+) -> None:
     torch._dynamo.reset()
+    multiply_in_fp8(model.model.layers, in_fp8)
     products: list[int] = []
 
     def backend(graph: GraphModule, _: object) -> GraphModule:
         for module in graph.modules():
             if isinstance(module, GraphModule):
                 targets = [node.target for node in module.graph.nodes]
-                products.append(targets.count(torch.ops.qlora.adapted_4bit.default))
+                products.append(targets.count(operation))
         return graph
 
     compile_layers(model.model.layers, recomputed, backend=backend)
     gradients(model, LENGTHS[0], compiled=True)
 
+    multiply_in_fp8(model.model.layers, wanted=False)
     assert sum(products) == 4  # query, key and value; output; gate and up; down
 
 

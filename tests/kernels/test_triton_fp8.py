@@ -13,6 +13,22 @@ ON_CARD = torch.cuda.is_available()
 DEVICE = "cuda" if ON_CARD else "cpu"
 
 
+def test_weights_are_written_side_by_side():
+    from qlora_kernels.triton.fp8 import fp8_weight_triton
+
+    torch.manual_seed(0)
+    quantized = [quantize_4bit(torch.randn(rows, 128, device=DEVICE)) for rows in (64, 80)]
+    whole = torch.zeros(128, 144, dtype=torch.float8_e4m3fn, device=DEVICE)
+    alone, at = [], 0
+    for weight in quantized:
+        given = weight.block_size, weight.quant_type, weight.shape
+        scales, rows = row_scales(weight.tensors, *given), weight.shape[0]
+        alone.append(fp8_weight_triton(weight.tensors, scales, *given, True))
+        fp8_weight_triton(weight.tensors, scales, *given, True, into=whole[:, at : at + rows])
+        at += rows
+    assert torch.equal(whole.float(), torch.cat([each.float() for each in alone], dim=1))
+
+
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize(("quant_type", "double_quant"), [("nf4", True), ("nf4", False), ("fp4", True)])
 @pytest.mark.parametrize("shape", [(64, 128), (80, 192), (192, 64)])

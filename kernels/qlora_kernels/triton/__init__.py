@@ -40,16 +40,18 @@ def fp8_weight_on_card(
     quant_type: str,
     shape: Sequence[int],
     transposed: bool,
+    into: Tensor | None = None,
 ) -> Tensor:
-    """See `qlora_kernels.fp8.fp8_weight`."""
+    """See `qlora_kernels.fp8.fp8_weight` and, for `into`, `rounded_weight`."""
     if not _has_triton():
         packed, absmax, *nested = weight
         whole = dequantize_on_card(packed, absmax, block_size, quant_type, shape, torch.float32, *nested)
         rounded: Tensor = (whole / scales[:, None]).to(torch.float8_e4m3fn)
-        return rounded.t().contiguous() if transposed else rounded
+        rounded = rounded.t() if transposed else rounded
+        return rounded.contiguous() if into is None else into.copy_(rounded)
     from qlora_kernels.triton.fp8 import fp8_weight_triton
 
-    return fp8_weight_triton(weight, scales, block_size, quant_type, shape, transposed)
+    return fp8_weight_triton(weight, scales, block_size, quant_type, shape, transposed, into)
 
 
 @cache

@@ -22,13 +22,15 @@ def fp8_weight_triton(
     quant_type: str,
     shape: Sequence[int],
     transposed: bool,
+    into: Tensor | None = None,
 ) -> Tensor:
     """See `qlora_kernels.fp8.fp8_weight`. A block's scale is divided by the row's first, so some values are
     rounded the other way there.
     """
     packed, absmax, *nested = weight
     rows, columns = shape
-    whole = packed.new_empty((columns, rows) if transposed else (rows, columns), dtype=torch.float8_e4m3fn)
+    size = (columns, rows) if transposed else (rows, columns)
+    whole = packed.new_empty(size, dtype=torch.float8_e4m3fn) if into is None else into
     second, code, offset = nested or (absmax, absmax, absmax)  # not read unless NESTED
     with torch.cuda.device_of(packed):  # type: ignore[no-untyped-call]
         _fp8_kernel[(triton.cdiv(rows, _ROWS), triton.cdiv(columns, _COLUMNS))](
@@ -42,6 +44,7 @@ def fp8_weight_triton(
             offset,
             rows,
             columns,
+            whole.stride(0),
             NESTED=bool(nested),
             NESTED_BLOCK=NESTED_BLOCK_SIZE,
             BLOCK=block_size,
@@ -64,6 +67,7 @@ def _fp8_kernel(  # type: ignore[no-untyped-def]
     absmax_offset,
     n_rows,
     n_columns,
+    stride,
     NESTED: tl.constexpr,
     NESTED_BLOCK: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -93,8 +97,8 @@ def _fp8_kernel(  # type: ignore[no-untyped-def]
 
     column = tl.program_id(1).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
     if TRANSPOSED:
-        at = column[:, None] * n_rows + row[None, :]
+        at = column[:, None] * stride + row[None, :]
         tl.store(whole + at, tl.trans(both), mask=(column < n_columns)[:, None] & (row < n_rows)[None, :])
     else:
-        at = row[:, None] * n_columns + column[None, :]
+        at = row[:, None] * stride + column[None, :]
         tl.store(whole + at, both, mask=(row < n_rows)[:, None] & (column < n_columns)[None, :])
