@@ -45,10 +45,6 @@ _RESERVED = 128 * 1024**2  # bytes; two workspaces of cuBLAS, of 32 MiB each, ar
 _SCRATCH = 1  # times the largest weight in 16 bit: dequantized ones come and go
 _BESIDE_FLAT = 0.22  # of what is trained, where its gradients are gathered in one tensor
 _MARGIN = 0.015  # rather promised too much than too little
-# With fp8, a token in a layer's backward: bytes, times its hidden and inner size, for what is multiplied in 8
-# bit beside 16. So that of the two settings measured (8B, 4 x 2048, H100, 2026-11-27) neither takes 3 % more
-# than promised. The scales of the weights' rows, 5 MB of 8B, aren't counted.
-_FP8_COPIES = 7
 # Measured on SmolLM2 (2 cores, float32 and bfloat16, 256 to 2,048 tokens): the process with its libraries,
 # and what the C allocator holds beyond the activations, as each thread of a step has an arena of its own.
 _CPU_PROCESS = 700_000_000  # bytes
@@ -228,10 +224,7 @@ def _flowing_on_card(setting: Setting) -> int:
         of_hidden, of_inner = _FLOWING
         of_inner += _LAST_INPUT if _learns_from_inner(setting) and not setting.config.lora.dropout else 0
     numbers = of_hidden * shape.hidden_size + of_inner * shape.intermediate_size
-    flowing = setting.tokens * numbers * setting.dtype_bytes
-    if setting.multiplies_in_fp8:
-        flowing += setting.tokens * _FP8_COPIES * (shape.hidden_size + shape.intermediate_size)
-    return flowing
+    return setting.tokens * numbers * setting.dtype_bytes
 
 
 def _recomputed_in_turn(setting: Setting) -> int:

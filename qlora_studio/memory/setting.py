@@ -67,11 +67,6 @@ class Setting:
         return self.is_4bit and not self.config.lora.use_dora
 
     @property
-    def multiplies_in_fp8(self) -> bool:
-        """Whether products of frozen weights are made in e4m3, on a card that does."""
-        return self.compiled and self.is_4bit and self.config.training.fp8
-
-    @property
     def is_4bit(self) -> bool:
         """Whether the frozen weights are NF4 or FP4."""
         return self.config.model.quantization in ("nf4", "fp4")

@@ -66,8 +66,8 @@ def on_card(shape: ModelShape, rows: int, seq_len: int, recompute: Any, **more: 
 @pytest.mark.parametrize(
     ("shape", "rows", "seq_len", "recompute", "compiles", "measured_gib"),
     [
-        (LLAMA_8B, 4, 2048, 0, "auto", 30.4),
-        (LLAMA_8B, 4, 2048, 32, "auto", 9.95),
+        (LLAMA_8B, 4, 2048, 0, "auto", 30.27),
+        (LLAMA_8B, 4, 2048, 32, "auto", 9.74),
         (LLAMA_8B, 8, 512, 0, "auto", 18.2),
         (LLAMA_8B, 8, 512, 32, "auto", 7.98),
         (LLAMA_8B, 4, 2048, 0, "off", 53.0),
@@ -81,27 +81,11 @@ def test_what_was_measured_on_a_card_is_promised_within_five_percent(
     assert promised.allocated / GIB == pytest.approx(measured_gib, rel=0.05)
 
 
-@pytest.mark.parametrize(("recompute", "measured_gib"), [(0, 30.7), (32, 10.7)])
-def test_fp8_takes_what_was_measured(recompute, measured_gib):
-    promised = on_card(LLAMA_8B, 4, 2048, recompute, training__fp8=True)
-    assert promised.allocated / GIB == pytest.approx(measured_gib, rel=0.03)
-
-
-@pytest.mark.parametrize(
-    "elsewhere",
-    [
-        {"training.compile": "off"},
-        {"model.quantization": "int8"},
-        {"model.quantization": "none"},
-        {"training.method": "dpo"},
-    ],
-    ids=lambda elsewhere: next(iter(elsewhere.values())),
-)
-@pytest.mark.parametrize("device", ["cuda", "cpu"])
-def test_fp8_takes_nothing_where_products_stay_in_16_bit(elsewhere, device):
-    config = changed(RunConfig(), elsewhere)
-    asked = changed(config, {"training.fp8": True})
-    assert promise(LLAMA_8B, asked, device=device).total == promise(LLAMA_8B, config, device=device).total
+def test_fp8_takes_what_16_bit_does():
+    """No layer recomputed, measured with it: 30.28 GiB against 30.27. What is in 8 bit comes and goes."""
+    plain, in_fp8 = (on_card(LLAMA_8B, 4, 2048, 0, training__fp8=asked) for asked in (False, True))
+    assert in_fp8.total == plain.total
+    assert in_fp8.allocated / GIB == pytest.approx(30.28, rel=0.03)
 
 
 @pytest.mark.parametrize(("recomputed", "measured_gib"), [(66, 53.4), (80, 51.4)])
