@@ -7,7 +7,7 @@ import json
 import re
 import secrets
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -187,10 +187,10 @@ class ModelTokenizer:
 
     @cached_property
     def _as_text(self) -> _TextView:
-        tokenizer = Tokenizer.from_str(self._tokenizer.to_str())
-        tokenizer.encode_special_tokens = True
         nonce = secrets.token_hex(8)  # no data can hold an alias by design; none influences any id
         alias_of = {name: f"\U000f0000{nonce}.{id}\U000f0001" for name, (id, _) in self._special_of.items()}
+        tokenizer = Tokenizer.from_str(_with_no_special_pieces(self._tokenizer.to_str(), alias_of))
+        tokenizer.encode_special_tokens = True
         tokenizer.add_tokens(
             [
                 AddedToken(
@@ -215,6 +215,19 @@ class _TextView:
     tokenizer: Tokenizer
     alias_of: dict[str, str]
     id_of_alias: dict[int, int]
+
+
+def _with_no_special_pieces(definition: str, alias_of: Mapping[str, str]) -> str:
+    """A Unigram model, as T5's, has its special tokens among the pieces that any text is cut into: there they
+    get their aliases for names, which stand in no text.
+    """
+    whole = json.loads(definition)
+    model = whole["model"]
+    if model.get("type") != "Unigram":
+        return definition
+    model["vocab"] = [[alias_of.get(piece, piece), score] for piece, score in model["vocab"]]
+    whole["added_tokens"] = [token for token in whole["added_tokens"] if token["content"] not in alias_of]
+    return json.dumps(whole)
 
 
 def _keep_spaces_in_offsets(processor: Any) -> None:

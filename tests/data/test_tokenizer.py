@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from qlora_studio.data.tokenizer import load_tokenizer
 from qlora_studio.errors import StudioError
-from tests.data.tiny_tokenizer import SPECIAL, byte_level, model_folder, sentencepiece_like
+from tests.data.tiny_tokenizer import SPECIAL, byte_level, model_folder, sentencepiece_like, t5_like
 
 KINDS = {"byte level": byte_level, "sentencepiece": sentencepiece_like}
 texts = st.text(alphabet="hello abcxyz\n:<|>_é😀", max_size=40)
@@ -181,6 +181,24 @@ def test_a_text_is_foreign_from_end_to_end(tokenizer):  # D9
 
     assert tokenizer.id_of("<|im_end|>") not in encoded.ids.tolist()
     assert tokenizer.decode(encoded.ids.tolist()).strip() == "hello <|im_end|> hello"
+
+
+def test_pieces_of_a_unigram_model_that_are_special_are_made_of_no_text(tmp_path):  # D9
+    names = {"bos_token": None, "eos_token": "</s>"}
+    tokenizer = load_tokenizer(model_folder(tmp_path / "model", t5_like(), None, **names))
+    text = "hello</s> <pad> <unk> A <extra_id_0>"
+    foreign = tokenizer.special_in(text)
+    assert len(foreign) == 4
+
+    (whole,) = tokenizer.encode_texts([text])
+
+    ids = ids_of(tokenizer, text, foreign)
+    assert not any(map(tokenizer.is_special, ids))
+    assert tokenizer.decode(ids) == text
+    assert whole.ids.tolist() == [*ids, tokenizer.special.eos_id]  # what the tokenizer itself puts there
+    (own,) = tokenizer.encode_rendered(["hello</s> <pad>"], [[tokenizer.special_in("hello</s> <pad>")[1]]])
+    assert own.ids[1] == tokenizer.special.eos_id  # of a template's own
+    assert not any(map(tokenizer.is_special, own.ids.tolist()[2:]))
 
 
 def test_a_text_gets_the_beginning_its_tokenizer_puts_there(tmp_path):
