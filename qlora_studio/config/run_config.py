@@ -13,6 +13,7 @@ from qlora_studio.config.setting import Setting
 SCHEMA_VERSION = 1
 SAMPLE = "sample"  # stands for the bundled model or the bundled data, in place of a path
 GENERAL = "general"  # stands for the bundled general questions, where something is evaluated
+HOST = "host"  # of `recompute`: all layers, and what goes into them lies in the host's memory
 SHAPE_PREFIX = "shape:"  # a known model's shapes with random weights, in place of a folder
 # What an adapter that is trained on brings with it, whatever the settings say.
 OF_THE_START = (
@@ -464,8 +465,9 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         Setting(
             label="Recompute",
             help="Layers whose activations are computed again in the backward pass: less memory, "
-            "more time. Auto: as many as it takes to fit.",
-            choices={"auto": "Auto", "none": "None", "all": "All layers"},
+            "more time. Auto: as many as it takes to fit. With inputs in RAM a card holds the input of a few "
+            "layers instead of all, in about the same time.",
+            choices={"auto": "Auto", "none": "None", "all": "All layers", HOST: "All, inputs in RAM"},
             minimum=0,
             maximum=1000,
         ),

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from qlora_studio.config.run_config import RunConfig
 from qlora_studio.engine.adapters import AdaptedModel
 from qlora_studio.engine.attention import flash_takes_heads_of
+from qlora_studio.engine.hosted_inputs import HostedInputs
 from qlora_studio.engine.merged_products import merge_products
 from qlora_studio.memory.compiling import not_compiled_reason
 
@@ -24,12 +25,18 @@ _GRAPHS = 64  # of one function: kinds of layers x recomputed or not x adapters 
 
 
 def compile_layers(
-    layers: nn.ModuleList, recomputed: int, *, backend: str | Callable[..., Any] = "inductor"
+    layers: nn.ModuleList,
+    recomputed: int,
+    hosted: HostedInputs | None = None,
+    *,
+    backend: str | Callable[..., Any] = "inductor",
 ) -> None:
     """Each layer's forward is compiled where gradients are wanted; without them it stays as it is.
 
     The first `recomputed` layers keep nothing but their input. They do it inside their graph: a checkpoint
     around it would hide from the compiler what is needed twice.
+
+    hosted: where that input goes; None: it stays on the card
     """
     _configure()
     whole, again = _Compiled(_forward, backend), _Compiled(_forward_twice, backend)
@@ -38,7 +45,10 @@ def compile_layers(
             module.look_at_weight()
     for number, layer in enumerate(layers):
         layer.gradient_checkpointing = False  # type: ignore[assignment]
-        layer.forward = types.MethodType(again if number < recomputed else whole, layer)
+        forward: Callable[..., Any] = again if number < recomputed else whole
+        if hosted is not None and number < recomputed:
+            forward = partial(_hosted, again, hosted, number)
+        layer.forward = partial(forward, layer) if hosted else types.MethodType(forward, layer)
 
 
 def multiply_in_fp8(layers: nn.ModuleList, wanted: bool) -> str | None:
@@ -109,6 +119,19 @@ def _compile(backend: str | Callable[..., Any], graph: Any, inputs: Any) -> Call
     merge_products(graph)
     compiled: Callable[..., Any] = lookup_backend(backend)(graph, inputs)
     return compiled
+
+
+def _hosted(
+    again: _Compiled,
+    hosted: HostedInputs,
+    number: int,
+    layer: nn.Module,
+    hidden: Tensor,
+    *others: Any,
+    **named: Any,
+) -> Any:
+    with hosted.of_layer(number, hidden):
+        return again(layer, hidden, *others, **named)
 
 
 def _forward(layer: nn.Module, *inputs: Any, **named: Any) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from qlora_studio.config.run_config import RunConfig
+from qlora_studio.config.run_config import HOST, RunConfig
 from qlora_studio.engine.device import Device
 from qlora_studio.protocol.events import Problem
 from qlora_studio.runs.less_memory import Way, named_rows
@@ -90,7 +90,7 @@ def _hint(config: RunConfig | None, *, resumed: bool = False) -> str:
     if config is None:
         return "Close other programs that use its memory, or choose a smaller model."
     ways = []
-    if not resumed and config.training.recompute != "all":
+    if not resumed and config.training.recompute not in ("all", HOST):
         ways.append("recompute all layers")
     if not resumed and config.training.batch_size > 1:
         batch, times = config.training.batch_size, config.training.gradient_accumulation

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from qlora_studio.config.finetuning_check import check_finetuning
-from qlora_studio.config.run_config import PREFERENCES, SHAPE_PREFIX, RunConfig
+from qlora_studio.config.run_config import HOST, PREFERENCES, SHAPE_PREFIX, RunConfig
 from qlora_studio.data.packing import (
     Batch,
     MicroBatch,
@@ -40,6 +42,7 @@ from qlora_studio.engine.compute_dtype import dtype_of, name_of, resolve_compute
 from qlora_studio.engine.device import Device
 from qlora_studio.engine.embedding_noise import EmbeddingNoise
 from qlora_studio.engine.frozen_weights import Storage
+from qlora_studio.engine.hosted_inputs import HostedInputs
 from qlora_studio.engine.memory_meter import MemoryMeter
 from qlora_studio.engine.multiple_choice import choice_questions, likeliest_letters
 from qlora_studio.engine.number_answers import answered_numbers, number_questions
@@ -80,6 +83,7 @@ from qlora_studio.runs.run_writer import RunWriter
 from qlora_studio.runs.samples import SAMPLES_FILE, read_samples
 from qlora_studio.runs.start import require_start
 
+_INPUTS_STAY = "What goes into recomputed layers stays on the card: it's an encoder-decoder."
 _NO_NOISE = "NEFTune adds no noise where answers are preferred: it would count as the adapter's doing."
 NO_LETTERS = "The chats held out are no multiple choice: no right letters are counted."
 NO_NUMBERS = "The chats held out don't all end in #### and a number: no right numbers are counted."
@@ -187,6 +191,9 @@ class PreparedRun:
         self._left_out = self.rows.train.places_of(self.less.left_out)
         self.largest_batch = 0  # tokens of a micro-batch that was computed in this sitting
         self.recomputed_layers = self._layers_to_recompute()
+        asks = training.recompute == HOST and self.device.is_cuda
+        self.hosted = HostedInputs() if asks and not self.model.config.is_encoder_decoder else None
+        self._inputs_stay = (_INPUTS_STAY,) if asks and self.hosted is None else ()
         self.not_compiled = self._compile()
         self.optimizer = AdapterOptimizer(
             self.trained.parameters.items(), self.as_computed.training, self.trained.moved
@@ -272,6 +279,7 @@ class PreparedRun:
             *self.optimizer.notes,
             *self.less.words(self.record),
             *quiet,
+            *self._inputs_stay,
             *self._not_in_fp8(),
             *self._uncounted(),
         )
@@ -400,11 +408,11 @@ class PreparedRun:
             self.not_fp8 = not_fp8_reason(str(self.model.config.model_type), self.config)
             wanted = self.config.training.fp8 and self.not_fp8 is None
             self.not_fp8 = multiply_in_fp8(layers, wanted) or self.not_fp8
-            compile_layers(layers, self.recomputed_layers)
+            compile_layers(layers, self.recomputed_layers, self.hosted)
         else:
             self.not_fp8 = f"layers aren't compiled ({reason})"
             let_layers_be(layers)
-            recompute(self.model, self.recomputed_layers)
+            recompute(self.model, self.recomputed_layers, self.hosted)
         return reason
 
     def _not_in_fp8(self) -> tuple[str, ...]:
@@ -438,20 +446,26 @@ class PreparedRun:
                 corrected=correction(self.device.name, shape, self.config.model.quantization),
             ).recompute_layers
         if isinstance(asked, str):
-            return layers if asked == "all" else 0
+            return layers if asked in ("all", HOST) else 0
         return min(asked, layers)
 
 
-def recompute(model: PreTrainedModel, count: int) -> int:
-    """The first `count` layers keep nothing but their input, and compute again in the backward pass."""
+def recompute(model: PreTrainedModel, count: int, hosted: HostedInputs | None = None) -> int:
+    """The first `count` layers keep nothing but their input, and compute again in the backward pass.
+
+    hosted: where that input goes; None: it stays on the device
+    """
     for number, layer in enumerate(cast(Iterable[Any], decoder_layers(model))):
         layer.gradient_checkpointing = number < count
-        layer._gradient_checkpointing_func = _checkpoint
+        layer._gradient_checkpointing_func = partial(_checkpoint, hosted, number)
     return count
 
 
-def _checkpoint(function: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
-    output: torch.Tensor = checkpoint(function, *inputs, use_reentrant=False)
+def _checkpoint(
+    hosted: HostedInputs | None, number: int, function: Callable[..., torch.Tensor], *inputs: torch.Tensor
+) -> torch.Tensor:
+    with hosted.of_layer(number, inputs[0]) if hosted is not None else nullcontext():
+        output: torch.Tensor = checkpoint(function, *inputs, use_reentrant=False)
     return output
 
 

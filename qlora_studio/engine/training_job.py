@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from qlora_studio.config.run_config import SHAPE_PREFIX, RunConfig
+from qlora_studio.config.run_config import HOST, SHAPE_PREFIX, RunConfig
 from qlora_studio.data.tokenizer import load_tokenizer
 from qlora_studio.engine.adapters import AdaptedModel, NonFiniteError
 from qlora_studio.engine.autopsy import autopsy_words, phase_of, ways_out
@@ -225,7 +225,7 @@ def _device_line(run: PreparedRun) -> str:
         dtype += " and fp8"
     return (
         f"{run.device.name}, {dtype}, {replaced.replaced} layers fused, {len(plain)} plain, "
-        f"{run.recomputed_layers} recomputed, {compiled}"
+        f"{run.recomputed_layers} recomputed{', inputs in RAM' if run.hosted else ''}, {compiled}"
         + "".join(f"\n  {line}" for line in (*plain, *run.notes))
     )
 
@@ -255,7 +255,8 @@ def _remember_peak(run: PreparedRun, measured: dict[str, int]) -> None:
     config = run.as_computed
     if run.config.model.compute_dtype == "auto":
         remember_dtype(run.device.name, config.model.compute_dtype)
-    training = msgspec.structs.replace(config.training, recompute=run.recomputed_layers)
+    recomputed = HOST if run.hosted else run.recomputed_layers
+    training = msgspec.structs.replace(config.training, recompute=recomputed)
     remember_peak(
         run.device.name,
         model_shape(config.model.path),

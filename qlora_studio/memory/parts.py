@@ -45,6 +45,8 @@ _RESERVED = 128 * 1024**2  # bytes; two workspaces of cuBLAS, of 32 MiB each, ar
 _SCRATCH = 1  # times the largest weight in 16 bit: dequantized ones come and go
 _BESIDE_FLAT = 0.22  # of what is trained, where its gradients are gathered in one tensor
 _MARGIN = 0.015  # rather promised too much than too little
+_ON_CARD = 3  # inputs of layers, where the others lie in RAM: one in use, one coming, one leaving
+
 # Measured on SmolLM2 (2 cores, float32 and bfloat16, 256 to 2,048 tokens): the process with its libraries,
 # and what the C allocator holds beyond the activations, as each thread of a step has an arena of its own.
 _CPU_PROCESS = 700_000_000  # bytes
@@ -180,8 +182,9 @@ def _activations(setting: Setting, recomputed_layers: int, gradients: int) -> in
         all_inputs = sum(inputs)
     else:
         layer_input = tokens * shape.hidden_size * setting.dtype_bytes
-        kept = (shape.layers - recomputed_layers) * whole + recomputed_layers * layer_input
-        all_inputs = shape.layers * layer_input
+        on_card = min(recomputed_layers, _ON_CARD) if setting.inputs_in_ram else recomputed_layers
+        kept = (shape.layers - recomputed_layers) * whole + on_card * layer_input
+        all_inputs = (shape.layers - recomputed_layers + on_card) * layer_input
     if setting.device == "cuda":
         return _activations_on_card(setting, kept, all_inputs if recomputed_layers else None, gradients)
     in_turn = whole if recomputed_layers else 0
@@ -203,6 +206,8 @@ def _activations_on_card(setting: Setting, kept: int, inputs: int | None, gradie
     if inputs is not None:
         moments.append(inputs + _recomputed_in_turn(setting) + flowing)
     beside = max(0, max(moments) - gradients)
+    if setting.inputs_in_ram:  # nothing goes as gradients come: the last layer's turn is the peak
+        beside = max(moments)
     if not _is_counted(setting):
         return beside
     logits, a_token = _logits(setting), setting.shape.hidden_size * setting.dtype_bytes

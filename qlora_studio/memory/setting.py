@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qlora_studio.config.model_shape import ModelShape
-from qlora_studio.config.run_config import RunConfig
+from qlora_studio.config.run_config import HOST, RunConfig
 
 _FP32 = 4  # bytes
 
@@ -65,6 +65,11 @@ class Setting:
     def fused(self) -> bool:
         """Whether base and adapter of a linear layer are one product; else peft's own forward runs."""
         return self.is_4bit and not self.config.lora.use_dora
+
+    @property
+    def inputs_in_ram(self) -> bool:
+        """Whether a card holds the inputs of a few recomputed layers only."""
+        return self.device == "cuda" and self.config.training.recompute == HOST and self.shape.decoder is None
 
     @property
     def is_4bit(self) -> bool:

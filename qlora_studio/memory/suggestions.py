@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
 
-from qlora_studio.config.run_config import RunConfig
+from qlora_studio.config.run_config import HOST, RunConfig
 
 _MOST = 3
 _SMALLEST_RANK = 8
@@ -31,7 +32,7 @@ class Way:
 def ways_to_fit(config: RunConfig, fits: Callable[[RunConfig], bool], on_card: bool) -> list[Way]:
     """At most three, best first: single changes, and where these don't do, several together."""
     kinds: list[Kind] = [
-        _recompute_all,
+        partial(_recompute, on_card),
         _fewer_rows,
         *([_eight_bit_optimizer] if on_card else []),
         _adapter_instead if config.trains_all else _lower_rank,
@@ -83,10 +84,13 @@ def _joined(words: list[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
-def _recompute_all(config: RunConfig) -> Iterator[Step]:
-    """More time, the same result."""
-    if config.training.recompute not in ("auto", "all"):
+def _recompute(on_card: bool, config: RunConfig) -> Iterator[Step]:
+    """More time, the same result. On a card the inputs of these layers can lie in RAM in about that time."""
+    asked = config.training.recompute
+    if asked not in ("auto", "all", HOST):
         yield "recomputing all layers", {"training.recompute": "all"}
+    if on_card and asked != HOST:
+        yield "recomputing all layers, their inputs in RAM", {"training.recompute": HOST}
 
 
 def _fewer_rows(config: RunConfig) -> Iterator[Step]:

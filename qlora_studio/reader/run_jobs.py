@@ -15,7 +15,7 @@ from qlora_studio.config.adapter_layers import require_layers
 from qlora_studio.config.architecture import LAST_ANSWER, NOT_PACKED, as_trained, require_trainable
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.places import general_questions_file
-from qlora_studio.config.run_config import GENERAL, SAMPLE, SHAPE_PREFIX, RunConfig, read_alone
+from qlora_studio.config.run_config import GENERAL, HOST, SAMPLE, SHAPE_PREFIX, RunConfig, read_alone
 from qlora_studio.config.setting import check_limits
 from qlora_studio.config.toml_file import with_absolute_paths
 from qlora_studio.config.unusual import unusual_settings
@@ -312,7 +312,7 @@ def _record(
 ) -> RunRecord:
     info = ready.rows.info
     training = config.training
-    if request.device_memory_bytes:  # else the engine, which knows it, makes the plan
+    if request.device_memory_bytes and training.recompute != HOST:  # else the engine makes the plan
         training = msgspec.structs.replace(training, recompute=promised.recompute_layers)
     return RunRecord(
         name=request.name or _name(config, ready.name),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections.abc import Iterator
 
 import bitsandbytes as bnb
@@ -22,6 +23,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from qlora_studio.engine import attention
 from qlora_studio.engine.attention import Segments
 from qlora_studio.engine.compiled_layers import compile_layers, let_layers_be, multiply_in_fp8
+from qlora_studio.engine.hosted_inputs import HostedInputs
 
 LENGTHS = ((20, 30, 14), (20, 20, 10, 14))
 
@@ -77,6 +79,45 @@ def gradients(model: PreTrainedModel, lengths: tuple[int, ...], *, compiled: boo
     # Not the sum of its squares, which the last norm makes a constant.
     (hidden * torch.randn_like(hidden)).sum().backward()
     return [weight.grad for weight in model.parameters() if weight.grad is not None]
+
+
+@pytest.mark.parametrize("recomputed", [1, 2])
+def test_inputs_of_recomputed_layers_go_through_the_host_and_gradients_keep_their_bits(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, recomputed: int
+) -> None:
+    compile_layers(model.model.layers, recomputed, backend="aot_eager")
+    wanted = [gradients(model, lengths, compiled=True) for lengths in LENGTHS]
+
+    fetched: list[int] = []
+    fetch = HostedInputs._fetch
+    monkeypatch.setattr(
+        HostedInputs, "_fetch", lambda self, kept: (fetched.append(kept.number), fetch(self, kept))[1]
+    )
+    compile_layers(model.model.layers, recomputed, HostedInputs(), backend="aot_eager")
+    found = [gradients(model, lengths, compiled=True) for lengths in LENGTHS]
+
+    for ours, reference in zip(itertools.chain(*found), itertools.chain(*wanted), strict=True):
+        torch.testing.assert_close(ours, reference, rtol=0, atol=0)
+    assert fetched == list(reversed(range(recomputed))) * len(LENGTHS)
+
+
+def test_what_goes_through_the_host_is_kept_nowhere_else(model: PreTrainedModel) -> None:
+    compile_layers(model.model.layers, 2, HostedInputs(), backend="aot_eager")
+    kept: list[weakref.ref[Tensor]] = []
+    hook = model.model.layers[1].register_forward_pre_hook(
+        lambda _, given: kept.append(weakref.ref(given[0]))
+    )
+    try:
+        total = model.model(
+            inputs_embeds=torch.randn(1, 20, 64, requires_grad=True),
+            position_ids=torch.arange(20)[None],
+            attention_mask=Segments.of((20,), torch.device("cpu")).as_starts(longest=32),
+            use_cache=False,
+        ).last_hidden_state.sum()
+    finally:
+        hook.remove()
+    assert total.requires_grad  # the graph is there, with all it holds
+    assert [tensor() for tensor in kept] == [None]
 
 
 @pytest.mark.parametrize("recomputed", [0, 1], ids=["kept", "one of two recomputed"])

@@ -260,7 +260,7 @@ def test_on_a_processor_it_is_said_that_products_are_not_made_in_fp8(tmp_path: P
     assert losses(told) == losses(silent)
 
 
-@pytest.mark.parametrize("layers", [1, "all"])
+@pytest.mark.parametrize("layers", [1, "all", "host"])
 def test_recomputed_layers_give_the_same_bits(tmp_path: Path, model: Path, layers: int | str) -> None:
     settings: dict[str, Any] = {"training__steps": 3, "lora__dropout": 0.1}
     kept = make_run(tmp_path, model, **settings)

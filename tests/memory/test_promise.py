@@ -68,7 +68,9 @@ def on_card(shape: ModelShape, rows: int, seq_len: int, recompute: Any, **more: 
     [
         (LLAMA_8B, 4, 2048, 0, "auto", 30.27),
         (LLAMA_8B, 4, 2048, 32, "auto", 9.74),
+        (LLAMA_8B, 4, 2048, "host", "auto", 8.51),
         (LLAMA_8B, 8, 512, 0, "auto", 18.2),
+        (LLAMA_8B, 8, 512, "host", "auto", 7.55),
         (LLAMA_8B, 8, 512, 32, "auto", 7.98),
         (LLAMA_8B, 4, 2048, 0, "off", 53.0),
         (LLAMA_65B, 1, 2048, 80, "auto", 41.7),

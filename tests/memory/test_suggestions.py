@@ -42,8 +42,12 @@ def test_where_no_single_change_fits_several_are_put_together():
         RunConfig(), lambda config: config.lora.r <= 32 and tokens(config) <= 2048, on_card=True
     )
     (way,) = ways
-    assert way.words == "1 row a step (16 accumulated), the 8-bit optimizer and rank 32"
+    assert way.words == (
+        "recomputing all layers, their inputs in RAM, 1 row a step (16 accumulated), the 8-bit optimizer "
+        "and rank 32"
+    )
     assert way.changes == {
+        "training.recompute": "host",
         "training.batch_size": 1,
         "training.gradient_accumulation": 16,
         "training.optimizer": "paged_adamw_8bit",
