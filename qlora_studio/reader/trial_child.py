@@ -87,6 +87,8 @@ def _losses(tokenizer: ModelTokenizer, folder: Path) -> Iterator[str]:
     lost = sorted({character for character in _SAMPLE.casefold() if not character.isspace()} - set(decoded))
     if lost:
         yield f"Its tokenizer has no way to write {' '.join(lost[:10])}."
+    if "\n" not in decoded:
+        yield "Its tokenizer makes a space of a line's end: what is learned and written is one line."
 
 
 def _failures(template: ChatTemplate, tokenizer: ModelTokenizer) -> Iterator[str]:

@@ -272,6 +272,19 @@ def test_the_check_of_a_model_knows_its_decoder(jobs, t5):
     assert report.target_modules == ("q", "k", "v", "o", "wi_0", "wi_1", "wo")
 
 
+def test_a_tokenizer_without_lines_is_told(jobs, t5, tmp_path):
+    words = "Its tokenizer makes a space of a line's end: what is learned and written is one line."
+    data = chats_file(tmp_path / "chats.jsonl")
+    without = whole_t5_without_lines(tmp_path / "t5")
+
+    notes = [
+        prepared_rows(tmp_path, prepare(jobs, tmp_path, settings(model, data)))[0].notes
+        for model in (without, t5)
+    ]
+
+    assert [words in found for found in notes] == [True, False]
+
+
 def multiple_choice(number, answer):
     choices = ["one", "two", "J. Doe", "four"]
     return {"question": f"Is it {number}?", "choices": choices, "answer": answer}
