@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from qlora_studio.config.data_parts import USUALLY_ALIKE
 from qlora_studio.config.places import cache_folder
-from qlora_studio.config.run_config import PAIRS, RunConfig, SamplePrompt
+from qlora_studio.config.run_config import PAIRS, PREFERENCES, RunConfig, SamplePrompt
 from qlora_studio.data.conversation import Message, Row
 from qlora_studio.data.dataset import Dataset
 from qlora_studio.data.held_out import content_hash, held_out_rows
@@ -252,7 +252,7 @@ class _Counts:
         if self.rated_bad > self.dropped + self.nothing + self.refused_rows:
             return "Plain finetuning learns answers that are rated good; this data has none."
         if self.dropped >= max(self.nothing, self.refused_rows):
-            return "Raise the sequence length, or cut longer chats in place of dropping them."
+            return f"Raise {encoder.limit_name}, or cut longer chats in place of dropping them."
         if self.refused and self.refused_rows >= self.nothing:
             return self.refused[0].hint or "Choose a model whose chat template takes such chats."
         if config.data.too_long == "truncate":
@@ -412,7 +412,11 @@ def _refuse_little(
             hint=f"Raise {encoder.limit_keys}, cut them (data.too_long), or accept it (--accept-skipped).",
         )
     if isinstance(config.data.validation, str) and not info.validation_rows:
-        raise StudioError(f"No row of {config.data.validation} can be evaluated.")
+        needed = encoder.target_len or encoder.method in PREFERENCES
+        raise StudioError(
+            f"No row of {config.data.validation} can be evaluated.",
+            hint=f"Choose data with {encoder.needed}." if needed else "Its rows are empty, or too long.",
+        )
 
 
 def _cache_key(source: Source, encoder: RowEncoder, config: RunConfig) -> str:

@@ -90,6 +90,7 @@ class RowEncoder:
 
     target_len = 0  # of an encoder-decoder: tokens that a target may have
     limit_keys = "data.seq_len"  # the settings that limit a row
+    limit_name = "the sequence length"  # the same in words
     otherwise = "another method (training.method)"  # what to choose where the data isn't what is needed
 
     def __init__(

@@ -31,6 +31,7 @@ class SourceTargetEncoder(RowEncoder):
 
     needed = "pairs of a source and a target, such as questions with answers"
     limit_keys = "data.seq_len or data.target_len"
+    limit_name = "the sequence length (of sources) or the target length"
     otherwise = "a causal model"
 
     def __init__(

@@ -116,6 +116,26 @@ def test_a_file_without_targets_is_refused_with_the_way_on(jobs, t5, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_file_held_out_without_targets_is_refused_with_the_way_on(jobs, t5, tmp_path):
+    held_out = tmp_path / "text.txt"
+    held_out.write_text("A text alone.\n")
+    config = settings(t5, chats_file(tmp_path / "chats.jsonl"), data__validation=str(held_out))
+
+    with pytest.raises(StudioError) as refused:
+        prepare(jobs, tmp_path, config)
+
+    assert str(held_out) in refused.value.message
+    assert "pairs of a source and a target" in refused.value.hint
+
+
+def test_where_every_target_is_too_long_its_limit_is_what_to_raise(jobs, t5, tmp_path):
+    config = settings(t5, chats_file(tmp_path / "chats.jsonl"), data__target_len=2)
+    with pytest.raises(StudioError) as refused:
+        prepare(jobs, tmp_path, config)
+    assert "or 2 of target" in refused.value.message
+    assert "the target length" in refused.value.hint
+
+
 def test_rows_without_targets_among_others_are_counted_and_told(jobs, t5, tmp_path):
     whole = [{"question": f"Q {i}?", "answer": f"A {i}"} for i in range(20)]
     data = lines(tmp_path / "chats.jsonl", *whole)
