@@ -399,8 +399,8 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         Setting(
             label="fp8 products",
             help="Frozen 4-bit weights are multiplied in 8-bit floating point (e4m3) where layers are "
-            "compiled; sums and the adapter are computed as ever. Faster on Ada, Hopper and later cards, "
-            "a little less exact.",
+            "compiled, but for the first and last two; sums and the adapter are computed as ever. Faster on "
+            "Ada, Hopper and later cards, a little less exact.",
         ),
     ] = False
     schedule: Annotated[

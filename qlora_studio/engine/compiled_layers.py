@@ -21,6 +21,9 @@ from qlora_studio.engine.merged_products import merge_products
 from qlora_studio.memory.compiling import not_compiled_reason
 
 _log = logging.getLogger(__name__)
+# With inputs and weights of all layers in e4m3 the sample model's loss on gsm8k, before it learns, is 1.34 %
+# higher; without the first and last two's 0.35 % (24 rows, by the plain reference): these stay in 16 bit.
+_IN_16_BIT, _IN_FP8_BETWEEN = 2, 8  # of fewer than 16 layers one, of fewer than 8 none
 _GRAPHS = 64  # of one function: kinds of layers x recomputed or not x adapters on or off
 
 
@@ -54,14 +57,17 @@ def compile_layers(
 def multiply_in_fp8(layers: nn.ModuleList, wanted: bool) -> str | None:
     """Whether these layers do, from now on, where they are compiled; why one of them doesn't, in words.
 
-    A layer that can't keeps its products in 16 bit.
+    What can't be multiplied so keeps its products in 16 bit, and so do the first and the last layers.
     """
     reasons = []
-    for name, module in layers.named_modules():
-        if isinstance(module, FrozenLinear4bit):
-            module.fp8_scales = None
-            if wanted and (reason := module.multiply_in_fp8()) is not None:
-                reasons.append(f"{name}: {reason}")
+    ends = min(_IN_16_BIT, len(layers) // _IN_FP8_BETWEEN)
+    for number, layer in enumerate(layers):
+        between = ends <= number < len(layers) - ends
+        for name, module in layer.named_modules():
+            if isinstance(module, FrozenLinear4bit):
+                module.fp8_scales = None
+                if wanted and between and (reason := module.multiply_in_fp8()) is not None:
+                    reasons.append(f"{number}.{name}: {reason}")
     return reasons[0] if reasons else None
 
 

@@ -211,6 +211,15 @@ def test_a_layer_without_an_adapter_is_multiplied_in_fp8_too() -> None:
     assert 1e-3 < apart(torch.compile(layer, backend="aot_eager", fullgraph=True)(x)) < 0.06
 
 
+@pytest.mark.parametrize(("count", "in_16_bit"), [(4, set()), (8, {0, 7}), (30, {0, 1, 28, 29})])
+def test_the_first_and_last_layers_stay_in_16_bit(count: int, in_16_bit: set[int]) -> None:
+    layers = nn.ModuleList(nn.Sequential(_in_four_bits(nn.Linear(64, 64, bias=False))) for _ in range(count))
+    for layer in layers:
+        FrozenLinear4bit.take_over(layer[0], keep_dequantized=False)
+    assert multiply_in_fp8(layers, wanted=True) is None
+    assert {number for number, layer in enumerate(layers) if layer[0].fp8_scales is None} == in_16_bit
+
+
 def test_without_gradients_a_layer_stays_as_it_is_written(model: PreTrainedModel) -> None:
     counters.clear()
     compile_layers(model.model.layers, 0, backend="aot_eager")
