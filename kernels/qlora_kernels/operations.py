@@ -1,8 +1,8 @@
 """Operations that a compiler doesn't look into, called as directly as torch allows.
 
 `torch.library.custom_op` switches a compiler off and on around each call and compares what comes out with
-what went in. On the host of an H100 a call of `adapted_4bit` took Python 236 us, 118 of them in its own
-function: in a short batch the card waits for it.
+what went in. On the host of an H100 a call of `adapted_4bit` took Python 236 us with that and 214 without,
+118 of them in its own function: in a short batch the card waits for it.
 """
 
 from __future__ import annotations
