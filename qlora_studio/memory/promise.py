@@ -106,7 +106,12 @@ def promise(
     def needs(changed: RunConfig) -> Promise:
         return _promise(shape, changed, device, room, longest_row, all_tokens, corrected)
 
-    that_fit = ways_to_fit(config, lambda changed: needs(changed).verdict == "fits", on_card=device == "cuda")
+    that_fit = ways_to_fit(
+        config,
+        lambda changed: needs(changed).verdict == "fits",
+        on_card=device == "cuda",
+        encoder_decoder=shape.decoder is not None,
+    )
     suggestions = []
     for way in that_fit:
         total = needs(way.config).total

@@ -29,10 +29,15 @@ class Way:
     config: RunConfig
 
 
-def ways_to_fit(config: RunConfig, fits: Callable[[RunConfig], bool], on_card: bool) -> list[Way]:
-    """At most three, best first: single changes, and where these don't do, several together."""
+def ways_to_fit(
+    config: RunConfig, fits: Callable[[RunConfig], bool], on_card: bool, *, encoder_decoder: bool = False
+) -> list[Way]:
+    """At most three, best first: single changes, and where these don't do, several together.
+
+    encoder_decoder: whether the model is one; the inputs of its layers don't go to RAM
+    """
     kinds: list[Kind] = [
-        partial(_recompute, on_card),
+        partial(_recompute, on_card and not encoder_decoder),
         _fewer_rows,
         *([_eight_bit_optimizer] if on_card else []),
         _adapter_instead if config.trains_all else _lower_rank,
@@ -84,12 +89,15 @@ def _joined(words: list[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
-def _recompute(on_card: bool, config: RunConfig) -> Iterator[Step]:
-    """More time, the same result. On a card the inputs of these layers can lie in RAM in about that time."""
+def _recompute(inputs_in_ram: bool, config: RunConfig) -> Iterator[Step]:
+    """More time, the same result.
+
+    inputs_in_ram: whether those of the recomputed layers can lie there, in about that time
+    """
     asked = config.training.recompute
     if asked not in ("auto", "all", HOST):
         yield "recomputing all layers", {"training.recompute": "all"}
-    if on_card and asked != HOST:
+    if inputs_in_ram and asked != HOST:
         yield "recomputing all layers, their inputs in RAM", {"training.recompute": HOST}
 
 

@@ -110,3 +110,12 @@ def test_all_layers_of_both_stacks_can_be_recomputed(shape):
     again = promised(shape, training__recompute="all")
     assert (whole.recompute_layers, again.recompute_layers) == (0, 5)
     assert again.parts["activations"] < whole.parts["activations"]
+
+
+def test_no_inputs_in_ram_are_offered_where_that_is_not_built(shape):
+    asked = config(lora__r=512, training__recompute=0)
+    needed = promise(shape, asked, device="cuda", device_bytes=2**40).total
+    found = promise(shape, asked, device="cuda", device_bytes=int(0.4 * needed))
+    assert found.suggestions  # of several changes together
+    assert all("training.recompute" in way.changes for way in found.suggestions)
+    assert not any("RAM" in way.words for way in found.suggestions)
