@@ -72,6 +72,11 @@ def test_a_card_that_is_not_here_is_said_what_fits_it(capsys: pytest.CaptureFixt
         (Room("cuda", 2**35, multiplies_in_fp8=False), "lora.r=8", "the card is older than Ada"),
         (Room("cuda", 2**35), "training.compile=off", "layers aren't compiled (compiling is off)"),
         (Room("cuda", 2**35), "model.quantization=int8", "only 4-bit weights are multiplied in fp8"),
+        (
+            Room("cuda", 2**35),
+            "model.compute_dtype=float16",
+            "beside fp8 all else is computed in bfloat16, not in float16",
+        ),
     ],
 )
 def test_where_products_are_not_made_in_fp8_it_is_said_why(

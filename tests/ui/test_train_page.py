@@ -166,6 +166,7 @@ def test_fp8_is_asked_for_where_the_card_may_multiply_so(advanced, app, monkeypa
         ("training.compile", "off"),
         ("data.packing", False),
         ("model.quantization", "int8"),
+        ("model.compute_dtype", "float16"),
         ("training.finetuning", "full"),
         ("training.method", "dpo"),
     ],
