@@ -39,13 +39,20 @@ class HostedInputs:
 
         hidden: dtype [batch, tokens, hidden_size]
         """
-        if number == 0:  # a pass that an error broke off may have left something
-            self._leaving.clear()
-            self._coming.clear()
+        if number == 0:
+            self._forget()
         # The graph keeps its hooks: one that knew the tensor would keep it on the card.
         input_at = hidden.data_ptr(), hidden.shape, hidden.dtype
         with saved_tensors_hooks(partial(self._pack, number, input_at), self._unpack):
             yield
+
+    def _forget(self) -> None:
+        """What a pass left behind that an error broke off."""
+        if self._stream is not None and (self._leaving or self._coming):
+            # Their memory is taken again on this stream: not before the copies from and to it have ended.
+            torch.cuda.current_stream().wait_stream(self._stream)
+        self._leaving.clear()
+        self._coming.clear()
 
     def _pack(self, number: int, input_at: tuple[object, ...], saved: Tensor) -> Tensor | _Kept:
         is_input = (saved.data_ptr(), saved.shape, saved.dtype) == input_at

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import bitsandbytes as bnb
 import peft
@@ -23,7 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from qlora_studio.engine import attention
 from qlora_studio.engine.attention import Segments
 from qlora_studio.engine.compiled_layers import compile_layers, let_layers_be, multiply_in_fp8
-from qlora_studio.engine.hosted_inputs import HostedInputs
+from qlora_studio.engine.hosted_inputs import HostedInputs, _Kept
 
 LENGTHS = ((20, 30, 14), (20, 20, 10, 14))
 
@@ -118,6 +119,28 @@ def test_what_goes_through_the_host_is_kept_nowhere_else(model: PreTrainedModel)
         hook.remove()
     assert total.requires_grad  # the graph is there, with all it holds
     assert [tensor() for tensor in kept] == [None]
+
+
+def test_what_a_broken_off_pass_left_behind_is_copied_before_its_memory_is_taken_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A card's streams are stood in for."""
+    waited: list[object] = []
+    current = SimpleNamespace(wait_stream=waited.append)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: current)
+    hosted, beside = HostedInputs(), SimpleNamespace()
+    hosted._stream = beside  # type: ignore[assignment]
+    given = torch.zeros(1, 2, 4)
+    with hosted.of_layer(0, given):
+        pass
+    assert not waited  # nothing was left
+
+    for left in (1, 0):
+        hosted._coming[_Kept(left, given)] = given
+        with hosted.of_layer(left, given):
+            pass
+    assert waited == [beside]  # at the first layer, once
+    assert not hosted._coming
 
 
 @pytest.mark.parametrize("recomputed", [0, 1], ids=["kept", "one of two recomputed"])
