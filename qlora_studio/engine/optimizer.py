@@ -65,10 +65,13 @@ class AdapterOptimizer:
         self._moved()
 
     def prefetch(self) -> None:
-        """Begins to bring a paged state to the card, so that it comes while gradients are still made."""
+        """Has a paged state brought to the card as soon as gradients are made, before the processor waits for
+        these. A weight may have none, or an empty one: so `save` leaves it before the first update.
+        """
         if self.paged:
-            for weight in self._optimizer.state:
-                self._optimizer.prefetch_state(weight)
+            for weight, state in self._optimizer.state.items():
+                if state:
+                    self._optimizer.prefetch_state(weight)
 
     def forget_gradients(self) -> None:
         """Frees them."""

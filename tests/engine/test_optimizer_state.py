@@ -56,6 +56,25 @@ def test_a_state_in_32_bit_goes_on_in_8_bit(monkeypatch: pytest.MonkeyPatch, tmp
         assert (moved - wanted).norm() < 0.05 * wanted.norm()
 
 
+def test_a_checkpoint_before_the_first_update_leaves_nothing_to_fetch(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fetched: list[Any] = []
+    monkeypatch.setattr(bnb.functional, "prefetch_tensor", lambda tensor, *_: fetched.append(tensor))
+    optimizer = bitsandbytes_one(monkeypatch, bnb.optim.PagedAdamW8bit)
+    optimizer.paged = True  # as on a card
+    optimizer.save(tmp_path)
+    optimizer.prefetch()
+    assert not fetched
+    first, _ = optimizer.parameters.values()
+    state = {name: torch.zeros(1) for name in ("state1", "state2")}
+    for tensor in state.values():
+        tensor.is_paged = True  # type: ignore[attr-defined]
+    optimizer._optimizer.state[first] = state
+    optimizer.prefetch()
+    assert fetched == list(state.values())
+
+
 def test_an_8_bit_state_does_not_go_into_the_32_bit_optimizer(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
