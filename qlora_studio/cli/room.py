@@ -18,6 +18,11 @@ class Room:
     multiplies_in_fp8: bool = True
 
     @property
+    def may_multiply_in_fp8(self) -> bool:
+        """Whether there is a card, and none that is too old."""
+        return self.device == "cuda" and self.multiplies_in_fp8
+
+    @property
     def words(self) -> str:
         """After an amount: 2.5 GiB of RAM."""
         return "on the card" if self.device == "cuda" else "of RAM"

@@ -225,6 +225,11 @@ class PreparedRun:
         self.answers = self._answers()
 
     @property
+    def multiplies_in_fp8(self) -> bool:
+        """Whether products of frozen weights are made in that, as asked."""
+        return self.config.training.fp8 and self.not_fp8 is None
+
+    @property
     def begins_with_what_was_lost(self) -> bool:
         """Whether the adapter is a new one that LoftQ fills."""
         is_new = not self.resumed and not self.record.hashes.start and not self.config.trains_all

@@ -221,7 +221,7 @@ def _device_line(run: PreparedRun) -> str:
     plain = [f"{name}: {reason}" for name, reason in replaced.fallbacks.items()]
     compiled = "layers compiled" if run.not_compiled is None else f"layers not compiled ({run.not_compiled})"
     dtype = name_of(run.adapted.base.storage.compute_dtype)
-    if run.config.training.fp8 and run.not_fp8 is None:
+    if run.multiplies_in_fp8:
         dtype += " and fp8"
     return (
         f"{run.device.name}, {dtype}, {replaced.replaced} layers fused, {len(plain)} plain, "
@@ -248,6 +248,7 @@ def _remember(run: PreparedRun, speeds: list[float]) -> None:
         model_shape(model.model.path),
         model.model.quantization,
         statistics.median(speeds),
+        fp8=run.multiplies_in_fp8,
     )
 
 

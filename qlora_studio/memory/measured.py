@@ -20,12 +20,13 @@ _ESTIMATE = 2
 
 
 class MeasuredSpeed(msgspec.Struct, frozen=True, kw_only=True):
-    """Of the newest run with this device and model."""
+    """Of the newest run with this device and model. fp8: whether its products were made in that."""
 
     device_name: str
     shape: str
     quantization: str
     tokens_per_second: float
+    fp8: bool = False
 
 
 class MeasuredFactor(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,10 +57,16 @@ class _File(msgspec.Struct, kw_only=True):
     dtypes: list[MeasuredDtype] = []
 
 
-def measured_speed(device_name: str, shape: ModelShape, quantization: str) -> float | None:
-    """Tokens a second in training, without padding; None before the first run of this kind here."""
+def measured_speed(
+    device_name: str, shape: ModelShape, quantization: str, *, fp8: bool = False
+) -> float | None:
+    """Tokens a second in training, without padding; None before the first run of this kind here.
+
+    How many layers are recomputed makes no other kind, nor where their inputs lie: with those in RAM the same
+    run took as long within 1 % (docs/BENCHMARKS.md).
+    """
     for entry in _read(_path()).speeds:
-        if _same(entry, device_name, shape, quantization):
+        if entry.fp8 == fp8 and _same(entry, device_name, shape, quantization):
             return entry.tokens_per_second
     return None
 
@@ -87,7 +94,9 @@ def remember_dtype(device_name: str, compute_dtype: str) -> None:
     _remember(MeasuredDtype(device_name=device_name, compute_dtype=compute_dtype))
 
 
-def remember_speed(device_name: str, shape: ModelShape, quantization: str, tokens_per_second: float) -> None:
+def remember_speed(
+    device_name: str, shape: ModelShape, quantization: str, tokens_per_second: float, *, fp8: bool = False
+) -> None:
     """Replaces what an earlier run measured. A disk that can't be written to forgets, no more."""
     if 0 < tokens_per_second < 1e9:
         _remember(
@@ -96,6 +105,7 @@ def remember_speed(device_name: str, shape: ModelShape, quantization: str, token
                 shape=shape_key(shape),
                 quantization=quantization,
                 tokens_per_second=tokens_per_second,
+                fp8=fp8,
             )
         )
 
@@ -152,11 +162,11 @@ def _with_newest(newest: _Kept, entries: list[_Kept]) -> list[_Kept]:
     return [newest, *others][:_MOST_ENTRIES]
 
 
-def _kind(entry: MeasuredSpeed | MeasuredFactor | MeasuredDtype) -> tuple[str, str, str, bool | None]:
+def _kind(entry: MeasuredSpeed | MeasuredFactor | MeasuredDtype) -> tuple[str, str, str, bool]:
     if isinstance(entry, MeasuredDtype):
-        return entry.device_name, "", "", None
-    compiled = entry.compiled if isinstance(entry, MeasuredFactor) else None
-    return entry.device_name, entry.shape, entry.quantization, compiled
+        return entry.device_name, "", "", False
+    of_two = entry.compiled if isinstance(entry, MeasuredFactor) else entry.fp8
+    return entry.device_name, entry.shape, entry.quantization, of_two
 
 
 def _path() -> Path:

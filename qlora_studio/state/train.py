@@ -231,7 +231,8 @@ class TrainState(QObject):
         shape, config = self.shape(), self.as_trained
         if shape is None or not self.updates():
             return None
-        speed = measured_speed(device_name(self._engine), shape, config.model.quantization)
+        in_fp8 = config.training.fp8 and self.may_multiply_in_fp8
+        speed = measured_speed(device_name(self._engine), shape, config.model.quantization, fp8=in_fp8)
         if speed is None:
             return None
         padded = computes_padding(config, self._device()[0])

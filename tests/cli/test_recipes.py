@@ -9,6 +9,7 @@ import pytest
 
 from qlora_studio.cli.main import parse, run_command
 from qlora_studio.cli.recipes import chosen_recipe, recipe_notes, recipe_settings
+from qlora_studio.cli.room import Room
 from qlora_studio.config.recipes import recipe_named
 from qlora_studio.memory.devices import device_name
 from qlora_studio.memory.measured import remember_speed
@@ -49,6 +50,21 @@ def test_once_a_speed_was_measured_the_time_is_said(capsys, monkeypatch):
     found = {item["recipe"]: item for item in json.loads(capsys.readouterr().out)["recipes"]}
     assert found["guanaco-7b"]["seconds_at_most"] == pytest.approx(1875 * 16 * 512 / 4000)
     assert device_name("cpu") != "some card"
+
+
+def test_a_recipe_in_fp8_is_given_the_time_of_runs_in_fp8(capsys, monkeypatch):
+    monkeypatch.setattr("qlora_studio.cli.recipes.device_name", lambda device: "some card")
+    monkeypatch.setattr("qlora_studio.cli.recipes.room_here", lambda: Room("cuda", 80 * 2**30))
+    remember_speed("some card", known_shape("llama-7b"), "nf4", 4000.0)
+
+    def seconds() -> float | None:
+        changes = ("--set", "data.packing=true", "--set", "training.fp8=true")
+        assert run("recipes", "guanaco-7b", *changes, "--json") == 0
+        return json.loads(capsys.readouterr().out)["recipes"][0]["seconds_at_most"]
+
+    assert seconds() is None
+    remember_speed("some card", known_shape("llama-7b"), "nf4", 5000.0, fp8=True)
+    assert seconds() == pytest.approx(1875 * 16 * 512 / 5000)
 
 
 def test_model_and_data_are_the_persons_own_and_single_settings_too(tmp_path, monkeypatch):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from qlora_studio.config.model_shape import ModelShape
-from qlora_studio.memory.measured import measured_speed, remember_speed
+from qlora_studio.memory.measured import measured_speed, remember_speed, shape_key
 
 SHAPE = ModelShape(
     family="llama",
@@ -35,6 +37,23 @@ def test_the_newest_run_counts_for_its_device_model_and_storage_alone():
     assert measured_speed("cpu", SHAPE, "nf4") == 120.0
     assert measured_speed("H100", SHAPE, "nf4") == 9000.0
     assert measured_speed("cpu", SHAPE, "none") is None
+
+
+def test_runs_that_multiply_in_fp8_have_a_speed_of_their_own():
+    remember_speed("H100", SHAPE, "nf4", 15_900.0)
+    assert measured_speed("H100", SHAPE, "nf4", fp8=True) is None
+    remember_speed("H100", SHAPE, "nf4", 19_300.0, fp8=True)
+    assert measured_speed("H100", SHAPE, "nf4") == 15_900.0
+    assert measured_speed("H100", SHAPE, "nf4", fp8=True) == 19_300.0
+
+
+def test_a_speed_of_before_fp8_is_one_in_16_bit(home):
+    (home / "settings").mkdir(parents=True)
+    said = {"device_name": "H100", "shape": shape_key(SHAPE), "quantization": "nf4"}
+    file = {"schema_version": 1, "speeds": [said | {"tokens_per_second": 9000.0}]}
+    (home / "settings" / "measured.json").write_text(json.dumps(file))
+    assert measured_speed("H100", SHAPE, "nf4") == 9000.0
+    assert measured_speed("H100", SHAPE, "nf4", fp8=True) is None
 
 
 @pytest.mark.parametrize("speed", [0.0, -1.0, float("nan"), float("inf")])

@@ -11,7 +11,9 @@ from qlora_studio.config import places
 from qlora_studio.config.run_config import RunConfig, SamplePrompt
 from qlora_studio.config.toml_file import read_run_config, with_changes
 from qlora_studio.data.report import SkipReason
-from qlora_studio.memory.devices import RamReading
+from qlora_studio.memory import devices
+from qlora_studio.memory.devices import CardReading, RamReading
+from qlora_studio.memory.measured import remember_speed
 from qlora_studio.protocol import commands, events, reading
 from qlora_studio.runs.folder import create_run, open_run
 from qlora_studio.runs.run_record import RunRecord
@@ -376,3 +378,25 @@ def _make_run(app, name, promised=0, peak=0):
     )
     folder = create_run(app.preferences.runs_folder, record)
     write_state(folder, RunState(state="finished", step=40, peak_bytes=peak))
+
+
+def test_how_long_a_run_in_fp8_takes_is_told_by_runs_in_fp8(ready, app, monkeypatch):
+    card = CardReading(
+        name="H100",
+        total_bytes=80 * GIB,
+        used_bytes=0,
+        load=None,
+        temperature_c=None,
+        power_w=None,
+        other_bytes=None,
+        compute_capability=(9, 0),
+    )
+    for reader in (launch, devices):
+        monkeypatch.setattr(reader, "card_reading", lambda: card)
+    app.draft.set_many({"data.packing": True, "model.quantization": "nf4", "training.fp8": True})
+    remember_speed("H100", ready.shape(), "nf4", 1000.0)
+    assert ready.seconds() is None
+    remember_speed("H100", ready.shape(), "nf4", 2000.0, fp8=True)
+    in_fp8 = ready.seconds()
+    app.draft.set("training.fp8", False)
+    assert ready.seconds() == pytest.approx(2 * in_fp8)
