@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import CodeType
 
 from qlora_studio.engine import training
+from qlora_studio.engine.pinned_memory import PinnedMemoryError
 from qlora_studio.engine.prepared_run import PreparedRun
 from qlora_studio.memory.correction import EXACT, computes_padding, estimated_bytes
 from qlora_studio.runs.less_memory import HELD, Way, ways_for
@@ -28,7 +29,7 @@ def phase_of(error: BaseException, step: int) -> str | None:
 
 def autopsy_words(error: BaseException, run: PreparedRun) -> str:
     """Sentences on what was held and, in a step, on its rows. Looked at before anything is freed."""
-    said = [_held(run)]
+    said = [] if isinstance(error, PinnedMemoryError) else [_held(run)]  # that is the card's
     if _code_of_phase(error) is training._step.__code__:
         said.append(_rows(run))
     return " ".join(filter(None, said))
@@ -39,7 +40,10 @@ def ways_out(error: BaseException, run: PreparedRun) -> tuple[tuple[Way, ...], t
     in_a_step = _code_of_phase(error) is training._step.__code__
     rows = _too_long(run) if in_a_step else ()
     recomputed = run.recomputed_layers >= run.layers
-    return ways_for(run.record, run.less, recomputed=recomputed, rows=rows), rows
+    ways = ways_for(run.record, run.less, recomputed=recomputed, rows=rows)
+    if isinstance(error, PinnedMemoryError):  # the optimizer has nothing there
+        ways = tuple(way for way in ways if way != "eight_bit")
+    return ways, rows
 
 
 def _too_long(run: PreparedRun) -> tuple[int, ...]:

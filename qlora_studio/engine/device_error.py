@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from qlora_studio.engine.device import Device
+from qlora_studio.engine.out_of_memory import is_out_of_memory
 from qlora_studio.protocol.events import Problem
 
 _SAID = ("CUDA error", "CUDA driver error", "cuDNN error", "CUBLAS_STATUS")
@@ -13,7 +14,7 @@ _LONGEST = 200  # characters of what it said
 
 def is_device_error(error: BaseException) -> bool:
     """Such as a launch that failed, or a card that is off the bus. Want of memory is none."""
-    if not isinstance(error, RuntimeError) or isinstance(error, torch.OutOfMemoryError):
+    if not isinstance(error, RuntimeError) or is_out_of_memory(error):
         return False
     return isinstance(error, torch.AcceleratorError) or any(words in str(error) for words in _SAID)
 

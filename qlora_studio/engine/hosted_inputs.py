@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from qlora_studio.engine.pinned_memory import in_ram
+
 
 @dataclass(eq=False)
 class _Kept:
@@ -66,7 +68,7 @@ class HostedInputs:
 
     def _send(self, number: int, tensor: Tensor) -> _Kept:
         self._latest.pop(number, None)  # torch gives its pinned memory again, when the copies are done
-        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+        host = in_ram(tensor.shape, tensor.dtype, pinned=tensor.is_cuda)
         kept = self._latest[number] = _Kept(number, host)
         if not tensor.is_cuda:
             host.copy_(tensor)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 
 from qlora_studio.config.run_config import HOST, RunConfig
 from qlora_studio.engine.device import Device
+from qlora_studio.engine.pinned_memory import PinnedMemoryError
+from qlora_studio.memory.devices import ram_reading
 from qlora_studio.protocol.events import Problem
 from qlora_studio.runs.less_memory import Way, named_rows
 
@@ -22,6 +25,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """On a card, or on a processor, where torch raises a plain RuntimeError."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
+    if isinstance(error, torch.AcceleratorError) and "out of memory" in str(error):
+        return True  # of what the driver takes by itself, past torch's own allocator
     return isinstance(error, RuntimeError) and _ON_CPU.search(str(error)) is not None
 
 
@@ -38,12 +43,18 @@ def out_of_memory(
     held: sentences on what was in memory
     ways: in which the run itself can go on with less, in words
     """
-    amount = _amount(str(error), device.free_bytes())
-    where = device.name if device.is_cuda else "The machine"
-    message = f"{where} ran out of memory {doing}{amount}. {held}".rstrip()
+    if isinstance(error, PinnedMemoryError):
+        free = ram_reading().free_bytes
+        message = f"The machine ran out of RAM {doing}{_pinned_amount(error.needed_bytes, free)}. {held}"
+        hint = partial(_hint_in_ram, config)
+    else:
+        amount = _amount(str(error), device.free_bytes())
+        where = device.name if device.is_cuda else "The machine"
+        message = f"{where} ran out of memory {doing}{amount}. {held}"
+        hint = partial(_hint, config)
     if not ways:
-        return Problem(message, _hint(config))
-    return Problem(message, f"Resume it {ways}. {_hint(config, resumed=True)}")
+        return Problem(message.rstrip(), hint())
+    return Problem(message.rstrip(), f"Resume it {ways}. {hint(resumed=True)}")
 
 
 def ways_in_words(ways: Sequence[Way], rows_at_once: int, rows: Sequence[int]) -> str:
@@ -73,6 +84,14 @@ def _amount(message: str, free: int) -> str:
     return f"{more} in one piece; by now {_gib(free)} are free"
 
 
+def _pinned_amount(needed: int, free: int) -> str:
+    """free: bytes of RAM."""
+    more = f": {_gib(needed)} more were needed for the card to copy from and to"
+    if needed > free:
+        return f"{more}, {_gib(free)} are free"
+    return f"{more}, and the system gave none, though {_gib(free)} are free"
+
+
 def _needed_bytes(message: str) -> int | None:
     if found := _ON_CPU.search(message):
         return int(found[1])
@@ -92,18 +111,31 @@ def _hint(config: RunConfig | None, *, resumed: bool = False) -> str:
     ways = []
     if not resumed and config.training.recompute not in ("all", HOST):
         ways.append("recompute all layers")
-    if not resumed and config.training.batch_size > 1:
-        batch, times = config.training.batch_size, config.training.gradient_accumulation
-        rows = f"{batch // 2} {'row' if batch // 2 == 1 else 'rows'}"
-        ways.append(f"{rows} per step with {times * 2} accumulated")
-    if config.data.seq_len > 256:
-        ways.append(f"a sequence length of {config.data.seq_len // 2:,}")
+    ways += _less_at_once(config, resumed)
     if config.trains_all:
         ways.append("an adapter in place of all weights")
     elif config.lora.r > 8 and not config.lora.start_from:
         ways.append(f"rank {config.lora.r // 2}")
     ways.append("close other programs that use its memory")
     return f"In a new run try {', or '.join(ways[:3])}."
+
+
+def _hint_in_ram(config: RunConfig | None, *, resumed: bool = False) -> str:
+    """As `_hint`: of what lies in RAM for a card."""
+    if config is None:
+        return "Close other programs that use RAM."
+    kept = ["recompute all layers with their inputs on the card"] if config.training.recompute == HOST else []
+    ways = [*kept, *_less_at_once(config, resumed), "close other programs that use RAM"]
+    return f"In a new run try {', or '.join(ways[:3])}."
+
+
+def _less_at_once(config: RunConfig, resumed: bool) -> Iterator[str]:
+    if not resumed and config.training.batch_size > 1:
+        batch, times = config.training.batch_size, config.training.gradient_accumulation
+        rows = f"{batch // 2} {'row' if batch // 2 == 1 else 'rows'}"
+        yield f"{rows} per step with {times * 2} accumulated"
+    if config.data.seq_len > 256:
+        yield f"a sequence length of {config.data.seq_len // 2:,}"
 
 
 def _gib(count: int) -> str:

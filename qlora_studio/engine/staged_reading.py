@@ -10,6 +10,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
+from qlora_studio.engine.pinned_memory import in_ram
 from qlora_studio.errors import StudioError
 
 _PIECE_BYTES = 64 * 2**20
@@ -26,7 +27,7 @@ class StagedReading:
     def __init__(self, device: torch.device, piece_bytes: int = _PIECE_BYTES) -> None:
         self._device = device
         on_card = device.type == "cuda"
-        self._pieces = [torch.empty(piece_bytes, dtype=torch.uint8, pin_memory=on_card) for _ in range(2)]
+        self._pieces = [in_ram((piece_bytes,), torch.uint8, pinned=on_card) for _ in range(2)]
         self._crossed = [_event() if on_card else None for _ in self._pieces]
         self._next = 0
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="read-weights")

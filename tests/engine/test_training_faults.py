@@ -8,8 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+from qlora_studio.config.run_config import HOST
+from qlora_studio.engine import out_of_memory
 from qlora_studio.engine.device import Device
 from qlora_studio.engine.model_holder import ModelHolder
+from qlora_studio.engine.pinned_memory import PinnedMemoryError, in_ram
+from qlora_studio.memory.devices import RamReading
 from qlora_studio.protocol.events import RunFailed, StepFinished
 from qlora_studio.runs.checkpoints import checkpoints
 from qlora_studio.runs.metrics import read_metrics
@@ -40,7 +44,7 @@ def real(place: str) -> Callable[..., Any]:
 
 
 def raising(error: Exception) -> Callable[..., Any]:
-    def fails(*_: Any) -> Any:
+    def fails(*_: Any, **__: Any) -> Any:
         raise error
 
     return fails
@@ -131,6 +135,56 @@ def test_a_card_that_fails_is_named_as_that_and_the_run_goes_on_later(
     assert (failed.cause, state_of(run).cause) == ("device", "device")
     assert failed.error.message.endswith("failed at step 1: CUDA error: unspecified launch failure.")
     assert events_of(run)[-1].state == "finished"
+
+
+def test_memory_that_the_driver_lacks_is_no_card_that_failed(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path, model, training__steps=4)
+    with monkeypatch.context() as patched:
+        patched.setattr(UPDATE, raising(torch.AcceleratorError("CUDA error: out of memory")))
+        failed = events_of(run)[-1]
+
+    assert (failed.cause, state_of(run).cause) == ("out_of_memory", "out_of_memory")
+    assert "ran out of memory at step 1" in failed.error.message
+    assert events_of(run)[-1].state == "finished"
+
+
+@pytest.mark.parametrize(
+    ("free_gib", "said"),
+    [(1, ", 1.00 GiB are free."), (9, ", and the system gave none, though 9.00 GiB are free.")],
+)
+def test_where_ram_lacks_for_a_card_it_is_called_ram(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, free_gib: int, said: str
+) -> None:
+    run = make_run(tmp_path, model, training__steps=4, training__recompute=HOST, training__batch_size=4)
+    ram = RamReading(total_bytes=2**34, free_bytes=free_gib * 2**30, load=0.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(out_of_memory, "ram_reading", lambda: ram)
+        patched.setattr(UPDATE, raising(PinnedMemoryError(2 * 2**30)))
+        failed = events_of(run)[-1]
+
+    message = (
+        "The machine ran out of RAM at step 1: 2.00 GiB more were needed for the card to copy from and to"
+    )
+    assert failed.error.message.startswith(message + said)
+    assert failed.cause == "out_of_memory"
+    assert "with 2 rows at once" in failed.error.hint
+    assert "recompute all layers with their inputs on the card" in failed.error.hint
+    assert "Held were" not in failed.error.message  # on the card
+    assert failed.ways == ("half_rows", "without_rows")
+    assert events_of(run)[-1].state == "finished"
+
+
+def test_memory_that_can_not_be_pinned_is_no_want_of_the_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "empty", raising(torch.AcceleratorError("CUDA error: out of memory")))
+    with pytest.raises(PinnedMemoryError) as told:
+        in_ram((4, 2048, 4096), torch.bfloat16, pinned=True)
+    assert told.value.needed_bytes == 64 * 2**20
+
+    monkeypatch.setattr(torch, "empty", raising(torch.AcceleratorError("CUDA error: unknown error")))
+    with pytest.raises(torch.AcceleratorError):
+        in_ram((4,), torch.bfloat16, pinned=True)
 
 
 def test_a_bug_ends_the_run_in_words_and_the_engine_lives_on(
