@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import types
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -54,21 +55,33 @@ def compile_layers(
         layer.forward = partial(forward, layer) if hosted else types.MethodType(forward, layer)
 
 
-def multiply_in_fp8(layers: nn.ModuleList, wanted: bool) -> str | None:
-    """Whether these layers do, from now on, where they are compiled; why one of them doesn't, in words.
+@dataclass(frozen=True)
+class InFp8:
+    """count: of the linear layers that multiply so. refused: name -> why one that was asked to doesn't"""
+
+    count: int
+    refused: dict[str, str]
+
+
+def multiply_in_fp8(layers: nn.ModuleList, wanted: bool) -> InFp8:
+    """Which of these do, from now on, where they are compiled.
 
     What can't be multiplied so keeps its products in 16 bit, and so do the first and the last layers.
     """
-    reasons = []
+    count, refused = 0, {}
     ends = min(_IN_16_BIT, len(layers) // _IN_FP8_BETWEEN)
     for number, layer in enumerate(layers):
         between = ends <= number < len(layers) - ends
         for name, module in layer.named_modules():
             if isinstance(module, FrozenLinear4bit):
                 module.fp8_scales = None
-                if wanted and between and (reason := module.multiply_in_fp8()) is not None:
-                    reasons.append(f"{number}.{name}: {reason}")
-    return reasons[0] if reasons else None
+                if not (wanted and between):
+                    continue
+                reason = module.multiply_in_fp8()
+                count += reason is None
+                if reason is not None:
+                    refused[f"{number}.{name}"] = reason
+    return InFp8(count, refused)
 
 
 def why_not_compiled(adapted: AdaptedModel, config: RunConfig) -> str | None:

@@ -65,7 +65,7 @@ from qlora_studio.engine.trainer_state import (
 )
 from qlora_studio.engine.update import Updater, first_loss_scale
 from qlora_studio.errors import StudioError
-from qlora_studio.memory.compiling import in_16_bit, not_fp8_reason
+from qlora_studio.memory.compiling import in_16_bit, not_fp8_reason, partly_in_16_bit
 from qlora_studio.memory.correction import correction
 from qlora_studio.memory.promise import promise
 from qlora_studio.models.shapes import model_shape
@@ -412,19 +412,24 @@ class PreparedRun:
         if reason is None:
             self.not_fp8 = not_fp8_reason(str(self.model.config.model_type), self.config)
             wanted = self.config.training.fp8 and self.not_fp8 is None
-            self.not_fp8 = multiply_in_fp8(layers, wanted) or self.not_fp8
+            in_fp8 = multiply_in_fp8(layers, wanted)
+            self._in_16_bit_too = in_fp8 if in_fp8.count and in_fp8.refused else None
+            if wanted and not in_fp8.count:
+                self.not_fp8 = next(iter(in_fp8.refused.values()), "it has no fused 4-bit layer")
             compile_layers(layers, self.recomputed_layers, self.hosted)
         else:
-            self.not_fp8 = f"layers aren't compiled ({reason})"
+            self.not_fp8, self._in_16_bit_too = f"layers aren't compiled ({reason})", None
             let_layers_be(layers)
             recompute(self.model, self.recomputed_layers, self.hosted)
         return reason
 
     def _not_in_fp8(self) -> tuple[str, ...]:
-        """A note where that was asked for and isn't so."""
-        if not self.config.training.fp8 or self.not_fp8 is None:
+        """A note where that was asked for and isn't so, or not everywhere."""
+        if not self.config.training.fp8:
             return ()
-        return (in_16_bit(self.not_fp8),)
+        if self._in_16_bit_too is not None:
+            return (partly_in_16_bit(self._in_16_bit_too.count, self._in_16_bit_too.refused),)
+        return (in_16_bit(self.not_fp8),) if self.not_fp8 is not None else ()
 
     def _collate(self, micro_batch: MicroBatch, rows: TokenizedRows) -> Batch:
         pad_id = self.rows.info.pad_id

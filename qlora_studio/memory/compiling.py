@@ -4,9 +4,12 @@ counts with it, and the window asks for what has a meaning.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from qlora_studio.config.adapter_layers import differs_by_layer
 from qlora_studio.config.run_config import PREFERENCES, RunConfig
 
+_NAMED = 3  # layers in a sentence
 # Attention that isn't computed over packed rows at once: it bends the scores, or drops some by default.
 _OTHER_ATTENTION = {
     "gemma2": "its attention bends the scores",
@@ -50,3 +53,12 @@ def not_fp8_reason(family: str, config: RunConfig) -> str | None:
 def in_16_bit(reason: str) -> str:
     """What is said where fp8 was asked for and isn't so."""
     return f"Products are made in 16 bit, not in fp8: {reason}."
+
+
+def partly_in_16_bit(count: int, refused: Mapping[str, str]) -> str:
+    """The same of some linear layers. count: of those in fp8; refused: name -> why one isn't; not empty"""
+    named = ", ".join(f"{name} ({reason})" for name, reason in list(refused.items())[:_NAMED])
+    more = f" and {len(refused) - _NAMED:,} more" if len(refused) > _NAMED else ""
+    in_fp8 = f"{count:,} linear {'layer' if count == 1 else 'layers'}"
+    stay = f"{len(refused):,} {'stays' if len(refused) == 1 else 'stay'} in 16 bit"
+    return f"Products are made in fp8 in {in_fp8}; {stay}: {named}{more}."

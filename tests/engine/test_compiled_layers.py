@@ -23,7 +23,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from qlora_studio.engine import attention
 from qlora_studio.engine.attention import Segments
-from qlora_studio.engine.compiled_layers import compile_layers, let_layers_be, multiply_in_fp8
+from qlora_studio.engine.compiled_layers import InFp8, compile_layers, let_layers_be, multiply_in_fp8
 from qlora_studio.engine.hosted_inputs import HostedInputs, _Kept
 
 LENGTHS = ((20, 30, 14), (20, 20, 10, 14))
@@ -201,7 +201,7 @@ def test_in_fp8_gradients_are_those_in_16_bit_but_for_rounding(model: PreTrained
     layers = model.model.layers
     let_layers_be(layers)
     wanted = gradients(model, LENGTHS[0], compiled=False)
-    assert multiply_in_fp8(layers, wanted=True) is None
+    assert not multiply_in_fp8(layers, wanted=True).refused
     compile_layers(layers, 1, backend="aot_eager")
     found = gradients(model, LENGTHS[0], compiled=True)
 
@@ -239,8 +239,19 @@ def test_the_first_and_last_layers_stay_in_16_bit(count: int, in_16_bit: set[int
     layers = nn.ModuleList(nn.Sequential(_in_four_bits(nn.Linear(64, 64, bias=False))) for _ in range(count))
     for layer in layers:
         FrozenLinear4bit.take_over(layer[0], keep_dequantized=False)
-    assert multiply_in_fp8(layers, wanted=True) is None
+    assert multiply_in_fp8(layers, wanted=True) == InFp8(count - len(in_16_bit), {})
     assert {number for number, layer in enumerate(layers) if layer[0].fp8_scales is None} == in_16_bit
+
+
+def test_layers_that_can_not_multiply_in_fp8_are_named_beside_those_that_do() -> None:
+    layers = nn.ModuleList(
+        nn.Sequential(*(_in_four_bits(nn.Linear(64, out, bias=False)) for out in (64, 24))) for _ in range(3)
+    )
+    for module in (module for layer in layers for module in layer):
+        FrozenLinear4bit.take_over(module, keep_dequantized=False)
+    found = multiply_in_fp8(layers, wanted=True)
+    assert (found.count, list(found.refused)) == (3, ["0.1", "1.1", "2.1"])
+    assert found.refused["1.1"] == "fp8 needs rows and columns in whole blocks, it has 24 x 64"
 
 
 def test_without_gradients_a_layer_stays_as_it_is_written(model: PreTrainedModel) -> None:

@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 from qlora_studio.config.run_config import LoraConfig, TrainingConfig
 from qlora_studio.data.prepared import EncodedSample
 from qlora_studio.data.tokenized_row import TokenizedRow
-from qlora_studio.engine import training_job, update
+from qlora_studio.engine import prepared_run, training_job, update
 from qlora_studio.engine.adapters import AdaptedModel
+from qlora_studio.engine.compiled_layers import InFp8
 from qlora_studio.engine.frozen_weights import Storage
 from qlora_studio.engine.learning_rate import learning_rate
 from qlora_studio.engine.loading import load_base
@@ -246,6 +247,39 @@ def test_on_a_processor_it_is_said_that_the_optimizer_is_not_paged(tmp_path: Pat
     notes = [of_kind(events_of(run), ModelLoaded)[0].notes for run in (paged, plain)]
 
     assert notes == [("The optimizer is AdamW in 32 bit; on a processor it isn't paged.",), ()]
+
+
+@pytest.mark.parametrize(
+    ("in_fp8", "said"),
+    [
+        (InFp8(6, {}), ()),
+        (
+            InFp8(5, {"1.down": "it is odd"}),
+            ("Products are made in fp8 in 5 linear layers; 1 stays in 16 bit: 1.down (it is odd).",),
+        ),
+        (
+            InFp8(1, dict.fromkeys("abcde", "it is odd")),
+            (
+                "Products are made in fp8 in 1 linear layer; 5 stay in 16 bit: a (it is odd), b (it is odd), "
+                "c (it is odd) and 2 more.",
+            ),
+        ),
+        (InFp8(0, {"1.up": "it is odd"}), ("Products are made in 16 bit, not in fp8: it is odd.",)),
+        (InFp8(0, {}), ("Products are made in 16 bit, not in fp8: it has no fused 4-bit layer.",)),
+    ],
+    ids=["all", "all but one", "few", "none, as refused", "none there"],
+)
+def test_it_is_said_which_layers_do_not_multiply_in_fp8(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, in_fp8: InFp8, said: tuple[str, ...]
+) -> None:
+    """As on a card, where layers are compiled."""
+    monkeypatch.setattr(prepared_run, "why_not_compiled", lambda *_: None)
+    monkeypatch.setattr(prepared_run, "not_fp8_reason", lambda *_: None)
+    monkeypatch.setattr(prepared_run, "compile_layers", lambda *_: None)
+    monkeypatch.setattr(prepared_run, "multiply_in_fp8", lambda *_: in_fp8)
+    settings: dict[str, Any] = {"training__steps": 1, "training__optimizer": "adamw_32bit"}
+    run = make_run(tmp_path, model, training__fp8=True, **settings)
+    assert of_kind(events_of(run), ModelLoaded)[0].notes == said
 
 
 def test_on_a_processor_it_is_said_that_products_are_not_made_in_fp8(tmp_path: Path, model: Path) -> None:
