@@ -48,8 +48,22 @@ def estimate_command(arguments: argparse.Namespace) -> int:
     require_trainable(config, shape)
     require_layers(config, shape)
     corrected = _measured_here(shape, config, room.device) if arguments.card is None else NO_CORRECTION
-    promised = promise(shape, config, device=room.device, free_bytes=room.free_bytes, corrected=corrected)
-    largest = largest_that_fits(shape, config, device=room.device, room=room.free_bytes, corrected=corrected)
+    promised = promise(
+        shape,
+        config,
+        device=room.device,
+        free_bytes=room.free_bytes,
+        free_ram_bytes=room.ram_bytes,
+        corrected=corrected,
+    )
+    largest = largest_that_fits(
+        shape,
+        config,
+        device=room.device,
+        room=room.free_bytes,
+        free_ram=room.ram_bytes,
+        corrected=corrected,
+    )
     notes = list(_in_16_bit(config, shape, room))
     parts = {name: count / 2**30 for name, count in promised.parts.items()}
     if arguments.json:
@@ -57,6 +71,7 @@ def estimate_command(arguments: argparse.Namespace) -> int:
             {
                 "parts": parts,
                 "total_gib": sum(parts.values()),
+                "in_ram_gib": promised.pinned / 2**30,
                 "fits": promised.fits,
                 "recompute_layers": promised.recompute_layers,
                 "phases_gib": {name: count / 2**30 for name, count in promised.phases.items()},
@@ -72,6 +87,10 @@ def estimate_command(arguments: argparse.Namespace) -> int:
     for name, gib in parts.items():
         print_text(f"{name:<12} {gib:8.2f} GiB")
     print_text(f"{'total':<12} {sum(parts.values()):8.2f} GiB of {room.free_bytes / 2**30:.1f} {room.words}")
+    if promised.pinned:
+        free = f" of {room.ram_bytes / 2**30:.1f}" if room.ram_bytes is not None else ""
+        in_ram = f"{promised.pinned / 2**30:8.2f} GiB{free} of RAM"
+        print_text(f"{'beside it':<12} {in_ram}: inputs of recomputed layers")
     print_text(f"the most is taken in {promised.phase}; each phase by itself:")
     for name, count in promised.phases.items():
         print_text(f"  {name:<14} {count / 2**30:8.2f} GiB")

@@ -52,7 +52,7 @@ def recipes_command(arguments: argparse.Namespace) -> int:
     configs = [with_changes(recipe.config, changes, "--set") for recipe in chosen]
     shapes = [known_shape(recipe.shape) for recipe in chosen]
     promises = [
-        promise(shape, config, device=room.device, free_bytes=room.free_bytes)
+        promise(shape, config, device=room.device, free_bytes=room.free_bytes, free_ram_bytes=room.ram_bytes)
         for shape, config in zip(shapes, configs, strict=True)
     ]
     found = [

@@ -11,11 +11,14 @@ from qlora_studio.memory.devices import card_reading, ram_reading
 
 @dataclass(frozen=True)
 class Room:
-    """device: "cuda" | "cpu". multiplies_in_fp8: of a card; False only where it is known to be too old."""
+    """device: "cuda" | "cpu". multiplies_in_fp8: of a card; False only where it is known to be too old.
+    ram_bytes: free beside a card; None: not known, or there is no card.
+    """
 
     device: str
     free_bytes: int
     multiplies_in_fp8: bool = True
+    ram_bytes: int | None = None
 
     @property
     def may_multiply_in_fp8(self) -> bool:
@@ -32,7 +35,7 @@ def room_here() -> Room:
     """On the card, or in the machine where there is none."""
     card = card_reading()
     if card is not None:
-        return Room("cuda", card.free_bytes, card.multiplies_in_fp8)
+        return Room("cuda", card.free_bytes, card.multiplies_in_fp8, ram_reading().free_bytes)
     return Room("cpu", ram_reading().free_bytes)
 
 

@@ -52,10 +52,19 @@ class Device:
         if self.is_cuda:
             with contextlib.suppress(RuntimeError):  # a card that failed has nothing to give back
                 torch.cuda.empty_cache()
+                _empty_host_cache()
         else:
             trim = _heap_trim()
             if trim is not None:
                 trim(0)
+
+
+def _empty_host_cache() -> None:
+    """Pinned memory, which torch else keeps to the end."""
+    found = getattr(torch.accelerator, "empty_host_cache", None)
+    empty = found or getattr(torch._C, "_host_emptyCache", None)  # torch 2.11 has it by that name alone
+    if empty is not None:
+        empty()
 
 
 @cache

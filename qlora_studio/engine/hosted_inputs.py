@@ -48,6 +48,11 @@ class HostedInputs:
         with saved_tensors_hooks(partial(self._pack, number, input_at), self._unpack):
             yield
 
+    def let_go(self) -> None:
+        """Of all, after a run: layers that stay for a chat know this still."""
+        self._forget()
+        self._latest.clear()
+
     def _forget(self) -> None:
         """What a pass left behind that an error broke off."""
         if self._stream is not None and (self._leaving or self._coming):

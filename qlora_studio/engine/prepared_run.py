@@ -67,7 +67,8 @@ from qlora_studio.engine.update import Updater, first_loss_scale
 from qlora_studio.errors import StudioError
 from qlora_studio.memory.compiling import in_16_bit, not_fp8_reason, partly_in_16_bit
 from qlora_studio.memory.correction import correction
-from qlora_studio.memory.promise import promise
+from qlora_studio.memory.devices import ram_reading
+from qlora_studio.memory.promise import Promise, promise
 from qlora_studio.models.shapes import model_shape
 from qlora_studio.runs.checkpoints import resume_point
 from qlora_studio.runs.less_memory import (
@@ -193,6 +194,8 @@ class PreparedRun:
         self.recomputed_layers = self._layers_to_recompute()
         asks = training.recompute == HOST and self.device.is_cuda
         self.hosted = HostedInputs() if asks and not self.model.config.is_encoder_decoder else None
+        if self.hosted is not None:
+            _require_ram(self._promised())
         self._inputs_stay = (_INPUTS_STAY,) if asks and self.hosted is None else ()
         self.not_compiled = self._compile()
         self.optimizer = AdapterOptimizer(
@@ -444,20 +447,35 @@ class PreparedRun:
         if self.less.recompute_all:
             return layers
         if asked == "auto":  # not resolved when the run was made
-            shape = model_shape(self.config.model.path)
-            return promise(
-                shape,
-                self.as_computed,
-                device=self.device.kind,
-                device_bytes=self.device.memory_bytes,
-                free_bytes=self.device.free_bytes() + self.adapted.base.weight_bytes,
-                longest_row=self.rows.info.longest,
-                all_tokens=self.rows.tokens_at_most,
-                corrected=correction(self.device.name, shape, self.config.model.quantization),
-            ).recompute_layers
+            return self._promised().recompute_layers
         if isinstance(asked, str):
             return layers if asked in ("all", HOST) else 0
         return min(asked, layers)
+
+    def _promised(self) -> Promise:
+        """With what is free now."""
+        shape = model_shape(self.config.model.path)
+        return promise(
+            shape,
+            self.as_computed,
+            device=self.device.kind,
+            device_bytes=self.device.memory_bytes,
+            free_bytes=self.device.free_bytes() + self.adapted.base.weight_bytes,
+            free_ram_bytes=ram_reading().free_bytes if self.device.is_cuda else None,
+            longest_row=self.rows.info.longest,
+            all_tokens=self.rows.tokens_at_most,
+            corrected=correction(self.device.name, shape, self.config.model.quantization),
+        )
+
+
+def _require_ram(promised: Promise) -> None:
+    """Raises: StudioError. It may have gone to others since the run was made."""
+    if promised.lacks_ram:
+        raise StudioError(
+            promised.words,
+            hint="Close other programs that use RAM and resume it, or start a new run that recomputes all "
+            "layers with their inputs on the card.",
+        )
 
 
 def recompute(model: PreTrainedModel, count: int, hosted: HostedInputs | None = None) -> int:

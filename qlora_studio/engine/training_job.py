@@ -179,6 +179,8 @@ class _TrainingJob:
         held = self._holder.held
         if self._run is not None:
             self._run.memory.close()
+            if self._run.hosted is not None:
+                self._run.hosted.let_go()
         self._run = None
         if self._writer.record.config.trains_all:
             held = None

@@ -58,15 +58,24 @@ def largest_that_fits(
     *,
     device: str,
     room: int | None,
+    free_ram: int | None = None,
     corrected: Correction = NO_CORRECTION,
 ) -> Largest | None:
-    """room: bytes free; None where it isn't known, and neither is the answer."""
+    """room: bytes free; None where it isn't known, and neither is the answer. free_ram: as of a promise"""
     if room is None:
         return None
 
     def promised(key: str, value: int) -> Promise:
         asked = changed(config, {key: value})
-        return promise(shape, asked, device=device, free_bytes=room, ways=False, corrected=corrected)
+        return promise(
+            shape,
+            asked,
+            device=device,
+            free_bytes=room,
+            free_ram_bytes=free_ram,
+            ways=False,
+            corrected=corrected,
+        )
 
     found = _largest_of(shape, config, lambda key, value: promised(key, value).verdict == "fits")
     if not (found.batch_size or found.seq_len):

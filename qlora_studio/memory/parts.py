@@ -92,6 +92,17 @@ def parts(setting: Setting, recomputed_layers: int) -> Parts:
     )
 
 
+def pinned_bytes(setting: Setting, recomputed_layers: int) -> int:
+    """In the machine's memory, beside all that the card holds: the inputs of recomputed layers, where they
+    are to lie there. At least: where the processor is a step ahead, the old one may still be on its way.
+    """
+    if not setting.inputs_in_ram:
+        return 0
+    layer_input = setting.tokens * setting.shape.hidden_size * setting.dtype_bytes
+    # torch takes a power of two for each (CachingHostAllocator)
+    return recomputed_layers * (1 << max(layer_input - 1, 0).bit_length())
+
+
 def trained_bytes(setting: Setting) -> int:
     """Gradients of what is trained, and its weights where they lie beside the base's, fp32."""
     in_place = setting.config.trains_all and setting.computes_in_fp32

@@ -17,7 +17,7 @@ from qlora_studio.memory.correction import (
     layers_of,
     tokens_at_once,
 )
-from qlora_studio.memory.parts import Parts, parts
+from qlora_studio.memory.parts import Parts, parts, pinned_bytes
 from qlora_studio.memory.phases import OF_THE_RUN, Phase, by_phase
 from qlora_studio.memory.setting import Setting
 from qlora_studio.memory.suggestions import ways_to_fit
@@ -44,6 +44,8 @@ class Promise(msgspec.Struct, frozen=True, kw_only=True):
     phase:             of the run, in which these are taken: the one that takes most
     phases:            the total of each phase, those after the run too: chat with the adapter, export
     paged:             of these, what the driver may move to RAM: the paged optimizer's state
+    pinned:            beside `total`, in RAM, from where nothing can move: inputs of recomputed layers
+    free_ram:          what is free of it; None: not known, or of no account
     recompute_layers:  layers whose activations are computed again
     verdict:           tight: it goes, but some of the optimizer may move to RAM, which is slower
     """
@@ -59,6 +61,13 @@ class Promise(msgspec.Struct, frozen=True, kw_only=True):
     phases: dict[Phase, int]
     factor: float  # by which what runs measured here corrected the estimated parts; 1: by nothing
     suggestions: tuple[Suggestion, ...] = ()
+    pinned: int = 0
+    free_ram: int | None = None
+
+    @property
+    def lacks_ram(self) -> bool:
+        """Whether what is to lie in RAM is known to have no room there, whatever the card has."""
+        return self.free_ram is not None and self.pinned > _TIGHT_SHARE * self.free_ram
 
     @property
     def fits(self) -> bool:
@@ -83,6 +92,7 @@ def promise(
     device: str,
     device_bytes: int | None = None,
     free_bytes: int | None = None,
+    free_ram_bytes: int | None = None,
     longest_row: int | None = None,
     all_tokens: int | None = None,
     ways: bool = True,
@@ -93,24 +103,26 @@ def promise(
     device:       "cuda" | "cpu"
     device_bytes: the card's memory, or the machine's
     free_bytes:   what is free of it; where not known, all of `device_bytes`
+    free_ram_bytes: of the machine beside a card; where not known, nothing is refused for it
     longest_row:  tokens; without packing no row is computed longer than this
     all_tokens:   of all rows there are; no batch has more, but for a card's, which are padded
     ways:         whether changes that fit are looked for
     corrected:    by what was measured on this device
     """
     room = free_bytes if free_bytes is not None else device_bytes
-    found = _promise(shape, config, device, room, longest_row, all_tokens, corrected)
+    found = _promise(shape, config, device, room, free_ram_bytes, longest_row, all_tokens, corrected)
     if not ways or found.verdict not in ("tight", "too large"):
         return found
 
     def needs(changed: RunConfig) -> Promise:
-        return _promise(shape, changed, device, room, longest_row, all_tokens, corrected)
+        return _promise(shape, changed, device, room, free_ram_bytes, longest_row, all_tokens, corrected)
 
     that_fit = ways_to_fit(
         config,
         lambda changed: needs(changed).verdict == "fits",
         on_card=device == "cuda",
         encoder_decoder=shape.decoder is not None,
+        ram_lacks=found.lacks_ram,
     )
     suggestions = []
     for way in that_fit:
@@ -125,6 +137,7 @@ def _promise(
     config: RunConfig,
     device: str,
     room: int | None,
+    free_ram: int | None,
     longest_row: int | None,
     all_tokens: int | None,
     corrected: Correction,
@@ -140,7 +153,7 @@ def _promise(
     needed = phases[phase]
     paged = needed.optimizer if device == "cuda" and config.training.optimizer.startswith("paged") else 0
     verdict = _verdict(needed.total, paged, room)
-    return Promise(
+    promised = Promise(
         parts=msgspec.structs.asdict(needed),
         total=needed.total,
         paged=paged,
@@ -151,7 +164,16 @@ def _promise(
         phase=phase,
         factor=factor,
         phases={name: found.total for name, found in phases.items()},
+        pinned=pinned_bytes(setting, recomputed),
+        free_ram=free_ram,
     )
+    if not promised.lacks_ram or free_ram is None:
+        return promised
+    lacking = (
+        f"The inputs of recomputed layers need {_gib(promised.pinned)} GiB of RAM; {_gib(free_ram)} are free."
+    )
+    words = f"{promised.words} {lacking}" if verdict == "too large" else lacking
+    return msgspec.structs.replace(promised, verdict="too large", words=words)
 
 
 def _recomputed_layers(setting: Setting) -> int:

@@ -30,14 +30,20 @@ class Way:
 
 
 def ways_to_fit(
-    config: RunConfig, fits: Callable[[RunConfig], bool], on_card: bool, *, encoder_decoder: bool = False
+    config: RunConfig,
+    fits: Callable[[RunConfig], bool],
+    on_card: bool,
+    *,
+    encoder_decoder: bool = False,
+    ram_lacks: bool = False,
 ) -> list[Way]:
     """At most three, best first: single changes, and where these don't do, several together.
 
     encoder_decoder: whether the model is one; the inputs of its layers don't go to RAM
+    ram_lacks:       whether there is no room in RAM for those that are to lie there
     """
     kinds: list[Kind] = [
-        partial(_recompute, on_card and not encoder_decoder),
+        _inputs_on_card if ram_lacks else partial(_recompute, on_card and not encoder_decoder),
         _fewer_rows,
         *([_eight_bit_optimizer] if on_card else []),
         _adapter_instead if config.trains_all else _lower_rank,
@@ -99,6 +105,11 @@ def _recompute(inputs_in_ram: bool, config: RunConfig) -> Iterator[Step]:
         yield "recomputing all layers", {"training.recompute": "all"}
     if inputs_in_ram and asked != HOST:
         yield "recomputing all layers, their inputs in RAM", {"training.recompute": HOST}
+
+
+def _inputs_on_card(config: RunConfig) -> Iterator[Step]:
+    if config.training.recompute == HOST:
+        yield "recomputing all layers, their inputs on the card", {"training.recompute": "all"}
 
 
 def _fewer_rows(config: RunConfig) -> Iterator[Step]:

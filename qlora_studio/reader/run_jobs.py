@@ -31,7 +31,7 @@ from qlora_studio.data.random_rows import prepare_random
 from qlora_studio.data.report import ImportReport
 from qlora_studio.errors import StudioError
 from qlora_studio.memory.correction import correction
-from qlora_studio.memory.devices import device_name
+from qlora_studio.memory.devices import device_name, ram_reading
 from qlora_studio.memory.disk import run_bytes
 from qlora_studio.memory.encoder_decoder import ROUGH
 from qlora_studio.memory.promise import Promise, promise
@@ -103,6 +103,7 @@ def prepare_run(request: reading.PrepareRun, texts: ModelTexts, told: Told) -> r
         config,
         device=request.device,
         free_bytes=request.device_memory_bytes or None,
+        free_ram_bytes=ram_reading().free_bytes if request.device == "cuda" else None,
         longest_row=ready.rows.info.longest,
         all_tokens=ready.rows.tokens_at_most,
         corrected=correction(device_name(request.device), ready.shape, config.model.quantization),
@@ -125,10 +126,15 @@ def prepare_run(request: reading.PrepareRun, texts: ModelTexts, told: Told) -> r
 
 
 def _refuse_without_memory(config: RunConfig, promised: Promise) -> None:
-    """Of all weights: no way of taking less memory later would make up for it.
+    """Of all weights: no way of taking less memory later would make up for it. And of RAM for inputs of
+    layers: it can't be taken from other programs, and a system without any ends this one.
 
     Raises: StudioError.
     """
+    if promised.lacks_ram:
+        ways = promised.suggestions[:1]
+        hint = ways[0].words if ways else "Close other programs that use RAM, or take fewer rows at once."
+        raise StudioError(promised.words, hint=hint)
     if config.trains_all and not promised.fits:
         ways = promised.suggestions[:1]
         hint = ways[0].words if ways else "Finetune a smaller model, or train an adapter."

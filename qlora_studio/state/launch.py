@@ -182,6 +182,13 @@ def room_to_promise(engine: EngineState) -> tuple[str, int]:
     return device, free_bytes if device == "cuda" else free_bytes // ROUND_RAM * ROUND_RAM
 
 
+def ram_to_promise(engine: EngineState) -> int | None:
+    """Free bytes of RAM beside a card, in steps as there; None without a card."""
+    if card_in_use(engine) is None:
+        return None
+    return ram_reading().free_bytes // ROUND_RAM * ROUND_RAM
+
+
 def device_and_room(engine: EngineState) -> tuple[str, int]:
     """ "cuda" | "cpu", and its free bytes. What the engine said counts; without it, what the driver says."""
     card = card_in_use(engine)

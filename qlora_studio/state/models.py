@@ -20,7 +20,7 @@ from qlora_studio.protocol.events import Problem
 from qlora_studio.state.background import Background
 from qlora_studio.state.draft import RunDraft
 from qlora_studio.state.engine import EngineState
-from qlora_studio.state.launch import device_name, room_to_promise
+from qlora_studio.state.launch import device_name, ram_to_promise, room_to_promise
 from qlora_studio.state.preferences import PreferencesState
 from qlora_studio.state.reader import Job, Reader
 from qlora_studio.state.sample_model import SampleModel
@@ -255,7 +255,14 @@ class ModelsState(QObject):
     def _needed(self, shape: ModelShape, config: RunConfig) -> Promise:
         device, free_bytes = self._room_known()
         measured = correction(device_name(self._engine), shape, config.model.quantization)
-        return promise(shape, config, device=device, free_bytes=free_bytes, corrected=measured)
+        return promise(
+            shape,
+            config,
+            device=device,
+            free_bytes=free_bytes,
+            free_ram_bytes=ram_to_promise(self._engine),
+            corrected=measured,
+        )
 
     def _change(self, path: str, **changes: Any) -> None:
         row = self.row(path)

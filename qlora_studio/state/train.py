@@ -37,7 +37,7 @@ from qlora_studio.state.data_counts import TokenCounts
 from qlora_studio.state.data_name import data_stem
 from qlora_studio.state.draft import RunDraft
 from qlora_studio.state.engine import EngineState
-from qlora_studio.state.launch import card_in_use, device_name, room_to_promise
+from qlora_studio.state.launch import card_in_use, device_name, ram_to_promise, room_to_promise
 from qlora_studio.state.machine import MachineState
 from qlora_studio.state.preferences import PreferencesState
 from qlora_studio.state.reader import Job, Reader
@@ -482,6 +482,7 @@ class TrainState(QObject):
             self.as_run(config),
             device=device,
             free_bytes=free_bytes,
+            free_ram_bytes=ram_to_promise(self._engine),
             longest_row=self.counts.counted.lengths.longest if self.counts.counted else None,
             all_tokens=self._tokens_of(config) or None,
             corrected=self._corrected,
@@ -496,7 +497,12 @@ class TrainState(QObject):
     def _largest(self, shape: ModelShape, config: RunConfig) -> Largest | None:
         device, free_bytes = self._device()
         return largest_that_fits(
-            shape, self.as_run(config), device=device, room=free_bytes, corrected=self._corrected
+            shape,
+            self.as_run(config),
+            device=device,
+            room=free_bytes,
+            free_ram=ram_to_promise(self._engine),
+            corrected=self._corrected,
         )
 
     def _look_for_problems(self) -> None:

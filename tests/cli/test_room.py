@@ -104,3 +104,18 @@ def test_a_card_may_have_a_part_of_a_gib(gib: float, free: int) -> None:
 def test_a_card_that_can_not_be_is_refused(gib: float) -> None:
     with pytest.raises(StudioError, match="--card"):
         room_of_card(gib)
+
+
+def test_estimate_tells_what_is_to_lie_in_ram(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    host = ("training.batch_size=4", "data.seq_len=2048", "training.recompute=host")
+    monkeypatch.setattr(estimating, "room_here", lambda: Room("cuda", 2**35, ram_bytes=2**27))
+    text = estimated(None, capsys, False, *host)
+    # 4 x 2048 x 576 numbers of 2 bytes are 9 MiB a layer, which take 16, in 30 layers
+    assert "beside it        0.47 GiB of 0.1 of RAM: inputs of recomputed layers" in text
+    assert "The inputs of recomputed layers need 0.5 GiB of RAM; 0.1 are free." in text
+    assert not json.loads(estimated(None, capsys, True, *host))["fits"]
+    assert json.loads(estimated(48, capsys, True, *host))["fits"]  # of a machine elsewhere nothing is known
+    assert json.loads(estimated(48, capsys, True, *host))["in_ram_gib"] == 30 * 16 / 1024
+    assert "beside it" not in estimated(48, capsys, False)

@@ -26,3 +26,16 @@ def test_a_processor_gives_back_what_lies_freed_between_tensors_that_stay() -> N
 
     assert full - resident().rss > 100 * MIB
     assert all(bool((tensor == 1).all()) for tensor in kept)
+
+
+def test_a_card_gives_back_pinned_memory_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[str] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: given.append("of the card"))
+    monkeypatch.setattr(torch.accelerator, "empty_host_cache", lambda: given.append("pinned"), raising=False)
+    Device(torch.device("cuda"), "a card", 0).empty_cache()
+    assert given == ["of the card", "pinned"]
+
+    monkeypatch.delattr(torch.accelerator, "empty_host_cache")
+    monkeypatch.setattr(torch._C, "_host_emptyCache", lambda: given.append("by 2.11's name"), raising=False)
+    Device(torch.device("cuda"), "a card", 0).empty_cache()
+    assert given[2:] == ["of the card", "by 2.11's name"]

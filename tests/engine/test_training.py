@@ -1,4 +1,5 @@
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +9,22 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from qlora_studio.config.run_config import LoraConfig, TrainingConfig
+from qlora_studio.config.run_config import HOST, LoraConfig, RunConfig, TrainingConfig
 from qlora_studio.data.prepared import EncodedSample
 from qlora_studio.data.tokenized_row import TokenizedRow
 from qlora_studio.engine import prepared_run, training_job, update
 from qlora_studio.engine.adapters import AdaptedModel
 from qlora_studio.engine.compiled_layers import InFp8
 from qlora_studio.engine.frozen_weights import Storage
+from qlora_studio.engine.hosted_inputs import HostedInputs
 from qlora_studio.engine.learning_rate import learning_rate
 from qlora_studio.engine.loading import load_base
+from qlora_studio.engine.prepared_run import recompute
 from qlora_studio.engine.wish import Wish
+from qlora_studio.errors import StudioError
 from qlora_studio.memory.measured import measured_dtype
+from qlora_studio.memory.promise import Promise, promise
+from qlora_studio.models.shapes import known_shape
 from qlora_studio.protocol.events import (
     CheckpointSaved,
     EvaluationFinished,
@@ -238,6 +244,49 @@ def test_each_setting_trains(tmp_path: Path, model: Path, changes: dict[str, Any
 
     assert events[-1].state == "finished"
     assert losses(events)[-1] < losses(events)[0]
+
+
+def test_after_a_run_nothing_of_it_is_kept_in_ram(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The layers stay for a chat, and with them what took their inputs there."""
+    made: list[HostedInputs] = []
+    held: list[int] = []
+
+    def with_inputs_in_ram(model: Any, count: int, _: None) -> int:
+        made.append(HostedInputs())
+        return recompute(model, count, made[-1])
+
+    def let_go(hosted: HostedInputs) -> None:
+        held.append(len(hosted._latest))
+        HostedInputs.let_go(hosted)
+
+    monkeypatch.setattr(prepared_run, "recompute", with_inputs_in_ram)
+    close = training_job._TrainingJob.close
+
+    def closed(job: Any) -> None:
+        job._run.hosted = made[-1]  # as on a card
+        made[-1].let_go = partial(let_go, made[-1])  # type: ignore[method-assign]
+        close(job)
+
+    monkeypatch.setattr(training_job._TrainingJob, "close", closed)
+    events = events_of(make_run(tmp_path, model, training__steps=2, training__recompute="all"))
+    assert events[-1].state == "finished"
+    assert held == [2]
+    assert made[-1]._latest == {}
+
+
+def test_a_run_that_ram_has_no_room_for_any_more_ends_in_words() -> None:
+    shape = known_shape("llama-7b")
+    config = RunConfig(training=TrainingConfig(recompute=HOST))
+
+    def promised(ram: int) -> Promise:
+        return promise(shape, config, device="cuda", free_bytes=2**36, free_ram_bytes=ram)
+
+    prepared_run._require_ram(promised(2**36))
+    with pytest.raises(StudioError, match=r"need .* GiB of RAM; 0.1 are free") as refused:
+        prepared_run._require_ram(promised(2**27))
+    assert "resume it" in refused.value.hint
 
 
 def test_on_a_processor_it_is_said_that_the_optimizer_is_not_paged(tmp_path: Path, model: Path) -> None:

@@ -306,3 +306,54 @@ def test_the_window_can_import_it_without_anything_heavy():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("shape", "rows", "pinned_gib"),
+    [
+        (LLAMA_8B, 4, 2.0),  # 32 layers of 64 MiB
+        (LLAMA_8B, 3, 2.0),  # of 48 MiB: torch takes a power of two
+        (llama_shape(3072, 8192, 28, 24, 8, 128256), 1, 28 / 64),  # of 12 MiB, which take 16
+    ],
+)
+def test_inputs_of_layers_in_ram_are_promised_as_they_lie_there(shape, rows, pinned_gib):
+    assert on_card(shape, rows, 2048, "host").pinned / GIB == pytest.approx(pinned_gib)
+    assert on_card(shape, rows, 2048, "all").pinned == 0
+    host = changed(RunConfig(), {"training.recompute": "host"})
+    assert promise(shape, host, device="cpu", free_bytes=64 * GIB).pinned == 0
+
+
+def with_ram(room_gib: float, ram_gib: float, recompute: str) -> Promise:
+    changes = {"training.batch_size": 16, "data.seq_len": 2048, "training.recompute": recompute}
+    ram = int(ram_gib * GIB)
+    return promise(
+        LLAMA_8B,
+        changed(RunConfig(), changes),
+        device="cuda",
+        free_bytes=int(room_gib * GIB),
+        free_ram_bytes=ram,
+    )
+
+
+def test_what_ram_has_no_room_for_does_not_fit_and_goes_on_the_card():
+    promised = with_ram(48, 4, "host")
+    assert (promised.verdict, promised.lacks_ram) == ("too large", True)
+    assert promised.words == "The inputs of recomputed layers need 8.0 GiB of RAM; 4.0 are free."
+    assert promised.suggestions[0].changes == {"training.recompute": "all"}
+    assert with_ram(48, 9, "host").verdict == "fits"
+
+
+def test_where_card_and_ram_lack_both_are_told():
+    promised = with_ram(8, 4, "host")
+    assert promised.words == (
+        f"This needs {promised.total / GIB:.1f} GiB; 8.0 are free. "
+        "The inputs of recomputed layers need 8.0 GiB of RAM; 4.0 are free."
+    )
+
+
+def test_inputs_in_ram_are_offered_only_where_ram_has_room():
+    host, on_card_alone = with_ram(48, 64, "host"), with_ram(48, 64, "all")
+    between = (host.total + on_card_alone.total) / 2 / 0.92 / GIB
+    ways = {ram: [way.changes for way in with_ram(between, ram, "all").suggestions] for ram in (64, 4)}
+    assert {"training.recompute": "host"} in ways[64]
+    assert all(way.get("training.recompute") != "host" for way in ways[4])

@@ -12,7 +12,9 @@ from qlora_studio.config.toml_file import with_changes
 from qlora_studio.data.conversation import Message
 from qlora_studio.data.prepared import open_prepared
 from qlora_studio.errors import StudioError
+from qlora_studio.memory.devices import RamReading
 from qlora_studio.protocol import reading
+from qlora_studio.reader import run_jobs
 from qlora_studio.reader.model_jobs import NOT_KEPT
 from qlora_studio.runs.folder import open_run
 from tests.data.tiny_tokenizer import CHATML
@@ -435,6 +437,21 @@ def test_all_weights_that_do_not_fit_are_refused_before_the_start(jobs, model, t
 
     assert refused.value.hint
     assert len(list((tmp_path / "runs").iterdir())) == 1
+
+
+def test_inputs_of_layers_that_have_no_room_in_ram_are_refused_before_the_start(
+    jobs, model, tmp_path, monkeypatch
+):
+    config = settings(model, chats_file(tmp_path / "chats.jsonl"), training__recompute="host")
+    on_card = {"device": "cuda", "device_memory_bytes": 80 * 10**9}
+    monkeypatch.setattr(run_jobs, "ram_reading", lambda: RamReading(total_bytes=8, free_bytes=8, load=0.0))
+
+    with pytest.raises(StudioError, match=r"The inputs of recomputed layers need .* of RAM") as refused:
+        prepare(jobs, tmp_path, config, **on_card)
+
+    assert refused.value.hint.startswith("With recomputing all layers, their inputs on the card it needs ")
+    assert not (tmp_path / "runs").exists()
+    assert prepare(jobs, tmp_path, config).run  # the same on a processor, where they lie in no other place
 
 
 def test_a_learning_rate_of_an_adapter_is_told_where_all_weights_learn(jobs, model, tmp_path):

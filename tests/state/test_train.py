@@ -149,6 +149,27 @@ def test_what_does_not_fit_offers_what_would_with_its_price(ready, app, monkeypa
     assert all(mend.words.endswith("GiB less") for mend in problem.mends)
 
 
+def test_ram_that_has_no_room_for_inputs_of_layers_blocks(ready, app, monkeypatch, qtbot):
+    card = CardReading(
+        name="H100",
+        total_bytes=80 * GIB,
+        used_bytes=0,
+        load=None,
+        temperature_c=None,
+        power_w=None,
+        other_bytes=None,
+    )
+    ram = RamReading(total_bytes=4 * GIB, free_bytes=GIB // 4, load=0.0)
+    monkeypatch.setattr(launch, "card_reading", lambda: card)
+    monkeypatch.setattr(launch, "ram_reading", lambda: ram)
+    app.draft.set_many({"training.recompute": "host", "data.seq_len": 2048, "data.packing": True})
+    qtbot.waitUntil(lambda: ready.waits_for == "settings that fit in memory")
+    problem = _problem(ready, "of RAM; 0.2 are free")
+    assert problem.blocks
+    assert problem.mends[0].changes == {"training.recompute": "all"}
+    assert ready.promise.fits is False
+
+
 def test_little_data_are_promised_what_their_rows_take(train, app, silent, qtbot, tmp_path):
     assert train.promises_at_most
     _answer(silent, qtbot, train, tmp_path, [63] * 22_000)

@@ -12,10 +12,11 @@ from PySide6.QtWidgets import QApplication, QFileDialog, QLabel, QWidget
 from qlora_studio.config.run_config import RunConfig
 from qlora_studio.config.setting import fields_of
 from qlora_studio.config.toml_file import read_run_config, with_changes
-from qlora_studio.memory.devices import CardReading
+from qlora_studio.memory.devices import CardReading, RamReading
 from qlora_studio.protocol import commands, reading
 from qlora_studio.protocol.events import LoadingProgress, Problem
 from qlora_studio.state import launch
+from qlora_studio.ui.figures import in_gib
 from qlora_studio.ui.pages.train import TrainPage
 from tests.state.reports import counted, import_report, model_report
 from tests.ui.person import click, found, words
@@ -224,6 +225,20 @@ def test_a_number_that_is_typed_moves_the_promise(advanced, app, qtbot):
     qtbot.keyClick(field, Qt.Key.Key_Return)
     assert app.draft.config.lora.r == 256
     qtbot.waitUntil(lambda: words(advanced, "train_promise") != before)
+
+
+def test_what_is_to_lie_in_ram_is_told_under_the_promise(advanced, app, monkeypatch, qtbot):
+    ram = RamReading(total_bytes=2**36, free_bytes=2**35, load=0.0)
+    monkeypatch.setattr(launch, "card_reading", lambda: a_card((9, 0)))
+    monkeypatch.setattr(launch, "ram_reading", lambda: ram)
+    app.draft.set_many({"training.recompute": "host", "data.seq_len": 2048, "training.batch_size": 4})
+    # 30 layers of 9 MiB, which take 16 each
+    said = f"Their inputs take {in_gib(30 * 2**24)} of {in_gib(2**35)} free in RAM."
+    qtbot.waitUntil(lambda: said in words(advanced, "train_promise_note"))
+    ram = RamReading(total_bytes=2**36, free_bytes=2**28, load=0.0)
+    app.draft.set("lora.r", 8)
+    over = f"Too little RAM, {in_gib(30 * 2**24 - 2**28)} over"
+    qtbot.waitUntil(lambda: words(advanced, "train_promise_state") == over)
 
 
 @pytest.mark.parametrize(

@@ -265,6 +265,9 @@ def _fit(promised: Promise) -> tuple[str, str, str]:
     if promised.free_bytes is None:
         return "free memory unknown", "neutral", "info"
     spare = promised.free_bytes - promised.total
+    if promised.lacks_ram and spare >= 0:
+        over = promised.pinned - (promised.free_ram or 0)
+        return f"Too little RAM, {in_gib(max(over, 0))} over", "bad", "circle-alert"
     if promised.verdict == "too large":
         return f"Does not fit, {in_gib(-spare)} over", "bad", "circle-alert"
     if promised.verdict == "tight":
@@ -275,6 +278,9 @@ def _fit(promised: Promise) -> tuple[str, str, str]:
 def _notes(promised: Promise, on_card: bool, layers: int) -> Iterator[str]:
     if promised.recompute_layers:
         yield f"{promised.recompute_layers} of {layers} layers are computed again to save memory."
+    if promised.pinned:
+        of_free = f" of {in_gib(promised.free_ram)} free" if promised.free_ram is not None else ""
+        yield f"Their inputs take {in_gib(promised.pinned)}{of_free} in RAM."
     if said := correction_words(promised.factor):
         yield said
     if promised.largest_phase != "training":
