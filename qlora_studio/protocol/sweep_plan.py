@@ -22,6 +22,7 @@ OVER = {  # what the QLoRA paper compares
     "precision": "16 bit, NF4 and FP4",
     "finetuning": "All weights, 16-bit LoRA and QLoRA",
 }
+_NOT_OF_ENCODER_DECODERS = ("finetuning",)  # all their weights can't be trained
 SEED = "training.seed"  # each point has its own beside what is varied
 RANKS = (8, 16, 32, 64, 128, 256)  # QLoRA, arXiv:2305.14314, figure 4 and appendix A
 Variant = tuple[str, dict[str, Any]]  # label, changes
@@ -32,6 +33,12 @@ class Rates(NamedTuple):
 
     all_weights: float
     adapters: float
+
+
+def offered(shape: ModelShape) -> dict[str, str]:
+    """Of OVER, what can be compared with this model."""
+    unfit = _NOT_OF_ENCODER_DECODERS if shape.decoder is not None else ()
+    return {over: words for over, words in OVER.items() if over not in unfit}
 
 
 def new_sweep(

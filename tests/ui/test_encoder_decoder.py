@@ -4,13 +4,15 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from PySide6.QtWidgets import QWidget
+from PySide6.QtWidgets import QApplication, QComboBox, QWidget
 
-from qlora_studio.config.run_config import RunConfig
+from qlora_studio.config.run_config import RunConfig, TrainingConfig
 from qlora_studio.config.setting import value_of
+from qlora_studio.errors import StudioError
 from qlora_studio.models.clean_config import clean_values
 from qlora_studio.models.tensor_plan import tensor_plan
 from qlora_studio.protocol import reading
+from qlora_studio.protocol.sweep_plan import new_sweep
 from qlora_studio.ui.pages.train import NOT_OF_ENCODER_DECODERS, TrainPage
 from qlora_studio.ui.theme import theme
 from tests.reader.whole_t5 import CONFIG
@@ -184,3 +186,18 @@ def test_limits_of_sources_and_targets_are_whole(window, name, size, text_size):
     theme().set_text_size(text_size)
     window.shell.resize(*size)
     window.qtbot.waitUntil(lambda: clipped(window.shell) == [])
+
+
+def test_what_can_not_be_compared_with_it_is_not_offered(page, tmp_path):
+    (action,) = (action for action in page.menu.actions() if action.text().startswith("Compare"))
+    assert action.text() == "Compare ranks, layers or precision…"
+    action.trigger()
+    question = QApplication.activePopupWidget() or page.window().findChild(QWidget, "train_compare")
+    box = question.findChild(QComboBox, "train_compare_over")
+    listed = [box.itemData(row) for row in range(box.count())]
+    assert listed == ["ranks", "layers", "precision"]
+    config = RunConfig(training=TrainingConfig(steps=1))
+    for over in listed:
+        assert new_sweep(config, SHAPE, over=over, runs_dir=tmp_path).points
+    with pytest.raises(StudioError):
+        new_sweep(config, SHAPE, over="finetuning", runs_dir=tmp_path)

@@ -13,6 +13,7 @@ from qlora_studio.config.presets import Preset
 from qlora_studio.config.run_config import OF_THE_START, PREFERENCES, RunConfig
 from qlora_studio.protocol.events import Problem
 from qlora_studio.protocol.reading import RunPrepared
+from qlora_studio.protocol.sweep_plan import OVER, offered
 from qlora_studio.state.app import AppState
 from qlora_studio.state.launch import device_and_room
 from qlora_studio.state.train_problems import Mend
@@ -90,6 +91,10 @@ WHILE = (
     "checkpoints.evaluate_letters",
     "checkpoints.evaluate_numbers",
     QUESTIONS,
+)
+_COMPARE = "Compare ranks, layers, precision or finetuning…"
+_COMPARE_ADAPTERS = (
+    "Compare ranks, layers or precision…"  # all weights of an encoder-decoder can't be trained
 )
 # They have one way each: an adapter alike in all layers learns the last answer of chats; rows aren't packed,
 # layers aren't compiled.
@@ -244,7 +249,7 @@ class TrainPage(Page):
             ("Save settings file…", "Ctrl+S", self._on_save_file),
             ("Simple or advanced", "Ctrl+D", self._on_mode_key),
             ("Copy the command", "Ctrl+Shift+C", self._on_copy),
-            ("Compare ranks, layers, precision or finetuning…", "", self._on_compare),
+            (_COMPARE, "", self._on_compare),
         ):
             action = QAction(words, self)
             if keys:
@@ -253,6 +258,8 @@ class TrainPage(Page):
             action.triggered.connect(slot)
             self.addAction(action)
             self.menu.addAction(action)
+            if slot == self._on_compare:
+                self._compare = action
 
     # Wiring -----------------------------------------------------------------------------------------
 
@@ -461,7 +468,9 @@ class TrainPage(Page):
         if why:
             self.app.notices.say(f"{why[:1].upper()}{why[1:]}", "warn")
             return
-        question = CompareQuestion(self._mode, self._state.as_run().trains_all)
+        shape = self._state.shape()
+        over = OVER if shape is None else offered(shape)
+        question = CompareQuestion(self._mode, over, self._state.as_run().trains_all)
         question.asked.connect(self._on_compared)
         question.open()
 
@@ -497,6 +506,7 @@ class TrainPage(Page):
 
     def _refresh(self) -> None:
         state = self._state
+        self._compare.setText(_COMPARE_ADAPTERS if state.has_source else _COMPARE)
         self._place_fields(self._mode.value())
         self._choice.refresh()
         self._length.refresh()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from PySide6.QtCore import QSignalBlocker, Signal
 from PySide6.QtWidgets import QGridLayout, QWidget
 
 from qlora_studio.config.unusual import LORA_OVER_FULL
-from qlora_studio.protocol.sweep_plan import OVER
 from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets import ChoiceBox, NumberBox, PlainLabel, Popover
 
@@ -18,14 +19,16 @@ _ASKED = (
 
 
 class CompareQuestion(Popover):
-    """asked: a key of OVER, and how many runs of each."""
+    """asked: what is compared, and how many runs of each."""
 
     asked = Signal(str, int)
 
-    def __init__(self, anchor: QWidget, trains_all: bool) -> None:
-        """trains_all: the learning rate that is set is that of all weights."""
+    def __init__(self, anchor: QWidget, offered: Mapping[str, str], trains_all: bool) -> None:
+        """offered: what may be compared -> words. trains_all: the learning rate that is set is that of all
+        weights.
+        """
         super().__init__(anchor, _ASKED, "Start", "Not now", name="train_compare")
-        self._over = ChoiceBox(list(OVER.items()), name="train_compare_over", label="What is changed")
+        self._over = ChoiceBox(list(offered.items()), name="train_compare_over", label="What is changed")
         self._seeds = NumberBox(1, MOST_SEEDS, 1, name="train_compare_seeds", label="Runs of each")
         grid = QGridLayout()
         grid.setHorizontalSpacing(theme().px(8))
