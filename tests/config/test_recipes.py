@@ -72,6 +72,23 @@ def test_a_recipe_that_is_not_there_names_those_that_are():
     assert "guanaco-7b, guanaco-13b" in refused.value.hint
 
 
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [("guanaco-70b", "guanaco-7b"), ("Guanaco65b", "guanaco-65b"), ("hh-rhlf-13b", "hh-rlhf-13b")],
+)
+def test_a_name_that_is_nearly_one_is_answered_with_it(said, meant):
+    with pytest.raises(StudioError) as refused:
+        recipe_named(said)
+    assert refused.value.hint.startswith(f"Did you mean {meant}? Recipes: ")
+
+
+@pytest.mark.parametrize("said", ["alpaca-7b", "vicuna", ""])
+def test_a_name_like_none_of_them_is_answered_with_no_guess(said):
+    with pytest.raises(StudioError) as refused:
+        recipe_named(said)
+    assert refused.value.hint.startswith("Recipes: guanaco-7b")
+
+
 def doubts(key: str, shape: ModelShape | None, data_format: str = "") -> list[str]:
     recipe = recipe_named(key)
     return recipe.doubts(shape, known_shape(recipe.shape), data_format)
