@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import NoReturn
 
 from qlora_studio import __version__
@@ -104,7 +107,8 @@ def run_command(arguments: argparse.Namespace) -> int:
     os.umask(0o077)  # run folders and logs are private (S12)
     as_json = bool(getattr(arguments, "json", False))
     try:
-        status: int = arguments.run(arguments)
+        with _ended_by_sigterm():
+            status: int = arguments.run(arguments)
         return status
     except StudioError as error:
         if not getattr(error, "told", False):
@@ -116,6 +120,20 @@ def run_command(arguments: argparse.Namespace) -> int:
     except BrokenPipeError:  # what we print to has gone, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Within the block SIGTERM is what Ctrl+C is: children are ended, and what they began is cleared away."""
+
+    def on_terminate(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, on_terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _in_plain_words(message: str) -> str:

@@ -6,7 +6,7 @@ in the same 4 bits and reads the adapter has what was trained. Further passes wo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ _ITERATIONS = 8
 _LEAST_BESIDE = 16  # directions that are followed beside those that are kept
 
 
-def begin_with_what_was_lost(adapted: AdaptedModel, adapter: str) -> Iterator[LoadingProgress]:
+def begin_with_what_was_lost(adapted: AdaptedModel, adapter: str) -> Generator[LoadingProgress, None, None]:
     """Sets A and B of a new adapter; draws from torch's own randomness.
 
     Raises: StudioError where the model's folder can't be read again.

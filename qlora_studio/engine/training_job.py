@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import statistics
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -29,6 +31,7 @@ from qlora_studio.memory.measured import remember_dtype, remember_speed
 from qlora_studio.models.shapes import model_shape
 from qlora_studio.protocol.events import (
     EngineEvent,
+    LoadingProgress,
     ModelLoaded,
     Problem,
     RunFailed,
@@ -38,12 +41,18 @@ from qlora_studio.protocol.events import (
 from qlora_studio.protocol.lines import EVENTS
 from qlora_studio.runs.checkpoints import checkpoints_hold
 from qlora_studio.runs.less_memory import Way
-from qlora_studio.runs.run_state import RunState
+from qlora_studio.runs.run_state import RunState, read_state
 from qlora_studio.runs.run_writer import RunWriter
 from qlora_studio.runs.space import DiskFullError, checkpoints_need, require_space
 
 _log = logging.getLogger(__name__)
 _FIRST_STEPS = 2  # slower than the rest: memory is allocated, kernels are chosen
+
+R = TypeVar("R")
+
+
+class _GivenUpError(Exception):
+    """The run is to end while something is loaded that it can't train without."""
 
 
 def run_training(
@@ -80,12 +89,16 @@ class _TrainingJob:
         self._holder = holder
         self._run: PreparedRun | None = None
         self._doing = "before training"
+        self._step = self._total_steps = 0  # where the sitting begins, and the updates of the whole run
         self._speeds: list[float] = []
         self._peak: dict[str, int] = {}  # bytes by part
 
     def run(self, wish: Callable[[], Wish]) -> Generator[EngineEvent, None, RunFinished]:
         """Tells all but the end, which it gives."""
-        run = yield from self._prepare()
+        try:
+            run = yield from self._prepare(wish)
+        except _GivenUpError:
+            return self._given_up()
         for event in train(run, wish):
             if isinstance(event, RunFinished):
                 return event
@@ -96,19 +109,24 @@ class _TrainingJob:
             yield event
         raise AssertionError("train() ends with RunFinished, or raises")
 
-    def _prepare(self) -> Generator[EngineEvent, None, PreparedRun]:
+    def _prepare(self, wish: Callable[[], Wish]) -> Generator[EngineEvent, None, PreparedRun]:
+        """Raises: _GivenUpError where it is to end before all is loaded."""
         config, device = self._writer.record.config, self._holder.device
         start = read_start(self._writer, device, self._ways)
+        self._step, self._total_steps = (
+            start.saved.position.step if start.saved else 0,
+            start.fixed.total_steps,
+        )
         self._doing = "while loading the model"
         if config.trains_all:
             self._holder.let_go()  # a model that was chatted with may have adapters
-        adapted = yield from self._holder.hold(config.model.path, start.storage)
+        adapted = yield from _unless_to_end(wish, self._holder.hold(config.model.path, start.storage))
         self._doing = "while preparing the run"
         decode = _decoder(adapted) if start.rows.info.samples else _as_numbers
         self._run = PreparedRun(self._writer, start, adapted, decode)
         if self._run.begins_with_what_was_lost:
             self._doing = "while the adapter is made"
-            yield from begin_with_what_was_lost(adapted, ADAPTER)
+            yield from _unless_to_end(wish, begin_with_what_was_lost(adapted, ADAPTER))
         require_space(
             self._writer.folder,
             checkpoints_need(
@@ -121,6 +139,24 @@ class _TrainingJob:
         _log.info("%s: %s", self._writer.folder.name, _device_line(self._run))
         yield _loaded(self._run)
         return self._run
+
+    def _given_up(self) -> RunFinished:
+        """Nothing was learned in this sitting: the run is paused where it stood, and the device is free."""
+        if self._run is not None:
+            self._run.memory.close()
+        self._run = None
+        self._holder.let_go()
+        finished = RunFinished(run=str(self._writer.folder), step=self._step, adapter=None, state="paused")
+        known = read_state(self._writer.folder).state or RunState(
+            state="paused", step=self._step, total_steps=self._total_steps
+        )
+        self._writer.append_event(EVENTS.encode(finished))
+        self._writer.save_state(
+            msgspec.structs.replace(
+                known, state="paused", step=self._step, updated=time.time(), cause="", message="", hint=""
+            )
+        )
+        return finished
 
     def _hold_to_promise(self, run: PreparedRun, event: StepFinished) -> None:
         """Kept for the promise of the next run here."""
@@ -194,6 +230,22 @@ class _TrainingJob:
             self._writer.close()
         except StudioError as error:
             _log.error("%s", error)
+
+
+def _unless_to_end(
+    wish: Callable[[], Wish], loading: Generator[LoadingProgress, None, R]
+) -> Generator[LoadingProgress, None, R]:
+    """Raises: _GivenUpError where the run is to end first; a wish to save finds nothing to be saved."""
+    while True:
+        try:
+            told = next(loading)
+        except StopIteration as finished:
+            result: R = finished.value
+            return result
+        yield told
+        if wish() in (Wish.STOP, Wish.PAUSE):
+            loading.close()
+            raise _GivenUpError
 
 
 def _held_by(run: PreparedRun, error: Exception) -> str:

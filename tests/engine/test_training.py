@@ -19,7 +19,9 @@ from qlora_studio.engine.frozen_weights import Storage
 from qlora_studio.engine.hosted_inputs import HostedInputs
 from qlora_studio.engine.learning_rate import learning_rate
 from qlora_studio.engine.loading import load_base
+from qlora_studio.engine.model_holder import ModelHolder
 from qlora_studio.engine.prepared_run import recompute
+from qlora_studio.engine.training_job import run_training
 from qlora_studio.engine.wish import Wish
 from qlora_studio.errors import StudioError
 from qlora_studio.memory.measured import measured_dtype
@@ -28,7 +30,9 @@ from qlora_studio.models.shapes import known_shape
 from qlora_studio.protocol.events import (
     CheckpointSaved,
     EvaluationFinished,
+    LoadingProgress,
     ModelLoaded,
+    RunFinished,
     SampleReady,
     StepFinished,
 )
@@ -494,3 +498,34 @@ def test_no_event_is_too_long_for_the_pipe(tmp_path: Path, model: Path) -> None:
     (step, *_) = of_kind(events_of(make_run(tmp_path, model, training__steps=1)), StepFinished)
 
     assert len(EVENTS.encode(msgspec.structs.replace(step, rows=rows))) < 1_000_000
+
+
+@pytest.mark.parametrize("wish", [Wish.STOP, Wish.PAUSE])
+def test_a_run_that_is_to_end_while_its_model_loads_loads_no_further(tmp_path: Path, wish: Wish) -> None:
+    run = make_run(tmp_path, make_model(tmp_path / "model"))
+    holder = ModelHolder(CPU)
+
+    told = list(run_training(run, holder, lambda: wish))
+
+    loading = of_kind(told, LoadingProgress)
+    assert [event.done for event in loading] == [0]
+    assert told[len(loading) :] == [RunFinished(run=str(run), step=0, adapter=None, state="paused")]
+    assert holder.held is None
+    state = read_state(run).state
+    assert state is not None
+    assert (state.state, state.step, state.cause) == ("paused", 0, "")
+    assert of_kind(events_of(run), RunFinished)[0].state == "finished"  # it can be gone on with
+
+
+def test_a_run_that_goes_on_and_is_given_up_while_it_loads_stands_at_its_checkpoint(tmp_path: Path) -> None:
+    run = make_run(tmp_path, make_model(tmp_path / "model"))
+    step = of_kind(events_of(run, Wish.PAUSE, after_step=2), RunFinished)[0].step
+
+    end = list(run_training(run, ModelHolder(CPU), lambda: Wish.STOP))[-1]
+
+    assert (end.state, end.step, end.adapter) == ("paused", step, None)
+    state = read_state(run).state
+    assert state is not None
+    assert (state.state, state.step) == ("paused", step)
+    assert state.loss is not None
+    assert of_kind(events_of(run), RunFinished)[0].state == "finished"
