@@ -50,6 +50,11 @@ class Told:
         self._task = self._progress.add_task("", total=None, count="", visible=False)
         self._done, self._total = 0, 0
 
+    @property
+    def shows_bars(self) -> bool:
+        """False where stderr is no terminal, or nothing is to be shown."""
+        return not self._progress.disable
+
     def __enter__(self) -> Told:
         self._progress.start()
         return self

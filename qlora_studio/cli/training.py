@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -23,9 +24,11 @@ from qlora_studio.config.toml_file import (
 )
 from qlora_studio.errors import StudioError
 from qlora_studio.protocol import commands, events, reading
+from qlora_studio.runs.checkpoints import newest_sound
 from qlora_studio.runs.less_memory import WAYS, Way
 from qlora_studio.runs.named_run import run_folder, with_start_found
 
+_LOADING_S = 10.0  # between lines on what is loaded, in a log
 STOPPED = 130  # exit status of a run that the user stopped before its last step; it was saved
 
 
@@ -158,10 +161,24 @@ def _events_of_run(engine: Engine, folder: Path) -> Iterator[events.EngineEvent]
                 step = event.step
             yield event
     except StudioError as error:
-        hint = f"What was saved is safe; `qlora-studio resume {folder}` goes on from it. {error.hint}"
         yield events.RunFailed(
-            error=events.Problem(error.message, hint), run=str(folder), step=step, cause="died"
+            error=events.Problem(error.message, f"{_what_is_left(folder)} {error.hint}"),
+            run=str(folder),
+            step=step,
+            cause="died",
         )
+
+
+def _what_is_left(folder: Path) -> str:
+    """Of a run whose engine died, and how it goes on; a sentence."""
+    resume = f"`qlora-studio resume {folder}`"
+    try:
+        saved = newest_sound(folder)
+    except StudioError as damaged:
+        return f"{damaged}"
+    if saved is None:
+        return f"Nothing was saved yet; {resume} begins at its start."
+    return f"What was saved is safe; {resume} goes on from step {saved.step:,}."
 
 
 class ToldError(StudioError):
@@ -178,9 +195,12 @@ class _Lines:
     def __init__(self, told: Told) -> None:
         self._told = told
         self._total_steps = 0
+        self._loading_told = -_LOADING_S
 
     def tell(self, event: events.EngineEvent) -> None:
         match event:
+            case events.LoadingProgress():
+                self._tell_loading(event)
             case events.RunStarted():
                 self._total_steps = event.total_steps
                 self._told(f"Step {event.step:,} of {event.total_steps:,}", event.step, event.total_steps)
@@ -191,6 +211,7 @@ class _Lines:
             case events.StepFinished():
                 self._told(_step_in_words(event), event.step, self._total_steps)
             case events.ModelLoaded():
+                print_text(f"loaded {event.model} in {event.seconds:.0f} s")
                 for note in event.notes:
                     print_text(f"note: {note}")
             case events.EvaluationFinished():
@@ -213,6 +234,12 @@ class _Lines:
                     print_text(f"adapter: {event.adapter}")
                 if event.model:
                     print_text(f"model: {event.model}")
+
+    def _tell_loading(self, event: events.LoadingProgress) -> None:
+        """Lines where there is no bar: the first at once, then one in a while."""
+        if not self._told.shows_bars and time.monotonic() - self._loading_told >= _LOADING_S:
+            self._loading_told = time.monotonic()
+            print_text(f"{event.words}: {event.done:,} of {event.total:,}")
 
 
 def _step_in_words(event: events.StepFinished) -> str:
