@@ -20,6 +20,7 @@ from qlora_studio.memory.correction import NO_CORRECTION, Correction, correction
 from qlora_studio.memory.devices import device_name
 from qlora_studio.memory.largest import largest_that_fits
 from qlora_studio.memory.promise import promise
+from qlora_studio.protocol.smaller_recipe import card_that_holds, smaller_recipe
 
 
 def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -64,6 +65,10 @@ def estimate_command(arguments: argparse.Namespace) -> int:
         free_ram=room.ram_bytes,
         corrected=corrected,
     )
+    ways = [way.words for way in promised.suggestions]
+    if not (promised.fits or promised.lacks_ram or ways):
+        kind = recipe.key.rpartition("-")[0] if recipe else "guanaco"
+        ways = list(_other_ways(shape, config, room, kind))
     notes = list(_in_16_bit(config, shape, room))
     parts = {name: count / 2**30 for name, count in promised.parts.items()}
     if arguments.json:
@@ -77,6 +82,7 @@ def estimate_command(arguments: argparse.Namespace) -> int:
                 "phases_gib": {name: count / 2**30 for name, count in promised.phases.items()},
                 "measured_factor": promised.factor,
                 "notes": notes,
+                "ways": ways,
                 "free_gib": room.free_bytes / 2**30,
                 "largest": {"batch_size": largest.batch_size, "seq_len": largest.seq_len}
                 if largest
@@ -101,9 +107,17 @@ def estimate_command(arguments: argparse.Namespace) -> int:
         print_text(said)
     if largest:
         print_text(largest.words)
-    for suggestion in promised.suggestions:
-        print_text(f"or: {suggestion.words}")
+    for words in ways:
+        print_text(f"or: {words}")
     return 0
+
+
+def _other_ways(shape: ModelShape, config: RunConfig, room: Room, kind: str) -> Iterator[str]:
+    """Where no settings make the model fit. kind: of the recipes that are looked through."""
+    yield smaller_recipe(shape, device=room.device, room=room.free_bytes, kind=kind)
+    gib = card_that_holds(shape, config)
+    if gib is not None:
+        yield f"On a card of {gib} GiB it goes: --card {gib} shows how."
 
 
 def _measured_here(shape: ModelShape, config: RunConfig, device: str) -> Correction:

@@ -117,6 +117,7 @@ def prepare_run(
             accept_skipped=accept_skipped,
             device=engine.ready.device,
             device_memory_bytes=engine.ready.free_bytes,
+            device_total_bytes=engine.ready.memory_bytes,
         )
 
 

@@ -146,7 +146,11 @@ class MakeModelfile(Request, frozen=True, tag="make_modelfile"):
 
 
 class PrepareRun(Request, frozen=True, tag="prepare_run"):
-    """Check model and data, tokenize, promise the memory, and make the run folder."""
+    """Check model and data, tokenize, promise the memory, and make the run folder.
+
+    device_memory_bytes: what is free of it; 0 where it isn't known
+    device_total_bytes:  all the memory that the card has, or the machine; 0 where it isn't known
+    """
 
     config: RunConfig
     name: str
@@ -154,6 +158,7 @@ class PrepareRun(Request, frozen=True, tag="prepare_run"):
     accept_skipped: bool = False
     device: str = "cpu"  # "cuda" | "cpu"
     device_memory_bytes: int = 0
+    device_total_bytes: int = 0
 
 
 class SuggestSamples(Request, frozen=True, tag="suggest_samples"):

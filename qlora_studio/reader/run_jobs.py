@@ -34,10 +34,11 @@ from qlora_studio.memory.correction import correction
 from qlora_studio.memory.devices import device_name, ram_reading
 from qlora_studio.memory.disk import run_bytes
 from qlora_studio.memory.encoder_decoder import ROUGH
-from qlora_studio.memory.promise import Promise, promise
+from qlora_studio.memory.promise import GIB, Promise, promise
 from qlora_studio.models.check import check_model, model_folder
 from qlora_studio.models.shapes import model_shape
 from qlora_studio.protocol import reading
+from qlora_studio.protocol.smaller_recipe import smaller_recipe
 from qlora_studio.reader.model_hash import model_sha256
 from qlora_studio.reader.model_text import ModelTexts
 from qlora_studio.reader.questions import prepare_questions, require_questions
@@ -109,6 +110,7 @@ def prepare_run(request: reading.PrepareRun, texts: ModelTexts, told: Told) -> r
         corrected=correction(device_name(request.device), ready.shape, config.model.quantization),
     )
     _refuse_without_memory(config, promised)
+    _refuse_beyond_device(request, ready.shape, promised)
     runs_dir = Path(request.runs_dir)
     require_space(runs_dir, run_bytes(ready.shape, config, request.device), "This run")
     record = _record(request, config, ready, steps, promised, start)
@@ -139,6 +141,24 @@ def _refuse_without_memory(config: RunConfig, promised: Promise) -> None:
         ways = promised.suggestions[:1]
         hint = ways[0].words if ways else "Finetune a smaller model, or train an adapter."
         raise StudioError(f"Not all weights of this model can be trained here. {promised.words}", hint=hint)
+
+
+def _refuse_beyond_device(request: reading.PrepareRun, shape: ModelShape, promised: Promise) -> None:
+    """More than all there is, whatever else runs: on a processor the system would kill the engine.
+
+    Raises: StudioError.
+    """
+    total, needed = request.device_total_bytes, promised.total - promised.paged
+    if not 0 < total < needed:
+        return
+    device = "this machine has" if request.device == "cpu" else "the card has"
+    ways = [way.words for way in promised.suggestions]
+    if not ways:
+        room = request.device_memory_bytes or total
+        ways = [smaller_recipe(shape, device=request.device, room=room)]
+    raise StudioError(
+        f"This run needs {needed / GIB:.1f} GiB; {device} {total / GIB:.1f} GiB in all.", hint=" ".join(ways)
+    )
 
 
 def suggest_samples(

@@ -87,6 +87,7 @@ class Launcher(QObject):
                     accept_skipped=accept_skipped,
                     device=device,
                     device_memory_bytes=free_bytes,
+                    device_total_bytes=_total_bytes(self._engine),
                 )
             )
 
@@ -193,6 +194,11 @@ def device_and_room(engine: EngineState) -> tuple[str, int]:
     """ "cuda" | "cpu", and its free bytes. What the engine said counts; without it, what the driver says."""
     card = card_in_use(engine)
     return ("cuda", card.free_bytes) if card is not None else ("cpu", ram_reading().free_bytes)
+
+
+def _total_bytes(engine: EngineState) -> int:
+    """All the memory that the card has, or the machine."""
+    return (card_in_use(engine) or ram_reading()).total_bytes
 
 
 def card_in_use(engine: EngineState) -> CardReading | None:

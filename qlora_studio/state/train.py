@@ -30,6 +30,7 @@ from qlora_studio.models.report import ModelReport
 from qlora_studio.models.shapes import known_shape
 from qlora_studio.protocol import reading
 from qlora_studio.protocol.events import Problem
+from qlora_studio.protocol.smaller_recipe import smaller_recipe
 from qlora_studio.runs.named_run import with_start_found
 from qlora_studio.state import train_problems
 from qlora_studio.state.background import Background
@@ -521,12 +522,22 @@ class TrainState(QObject):
             *train_problems.of_name(self.name, self.name in self.history.names, free_name),
             *train_problems.of_import(self.data, self.skipped_accepted),
             *train_problems.of_rows(config, self.counts.counted, kept, self.dropped_accepted),
-            *train_problems.of_memory(config, self.promise, fields),
+            *train_problems.of_memory(config, self.promise, fields, self._smaller_recipe()),
             *train_problems.of_disk(self.disk_bytes(), self._machine.free_bytes),
             *train_problems.of_unusual(config, kept, self._draft.default(RATE), fields),
             *train_problems.of_recipe(self._draft.preset, self.shape(), self.data),
             *train_problems.of_length(config, self.lengths, kept, fields, self.stretches()),
         ]
+
+    def _smaller_recipe(self) -> str:
+        """The way on where no settings make the chosen model fit; empty else."""
+        promised, shape = self.promise, self.shape()
+        if promised is None or shape is None or promised.fits or promised.suggestions:
+            return ""
+        if promised.lacks_ram:
+            return ""  # another model isn't what that asks for
+        device, free_bytes = self._device()
+        return smaller_recipe(shape, device=device, room=free_bytes)
 
     def _suggested_name(self) -> str:
         model = Path(self._draft.value("model.path")).name

@@ -200,12 +200,18 @@ def _raised(config: RunConfig, counted: TokensCounted) -> Mend:
     return Mend(f"Raise to {words}", changes)
 
 
-def of_memory(config: RunConfig, promised: Promise | None, fields: Fields) -> Iterator[TrainProblem]:
-    """Doesn't fit, or just so; with what would."""
+def of_memory(
+    config: RunConfig, promised: Promise | None, fields: Fields, otherwise: str = ""
+) -> Iterator[TrainProblem]:
+    """Doesn't fit, or just so; with what would. otherwise: the way on where no settings make it fit"""
     if promised is not None and promised.verdict in ("tight", "too large"):
         mends = tuple(_fitting(config, suggestion, fields) for suggestion in promised.suggestions[:3])
         waits = "settings that fit in memory"
-        yield TrainProblem(promised.words, blocks=not promised.fits, mends=mends, waits=waits)
+        words = promised.words
+        if otherwise and not mends and not promised.fits:
+            words, waits = f"{words} {otherwise}", "a model that fits in memory"
+            mends = (Mend("Choose another model", page="models"),)
+        yield TrainProblem(words, blocks=not promised.fits, mends=mends, waits=waits)
 
 
 def of_disk(needed: int | None, free: int | None) -> Iterator[TrainProblem]:

@@ -89,6 +89,16 @@ def test_what_is_missing_is_said(capsys, words, said):
     assert said in capsys.readouterr().err
 
 
+def test_an_estimate_that_no_settings_make_fit_names_a_smaller_recipe_and_a_card(capsys, monkeypatch):
+    monkeypatch.setattr("qlora_studio.cli.estimating.room_here", lambda: Room("cpu", 23 * 2**30))
+    assert run("estimate", "--recipe", "instructions-65b") == 0
+    assert capsys.readouterr().out.splitlines()[-3:] == [
+        "Not even one row fits.",
+        "or: A smaller model fits: the recipe instructions-13b needs 19.7 GiB.",
+        "or: On a card of 48 GiB it goes: --card 48 shows how.",
+    ]
+
+
 def test_an_estimate_needs_neither_model_nor_data(capsys):
     assert run("estimate", "--recipe", "guanaco-7b", "--card", "48", "--json") == 0
     assert json.loads(capsys.readouterr().out)["fits"]

@@ -458,3 +458,39 @@ def test_a_learning_rate_of_an_adapter_is_told_where_all_weights_learn(jobs, mod
     config = settings(model, chats_file(tmp_path / "chats.jsonl"), **FULL)
     notes = prepare(jobs, tmp_path, config, device_memory_bytes=8 * 10**9).notes
     assert "A learning rate of 0.0002 is high where all weights learn: 1e-6 to 5e-5 are usual." in notes
+
+
+def test_a_run_that_needs_more_than_the_machine_has_is_refused_with_the_way_on(jobs, tmp_path):
+    config = settings("shape:llama-65b", "sample", training__batch_size=1)
+    room = {"device_memory_bytes": 22 * 2**30, "device_total_bytes": 24 * 2**30}
+
+    with pytest.raises(StudioError) as refused:
+        prepare(jobs, tmp_path, config, **room)
+
+    assert refused.value.message.startswith("This run needs ")
+    assert refused.value.message.endswith("; this machine has 24.0 GiB in all.")
+    assert refused.value.hint == "A smaller model fits: the recipe guanaco-13b needs 19.7 GiB."
+    assert not (tmp_path / "runs").exists()
+
+
+def test_where_other_settings_fit_these_are_the_way_on(jobs, tmp_path):
+    config = settings("shape:smollm2-135m", "sample", training__batch_size=16, training__recompute="all")
+    needed = sum(prepare(jobs, tmp_path, config, device_memory_bytes=8 * 10**9).promise_bytes.values())
+
+    with pytest.raises(StudioError) as refused:
+        prepare(jobs, tmp_path, config, device_memory_bytes=needed - 2**20, device_total_bytes=needed - 2**20)
+
+    assert refused.value.hint.startswith("With ")
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_what_only_doesnt_fit_at_the_moment_starts_with_a_note(jobs, model, tmp_path, device):
+    """Other programs may end; what the optimizer pages out of a card isn't counted against it."""
+    config = settings(model, chats_file(tmp_path / "chats.jsonl"), training__steps=1)
+    needed = sum(prepare(jobs, tmp_path, config, device=device).promise_bytes.values())
+
+    run = prepare(
+        jobs, tmp_path, config, device=device, device_memory_bytes=needed // 2, device_total_bytes=needed
+    )
+
+    assert any("are free." in note for note in run.notes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from qlora_studio.memory.devices import ram_reading
 from qlora_studio.protocol import commands, events, reading
 from tests.state.reports import PREPARED
 from tests.ui.example_runs import Example, make_run
@@ -85,3 +86,9 @@ def test_after_a_cancel_the_sample_can_be_started_again(app, silent):
     silent.engines[-1].end()
     app.launcher.start_sample_run()
     assert len(silent.said(commands.MakeSampleModel)) == 2
+
+
+def test_the_reader_is_told_all_the_memory_there_is_to_refuse_what_exceeds_it(app, silent, own):
+    app.launcher.start(own, "my-run")
+    (asked,) = silent.asked(reading.PrepareRun)
+    assert asked.device_total_bytes == ram_reading().total_bytes >= asked.device_memory_bytes > 0

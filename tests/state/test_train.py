@@ -14,6 +14,7 @@ from qlora_studio.data.report import SkipReason
 from qlora_studio.memory import devices
 from qlora_studio.memory.devices import CardReading, RamReading
 from qlora_studio.memory.measured import remember_speed
+from qlora_studio.models.shapes import known_shape
 from qlora_studio.protocol import commands, events, reading
 from qlora_studio.runs.folder import create_run, open_run
 from qlora_studio.runs.run_record import RunRecord
@@ -168,6 +169,18 @@ def test_ram_that_has_no_room_for_inputs_of_layers_blocks(ready, app, monkeypatc
     assert problem.blocks
     assert problem.mends[0].changes == {"training.recompute": "all"}
     assert ready.promise.fits is False
+
+
+def test_where_no_settings_make_it_fit_a_smaller_recipe_is_named(ready, app, monkeypatch, qtbot):
+    monkeypatch.setattr(
+        launch, "ram_reading", lambda: RamReading(total_bytes=24 * GIB, free_bytes=23 * GIB, load=0.0)
+    )
+    ready.model = model_report(shape=known_shape("llama-65b"))
+    app.draft.set("lora.r", 32)
+    qtbot.waitUntil(lambda: ready.waits_for == "a model that fits in memory")
+    problem = _problem(ready, "A smaller model fits: the recipe guanaco-13b needs 19.7 GiB.")
+    assert problem.blocks
+    assert [mend.page for mend in problem.mends] == ["models"]
 
 
 def test_little_data_are_promised_what_their_rows_take(train, app, silent, qtbot, tmp_path):
