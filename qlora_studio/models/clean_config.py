@@ -10,6 +10,7 @@ from typing import Any
 from qlora_studio.errors import StudioError
 from qlora_studio.models.families import ENCODER_DECODERS, FAMILIES, Family
 from qlora_studio.models.model_folder import ModelFolder, open_folder
+from qlora_studio.models.own_head import has_own_head
 from qlora_studio.models.strict_json import strict_object
 
 CONFIG = "config.json"
@@ -29,6 +30,10 @@ _MAY_BE_NULL = {
     "num_key_value_heads",
     "head_dim",
 }
+_OWN_HEAD = (
+    "Its head holds other numbers than its embedding, though config.json calls them one "
+    "(tie_word_embeddings). It is used as it is, as transformers 5 does; older programs take the embedding."
+)
 _REQUIRED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
 
 
@@ -60,6 +65,9 @@ def clean_config(folder: Path) -> CleanConfig:
     vocab = values["vocab_size"]
     names = _token_ids_of(FAMILIES[model_type])
     warnings = _code_warnings(source, said, model_type)
+    if _takes_its_head_for_the_embedding(source.path, values, FAMILIES[model_type]):
+        values["tie_word_embeddings"] = False
+        warnings.append(_OWN_HEAD)
     for name in names:
         values[name], outside = _token_id(said.get(name), vocab)
         if outside:
@@ -72,6 +80,11 @@ def clean_config(folder: Path) -> CleanConfig:
                 hint=f"Add {_DECODER_START} to config.json; T5's is that of its padding, 0.",
             )
     return CleanConfig(model_type, values, _stop_ids(source, values, vocab), tuple(warnings))
+
+
+def _takes_its_head_for_the_embedding(folder: Path, values: Mapping[str, Any], family: Family) -> bool:
+    """Of an encoder-decoder it isn't known: its outputs are scaled by what the config says."""
+    return family.decoder is None and values["tie_word_embeddings"] and has_own_head(folder, family)
 
 
 def decoder_start(folder: Path) -> int | None:

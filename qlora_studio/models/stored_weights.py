@@ -8,12 +8,11 @@ from pathlib import Path
 
 from qlora_studio.errors import StudioError
 from qlora_studio.models.families import FAMILIES
-from qlora_studio.models.model_folder import open_folder
+from qlora_studio.models.own_head import HEAD, differ
 from qlora_studio.models.safetensors_header import StoredTensor
 from qlora_studio.models.tensor_plan import TensorPlan
 from qlora_studio.models.weights_index import WeightsIndex, read_weights_index
 
-_LOOKS, _LOOK_BYTES = 16, 4096
 _FLOATS = ("BF16", "F16", "F32", "F64")
 # Left in files by older versions of transformers; computed anew, never learned.
 _BUFFERS = re.compile(
@@ -74,7 +73,7 @@ def _embedding_by_another_name(index: WeightsIndex, plan: TensorPlan) -> dict[st
     """Of what is tied together a file may keep any one name."""
     if plan.embedding in index.tensors:
         return {}
-    names = (*plan.copies, *(("lm_head.weight",) if plan.copies and plan.sizes.tied else ()))
+    names = (*plan.copies, *((HEAD,) if plan.copies and plan.sizes.tied else ()))
     return dict.fromkeys([name for name in names if name in index.tensors][:1], plan.embedding)
 
 
@@ -82,9 +81,9 @@ def _refuse_rest(
     rest: Mapping[str, StoredTensor], folder: Path, plan: TensorPlan, embedding: StoredTensor
 ) -> None:
     for name, tensor in rest.items():
-        again = name in plan.copies or (name == "lm_head.weight" and plan.sizes.tied)
+        again = name in plan.copies or (name == HEAD and plan.sizes.tied)
         if again and tensor.shape == embedding.shape:  # the embedding written a second time
-            if not _differ(folder, tensor, embedding):
+            if not differ(folder, tensor, embedding):
                 continue
             raise StudioError(
                 f"{folder / tensor.file}: {name} holds other numbers than {plan.embedding}; by config.json "
@@ -96,22 +95,6 @@ def _refuse_rest(
             f"with {sum(stack.layers for stack in plan.stacks)} layers.",
             hint="config.json may belong to another model.",
         )
-
-
-def _differ(folder: Path, one: StoredTensor, other: StoredTensor) -> bool:
-    """Looked at in some places: an embedding may have a gigabyte. Two types can't be compared so."""
-    if (one.dtype, one.bytes) != (other.dtype, other.bytes):
-        return False
-    source = open_folder(folder)
-    with source.open(one.file) as here, source.open(other.file) as there:
-        for look in range(_LOOKS):
-            at = max(one.bytes - _LOOK_BYTES, 0) * look // (_LOOKS - 1)
-            here.seek(one.offset + at)
-            there.seek(other.offset + at)
-            size = min(_LOOK_BYTES, one.bytes - at)
-            if here.read(size) != there.read(size):
-                return True
-    return False
 
 
 def _files_in_words(index: WeightsIndex) -> str:

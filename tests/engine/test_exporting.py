@@ -33,7 +33,7 @@ from qlora_studio.protocol.events import (
     ModelLoaded,
 )
 from qlora_studio.runs import space
-from tests.engine.tiny import CPU, events_of, loaded, make_model, make_run
+from tests.engine.tiny import CPU, events_of, loaded, make_model, make_run, model_with_its_own_head
 from tests.engine.tuned_run import make_tuned_run
 
 PROMPTS = (tuple(range(10, 25)), tuple(range(40, 48)), (5, 9, 70))
@@ -484,3 +484,13 @@ def test_a_trained_model_is_chatted_with_in_16_bit(full_run: Path) -> None:
     list(Chat(holder).load(LoadModel(id=1, model=str(full_run / "model"), alone=True)))
     assert holder.held is not None
     assert holder.held.base.storage.quantization == "none"
+
+
+def test_a_head_of_its_own_is_written_as_that_whatever_the_base_said_of_it(tmp_path: Path) -> None:
+    run = make_tuned_run(tmp_path, model_with_its_own_head(tmp_path / "model"))
+    _, finished = exported(run, tmp_path / "out", "merged")
+    assert finished.verified.mean_kl is not None
+    assert finished.verified.mean_kl < 2e-4
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert merged.config.tie_word_embeddings is False
+    assert not torch.equal(merged.get_output_embeddings().weight, merged.get_input_embeddings().weight)

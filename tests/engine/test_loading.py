@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from qlora_studio.engine.frozen_weights import Storage
 from qlora_studio.engine.loading import load_base
@@ -10,7 +11,7 @@ from qlora_studio.errors import StudioError
 from qlora_studio.models.shapes import known_config
 from qlora_studio.protocol.events import LoadingProgress
 from tests.engine.plain_stack import plain_base
-from tests.engine.tiny import CPU, loaded, make_model
+from tests.engine.tiny import CPU, loaded, make_model, model_with_its_own_head
 
 IDS = torch.arange(3, 20)[None]
 STORAGES = {
@@ -39,6 +40,17 @@ def test_a_model_is_bit_for_bit_what_transformers_and_bitsandbytes_make_of_it(
             module.support_avx512bf16_for_cpu = False
     with torch.no_grad():
         torch.testing.assert_close(base.causal_lm(IDS).logits, reference(IDS).logits, atol=0, rtol=0)
+
+
+def test_a_head_that_is_called_the_embedding_and_is_not_is_loaded_as_transformers_does(
+    tmp_path: Path,
+) -> None:
+    folder, storage = model_with_its_own_head(tmp_path / "model"), STORAGES["16 bit"]
+    model = loaded(load_base(str(folder), storage, CPU)).causal_lm
+    assert not torch.equal(model.get_output_embeddings().weight, model.get_input_embeddings().weight)
+    reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        torch.testing.assert_close(model(IDS).logits, reference(IDS).logits)
 
 
 def test_loading_tells_how_far_it_is(tmp_path: Path) -> None:

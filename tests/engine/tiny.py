@@ -94,6 +94,14 @@ def make_model(folder: Path, family: str = "llama", **changes: Any) -> Path:
     return folder
 
 
+def model_with_its_own_head(folder: Path) -> Path:
+    """Its config.json calls head and embedding tied."""
+    make_model(folder, tie_word_embeddings=False)
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_bytes()) | {"tie_word_embeddings": True}))
+    return folder
+
+
 def make_rows(count: int, seed: int = 0, longest: int = 24, learn_all: bool = False) -> list[TokenizedRow]:
     """Rows of unequal length; the second half of each is learned."""
     random = np.random.default_rng(seed)

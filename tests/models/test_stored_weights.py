@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from qlora_studio.errors import StudioError
+from qlora_studio.models.clean_config import clean_config
+from qlora_studio.models.shapes import folder_plan
 from qlora_studio.models.stored_weights import stored_weights
 
 Q_PROJ = "model.layers.1.self_attn.q_proj.weight"
@@ -101,3 +103,27 @@ def test_a_tensor_stored_under_its_old_and_its_new_name_is_refused(llama):
     tensors = llama.tensors()
     llama.write_weights(tensors | {"embed_out.weight": tensors["lm_head.weight"].copy()})
     assert "'lm_head.weight' is stored twice" in refusal(llama)
+
+
+def test_a_head_of_its_own_is_used_whatever_the_config_says_of_it(llama):
+    llama.write_weights()
+    llama.write_config(tie_word_embeddings=True)
+    clean = clean_config(llama.path)
+    assert clean.values["tie_word_embeddings"] is False
+    assert [words for words in clean.warnings if "Its head holds other numbers" in words]
+    assert "lm_head.weight" in stored_weights(llama.path, folder_plan(llama.path))
+
+
+def test_a_head_that_is_the_embedding_stays_tied(llama):
+    llama.write_config(tie_word_embeddings=True)
+    tensors = llama.tensors()
+    llama.write_weights(tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"].copy()})
+    clean = clean_config(llama.path)
+    assert (clean.values["tie_word_embeddings"], clean.warnings) == (True, ())
+
+
+def test_an_own_head_beside_names_without_a_prefix_is_found(llama):
+    bare = {name.removeprefix("model."): tensor for name, tensor in llama.tensors().items()}
+    llama.write_weights(bare)
+    llama.write_config(tie_word_embeddings=True)
+    assert clean_config(llama.path).values["tie_word_embeddings"] is False
