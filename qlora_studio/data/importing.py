@@ -34,7 +34,7 @@ from qlora_studio.data.source_file import SourceFile, Told
 from qlora_studio.data.turned_file import COPIED_BYTES
 from qlora_studio.errors import StudioError
 
-IMPORTER_VERSION = 6  # raised when the same bytes would give other rows or findings
+IMPORTER_VERSION = 7  # raised when the same bytes would give other rows or findings
 
 _STAGING = ".importing-"
 _TELL_EVERY_S = 0.1

@@ -11,6 +11,7 @@ from qlora_studio.data.fields import Fields
 from qlora_studio.data.limits import MAX_PARTS
 from qlora_studio.data.ranked_answers import best_first
 from qlora_studio.data.record import Conversation, RecordError, in_words, named, nested, text_of
+from qlora_studio.data.strict_json import Spelled
 from qlora_studio.data.tool_calls import tool_definitions
 from qlora_studio.data.turn_content import first_of
 
@@ -114,13 +115,27 @@ def _answer(value: Any, fields: Fields) -> str:
     answer = text_of(value, named(fields.map["answer"]), notes)
     choices = _choices(fields)
     number = answer.strip().lstrip("-").isdigit()
-    if not choices or not number or any(answer.strip() in choice for choice in choices):
+    said = any(answer.strip() in choice for choice in choices) and not _is_place(value, choices, fields)
+    if not choices or not number or said:
         fields.notes.update(notes)
         return answer
     if not 0 <= int(answer) < len(choices):
         raise RecordError("the answer is the number of a choice that isn't there")
     fields.notes.add("choice_letter")
     return choices[int(answer)][0]
+
+
+def _is_place(value: Any, choices: Sequence[tuple[str, str]], fields: Fields) -> bool:
+    """A number beside choices that are texts, as MMLU has them: 0 is the first of "3", "0" and "1" too."""
+    texts = nested(fields.maybe("choices"))
+    if isinstance(texts, dict):
+        texts = texts["text"] if isinstance(texts.get("text"), list) else list(texts.values())
+    return (
+        type(value) in (int, Spelled)
+        and str(value) in map(str, range(len(choices)))
+        and all(label != str(value) for label, _ in choices)
+        and all(type(text) is str for text in texts)
+    )
 
 
 def _choices(fields: Fields) -> Sequence[tuple[str, str]]:

@@ -101,6 +101,26 @@ def test_choices_stand_below_the_question_and_the_answer_is_a_letter(tmp_path: P
     assert findings(data) == {"skipped": 4, "choice_letter": 3, "number": 1}
 
 
+@pytest.mark.parametrize(
+    ("choices", "answer", "learned"),
+    [
+        (["3", "0", "1"], 0, "A"),  # MMLU's mathematics: the answer is a place, whatever the choices say
+        (["0", "1", "2"], 1, "B"),
+        (["1", "2", "0"], "1", "1"),  # a text is one of the texts
+        ([1, 2, 0], 1, "1"),  # and a number one of the numbers
+        ({"text": ["2", "1"], "label": ["1", "2"]}, 1, "1"),
+    ],
+)
+@pytest.mark.parametrize("more", [{}, {"score": 0.5}], ids=["plain", "numbers as they are spelled"])
+def test_a_number_beside_choices_that_are_texts_is_a_place(
+    tmp_path: Path, choices: Any, answer: Any, learned: str, more: dict[str, float]
+) -> None:
+    data = import_records(tmp_path, [MMLU | more | {"choices": choices, "answer": answer}])
+
+    ((outcome,),) = outcomes(data, 1)
+    assert outcome.endswith(f" | assistant: {learned}")
+
+
 def test_choices_keep_the_labels_that_they_have(tmp_path: Path) -> None:
     data = import_records(tmp_path, [ARC, ARC | {"question": "r"}])
 
