@@ -42,7 +42,8 @@ def count_lengths(rows: Dataset, encoder: RowEncoder, told: Told) -> Lengths:
         median=int(np.median(tokens)) if len(tokens) else 0,
         nothing_to_learn=int((learned == 0).sum()),
         template_sha256=encoder.template.sha256,
-        refused=_refused(rows, np.flatnonzero(tokens == 0), encoder),
+        refused=_refused(rows, np.flatnonzero(tokens == 0), encoder)
+        or _left_out(rows, np.flatnonzero(learned == 0), encoder),
     )
 
 
@@ -81,6 +82,12 @@ def _refused(rows: Dataset, without: NDArray[np.int64], encoder: RowEncoder) -> 
     """In words; empty where the first row `without` tokens is none that the template refuses."""
     (item,) = encoder.encode([rows.row(int(without[0]))]) if len(without) else (None,)
     return f"{item.reason} {item.hint}".strip() if isinstance(item, UnusableRow) else ""
+
+
+def _left_out(rows: Dataset, nothing: NDArray[np.int64], encoder: RowEncoder) -> str:
+    """As `_refused`, where the method has no use for the first of the rows that teach `nothing`."""
+    reason = encoder.left_out(rows.row(int(nothing[0]))) if len(nothing) else ""
+    return f"It is a row {reason}. {encoder.way_on}" if reason else ""
 
 
 def _batches(rows: Dataset) -> Iterator[list[Row]]:

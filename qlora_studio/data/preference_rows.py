@@ -21,6 +21,8 @@ def why_left_out(row: Row, method: str) -> str:
         return "without a worse answer"
     if method == "kto" and not row.rejected and row.label is None:
         return "that nobody rated"
+    if method in PREFERENCES and row.rejected == row.messages:
+        return "with two equal answers"
     return ""
 
 

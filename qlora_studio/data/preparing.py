@@ -246,9 +246,9 @@ class _Counts:
         """What would help most."""
         missing = self.dropped + self.nothing + self.refused_rows
         if self.without and self.without.total() > missing:
-            return f"Choose data with {encoder.needed}, or {encoder.otherwise}."
+            return encoder.way_on
         if config.training.method in PAIRS and self.nothing >= self.dropped + self.refused_rows:
-            return "Both answers of a pair must say something, and not the same."
+            return "Both answers of a pair must say something of their own."
         if self.rated_bad > self.dropped + self.nothing + self.refused_rows:
             return "Plain finetuning learns answers that are rated good; this data has none."
         if self.dropped >= max(self.nothing, self.refused_rows):

@@ -108,7 +108,7 @@ class RowEncoder:
         if method in PREFERENCES and train_on == "everything":
             raise StudioError(
                 "Preferences are between answers: data.train_on can't be 'everything'.",
-                hint="Learn from answers only.",
+                hint="Set data.train_on to 'answers'.",
             )
         kto = "last_answer" if method == "kto" else train_on  # its question is all that stands before
         self.train_on = "everything" if method == "pretrain" else kto
@@ -119,6 +119,11 @@ class RowEncoder:
     def needed(self) -> str:
         """What the data must have, where much of it is left out."""
         return "rated answers" if self.method == "kto" else "better and worse answers"
+
+    @property
+    def way_on(self) -> str:
+        """Where nothing, or little, is what is needed; a sentence."""
+        return f"Choose data with {self.needed}, or {self.otherwise}."
 
     @property
     def settings(self) -> dict[str, object]:

@@ -26,4 +26,4 @@ class Lengths(msgspec.Struct, frozen=True, kw_only=True):
     median: int
     nothing_to_learn: int
     template_sha256: str
-    refused: str = ""  # why the template can't write the first of the rows without tokens
+    refused: str = ""  # why the template can't write, or the method not learn, the first of those without any

@@ -27,7 +27,7 @@ def nothing_to_learn(rows: int, format: str, refused: str) -> list[Finding]:
     if not rows:
         return []
     have = "row has" if rows == 1 else "rows have"
-    rated = format in ("kto", "hh_rlhf")
+    rated = format in ("kto", "hh_rlhf") and not refused
     why = f"{refused or 'Their answers are empty.'} They are not trained on."
     return [
         Finding(

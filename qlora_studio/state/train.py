@@ -128,6 +128,12 @@ class TrainState(QObject):
         self._on_settled()
 
     @property
+    def data_refused(self) -> Problem | None:
+        """Why the data can't be used; None too where it is for the settings that it isn't counted."""
+        of_kind = [*train_problems.of_kind(self.as_trained, self.has_source)]
+        return self.data_problem or (None if of_kind else self.counts.problem)
+
+    @property
     def waits_for(self) -> str:
         """Why the start isn't possible yet, in words; empty where it is."""
         if self.held_up_by:
@@ -508,15 +514,13 @@ class TrainState(QObject):
 
     def _look_for_problems(self) -> None:
         config, fields, kept = self.as_trained, self._draft.fields, self.kept()
-        of_kind = [*train_problems.of_kind(config, self.has_source)]
-        data_problem = self.data_problem or (self.counts.problem if not of_kind else None)
         free_name = self.history.free_name(self.name)
         self.problems = [
             *train_problems.of_choice("model.path", self.model_problem, "models"),
-            *train_problems.of_choice("data.path", data_problem, "data"),
+            *train_problems.of_choice("data.path", self.data_refused, "data"),
             *train_problems.of_start(self.start_problem),
             *train_problems.of_layers(self.as_run(), self.shape(), fields),
-            *of_kind,
+            *train_problems.of_kind(config, self.has_source),
             *train_problems.of_refusals(self._draft.refusals, fields),
             *train_problems.of_device(self._engine.held, self._engine.shown_on),
             *train_problems.of_name(self.name, self.name in self.history.names, free_name),

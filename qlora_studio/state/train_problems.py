@@ -11,7 +11,7 @@ from qlora_studio.config.architecture import not_built_of
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.presets import Preset
 from qlora_studio.config.recipes import Recipe
-from qlora_studio.config.run_config import RunConfig
+from qlora_studio.config.run_config import PREFERENCES, RunConfig
 from qlora_studio.config.setting import Field, value_of
 from qlora_studio.config.unusual import full_rate, unusual_settings
 from qlora_studio.data.limits import MANY_DROPPED
@@ -103,14 +103,17 @@ _INSTEAD = {  # key -> words of the button that mends it, and what the start wai
     "training.finetuning": ("Train an adapter", "an adapter"),
     "data.train_on": ("Learn from answers", "answers to learn"),
 }
+_NOT_EVERYTHING = "A preference is learned from answers alone, not from every token."
 
 
 def of_kind(config: RunConfig, has_source: bool) -> Iterator[TrainProblem]:
-    """Settings that an encoder-decoder can't be trained by. has_source: the model is one"""
-    for item in not_built_of(config) if has_source else ():
-        button, waits = _INSTEAD[item.key]
-        mends = (Mend(button, {item.key: item.instead}),)
-        yield TrainProblem(item.words, blocks=True, key=item.key, mends=mends, waits=waits)
+    """Settings that this kind of model, or the method, can't learn by. has_source: an encoder-decoder"""
+    refused = [(item.key, item.words, item.instead) for item in not_built_of(config)] if has_source else []
+    if not has_source and config.training.method in PREFERENCES and config.data.train_on == "everything":
+        refused.append(("data.train_on", _NOT_EVERYTHING, "answers"))
+    for key, words, instead in refused:
+        button, waits = _INSTEAD[key]
+        yield TrainProblem(words, blocks=True, key=key, mends=(Mend(button, {key: instead}),), waits=waits)
 
 
 def of_refusals(refusals: Mapping[str, str], fields: Fields) -> Iterator[TrainProblem]:
@@ -160,9 +163,14 @@ def of_rows(
     raised = _raised(config, counted)
     key = next(iter(raised.changes), "data.seq_len")
     if kept.rows == 0 and not raised.changes:
-        words = f"No row can be learned from. The first one: {counted.lengths.refused or 'it has no target.'}"
-        other = (Mend("Choose other data", page="data"),)
-        yield TrainProblem(words, blocks=True, key="data.path", mends=other, waits="rows with a target")
+        what = "target" if counted.has_source else "token to learn"
+        reason = counted.lengths.refused or f"it has no {what}."
+        words = f"No row can be learned from. The first one: {reason}"
+        other = [Mend("Choose other data", page="data")]
+        if config.training.method in PREFERENCES:
+            other.append(Mend(_INSTEAD["training.method"][0], {"training.method": "sft"}))
+        waits = f"rows with a {what}"
+        yield TrainProblem(words, blocks=True, key="data.path", mends=tuple(other), waits=waits)
     elif kept.rows == 0:
         words = f"No row has a token to learn within {limit}."
         waits = "rows with something to learn"
@@ -189,10 +197,11 @@ def of_rows(
 
 
 def _raised(config: RunConfig, counted: TokensCounted) -> Mend:
-    """Limits that hold the longest row."""
+    """Limits that hold the longest row; no changes where they do already."""
     if not counted.has_source:
         room = to_next_64(counted.lengths.longest)
-        return Mend(f"Raise to {room:,}", {"data.seq_len": room})
+        longer = counted.lengths.longest > config.data.seq_len
+        return Mend(f"Raise to {room:,}", {"data.seq_len": room} if longer else {})
     lengths = {"data.seq_len": counted.longest_source, "data.target_len": counted.longest_target}
     changes = {key: to_next_64(most) for key, most in lengths.items() if most > value_of(config, key)}
     names = {"data.seq_len": "source", "data.target_len": "target"}

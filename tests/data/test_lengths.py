@@ -43,6 +43,13 @@ def test_an_empty_answer_is_no_refusal(tmp_path, encoder):
     assert count_lengths(rows, encoder, silent).refused == ""
 
 
+def test_rows_that_the_method_has_no_use_for_say_why(tmp_path, encoder):
+    rows = data_set(tmp_path, [("hello", "a"), ("hello", "hello")])
+    of_pairs = RowEncoder(encoder.tokenizer, encoder.template, train_on="answers", method="dpo")
+
+    assert "a row without a worse answer. Choose data" in count_lengths(rows, of_pairs, silent).refused
+
+
 def test_lengths_are_counted_once(tmp_path, encoder, monkeypatch):
     rows = data_set(tmp_path, [("hello", "a"), ("b", "c")])
     first = count_lengths(rows, encoder, silent)

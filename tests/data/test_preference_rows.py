@@ -23,6 +23,8 @@ def tokens(number: int, question: int, answer: int, weight: float = 1.0) -> Toke
 
 PAIR = Row(row=0, line=1, messages=chat("q", "a", "more", "good"), rejected=chat("q", "a", "more", "bad"))
 
+EQUAL = Row(row=0, line=1, messages=chat("q", "a"), rejected=chat("q", "a"))
+
 
 def test_of_a_pair_only_what_differs_is_weighed():
     better, worse = sides_of(PAIR, "dpo")
@@ -46,6 +48,9 @@ def test_for_kto_a_pair_is_an_answer_rated_good_and_one_rated_bad():
         (Row(row=0, line=1, messages=chat("q", "a")), "kto", "that nobody rated"),
         (Row(row=0, line=1, messages=chat("q", "a"), label=False), "kto", ""),
         (Row(row=0, line=1, messages=chat("q", "a"), label=False), "sft", ""),
+        (EQUAL, "dpo", "with two equal answers"),
+        (EQUAL, "kto", "with two equal answers"),
+        (EQUAL, "sft", ""),
     ],
 )
 def test_why_a_method_has_no_use_for_a_row(row, method, reason):

@@ -298,11 +298,16 @@ def test_pairs_with_equal_answers_are_left_out_and_counted(tmp_path):
     config = settings(**{"training.method": "dpo"})
     source = preferences(tmp_path, [pair(number) for number in range(9)] + [pair(9, "same", "same")])
     info = prepare(source, encoder_of(tmp_path, config), config, silent).info
-    assert (info.train_rows, info.nothing_to_learn) == (9, 1)
-    everywhere = preferences(tmp_path / "equal", [pair(number, "same", "same") for number in range(5)])
-    with pytest.raises(StudioError, match="without a token to learn") as refused:
-        prepare(everywhere, encoder_of(tmp_path / "equal", config), config, silent)
-    assert "not the same" in refused.value.hint
+    assert (info.train_rows, info.notes) == (9, ("1 row with two equal answers: left out.",))
+
+
+@pytest.mark.parametrize("method", ["dpo", "orpo", "kto"])
+def test_where_all_pairs_have_equal_answers_that_is_the_reason(tmp_path, method):
+    config = settings(**{"training.method": method})
+    everywhere = preferences(tmp_path, [pair(number, "same", "same") for number in range(5)])
+    with pytest.raises(StudioError, match="5 with two equal answers") as refused:
+        prepare(everywhere, encoder_of(tmp_path, config), config, silent)
+    assert "another method" in refused.value.hint
 
 
 @pytest.mark.parametrize(

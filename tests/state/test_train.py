@@ -77,6 +77,30 @@ def test_a_model_that_is_refused_blocks_and_offers_another(train, silent, qtbot)
     assert train.waits_for == "a model that can be used"
 
 
+def test_where_no_row_teaches_and_none_is_too_long_the_way_on_is_no_longer_limit(
+    train, app, silent, qtbot, tmp_path
+):
+    app.draft.set("training.method", "dpo")
+    qtbot.waitUntil(lambda: bool(silent.asked(reading.ImportData)))
+    _answer(silent, qtbot, train, tmp_path, [120] * 300, learned=[0] * 300)
+    problem = _problem(train, "No row can be learned from.")
+    assert [(mend.page, mend.changes) for mend in problem.mends] == [
+        ("data", {}),
+        ("", {"training.method": "sft"}),
+    ]
+    assert train.waits_for == "rows with a token to learn"
+
+
+def test_preferences_and_every_token_are_mended_with_one_click(ready, app, qtbot):
+    app.draft.set_many({"training.method": "dpo", "data.train_on": "everything"})
+    qtbot.waitUntil(lambda: ready.waits_for == "answers to learn")
+    problem = _problem(ready, "learned from answers alone")
+    assert (problem.blocks, problem.key) == (True, "data.train_on")
+    assert ready.data_refused is None
+    app.draft.set_many(problem.mends[0].changes)
+    qtbot.waitUntil(lambda: not any(item.key == "data.train_on" for item in ready.problems))
+
+
 def test_many_skipped_rows_block_until_somebody_accepts_them(train, silent, qtbot, tmp_path):  # D3
     skipped = import_report(skipped=7, imported=293, problems=(SkipReason(4, "without an answer", 7),))
     _answer(silent, qtbot, train, tmp_path, [120] * 3_000, skipped)
@@ -135,7 +159,7 @@ def test_where_any_longer_row_stops_the_start_waits(ready, app, qtbot):
 
 def test_no_row_with_anything_to_learn_blocks(train, silent, qtbot, tmp_path):  # D8
     _answer(silent, qtbot, train, tmp_path, [120] * 300, learned=[0] * 300)
-    assert _problem(train, "No row has a token to learn").blocks
+    assert _problem(train, "No row can be learned from. The first one: it has no token to learn.").blocks
 
 
 def test_what_does_not_fit_offers_what_would_with_its_price(ready, app, monkeypatch, qtbot):

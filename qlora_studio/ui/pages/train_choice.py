@@ -47,8 +47,7 @@ class ChoiceCard(Card):
             self._show_model(name)
         data = self._draft.config.data
         name = "Sample: grade-school maths" if data.path == SAMPLE else data_name(data)
-        problem = state.data_problem or state.counts.problem
-        if not _refused(self._data, self._data_chip, self.change_data, name, problem):
+        if not _refused(self._data, self._data_chip, self.change_data, name, state.data_refused):
             self._show_data(name)
         self.change_model.setAccessibleName("Change the model")
         self.change_data.setAccessibleName("Change the data")
