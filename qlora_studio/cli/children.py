@@ -80,6 +80,7 @@ class Engine:
         self._told = told
         self._ids = itertools.count(1)
         self._told_anything = self._writes = False
+        self.was_interrupted = False  # by Ctrl+C, in place of an end
         self._child: Child[commands.EngineCommand, events.EngineEvent] = start_engine()
         self._heard = self._child.heard()
         self._ready: events.EngineReady | None = None
@@ -156,6 +157,7 @@ class Engine:
 
         def on_interrupt(number: int, frame: FrameType | None) -> None:
             seen.append(number)
+            self.was_interrupted = True
             if len(seen) > 1:
                 raise KeyboardInterrupt
             asked()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -11,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from qlora_studio.plain_text import visible_text
+
+_STDERR = 2
 
 
 def print_json(value: Any) -> None:
@@ -26,6 +30,13 @@ def print_text(text: str) -> None:
 def print_error(text: str) -> None:
     """To stderr."""
     print(visible_text(text), file=sys.stderr, flush=True)
+
+
+def print_at_once(text: str) -> None:
+    """To stderr, in the middle of whatever is being printed: a signal's handler may call it."""
+    below = "\n" if os.isatty(_STDERR) else ""  # a bar
+    with suppress(OSError):
+        os.write(_STDERR, f"{below}{text}\n".encode())
 
 
 def in_gib(count: int) -> str:

@@ -14,8 +14,9 @@ from qlora_studio.cli.output import Told, in_gib, print_json, print_text
 from qlora_studio.cli.recipes import chosen_shape
 from qlora_studio.cli.start import with_shape_of_start
 from qlora_studio.cli.there import require_inputs
-from qlora_studio.cli.training import follow_run, prepare_run, settings_from
+from qlora_studio.cli.training import STOPPED, follow_run, prepare_run, settings_from
 from qlora_studio.config import places
+from qlora_studio.config.run_config import SAMPLE
 from qlora_studio.config.toml_file import with_changes
 from qlora_studio.errors import StudioError
 from qlora_studio.protocol import reading
@@ -70,11 +71,14 @@ def sweep_command(arguments: argparse.Namespace) -> int:
     """Raises: StudioError where a run fails; what is finished stays, and the same command goes on."""
     folder, sweep = _opened(arguments)
     for place in unfinished(found(sweep)):
-        sweep, status = _run_point(folder, sweep, place, quiet=arguments.json)
-        if status:
-            if not arguments.json:
-                print_text(f"To go on: qlora-studio sweep {folder}")
-            return status
+        try:
+            sweep, stopped = _run_point(folder, sweep, place, quiet=arguments.json)
+        except KeyboardInterrupt:
+            _tell_how_to_go_on(folder, arguments.json)
+            raise
+        if stopped and unfinished(found(sweep)):
+            _tell_how_to_go_on(folder, arguments.json)
+            return STOPPED
     results = found(sweep)
     files = save_results(folder, sweep, results)
     rows = table(sweep, results)
@@ -93,6 +97,11 @@ def sweep_command(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _tell_how_to_go_on(folder: Path, as_json: bool) -> None:
+    if not as_json:
+        print_text(f"To go on: qlora-studio sweep {folder}")
+
+
 def _opened(arguments: argparse.Namespace) -> tuple[Path, Sweep]:
     """The sweep that is there already, or a new one, written."""
     if (arguments.what / SWEEP_FILE).is_file():
@@ -100,6 +109,10 @@ def _opened(arguments: argparse.Namespace) -> tuple[Path, Sweep]:
         if any(getattr(arguments, name) for name in asked):
             raise StudioError(f"{arguments.what} is a sweep already.", hint="Name it alone to go on with it.")
         return arguments.what.absolute(), read_sweep(arguments.what)
+    if not arguments.what.exists() and str(arguments.what) != SAMPLE:
+        raise StudioError(
+            f"{arguments.what} isn't there.", hint="Name a file of settings, 'sample', or a sweep's folder."
+        )
     if arguments.out is None or not (arguments.over or arguments.vary):
         raise StudioError(
             "A new sweep needs --out and either --over or --vary.",
@@ -128,8 +141,8 @@ def _opened(arguments: argparse.Namespace) -> tuple[Path, Sweep]:
     return arguments.out.absolute(), sweep
 
 
-def _run_point(folder: Path, sweep: Sweep, place: int, *, quiet: bool) -> tuple[Sweep, int]:
-    """Made, or gone on with. The exit status: 0 unless somebody stopped it."""
+def _run_point(folder: Path, sweep: Sweep, place: int, *, quiet: bool) -> tuple[Sweep, bool]:
+    """Made, or gone on with. True: somebody stopped it, be it after its last step."""
     (measured,) = found(msgspec.structs.replace(sweep, points=(sweep.points[place],)))
     point = measured.point
     if not quiet:
@@ -145,8 +158,8 @@ def _run_point(folder: Path, sweep: Sweep, place: int, *, quiet: bool) -> tuple[
             sweep = with_run(sweep, place, prepared.run)
             write_sweep(folder, sweep)
             point = sweep.points[place]
-        status, _ = follow_run(engine, Path(point.run), told, as_json=False, silent=quiet)
-    return sweep, status
+        follow_run(engine, Path(point.run), told, as_json=False, silent=quiet)
+    return sweep, engine.was_interrupted
 
 
 def table_lines(sweep: Sweep, rows: Sequence[Row]) -> list[str]:

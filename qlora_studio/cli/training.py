@@ -9,7 +9,7 @@ from pathlib import Path
 
 from qlora_studio.cli.children import Engine, Reader
 from qlora_studio.cli.counted import counted
-from qlora_studio.cli.output import Told, in_gib, print_json, print_text
+from qlora_studio.cli.output import Told, in_gib, print_at_once, print_json, print_text
 from qlora_studio.cli.recipes import add_recipe_arguments, chosen_recipe, recipe_notes, recipe_settings
 from qlora_studio.cli.room import room_here
 from qlora_studio.cli.there import require_inputs
@@ -29,6 +29,7 @@ from qlora_studio.runs.less_memory import WAYS, Way
 from qlora_studio.runs.named_run import run_folder, with_start_found
 
 _LOADING_S = 10.0  # between lines on what is loaded, in a log
+STOPPING = "Stopping; what was learned is saved. Ctrl+C again ends it at once."
 STOPPED = 130  # exit status of a run that the user stopped before its last step; it was saved
 
 
@@ -133,7 +134,7 @@ def follow_run(
         print_json(engine.ready)
     engine.say(commands.Train(run=str(folder), ways=tuple(ways)))
     lines = _Lines(told)
-    with engine.stopped_by_ctrl_c(lambda: engine.say(commands.StopTraining())) as stopped:
+    with engine.stopped_by_ctrl_c(lambda: _stop(engine)) as stopped:
         for event in _events_of_run(engine, folder):
             if as_json and not isinstance(event, events.LoadingProgress):
                 print_json(event)
@@ -145,6 +146,11 @@ def follow_run(
                 hint = " ".join(filter(None, (event.error.hint, _how_to_resume(event, folder))))
                 raise ToldError(event.error.message, hint, told=as_json)
     raise AssertionError("events() ends by raising")
+
+
+def _stop(engine: Engine) -> None:
+    engine.say(commands.StopTraining())
+    print_at_once(STOPPING)
 
 
 def _how_to_resume(failed: events.RunFailed, folder: Path) -> str:

@@ -14,7 +14,7 @@ import pytest
 from qlora_studio.cli import children
 from qlora_studio.cli.main import parse, run_command
 from qlora_studio.cli.output import Told
-from qlora_studio.cli.training import follow_run
+from qlora_studio.cli.training import STOPPING, follow_run
 from qlora_studio.errors import StudioError
 from qlora_studio.protocol import commands, events
 from tests.engine.tiny import Wish, events_of, make_model, make_run
@@ -110,6 +110,6 @@ def test_a_command_that_is_ended_while_the_model_loads_ends_with_its_engine(
 
     out, err = command.communicate(timeout=60)
 
-    assert (command.returncode, err) == (130, "")
+    assert (command.returncode, err) == (130, f"{STOPPING}\n")
     assert "loaded" not in out
     assert out.splitlines()[-1].startswith("paused at step 0: ")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
 
 from qlora_studio.cli import sweep as cli_sweep
+from qlora_studio.cli import training
 from qlora_studio.cli.main import parse, run_command
 from qlora_studio.cli.recipes import chosen_shape
 from qlora_studio.cli.sweep import table_lines
@@ -17,6 +20,7 @@ from qlora_studio.config.run_config import RunConfig
 from qlora_studio.config.toml_file import with_changes
 from qlora_studio.errors import StudioError
 from qlora_studio.models.shapes import known_shape
+from qlora_studio.protocol import events
 from qlora_studio.protocol.sweep_plan import new_sweep, variants
 from qlora_studio.runs.sweep import Row, Sweep, write_sweep
 from tests.reader.whole_model import chats_file, whole_model
@@ -79,6 +83,27 @@ def test_runs_are_made_one_after_another_and_what_is_finished_stays(settings, ca
     assert (second / "adapter").is_dir()
 
 
+@pytest.mark.slow
+def test_ctrl_c_after_the_last_step_of_a_run_ends_the_sweep_there(settings, capfd, monkeypatch):
+    tell = training._Lines.tell
+
+    def interrupted(self, event):
+        tell(self, event)
+        if isinstance(event, events.StepFinished) and event.step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(training._Lines, "tell", interrupted)
+    assert sweep("my.toml", "--vary", "lora.r=2,4", "--out", "mine") == 130
+    said = capfd.readouterr()
+    assert f"To go on: qlora-studio sweep {settings / 'mine'}" in said.out
+    assert "finished at step 2" in said.out and "2 of 2" not in said.out
+    assert training.STOPPING in said.err
+
+    assert sweep("mine") == 0  # interrupted after the very last step, where nothing is left to do
+    assert "1 of 2" not in (out := capfd.readouterr().out)
+    assert "written to" in out
+
+
 def test_what_a_sweep_was_made_with_can_not_be_changed(settings, capsys):
     config = settings_from(settings / "my.toml", ["training.seed=7"])
     shape = chosen_shape(config.model.path)
@@ -94,7 +119,7 @@ def test_without_seeds_it_has_that_of_the_settings(settings, monkeypatch):
 
     def stopped(folder, given, place, quiet):
         made.append(given)
-        return given, 130
+        return given, True
 
     monkeypatch.setattr(cli_sweep, "_run_point", stopped)
     sweep("my.toml", "--set", "training.seed=7", "--vary", "lora.r=2,4", "--out", "mine")
@@ -114,7 +139,8 @@ def test_a_setting_that_can_not_stand_is_refused_before_anything_starts(settings
         (("my.toml", "--out", "mine"), "either --over or --vary"),
         (("my.toml", "--vary", "lora.r=8", "--out", "mine"), "names no two values"),
         (("my.toml", "--over", "ranks", "--out", "tiny"), "exists already"),
-        (("gone.toml", "--over", "ranks", "--out", "mine"), "gone.toml"),
+        (("gone.toml", "--over", "ranks", "--out", "mine"), "gone.toml isn't there"),
+        (("gone",), "gone isn't there"),
     ],
 )
 def test_what_is_missing_is_said(settings, capsys, words, said):
