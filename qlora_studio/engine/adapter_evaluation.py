@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from qlora_studio.config.run_config import SHAPE_PREFIX, RunConfig
+from qlora_studio.data.choice_questions import ChoiceQuestion, choice_questions
 from qlora_studio.data.packing import Batch, MicroBatch, collate, evaluation_batches
 from qlora_studio.data.prepared import PreparedRows, open_prepared
 from qlora_studio.data.tokenized_row import TokenizedRow
@@ -26,7 +27,7 @@ from qlora_studio.engine.adapters import AdaptedModel
 from qlora_studio.engine.evaluation import EvaluationResult
 from qlora_studio.engine.learned_loss import Head, learned_hidden_states
 from qlora_studio.engine.model_holder import ModelHolder
-from qlora_studio.engine.multiple_choice import ChoiceQuestion, choice_questions, likeliest_letters
+from qlora_studio.engine.multiple_choice import likeliest_letters
 from qlora_studio.engine.number_answers import (
     Decode,
     NumberQuestion,

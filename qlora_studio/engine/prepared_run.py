@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from qlora_studio.config.finetuning_check import check_finetuning
 from qlora_studio.config.run_config import HOST, PREFERENCES, SHAPE_PREFIX, RunConfig
+from qlora_studio.data.choice_questions import choice_questions
 from qlora_studio.data.packing import (
     Batch,
     MicroBatch,
@@ -44,7 +45,7 @@ from qlora_studio.engine.embedding_noise import EmbeddingNoise
 from qlora_studio.engine.frozen_weights import Storage
 from qlora_studio.engine.hosted_inputs import HostedInputs
 from qlora_studio.engine.memory_meter import MemoryMeter
-from qlora_studio.engine.multiple_choice import choice_questions, likeliest_letters
+from qlora_studio.engine.multiple_choice import likeliest_letters
 from qlora_studio.engine.number_answers import answered_numbers, number_questions
 from qlora_studio.engine.objective import LearnedTokens, Objective
 from qlora_studio.engine.optimizer import AdapterOptimizer

@@ -9,8 +9,8 @@ from operator import eq
 import numpy as np
 from numpy.typing import NDArray
 
+from qlora_studio.data.choice_questions import ChoiceQuestion
 from qlora_studio.engine.evaluation import RowsDone
-from qlora_studio.engine.multiple_choice import ChoiceQuestion
 from qlora_studio.engine.number_answers import NumberQuestion, TokensWritten
 from qlora_studio.errors import StudioError
 

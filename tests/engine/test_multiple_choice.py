@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from qlora_studio.data.choice_questions import ChoiceQuestion, choice_questions
 from qlora_studio.data.prepared import PreparedRows, open_prepared
 from qlora_studio.data.tokenized_row import TokenizedRow
 from qlora_studio.data.tokenizer import load_tokenizer
@@ -21,7 +22,7 @@ from qlora_studio.engine.adapter_evaluation import evaluate_adapter, rows_that_f
 from qlora_studio.engine.frozen_weights import Storage
 from qlora_studio.engine.loading import load_base
 from qlora_studio.engine.model_holder import ModelHolder
-from qlora_studio.engine.multiple_choice import ChoiceQuestion, choice_questions, likeliest_letters
+from qlora_studio.engine.multiple_choice import likeliest_letters
 from qlora_studio.engine.paired_comparison import difference_interval, mcnemar_p
 from qlora_studio.engine.prepared_run import NO_LETTERS
 from qlora_studio.engine.wish import Wish

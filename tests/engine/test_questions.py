@@ -7,12 +7,12 @@ import msgspec
 import pytest
 import torch
 
+from qlora_studio.data.choice_questions import choice_questions
 from qlora_studio.data.tokenized_row import TokenizedRow
 from qlora_studio.data.tokenizer import load_tokenizer
 from qlora_studio.engine.adapters import AdaptedModel
 from qlora_studio.engine.frozen_weights import Storage
 from qlora_studio.engine.loading import load_base
-from qlora_studio.engine.multiple_choice import choice_questions
 from qlora_studio.engine.wish import Wish
 from qlora_studio.protocol.events import EvaluationFinished, RunFailed
 from qlora_studio.runs.folder import create_run

@@ -6,10 +6,10 @@ import pytest
 
 from qlora_studio.config.run_config import DataConfig, RunConfig
 from qlora_studio.config.toml_file import with_changes
+from qlora_studio.data.choice_questions import choice_questions
 from qlora_studio.data.conversation import Message
 from qlora_studio.data.prepared import open_prepared
 from qlora_studio.data.tokenizer import load_tokenizer
-from qlora_studio.engine.multiple_choice import choice_questions
 from qlora_studio.errors import StudioError
 from qlora_studio.protocol import reading
 from qlora_studio.runs.folder import open_run
