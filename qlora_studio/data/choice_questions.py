@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from qlora_studio.data.tokenized_row import TokenizedRow
 from qlora_studio.data.tokenizer import ModelTokenizer
 
 _LONGEST_SHOWN = 100  # characters of a question
+_LONGEST_ANSWER = 40
 _CHOICE = re.compile(r"^[ \t]*\(?([A-Z])[.):][ \t]", re.MULTILINE)
 _CHOICE_ANYWHERE = re.compile(r"(?<!\S)\(?([A-Z])[.):][ \t]")
 
@@ -42,13 +44,22 @@ def choice_questions(rows: PreparedRows, tokenizer: ModelTokenizer) -> list[Choi
 
     Of a tokenizer to which a line's end is a space, as T5's, the choices may stand anywhere.
     """
-    questions, has_lines = [], _keeps_lines(tokenizer)
-    for place in range(len(rows.validation)):
-        question = _question(rows.validation[place], rows.info.stop_ids, tokenizer, has_lines)
-        if question is None:
+    questions = []
+    for _, question in questions_or_why_not(rows, tokenizer):
+        if isinstance(question, str):
             return []
         questions.append(question)
     return questions
+
+
+def questions_or_why_not(
+    rows: PreparedRows, tokenizer: ModelTokenizer
+) -> Iterator[tuple[int, ChoiceQuestion | str]]:
+    """(index in the imported data set, the question or why it asks for no letter) of each row."""
+    has_lines = _keeps_lines(tokenizer)
+    for place in range(len(rows.validation)):
+        row = rows.validation[place]
+        yield row.row, _question(row, rows.info.stop_ids, tokenizer, has_lines)
 
 
 def _keeps_lines(tokenizer: ModelTokenizer) -> bool:
@@ -58,23 +69,26 @@ def _keeps_lines(tokenizer: ModelTokenizer) -> bool:
 
 def _question(
     row: TokenizedRow, stop_ids: tuple[int, ...], tokenizer: ModelTokenizer, has_lines: bool
-) -> ChoiceQuestion | None:
-    """The last choices count: those before belong to examples."""
+) -> ChoiceQuestion | str:
+    """Or why it is none. The last choices count: those before belong to examples."""
     learned = [int(at) for at in np.flatnonzero(row.weights) if int(row.ids[at]) not in stop_ids]
     spoken = [(at, text) for at in learned[:4] if (text := tokenizer.decode([int(row.ids[at])]).strip())]
-    if len(spoken) != 1 or len(learned) > 4 or not re.fullmatch("[A-Z]", spoken[0][1]):
-        return None
-    at, right = spoken[0]
+    if not spoken or spoken[0][0] == 0:
+        return "it has no question with an answer"
+    at = spoken[0][0]
     prompt = row.ids[:at]
     asked = tokenizer.decode(prompt.tolist())
     letters, begin = _choices(asked, has_lines)
-    name = tokenizer.name_of(int(row.ids[at]))
-    if at == 0 or right not in letters or name.count(right) != 1:
-        return None
+    if not letters:
+        return f"its question has no choices{' in lines' if has_lines else ''} from A on"
+    if len(spoken) != 1 or len(learned) > 4 or spoken[0][1] not in [*letters]:
+        said = tokenizer.decode([int(row.ids[at]) for at in learned[:_LONGEST_SHOWN]]).strip()
+        return f"its answer, {said[:_LONGEST_ANSWER]!r}, is none of the letters {letters[0]} to {letters[-1]}"
+    right, name = spoken[0][1], tokenizer.name_of(int(row.ids[at]))
     ids = [tokenizer.id_of(name.replace(right, letter)) for letter in letters]
     known = tuple(id for id in ids if id is not None)
-    if len(known) != len(letters):
-        return None
+    if name.count(right) != 1 or len(known) != len(letters):
+        return "the tokenizer has no token for each of its letters"
     text = _name_of(asked[:begin].strip(), has_lines)
     return ChoiceQuestion(row.row, prompt, letters, known, letters.index(right), text, row.second)
 

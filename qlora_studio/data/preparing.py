@@ -43,6 +43,9 @@ _SAMPLES = 3  # prompts taken from the data where the person gave none
 _SAMPLE_TOKENS = 64
 _WORDS_OF_A_TEXT = 12  # that open a sample of raw text
 
+_ALL_ALIKE = "all ask the same or are nearly equal, and such rows stay together"
+_NONE_CAN_BE_LEARNED = "of those that were to be, none can be learned from"
+
 Told = Callable[[int, int, str], None]  # done, of total, in words
 
 
@@ -112,6 +115,8 @@ def _prepare_anew(
             counts.take(row, encoder, config, writer, held_out=True)
         counts.finish(encoder, config, writer)
         counts.on_both_sides = _rows_on_both_sides(source)
+        if _holds_out_a_share(source, config) and not writer.validation.rows:
+            counts.none_held_out = _NONE_CAN_BE_LEARNED if apart.any() else _ALL_ALIKE
         samples = tuple(_samples(source, apart, encoder, config))
         info = _info(writer, counts, encoder, config, source.train.report.sha256, samples)
         if not info.train_rows:
@@ -148,6 +153,7 @@ class _Counts:
     def __init__(self) -> None:
         self.rows = self.dropped = self.cut = self.nothing = self.special = self.on_both_sides = 0
         self.pairs = self.rated_bad = self.unseen = 0
+        self.none_held_out = ""  # why, where a share of the rows was to be
         self.without: Counter[str] = Counter()  # rows that the method can't learn from, by the reason
         self.refused: list[UnusableRow] = []  # the first ones
         self.refused_rows = 0
@@ -265,6 +271,11 @@ def _each(rows: Dataset, told: Told) -> Iterator[Row]:
         if row.row % ROWS_AT_ONCE == 0:
             told(row.row, len(rows), "Turning rows into tokens")
         yield row
+
+
+def _holds_out_a_share(source: Source, config: RunConfig) -> bool:
+    share = config.data.validation
+    return source.validation is None and not isinstance(share, str) and share > 0
 
 
 def _rows_on_both_sides(source: Source) -> int:
@@ -387,6 +398,11 @@ def _notes(counts: _Counts, encoder: RowEncoder, config: RunConfig) -> Iterator[
         )
     if counts.special:
         yield f"{counts.special:,} names of special tokens in the data are encoded as plain text."
+    if counts.none_held_out:
+        yield (
+            f"No row is held out: {counts.none_held_out}. So no evaluation loss is measured; "
+            "data.validation may name a file of other rows."
+        )
     if counts.on_both_sides:
         yield f"{counts.on_both_sides:,} rows held out are learned too: the evaluation would flatter."
 

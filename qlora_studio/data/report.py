@@ -90,6 +90,18 @@ class ImportReport(msgspec.Struct, frozen=True, kw_only=True):
         return self.skipped - self.left_out
 
     @property
+    def skipped_words(self) -> str:
+        """How many were, and the first reasons; empty where none was."""
+        if not self.skipped:
+            return ""
+        reasons = ", ".join(
+            f"{problem.reason} ({'' if problem.count == 1 else f'{problem.count:,}, first in '}"
+            f"line {problem.line:,})"
+            for problem in self.problems[:2]
+        )
+        return f"{self.skipped:,} of {self.rows_in:,} rows skipped: {reasons}."
+
+    @property
     def many_skipped(self) -> bool:
         """More than goes without asking (D3)."""
         return self.unusable > MANY_SKIPPED * self.rows_in

@@ -15,7 +15,15 @@ from qlora_studio.config.adapter_layers import require_layers
 from qlora_studio.config.architecture import LAST_ANSWER, NOT_PACKED, as_trained, require_trainable
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.places import general_questions_file
-from qlora_studio.config.run_config import GENERAL, HOST, SAMPLE, SHAPE_PREFIX, RunConfig, read_alone
+from qlora_studio.config.run_config import (
+    GENERAL,
+    HOST,
+    SAMPLE,
+    SHAPE_PREFIX,
+    DataConfig,
+    RunConfig,
+    read_alone,
+)
 from qlora_studio.config.setting import check_limits
 from qlora_studio.config.toml_file import with_absolute_paths
 from qlora_studio.config.unusual import unusual_settings
@@ -41,7 +49,7 @@ from qlora_studio.protocol import reading
 from qlora_studio.protocol.smaller_recipe import smaller_recipe
 from qlora_studio.reader.model_hash import model_sha256
 from qlora_studio.reader.model_text import ModelTexts
-from qlora_studio.reader.questions import prepare_questions, require_questions
+from qlora_studio.reader.questions import few_ask_otherwise, prepare_questions, require_questions
 from qlora_studio.reader.start import Start, start_of
 from qlora_studio.runs.checkpoints import resume_point
 from qlora_studio.runs.folder import create_run, open_run
@@ -222,14 +230,16 @@ def prepare_evaluation(
     )
     encoder = text.encoder(config.data, config.training.method)
     rows = prepare_for_evaluation(dataset, encoder, config, told)
-    report = imported.report
-    reasons = ", ".join(f"{problem.reason} ({problem.count:,})" for problem in report.problems[:2])
-    skipped = f"{report.skipped:,} of {report.rows_in:,} rows skipped: {reasons}."
+    skipped = imported.report.skipped_words
     return reading.EvaluationPrepared(
         id=request.id,
         prepared=str(rows.folder),
         rows=rows.info.validation_rows,
-        notes=(*([skipped] if report.skipped else []), *rows.info.notes),
+        notes=(
+            *([skipped] if skipped else []),
+            *few_ask_otherwise(rows, dataset, text.tokenizer),
+            *rows.info.notes,
+        ),
     )
 
 
@@ -248,7 +258,9 @@ def _of_folder(config: RunConfig, accept_skipped: bool, texts: ModelTexts, told:
     notes = [*text.notes, *rows.info.notes]
     questions = prepare_questions(config, texts, told) if config.checkpoints.questions else None
     if questions is not None:
-        notes += [f"Questions: {note}" for note in questions.info.notes]
+        notes += [f"Questions: {note}" for note in questions.notes]
+    if source.validation is not None and (skipped := source.validation.report.skipped_words):
+        notes.append(f"Held out: {skipped}")
     if model.shape.decoder is not None:
         notes = [LAST_ANSWER, NOT_PACKED, ROUGH, *notes]
     elif not model.has_template and any(row.messages for row in source.train.rows(0, 1)):
@@ -268,7 +280,7 @@ def _of_folder(config: RunConfig, accept_skipped: bool, texts: ModelTexts, told:
         folder=str(folder),
         name=model.name,
         notes=tuple(notes),
-        questions=questions,
+        questions=questions.rows if questions is not None else None,
     )
 
 
@@ -372,6 +384,8 @@ def _notes(config: RunConfig, shape: ModelShape, promised: Promise, steps: int) 
     yield from (words for _, words in unusual_settings(config, steps))
     if promised.verdict in ("tight", "too large"):
         yield " ".join([promised.words, *(way.words for way in promised.suggestions[:1])])
+    if shape.decoder is None and config.data.target_len != DataConfig().target_len:
+        yield "data.target_len is for encoder-decoders: of this model data.seq_len limits the whole row."
     if config.data.seq_len > shape.max_position_embeddings:
         yield (
             f"The model was made for {shape.max_position_embeddings:,} tokens; "

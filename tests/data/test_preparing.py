@@ -310,6 +310,25 @@ def test_where_all_pairs_have_equal_answers_that_is_the_reason(tmp_path, method)
     assert "another method" in refused.value.hint
 
 
+def test_where_no_row_is_held_out_that_is_told_with_the_reason(tmp_path):
+    config = settings(**{"training.method": "dpo", "data.validation": 0.2})
+    encoder = encoder_of(tmp_path, config)
+    words = ["alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel", "india", "juliet"]
+    unlike = [{"prompt": f"hello {word}", "chosen": word, "rejected": word[::-1]} for word in words]
+    source = preferences(tmp_path, unlike)
+    whole = prepare(source, encoder, config, silent)
+    assert (whole.info.validation_rows, whole.info.notes) == (2, ())
+
+    rows = {whole.validation[place].row for place in range(2)}
+    alike = [pair | {"rejected": pair["chosen"]} if k in rows else pair for k, pair in enumerate(unlike)]
+    some = prepare(preferences(tmp_path / "some", alike), encoder, config, silent).info
+    assert some.validation_rows == 0
+    assert "No row is held out: of those that were to be, none can be learned from." in some.notes[-1]
+
+    same = preferences(tmp_path / "same", [pair | {"prompt": "hello"} for pair in unlike])
+    assert "No row is held out: all ask the same" in prepare(same, encoder, config, silent).info.notes[-1]
+
+
 @pytest.mark.parametrize(
     ("method", "reason", "needed"),
     [

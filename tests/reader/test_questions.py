@@ -62,6 +62,40 @@ def test_a_question_that_is_longer_than_any_is_left_out_and_told(jobs, model, tm
     assert any(note.startswith("Questions: 1 ") for note in made.notes)
 
 
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"output": "Q"}, "line 3: its answer, 'Q', is none of the letters A to D"),
+        ({"output": "the second"}, "line 3: its answer, 'the second', is none of the letters A to D"),
+        ({"input": "Is it so?"}, "line 3: its question has no choices in lines from A on"),
+    ],
+)
+def test_a_file_with_a_row_that_asks_for_no_letter_is_refused_by_that_row(
+    jobs, model, tmp_path, changes, why
+):
+    file = mmlu_file(tmp_path / "mmlu.json", 0)
+    lines = file.read_text("utf-8").splitlines()
+    lines[2] = json.dumps(json.loads(lines[2]) | changes)
+    file.write_text("\n".join(lines), "utf-8")
+    config = settings(model, chats_file(tmp_path / "chats.jsonl"), checkpoints__questions=str(file))
+
+    refused = refusal(jobs, reading.PrepareRun(id=1, config=config, name="", runs_dir=str(tmp_path / "runs")))
+
+    assert f"{file} is no multiple choice: {why}." == refused.message
+    assert not (tmp_path / "runs").exists()
+
+
+def test_questions_that_can_not_be_read_are_told(jobs, model, tmp_path):
+    file = mmlu_file(tmp_path / "mmlu.json", 0)
+    file.write_text(file.read_text("utf-8")[:-30], "utf-8")  # broken off
+    config = settings(model, chats_file(tmp_path / "chats.jsonl"), checkpoints__questions=str(file))
+
+    made = prepare(jobs, tmp_path, config)
+
+    (note,) = [note for note in made.notes if note.startswith("Questions: ")]
+    assert note.startswith("Questions: 1 of 4 rows skipped: ") and "line 4" in note
+
+
 def test_a_run_goes_on_where_the_cache_was_cleared_unless_the_file_changed(jobs, model, tmp_path, home):
     file = mmlu_file(tmp_path / "mmlu.json", 5)
     config = settings(model, chats_file(tmp_path / "chats.jsonl"), checkpoints__questions=str(file))

@@ -339,6 +339,36 @@ def test_rows_that_an_evaluation_misses_are_told(jobs, run, tmp_path):
     assert dropped.startswith("1 chat is longer than ")
 
 
+def test_where_a_few_rows_ask_for_no_letter_an_evaluation_says_that_none_is_counted(jobs, run, tmp_path):
+    file = tmp_path / "test.jsonl"
+    asked = [{"question": f"Which, {n}?\nA. a\nB. b", "answer": "ABQ"[n]} for n in range(3)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in asked), "utf-8")
+
+    (note,) = jobs.answer(reading.PrepareEvaluation(id=3, run=run.run, path=str(file))).notes
+
+    assert note.startswith(
+        "Whole answers are compared, not letters: 1 of 3 rows have none, the first in line 3"
+    )
+    file.write_text(json.dumps(asked[2]) + "\n", "utf-8")
+    assert jobs.answer(reading.PrepareEvaluation(id=4, run=run.run, path=str(file))).notes == ()
+
+
+def test_rows_of_a_held_out_file_that_can_not_be_read_are_told(jobs, model, tmp_path):
+    held_out = chats_file(tmp_path / "held-out.jsonl", count=3)
+    held_out.write_text(held_out.read_text("utf-8") + '{"question": "a"}\n', "utf-8")
+    config = settings(model, chats_file(tmp_path / "chats.jsonl"), data__validation=str(held_out))
+
+    assert any(
+        note.startswith("Held out: 1 of 4 rows skipped: ") for note in prepare(jobs, tmp_path, config).notes
+    )
+
+
+def test_a_target_length_says_that_a_causal_model_has_none(jobs, model, tmp_path):
+    config = settings(model, chats_file(tmp_path / "chats.jsonl"), data__target_len=64)
+
+    assert any("for encoder-decoders" in note for note in prepare(jobs, tmp_path, config).notes)
+
+
 def test_settings_that_spoil_a_run_are_told_before_it_starts(jobs, tmp_path):
     changes = {"training.learning_rate": 1.5, "training.warmup_steps": 9, "training.steps": 3}
     made = prepare(jobs, tmp_path, with_changes(RunConfig(), {"model.path": "shape:smollm2-135m"} | changes))
