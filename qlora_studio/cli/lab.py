@@ -26,6 +26,7 @@ from qlora_studio.models.quantization_report import (
     perplexity_of,
     read_report,
     require_tokens,
+    require_writable,
     save_report,
 )
 from qlora_studio.protocol import commands, events, reading
@@ -78,6 +79,8 @@ def lab_command(arguments: argparse.Namespace) -> int:
         require_tokens(arguments.tokens)
     if arguments.on is not None and arguments.on != SAMPLE:
         require_file(arguments.on)
+    if arguments.out is not None:
+        require_writable(arguments.out)  # before it is measured, not after
     model, text = named_file(arguments.model), named_file(arguments.on) if arguments.on else ""
     notes: tuple[str, ...] = ()
     with (

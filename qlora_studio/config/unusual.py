@@ -9,6 +9,7 @@ from qlora_studio.config.run_config import PREFERENCES, RunConfig
 USUAL_RATES = "1e-5 to 1e-3"  # of LoRA, with AdamW
 HIGHEST_RATE = 5e-3  # above it LoRA is not known to learn
 USUAL_PREFERENCE_RATES = "5e-6 to 5e-5"  # the gradient of a whole answer's log-probability is a long one
+HIGHEST_USUAL_PREFERENCE_RATE = 5e-5
 HIGHEST_PREFERENCE_RATE = 1e-4
 USUAL_FULL_RATES = "1e-6 to 5e-5"  # of full finetuning
 HIGHEST_FULL_RATE = 1e-4

@@ -295,8 +295,8 @@ def _readable(linears: _Linears, command: MeasureQuantization, dtype: torch.dtyp
     tokens = int(rows.info.validation_learned_tokens)
     if tokens < FEWEST_TOKENS:
         raise StudioError(
-            f"{command.text or 'The text'} is too short for a perplexity: {tokens:,} tokens, "
-            f"at least {FEWEST_TOKENS:,} are needed.",
+            f"{command.text or 'The text'} is too short for a perplexity: {tokens:,} "
+            f"{'token' if tokens == 1 else 'tokens'}, at least {FEWEST_TOKENS:,} are needed.",
             hint="Choose a longer text; some pages of what the model is for are enough.",
         )
     needed, free = _bytes_needed(linears.folder, dtype), linears.device.free_bytes()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from qlora_studio.config.run_config import SHAPE_PREFIX
 from qlora_studio.errors import StudioError
 
 _DEVICE_NAMES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}
@@ -88,6 +89,9 @@ def open_folder(path: Path, hint: str = "Choose a model's folder.") -> ModelFold
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        if path.name.startswith(SHAPE_PREFIX):
+            only = "for `qlora-studio train` and `estimate` alone"
+            raise StudioError(f"{path.name} is a shape with random weights, {only}.", hint=hint) from error
         raise StudioError(f"{path} does not exist or can't be read.", hint=hint) from error
     if not stat.S_ISDIR(mode):
         raise StudioError(f"{path} is not a folder.", hint="Choose the folder that holds config.json.")

@@ -8,6 +8,7 @@ import io
 import json
 import math
 import statistics
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -234,13 +235,23 @@ def save_report(report: QuantizationReport, folder: Path) -> list[Path]:
         "levels.svg": levels_chart(report),
         "layers.svg": layers_chart(report),
     }
+    require_writable(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8", newline="")
     except OSError as error:
         raise StudioError(f"{folder} can't be written: {error.strerror}.", hint="Choose another.") from error
     return [folder / name for name in texts]
+
+
+def require_writable(folder: Path) -> None:
+    """Makes the folder where there is none. Raises: StudioError where nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise StudioError(f"{folder} can't be written: {error.strerror}.", hint="Choose another.") from error
 
 
 def error_chart(report: QuantizationReport) -> str:

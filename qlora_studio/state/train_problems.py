@@ -13,7 +13,7 @@ from qlora_studio.config.presets import Preset
 from qlora_studio.config.recipes import Recipe
 from qlora_studio.config.run_config import PREFERENCES, RunConfig
 from qlora_studio.config.setting import Field, value_of
-from qlora_studio.config.unusual import full_rate, unusual_settings
+from qlora_studio.config.unusual import HIGHEST_USUAL_PREFERENCE_RATE, full_rate, unusual_settings
 from qlora_studio.data.limits import MANY_DROPPED
 from qlora_studio.data.report import ImportReport
 from qlora_studio.memory.promise import GIB, Promise, Suggestion
@@ -259,6 +259,8 @@ def of_unusual(config: RunConfig, kept: Kept, usual_rate: float, fields: Fields)
     """What may stand and still spoils the run. usual_rate: the preset's, of an adapter"""
     count = updates(config, kept)
     usual_rate = full_rate(usual_rate) if config.trains_all else usual_rate
+    if config.training.method in PREFERENCES:
+        usual_rate = min(usual_rate, HIGHEST_USUAL_PREFERENCE_RATE)
     mended = {"training.learning_rate": usual_rate, "training.warmup_steps": count // 10}
     for key, words in unusual_settings(config, count):
         changes = {key: mended[key]}

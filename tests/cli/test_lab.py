@@ -7,6 +7,7 @@ import json
 import msgspec
 import pytest
 
+from qlora_studio.cli import lab as cli_lab
 from qlora_studio.cli.lab import report_lines
 from qlora_studio.cli.main import parse, run_command
 from tests.reader.whole_model import whole_model
@@ -73,6 +74,15 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path, capsys):
     (tmp_path / "out").write_text("")
     assert lab("sample", "--out", str(tmp_path / "out")) == 2
     assert "is a file" in capsys.readouterr().err
+
+
+def test_a_folder_that_can_not_be_written_is_refused_before_anything_is_measured(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(cli_lab, "Engine", lambda told: pytest.fail("measured first"))
+    (tmp_path / "file").write_text("")
+    assert lab("sample", "--out", str(tmp_path / "file" / "out")) == 2
+    assert f"{tmp_path / 'file' / 'out'} can't be written" in capsys.readouterr().err
 
 
 def test_a_text_that_is_not_there_is_refused_before_anything_begins(tmp_path, capsys):

@@ -111,3 +111,10 @@ def test_what_is_no_folder_is_told_so(tmp_path, name):
     (tmp_path / "file").write_text("")
     with pytest.raises(StudioError, match=r"is not a folder|does not exist"):
         open_folder(tmp_path / name)
+
+
+def test_a_shape_in_place_of_a_folder_is_told_as_one(tmp_path):
+    with pytest.raises(
+        StudioError, match=r"shape:llama-7b is a shape with random weights, for `qlora-studio"
+    ):
+        open_folder(tmp_path / "shape:llama-7b")

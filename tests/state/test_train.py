@@ -259,6 +259,15 @@ def test_settings_that_spoil_a_run_are_warned_of_and_mended_with_a_click(ready, 
     assert (app.draft.value("training.learning_rate"), app.draft.value("training.warmup_steps")) == (2e-4, 2)
 
 
+def test_a_rate_that_is_high_for_preferences_is_mended_by_one_that_is_usual(ready, app, qtbot):
+    app.draft.set_many({"training.method": "dpo", "training.learning_rate": 2e-4})
+    words = "is high where answers are preferred"
+    qtbot.waitUntil(lambda: any(words in problem.words for problem in ready.problems))
+    app.draft.set_many(_problem(ready, words).mends[0].changes)
+    assert app.draft.value("training.learning_rate") == 5e-5
+    qtbot.waitUntil(lambda: not any(words in problem.words for problem in ready.problems))
+
+
 def test_a_full_disk_blocks_before_the_start(ready, app, qtbot):  # R9
     app.machine.free_bytes = 1_000_000_000
     app.machine.changed.emit()
