@@ -34,6 +34,11 @@ from qlora_studio.runs.sweep import (
     write_sweep,
 )
 
+OTHER_TOKENS = (
+    "The losses are over different tokens, so they don't compare. What does: right answers to the same "
+    "questions, by `qlora-studio evaluate RUN --on FILE`."
+)
+
 
 def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """`qlora-studio sweep`."""
@@ -178,4 +183,6 @@ def table_lines(sweep: Sweep, rows: Sequence[Row]) -> list[str]:
         )
     seeds = len({point.seed for point in sweep.points})
     lines.append(f"evaluation loss after the last update, {counted(seeds, 'seed')}")
+    if not all(row.comparable for row in rows):
+        lines.append(OTHER_TOKENS)
     return lines

@@ -59,6 +59,7 @@ class EvaluationLine(_Line, tag="evaluation_finished"):
     best: bool = False
     time: float | None = None
     non_finite: str | None = None
+    learned_tokens: Count = 0  # that the loss is the mean of
     right: Count | None = None
     questions: Count = 0
     kind: str = ""

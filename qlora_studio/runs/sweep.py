@@ -70,7 +70,8 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
 class Found:
     """What a point's run has measured so far. losses: step -> evaluation loss, nats a token.
 
-    state: as in RunState, or "waiting"
+    state:  as in RunState, or "waiting"
+    tokens: that its last loss is the mean of
     """
 
     point: Point
@@ -78,6 +79,7 @@ class Found:
     losses: dict[int, float]
     peak_bytes: int = 0
     seconds: float = 0.0
+    tokens: int = 0
 
     @property
     def loss(self) -> float | None:
@@ -93,6 +95,7 @@ class Row:
     error:      half of its 95 % interval over the seeds (Student's t); None with fewer than two
     less:       loss less that of the first label, at the same seeds; None for the first
     less_error: half of the 95 % interval of that
+    comparable: False where a loss is over other tokens than that of the first label at its seed
     """
 
     label: str
@@ -105,6 +108,7 @@ class Row:
     parameters: int
     peak_bytes: int
     seconds: float
+    comparable: bool = True
 
 
 def read_sweep(folder: Path) -> Sweep:
@@ -146,12 +150,17 @@ def unfinished(results: Sequence[Found]) -> list[int]:
 
 def table(sweep: Sweep, results: Sequence[Found]) -> list[Row]:
     """A row for each label, in the order of the sweep."""
-    first = {item.point.seed: item.loss for item in results if item.point.label == sweep.labels[0]}
+    first = {item.point.seed: item for item in results if item.point.label == sweep.labels[0]}
     rows = []
     for label in sweep.labels:
         own = [item for item in results if item.point.label == label]
         losses = {item.point.seed: item.loss for item in own if item.loss is not None}
-        pairs = [loss - before for seed, loss in losses.items() if (before := first.get(seed)) is not None]
+        both = [
+            (item, item.loss - before.loss)
+            for item in own
+            if (before := first.get(item.point.seed)) and item.loss is not None and before.loss is not None
+        ]
+        pairs = [less for item, less in both if item.tokens == first[item.point.seed].tokens]
         is_first = label == sweep.labels[0]
         rows.append(
             Row(
@@ -165,6 +174,7 @@ def table(sweep: Sweep, results: Sequence[Found]) -> list[Row]:
                 parameters=own[0].point.parameters,
                 peak_bytes=max(item.peak_bytes for item in own),
                 seconds=sum(item.seconds for item in own),
+                comparable=len(pairs) == len(both),
             )
         )
     return rows
@@ -196,7 +206,8 @@ def _found(point: Point) -> Found:
     run = open_run(Path(point.run))
     metrics = read_metrics(run.metrics_file)
     losses = {line.step: line.loss for line in metrics.evaluations if line.loss is not None}
-    return Found(point, run.state.state, losses, run.state.peak_bytes, run.state.elapsed_s)
+    tokens = metrics.evaluations[-1].learned_tokens if metrics.evaluations else 0
+    return Found(point, run.state.state, losses, run.state.peak_bytes, run.state.elapsed_s, tokens)
 
 
 def _csv(rows: Iterable[Row]) -> str:

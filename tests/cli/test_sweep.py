@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -192,6 +193,9 @@ def test_a_person_reads_loss_interval_and_difference():
     said = table_lines(listed, [row])
     assert said[2] == "r = 16     2.1000   0.3000     -0.1000   0.0100       1,000    1.0 GiB"
     assert said[-1] == "evaluation loss after the last update, 3 seeds"
+
+    apart = table_lines(listed, [row, dataclasses.replace(row, comparable=False)])
+    assert apart[-2:] == ["evaluation loss after the last update, 3 seeds", cli_sweep.OTHER_TOKENS]
 
 
 def test_finetuning_compares_all_weights_with_adapters_each_at_its_own_rate(settings):

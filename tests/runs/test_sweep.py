@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 
 import msgspec
 import pytest
@@ -67,6 +68,18 @@ def test_labels_are_compared_at_the_same_seeds(sweep):
     _, second = table(sweep, results(sweep, LOSSES))
     assert second.less == pytest.approx(-0.1)
     assert second.less_error == pytest.approx(0, abs=1e-9)  # by as much at each seed, though these differ
+
+
+def test_losses_over_other_tokens_are_not_compared(sweep):
+    measured = results(sweep, LOSSES)
+    other = [
+        dataclasses.replace(item, tokens=86 if item.point.label == "r = 16" and item.point.seed == 1 else 5)
+        for item in measured
+    ]
+    first, second = table(sweep, other)
+    assert (first.comparable, second.comparable) == (True, False)
+    assert second.less == pytest.approx(-0.1)  # of the two other seeds
+    assert second.loss == pytest.approx(2.1)
 
 
 def test_what_is_not_finished_counts_for_nothing(sweep):
