@@ -6,7 +6,7 @@ import importlib.metadata
 import platform
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -103,7 +103,6 @@ def prepare_run(request: reading.PrepareRun, texts: ModelTexts, told: Told) -> r
     else:
         ready = _of_folder(config, request.accept_skipped, texts, told)
     if start is not None:
-        start.require_base(config.model.path, ready.hashes.model)
         start.require_storage(config.model)
     config = as_trained(config, ready.shape)
     steps = _steps(config, ready.rows)
@@ -121,6 +120,9 @@ def prepare_run(request: reading.PrepareRun, texts: ModelTexts, told: Told) -> r
     _refuse_beyond_device(request, ready.shape, promised)
     runs_dir = Path(request.runs_dir)
     require_space(runs_dir, run_bytes(ready.shape, config, request.device), "This run")
+    ready = _with_model_hash(ready, told)
+    if start is not None:
+        start.require_base(config.model.path, ready.hashes.model)
     record = _record(request, config, ready, steps, promised, start)
     return reading.RunPrepared(
         id=request.id,
@@ -271,7 +273,6 @@ def _of_folder(config: RunConfig, accept_skipped: bool, texts: ModelTexts, told:
         rows=rows,
         report=source.train.report,
         hashes=Hashes(
-            model=model_sha256(folder, told),
             data=source.train.report.sha256,
             template=text.template.sha256,
             tokenizer=text.tokenizer.sha256,
@@ -282,6 +283,14 @@ def _of_folder(config: RunConfig, accept_skipped: bool, texts: ModelTexts, told:
         notes=tuple(notes),
         questions=questions.rows if questions is not None else None,
     )
+
+
+def _with_model_hash(ready: _Ready, told: Told) -> _Ready:
+    """Last: every byte of the weights is read, which takes minutes of a large model."""
+    if ready.folder.startswith(SHAPE_PREFIX):
+        return ready
+    model = model_sha256(Path(ready.folder), told)
+    return replace(ready, hashes=msgspec.structs.replace(ready.hashes, model=model))
 
 
 def _of_shape(config: RunConfig) -> _Ready:

@@ -503,6 +503,20 @@ def test_a_run_that_needs_more_than_the_machine_has_is_refused_with_the_way_on(j
     assert not (tmp_path / "runs").exists()
 
 
+def test_the_weights_are_read_only_once_it_is_known_that_there_is_room(jobs, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_jobs, "model_sha256", lambda folder, told: pytest.fail("read before"))
+    config = settings(model, chats_file(tmp_path / "chats.jsonl"))
+
+    refused = refusal(
+        jobs,
+        reading.PrepareRun(
+            id=1, config=config, name="", runs_dir=str(tmp_path / "runs"), device_total_bytes=10**6
+        ),
+    )
+
+    assert refused.message.endswith("this machine has 0.0 GiB in all.")
+
+
 def test_where_other_settings_fit_these_are_the_way_on(jobs, tmp_path):
     config = settings("shape:smollm2-135m", "sample", training__batch_size=16, training__recompute="all")
     needed = sum(prepare(jobs, tmp_path, config, device_memory_bytes=8 * 10**9).promise_bytes.values())
