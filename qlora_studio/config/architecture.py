@@ -33,7 +33,8 @@ class NotBuilt:
     @property
     def error(self) -> StudioError:
         """For whoever asked for it."""
-        return StudioError(self.words, f"Set {self.key} to '{self.instead}', or choose a causal model.")
+        setting = f"{self.key} to '{self.instead}' (--set {self.key}={self.instead})"
+        return StudioError(self.words, f"Set {setting}, or choose a causal model.")
 
 
 def not_built(*, method: str, train_on: str, finetuning: str = "lora") -> Iterator[NotBuilt]:

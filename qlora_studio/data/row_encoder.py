@@ -108,7 +108,7 @@ class RowEncoder:
         if method in PREFERENCES and train_on == "everything":
             raise StudioError(
                 "Preferences are between answers: data.train_on can't be 'everything'.",
-                hint="Set data.train_on to 'answers'.",
+                hint="Set data.train_on to 'answers' (--set data.train_on=answers).",
             )
         kto = "last_answer" if method == "kto" else train_on  # its question is all that stands before
         self.train_on = "everything" if method == "pretrain" else kto

@@ -215,6 +215,13 @@ def test_what_an_encoder_decoder_does_not_learn_is_refused(jobs, t5, tmp_path, c
     assert refused.value.hint
 
 
+def test_what_mends_it_is_named_as_a_terminal_takes_it(jobs, t5, tmp_path):
+    config = settings(t5, chats_file(tmp_path / "chats.jsonl"), data__train_on="everything")
+    with pytest.raises(StudioError) as refused:
+        prepare(jobs, tmp_path, config)
+    assert "(--set data.train_on=answers)" in refused.value.hint
+
+
 def test_a_chat_ends_with_the_token_that_the_decoder_starts_with(jobs, t5):
     answer = jobs.answer(reading.EncodeChat(id=1, model=str(t5), messages=(Message("user", "hello <pad>"),)))
 
