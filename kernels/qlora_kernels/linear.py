@@ -11,7 +11,7 @@ from torch.nn.functional import linear
 
 from qlora_kernels.cuda import few_rows
 from qlora_kernels.dequantize import dequantize_4bit
-from qlora_kernels.triton import dequantize_on_card
+from qlora_kernels.triton import dequantize_for_now
 
 
 @torch.library.custom_op("qlora::linear_4bit", mutates_args=())
@@ -113,13 +113,13 @@ def flat(tensor: Tensor) -> Tensor:
 def dequantized(
     weight: Sequence[Tensor], block_size: int, quant_type: str, shape: Sequence[int], dtype: torch.dtype
 ) -> Tensor:
-    """A weight as `linear_4bit` takes it, dtype [*shape]. On a card past torch's dispatcher: a product of a
-    short batch is done before Python has begun the next.
+    """A weight as `linear_4bit` takes it, dtype [*shape]; on a card until the next one. There past torch's
+    dispatcher: a product of a short batch is done before Python has begun the next.
     """
     if len(weight) == 1:
         return weight[0]
     packed, absmax, *nested = weight
-    dequantize = dequantize_on_card if packed.is_cuda else dequantize_4bit
+    dequantize = dequantize_for_now if packed.is_cuda else dequantize_4bit
     made: Tensor = dequantize(packed, absmax, block_size, quant_type, shape, dtype, *nested)
     return made
 

@@ -50,6 +50,9 @@ class Device:
         itself, so that the engine would grow from job to job, in steps, without a tensor more.
         """
         if self.is_cuda:
+            from qlora_kernels.scratch import forget_scratch  # lazily: few jobs compute with its weights
+
+            forget_scratch()
             with contextlib.suppress(RuntimeError):  # a card that failed has nothing to give back
                 torch.cuda.empty_cache()
                 _empty_host_cache()

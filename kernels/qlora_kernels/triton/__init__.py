@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from qlora_kernels.dequantize import NESTED_BLOCK_SIZE, dequantize_4bit
+from qlora_kernels.scratch import scratch
 
 
 @dequantize_4bit.register_kernel("cuda")
@@ -31,6 +32,27 @@ def dequantize_on_card(
     from qlora_kernels.triton.dequantize import dequantize_4bit_triton
 
     return dequantize_4bit_triton(packed, absmax, block_size, quant_type, shape, dtype, *nested)
+
+
+def dequantize_for_now(
+    packed: Tensor,
+    absmax: Tensor,
+    block_size: int,
+    quant_type: str,
+    shape: Sequence[int],
+    dtype: torch.dtype,
+    absmax_scale: Tensor | None = None,
+    absmax_code: Tensor | None = None,
+    absmax_offset: Tensor | None = None,
+) -> Tensor:
+    """As `dequantize_on_card`, but what comes out is overwritten by the next one: see `scratch`."""
+    nested = (absmax_scale, absmax_code, absmax_offset)
+    if not _has_triton():
+        return _dequantize_by_bitsandbytes(packed, absmax, block_size, quant_type, shape, dtype, *nested)
+    from qlora_kernels.triton.dequantize import dequantize_4bit_triton
+
+    into = scratch(shape, dtype, packed.device)
+    return dequantize_4bit_triton(packed, absmax, block_size, quant_type, shape, dtype, *nested, into)
 
 
 def fp8_weight_on_card(

@@ -13,7 +13,7 @@ from torch import Tensor
 from qlora_kernels.codebooks import four_bit_code
 from qlora_kernels.dequantize import NESTED_BLOCK_SIZE
 
-_WEIGHTS_A_PROGRAM = 4096
+_WEIGHTS_A_PROGRAM, _WARPS = 8192, 8  # H100, 14336 x 4096: 53.5 us; 4096 with 4 warps 55.2
 
 
 def dequantize_4bit_triton(
@@ -26,9 +26,13 @@ def dequantize_4bit_triton(
     absmax_scale: Tensor | None = None,
     absmax_code: Tensor | None = None,
     absmax_offset: Tensor | None = None,
+    into: Tensor | None = None,
 ) -> Tensor:
-    """See `qlora_kernels.dequantize.dequantize_4bit`, to which it is equal bit for bit."""
-    weights = packed.new_empty(list(shape), dtype=dtype)
+    """See `qlora_kernels.dequantize.dequantize_4bit`, to which it is equal bit for bit.
+
+    into: dtype [*shape], where it is written, if not in memory of its own
+    """
+    weights = packed.new_empty(list(shape), dtype=dtype) if into is None else into
     values = four_bit_code(quant_type, packed.device)
     blocks_a_program = max(1, _WEIGHTS_A_PROGRAM // block_size)
     nested = absmax_scale is not None
@@ -47,6 +51,7 @@ def dequantize_4bit_triton(
             NESTED_BLOCK=NESTED_BLOCK_SIZE,
             BLOCKS=blocks_a_program,
             BLOCK_BYTES=block_size // 2,
+            num_warps=_WARPS,
             enable_fp_fusion=False,  # code * scale + offset is rounded twice in bitsandbytes, and so here
         )
     return weights

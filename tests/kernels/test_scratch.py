@@ -1,0 +1,46 @@
+"""One piece of memory for weights that come and go; a processor's stands in for a card's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from qlora_kernels.scratch import forget_scratch, held_scratch, scratch
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_held(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    forget_scratch()
+    yield
+    forget_scratch()
+
+
+def test_the_next_is_written_where_the_last_was_and_a_larger_one_elsewhere() -> None:
+    first = scratch((4, 8), torch.float32, CPU)
+    assert (first.shape, first.dtype) == ((4, 8), torch.float32)
+    assert scratch((2, 8), torch.bfloat16, CPU).data_ptr() == first.data_ptr()
+    larger = scratch((8, 8), torch.float32, CPU)
+    assert larger.data_ptr() != first.data_ptr()
+    assert scratch((4, 8), torch.float32, CPU).data_ptr() == larger.data_ptr()
+
+
+def test_a_recording_takes_what_is_held_and_what_is_too_large_for_it_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held = scratch((4, 8), torch.float32, CPU)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert scratch((4, 8), torch.float32, CPU).data_ptr() == held.data_ptr()
+    assert scratch((8, 8), torch.float32, CPU).data_ptr() != held.data_ptr()
+    still = held_scratch(CPU)
+    assert still is not None
+    assert still.numel() == 4 * 8 * 4
+
+
+def test_forgotten_it_is_made_anew() -> None:
+    scratch((4, 8), torch.float32, CPU)
+    forget_scratch()
+    assert held_scratch(CPU) is None
