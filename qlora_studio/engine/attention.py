@@ -51,13 +51,18 @@ class Segments:
         return mask
 
     def as_starts(self, longest: int) -> Tensor:
-        """The same for a compiled layer, which sees tensors only: no row is longer than `longest`.
+        """The same for a compiled layer, see `starts_as_mask`."""
+        return starts_as_mask(self.starts, longest)
 
-        int32 [1, 1, longest, rows + 1]: the starts, over and over in the same memory.
-        """
-        mask = self.starts.view(1, 1, 1, -1).expand(1, 1, longest, -1)
-        torch._dynamo.mark_dynamic(mask, 3)
-        return mask
+
+def starts_as_mask(starts: Tensor, longest: int) -> Tensor:
+    """Of `Segments`, for a compiled layer, which sees tensors only: no row is longer than `longest`.
+
+    returns: int32 [1, 1, longest, rows + 1]: the starts, over and over in the same memory
+    """
+    mask = starts.view(1, 1, 1, -1).expand(1, 1, longest, -1)
+    torch._dynamo.mark_dynamic(mask, 3)
+    return mask
 
 
 @dataclass(frozen=True, eq=False)

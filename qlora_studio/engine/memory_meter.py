@@ -9,6 +9,7 @@ import psutil
 import torch
 
 from qlora_studio.engine.adapters import AdaptedModel
+from qlora_studio.engine.cuda_graphs import CudaGraphs
 from qlora_studio.engine.memory_watch import MemoryWatch
 from qlora_studio.engine.optimizer import AdapterOptimizer
 from qlora_studio.engine.trained_weights import TrainedWeights
@@ -23,8 +24,16 @@ class MemoryMeter:
     programs take meanwhile is looked at from a thread, until `close`.
     """
 
-    def __init__(self, adapted: AdaptedModel, trained: TrainedWeights, optimizer: AdapterOptimizer) -> None:
+    def __init__(
+        self,
+        adapted: AdaptedModel,
+        trained: TrainedWeights,
+        optimizer: AdapterOptimizer,
+        graphs: CudaGraphs | None = None,
+    ) -> None:
+        """graphs: that passes are played from"""
         self._device = adapted.base.device
+        self._graphs = graphs
         others = OthersOnCard() if self._device.is_cuda else OthersInRam()
         self._watch = MemoryWatch(lambda: others.look(self._held_bytes))
         self._optimizer = optimizer
@@ -87,6 +96,8 @@ class MemoryMeter:
             return {**parts, "other": max(0, _peak_resident_bytes() - sum(parts.values()))}
         on_card = sum(parts.values()) - (parts["optimizer"] if self._optimizer.paged else 0)
         allocated, reserved = self._peaks_on_card()
+        if self._graphs is not None:
+            allocated += self._graphs.held_bytes
         return {
             **parts,
             "activations": max(0, allocated - on_card),

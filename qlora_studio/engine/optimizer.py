@@ -51,6 +51,7 @@ class AdapterOptimizer:
                 group.flat = FlatWeights(list(group.weights.values()))
         self._optimizer = _adamw([group.moved for group in self._groups], training, on_card=self._is_cuda)
         self._moved = moved
+        self._kept: list[Tensor] = []  # gradients, where they stay
         self.paged = self._is_cuda and training.optimizer.startswith("paged")
         self.notes = () if self._is_cuda or not training.optimizer.startswith("paged") else (NOT_PAGED,)
 
@@ -73,8 +74,22 @@ class AdapterOptimizer:
                 if state:
                     self._optimizer.prefetch_state(weight)
 
+    def keep_gradients(self) -> None:
+        """Zero now, and in the same memory from now on: for what adds to them where they lie."""
+        self._kept = []
+        for group in self._groups:
+            if group.flat is not None:
+                self._kept.append(group.flat.keep_gradient())
+                continue
+            for weight in group.weights.values():
+                weight.grad = torch.zeros_like(weight)
+                self._kept.append(weight.grad)
+
     def forget_gradients(self) -> None:
-        """Frees them."""
+        """Frees them, or makes them zero where they are kept."""
+        if self._kept:
+            torch._foreach_zero_(self._kept)
+            return
         self._optimizer.zero_grad(set_to_none=True)
         for weight in self.parameters.values():
             weight.grad = None
@@ -235,6 +250,14 @@ class FlatWeights:
             self.weight.grad = torch.cat(parts)
             for weight in self._weights:
                 weight.grad = None  # or the gradients would be held twice
+        return self.weight.grad
+
+    def keep_gradient(self) -> Tensor:
+        """Zero; those of the weights become views of it."""
+        self.weight.grad = torch.zeros_like(self.weight)
+        parts = self.weight.grad.split_with_sizes(self._sizes)
+        for weight, part in zip(self._weights, parts, strict=True):
+            weight.grad = part.view(weight.shape)
         return self.weight.grad
 
     def parted(self, state: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -40,6 +40,7 @@ from qlora_studio.engine.compiled_layers import (
     why_not_compiled,
 )
 from qlora_studio.engine.compute_dtype import dtype_of, name_of, resolve_compute_dtype
+from qlora_studio.engine.cuda_graphs import CudaGraphs, let_passes_be
 from qlora_studio.engine.device import Device
 from qlora_studio.engine.embedding_noise import EmbeddingNoise
 from qlora_studio.engine.frozen_weights import Storage
@@ -66,7 +67,7 @@ from qlora_studio.engine.trainer_state import (
 )
 from qlora_studio.engine.update import Updater, first_loss_scale
 from qlora_studio.errors import StudioError
-from qlora_studio.memory.compiling import in_16_bit, not_fp8_reason, partly_in_16_bit
+from qlora_studio.memory.compiling import in_16_bit, not_fp8_reason, not_graphed_reason, partly_in_16_bit
 from qlora_studio.memory.correction import correction
 from qlora_studio.memory.devices import ram_reading
 from qlora_studio.memory.promise import Promise, promise
@@ -202,6 +203,11 @@ class PreparedRun:
         self.optimizer = AdapterOptimizer(
             self.trained.parameters.items(), self.as_computed.training, self.trained.moved
         )
+        self.not_graphed = self._not_graphed_reason()
+        self.graphs = None
+        if self.not_graphed is None:
+            self.optimizer.keep_gradients()
+            self.graphs = CudaGraphs(self.model, list(self.optimizer.parameters.values()))
         self.prefers = training.method in PREFERENCES
         noise = 0.0 if self.prefers else training.neftune_alpha
         self.noise = _noise(noise, training.seed, self.device.torch_device)
@@ -214,7 +220,7 @@ class PreparedRun:
         elif self.record.hashes.start:
             adapted.put_weights(ADAPTER, require_start(self.folder, self.record.hashes.start))
         self.log = RunLog(writer, self.position, self.total_steps)
-        self.memory = MemoryMeter(adapted, self.trained, self.optimizer)
+        self.memory = MemoryMeter(adapted, self.trained, self.optimizer, self.graphs)
         self.saved_step = self.position.step if self.resumed else None
         self.sampled_step = self.position.step if self.resumed and self._has_samples() else None
         self._sitting_start = time.monotonic()
@@ -412,6 +418,7 @@ class PreparedRun:
     def _compile(self) -> str | None:
         """Why the layers run uncompiled; None where they are compiled."""
         layers = decoder_layers(self.model)
+        let_passes_be(self.model)
         reason = why_not_compiled(self.adapted, self.config)
         if reason is None:
             self.not_fp8 = not_fp8_reason(str(self.model.config.model_type), self.config)
@@ -426,6 +433,18 @@ class PreparedRun:
             let_layers_be(layers)
             recompute(self.model, self.recomputed_layers, self.hosted)
         return reason
+
+    def _not_graphed_reason(self) -> str | None:
+        """Why both passes aren't recorded as CUDA graphs; None where they are."""
+        if self.not_compiled is not None:
+            return "layers aren't compiled"
+        trained = sum(weight.numel() for weight in self.optimizer.parameters.values())
+        return not_graphed_reason(model_shape(self.config.model.path), self.config, trained)
+
+    def make_room(self) -> None:
+        """Before anything else than training is done with the model."""
+        if self.graphs is not None:
+            self.graphs.forget()
 
     def _not_in_fp8(self) -> tuple[str, ...]:
         """A note where that was asked for and isn't so, or not everywhere."""

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
+from qlora_kernels.scratch import held_scratch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -36,6 +37,7 @@ class RecordedStep:
         self._shared = SharedInputs(model)
         self._made = 0
         self._graph: torch.cuda.CUDAGraph | None = None
+        self._written: Tensor | None = None
         self._logits = torch.empty(0)
 
     @property
@@ -74,6 +76,7 @@ class RecordedStep:
     def forget(self) -> None:
         """What was recorded: the cache lies elsewhere now."""
         self._graph, self._made, self._starts = None, 0, self._starts_in_cache()
+        self._written = None
 
     def _starts_in_cache(self) -> Tensor:
         starts = torch.arange(self._cache.texts + 1, dtype=torch.int32, device=self._model.device)
@@ -81,6 +84,7 @@ class RecordedStep:
 
     def _record(self) -> None:
         graph = torch.cuda.CUDAGraph()
+        self._written = held_scratch(self._at.device)  # the recording's products may lie there
         with torch.cuda.graph(graph):
             self._logits = self._step()
         self._graph = graph

@@ -267,6 +267,7 @@ def _evaluate(run: PreparedRun, asked: _Asked) -> Iterator[EngineEvent]:
     step = run.position.step
     if not run.validation or run.position.evaluated_step == step:
         return
+    run.make_room()
     result = yield from _unless_given_up(
         run,
         asked,
@@ -359,6 +360,7 @@ def _sample(run: PreparedRun, asked: _Asked) -> Iterator[EngineEvent]:
     """Once at each step, where there are prompts; given up where the person waits for the end."""
     if run.sampled_step == run.position.step:
         return
+    run.make_room()
     yield from sample_replies(run, given_up=lambda: asked.to_end)
     run.sampled_step = run.position.step
 

@@ -17,6 +17,7 @@ from qlora_studio.engine.adapters import AdaptedModel, NonFiniteError
 from qlora_studio.engine.autopsy import autopsy_words, phase_of, ways_out
 from qlora_studio.engine.checkpointing import checkpoint_bytes
 from qlora_studio.engine.compute_dtype import name_of
+from qlora_studio.engine.cuda_graphs import let_passes_be
 from qlora_studio.engine.device_error import device_error, is_device_error
 from qlora_studio.engine.loftq import begin_with_what_was_lost
 from qlora_studio.engine.model_holder import ModelHolder
@@ -90,6 +91,7 @@ class _TrainingJob:
         self._run: PreparedRun | None = None
         self._doing = "before training"
         self._step = self._total_steps = 0  # where the sitting begins, and the updates of the whole run
+        self._steps = self._recordings = 0  # of this sitting
         self._speeds: list[float] = []
         self._peak: dict[str, int] = {}  # bytes by part
 
@@ -103,7 +105,7 @@ class _TrainingJob:
             if isinstance(event, RunFinished):
                 return event
             if isinstance(event, StepFinished):
-                self._speeds.append(event.tokens_per_second)
+                self._note_speed(run, event)
                 self._hold_to_promise(run, event)
             self._doing = f"at step {run.position.step + 1:,}"
             yield event
@@ -158,10 +160,19 @@ class _TrainingJob:
         )
         return finished
 
+    def _note_speed(self, run: PreparedRun, event: StepFinished) -> None:
+        """But of a step in which passes were recorded, as after each evaluation."""
+        recordings = run.graphs.recordings if run.graphs is not None else 0
+        if recordings == self._recordings:
+            self._speeds.append(event.tokens_per_second)
+        self._recordings = recordings
+        self._steps += 1
+
     def _hold_to_promise(self, run: PreparedRun, event: StepFinished) -> None:
         """Kept for the promise of the next run here."""
         self._peak = max(self._peak, event.memory, key=lambda parts: sum(parts.values()))
-        if len(self._speeds) == STEPS_MEASURED and not run.config.trains_all:
+        as_promised = run.graphs is None or run.graphs.are_played
+        if self._steps == STEPS_MEASURED and as_promised and not run.config.trains_all:
             _remember_peak(run, self._peak)
 
     def failure(self, error: Exception) -> RunFailed:
@@ -209,10 +220,14 @@ class _TrainingJob:
 
     def close(self) -> None:
         """Frees the adapter and the optimizer; the base stays for a chat, unless it was trained itself."""
+        held = self._holder.held
+        if self._run is not None and self._run.graphs is not None:
+            self._run.graphs.close()
+        if held is not None:
+            let_passes_be(held.causal_lm)  # also where the run was never whole
         measured = len(self._speeds) > _FIRST_STEPS
         if measured and self._run is not None and not self._run.config.trains_all:  # of another kind of step
             _remember(self._run, self._speeds[_FIRST_STEPS:])
-        held = self._holder.held
         if self._run is not None:
             self._run.memory.close()
             if self._run.hosted is not None:
@@ -274,6 +289,8 @@ def _device_line(run: PreparedRun) -> str:
     replaced = run.adapted.replaced
     plain = [f"{name}: {reason}" for name, reason in replaced.fallbacks.items()]
     compiled = "layers compiled" if run.not_compiled is None else f"layers not compiled ({run.not_compiled})"
+    if run.not_compiled is None:
+        compiled += ", to be played as CUDA graphs" if run.graphs else f", no CUDA graphs ({run.not_graphed})"
     dtype = name_of(run.adapted.base.storage.compute_dtype)
     if run.multiplies_in_fp8:
         dtype += " and fp8"

@@ -80,6 +80,7 @@ class Updater:
             (loss * (scale / count)).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
             rewards = found.plus(rewards) if found is not None else None
+            del loss  # its graph: what is recorded next would find nodes of another stream in it
         self.optimizer.prefetch()
         gradients = self.optimizer.gradients()
         self.ranks.sum_up([total, *gradients])

@@ -1,5 +1,5 @@
-"""Which runs have their layers compiled on a card, and multiply in fp8 there: the engine does it, the promise
-counts with it, and the window asks for what has a meaning.
+"""Which runs have their layers compiled on a card, play them as CUDA graphs, and multiply in fp8 there: the
+engine does it, the promise counts with it, and the window asks for what has a meaning.
 """
 
 from __future__ import annotations
@@ -7,9 +7,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from qlora_studio.config.adapter_layers import differs_by_layer
-from qlora_studio.config.run_config import PREFERENCES, RunConfig
+from qlora_studio.config.model_shape import ModelShape
+from qlora_studio.config.run_config import HOST, PREFERENCES, RunConfig
 
 _NAMED = 3  # layers in a sentence
+# transformers looks at the positions to choose between these rotations, and no recording gets past a look.
+_CHOSEN_ROTATIONS = frozenset(("dynamic", "longrope"))
+_FP32 = 4  # bytes
+_MOST_KEPT = 2**30  # bytes of gradients; who has more learns in layers so large that no card waits for Python
 # Attention that isn't computed over packed rows at once: it bends the scores, or drops some by default.
 _OTHER_ATTENTION = {
     "gemma2": "its attention bends the scores",
@@ -34,6 +39,21 @@ def not_compiled_reason(family: str, config: RunConfig) -> str | None:
     if differs_by_layer(config.lora):
         return "layers of many ranks would each be compiled by themselves"
     return _OTHER_ATTENTION.get(family)
+
+
+def not_graphed_reason(shape: ModelShape, config: RunConfig, trained: int) -> str | None:
+    """Why compiled layers aren't played as CUDA graphs; None where model and settings allow it.
+
+    trained: numbers that learn; their gradients stay beside the activations then
+    """
+    if chosen := shape.rotations & _CHOSEN_ROTATIONS:
+        return f"{min(chosen)} rotation looks at the positions"
+    if config.training.recompute == HOST:
+        return "inputs of layers go to RAM and back"
+    if config.lora.dropout:
+        return "nobody tried yet whether dropout draws the same there"  # R3
+    kept = _FP32 * trained
+    return f"{kept / 2**30:.1f} GiB of gradients would stay" if kept > _MOST_KEPT else None
 
 
 def not_fp8_reason(family: str, config: RunConfig) -> str | None:

@@ -10,6 +10,7 @@ from qlora_studio.config.adapter_layers import is_adapted, ranks
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import LoraConfig, RunConfig
 from qlora_studio.memory import encoder_decoder
+from qlora_studio.memory.compiling import not_graphed_reason
 from qlora_studio.memory.setting import Setting
 
 # What a person reads of each part, in the order of the promise's bar
@@ -42,9 +43,14 @@ _CUDA_CONTEXT = 614 * 1024**2  # bytes; driver and kernels of one process; measu
 # What torch reserves beside that: fitted to those of the 62 that are compiled, with what a layer kept that
 # day; docs/MEMORY.md has how it does elsewhere.
 _RESERVED = 128 * 1024**2  # bytes; two workspaces of cuBLAS, of 32 MiB each, are among them
-_SCRATCH = 1  # times the largest weight in 16 bit: dequantized ones come and go
+_SCRATCH = 1  # times the largest weight in 16 bit: where they are dequantized
 _BESIDE_FLAT = 0.22  # of what is trained, where its gradients are gathered in one tensor
 _MARGIN = 0.015  # rather promised too much than too little
+# Where passes are played as CUDA graphs: fitted to 29 settings drawn by lot, see docs/MEMORY.md.
+_RESERVED_BY_GRAPHS = 160 * 1024**2  # bytes; four workspaces of cuBLAS: a recording has its own
+_MARGIN_OF_GRAPHS = 0.01
+# Hidden states: the embedded tokens twice, what is learned of the last ones, two gradients
+_OUTSIDE_GRAPHS = 5
 _ON_CARD = 3  # inputs of layers, where the others lie in RAM: one in use, one coming, one leaving
 
 # Measured on SmolLM2 (2 cores, float32 and bfloat16, 256 to 2,048 tokens): the process with its libraries,
@@ -90,6 +96,21 @@ def parts(setting: Setting, recomputed_layers: int) -> Parts:
         logits=int(setting.factor * _logits(setting)),
         other=other_bytes(setting, activations),
     )
+
+
+def _gradients_stay(setting: Setting) -> bool:
+    """Whether they are there as a forward pass begins: those of the micro-batch before, or the memory that
+    CUDA graphs add to. Where layers are fitted, it was as if they came and went: that holds for a 33B run of
+    16 micro-batches too (docs/PAPER.md).
+    """
+    several = setting.config.training.gradient_accumulation > 1
+    return _is_graphed(setting) or (several and _is_counted(setting))
+
+
+def _is_graphed(setting: Setting) -> bool:
+    """Whether passes are played as CUDA graphs, see `engine.cuda_graphs`."""
+    trained = trained_parameters(setting.shape, setting.config)
+    return setting.compiled and not_graphed_reason(setting.shape, setting.config, trained) is None
 
 
 def pinned_bytes(setting: Setting, recomputed_layers: int) -> int:
@@ -181,8 +202,8 @@ def _logits(setting: Setting) -> int:
 def _activations(setting: Setting, recomputed_layers: int, gradients: int) -> int:
     """Kept layers whole, recomputed ones by their input, and what is needed of one while its turn is.
 
-    gradients: bytes of the adapter's, which are counted with it. They come as the activations go: of both the
-        larger counts at the peak.
+    gradients: bytes of the adapter's, which are counted with it. Where they come as the activations go, the
+        larger of both counts at the peak.
     """
     shape, tokens = setting.shape, setting.tokens
     whole = bytes_a_layer(setting)
@@ -216,13 +237,16 @@ def _activations_on_card(setting: Setting, kept: int, inputs: int | None, gradie
     moments = [kept + flowing]
     if inputs is not None:
         moments.append(inputs + _recomputed_in_turn(setting) + flowing)
-    beside = max(0, max(moments) - gradients)
+    go = 0 if _gradients_stay(setting) else gradients
+    beside = max(0, max(moments) - go)
     if setting.inputs_in_ram:  # nothing goes as gradients come: the last layer's turn is the peak
         beside = max(moments)
     if not _is_counted(setting):
         return beside
+    if _is_graphed(setting):  # what graphs held is theirs while the loss is made
+        return beside + _OUTSIDE_GRAPHS * setting.tokens * setting.shape.hidden_size * setting.dtype_bytes
     logits, a_token = _logits(setting), setting.shape.hidden_size * setting.dtype_bytes
-    with_logits = max(0, kept + _OF_LOSS * setting.tokens * a_token - gradients)
+    with_logits = max(0, kept + _OF_LOSS * setting.tokens * a_token - go)
     gathered = gradients if _lies_flat(setting) else 0
     return max(beside - logits, with_logits, gathered - logits)
 
@@ -321,8 +345,11 @@ def other_bytes(setting: Setting, activations: int) -> int:
         largest = max((out * inner for _, out, inner in shape.all_linears), default=0)
         trained = trained_bytes(setting)
         beside = _BESIDE_FLAT * trained if _lies_flat(setting) else 0.0
-        estimated = _RESERVED + int(_SCRATCH * largest * setting.dtype_bytes + beside)
-        estimated += int(_MARGIN * (_weights(setting) + trained + activations))
+        reserved, margin = (_RESERVED, _MARGIN)
+        if _is_graphed(setting):
+            beside, reserved, margin = 0.0, _RESERVED_BY_GRAPHS, _MARGIN_OF_GRAPHS
+        estimated = reserved + int(_SCRATCH * largest * setting.dtype_bytes + beside)
+        estimated += int(margin * (_weights(setting) + trained + activations))
     else:
         estimated = int(_CPU_SLACK * activations)
     return never_estimated(setting.device) + int(setting.factor * estimated)

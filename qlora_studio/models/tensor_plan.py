@@ -16,6 +16,7 @@ from qlora_studio.models.layouts import Layer, Linear, Shape, Sizes, Values
 class TensorPlan:
     """What must lie in the files: the layers of each stack, and what stands around them.
 
+    rotations: as of a `ModelShape`
     copies, unused: names that files may have beside: of the embedding again, and of what no code reads
     """
 
@@ -25,6 +26,7 @@ class TensorPlan:
     around: dict[str, Shape]  # embedding, learned positions, last norm, head
     embedding: str
     head: str  # the embedding again where they are tied
+    rotations: frozenset[str] = frozenset()
     copies: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
 
@@ -71,6 +73,7 @@ class TensorPlan:
             other_parameters_a_layer=first.other_parameters_a_layer,
             parameters=sum(math.prod(shape) for _, shape in self.tensors()),
             unquantized=first.unquantized,
+            rotations=self.rotations,
             decoder=others[0] if others else None,
         )
 
@@ -127,9 +130,20 @@ def tensor_plan(model_type: str, values: Values) -> TensorPlan:
         around=around,
         embedding=family.embedding,
         head=family.embedding if size.tied else "lm_head.weight",
+        rotations=_rotations(values),
         copies=decoder.copies if decoder is not None else (),
         unused=decoder.unused if decoder is not None else (),
     )
+
+
+def _rotations(values: Values) -> frozenset[str]:
+    """Of the layers of all kinds; a config names it in one of two places, old or new."""
+    found: set[str] = set()
+    for place in ("rope_scaling", "rope_parameters"):
+        said = values.get(place) or {}
+        of_kinds = [said] if "rope_type" in said else said.values()
+        found |= {kind["rope_type"] for kind in of_kinds if isinstance(kind, dict) and "rope_type" in kind}
+    return frozenset(found)
 
 
 def _sizes(family: Family, values: Values) -> Sizes:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from qlora_studio.config.run_config import LoraConfig
 from qlora_studio.engine import attention as attention_module
-from qlora_studio.engine import continuation
+from qlora_studio.engine import continuation, cuda_graphs
 from qlora_studio.engine.adapters import AdaptedModel
 from qlora_studio.engine.attention import Segments, attention
 from qlora_studio.engine.continuation import Continuation, KeptSteps, SideBySide, can_go_on_side_by_side
@@ -18,6 +18,7 @@ from qlora_studio.engine.device import find_device
 from qlora_studio.engine.frozen_weights import Storage
 from qlora_studio.engine.loading import load_base
 from qlora_studio.engine.model_holder import ModelHolder
+from qlora_studio.engine.prepared_run import PreparedRun
 from qlora_studio.engine.wish import Wish
 from qlora_studio.protocol.events import StepFinished
 from tests.engine.tiny import events_of, loaded, losses, make_model, make_run, of_kind
@@ -122,6 +123,59 @@ def test_compiled_layers_learn_what_uncompiled_ones_do(tmp_path: Path, model: Pa
     found = losses(events_of(compiled, holder=ModelHolder(find_device())))
 
     assert found == pytest.approx(losses(events_of(plain, holder=ModelHolder(find_device()))), rel=5e-3)
+
+
+def test_passes_that_are_played_learn_what_plain_ones_do(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, Any] = {"training__steps": 8, "model__compute_dtype": "bfloat16"}
+    played, plain = (make_run(tmp_path, model, device="cuda", **settings) for _ in range(2))
+    recorded: list[int] = []
+    record = cuda_graphs.record
+    monkeypatch.setattr(cuda_graphs, "record", lambda *given: (recorded.append(1), record(*given))[1])
+
+    found = losses(events_of(played, holder=ModelHolder(find_device())))
+    assert recorded
+    monkeypatch.setattr(PreparedRun, "_not_graphed_reason", lambda _: "not here")
+
+    assert found == pytest.approx(losses(events_of(plain, holder=ModelHolder(find_device()))), rel=5e-3)
+
+
+@pytest.mark.parametrize("how", ["a look at what was made", "an error", "want of memory"])
+def test_a_recording_that_is_broken_off_breaks_nothing_else(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """The first by the driver, so that torch can't end it; the others by us, and it can."""
+    plain = cuda_graphs.CudaGraphs._run
+
+    def fail(*given: Any) -> Any:
+        made = plain(*given)
+        if not torch.cuda.is_current_stream_capturing():
+            return made
+        if how == "an error":
+            raise RuntimeError(how)
+        if how == "want of memory":
+            raise torch.OutOfMemoryError(how)
+        float(made.last_hidden_state.detach().sum())
+        return made
+
+    settings: dict[str, Any] = {"training__steps": 6, "model__compute_dtype": "bfloat16"}
+
+    def learn() -> list[float]:
+        run = make_run(tmp_path, model, device="cuda", **settings)
+        return losses(events_of(run, holder=ModelHolder(find_device())))
+
+    reference = learn()
+    monkeypatch.setattr(cuda_graphs.CudaGraphs, "_run", fail)
+    broken = learn()
+    torch.cuda.empty_cache()
+    monkeypatch.undo()
+    after = learn()
+
+    assert broken == pytest.approx(reference, rel=5e-3)
+    assert after == pytest.approx(reference, rel=5e-3)
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
+    assert torch.isfinite(torch.randn(1000, device="cuda")).all()
 
 
 @pytest.mark.parametrize("heads", [2, 8], ids=["grouped", "each its own"])

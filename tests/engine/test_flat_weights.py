@@ -52,3 +52,17 @@ def test_a_state_parted_by_weight_and_joined_again_is_the_same() -> None:
     assert [part["state1"].shape for part in parts] == [torch.Size(shape) for shape in SHAPES]
     assert int(joined["step"]) == 3
     assert torch.equal(joined["state1"], state["state1"])
+
+
+def test_a_gradient_that_is_kept_is_summed_where_it_lies() -> None:
+    learned = weights()
+    flat = FlatWeights(learned)
+    kept = flat.keep_gradient()
+    for _ in range(2):
+        (learned[0].square().sum() + learned[2].sum()).backward()
+
+    wanted = torch.cat([4 * learned[0].detach().view(-1), torch.zeros(5), 2 * torch.ones(4)])
+
+    torch.testing.assert_close(kept, wanted)
+    assert flat.gradient() is kept
+    assert flat.weight.grad is kept

@@ -44,3 +44,7 @@ def test_forgotten_it_is_made_anew() -> None:
     scratch((4, 8), torch.float32, CPU)
     forget_scratch()
     assert held_scratch(CPU) is None
+    assert scratch((2, 8), torch.float32, CPU).shape == (2, 8)
+    held = held_scratch(CPU)
+    assert held is not None
+    assert held.numel() == 2 * 8 * 4

@@ -56,22 +56,22 @@ SMOLLM2 = llama_shape(576, 1536, 30, 9, 3, 49152, tied=True)
 
 def on_card(shape: ModelShape, rows: int, seq_len: int, recompute: Any, **more: Any) -> Promise:
     settings = {"training.batch_size": rows, "data.seq_len": seq_len, "training.recompute": recompute}
+    settings["training.gradient_accumulation"] = 1
     room = more.pop("room", None)
     config = changed(RunConfig(), settings | {key.replace("__", "."): value for key, value in more.items()})
     return promise(shape, config, device="cuda", free_bytes=room)
 
 
-# R14. GiB allocated on an H100 80GB: random weights, NF4 with double quantization, r = 64, all linear layers.
-# Those of 65B are of a prototype.
+# R14. GiB allocated on an H100 80GB, what CUDA graphs hold included: random weights, NF4 with double
+# quantization, r = 64, all linear layers. Those of 65B are of a prototype.
 @pytest.mark.parametrize(
     ("shape", "rows", "seq_len", "recompute", "compiles", "measured_gib"),
     [
-        (LLAMA_8B, 4, 2048, 0, "auto", 30.27),
-        (LLAMA_8B, 4, 2048, 32, "auto", 9.74),
+        (LLAMA_8B, 4, 2048, 0, "auto", 31.39),
         (LLAMA_8B, 4, 2048, "host", "auto", 8.51),
-        (LLAMA_8B, 8, 512, 0, "auto", 18.2),
+        (LLAMA_8B, 8, 512, 0, "auto", 19.17),
         (LLAMA_8B, 8, 512, "host", "auto", 7.55),
-        (LLAMA_8B, 8, 512, 32, "auto", 7.98),
+        (LLAMA_8B, 8, 512, 32, "auto", 8.87),
         (LLAMA_8B, 4, 2048, 0, "off", 53.0),
         (LLAMA_65B, 1, 2048, 80, "auto", 41.7),
     ],
@@ -84,10 +84,10 @@ def test_what_was_measured_on_a_card_is_promised_within_five_percent(
 
 
 def test_fp8_takes_what_16_bit_does():
-    """No layer recomputed, measured with it: 30.28 GiB against 30.27. What is in 8 bit comes and goes."""
+    """No layer recomputed, measured with it: 31.39 GiB as without. What is in 8 bit comes and goes."""
     plain, in_fp8 = (on_card(LLAMA_8B, 4, 2048, 0, training__fp8=asked) for asked in (False, True))
     assert in_fp8.total == plain.total
-    assert in_fp8.allocated / GIB == pytest.approx(30.28, rel=0.03)
+    assert in_fp8.allocated / GIB == pytest.approx(31.39, rel=0.03)
 
 
 @pytest.mark.parametrize(("recomputed", "measured_gib"), [(66, 53.4), (80, 51.4)])
@@ -96,6 +96,36 @@ def test_65b_under_48_gib_is_promised_as_it_was_measured_and_called_tight(recomp
     promised = on_card(LLAMA_65B, 1, 2048, recomputed, room=48 * GIB)
     assert promised.total / GIB == pytest.approx(measured_gib, rel=0.04)
     assert promised.verdict == "tight"
+
+
+@pytest.mark.parametrize("more", [{}, {"lora__r": 512}, {"lora__dropout": 0.1}], ids=str)
+def test_gradients_of_the_micro_batch_before_are_there_as_the_next_one_is_computed(more):
+    """CUDA graphs, which the others here aren't played as, keep them anyway."""
+    settings = {"rows": 4, "seq_len": 2048, "recompute": "none"} | more
+    at_once = on_card(LLAMA_8B, **settings)
+    summed = on_card(LLAMA_8B, **settings, training__gradient_accumulation=4)
+    gradients = at_once.parts["adapter"] // 2
+    more_bytes = summed.total - at_once.total
+    assert more_bytes == (0 if not more else pytest.approx(gradients, rel=0.03))
+
+
+@pytest.mark.parametrize("rank", [8, 64, 256, 512])
+@pytest.mark.parametrize("seq_len", [64, 512, 4096])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_more_micro_batches_never_need_less(rank, seq_len, dropout):
+    few, many = (
+        on_card(
+            LLAMA_8B,
+            1,
+            seq_len,
+            "all",
+            training__gradient_accumulation=count,
+            lora__r=rank,
+            lora__dropout=dropout,
+        )
+        for count in (1, 4)
+    )
+    assert many.total >= few.total
 
 
 def test_the_parts_stand_in_their_order_and_add_up():

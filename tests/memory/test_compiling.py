@@ -1,0 +1,43 @@
+"""Which compiled layers are played as CUDA graphs."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from qlora_studio.config.run_config import RunConfig
+from qlora_studio.config.toml_file import with_changes
+from qlora_studio.memory.compiling import not_graphed_reason
+from qlora_studio.models.shapes import known_config, known_shape
+from qlora_studio.models.tensor_plan import tensor_plan
+
+SHAPE = known_shape("llama-3.1-8b")
+
+
+def reason(changes: dict[str, Any] | None = None, shape: Any = SHAPE, trained: int = 2**20) -> str:
+    return not_graphed_reason(shape, with_changes(RunConfig(), changes or {}), trained) or ""
+
+
+def test_they_are_where_nothing_stands_against_it() -> None:
+    assert reason() == ""
+
+
+def test_settings_and_sizes_may() -> None:
+    assert "dropout" in reason({"lora.dropout": 0.1})
+    assert "RAM" in reason({"training.recompute": "host"})
+    assert reason(trained=2**28) == ""
+    assert reason(trained=2**28 + 2**26) == "1.2 GiB of gradients would stay"
+
+
+@pytest.mark.parametrize("rotation", ["dynamic", "longrope"])
+@pytest.mark.parametrize("place", ["rope_scaling", "rope_parameters"])
+@pytest.mark.parametrize("by_kind", [False, True])
+def test_rotations_that_look_at_the_positions_do(rotation: str, place: str, by_kind: bool) -> None:
+    model_type, values = known_config("llama-3.1-8b")
+    kind = {"rope_type": rotation, "factor": 2.0}
+    values = {name: value for name, value in values.items() if not name.startswith("rope_")}
+    said = {"full_attention": kind, "sliding_attention": {"rope_type": "default"}} if by_kind else kind
+    shape = tensor_plan(model_type, values | {place: said}).shape()
+    assert rotation in shape.rotations
+    assert reason(shape=shape) == f"{rotation} rotation looks at the positions"
+    assert msgspec.json.decode(msgspec.json.encode(shape), type=type(shape)) == shape
