@@ -14,6 +14,7 @@ from qlora_studio.config.run_config import SAMPLE, SHAPE_PREFIX, RunConfig
 from qlora_studio.config.toml_file import parse_assignment, with_absolute_paths, with_changes
 from qlora_studio.errors import StudioError
 from qlora_studio.memory.compiling import not_fp8_reason
+from qlora_studio.memory.correction import is_graphed
 from qlora_studio.memory.devices import device_name
 from qlora_studio.memory.measured import measured_speed
 from qlora_studio.memory.parts import PART_NAMES
@@ -129,7 +130,13 @@ def _about(
     shape = known_shape(recipe.shape)
     in_fp8 = config.training.fp8 and room.may_multiply_in_fp8 and not_fp8_reason(shape.family, config) is None
     speed = (
-        measured_speed(device_name(room.device), shape, config.model.quantization, fp8=in_fp8)
+        measured_speed(
+            device_name(room.device),
+            shape,
+            config.model.quantization,
+            fp8=in_fp8,
+            graphed=is_graphed(shape, config, room.device),
+        )
         if here
         else None
     )

@@ -31,6 +31,7 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
     linears: (name within a layer, out_features, in_features) of the layer's linear weights
     parameters: all of them, counted once where embedding and head are tied
     unquantized: as of a `StackShape`
+    drops: whether some of the hidden states are dropped while it learns, as config.json asks
     rotations: how positions become angles, by transformers' `rope_type`: of all layers, or of each kind
     decoder: of an encoder-decoder, whose `layers`, `linears` and `unquantized` are the encoder's
     """
@@ -49,6 +50,7 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
     other_parameters_a_layer: int  # norms and biases
     parameters: int
     unquantized: tuple[str, ...] = ()
+    drops: bool = False
     rotations: frozenset[str] = frozenset()
     decoder: StackShape | None = None
 

@@ -275,7 +275,7 @@ def end_recording(pool: Any, device: torch.device, random: Tensor) -> None:
 
 def end_allocation(pool: Any, device: torch.device) -> None:
     """Into a pool. Refused where torch has ended it already: then its graphs give it back, and once only."""
-    with contextlib.suppress(RuntimeError, AttributeError):
+    with contextlib.suppress(RuntimeError):
         torch._C._cuda_endAllocateToPool(device.index, pool)
         torch._C._cuda_releasePool(device.index, pool)
 

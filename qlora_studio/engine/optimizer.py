@@ -82,7 +82,8 @@ class AdapterOptimizer:
                 self._kept.append(group.flat.keep_gradient())
                 continue
             for weight in group.weights.values():
-                weight.grad = torch.zeros_like(weight)
+                # bitsandbytes would else put a contiguous copy in its place
+                weight.grad = torch.zeros_like(weight, memory_format=torch.contiguous_format)
                 self._kept.append(weight.grad)
 
     def forget_gradients(self) -> None:

@@ -93,6 +93,7 @@ class _TrainingJob:
         self._step = self._total_steps = 0  # where the sitting begins, and the updates of the whole run
         self._steps = self._recordings = 0  # of this sitting
         self._speeds: list[float] = []
+        self._held_to = False  # the promise
         self._peak: dict[str, int] = {}  # bytes by part
 
     def run(self, wish: Callable[[], Wish]) -> Generator[EngineEvent, None, RunFinished]:
@@ -171,9 +172,11 @@ class _TrainingJob:
     def _hold_to_promise(self, run: PreparedRun, event: StepFinished) -> None:
         """Kept for the promise of the next run here."""
         self._peak = max(self._peak, event.memory, key=lambda parts: sum(parts.values()))
-        as_promised = run.graphs is None or run.graphs.are_played
-        if self._steps == STEPS_MEASURED and as_promised and not run.config.trains_all:
-            _remember_peak(run, self._peak)
+        as_promised = run.graphs is None or run.graphs.are_played  # the plain steps before take no more
+        if self._held_to or self._steps < STEPS_MEASURED or not as_promised or run.config.trains_all:
+            return
+        self._held_to = True
+        _remember_peak(run, self._peak)
 
     def failure(self, error: Exception) -> RunFailed:
         folder, step = self._writer.folder, self._run.position.step if self._run else 0
@@ -320,6 +323,7 @@ def _remember(run: PreparedRun, speeds: list[float]) -> None:
         model.model.quantization,
         statistics.median(speeds),
         fp8=run.multiplies_in_fp8,
+        graphed=run.graphs is not None and run.graphs.are_played,
     )
 
 

@@ -11,10 +11,11 @@ from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import HOST, PREFERENCES, RunConfig
 
 _NAMED = 3  # layers in a sentence
-# transformers looks at the positions to choose between these rotations, and no recording gets past a look.
+# transformers looks at the positions to choose between these rotations, up to some version of 5 at longrope
+# too, and no recording gets past a look.
 _CHOSEN_ROTATIONS = frozenset(("dynamic", "longrope"))
 _FP32 = 4  # bytes
-_MOST_KEPT = 2**30  # bytes of gradients; who has more learns in layers so large that no card waits for Python
+_MOST_KEPT = 2**30  # bytes of gradients: what graphs may cost, chosen and not measured
 # Attention that isn't computed over packed rows at once: it bends the scores, or drops some by default.
 _OTHER_ATTENTION = {
     "gemma2": "its attention bends the scores",
@@ -50,7 +51,7 @@ def not_graphed_reason(shape: ModelShape, config: RunConfig, trained: int) -> st
         return f"{min(chosen)} rotation looks at the positions"
     if config.training.recompute == HOST:
         return "inputs of layers go to RAM and back"
-    if config.lora.dropout:
+    if config.lora.dropout or shape.drops:
         return "nobody tried yet whether dropout draws the same there"  # R3
     kept = _FP32 * trained
     return f"{kept / 2**30:.1f} GiB of gradients would stay" if kept > _MOST_KEPT else None

@@ -10,9 +10,9 @@ import msgspec
 from qlora_studio.config.architecture import row_limit
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import RunConfig
-from qlora_studio.memory.compiling import not_compiled_reason
+from qlora_studio.memory.compiling import not_compiled_reason, not_graphed_reason
 from qlora_studio.memory.measured import measured_dtype, measured_factors, remember_factor
-from qlora_studio.memory.parts import never_estimated, parts
+from qlora_studio.memory.parts import never_estimated, parts, trained_parameters
 from qlora_studio.memory.setting import Setting
 
 # A promise that is too low costs a run, one that is too high only some room: it is lowered less.
@@ -28,6 +28,7 @@ class Correction(msgspec.Struct, frozen=True, kw_only=True):
     auto_dtype: what the compute dtype "auto" was on this device in the newest run; "": there was none
     """
 
+    graphed: float = 1.0
     compiled: float = 1.0
     eager: float = 1.0
     auto_dtype: str = ""
@@ -40,8 +41,9 @@ def correction(device_name: str, shape: ModelShape, quantization: str) -> Correc
     """By the newest runs on this device with a model of this shape, within bounds."""
     measured = measured_factors(device_name, shape, quantization)
     return Correction(
-        compiled=_bounded(measured.get(True)),
-        eager=_bounded(measured.get(False)),
+        graphed=_bounded(measured.get((True, True))),
+        compiled=_bounded(measured.get((True, False))),
+        eager=_bounded(measured.get((False, False))),
         auto_dtype=measured_dtype(device_name),
     )
 
@@ -84,7 +86,14 @@ def remember_peak(
         found -= never_estimated(device)
     factor = found / estimated if estimated > 0 else math.nan
     if _is_believed(factor):
-        remember_factor(device_name, shape, config.model.quantization, compiled=compiled, factor=factor)
+        remember_factor(
+            device_name,
+            shape,
+            config.model.quantization,
+            compiled=compiled,
+            graphed=is_graphed(shape, config, device),
+            factor=factor,
+        )
 
 
 def estimated_bytes(by_part: Mapping[str, int]) -> int:
@@ -100,6 +109,12 @@ def as_promised(peak_bytes: int, device: str) -> int:
 def is_compiled(shape: ModelShape, config: RunConfig, device: str) -> bool:
     """Whether the engine's layers run as compiled graphs."""
     return device == "cuda" and not_compiled_reason(shape.family, config) is None
+
+
+def is_graphed(shape: ModelShape, config: RunConfig, device: str) -> bool:
+    """Whether passes through these layers are played as CUDA graphs."""
+    trained = trained_parameters(shape, config)
+    return is_compiled(shape, config, device) and not_graphed_reason(shape, config, trained) is None
 
 
 def tokens_at_once(

@@ -15,18 +15,22 @@ from qlora_studio.config.places import settings_folder
 _SCHEMA_VERSION = 1
 _MOST_ENTRIES = 500
 # Of what a factor is a multiple: counted up where `memory.parts` comes to other bytes for a run. 2: what the
-# graphs of compiled layers hold, since products with the same input are one.
-_ESTIMATE = 2
+# graphs of compiled layers hold, since products with the same input are one. 3: CUDA graphs, and gradients
+# that stay.
+_ESTIMATE = 3
 
 
 class MeasuredSpeed(msgspec.Struct, frozen=True, kw_only=True):
-    """Of the newest run with this device and model. fp8: whether its products were made in that."""
+    """Of the newest run with this device and model. fp8: whether its products were made in that. graphed:
+    whether its passes were played as CUDA graphs, eight times as fast with a small model
+    """
 
     device_name: str
     shape: str
     quantization: str
     tokens_per_second: float
     fp8: bool = False
+    graphed: bool = False
 
 
 class MeasuredFactor(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +42,7 @@ class MeasuredFactor(msgspec.Struct, frozen=True, kw_only=True):
     compiled: bool
     factor: float
     estimate: int = 1
+    graphed: bool = False
 
 
 class MeasuredDtype(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +63,7 @@ class _File(msgspec.Struct, kw_only=True):
 
 
 def measured_speed(
-    device_name: str, shape: ModelShape, quantization: str, *, fp8: bool = False
+    device_name: str, shape: ModelShape, quantization: str, *, fp8: bool = False, graphed: bool = False
 ) -> float | None:
     """Tokens a second in training, without padding; None before the first run of this kind here.
 
@@ -66,18 +71,20 @@ def measured_speed(
     run took as long within 1 % (docs/BENCHMARKS.md).
     """
     for entry in _read(_path()).speeds:
-        if entry.fp8 == fp8 and _same(entry, device_name, shape, quantization):
+        if (entry.fp8, entry.graphed) == (fp8, graphed) and _same(entry, device_name, shape, quantization):
             return entry.tokens_per_second
     return None
 
 
-def measured_factors(device_name: str, shape: ModelShape, quantization: str) -> dict[bool, float]:
-    """Compiled or not -> factor; without what has had no run of this kind here, or none since the promise
+def measured_factors(
+    device_name: str, shape: ModelShape, quantization: str
+) -> dict[tuple[bool, bool], float]:
+    """(compiled, graphed) -> factor; without what has had no run of this kind here, or none since the promise
     comes to other bytes.
     """
     factors = _read(_path()).factors
     return {
-        entry.compiled: entry.factor
+        (entry.compiled, entry.graphed): entry.factor
         for entry in factors
         if entry.estimate == _ESTIMATE and _same(entry, device_name, shape, quantization)
     }
@@ -95,7 +102,13 @@ def remember_dtype(device_name: str, compute_dtype: str) -> None:
 
 
 def remember_speed(
-    device_name: str, shape: ModelShape, quantization: str, tokens_per_second: float, *, fp8: bool = False
+    device_name: str,
+    shape: ModelShape,
+    quantization: str,
+    tokens_per_second: float,
+    *,
+    fp8: bool = False,
+    graphed: bool = False,
 ) -> None:
     """Replaces what an earlier run measured. A disk that can't be written to forgets, no more."""
     if 0 < tokens_per_second < 1e9:
@@ -106,12 +119,19 @@ def remember_speed(
                 quantization=quantization,
                 tokens_per_second=tokens_per_second,
                 fp8=fp8,
+                graphed=graphed,
             )
         )
 
 
 def remember_factor(
-    device_name: str, shape: ModelShape, quantization: str, *, compiled: bool, factor: float
+    device_name: str,
+    shape: ModelShape,
+    quantization: str,
+    *,
+    compiled: bool,
+    factor: float,
+    graphed: bool = False,
 ) -> None:
     """As `remember_speed`."""
     _remember(
@@ -122,6 +142,7 @@ def remember_factor(
             compiled=compiled,
             factor=factor,
             estimate=_ESTIMATE,
+            graphed=graphed,
         )
     )
 
@@ -162,11 +183,11 @@ def _with_newest(newest: _Kept, entries: list[_Kept]) -> list[_Kept]:
     return [newest, *others][:_MOST_ENTRIES]
 
 
-def _kind(entry: MeasuredSpeed | MeasuredFactor | MeasuredDtype) -> tuple[str, str, str, bool]:
+def _kind(entry: MeasuredSpeed | MeasuredFactor | MeasuredDtype) -> tuple[str, str, str, bool, bool]:
     if isinstance(entry, MeasuredDtype):
-        return entry.device_name, "", "", False
+        return entry.device_name, "", "", False, False
     of_two = entry.compiled if isinstance(entry, MeasuredFactor) else entry.fp8
-    return entry.device_name, entry.shape, entry.quantization, of_two
+    return entry.device_name, entry.shape, entry.quantization, of_two, entry.graphed
 
 
 def _path() -> Path:

@@ -241,11 +241,11 @@ def _activations_on_card(setting: Setting, kept: int, inputs: int | None, gradie
     beside = max(0, max(moments) - go)
     if setting.inputs_in_ram:  # nothing goes as gradients come: the last layer's turn is the peak
         beside = max(moments)
+    logits, a_token = _logits(setting), setting.shape.hidden_size * setting.dtype_bytes
+    if _is_graphed(setting):  # what graphs held is theirs while the loss is made
+        return beside + _OUTSIDE_GRAPHS * setting.tokens * a_token
     if not _is_counted(setting):
         return beside
-    if _is_graphed(setting):  # what graphs held is theirs while the loss is made
-        return beside + _OUTSIDE_GRAPHS * setting.tokens * setting.shape.hidden_size * setting.dtype_bytes
-    logits, a_token = _logits(setting), setting.shape.hidden_size * setting.dtype_bytes
     with_logits = max(0, kept + _OF_LOSS * setting.tokens * a_token - go)
     gathered = gradients if _lies_flat(setting) else 0
     return max(beside - logits, with_logits, gathered - logits)
@@ -346,7 +346,7 @@ def other_bytes(setting: Setting, activations: int) -> int:
         trained = trained_bytes(setting)
         beside = _BESIDE_FLAT * trained if _lies_flat(setting) else 0.0
         reserved, margin = (_RESERVED, _MARGIN)
-        if _is_graphed(setting):
+        if _is_graphed(setting) and _is_counted(setting):
             beside, reserved, margin = 0.0, _RESERVED_BY_GRAPHS, _MARGIN_OF_GRAPHS
         estimated = reserved + int(_SCRATCH * largest * setting.dtype_bytes + beside)
         estimated += int(margin * (_weights(setting) + trained + activations))

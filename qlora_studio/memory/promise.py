@@ -14,6 +14,7 @@ from qlora_studio.memory.correction import (
     NO_CORRECTION,
     Correction,
     is_compiled,
+    is_graphed,
     layers_of,
     tokens_at_once,
 )
@@ -145,6 +146,8 @@ def _promise(
     config = as_trained(config, shape)
     compiled = is_compiled(shape, config, device)
     factor = corrected.compiled if compiled else corrected.eager
+    if is_graphed(shape, config, device):
+        factor = corrected.graphed
     tokens = tokens_at_once(shape, config, longest_row, all_tokens, device=device)
     setting = Setting(shape, config, device, compiled, tokens, room, factor, corrected.auto_dtype)
     recomputed = _recomputed_layers(setting)

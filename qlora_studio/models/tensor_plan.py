@@ -11,12 +11,22 @@ from qlora_studio.errors import StudioError
 from qlora_studio.models.families import FAMILIES, Family
 from qlora_studio.models.layouts import Layer, Linear, Shape, Sizes, Values
 
+# As the families have it; what an attention drops is looked at where layers are compiled.
+_DROPOUTS = (
+    "resid_pdrop",
+    "embd_pdrop",
+    "hidden_dropout",
+    "residual_dropout",
+    "embedding_dropout",
+    "dropout_rate",
+)
+
 
 @dataclass(frozen=True)
 class TensorPlan:
     """What must lie in the files: the layers of each stack, and what stands around them.
 
-    rotations: as of a `ModelShape`
+    drops, rotations: as of a `ModelShape`
     copies, unused: names that files may have beside: of the embedding again, and of what no code reads
     """
 
@@ -26,6 +36,7 @@ class TensorPlan:
     around: dict[str, Shape]  # embedding, learned positions, last norm, head
     embedding: str
     head: str  # the embedding again where they are tied
+    drops: bool = False
     rotations: frozenset[str] = frozenset()
     copies: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
@@ -73,6 +84,7 @@ class TensorPlan:
             other_parameters_a_layer=first.other_parameters_a_layer,
             parameters=sum(math.prod(shape) for _, shape in self.tensors()),
             unquantized=first.unquantized,
+            drops=self.drops,
             rotations=self.rotations,
             decoder=others[0] if others else None,
         )
@@ -130,6 +142,7 @@ def tensor_plan(model_type: str, values: Values) -> TensorPlan:
         around=around,
         embedding=family.embedding,
         head=family.embedding if size.tied else "lm_head.weight",
+        drops=any(values.get(name) for name in _DROPOUTS),
         rotations=_rotations(values),
         copies=decoder.copies if decoder is not None else (),
         unused=decoder.unused if decoder is not None else (),

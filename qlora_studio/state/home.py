@@ -131,6 +131,7 @@ class HomeState(QObject):
 
 def look(runs_folder: Path, engine_device: str | None) -> Found:
     """Reads two small files a run, the versions of the libraries, the card and the disk."""
+    from qlora_studio.memory.correction import is_graphed
     from qlora_studio.memory.devices import card_reading, processor_name
     from qlora_studio.memory.measured import measured_speed
     from qlora_studio.models.shapes import known_shape
@@ -144,7 +145,14 @@ def look(runs_folder: Path, engine_device: str | None) -> Found:
     card = card_reading()
     config = sample_preset().config
     device = card.name if card is not None and engine_device != "cpu" else processor_name()
-    speed = measured_speed(device, known_shape(_SAMPLE_SHAPE), config.model.quantization)
+    shape = known_shape(_SAMPLE_SHAPE)
+    on_card = card is not None and engine_device != "cpu"
+    speed = measured_speed(
+        device,
+        shape,
+        config.model.quantization,
+        graphed=is_graphed(shape, config, "cuda" if on_card else "cpu"),
+    )
     training = config.training
     rows = training.steps * training.batch_size * training.gradient_accumulation
     return Found(

@@ -23,8 +23,8 @@ SHAPE = known_shape(recipes.SAMPLE_SHAPE)
 def test_model_and_estimate_promise_the_same_for_the_same_device(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], device: str, measured: float
 ) -> None:
-    for compiled in (True, False):
-        remember_factor(device_name(device), SHAPE, "nf4", compiled=compiled, factor=measured)
+    for kind in ({"compiled": False}, {"compiled": True}, {"compiled": True, "graphed": True}):
+        remember_factor(device_name(device), SHAPE, "nf4", factor=measured, **kind)
     room = Room(device, 8 * 2**30)
     monkeypatch.setattr(estimating, "room_here", lambda: room)
     asked = argparse.Namespace(

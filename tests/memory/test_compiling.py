@@ -22,6 +22,24 @@ def test_they_are_where_nothing_stands_against_it() -> None:
     assert reason() == ""
 
 
+@pytest.mark.parametrize(
+    ("model_type", "name"),
+    [
+        ("phi3", "resid_pdrop"),
+        ("phi", "embd_pdrop"),
+        ("stablelm", "hidden_dropout"),
+        ("gpt_neox", "hidden_dropout"),
+    ],
+)
+def test_models_that_drop_hidden_states_do(model_type: str, name: str) -> None:
+    _, values = known_config("phi-3-mini" if model_type == "phi3" else "llama-3.1-8b")
+    values |= {"qk_layernorm": False, "use_parallel_residual": True, "use_qkv_bias": False}
+    quiet, drops = (tensor_plan(model_type, values | {name: share}).shape() for share in (0.0, 0.1))
+    assert not reason(shape=quiet)
+    assert drops.drops
+    assert "dropout" in reason(shape=drops)
+
+
 def test_settings_and_sizes_may() -> None:
     assert "dropout" in reason({"lora.dropout": 0.1})
     assert "RAM" in reason({"training.recompute": "host"})

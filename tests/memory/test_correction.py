@@ -72,7 +72,7 @@ def test_what_is_counted_from_tensors_is_not_corrected():
 @pytest.mark.parametrize(("times", "factor"), [(0.5, 0.9), (3.0, 1.5)])
 def test_a_correction_has_bounds_and_lowers_less_than_it_raises(times, factor):
     measure(times)
-    assert here().compiled == factor
+    assert here().graphed == factor
 
 
 @pytest.mark.parametrize("times", [0.0, -2.0, 0.1, 40.0, 1e9])
@@ -93,10 +93,11 @@ def test_data_that_fill_no_batch_say_nothing_of_a_full_one():
     assert here() != NO_CORRECTION
 
 
-def test_compiled_runs_say_nothing_of_others():
+@pytest.mark.parametrize("others", [{"training__compile": "off"}, {"lora__dropout": 0.1}], ids=str)
+def test_runs_that_are_played_as_graphs_say_nothing_of_others(others):
     measure(1.2)
-    assert here().compiled == pytest.approx(1.2)
-    assert promised(here(), training__compile="off").total == promised(training__compile="off").total
+    assert here().graphed == pytest.approx(1.2)
+    assert promised(here(), **others).total == promised(**others).total
 
 
 def test_other_cards_shapes_and_weights_are_not_corrected():
@@ -117,7 +118,7 @@ def test_the_newest_run_counts_and_speeds_stay():
     remember_speed("H100", LLAMA, "nf4", 9000.0)
     measure(1.1)
     measure(1.2)
-    assert here().compiled == pytest.approx(1.2)
+    assert here().graphed == pytest.approx(1.2)
     assert measured_speed("H100", LLAMA, "nf4") == 9000.0
 
 
@@ -136,7 +137,7 @@ def test_a_torn_file_corrects_nothing_and_is_measured_again(home, text):
     (home / "settings" / "measured.json").write_bytes(text)
     assert here() == NO_CORRECTION
     measure(1.2)
-    assert here().compiled == pytest.approx(1.2)
+    assert here().graphed == pytest.approx(1.2)
 
 
 def test_a_newer_versions_file_stays_as_it_is(home):  # R15
@@ -155,7 +156,7 @@ def test_what_was_measured_beside_another_estimate_corrects_nothing_until_it_is_
     file.write_text(json.dumps(kept))
     assert here() == NO_CORRECTION
     measure(1.1)
-    assert here().compiled == pytest.approx(1.1)
+    assert here().graphed == pytest.approx(1.1)
     assert len(json.loads(file.read_bytes())["factors"]) == 1
 
 
@@ -167,7 +168,7 @@ def test_an_absurd_figure_in_the_file_corrects_nothing(factor):
 
 def test_what_was_measured_counts_for_the_largest_that_fits():
     plain = largest_that_fits(LLAMA, CONFIG, device="cuda", room=48 * GIB)
-    more = Correction(compiled=1.5)
+    more = Correction(graphed=1.5)
     corrected = largest_that_fits(LLAMA, CONFIG, device="cuda", room=48 * GIB, corrected=more)
     assert plain is not None
     assert corrected is not None

@@ -45,6 +45,10 @@ def test_runs_that_multiply_in_fp8_have_a_speed_of_their_own():
     remember_speed("H100", SHAPE, "nf4", 19_300.0, fp8=True)
     assert measured_speed("H100", SHAPE, "nf4") == 15_900.0
     assert measured_speed("H100", SHAPE, "nf4", fp8=True) == 19_300.0
+    assert measured_speed("H100", SHAPE, "nf4", graphed=True) is None
+    remember_speed("H100", SHAPE, "nf4", 189_000.0, graphed=True)
+    assert measured_speed("H100", SHAPE, "nf4") == 15_900.0
+    assert measured_speed("H100", SHAPE, "nf4", graphed=True) == 189_000.0
 
 
 def test_a_speed_of_before_fp8_is_one_in_16_bit(home):

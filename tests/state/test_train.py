@@ -461,9 +461,11 @@ def test_how_long_a_run_in_fp8_takes_is_told_by_runs_in_fp8(ready, app, monkeypa
     for reader in (launch, devices):
         monkeypatch.setattr(reader, "card_reading", lambda: card)
     app.draft.set_many({"data.packing": True, "model.quantization": "nf4", "training.fp8": True})
-    remember_speed("H100", ready.shape(), "nf4", 1000.0)
+    remember_speed("H100", ready.shape(), "nf4", 1000.0, graphed=True)
     assert ready.seconds() is None
     remember_speed("H100", ready.shape(), "nf4", 2000.0, fp8=True)
+    assert ready.seconds() is None  # passes that aren't played take longer
+    remember_speed("H100", ready.shape(), "nf4", 2000.0, fp8=True, graphed=True)
     in_fp8 = ready.seconds()
     app.draft.set("training.fp8", False)
     assert ready.seconds() == pytest.approx(2 * in_fp8)
