@@ -1,11 +1,15 @@
 """The memory promise against what a card measures, over a grid of settings.
 
     python -m tests.benchmarks.memory_grid [--drawn 20] [--first 0] [--seconds 550] [--lines FILE]
+    python -m tests.benchmarks.memory_grid --drawn 60 --beside 8 [--seconds 550] [--lines FILE]
     python -m tests.benchmarks.memory_grid --processor [--first 0] [--seconds 550] [--lines FILE]
 
 Each setting trains three updates of a known shape with random weights, in one process whose cache is emptied
 between them. Measured is torch's reserved memory at its peak, the paged optimizer's state and the context of
 the device. The goal: within 5 % for 9 of 10 settings, never more than 3 % too little.
+
+With `--beside` so many processes share the card, each with one setting at a time, as far as their promises
+have room together, large ones first. What each takes is its own; the context is that of the first.
 
 On a processor the shape of the bundled model makes two updates in a process of its own for each setting, as
 the C library gives memory back late; measured is what the process held at most in a step.
@@ -16,8 +20,10 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import multiprocessing
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -50,6 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--first", type=int, default=0, help="number of the first setting")
     parser.add_argument("--drawn", type=int, default=0, help="so many settings by lot, in place of the grid")
+    parser.add_argument("--beside", type=int, default=1, help="so many processes share the card")
     parser.add_argument("--processor", action="store_true", help="the bundled model's shape, without a card")
     parser.add_argument("--one", default="", help=argparse.SUPPRESS)  # a setting as JSON: a child's
     parser.add_argument("--seconds", type=float, default=3600.0)
@@ -62,7 +69,12 @@ def main() -> None:
         print(json.dumps(Bench().measure(json.loads(arguments.one))))
         return
     ends = time.monotonic() + arguments.seconds
-    found = []
+    found: list[dict[str, Any]] = []
+    if arguments.beside > 1:
+        settings = drawn(arguments.drawn) if arguments.drawn else grid()
+        numbered = [each for each in enumerate(settings) if each[0] >= arguments.first]
+        conclude(beside_one_another(numbered, arguments.beside, ends, arguments.lines))
+        return
     if arguments.processor:
         measure, settings = in_a_child, grid_of_processor()
     else:
@@ -170,6 +182,43 @@ def of(shape: str, **changed: Any) -> dict[str, Any]:
     return {"shape": shape, **USUAL, **changed}
 
 
+def run_config_of(setting: dict[str, Any]) -> Any:
+    """A run's settings."""
+    from qlora_studio.config.run_config import (
+        CheckpointsConfig,
+        DataConfig,
+        LoraConfig,
+        ModelConfig,
+        RunConfig,
+        TrainingConfig,
+    )
+
+    targets = setting["targets"]
+    return RunConfig(
+        model=ModelConfig(
+            path=f"shape:{setting['shape']}",
+            quantization=setting["quantization"],
+            double_quant=setting["double_quant"],
+            compute_dtype=setting["dtype"],
+        ),
+        data=DataConfig(seq_len=setting["len"], validation=0),
+        lora=LoraConfig(
+            r=setting["r"],
+            target_modules=targets if isinstance(targets, str) else tuple(targets),
+            dropout=setting["dropout"],
+            use_dora=setting["use_dora"],
+        ),
+        training=TrainingConfig(
+            batch_size=setting["rows"],
+            gradient_accumulation=1,
+            steps=setting["steps"],
+            recompute=setting["recompute"],
+            optimizer=setting["optimizer"],
+        ),
+        checkpoints=CheckpointsConfig(every_steps=1_000_000, evaluate_every_steps=0),
+    )
+
+
 class Bench:
     """One device, one process."""
 
@@ -189,56 +238,34 @@ class Bench:
             free, total = torch.cuda.mem_get_info()
             self.context = total - free - torch.cuda.memory_reserved()
 
-    def measure(self, setting: dict[str, Any]) -> dict[str, Any]:
-        """Promised and measured bytes, whole and by part; or the error."""
-        from qlora_studio.config.run_config import (
-            CheckpointsConfig,
-            DataConfig,
-            LoraConfig,
-            ModelConfig,
-            RunConfig,
-            TrainingConfig,
-        )
+    def promised(self, setting: dict[str, Any]) -> Any:
+        """The promise of a setting, with what is free now."""
         from qlora_studio.memory.promise import promise
         from qlora_studio.models.shapes import model_shape
-        from qlora_studio.protocol.events import RunFailed, StepFinished
 
-        targets = setting["targets"]
-        config = RunConfig(
-            model=ModelConfig(
-                path=f"shape:{setting['shape']}",
-                quantization=setting["quantization"],
-                double_quant=setting["double_quant"],
-                compute_dtype=setting["dtype"],
-            ),
-            data=DataConfig(seq_len=setting["len"], validation=0),
-            lora=LoraConfig(
-                r=setting["r"],
-                target_modules=targets if isinstance(targets, str) else tuple(targets),
-                dropout=setting["dropout"],
-                use_dora=setting["use_dora"],
-            ),
-            training=TrainingConfig(
-                batch_size=setting["rows"],
-                gradient_accumulation=1,
-                steps=setting["steps"],
-                recompute=setting["recompute"],
-                optimizer=setting["optimizer"],
-            ),
-            checkpoints=CheckpointsConfig(every_steps=1_000_000, evaluate_every_steps=0),
-        )
-        self._start_clean()
-        started = time.monotonic()
+        config = run_config_of(setting)
         room = self.device.free_bytes()
         shape = model_shape(config.model.path)
-        promised = promise(shape, config, device=self.device.kind, free_bytes=room, ways=False)
+        return promise(shape, config, device=self.device.kind, free_bytes=room, ways=False)
+
+    def measure(self, setting: dict[str, Any]) -> dict[str, Any]:
+        """Promised and measured bytes, whole and by part; or the error."""
+        from qlora_studio.errors import StudioError
+        from qlora_studio.protocol.events import RunFailed, StepFinished
+
+        self.let_go()
+        started = time.monotonic()
+        promised = self.promised(setting)
         peaks: list[dict[str, int]] = []
         failed = ""
-        for event in self._train(config, room):
-            if isinstance(event, StepFinished):
-                peaks.append(dict(event.memory))
-            elif isinstance(event, RunFailed):
-                failed = event.error.message
+        try:
+            for event in self._train(run_config_of(setting), self.device.free_bytes()):
+                if isinstance(event, StepFinished):
+                    peaks.append(dict(event.memory))
+                elif isinstance(event, RunFailed):
+                    failed = event.error.message
+        except StudioError as error:  # before the run began
+            failed = error.message
         if failed or not peaks:
             return {"failed": failed or "no step"}
         peak = max(peaks, key=lambda parts: sum(parts.values()))
@@ -250,7 +277,8 @@ class Bench:
             "seconds": time.monotonic() - started,
         }
 
-    def _start_clean(self) -> None:
+    def let_go(self) -> None:
+        """Of the model, and of what was compiled for it."""
         self._holder.let_go()
         self._torch._dynamo.reset()  # else the settings before count as recompilations
         self._holder.let_go()
@@ -275,6 +303,65 @@ class Bench:
             lambda *_: None,
         )
         yield from run_training(Path(prepared.run), self._holder, lambda: Wish.NOTHING)
+
+
+def beside_one_another(
+    settings: list[tuple[int, dict[str, Any]]], count: int, ends: float, lines: Path | None
+) -> list[dict[str, Any]]:
+    """Measures them in so many processes, which each print their lines."""
+    bench = Bench()
+    print(f"{bench.name}; context {bench.context / GIB:.2f} GiB", flush=True)
+    room = int(0.85 * bench.device.free_bytes()) - count * bench.context
+    sizes = [(number, bench.promised(setting).total, setting) for number, setting in settings]
+    processes = multiprocessing.get_context("spawn")
+    with processes.Manager() as manager:
+        # What has no room beside any other comes last, when nothing else is left.
+        todo = manager.list(sorted(sizes, key=lambda each: -each[1] if each[1] < room else 0))
+        taken, changed = manager.Value("q", 0), manager.Condition()
+        found = manager.list()
+        shared = todo, taken, changed, found, room, bench.context, ends, lines
+        workers = [processes.Process(target=_take_settings, args=shared) for _ in range(count)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        if left := [number for number, _, _ in todo]:
+            print(f"out of time: left are {left}")
+        return list(found)
+
+
+def _take_settings(
+    todo: Any, taken: Any, changed: Any, found: Any, room: int, context: int, ends: float, lines: Path | None
+) -> None:
+    """One process: the next setting that has room beside what others have in hand."""
+    logging.disable(logging.WARNING)
+    os.environ["QLORA_STUDIO_HOME"] = tempfile.mkdtemp(prefix="memory-grid-")
+    bench = Bench()
+    while True:
+        with changed:
+            while todo and time.monotonic() < ends:
+                mine = next((each for each in todo if not taken.value or taken.value + each[1] <= room), None)
+                if mine is not None:
+                    break
+                changed.wait(5)
+            else:
+                return
+            todo.remove(mine)
+            taken.value += mine[1]
+        number, size, setting = mine
+        line = {"number": number, **setting, **bench.measure(setting)}
+        if "measured" in line:
+            line["measured"] += context - bench.context  # others came and went as this one's was read
+        shutil.rmtree(os.environ["QLORA_STUDIO_HOME"], ignore_errors=True)  # checkpoints of GB
+        bench.let_go()
+        with changed:
+            found.append(line)
+            print(in_words(line), flush=True)
+            if lines:
+                with lines.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(line) + "\n")
+            taken.value -= size
+            changed.notify_all()
 
 
 def in_words(line: dict[str, Any]) -> str:
