@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn.functional import linear
 
 from qlora_kernels.cuda import few_rows
 from qlora_kernels.dequantize import dequantize_4bit
-from qlora_kernels.triton import dequantize_for_now
+from qlora_kernels.triton import dequantize_on_card
 
 
 @torch.library.custom_op("qlora::linear_4bit", mutates_args=())
@@ -119,7 +120,7 @@ def dequantized(
     if len(weight) == 1:
         return weight[0]
     packed, absmax, *nested = weight
-    dequantize = dequantize_for_now if packed.is_cuda else dequantize_4bit
+    dequantize = partial(dequantize_on_card, for_now=True) if packed.is_cuda else dequantize_4bit
     made: Tensor = dequantize(packed, absmax, block_size, quant_type, shape, dtype, *nested)
     return made
 

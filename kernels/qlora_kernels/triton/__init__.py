@@ -24,34 +24,16 @@ def dequantize_on_card(
     absmax_scale: Tensor | None = None,
     absmax_code: Tensor | None = None,
     absmax_offset: Tensor | None = None,
+    *,
+    for_now: bool = False,
 ) -> Tensor:
-    """See `dequantize_4bit`."""
+    """See `dequantize_4bit`. for_now: what comes out may be overwritten by the next one, see `scratch`"""
     nested = (absmax_scale, absmax_code, absmax_offset)
     if not _has_triton():  # as on Windows
         return _dequantize_by_bitsandbytes(packed, absmax, block_size, quant_type, shape, dtype, *nested)
     from qlora_kernels.triton.dequantize import dequantize_4bit_triton
 
-    return dequantize_4bit_triton(packed, absmax, block_size, quant_type, shape, dtype, *nested)
-
-
-def dequantize_for_now(
-    packed: Tensor,
-    absmax: Tensor,
-    block_size: int,
-    quant_type: str,
-    shape: Sequence[int],
-    dtype: torch.dtype,
-    absmax_scale: Tensor | None = None,
-    absmax_code: Tensor | None = None,
-    absmax_offset: Tensor | None = None,
-) -> Tensor:
-    """As `dequantize_on_card`, but what comes out is overwritten by the next one: see `scratch`."""
-    nested = (absmax_scale, absmax_code, absmax_offset)
-    if not _has_triton():
-        return _dequantize_by_bitsandbytes(packed, absmax, block_size, quant_type, shape, dtype, *nested)
-    from qlora_kernels.triton.dequantize import dequantize_4bit_triton
-
-    into = scratch(shape, dtype, packed.device)
+    into = scratch(shape, dtype, packed.device) if for_now else None
     return dequantize_4bit_triton(packed, absmax, block_size, quant_type, shape, dtype, *nested, into)
 
 
