@@ -13,12 +13,10 @@ from qlora_studio.config.recipes import Recipe, recipe_named, recipes
 from qlora_studio.config.run_config import SAMPLE, SHAPE_PREFIX, RunConfig
 from qlora_studio.config.toml_file import parse_assignment, with_absolute_paths, with_changes
 from qlora_studio.errors import StudioError
-from qlora_studio.memory.compiling import not_fp8_reason
-from qlora_studio.memory.correction import is_graphed
 from qlora_studio.memory.devices import device_name
-from qlora_studio.memory.measured import measured_speed
 from qlora_studio.memory.parts import PART_NAMES
 from qlora_studio.memory.promise import Promise, promise
+from qlora_studio.memory.speed import speed_here
 from qlora_studio.models.shapes import known_shape
 from qlora_studio.protocol import reading
 from qlora_studio.runs.space import saving
@@ -128,14 +126,13 @@ def _about(
     seconds_at_most: every row as long as may be; None before a run of this kind was measured here
     """
     shape = known_shape(recipe.shape)
-    in_fp8 = config.training.fp8 and room.may_multiply_in_fp8 and not_fp8_reason(shape.family, config) is None
     speed = (
-        measured_speed(
+        speed_here(
             device_name(room.device),
             shape,
-            config.model.quantization,
-            fp8=in_fp8,
-            graphed=is_graphed(shape, config, room.device),
+            config,
+            device=room.device,
+            card_multiplies_in_fp8=room.may_multiply_in_fp8,
         )
         if here
         else None

@@ -10,9 +10,9 @@ import msgspec
 from qlora_studio.config.architecture import row_limit
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import RunConfig
-from qlora_studio.memory.compiling import not_compiled_reason, not_graphed_reason
+from qlora_studio.memory.compiling import not_compiled_reason
 from qlora_studio.memory.measured import measured_dtype, measured_factors, remember_factor
-from qlora_studio.memory.parts import never_estimated, parts, trained_parameters
+from qlora_studio.memory.parts import may_be_graphed, never_estimated, parts
 from qlora_studio.memory.setting import Setting
 
 # A promise that is too low costs a run, one that is too high only some room: it is lowered less.
@@ -113,8 +113,7 @@ def is_compiled(shape: ModelShape, config: RunConfig, device: str) -> bool:
 
 def is_graphed(shape: ModelShape, config: RunConfig, device: str) -> bool:
     """Whether passes through these layers are played as CUDA graphs."""
-    trained = trained_parameters(shape, config)
-    return is_compiled(shape, config, device) and not_graphed_reason(shape, config, trained) is None
+    return is_compiled(shape, config, device) and may_be_graphed(shape, config)
 
 
 def tokens_at_once(

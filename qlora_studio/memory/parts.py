@@ -109,8 +109,12 @@ def _gradients_stay(setting: Setting) -> bool:
 
 def _is_graphed(setting: Setting) -> bool:
     """Whether passes are played as CUDA graphs, see `engine.cuda_graphs`."""
-    trained = trained_parameters(setting.shape, setting.config)
-    return setting.compiled and not_graphed_reason(setting.shape, setting.config, trained) is None
+    return setting.compiled and may_be_graphed(setting.shape, setting.config)
+
+
+def may_be_graphed(shape: ModelShape, config: RunConfig) -> bool:
+    """Whether layers of this run are played so, where they are compiled."""
+    return not_graphed_reason(shape, config, trained_parameters(shape, config)) is None
 
 
 def pinned_bytes(setting: Setting, recomputed_layers: int) -> int:

@@ -131,9 +131,8 @@ class HomeState(QObject):
 
 def look(runs_folder: Path, engine_device: str | None) -> Found:
     """Reads two small files a run, the versions of the libraries, the card and the disk."""
-    from qlora_studio.memory.correction import is_graphed
     from qlora_studio.memory.devices import card_reading, processor_name
-    from qlora_studio.memory.measured import measured_speed
+    from qlora_studio.memory.speed import speed_here
     from qlora_studio.models.shapes import known_shape
     from qlora_studio.runs.history import list_runs
 
@@ -144,14 +143,13 @@ def look(runs_folder: Path, engine_device: str | None) -> Found:
         problem = str(error)
     card = card_reading()
     config = sample_preset().config
-    device = card.name if card is not None and engine_device != "cpu" else processor_name()
-    shape = known_shape(_SAMPLE_SHAPE)
-    on_card = card is not None and engine_device != "cpu"
-    speed = measured_speed(
-        device,
-        shape,
-        config.model.quantization,
-        graphed=is_graphed(shape, config, "cuda" if on_card else "cpu"),
+    used = card if engine_device != "cpu" else None
+    speed = speed_here(
+        used.name if used else processor_name(),
+        known_shape(_SAMPLE_SHAPE),
+        config,
+        device="cuda" if used else "cpu",
+        card_multiplies_in_fp8=bool(used and used.multiplies_in_fp8),
     )
     training = config.training
     rows = training.steps * training.batch_size * training.gradient_accumulation

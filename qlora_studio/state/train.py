@@ -20,12 +20,12 @@ from qlora_studio.config.toml_file import read_run_config, run_config_text
 from qlora_studio.data.report import ImportReport
 from qlora_studio.errors import StudioError
 from qlora_studio.memory.compiling import not_fp8_reason
-from qlora_studio.memory.correction import NO_CORRECTION, computes_padding, correction, is_graphed
+from qlora_studio.memory.correction import NO_CORRECTION, computes_padding, correction
 from qlora_studio.memory.disk import run_bytes
 from qlora_studio.memory.largest import Largest, largest_that_fits
-from qlora_studio.memory.measured import measured_speed
 from qlora_studio.memory.parts import trained_parameters
 from qlora_studio.memory.promise import Promise, promise
+from qlora_studio.memory.speed import speed_here
 from qlora_studio.models.report import ModelReport
 from qlora_studio.models.shapes import known_shape
 from qlora_studio.protocol import reading
@@ -238,13 +238,12 @@ class TrainState(QObject):
         shape, config = self.shape(), self.as_trained
         if shape is None or not self.updates():
             return None
-        in_fp8 = config.training.fp8 and self.may_multiply_in_fp8
-        speed = measured_speed(
+        speed = speed_here(
             device_name(self._engine),
             shape,
-            config.model.quantization,
-            fp8=in_fp8,
-            graphed=is_graphed(shape, config, self._device()[0]),
+            config,
+            device=self._device()[0],
+            card_multiplies_in_fp8=self.may_multiply_in_fp8,
         )
         if speed is None:
             return None
