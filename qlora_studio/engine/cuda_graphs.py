@@ -12,6 +12,7 @@ import types
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -117,31 +118,26 @@ class CudaGraphs:
             recorded.fill(*given)
             return BaseModelOutputWithPast(last_hidden_state=_played(recorded))
         embedded.requires_grad_()
-        return self._run(*given, longest)
+        return BaseModelOutputWithPast(last_hidden_state=self._run(*given, longest=longest))
 
-    def _run(self, embedded: Tensor, positions: Tensor, starts: Tensor, longest: int) -> Any:
+    def _run(self, embedded: Tensor, positions: Tensor, starts: Tensor, *, longest: int) -> Tensor:
         mask = starts_as_mask(starts, longest)
-        return self._plain(
+        hidden: Tensor = self._plain(
             inputs_embeds=embedded, position_ids=positions, attention_mask=mask, use_cache=False
-        )
+        ).last_hidden_state
+        return hidden
 
     def _record(self, kind: _Kind, embedded: Tensor, positions: Tensor, starts: Tensor) -> _Recorded | None:
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         if kind.way.tokens not in self._places:
             self._places[kind.way.tokens] = _Places.like(embedded, positions)
-
-        def run(embedded: Tensor, positions: Tensor, starts: Tensor) -> Tensor:
-            hidden: Tensor = self._run(embedded, positions, starts, kind.way.longest).last_hidden_state
-            return hidden
-
+        places, run = self._places[kind.way.tokens], partial(self._run, longest=kind.way.longest)
         random = torch.cuda.get_rng_state(embedded.device)
         try:
-            made = _Recorded(run, self._weights, self._places[kind.way.tokens], starts, self._pool)
+            made = _Recorded(run, self._weights, places, starts, self._pool)
         except RuntimeError as error:  # want of memory too; a card that failed says so again at once
-            first = _first_cause(error)
-            words = f"{type(first).__name__}: {str(first).strip().partition(chr(10))[0]}"
-            del first
+            words = _in_a_line(_first_cause(error))
         else:
             self._recorded[kind] = made
             self.recordings += 1
@@ -278,6 +274,10 @@ def end_allocation(pool: Any, device: torch.device) -> None:
     with contextlib.suppress(RuntimeError):
         torch._C._cuda_endAllocateToPool(device.index, pool)
         torch._C._cuda_releasePool(device.index, pool)
+
+
+def _in_a_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".strip().partition("\n")[0]
 
 
 def _first_cause(error: BaseException) -> BaseException:

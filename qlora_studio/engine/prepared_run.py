@@ -40,7 +40,7 @@ from qlora_studio.engine.compiled_layers import (
     why_not_compiled,
 )
 from qlora_studio.engine.compute_dtype import dtype_of, name_of, resolve_compute_dtype
-from qlora_studio.engine.cuda_graphs import CudaGraphs, let_passes_be
+from qlora_studio.engine.cuda_graphs import CudaGraphs
 from qlora_studio.engine.device import Device
 from qlora_studio.engine.embedding_noise import EmbeddingNoise
 from qlora_studio.engine.frozen_weights import Storage
@@ -418,7 +418,6 @@ class PreparedRun:
     def _compile(self) -> str | None:
         """Why the layers run uncompiled; None where they are compiled."""
         layers = decoder_layers(self.model)
-        let_passes_be(self.model)
         reason = why_not_compiled(self.adapted, self.config)
         if reason is None:
             self.not_fp8 = not_fp8_reason(str(self.model.config.model_type), self.config)

@@ -148,15 +148,15 @@ def test_a_recording_that_is_broken_off_breaks_nothing_else(
     """The first by the driver, so that torch can't end it; the others by us, and it can."""
     plain = cuda_graphs.CudaGraphs._run
 
-    def fail(*given: Any) -> Any:
-        made = plain(*given)
+    def fail(*given: Any, **named: Any) -> Any:
+        made = plain(*given, **named)
         if not torch.cuda.is_current_stream_capturing():
             return made
         if how == "an error":
             raise RuntimeError(how)
         if how == "want of memory":
             raise torch.OutOfMemoryError(how)
-        float(made.last_hidden_state.detach().sum())
+        float(made.detach().sum())
         return made
 
     settings: dict[str, Any] = {"training__steps": 6, "model__compute_dtype": "bfloat16"}
