@@ -19,31 +19,20 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.utils import counters
 from torch._ops import OpOverload
 from torch.fx import GraphModule
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from qlora_studio.engine import attention
 from qlora_studio.engine.attention import Segments
 from qlora_studio.engine.compiled_layers import InFp8, compile_layers, let_layers_be, multiply_in_fp8
 from qlora_studio.engine.hosted_inputs import HostedInputs, _Kept
+from tests.engine.tiny import tiny_llama
 
 LENGTHS = ((20, 30, 14), (20, 20, 10, 14))
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["", "biased"])
 def model(request: pytest.FixtureRequest) -> Iterator[PreTrainedModel]:
-    attention.register()
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=96,
-        attn_implementation=attention.IMPLEMENTATION,
-        attention_bias=request.param,  # as Qwen2.5 has
-    )
-    llama = LlamaForCausalLM(config)
+    llama = tiny_llama(attention_bias=request.param)  # as Qwen2.5 has
     for name, linear in list(llama.named_modules()):
         if isinstance(linear, nn.Linear) and name != "lm_head":
             llama.set_submodule(name, _in_four_bits(linear))

@@ -13,10 +13,10 @@ import pytest
 import torch
 from qlora_kernels.scratch import forget_scratch, scratch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from qlora_studio.data.prepared import EncodedSample
-from qlora_studio.engine import attention, cuda_graphs, training_job
+from qlora_studio.engine import cuda_graphs, training_job
 from qlora_studio.engine.attention import Segments
 from qlora_studio.engine.cuda_graphs import CudaGraphs, end_allocation
 from qlora_studio.engine.model_holder import ModelHolder
@@ -25,7 +25,7 @@ from qlora_studio.engine.prepared_run import PreparedRun
 from qlora_studio.engine.wish import Wish
 from qlora_studio.errors import StudioError
 from qlora_studio.protocol.events import EvaluationFinished, SampleReady
-from tests.engine.tiny import CPU, events_of, losses, make_model, make_rows, make_run, of_kind
+from tests.engine.tiny import CPU, events_of, losses, make_model, make_rows, make_run, of_kind, tiny_llama
 
 LONGEST, HELD = 32, 7
 UNEQUAL, MORE_ROWS, EQUAL = (20, 30, 14), (20, 20, 10, 14), (32, 32)
@@ -65,18 +65,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
 
 @pytest.fixture
 def model() -> Iterator[PreTrainedModel]:
-    attention.register()
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=96,
-        attn_implementation=attention.IMPLEMENTATION,
-    )
-    llama = LlamaForCausalLM(config).train()
+    llama = tiny_llama().train()
     for name, weight in llama.named_parameters():
         weight.requires_grad_("q_proj" in name or "down_proj" in name)
     yield llama

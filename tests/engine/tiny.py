@@ -10,12 +10,13 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from qlora_studio.config.run_config import RunConfig
 from qlora_studio.config.toml_file import with_changes
 from qlora_studio.data.prepared import EncodedSample, PreparedInfo, PreparedWriter
 from qlora_studio.data.tokenized_row import TokenizedRow
+from qlora_studio.engine import attention
 from qlora_studio.engine.device import Device
 from qlora_studio.engine.model_holder import ModelHolder
 from qlora_studio.engine.training_job import run_training
@@ -44,6 +45,14 @@ _SIZES = {
     "eos_token_id": 2,
     "pad_token_id": 0,
 }
+_LLAMA_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+)
 _NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0}
 
 # What a family needs beside the usual sizes.
@@ -100,6 +109,14 @@ def model_with_its_own_head(folder: Path) -> Path:
     file = folder / "config.json"
     file.write_text(json.dumps(json.loads(file.read_bytes()) | {"tie_word_embeddings": True}))
     return folder
+
+
+def tiny_llama(**changes: Any) -> PreTrainedModel:
+    """In memory, random, with our attention; `changes` to its config."""
+    attention.register()
+    torch.manual_seed(0)
+    sizes = {name: _SIZES[name] for name in _LLAMA_SIZES}
+    return LlamaForCausalLM(LlamaConfig(**sizes, attn_implementation=attention.IMPLEMENTATION, **changes))
 
 
 def make_rows(count: int, seed: int = 0, longest: int = 24, learn_all: bool = False) -> list[TokenizedRow]:

@@ -162,6 +162,19 @@ def test_no_row_with_anything_to_learn_blocks(train, silent, qtbot, tmp_path):  
     assert _problem(train, "No row can be learned from. The first one: it has no token to learn.").blocks
 
 
+def an_h100():
+    return CardReading(
+        name="H100",
+        total_bytes=80 * GIB,
+        used_bytes=0,
+        load=None,
+        temperature_c=None,
+        power_w=None,
+        other_bytes=None,
+        compute_capability=(9, 0),
+    )
+
+
 def test_what_does_not_fit_offers_what_would_with_its_price(ready, app, monkeypatch, qtbot):
     monkeypatch.setattr(
         launch, "ram_reading", lambda: RamReading(total_bytes=4 * GIB, free_bytes=3 * GIB, load=0.0)
@@ -175,15 +188,7 @@ def test_what_does_not_fit_offers_what_would_with_its_price(ready, app, monkeypa
 
 
 def test_ram_that_has_no_room_for_inputs_of_layers_blocks(ready, app, monkeypatch, qtbot):
-    card = CardReading(
-        name="H100",
-        total_bytes=80 * GIB,
-        used_bytes=0,
-        load=None,
-        temperature_c=None,
-        power_w=None,
-        other_bytes=None,
-    )
+    card = an_h100()
     ram = RamReading(total_bytes=4 * GIB, free_bytes=GIB // 4, load=0.0)
     monkeypatch.setattr(launch, "card_reading", lambda: card)
     monkeypatch.setattr(launch, "ram_reading", lambda: ram)
@@ -448,16 +453,7 @@ def _make_run(app, name, promised=0, peak=0):
 
 
 def test_how_long_a_run_in_fp8_takes_is_told_by_runs_in_fp8(ready, app, monkeypatch):
-    card = CardReading(
-        name="H100",
-        total_bytes=80 * GIB,
-        used_bytes=0,
-        load=None,
-        temperature_c=None,
-        power_w=None,
-        other_bytes=None,
-        compute_capability=(9, 0),
-    )
+    card = an_h100()
     for reader in (launch, devices):
         monkeypatch.setattr(reader, "card_reading", lambda: card)
     app.draft.set_many({"data.packing": True, "model.quantization": "nf4", "training.fp8": True})
