@@ -33,7 +33,7 @@ _BYTES_A_LOGIT = {"cuda": 4, "cpu": 12}
 # narrow; torch 2.13): at its most, what lies beside all that the layer keeps. Times hidden and inner size.
 _FLOWING = (1, 3)  # the gradients of the output; of what the last product was made of, of gate and up
 _LAST_INPUT = 1  # times the inner size, where the last product's adapter learns; with dropout it is kept
-_INPUTS_AGAIN = 2  # hidden states of a recomputed layer: what its two norms made; with dropout they are kept
+_INPUTS_AGAIN = 2  # hidden states of a recomputed layer: what its two norms made
 _OF_LOSS = 6  # hidden states of the last norm and the loss, while there are logits
 # Where layers aren't compiled, or adapters run as peft has them: fitted to the 62 settings of
 # tests/benchmarks/memory_grid.py on an H100, torch 2.11.0+cu130, 2026-11-26. None has more than 8B weights.
@@ -277,8 +277,7 @@ def _recomputed_in_turn(setting: Setting) -> int:
     if not _is_counted(setting):
         raised = not setting.fused and setting.config.model.quantization != "int8"
         return int(_IN_TURN_PLAIN["peft" if raised else "eager"] * whole)
-    inputs = 0 if setting.config.lora.dropout else _INPUTS_AGAIN
-    return whole + (inputs - 1) * setting.tokens * setting.shape.hidden_size * setting.dtype_bytes
+    return whole + (_INPUTS_AGAIN - 1) * setting.tokens * setting.shape.hidden_size * setting.dtype_bytes
 
 
 def _learns_from_inner(setting: Setting) -> bool:

@@ -1,7 +1,7 @@
 """The memory promise against what a card measures, over a grid of settings.
 
     python -m tests.benchmarks.memory_grid [--drawn 20] [--first 0] [--seconds 550] [--lines FILE]
-    python -m tests.benchmarks.memory_grid --drawn 60 --beside 8 [--seconds 550] [--lines FILE]
+    python -m tests.benchmarks.memory_grid --drawn 60 --beside 8 [--only 4 30 51] [--seconds 550] [--lines FILE]
     python -m tests.benchmarks.memory_grid --processor [--first 0] [--seconds 550] [--lines FILE]
 
 Each setting trains three updates of a known shape with random weights, in one process whose cache is emptied
@@ -28,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ def main() -> None:
     """Prints a line for each setting and what holds of all of them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--first", type=int, default=0, help="number of the first setting")
+    parser.add_argument("--only", type=int, nargs="*", help="numbers of settings, in place of all")
     parser.add_argument("--drawn", type=int, default=0, help="so many settings by lot, in place of the grid")
     parser.add_argument("--beside", type=int, default=1, help="so many processes share the card")
     parser.add_argument("--processor", action="store_true", help="the bundled model's shape, without a card")
@@ -71,8 +72,7 @@ def main() -> None:
     ends = time.monotonic() + arguments.seconds
     found: list[dict[str, Any]] = []
     if arguments.beside > 1:
-        settings = drawn(arguments.drawn) if arguments.drawn else grid()
-        numbered = [each for each in enumerate(settings) if each[0] >= arguments.first]
+        numbered = chosen(drawn(arguments.drawn) if arguments.drawn else grid(), arguments)
         conclude(beside_one_another(numbered, arguments.beside, ends, arguments.lines))
         return
     if arguments.processor:
@@ -81,9 +81,7 @@ def main() -> None:
         bench = Bench()
         print(f"{bench.name}; context {bench.context / GIB:.2f} GiB", flush=True)
         measure, settings = bench.measure, drawn(arguments.drawn) if arguments.drawn else grid()
-    for number, setting in enumerate(settings):
-        if number < arguments.first:
-            continue
+    for number, setting in chosen(settings, arguments):
         if time.monotonic() > ends:
             print(f"out of time: go on with --first {number}")
             break
@@ -94,6 +92,14 @@ def main() -> None:
             with arguments.lines.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(line) + "\n")
     conclude(found)
+
+
+def chosen(
+    settings: Iterable[dict[str, Any]], arguments: argparse.Namespace
+) -> list[tuple[int, dict[str, Any]]]:
+    """Those asked for, each with its number."""
+    only, first = arguments.only, arguments.first
+    return [each for each in enumerate(settings) if each[0] >= first and (only is None or each[0] in only)]
 
 
 def grid() -> Iterator[dict[str, Any]]:
