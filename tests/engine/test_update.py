@@ -1,0 +1,83 @@
+"""One update: what is asked of the device, and when. Model, objective and optimizer are stood in for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from qlora_studio.engine.ranks import Ranks
+from qlora_studio.engine.trainer_state import Position
+from qlora_studio.engine.update import Updater, UpdateResult
+
+COUNT = 3  # learned tokens
+WEIGHTS = torch.tensor([0.1, -0.7, 1.3])
+BATCHES = [torch.tensor([0.3, 0.9, -0.2]), torch.tensor([-1.1, 0.4, 0.8])]
+
+
+class Optimizer:
+    """Of one weight. told: what was asked of it, in order"""
+
+    def __init__(self, told: list[str]) -> None:
+        self.weight = nn.Parameter(WEIGHTS.clone())
+        self.told = told
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_: self.told.append(name)
+
+    def gradients(self) -> list[Tensor]:
+        assert self.weight.grad is not None
+        return [self.weight.grad]
+
+    def forget_gradients(self) -> None:
+        self.weight.grad = None
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Each time that the processor looks at numbers of the device, and what else is told."""
+    found: list[str] = []
+    for name in ("__float__", "item", "tolist"):
+        plain = getattr(Tensor, name)
+
+        def look(tensor: Tensor, plain: Callable[[Tensor], Any] = plain) -> Any:
+            found.append("wait")
+            return plain(tensor)
+
+        monkeypatch.setattr(Tensor, name, look)
+    return found
+
+
+def made(told: list[str]) -> UpdateResult:
+    optimizer = Optimizer(told)
+    objective = SimpleNamespace(
+        count=lambda _: COUNT,
+        begin=lambda *_: None,
+        loss=lambda _model, batch, _index: ((optimizer.weight * batch).square().sum(), None),
+    )
+    model = SimpleNamespace(training=True, device=torch.device("cpu"), dtype=torch.float32)
+    needs: dict[str, Any] = {"model": model, "optimizer": optimizer, "objective": objective}
+    updater = Updater(**needs, ranks=Ranks(0, 1), max_grad_norm=1e6, put=lambda batch: batch)
+    batches: Any = BATCHES
+    return updater.update(batches, 1e-2, Position())
+
+
+def test_the_device_is_waited_for_once(told: list[str]) -> None:
+    made(told)
+    assert told.count("wait") == 1
+    assert told.index("wait") < told.index("step")
+
+
+def test_loss_and_norm_have_all_their_bits(told: list[str]) -> None:
+    weight = WEIGHTS.clone().requires_grad_()
+    losses = [(weight * batch).square().sum() for batch in BATCHES]
+    for loss in losses:
+        (loss * (1 / COUNT)).backward()
+    assert weight.grad is not None
+    wanted = UpdateResult(float((losses[0] + losses[1]).detach()) / COUNT, float(weight.grad.norm()))
+
+    assert made(told) == wanted
