@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from qlora_kernels.cuda.managed_memory import bring_to_card
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from qlora_studio.config.run_config import ALL_WEIGHTS, TrainingConfig
 from qlora_studio.engine.weight_files import Written, write_tensors
 from qlora_studio.errors import StudioError
+
+_log = logging.getLogger(__name__)
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 BETAS = (0.9, 0.999)
@@ -44,6 +48,7 @@ class AdapterOptimizer:
         """moved: called after each step."""
         self.parameters = dict(parameters)
         weights = list(self.parameters.values())
+        self._device = weights[0].device
         self._is_cuda = weights[0].is_cuda
         self._groups = _groups(self.parameters, training)
         if _lie_flat(weights, training):
@@ -53,6 +58,7 @@ class AdapterOptimizer:
         self._moved = moved
         self._kept: list[Tensor] = []  # gradients, where they stay
         self.paged = self._is_cuda and training.optimizer.startswith("paged")
+        self._is_fetched = True  # ahead; not where the driver refuses
         self.notes = () if self._is_cuda or not training.optimizer.startswith("paged") else (NOT_PAGED,)
 
     def step(self, learning_rate: float) -> None:
@@ -66,13 +72,21 @@ class AdapterOptimizer:
         self._moved()
 
     def prefetch(self) -> None:
-        """Has a paged state brought to the card as soon as gradients are made, before the processor waits for
-        these. A weight may have none, or an empty one: so `save` leaves it before the first update.
+        """Has a paged state brought to the card beside what that computes, before the update asks for it page
+        by page. A weight may have none, or an empty one: so `save` leaves it before the first update.
         """
-        if self.paged:
-            for weight, state in self._optimizer.state.items():
-                if state:
-                    self._optimizer.prefetch_state(weight)
+        if not (self.paged and self._is_fetched):
+            return
+        states = self._optimizer.state.values()
+        paged = [value for state in states for value in state.values() if getattr(value, "is_paged", False)]
+        if not paged:
+            return
+        try:
+            # bitsandbytes' own is behind the passes on their stream, and takes time where all is there too
+            bring_to_card(paged, self._device)
+        except (RuntimeError, OSError, AttributeError) as error:
+            self._is_fetched = False
+            _log.warning("The optimizer's state comes to the card when it is asked for: %s", error)
 
     def keep_gradients(self) -> None:
         """Zero now, and in the same memory from now on: for what adds to them where they lie."""

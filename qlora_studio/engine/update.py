@@ -81,10 +81,10 @@ class Updater:
             total += loss.detach()
             rewards = found.plus(rewards) if found is not None else None
             del loss  # its graph: what is recorded next would find nodes of another stream in it
-        self.optimizer.prefetch()
         gradients = self.optimizer.gradients()
         self.ranks.sum_up([total, *gradients])
         told = torch.stack([total, _norm(gradients) / scale])
+        self.optimizer.prefetch()  # the card is at the passes still
         loss_sum, grad_norm = told.tolist()  # one copy: between two the card would have nothing to do
         return UpdateResult(loss_sum / count, grad_norm, rewards)
 

@@ -1,11 +1,15 @@
 """What only a card shows: attention at once over packed rows, paged optimizers, memory by part."""
 
+import ctypes
 from pathlib import Path
 from typing import Any
 
+import bitsandbytes as bnb
 import pytest
 import torch
 from qlora_kernels.cuda import equal_rows
+from qlora_kernels.cuda.launching import driver
+from qlora_kernels.cuda.managed_memory import bring_to_card
 from safetensors.torch import load_file
 
 from qlora_studio.config.run_config import LoraConfig
@@ -94,6 +98,23 @@ def test_a_run_on_a_card_goes_on_with_the_state_it_had(tmp_path: Path, model: Pa
         load_file(run / "checkpoints" / "step-000006" / "optimizer.safetensors") for run in (unbroken, broken)
     ]
     assert states[0].keys() == states[1].keys()
+
+
+def test_paged_memory_comes_to_the_card_beside_what_that_computes() -> None:
+    device = find_device().torch_device
+    paged = bnb.functional.get_paged(1 << 20, device=device).fill_(1)
+    torch.cuda._sleep(1 << 30)  # clock cycles: about half a second
+    bring_to_card([paged], device)
+    is_where, last_brought_to = ctypes.c_int(-2), 4  # CU_MEM_RANGE_ATTRIBUTE_LAST_PREFETCH_LOCATION
+    start, size = ctypes.c_uint64(paged.data_ptr()), ctypes.c_size_t(paged.nbytes)
+    failed = driver().cuMemRangeGetAttribute(
+        ctypes.byref(is_where), ctypes.c_size_t(4), last_brought_to, start, size
+    )
+
+    assert not torch.cuda.current_stream().query()
+    torch.cuda.synchronize()
+    assert (failed, is_where.value) == (0, device.index)
+    assert (paged == 1).all()
 
 
 def test_memory_by_part_adds_up_to_what_torch_counted(tmp_path: Path, model: Path) -> None:

@@ -56,23 +56,58 @@ def test_a_state_in_32_bit_goes_on_in_8_bit(monkeypatch: pytest.MonkeyPatch, tmp
         assert (moved - wanted).norm() < 0.05 * wanted.norm()
 
 
+def paged_one(monkeypatch: pytest.MonkeyPatch) -> AdapterOptimizer:
+    optimizer = bitsandbytes_one(monkeypatch, bnb.optim.PagedAdamW8bit)
+    optimizer.paged = True  # as on a card
+    return optimizer
+
+
+def paged_state(optimizer: AdapterOptimizer) -> list[torch.Tensor]:
+    """Of one weight, as bitsandbytes makes it on a card: its scales aren't paged."""
+    first, _ = optimizer.parameters.values()
+    state: dict[str, Any] = {name: torch.zeros(1) for name in ("state1", "state2", "absmax1")}
+    paged = [state["state1"], state["state2"]]
+    for tensor in paged:
+        tensor.is_paged = True
+    optimizer._optimizer.state[first] = state | {"step": 1}
+    return paged
+
+
 def test_a_checkpoint_before_the_first_update_leaves_nothing_to_fetch(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     fetched: list[Any] = []
-    monkeypatch.setattr(bnb.functional, "prefetch_tensor", lambda tensor, *_: fetched.append(tensor))
-    optimizer = bitsandbytes_one(monkeypatch, bnb.optim.PagedAdamW8bit)
-    optimizer.paged = True  # as on a card
+    monkeypatch.setattr(optimizer_module, "bring_to_card", lambda tensors, _: fetched.extend(tensors))
+    optimizer = paged_one(monkeypatch)
     optimizer.save(tmp_path)
     optimizer.prefetch()
     assert not fetched
-    first, _ = optimizer.parameters.values()
-    state = {name: torch.zeros(1) for name in ("state1", "state2")}
-    for tensor in state.values():
-        tensor.is_paged = True  # type: ignore[attr-defined]
-    optimizer._optimizer.state[first] = state
+    paged = paged_state(optimizer)
     optimizer.prefetch()
-    assert fetched == list(state.values())
+    assert [id(tensor) for tensor in fetched] == [id(tensor) for tensor in paged]
+
+
+@pytest.mark.parametrize(
+    "refusal", [RuntimeError("CUDA error: invalid device ordinal"), OSError("no driver")]
+)
+def test_a_driver_that_fetches_nothing_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, refusal: Exception
+) -> None:
+    asked = []
+
+    def refuse(*_: object) -> None:
+        asked.append(1)
+        raise refusal
+
+    monkeypatch.setattr(optimizer_module, "bring_to_card", refuse)
+    optimizer = paged_one(monkeypatch)
+    paged_state(optimizer)
+    optimizer.prefetch()
+    optimizer.prefetch()
+    assert len(asked) == 1
+    assert [record.getMessage() for record in caplog.records] == [
+        f"The optimizer's state comes to the card when it is asked for: {refusal}"
+    ]
 
 
 def test_an_8_bit_state_does_not_go_into_the_32_bit_optimizer(

@@ -52,17 +52,13 @@ class Kernel:
         early = (_Attribute * 1)(_Attribute(_STARTS_EARLY, 0, 1))
         stream = torch.cuda.current_stream().cuda_stream
         config = _Config(*(*grid, 1, 1)[:3], threads, 1, 1, self._shared_bytes, stream, early, self._early)
-        failed = _driver().cuLaunchKernelEx(ctypes.byref(config), self._function, pointers, None)
-        if failed:
-            words = ctypes.c_char_p()
-            _driver().cuGetErrorString(failed, ctypes.byref(words))
-            raise RuntimeError(f"CUDA error: {(words.value or b'unknown').decode()}")
+        require(driver().cuLaunchKernelEx(ctypes.byref(config), self._function, pointers, None))
 
 
 def can_start_early(device: int) -> bool:
     """Whether a kernel can be started before the one before it ends, in a recording too."""
     version = ctypes.c_int()
-    _driver().cuDriverGetVersion(ctypes.byref(version))
+    driver().cuDriverGetVersion(ctypes.byref(version))
     return version.value >= _RECORDS_EARLY_STARTS and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
@@ -97,8 +93,17 @@ def _as_c(argument: Any) -> Any:
     return ctypes.c_float(argument) if isinstance(argument, float) else argument
 
 
+def require(failed: int) -> None:
+    """failed: what a function of the driver gave. Raises: RuntimeError with the driver's words."""
+    if failed:
+        words = ctypes.c_char_p()
+        driver().cuGetErrorString(failed, ctypes.byref(words))
+        raise RuntimeError(f"CUDA error: {(words.value or b'unknown').decode()}")
+
+
 @cache
-def _driver() -> Any:
+def driver() -> Any:
+    """The library of the card's driver. Raises: OSError where there is none."""
     from torch.cuda._utils import _get_gpu_runtime_library
 
     return _get_gpu_runtime_library()
