@@ -84,7 +84,7 @@ def adapted_fp8_grad_input(
     returns:        dtype [..., in_features]
     """
     columns = lora_a.shape[1]
-    whole = rounded.new_empty(columns, rounded.shape[-1])
+    whole = fp8.room_for_rounded((columns, rounded.shape[-1]), rounded.device)
     at = 0
     for weight, weight_scales in zip(of_each(weights, len(scales)), scales, strict=True):
         shape = (len(weight_scales), columns)

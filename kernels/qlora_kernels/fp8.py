@@ -16,6 +16,7 @@ from torch import Tensor
 from qlora_kernels.dequantize import dequantize_4bit
 from qlora_kernels.linear import flat
 from qlora_kernels.operations import operation, operation_without_gradient, register_fake
+from qlora_kernels.scratch import scratch
 from qlora_kernels.triton import fp8_weight_on_card
 
 E4M3 = torch.float8_e4m3fn
@@ -170,14 +171,23 @@ def rounded_weight(
     transposed: bool,
     into: Tensor | None = None,
 ) -> Tensor:
-    """`fp8_weight`, on a card past torch's dispatcher, for which it would wait.
+    """`fp8_weight`; on a card until the next one, and past torch's dispatcher, for which it would wait.
 
-    into: where it is written, if not in memory of its own; its rows may lie further apart than they are long
+    into: where it is written instead; its rows may lie further apart than they are long
     """
     if scales.is_cuda:
+        if into is None:
+            into = room_for_rounded(tuple(reversed(shape)) if transposed else shape, scales.device)
         return fp8_weight_on_card(weight, scales, block_size, quant_type, shape, transposed, into)
     made: Tensor = fp8_weight(weight, scales, block_size, quant_type, shape, transposed)
     return made if into is None else into.copy_(made)
+
+
+def room_for_rounded(shape: Sequence[int], device: torch.device) -> Tensor:
+    """Uninitialized, e4m3 [*shape]; on a card until the next one."""
+    if device.type != "cuda":
+        return torch.empty(*shape, dtype=E4M3, device=device)
+    return scratch(shape, E4M3, device)
 
 
 @cache

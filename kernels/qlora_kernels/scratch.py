@@ -1,4 +1,4 @@
-"""One piece of a card's memory for weights that are dequantized, multiplied with and forgotten.
+"""One piece of a card's memory for weights that are dequantized or rounded, multiplied with and forgotten.
 
 Each from torch's allocator would leave a hole of its own size among the activations: H100, Llama 8B shape,
 4 x 2048 tokens: 33.8 GiB reserved with them, 31.8 without.

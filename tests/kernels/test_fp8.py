@@ -12,6 +12,8 @@ from qlora_kernels.fp8 import (
     linear_fp8,
     linear_fp8_grad_input,
     refused,
+    room_for_rounded,
+    rounded_weight,
     row_scales,
     scaled,
 )
@@ -49,6 +51,17 @@ def test_a_weight_is_rounded_row_by_row(double_quant, quant_type, transposed):
     smallest = scales[:, None] * 2**-9  # what is smaller has fewer bits
     assert ((whole - wanted).abs() <= ROUNDED * wanted.abs() + smallest).all()
     assert (whole.abs().amax(dim=1) > 0.99 * wanted.abs().amax(dim=1)).all()
+
+
+def test_for_a_product_it_is_the_same_and_on_a_card_in_a_place_that_all_share():
+    quantized = a_weight()
+    scales = row_scales(quantized.tensors, *given(quantized))
+    for transposed in (False, True):
+        rounded = rounded_weight(quantized.tensors, scales, *given(quantized), transposed=transposed)
+        wanted = fp8_weight(quantized.tensors, scales, *given(quantized), transposed)
+        assert torch.equal(rounded.float(), wanted.float())
+        shared = room_for_rounded((128, 192), scales.device).data_ptr() == rounded.data_ptr()
+        assert shared == scales.is_cuda
 
 
 def test_rows_of_any_size_are_in_range():
