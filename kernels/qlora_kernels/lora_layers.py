@@ -44,7 +44,7 @@ class FrozenLinear4bit(bnb.nn.Linear4bit):  # type: ignore[misc]
         quantized, weight = self._weight(dtype)
         bias_is_trained = self.bias is not None and self.bias.requires_grad
         bias = None if self.bias is None or bias_is_trained else self.bias.to(dtype)
-        if self.keep_dequantized and not torch.is_autocast_enabled(x.device.type):
+        if self.keep_dequantized and not x.is_cuda and not torch.is_autocast_enabled(x.device.type):
             product = _product_with_kept_weight(x.to(dtype), weight[0], bias, low_rank, lora_b)
         else:
             shape, block_size, quant_type = quantized.shape, quantized.block_size, quantized.quant_type
@@ -52,6 +52,12 @@ class FrozenLinear4bit(bnb.nn.Linear4bit):  # type: ignore[misc]
         if bias_is_trained:
             product = product + self.bias.to(dtype)
         return product.to(x.dtype)
+
+    def keep(self, wanted: bool) -> None:
+        """The weight dequantized beside its codes, from the next product on; or not any more."""
+        if self.keep_dequantized != wanted:
+            self.keep_dequantized = wanted
+            self._weight_in_use = None
 
     def look_at_weight(self) -> None:
         """Before the layer is compiled: no compiler looks through bitsandbytes' own classes."""
@@ -166,7 +172,6 @@ class FusedLoraLinear4bit(PeftLinear4bit):  # type: ignore[misc]
         return (
             torch.is_grad_enabled()
             and (x.is_cuda or torch.compiler.is_compiling())
-            and not base.keep_dequantized
             and not torch.is_autocast_enabled(x.device.type)
             and (base.bias is None or not base.bias.requires_grad)
             and (isinstance(dropout, nn.Identity) or not dropout.p or not dropout.training)
@@ -242,7 +247,6 @@ def writes_replies(layer: Any, x: Tensor) -> bool:
     return (
         isinstance(layer, FrozenLinear4bit)
         and layer.product_dtype(x) == x.dtype
-        and not layer.keep_dequantized
         and (layer.bias is None or not layer.bias.requires_grad)
     )
 
@@ -255,8 +259,8 @@ def products_of(x: Tensor, layers: Sequence[Any]) -> list[Tensor]:
     most = max(map(len, adapters))
     for layer, own in zip(layers, adapters, strict=True):
         base = base_of(layer)
-        quantized, tensors = base._weight(x.dtype)
-        weights += tensors
+        quantized, _ = base._weight(x.dtype)
+        weights += quantized.tensors
         rows.append(quantized.shape[0])
         biases.append(None if base.bias is None else base.bias.to(x.dtype))
         for adapter in own if len(own) == most else own * most:

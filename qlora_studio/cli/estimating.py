@@ -15,7 +15,12 @@ from qlora_studio.config.adapter_layers import require_layers
 from qlora_studio.config.architecture import as_trained, require_trainable
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import SAMPLE, SHAPE_PREFIX, RunConfig
-from qlora_studio.memory.compiling import in_16_bit, not_fp8_reason
+from qlora_studio.memory.compiling import (
+    dequantized_each_time,
+    in_16_bit,
+    not_fp8_reason,
+    not_kept_dequantized_reason,
+)
 from qlora_studio.memory.correction import NO_CORRECTION, Correction, correction, correction_words
 from qlora_studio.memory.devices import device_name
 from qlora_studio.memory.largest import largest_that_fits
@@ -69,7 +74,7 @@ def estimate_command(arguments: argparse.Namespace) -> int:
     if not (promised.fits or promised.lacks_ram or ways):
         kind = recipe.key.rpartition("-")[0] if recipe else "guanaco"
         ways = list(_other_ways(shape, config, room, kind))
-    notes = list(_in_16_bit(config, shape, room))
+    notes = [*_in_16_bit(config, shape, room), *_dequantized_each_time(config, shape, room)]
     parts = {name: count / 2**30 for name, count in promised.parts.items()}
     if arguments.json:
         print_json(
@@ -135,3 +140,14 @@ def _in_16_bit(config: RunConfig, shape: ModelShape, room: Room) -> Iterator[str
         reason = "the card is older than Ada"
     if reason is not None:
         yield in_16_bit(reason)
+
+
+def _dequantized_each_time(config: RunConfig, shape: ModelShape, room: Room) -> Iterator[str]:
+    """Why weights on a card don't stay dequantized, where they are to."""
+    if not config.training.keep_dequantized or room.device != "cuda":
+        return
+    reason = not_kept_dequantized_reason(shape.family, as_trained(config, shape))
+    if shape.decoder is not None:
+        reason = "layers aren't compiled (it's an encoder-decoder)"
+    if reason is not None:
+        yield dequantized_each_time(reason)

@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import bitsandbytes as bnb
 import peft
 import torch
 from peft import PeftModel
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from qlora_kernels import replace_forwards
+from qlora_kernels.lora_layers import FrozenLinear4bit
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -61,11 +61,10 @@ class AdaptedModel:
     @property
     def dequantized_bytes(self) -> int:
         """Of the copies in the compute dtype that are kept beside the 4-bit weights."""
-        if not self.replaced.keeps_dequantized:
-            return 0
         size = self.base.storage.compute_dtype.itemsize
-        linears = (module for module in self.causal_lm.modules() if isinstance(module, bnb.nn.Linear4bit))
-        return sum(linear.in_features * linear.out_features * size for linear in linears)
+        linears = (module for module in self.causal_lm.modules() if isinstance(module, FrozenLinear4bit))
+        kept = (linear for linear in linears if linear.keep_dequantized)
+        return sum(linear.in_features * linear.out_features * size for linear in kept)
 
     @property
     def names(self) -> list[str]:

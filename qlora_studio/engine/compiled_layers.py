@@ -84,6 +84,13 @@ def multiply_in_fp8(layers: nn.ModuleList, wanted: bool) -> InFp8:
     return InFp8(count, refused)
 
 
+def keep_dequantized(layers: nn.ModuleList, wanted: bool) -> None:
+    """Whether weights on a card stay dequantized beside their codes; on a processor free memory decides."""
+    for module in layers.modules():
+        if isinstance(module, FrozenLinear4bit) and module.weight.is_cuda:
+            module.keep(wanted)
+
+
 def why_not_compiled(adapted: AdaptedModel, config: RunConfig) -> str | None:
     """In words for the log; None where the layers of this run can be compiled."""
     model, storage, device = adapted.causal_lm, adapted.base.storage, adapted.base.device

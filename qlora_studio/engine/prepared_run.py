@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import msgspec
 import torch
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
@@ -35,6 +36,7 @@ from qlora_studio.engine.adapters import AdaptedModel, decoder_layers
 from qlora_studio.engine.checkpointing import put_checkpoint
 from qlora_studio.engine.compiled_layers import (
     compile_layers,
+    keep_dequantized,
     let_layers_be,
     multiply_in_fp8,
     why_not_compiled,
@@ -67,7 +69,14 @@ from qlora_studio.engine.trainer_state import (
 )
 from qlora_studio.engine.update import Updater, first_loss_scale
 from qlora_studio.errors import StudioError
-from qlora_studio.memory.compiling import in_16_bit, not_fp8_reason, not_graphed_reason, partly_in_16_bit
+from qlora_studio.memory.compiling import (
+    dequantized_each_time,
+    in_16_bit,
+    not_fp8_reason,
+    not_graphed_reason,
+    not_kept_dequantized_reason,
+    partly_in_16_bit,
+)
 from qlora_studio.memory.correction import correction
 from qlora_studio.memory.devices import ram_reading
 from qlora_studio.memory.promise import Promise, promise
@@ -251,6 +260,8 @@ class PreparedRun:
         training = msgspec.structs.replace(self.config.training, batch_size=self.rows_at_once)
         if self.less.eight_bit_optimizer:
             training = msgspec.structs.replace(training, optimizer="paged_adamw_8bit")
+        if self.less.recompute_all:
+            training = msgspec.structs.replace(training, keep_dequantized=False)
         dtype = name_of(self.adapted.base.storage.compute_dtype)
         model = msgspec.structs.replace(self.config.model, compute_dtype=dtype)
         return msgspec.structs.replace(self.config, model=model, training=training)
@@ -296,6 +307,7 @@ class PreparedRun:
             *quiet,
             *self._inputs_stay,
             *self._not_in_fp8(),
+            *self._dequantized_each_time,
             *self._uncounted(),
         )
 
@@ -419,6 +431,7 @@ class PreparedRun:
         """Why the layers run uncompiled; None where they are compiled."""
         layers = decoder_layers(self.model)
         reason = why_not_compiled(self.adapted, self.config)
+        self._keep_dequantized(layers, reason)
         if reason is None:
             self.not_fp8 = not_fp8_reason(str(self.model.config.model_type), self.config)
             wanted = self.config.training.fp8 and self.not_fp8 is None
@@ -432,6 +445,15 @@ class PreparedRun:
             let_layers_be(layers)
             recompute(self.model, self.recomputed_layers, self.hosted)
         return reason
+
+    def _keep_dequantized(self, layers: nn.ModuleList, not_compiled: str | None) -> None:
+        asked = self.as_computed.training.keep_dequantized and self.device.is_cuda  # else memory decides
+        reason = not_kept_dequantized_reason(str(self.model.config.model_type), self.config)
+        if reason is None and not_compiled is not None:
+            reason = f"layers aren't compiled ({not_compiled})"
+        self.keeps_dequantized = asked and reason is None
+        self._dequantized_each_time = (dequantized_each_time(reason),) if asked and reason else ()
+        keep_dequantized(layers, self.keeps_dequantized)
 
     def _not_graphed_reason(self) -> str | None:
         """Why both passes aren't recorded as CUDA graphs; None where they are."""

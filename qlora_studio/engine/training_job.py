@@ -13,9 +13,10 @@ import msgspec
 
 from qlora_studio.config.run_config import HOST, SHAPE_PREFIX, RunConfig
 from qlora_studio.data.tokenizer import load_tokenizer
-from qlora_studio.engine.adapters import AdaptedModel, NonFiniteError
+from qlora_studio.engine.adapters import AdaptedModel, NonFiniteError, decoder_layers
 from qlora_studio.engine.autopsy import autopsy_words, phase_of, ways_out
 from qlora_studio.engine.checkpointing import checkpoint_bytes
+from qlora_studio.engine.compiled_layers import keep_dequantized
 from qlora_studio.engine.compute_dtype import name_of
 from qlora_studio.engine.cuda_graphs import let_passes_be
 from qlora_studio.engine.device_error import device_error, is_device_error
@@ -228,6 +229,7 @@ class _TrainingJob:
             self._run.graphs.close()
         if held is not None:
             let_passes_be(held.causal_lm)  # also where the run was never whole
+            keep_dequantized(decoder_layers(held.causal_lm), wanted=False)
         measured = len(self._speeds) > _FIRST_STEPS
         if measured and self._run is not None and not self._run.config.trains_all:  # of another kind of step
             _remember(self._run, self._speeds[_FIRST_STEPS:])
@@ -297,6 +299,8 @@ def _device_line(run: PreparedRun) -> str:
     dtype = name_of(run.adapted.base.storage.compute_dtype)
     if run.multiplies_in_fp8:
         dtype += " and fp8"
+    if run.keeps_dequantized:
+        dtype += ", weights kept dequantized"
     return (
         f"{run.device.name}, {dtype}, {replaced.replaced} layers fused, {len(plain)} plain, "
         f"{run.recomputed_layers} recomputed{', inputs in RAM' if run.hosted else ''}, {compiled}"

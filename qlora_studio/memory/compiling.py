@@ -1,5 +1,5 @@
-"""Which runs have their layers compiled on a card, play them as CUDA graphs, and multiply in fp8 there: the
-engine does it, the promise counts with it, and the window asks for what has a meaning.
+"""Which runs have their layers compiled on a card, play them as CUDA graphs, multiply in fp8 and keep weights
+dequantized there: the engine does it, the promise counts with it, and the window asks for what has a meaning.
 """
 
 from __future__ import annotations
@@ -69,6 +69,21 @@ def not_fp8_reason(family: str, config: RunConfig) -> str | None:
         return f"beside fp8 all else is computed in bfloat16, not in {config.model.compute_dtype}"
     reason = not_compiled_reason(family, config)
     return f"layers aren't compiled ({reason})" if reason is not None else None
+
+
+def not_kept_dequantized_reason(family: str, config: RunConfig) -> str | None:
+    """Why frozen weights don't stay dequantized on a card."""
+    if config.model.quantization not in ("nf4", "fp4"):
+        return "only 4-bit weights are dequantized"
+    if config.training.fp8 and not_fp8_reason(family, config) is None:
+        return "fp8 products are made of their codes"
+    reason = not_compiled_reason(family, config)
+    return f"layers aren't compiled ({reason})" if reason is not None else None
+
+
+def dequantized_each_time(reason: str) -> str:
+    """What is said where weights were to stay dequantized and don't."""
+    return f"Weights are dequantized for each product: {reason}."
 
 
 def in_16_bit(reason: str) -> str:

@@ -10,7 +10,7 @@ from qlora_studio.config.adapter_layers import is_adapted, ranks
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import LoraConfig, RunConfig
 from qlora_studio.memory import encoder_decoder
-from qlora_studio.memory.compiling import not_graphed_reason
+from qlora_studio.memory.compiling import not_graphed_reason, not_kept_dequantized_reason
 from qlora_studio.memory.setting import Setting
 
 # What a person reads of each part, in the order of the promise's bar
@@ -191,11 +191,21 @@ def _stored_bytes(size: int, setting: Setting) -> int:
 
 
 def _kept_dequantized(setting: Setting, linear: int) -> int:
-    """On a CPU each weight stays dequantized, where that takes at most half of what is free."""
-    if setting.device != "cpu" or not setting.is_4bit:
-        return 0
+    """On a CPU each weight stays dequantized, where that takes at most half of what is free; on a card where
+    it is to.
+    """
     copies = linear * setting.dtype_bytes
+    if setting.device == "cuda":
+        return copies if _keeps_dequantized(setting) else 0
+    if not setting.is_4bit:
+        return 0
     return copies if setting.room is None or copies <= setting.room // 2 else 0
+
+
+def _keeps_dequantized(setting: Setting) -> bool:
+    """Of a card."""
+    asked = setting.compiled and setting.config.training.keep_dequantized
+    return asked and not_kept_dequantized_reason(setting.shape.family, setting.config) is None
 
 
 def _logits(setting: Setting) -> int:
@@ -345,7 +355,8 @@ def other_bytes(setting: Setting, activations: int) -> int:
     """A dequantized weight, what is reserved beyond what is used, and the context or the process."""
     shape = setting.shape
     if setting.device == "cuda":
-        largest = max((out * inner for _, out, inner in shape.all_linears), default=0)
+        sizes = () if _keeps_dequantized(setting) else shape.all_linears
+        largest = max((out * inner for _, out, inner in sizes), default=0)
         trained = trained_bytes(setting)
         beside = _BESIDE_FLAT * trained if _lies_flat(setting) else 0.0
         reserved, margin = (_RESERVED, _MARGIN)

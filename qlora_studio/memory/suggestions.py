@@ -43,6 +43,7 @@ def ways_to_fit(
     ram_lacks:       whether there is no room in RAM for those that are to lie there
     """
     kinds: list[Kind] = [
+        *([_dequantize_each_time] if on_card else []),
         _inputs_on_card if ram_lacks else partial(_recompute, on_card and not encoder_decoder),
         _fewer_rows,
         *([_eight_bit_optimizer] if on_card else []),
@@ -93,6 +94,12 @@ def _first_that_fits(
 
 def _joined(words: list[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _dequantize_each_time(config: RunConfig) -> Iterator[Step]:
+    """A little more time, the same numbers."""
+    if config.training.keep_dequantized:
+        yield "dequantizing weights for each product", {"training.keep_dequantized": False}
 
 
 def _recompute(inputs_in_ram: bool, config: RunConfig) -> Iterator[Step]:

@@ -19,7 +19,7 @@ from qlora_studio.config.run_config import SAMPLE, DataConfig, LoraConfig, RunCo
 from qlora_studio.config.toml_file import read_run_config, run_config_text
 from qlora_studio.data.report import ImportReport
 from qlora_studio.errors import StudioError
-from qlora_studio.memory.compiling import not_fp8_reason
+from qlora_studio.memory.compiling import not_fp8_reason, not_kept_dequantized_reason
 from qlora_studio.memory.correction import NO_CORRECTION, computes_padding, correction
 from qlora_studio.memory.disk import run_bytes
 from qlora_studio.memory.largest import Largest, largest_that_fits
@@ -228,6 +228,17 @@ class TrainState(QObject):
         if card is None or not card.multiplies_in_fp8:
             return False
         return not_fp8_reason(shape.family if shape is not None else "", self.as_trained) is None
+
+    @property
+    def may_keep_dequantized(self) -> bool:
+        """Whether there is a card, and the settings allow it."""
+        shape = self.shape()
+        family = shape.family if shape is not None else ""
+        return (
+            card_in_use(self._engine) is not None
+            and not self.has_source
+            and not_kept_dequantized_reason(family, self.as_trained) is None
+        )
 
     def updates(self) -> int:
         """How many the run will make, about."""

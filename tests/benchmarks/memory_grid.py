@@ -1,7 +1,7 @@
 """The memory promise against what a card measures, over a grid of settings.
 
     python -m tests.benchmarks.memory_grid [--drawn 20] [--first 0] [--seconds 550] [--lines FILE]
-    python -m tests.benchmarks.memory_grid --drawn 60 --beside 8 [--only 4 30 51] [--seconds 550] [--lines FILE]
+    python -m tests.benchmarks.memory_grid --drawn 60 --beside 8 [--only 4 30 51] [--seconds 550]
     python -m tests.benchmarks.memory_grid --processor [--first 0] [--seconds 550] [--lines FILE]
 
 Each setting trains three updates of a known shape with random weights, in one process whose cache is emptied
@@ -45,6 +45,7 @@ USUAL: dict[str, Any] = {
     "targets": "all-linear",
     "dropout": 0.0,
     "use_dora": False,
+    "keep_dequantized": False,
     "steps": 3,
     "dtype": "auto",
 }
@@ -130,6 +131,8 @@ def grid() -> Iterator[dict[str, Any]]:
         yield of(SMALL, rows=rows, len=length, recompute="none")
     yield of(LARGE, rows=4, len=2048, r=64)
     yield of(LARGE, rows=4, len=2048, r=64, recompute="none")
+    yield of(LARGE, r=64, recompute="none", keep_dequantized=True)
+    yield of("llama-3.2-3b", rows=1, keep_dequantized=True)
     yield of("llama-3.2-3b", recompute=14)
     yield of("llama-3.2-3b", rows=2, len=4096, recompute="none")
 
@@ -219,6 +222,7 @@ def run_config_of(setting: dict[str, Any]) -> Any:
             gradient_accumulation=1,
             steps=setting["steps"],
             recompute=setting["recompute"],
+            keep_dequantized=setting.get("keep_dequantized", False),
             optimizer=setting["optimizer"],
         ),
         checkpoints=CheckpointsConfig(every_steps=1_000_000, evaluate_every_steps=0),
@@ -372,7 +376,7 @@ def _take_settings(
 
 def in_words(line: dict[str, Any]) -> str:
     """What is unusual of the setting, both figures, and how far the promise is off."""
-    unusual = {name: line[name] for name, value in USUAL.items() if line[name] != value}
+    unusual = {name: line[name] for name, value in USUAL.items() if line.get(name, value) != value}
     words = " ".join(f"{name}={value}" for name, value in unusual.items())
     head = f"{line['number']:3} {line['shape']:14} {words:44}"
     if "failed" in line:

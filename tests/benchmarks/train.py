@@ -1,6 +1,7 @@
 """Training on a card: the `train` command against plain transformers + peft + bitsandbytes, in one run.
 
     python -m tests.benchmarks.train --shape llama-3.1-8b --rows 4 --seq-len 2048 --steps 12
+    python -m tests.benchmarks.train --shape llama-3.1-8b --rows 8 --seq-len 512 --set training.fp8=true
     python -m tests.benchmarks.train --shape llama-3.1-8b --rows-like gsm8k
 
 Weights and tokens are random; both sides train r = 64 on all linear layers of an NF4 + DQ base with
@@ -22,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,7 @@ def ours(arguments: argparse.Namespace) -> dict[str, float]:
         "utf-8",
     )
     command = [sys.executable, "-m", "qlora_studio", "train", str(settings), "--json"]
+    command += itertools.chain.from_iterable(("--set", change) for change in arguments.set)
     started = time.monotonic()
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     events = [json.loads(line) for line in finished.stdout.splitlines()]
@@ -101,9 +104,11 @@ def unequal(arguments: argparse.Namespace) -> None:
     from tests.engine.tiny import make_run
 
     home = Path(tempfile.mkdtemp(prefix="train-unequal-"))
+    changes = (change.partition("=") for change in arguments.set)
     run = make_run(
         home,
         Path(f"shape:{arguments.shape}"),
+        **{key.replace(".", "__"): _read(value) for key, _, value in changes},
         rows=_rows_like(arguments),
         validation=[],
         device=_device().type,
@@ -406,6 +411,14 @@ def _recompute(text: str) -> int | str:
     return int(text) if text.isdigit() else text
 
 
+def _read(text: str) -> Any:
+    """A value as a TOML file has it, or a word."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
 def machine() -> str:
     import torch
 
@@ -420,6 +433,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seq-len", type=int, default=2048)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--recompute", default="auto")
+    parser.add_argument("--set", action="append", default=[], help="of ours, as `train` takes it")
     parser.add_argument("--side", choices=("both", "ours", "plain"), default="both")
     parser.add_argument("--rows-like", choices=(*LENGTHS, EQUAL), help="prepared rows of these lengths")
     parser.add_argument("--plain-rows", type=int, nargs="+", default=[8, 16], help="that are padded together")

@@ -91,6 +91,21 @@ def test_where_products_are_not_made_in_fp8_it_is_said_why(
     assert json.loads(estimated(24, capsys, True, asked))["notes"] == []
 
 
+def test_where_weights_do_not_stay_dequantized_it_is_said_why(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def notes(room: Room, *more: str) -> list[str]:
+        monkeypatch.setattr(estimating, "room_here", lambda: room)
+        found: list[str] = json.loads(estimated(None, capsys, True, asked, *more))["notes"]
+        return found
+
+    asked = "training.keep_dequantized=true"
+    card = Room("cuda", 2**35)
+    words = "Weights are dequantized for each product: layers aren't compiled (compiling is off)."
+    assert notes(card, "training.compile=off") == [words]
+    assert notes(card) == notes(Room("cpu", 2**33)) == []
+
+
 def test_the_device_is_called_what_it_is() -> None:
     assert (Room("cpu", 1).words, Room("cuda", 1).words) == ("of RAM", "on the card")
 

@@ -162,6 +162,20 @@ def test_passes_that_are_played_learn_what_plain_ones_do(
     assert found == pytest.approx(losses(events_of(plain, holder=ModelHolder(find_device()))), rel=5e-3)
 
 
+def test_weights_that_stay_dequantized_change_nothing_but_memory(tmp_path: Path, model: Path) -> None:
+    settings: dict[str, Any] = {"training__steps": 6, "model__compute_dtype": "bfloat16"}
+    kept, plain = (
+        make_run(tmp_path, model, device="cuda", training__keep_dequantized=asked, **settings)
+        for asked in (True, False)
+    )
+
+    found = [events_of(run, holder=ModelHolder(find_device())) for run in (kept, plain)]
+
+    assert losses(found[0]) == losses(found[1])
+    weights = [of_kind(events, StepFinished)[-1].memory["weights"] for events in found]
+    assert weights[0] > weights[1]
+
+
 @pytest.mark.parametrize("how", ["a look at what was made", "an error", "want of memory"])
 def test_a_recording_that_is_broken_off_breaks_nothing_else(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, how: str

@@ -23,7 +23,13 @@ from transformers import PreTrainedModel
 
 from qlora_studio.engine import attention
 from qlora_studio.engine.attention import Segments
-from qlora_studio.engine.compiled_layers import InFp8, compile_layers, let_layers_be, multiply_in_fp8
+from qlora_studio.engine.compiled_layers import (
+    InFp8,
+    compile_layers,
+    keep_dequantized,
+    let_layers_be,
+    multiply_in_fp8,
+)
 from qlora_studio.engine.hosted_inputs import HostedInputs, _Kept
 from tests.engine.tiny import tiny_llama
 
@@ -205,6 +211,35 @@ def test_in_fp8_gradients_are_those_in_16_bit_but_for_rounding(model: PreTrained
     compile_layers(layers, 1, backend="aot_eager")
     for ours, reference in zip(gradients(model, LENGTHS[0], compiled=True), wanted, strict=True):
         assert (ours - reference).norm() <= 1e-5 * reference.norm()
+
+
+def test_weights_that_stay_dequantized_give_the_same_bits(model: PreTrainedModel) -> None:
+    torch._dynamo.reset()
+    layers = model.model.layers
+    frozen = [module for module in layers.modules() if isinstance(module, FrozenLinear4bit)]
+
+    def learn() -> list[Tensor]:
+        compile_layers(layers, 1, backend="aot_eager")
+        return gradients(model, LENGTHS[0], compiled=True)
+
+    reference = learn()
+    for module in frozen:
+        module.keep(True)
+    kept = learn()
+    assert all(len(module._weight(torch.float32)[1]) == 1 for module in frozen)
+    for module in frozen:
+        module.keep(False)
+        assert module._weight_in_use is None  # its memory is free again
+    again = learn()
+
+    assert all(map(torch.equal, kept, reference))
+    assert all(map(torch.equal, again, reference))
+
+
+def test_on_a_processor_free_memory_decides_whether_weights_stay_dequantized(model: PreTrainedModel) -> None:
+    frozen = next(module for module in model.modules() if isinstance(module, FrozenLinear4bit))
+    keep_dequantized(model.model.layers, wanted=True)
+    assert not frozen.keep_dequantized
 
 
 def test_a_layer_without_an_adapter_is_multiplied_in_fp8_too() -> None:

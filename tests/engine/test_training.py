@@ -1,7 +1,8 @@
 import math
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from qlora_studio.config.run_config import HOST, LoraConfig, RunConfig, TrainingConfig
+from qlora_studio.config.toml_file import with_changes
 from qlora_studio.data.prepared import EncodedSample
 from qlora_studio.data.tokenized_row import TokenizedRow
 from qlora_studio.engine import prepared_run, training_job, update
@@ -20,7 +22,7 @@ from qlora_studio.engine.hosted_inputs import HostedInputs
 from qlora_studio.engine.learning_rate import learning_rate
 from qlora_studio.engine.loading import load_base
 from qlora_studio.engine.model_holder import ModelHolder
-from qlora_studio.engine.prepared_run import recompute
+from qlora_studio.engine.prepared_run import PreparedRun, recompute
 from qlora_studio.engine.training_job import run_training
 from qlora_studio.engine.wish import Wish
 from qlora_studio.errors import StudioError
@@ -345,6 +347,50 @@ def test_on_a_processor_it_is_said_that_products_are_not_made_in_fp8(tmp_path: P
     assert note.startswith("Products are made in 16 bit, not in fp8: layers aren't compiled (")
     assert of_kind(silent, ModelLoaded)[0].notes == ()
     assert losses(told) == losses(silent)
+
+
+def test_on_a_processor_nothing_hangs_on_keeping_weights_dequantized(tmp_path: Path, model: Path) -> None:
+    settings: dict[str, Any] = {"training__steps": 1, "training__optimizer": "adamw_32bit"}
+    asked, plain = (
+        make_run(tmp_path, model, training__keep_dequantized=on, **settings) for on in (True, False)
+    )
+
+    told, silent = (events_of(run) for run in (asked, plain))
+
+    assert of_kind(told, ModelLoaded)[0].notes == ()
+    assert losses(told) == losses(silent)
+
+
+@pytest.mark.parametrize(
+    ("changes", "not_compiled", "kept", "said"),
+    [
+        ({}, None, False, ()),
+        ({"training.keep_dequantized": True}, None, True, ()),
+        ({"training.keep_dequantized": True}, "a reason", False, ("layers aren't compiled (a reason)",)),
+        ({"training.keep_dequantized": True, "training.fp8": True}, None, False, ("of their codes",)),
+    ],
+    ids=str,
+)
+def test_on_a_card_weights_stay_dequantized_where_they_are_asked_to_and_can(
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    not_compiled: str | None,
+    kept: bool,
+    said: tuple[str, ...],
+) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(prepared_run, "keep_dequantized", lambda _, wanted: asked.append(wanted))
+    config = with_changes(RunConfig(), changes)
+    model = SimpleNamespace(config=SimpleNamespace(model_type="llama"))
+    run = SimpleNamespace(
+        config=config, as_computed=config, device=SimpleNamespace(is_cuda=True), model=model
+    )
+
+    PreparedRun._keep_dequantized(cast(Any, run), torch.nn.ModuleList(), not_compiled)
+
+    assert asked == [kept] == [run.keeps_dequantized]
+    assert len(run._dequantized_each_time) == len(said)
+    assert all(map(str.__contains__, run._dequantized_each_time, said))
 
 
 @pytest.mark.parametrize("layers", [1, "all", "host"])

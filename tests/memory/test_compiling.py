@@ -1,4 +1,4 @@
-"""Which compiled layers are played as CUDA graphs."""
+"""Which compiled layers are played as CUDA graphs, and keep their weights dequantized."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import pytest
 
 from qlora_studio.config.run_config import RunConfig
 from qlora_studio.config.toml_file import with_changes
-from qlora_studio.memory.compiling import not_graphed_reason
+from qlora_studio.memory.compiling import not_graphed_reason, not_kept_dequantized_reason
 from qlora_studio.models.shapes import known_config, known_shape
 from qlora_studio.models.tensor_plan import tensor_plan
 
@@ -59,3 +59,19 @@ def test_rotations_that_look_at_the_positions_do(rotation: str, place: str, by_k
     assert rotation in shape.rotations
     assert reason(shape=shape) == f"{rotation} rotation looks at the positions"
     assert msgspec.json.decode(msgspec.json.encode(shape), type=type(shape)) == shape
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, ""),
+        ({"model.quantization": "none"}, "only 4-bit"),
+        ({"training.fp8": True}, "fp8"),
+        ({"training.fp8": True, "model.compute_dtype": "float16"}, ""),  # there are no fp8 products then
+        ({"training.compile": "off"}, "compiling is off"),
+    ],
+    ids=str,
+)
+def test_weights_stay_dequantized_where_products_take_them(changes: dict[str, Any], said: str) -> None:
+    reason = not_kept_dequantized_reason("llama", with_changes(RunConfig(), changes))
+    assert said in (reason or "") and bool(reason) == bool(said)

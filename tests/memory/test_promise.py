@@ -90,6 +90,25 @@ def test_fp8_takes_what_16_bit_does():
     assert in_fp8.allocated / GIB == pytest.approx(31.39, rel=0.03)
 
 
+def test_weights_that_stay_dequantized_take_two_bytes_a_number_more():
+    plain, kept = (on_card(LLAMA_8B, 4, 2048, 0, training__keep_dequantized=asked) for asked in (False, True))
+    numbers = LLAMA_8B.layers * sum(out * inner for _, out, inner in LLAMA_8B.linears)
+    assert kept.parts["weights"] - plain.parts["weights"] == 2 * numbers
+    assert kept.total - plain.total == pytest.approx(2 * numbers, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"training__fp8": True}, {"training__compile": "off"}, {"lora__use_dora": True}],
+    ids=lambda more: next(iter(more)),
+)
+def test_where_they_can_not_nothing_is_promised_for_it(more):
+    plain, kept = (
+        on_card(LLAMA_8B, 4, 2048, 0, training__keep_dequantized=asked, **more) for asked in (False, True)
+    )
+    assert kept.total == plain.total
+
+
 @pytest.mark.parametrize(("recomputed", "measured_gib"), [(66, 53.4), (80, 51.4)])
 def test_65b_under_48_gib_is_promised_as_it_was_measured_and_called_tight(recomputed, measured_gib):
     """1 x 2048, r = 64, torch held to 48 GiB on an H100: the optimizer's 6 GiB lie beside that."""

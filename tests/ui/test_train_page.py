@@ -182,6 +182,29 @@ def test_fp8_is_not_asked_for_where_weights_are_not_multiplied_so(advanced, app,
     assert switch.isVisibleTo(advanced)
 
 
+@pytest.mark.parametrize("card", [a_card((9, 0)), a_card((8, 6)), None], ids=["Hopper", "Ampere", "none"])
+def test_weights_may_stay_dequantized_on_a_card(advanced, app, monkeypatch, card):
+    monkeypatch.setattr(launch, "card_reading", lambda: card)
+    advanced.opened(None)
+    QCoreApplication.sendPostedEvents()
+    shown = advanced.findChildren(QWidget, "train_training_keep_dequantized")
+    assert [switch.isVisibleTo(advanced) for switch in shown] == [True] * (card is not None)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("training.fp8", True), ("training.compile", "off"), ("model.quantization", "int8")],
+)
+def test_they_are_not_asked_to_where_they_can_not(advanced, app, monkeypatch, key, value):
+    monkeypatch.setattr(launch, "card_reading", lambda: a_card((9, 0)))
+    advanced.opened(None)
+    switch = found(advanced, "train_training_keep_dequantized")
+    app.draft.set(key, value)
+    assert not switch.isVisibleTo(advanced)
+    app.draft.undo()
+    assert switch.isVisibleTo(advanced)
+
+
 def test_a_click_on_fp8_is_a_setting(advanced, app, monkeypatch, qtbot):
     monkeypatch.setattr(launch, "card_reading", lambda: a_card((9, 0)))
     advanced.opened(None)

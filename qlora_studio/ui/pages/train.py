@@ -77,8 +77,8 @@ LEARNING = (
     "training.compile",
     "training.seed",
 )
-FP8 = "training.fp8"
-LEARNING_SWITCHES = (FP8,)
+FP8, KEEP_DEQUANTIZED = "training.fp8", "training.keep_dequantized"
+LEARNING_SWITCHES = (FP8, KEEP_DEQUANTIZED)
 HELD_OUT_ENCODING = "data.validation_encoding"  # has a field where a file is held out, and no share
 QUESTIONS = "checkpoints.questions"
 WHILE = (
@@ -352,6 +352,7 @@ class TrainPage(Page):
             "preference.label_smoothing": method != "dpo",
             "training.neftune_alpha": method in PREFERENCES,
             FP8: not self._state.may_multiply_in_fp8,
+            KEEP_DEQUANTIZED: not self._state.may_keep_dequantized,
             START: mode == "simple" and not start,
             **dict.fromkeys((*OF_THE_START, "lora.init"), bool(start)),
         }
