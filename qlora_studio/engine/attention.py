@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from qlora_studio.engine.fixed_cache import Looking
+from qlora_studio.engine.pinned_memory import sent
 from qlora_studio.errors import StudioError
 
 IMPLEMENTATION = "qlora_studio"  # our name among transformers' attention implementations
@@ -39,7 +40,7 @@ class Segments:
         """Rows of these lengths, one after the other."""
         starts = torch.zeros(len(lengths) + 1, dtype=torch.int32)
         torch.cumsum(torch.tensor(lengths, dtype=torch.int32), 0, out=starts[1:])
-        return cls(tuple(lengths), starts.to(device))
+        return cls(tuple(lengths), sent(starts, device))
 
     def as_mask(self) -> Tensor:
         """For a model's `attention_mask`: the one argument that every family hands through to its attention.

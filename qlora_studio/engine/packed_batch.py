@@ -11,6 +11,7 @@ from torch import Tensor
 
 from qlora_studio.data.packing import Batch
 from qlora_studio.engine.attention import Segments
+from qlora_studio.engine.pinned_memory import sent
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +60,7 @@ def on_device(
     place = np.cumsum(kept) - 1  # of each kept position in the sequence
 
     def put(array: NDArray[np.generic]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
+        return sent(torch.from_numpy(np.ascontiguousarray(array)), device)
 
     return PackedBatch(
         input_ids=put(batch.input_ids.reshape(-1)[kept])[None],

@@ -16,6 +16,17 @@ class PinnedMemoryError(MemoryError):
         self.needed_bytes = needed_bytes
 
 
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A small one of the processor's, on the device. To a card it is on its way, behind what that computes by
+    now, and nobody waits: from memory that isn't pinned torch or the driver would, for all of that.
+
+    Raises: PinnedMemoryError.
+    """
+    if device.type != "cuda":
+        return tensor.to(device)
+    return in_ram(tensor.shape, tensor.dtype, pinned=True).copy_(tensor).to(device, non_blocking=True)
+
+
 def in_ram(shape: Sequence[int], dtype: torch.dtype, *, pinned: bool) -> Tensor:
     """Not filled. pinned: where a card is to reach it.
 

@@ -33,6 +33,7 @@ from qlora_studio.data.prepared import PreparedRows, check_content, open_prepare
 from qlora_studio.data.tokenized_row import TokenizedRows
 from qlora_studio.data.tokenizer import load_tokenizer
 from qlora_studio.engine.adapters import AdaptedModel, decoder_layers
+from qlora_studio.engine.batches_ahead import BatchesAhead
 from qlora_studio.engine.checkpointing import put_checkpoint
 from qlora_studio.engine.compiled_layers import (
     compile_layers,
@@ -326,8 +327,18 @@ class PreparedRun:
             ranks=Ranks.here(),
             objective=self.objective,
             max_grad_norm=self.config.training.max_grad_norm,
-            put=self.put,
         )
+
+    def batches(self) -> BatchesAhead:
+        """Of its updates."""
+        return BatchesAhead(
+            self.collate_training, self.put, Ranks.here(), looks_ahead=self.computes_beside_python
+        )
+
+    @property
+    def computes_beside_python(self) -> bool:
+        """A card does: what is asked of it is done later. A processor has nothing to wait for."""
+        return self.device.is_cuda
 
     def collate_training(self, micro_batch: MicroBatch) -> Batch:
         """Of training rows. Where packed, always of the same shape."""

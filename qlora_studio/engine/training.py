@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from torch import Tensor
 
 from qlora_studio.data.packing import Update
 from qlora_studio.engine.adapters import NonFiniteError
+from qlora_studio.engine.batches_ahead import BatchesAhead
 from qlora_studio.engine.checkpointing import checkpoint_bytes, write_checkpoint, write_finished_adapter
 from qlora_studio.engine.evaluation import EvaluationResult, RowsDone, evaluate
 from qlora_studio.engine.finished_model import write_finished_model
@@ -55,11 +57,11 @@ def _train(run: PreparedRun, asked: _Asked) -> Iterator[EngineEvent]:
     run.memory.start_watching()
     yield _started(run)
     yield from _catch_up(run, asked)
-    updater = run.updater()
+    updater, batches = run.updater(), run.batches()
     for planned in _updates(run):
         if asked.to_end or _is_early_enough(run):
             break
-        yield from _step(run, updater, planned)
+        yield from _step(run, updater, batches, planned)
         _require_numbers(run)
         if _is_last(run):
             break
@@ -113,12 +115,15 @@ def _catch_up(run: PreparedRun, asked: _Asked) -> Iterator[EngineEvent]:
 
 @dataclass(frozen=True)
 class _Planned:
-    """Update number `index` of the `count` of a pass, both from 0."""
+    """Update number `index` of the `count` of a pass, both from 0. following: that is made after it, in this
+    pass
+    """
 
     update: Update
     epoch: int
     index: int
     count: int
+    following: Update | None
 
 
 def _updates(run: PreparedRun) -> Iterator[_Planned]:
@@ -132,19 +137,29 @@ def _updates(run: PreparedRun) -> Iterator[_Planned]:
                 return
             if plan[index].micro_batches:
                 position.update = index  # those passed over lie behind: a failure asks what was in hand
-                yield _Planned(plan[index], epoch, index, len(plan))
+                is_last = position.step + 1 >= run.total_steps
+                following = None if is_last else _following(plan, index)
+                yield _Planned(plan[index], epoch, index, len(plan), following)
         if not plan:
             return
         position.epoch, position.update = epoch + 1, 0
 
 
-def _step(run: PreparedRun, updater: Updater, planned: _Planned) -> Iterator[EngineEvent]:
+def _following(plan: Sequence[Update], index: int) -> Update | None:
+    later = (plan[place] for place in range(index + 1, len(plan)))
+    return next((update for update in later if update.micro_batches), None)
+
+
+def _step(
+    run: PreparedRun, updater: Updater, ahead: BatchesAhead, planned: _Planned
+) -> Iterator[EngineEvent]:
     position, training = run.position, run.config.training
     start = time.monotonic()
     run.memory.start_step()
-    batches = [run.collate_training(micro_batch) for micro_batch in planned.update.micro_batches]
+    update = ahead.of(planned.update)
     rate = learning_rate(position.step + 1, run.total_steps, training)
-    result = updater.update(batches, rate, position)
+    result = updater.update(update, rate, position, partial(ahead.prepare, planned.following))
+    batches = update.every
     seconds = max(time.monotonic() - start, 1e-9)
     run.largest_batch = max(run.largest_batch, *(batch.tokens for batch in batches))
     _advance(run, planned, result)

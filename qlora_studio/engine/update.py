@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from qlora_studio.data.packing import Batch
+from qlora_studio.engine.batches_ahead import UpdateBatches
 from qlora_studio.engine.objective import Objective, Rewards
 from qlora_studio.engine.optimizer import AdapterOptimizer
-from qlora_studio.engine.packed_batch import PackedBatch
 from qlora_studio.engine.ranks import Ranks
 from qlora_studio.engine.trainer_state import Position
 
@@ -45,16 +44,22 @@ class Updater:
     ranks: Ranks
     objective: Objective
     max_grad_norm: float
-    put: Callable[[Batch], PackedBatch]
 
-    def update(self, batches: Sequence[Batch], learning_rate: float, position: Position) -> UpdateResult:
+    def update(
+        self,
+        batches: UpdateBatches,
+        learning_rate: float,
+        position: Position,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> UpdateResult:
         """Sums the loss over all micro-batches, divides it by the number of learned tokens, steps.
 
         The number is known before the first backward pass, so it doesn't matter how rows are spread.
+        meanwhile: called, at least once, when all is asked of the device, and before it is waited for
         """
-        count = self.objective.count(batches)
+        count = self.objective.count(batches.every)
         while True:
-            result = self._gradients(batches, count, position.loss_scale)
+            result = self._gradients(batches, count, position.loss_scale, meanwhile)
             if math.isfinite(result.grad_norm) or not math.isfinite(result.loss) or position.loss_scale <= 1:
                 break
             position.loss_scale /= 2  # float16 overflowed: the same update again, with smaller gradients
@@ -67,15 +72,16 @@ class Updater:
         self.optimizer.forget_gradients()
         return result
 
-    def _gradients(self, batches: Sequence[Batch], count: int, scale: float) -> UpdateResult:
+    def _gradients(
+        self, batches: UpdateBatches, count: int, scale: float, meanwhile: Callable[[], None]
+    ) -> UpdateResult:
         self.optimizer.forget_gradients()
         if not self.model.training:
             self.model.train()  # goes through thousands of modules, while the card waits
         total = torch.zeros((), device=self.model.device)
         rewards: Rewards | None = None
-        ours = [self.put(batch) for batch in self.ranks.share(batches)]
-        self.objective.begin(self.model, ours)
-        for index, batch in enumerate(ours):
+        self.objective.begin(self.model, batches.ours)
+        for index, batch in enumerate(batches.ours):
             loss, found = self.objective.loss(self.model, batch, index)
             (loss * (scale / count)).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
@@ -85,6 +91,7 @@ class Updater:
         self.ranks.sum_up([total, *gradients])
         told = torch.stack([total, _norm(gradients) / scale])
         self.optimizer.prefetch()  # the card is at the passes still
+        meanwhile()
         loss_sum, grad_norm = told.tolist()  # one copy: between two the card would have nothing to do
         return UpdateResult(loss_sum / count, grad_norm, rewards)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import bitsandbytes as bnb
+import numpy as np
 import pytest
 import torch
 from qlora_kernels.cuda import equal_rows
@@ -13,6 +14,7 @@ from qlora_kernels.cuda.managed_memory import bring_to_card
 from safetensors.torch import load_file
 
 from qlora_studio.config.run_config import LoraConfig
+from qlora_studio.data.packing import Batch
 from qlora_studio.engine import attention as attention_module
 from qlora_studio.engine import continuation, cuda_graphs
 from qlora_studio.engine.adapters import AdaptedModel
@@ -22,6 +24,7 @@ from qlora_studio.engine.device import find_device
 from qlora_studio.engine.frozen_weights import Storage
 from qlora_studio.engine.loading import load_base
 from qlora_studio.engine.model_holder import ModelHolder
+from qlora_studio.engine.packed_batch import on_device
 from qlora_studio.engine.prepared_run import PreparedRun
 from qlora_studio.engine.wish import Wish
 from qlora_studio.protocol.events import StepFinished
@@ -98,6 +101,32 @@ def test_a_run_on_a_card_goes_on_with_the_state_it_had(tmp_path: Path, model: Pa
         load_file(run / "checkpoints" / "step-000006" / "optimizer.safetensors") for run in (unbroken, broken)
     ]
     assert states[0].keys() == states[1].keys()
+
+
+def test_a_batch_is_put_on_the_card_while_that_computes() -> None:
+    places = np.arange(4 * 2048)
+    batch = Batch(
+        input_ids=places.reshape(4, 2048),
+        position_ids=places.reshape(4, 2048) % 2048,
+        segment_ids=np.zeros((4, 2048), np.int32),
+        learned=places[:-1],
+        targets=places[1:],
+        weights=np.ones(len(places) - 1, np.float32),
+        chats=np.zeros(len(places) - 1, np.int64),
+        rows=(0, 1, 2, 3),
+        tokens=len(places),
+    )
+    device = find_device().torch_device
+    on_device(batch, device, keep_padding=True)  # memory is pinned at the first call
+    torch.cuda.synchronize()
+    torch.cuda._sleep(1 << 30)  # clock cycles: about half a second
+
+    placed = on_device(batch, device, keep_padding=True)
+
+    assert not torch.cuda.current_stream().query()
+    assert placed.input_ids.tolist() == [places.tolist()]
+    assert placed.segments.starts.tolist() == [0, 2048, 4096, 6144, 8192]
+    assert placed.targets.tolist() == places[1:].tolist()
 
 
 def test_paged_memory_comes_to_the_card_beside_what_that_computes() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from qlora_studio.engine.batches_ahead import UpdateBatches
 from qlora_studio.engine.ranks import Ranks
 from qlora_studio.engine.trainer_state import Position
 from qlora_studio.engine.update import Updater, UpdateResult
@@ -61,14 +63,15 @@ def made(told: list[str]) -> UpdateResult:
     )
     model = SimpleNamespace(training=True, device=torch.device("cpu"), dtype=torch.float32)
     needs: dict[str, Any] = {"model": model, "optimizer": optimizer, "objective": objective}
-    updater = Updater(**needs, ranks=Ranks(0, 1), max_grad_norm=1e6, put=lambda batch: batch)
+    updater = Updater(**needs, ranks=Ranks(0, 1), max_grad_norm=1e6)
     batches: Any = BATCHES
-    return updater.update(batches, 1e-2, Position())
+    meanwhile = partial(told.append, "meanwhile")
+    return updater.update(UpdateBatches(batches, batches), 1e-2, Position(), meanwhile)
 
 
-def test_the_device_is_waited_for_once_and_the_state_fetched_meanwhile(told: list[str]) -> None:
+def test_the_device_is_waited_for_once_after_all_that_can_be_done_beside_it(told: list[str]) -> None:
     made(told)
-    assert told == ["prefetch", "wait", "step"]
+    assert told == ["prefetch", "meanwhile", "wait", "step"]
 
 
 def test_loss_and_norm_have_all_their_bits(told: list[str]) -> None:
