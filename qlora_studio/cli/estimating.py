@@ -17,8 +17,10 @@ from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import SAMPLE, SHAPE_PREFIX, RunConfig
 from qlora_studio.memory.compiling import (
     dequantized_each_time,
+    embedding_stays,
     in_16_bit,
     not_fp8_reason,
+    not_in_ram_reason,
     not_kept_dequantized_reason,
 )
 from qlora_studio.memory.correction import NO_CORRECTION, Correction, correction, correction_words
@@ -74,7 +76,11 @@ def estimate_command(arguments: argparse.Namespace) -> int:
     if not (promised.fits or promised.lacks_ram or ways):
         kind = recipe.key.rpartition("-")[0] if recipe else "guanaco"
         ways = list(_other_ways(shape, config, room, kind))
-    notes = [*_in_16_bit(config, shape, room), *_dequantized_each_time(config, shape, room)]
+    notes = [
+        *_in_16_bit(config, shape, room),
+        *_dequantized_each_time(config, shape, room),
+        *_embedding_stays(config, shape, room),
+    ]
     parts = {name: count / 2**30 for name, count in promised.parts.items()}
     if arguments.json:
         print_json(
@@ -101,7 +107,7 @@ def estimate_command(arguments: argparse.Namespace) -> int:
     if promised.pinned:
         free = f" of {room.ram_bytes / 2**30:.1f}" if room.ram_bytes is not None else ""
         in_ram = f"{promised.pinned / 2**30:8.2f} GiB{free} of RAM"
-        print_text(f"{'beside it':<12} {in_ram}: inputs of recomputed layers")
+        print_text(f"{'beside it':<12} {in_ram}: {' and '.join(promised.in_ram)}")
     print_text(f"the most is taken in {promised.phase}; each phase by itself:")
     for name, count in promised.phases.items():
         print_text(f"  {name:<14} {count / 2**30:8.2f} GiB")
@@ -140,6 +146,14 @@ def _in_16_bit(config: RunConfig, shape: ModelShape, room: Room) -> Iterator[str
         reason = "the card is older than Ada"
     if reason is not None:
         yield in_16_bit(reason)
+
+
+def _embedding_stays(config: RunConfig, shape: ModelShape, room: Room) -> Iterator[str]:
+    """Why the embedding isn't in RAM beside a card, where it is to be."""
+    if config.training.embedding_in_ram and room.device == "cuda":
+        reason = not_in_ram_reason(shape, as_trained(config, shape))
+        if reason is not None:
+            yield embedding_stays(reason)
 
 
 def _dequantized_each_time(config: RunConfig, shape: ModelShape, room: Room) -> Iterator[str]:

@@ -481,6 +481,15 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             maximum=1000,
         ),
     ] = "auto"
+    embedding_in_ram: Annotated[
+        bool,
+        Setting(
+            label="Embedding in RAM",
+            help="The input embedding lies in the machine's memory, where the card reads the rows that a "
+            "batch needs: vocabulary x hidden size x 2 bytes less on the card (8B: 1 GiB), for some "
+            "milliseconds a step. Only where the head is a matrix of its own.",
+        ),
+    ] = False
     compile: Annotated[
         Literal["auto", "off"],
         Setting(

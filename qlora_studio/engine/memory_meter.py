@@ -38,7 +38,7 @@ class MemoryMeter:
         self._watch = MemoryWatch(lambda: others.look(self._held_bytes))
         self._optimizer = optimizer
         self._paged_bytes = 0  # as of the newest step: the watch must not go through a state that grows
-        self._weights = adapted.base.weight_bytes + adapted.dequantized_bytes
+        self._weights = adapted.weight_bytes
         self._adapter = trained.bytes_beside
 
     def start_step(self) -> None:

@@ -72,9 +72,11 @@ from qlora_studio.engine.update import Updater, first_loss_scale
 from qlora_studio.errors import StudioError
 from qlora_studio.memory.compiling import (
     dequantized_each_time,
+    embedding_stays,
     in_16_bit,
     not_fp8_reason,
     not_graphed_reason,
+    not_in_ram_reason,
     not_kept_dequantized_reason,
     partly_in_16_bit,
 )
@@ -206,8 +208,9 @@ class PreparedRun:
         self.recomputed_layers = self._layers_to_recompute()
         asks = training.recompute == HOST and self.device.is_cuda
         self.hosted = HostedInputs() if asks and not self.model.config.is_encoder_decoder else None
-        if self.hosted is not None:
+        if self.hosted is not None or (self.device.is_cuda and training.embedding_in_ram):
             _require_ram(self._promised())
+        self._embedding_stays = self._put_embedding_in_ram()
         self._inputs_stay = (_INPUTS_STAY,) if asks and self.hosted is None else ()
         self.not_compiled = self._compile()
         self.optimizer = AdapterOptimizer(
@@ -309,6 +312,7 @@ class PreparedRun:
             *self._inputs_stay,
             *self._not_in_fp8(),
             *self._dequantized_each_time,
+            *self._embedding_stays,
             *self._uncounted(),
         )
 
@@ -457,6 +461,15 @@ class PreparedRun:
             recompute(self.model, self.recomputed_layers, self.hosted)
         return reason
 
+    def _put_embedding_in_ram(self) -> tuple[str, ...]:
+        """Where that is asked for. A note where it stays on the card."""
+        if not (self.device.is_cuda and self.config.training.embedding_in_ram):
+            return ()
+        reason = not_in_ram_reason(model_shape(self.config.model.path), self.config)
+        if reason is None and not self.adapted.put_embedding_in_ram():
+            reason = "it does more than look rows up"
+        return (embedding_stays(reason),) if reason is not None else ()
+
     def _keep_dequantized(self, layers: nn.ModuleList, not_compiled: str | None) -> None:
         asked = self.as_computed.training.keep_dequantized and self.device.is_cuda  # else memory decides
         reason = not_kept_dequantized_reason(str(self.model.config.model_type), self.config)
@@ -525,8 +538,8 @@ def _require_ram(promised: Promise) -> None:
     if promised.lacks_ram:
         raise StudioError(
             promised.words,
-            hint="Close other programs that use RAM and resume it, or start a new run that recomputes all "
-            "layers with their inputs on the card.",
+            hint="Close other programs that use RAM and resume it, or start a new run that leaves this on "
+            "the card.",
         )
 
 

@@ -71,6 +71,20 @@ def not_fp8_reason(family: str, config: RunConfig) -> str | None:
     return f"layers aren't compiled ({reason})" if reason is not None else None
 
 
+def not_in_ram_reason(shape: ModelShape, config: RunConfig) -> str | None:
+    """Why the embedding stays on a card."""
+    if shape.decoder is not None:
+        return "it's an encoder-decoder"
+    if shape.tied:
+        return "it's the head too"
+    return "all weights learn" if config.trains_all else None
+
+
+def embedding_stays(reason: str) -> str:
+    """What is said where it was to lie in RAM and doesn't."""
+    return f"The embedding stays on the card: {reason}."
+
+
 def not_kept_dequantized_reason(family: str, config: RunConfig) -> str | None:
     """Why frozen weights don't stay dequantized on a card."""
     if config.model.quantization not in ("nf4", "fp4"):

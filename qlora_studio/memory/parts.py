@@ -10,7 +10,11 @@ from qlora_studio.config.adapter_layers import is_adapted, ranks
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import LoraConfig, RunConfig
 from qlora_studio.memory import encoder_decoder
-from qlora_studio.memory.compiling import not_graphed_reason, not_kept_dequantized_reason
+from qlora_studio.memory.compiling import (
+    not_graphed_reason,
+    not_in_ram_reason,
+    not_kept_dequantized_reason,
+)
 from qlora_studio.memory.setting import Setting
 
 # What a person reads of each part, in the order of the promise's bar
@@ -117,15 +121,33 @@ def may_be_graphed(shape: ModelShape, config: RunConfig) -> bool:
     return not_graphed_reason(shape, config, trained_parameters(shape, config)) is None
 
 
-def pinned_bytes(setting: Setting, recomputed_layers: int) -> int:
-    """In the machine's memory, beside all that the card holds: the inputs of recomputed layers, where they
-    are to lie there. At least: where the processor is a step ahead, the old one may still be on its way.
+INPUTS, EMBEDDING = "inputs of recomputed layers", "embedding"  # what may lie in RAM, in words
+
+
+def pinned_bytes(setting: Setting, recomputed_layers: int) -> dict[str, int]:
+    """In the machine's memory, beside all that the card holds, by what lies there. At least: where the
+    processor is a step ahead, a layer's old input may still be on its way.
     """
-    if not setting.inputs_in_ram:
+    found = {}
+    if setting.inputs_in_ram and recomputed_layers:
+        layer_input = setting.tokens * setting.shape.hidden_size * setting.dtype_bytes
+        found[INPUTS] = recomputed_layers * _pinned(layer_input)
+    if embedding := _embedding_in_ram(setting):
+        found[EMBEDDING] = _pinned(embedding)
+    return found
+
+
+def _pinned(size: int) -> int:
+    """torch takes a power of two for each (CachingHostAllocator)."""
+    return 1 << max(size - 1, 0).bit_length()
+
+
+def _embedding_in_ram(setting: Setting) -> int:
+    """Bytes of it, where it lies there beside a card."""
+    asked = setting.device == "cuda" and setting.config.training.embedding_in_ram
+    if not asked or not_in_ram_reason(setting.shape, setting.config) is not None:
         return 0
-    layer_input = setting.tokens * setting.shape.hidden_size * setting.dtype_bytes
-    # torch takes a power of two for each (CachingHostAllocator)
-    return recomputed_layers * (1 << max(layer_input - 1, 0).bit_length())
+    return setting.shape.vocab_size * setting.shape.hidden_size * setting.weight_bytes
 
 
 def trained_bytes(setting: Setting) -> int:
@@ -174,7 +196,7 @@ def _weights(setting: Setting) -> int:
         unquantized += stack.layers * (sum(out * inner for _, out, inner in stack.linears) - sum(sizes))
     stored += unquantized * setting.unquantized_bytes
     rest = (shape.parameters - quantized - unquantized) * setting.weight_bytes
-    return stored + rest + _kept_dequantized(setting, quantized)
+    return stored + rest - _embedding_in_ram(setting) + _kept_dequantized(setting, quantized)
 
 
 def _stored_bytes(size: int, setting: Setting) -> int:

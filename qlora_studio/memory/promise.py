@@ -10,6 +10,7 @@ import msgspec
 from qlora_studio.config.architecture import as_trained
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import RunConfig
+from qlora_studio.memory.compiling import not_in_ram_reason
 from qlora_studio.memory.correction import (
     NO_CORRECTION,
     Correction,
@@ -18,7 +19,7 @@ from qlora_studio.memory.correction import (
     layers_of,
     tokens_at_once,
 )
-from qlora_studio.memory.parts import Parts, parts, pinned_bytes
+from qlora_studio.memory.parts import EMBEDDING, Parts, parts, pinned_bytes
 from qlora_studio.memory.phases import OF_THE_RUN, Phase, by_phase
 from qlora_studio.memory.setting import Setting
 from qlora_studio.memory.suggestions import ways_to_fit
@@ -45,7 +46,7 @@ class Promise(msgspec.Struct, frozen=True, kw_only=True):
     phase:             of the run, in which these are taken: the one that takes most
     phases:            the total of each phase, those after the run too: chat with the adapter, export
     paged:             of these, what the driver may move to RAM: the paged optimizer's state
-    pinned:            beside `total`, in RAM, from where nothing can move: inputs of recomputed layers
+    in_ram:            beside `total`, in RAM, from where nothing can move: bytes by what lies there
     free_ram:          what is free of it; None: not known, or of no account
     recompute_layers:  layers whose activations are computed again
     verdict:           tight: it goes, but some of the optimizer may move to RAM, which is slower
@@ -62,8 +63,13 @@ class Promise(msgspec.Struct, frozen=True, kw_only=True):
     phases: dict[Phase, int]
     factor: float  # by which what runs measured here corrected the estimated parts; 1: by nothing
     suggestions: tuple[Suggestion, ...] = ()
-    pinned: int = 0
+    in_ram: dict[str, int] = {}
     free_ram: int | None = None
+
+    @property
+    def pinned(self) -> int:
+        """Of all that lies in RAM."""
+        return sum(self.in_ram.values())
 
     @property
     def lacks_ram(self) -> bool:
@@ -124,6 +130,7 @@ def promise(
         on_card=device == "cuda",
         encoder_decoder=shape.decoder is not None,
         ram_lacks=found.lacks_ram,
+        embedding_may_move=not_in_ram_reason(shape, as_trained(config, shape)) is None,
     )
     suggestions = []
     for way in that_fit:
@@ -167,14 +174,14 @@ def _promise(
         phase=phase,
         factor=factor,
         phases={name: found.total for name, found in phases.items()},
-        pinned=pinned_bytes(setting, recomputed),
+        in_ram=pinned_bytes(setting, recomputed),
         free_ram=free_ram,
     )
     if not promised.lacks_ram or free_ram is None:
         return promised
-    lacking = (
-        f"The inputs of recomputed layers need {_gib(promised.pinned)} GiB of RAM; {_gib(free_ram)} are free."
-    )
+    what = " and the ".join(promised.in_ram)
+    need = "needs" if list(promised.in_ram) == [EMBEDDING] else "need"
+    lacking = f"The {what} {need} {_gib(promised.pinned)} GiB of RAM; {_gib(free_ram)} are free."
     words = f"{promised.words} {lacking}" if verdict == "too large" else lacking
     return msgspec.structs.replace(promised, verdict="too large", words=words)
 

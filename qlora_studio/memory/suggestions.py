@@ -36,15 +36,18 @@ def ways_to_fit(
     *,
     encoder_decoder: bool = False,
     ram_lacks: bool = False,
+    embedding_may_move: bool = False,
 ) -> list[Way]:
     """At most three, best first: single changes, and where these don't do, several together.
 
     encoder_decoder: whether the model is one; the inputs of its layers don't go to RAM
-    ram_lacks:       whether there is no room in RAM for those that are to lie there
+    ram_lacks:       whether there is no room in RAM for what is to lie there
+    embedding_may_move: whether the embedding could lie there
     """
     kinds: list[Kind] = [
         *([_dequantize_each_time] if on_card else []),
-        _inputs_on_card if ram_lacks else partial(_recompute, on_card and not encoder_decoder),
+        _out_of_ram if ram_lacks else partial(_recompute, on_card and not encoder_decoder),
+        *([_embedding_in_ram] if on_card and embedding_may_move and not ram_lacks else []),
         _fewer_rows,
         *([_eight_bit_optimizer] if on_card else []),
         _adapter_instead if config.trains_all else _lower_rank,
@@ -114,9 +117,20 @@ def _recompute(inputs_in_ram: bool, config: RunConfig) -> Iterator[Step]:
         yield "recomputing all layers, their inputs in RAM", {"training.recompute": HOST}
 
 
-def _inputs_on_card(config: RunConfig) -> Iterator[Step]:
+def _out_of_ram(config: RunConfig) -> Iterator[Step]:
+    embedding, inputs = {"training.embedding_in_ram": False}, {"training.recompute": "all"}
+    if config.training.embedding_in_ram:
+        yield "the embedding on the card", embedding
     if config.training.recompute == HOST:
-        yield "recomputing all layers, their inputs on the card", {"training.recompute": "all"}
+        yield "recomputing all layers, their inputs on the card", inputs
+    if config.training.embedding_in_ram and config.training.recompute == HOST:
+        yield "recomputing all layers, their inputs and the embedding on the card", inputs | embedding
+
+
+def _embedding_in_ram(config: RunConfig) -> Iterator[Step]:
+    """Some milliseconds a step."""
+    if not config.training.embedding_in_ram:
+        yield "the embedding in RAM", {"training.embedding_in_ram": True}
 
 
 def _fewer_rows(config: RunConfig) -> Iterator[Step]:

@@ -19,7 +19,7 @@ from qlora_studio.config.run_config import SAMPLE, DataConfig, LoraConfig, RunCo
 from qlora_studio.config.toml_file import read_run_config, run_config_text
 from qlora_studio.data.report import ImportReport
 from qlora_studio.errors import StudioError
-from qlora_studio.memory.compiling import not_fp8_reason, not_kept_dequantized_reason
+from qlora_studio.memory.compiling import not_fp8_reason, not_in_ram_reason, not_kept_dequantized_reason
 from qlora_studio.memory.correction import NO_CORRECTION, computes_padding, correction
 from qlora_studio.memory.disk import run_bytes
 from qlora_studio.memory.largest import Largest, largest_that_fits
@@ -239,6 +239,14 @@ class TrainState(QObject):
             and not self.has_source
             and not_kept_dequantized_reason(family, self.as_trained) is None
         )
+
+    @property
+    def may_put_embedding_in_ram(self) -> bool:
+        """Whether there is a card, and a model whose embedding can lie elsewhere."""
+        shape = self.shape()
+        if card_in_use(self._engine) is None or shape is None:
+            return False
+        return not_in_ram_reason(shape, self.as_trained) is None
 
     def updates(self) -> int:
         """How many the run will make, about."""

@@ -104,7 +104,9 @@ def test_on_a_card_the_part_of_a_paged_state_that_has_no_room_is_told(
     base = SimpleNamespace(device=device, weight_bytes=0)
     optimizer: Any = SimpleNamespace(parameters={}, paged=True, state_bytes=2 * gib)
     trained: Any = SimpleNamespace(bytes_beside=0)
-    meter = MemoryMeter(cast(Any, SimpleNamespace(base=base, dequantized_bytes=0)), trained, optimizer)
+    meter = MemoryMeter(
+        cast(Any, SimpleNamespace(base=base, weight_bytes=base.weight_bytes)), trained, optimizer
+    )
     meter.start_watching()
     wait_for(lambda: meter._watch.looks)
 

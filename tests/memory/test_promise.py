@@ -16,6 +16,7 @@ from qlora_studio.config.run_config import RunConfig
 from qlora_studio.memory.largest import largest_that_fits
 from qlora_studio.memory.promise import GIB, Promise, promise
 from qlora_studio.memory.suggestions import changed
+from qlora_studio.models.shapes import known_shape
 
 
 def llama_shape(
@@ -370,6 +371,46 @@ def test_inputs_of_layers_in_ram_are_promised_as_they_lie_there(shape, rows, pin
     assert on_card(shape, rows, 2048, "all").pinned == 0
     host = changed(RunConfig(), {"training.recompute": "host"})
     assert promise(shape, host, device="cpu", free_bytes=64 * GIB).pinned == 0
+
+
+def test_an_embedding_in_ram_is_the_cards_no_more():
+    on_card_, in_ram = (
+        on_card(LLAMA_8B, 4, 2048, "all", training__embedding_in_ram=asked) for asked in (False, True)
+    )
+    size = 2 * 128256 * 4096
+    assert on_card_.parts["weights"] - in_ram.parts["weights"] == size
+    assert in_ram.in_ram == {"embedding": 2**30}  # torch takes a power of two
+    both = on_card(LLAMA_8B, 4, 2048, "host", training__embedding_in_ram=True)
+    assert both.in_ram == {"inputs of recomputed layers": 2**31, "embedding": 2**30}
+    tied = known_shape("llama-3.2-1b")
+    assert on_card(tied, 4, 512, "all", training__embedding_in_ram=True).in_ram == {}
+    asked = changed(RunConfig(), {"training.embedding_in_ram": True})
+    assert promise(LLAMA_8B, asked, device="cpu", free_bytes=64 * GIB).in_ram == {}
+
+
+def test_it_is_offered_where_it_makes_room_and_ram_has_some():
+    def offered(ram_gib):
+        changes = {"training.batch_size": 1, "data.seq_len": 2048, "training.recompute": "host"}
+        config = changed(RunConfig(), changes)
+        needs = promise(LLAMA_8B, config, device="cuda").total / GIB
+        ways = promise(
+            LLAMA_8B,
+            config,
+            device="cuda",
+            free_bytes=int((needs - 0.5) / 0.92 * GIB),
+            free_ram_bytes=int(ram_gib * GIB),
+        ).suggestions
+        return [way.changes for way in ways]
+
+    assert {"training.embedding_in_ram": True} in offered(16)
+    assert {"training.embedding_in_ram": True} not in offered(1)
+
+
+def test_where_ram_has_no_room_for_it_it_goes_back():
+    config = changed(RunConfig(), {"training.embedding_in_ram": True})
+    promised = promise(LLAMA_8B, config, device="cuda", free_bytes=80 * GIB, free_ram_bytes=GIB // 2)
+    assert promised.words == "The embedding needs 1.0 GiB of RAM; 0.5 are free."
+    assert promised.suggestions[0].changes == {"training.embedding_in_ram": False}
 
 
 def with_ram(room_gib: float, ram_gib: float, recompute: str) -> Promise:

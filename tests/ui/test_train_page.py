@@ -13,6 +13,7 @@ from qlora_studio.config.run_config import RunConfig
 from qlora_studio.config.setting import fields_of
 from qlora_studio.config.toml_file import read_run_config, with_changes
 from qlora_studio.memory.devices import CardReading, RamReading
+from qlora_studio.models.shapes import known_shape
 from qlora_studio.protocol import commands, reading
 from qlora_studio.protocol.events import LoadingProgress, Problem
 from qlora_studio.state import launch
@@ -205,6 +206,23 @@ def test_they_are_not_asked_to_where_they_can_not(advanced, app, monkeypatch, ke
     assert switch.isVisibleTo(advanced)
 
 
+@pytest.mark.parametrize(
+    ("shape", "card", "is_asked"),
+    [
+        ("llama-3.1-8b", a_card((9, 0)), True),
+        ("llama-3.2-1b", a_card((9, 0)), False),  # its head is the embedding
+        ("llama-3.1-8b", None, False),
+    ],
+)
+def test_an_embedding_of_its_own_may_lie_in_ram(advanced, app, monkeypatch, shape, card, is_asked):
+    monkeypatch.setattr(launch, "card_reading", lambda: card)
+    monkeypatch.setattr(app.train, "shape", lambda: known_shape(shape))
+    advanced.opened(None)
+    QCoreApplication.sendPostedEvents()
+    shown = advanced.findChildren(QWidget, "train_training_embedding_in_ram")
+    assert [switch.isVisibleTo(advanced) for switch in shown] == [True] * is_asked
+
+
 def test_a_click_on_fp8_is_a_setting(advanced, app, monkeypatch, qtbot):
     monkeypatch.setattr(launch, "card_reading", lambda: a_card((9, 0)))
     advanced.opened(None)
@@ -220,6 +238,7 @@ def test_every_setting_that_is_built_has_its_field(advanced, app, monkeypatch):
     names = {f"train_{item.key.replace('.', '_')}" for item in fields_of(RunConfig)}
     chosen_elsewhere = {"train_model_path", "train_data_path", "train_data_format", "train_training_devices"}
     chosen_elsewhere.add("train_data_target_len")  # of encoder-decoders alone: test_encoder_decoder.py
+    chosen_elsewhere.add("train_training_embedding_in_ram")  # of models whose head is another matrix: above
     of_preferences = {name for name in names if name.startswith("train_preference_")}
     for name in sorted(names - chosen_elsewhere, key=of_preferences.__contains__):  # those last
         if name in of_preferences:

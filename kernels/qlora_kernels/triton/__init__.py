@@ -37,6 +37,15 @@ def dequantize_on_card(
     return dequantize_4bit_triton(packed, absmax, block_size, quant_type, shape, dtype, *nested, into)
 
 
+def rows_in_ram_on_card(table: Tensor, ids: Tensor) -> Tensor:
+    """See `qlora_kernels.rows_in_ram`."""
+    if not _has_triton():
+        return torch.nn.functional.embedding(ids.cpu(), table).to(ids.device)
+    from qlora_kernels.triton.rows_in_ram import rows_in_ram_triton
+
+    return rows_in_ram_triton(table, ids)
+
+
 def fp8_weight_on_card(
     weight: Sequence[Tensor],
     scales: Tensor,

@@ -78,7 +78,8 @@ LEARNING = (
     "training.seed",
 )
 FP8, KEEP_DEQUANTIZED = "training.fp8", "training.keep_dequantized"
-LEARNING_SWITCHES = (FP8, KEEP_DEQUANTIZED)
+EMBEDDING_IN_RAM = "training.embedding_in_ram"
+LEARNING_SWITCHES = (FP8, KEEP_DEQUANTIZED, EMBEDDING_IN_RAM)
 HELD_OUT_ENCODING = "data.validation_encoding"  # has a field where a file is held out, and no share
 QUESTIONS = "checkpoints.questions"
 WHILE = (
@@ -353,6 +354,7 @@ class TrainPage(Page):
             "training.neftune_alpha": method in PREFERENCES,
             FP8: not self._state.may_multiply_in_fp8,
             KEEP_DEQUANTIZED: not self._state.may_keep_dequantized,
+            EMBEDDING_IN_RAM: not self._state.may_put_embedding_in_ram,
             START: mode == "simple" and not start,
             **dict.fromkeys((*OF_THE_START, "lora.init"), bool(start)),
         }

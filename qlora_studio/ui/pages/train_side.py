@@ -10,7 +10,7 @@ from PySide6.QtWidgets import QGridLayout, QHBoxLayout, QVBoxLayout, QWidget
 from qlora_studio.config.setting import Field
 from qlora_studio.memory.correction import correction_words
 from qlora_studio.memory.largest import Largest
-from qlora_studio.memory.parts import PART_NAMES
+from qlora_studio.memory.parts import EMBEDDING, INPUTS, PART_NAMES
 from qlora_studio.memory.promise import Promise
 from qlora_studio.state.train_problems import Mend, TrainProblem
 from qlora_studio.ui.figures import in_gib
@@ -275,12 +275,18 @@ def _fit(promised: Promise) -> tuple[str, str, str]:
     return f"Fits, {in_gib(spare)} spare", "ok", "check"
 
 
+def _what_lies_in_ram(promised: Promise) -> str:
+    if EMBEDDING not in promised.in_ram:
+        return "Their inputs take"
+    return "Their inputs and the embedding take" if INPUTS in promised.in_ram else "The embedding takes"
+
+
 def _notes(promised: Promise, on_card: bool, layers: int) -> Iterator[str]:
     if promised.recompute_layers:
         yield f"{promised.recompute_layers} of {layers} layers are computed again to save memory."
     if promised.pinned:
         of_free = f" of {in_gib(promised.free_ram)} free" if promised.free_ram is not None else ""
-        yield f"Their inputs take {in_gib(promised.pinned)}{of_free} in RAM."
+        yield f"{_what_lies_in_ram(promised)} {in_gib(promised.pinned)}{of_free} in RAM."
     if said := correction_words(promised.factor):
         yield said
     if promised.largest_phase != "training":
