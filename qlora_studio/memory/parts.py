@@ -93,7 +93,7 @@ def parts(setting: Setting, recomputed_layers: int) -> Parts:
     gradients = 0 if setting.config.trains_all else _FP32 * trained
     activations = _activations(setting, recomputed_layers, gradients)
     return Parts(
-        weights=_weights(setting),
+        weights=base_bytes(setting),
         adapter=trained_bytes(setting),
         optimizer=optimizer_bytes(setting.config, trained, setting.device),
         activations=int(setting.factor * activations),
@@ -186,7 +186,8 @@ def _is_adapted(name: str, config: RunConfig) -> bool:
     return not config.trains_all and is_adapted(name, config.lora)
 
 
-def _weights(setting: Setting) -> int:
+def base_bytes(setting: Setting) -> int:
+    """Of the base as it is stored, and of dequantized copies where they are kept."""
     shape = setting.shape
     quantized = unquantized = stored = 0
     for stack in shape.stacks:
@@ -385,7 +386,7 @@ def other_bytes(setting: Setting, activations: int) -> int:
         if _is_graphed(setting) and _is_counted(setting):
             beside, reserved, margin = 0.0, _RESERVED_BY_GRAPHS, _MARGIN_OF_GRAPHS
         estimated = reserved + int(_SCRATCH * largest * setting.dtype_bytes + beside)
-        estimated += int(margin * (_weights(setting) + trained + activations))
+        estimated += int(margin * (base_bytes(setting) + trained + activations))
     else:
         estimated = int(_CPU_SLACK * activations)
     return never_estimated(setting.device) + int(setting.factor * estimated)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import msgspec
 
 from qlora_studio.config.architecture import row_limit
 from qlora_studio.config.run_config import QUESTION_TOKENS, WRITTEN_TOGETHER
-from qlora_studio.memory.parts import Parts, adapter_parameters, bytes_a_layer, other_bytes
+from qlora_studio.memory.parts import Parts, adapter_parameters, base_bytes, bytes_a_layer, other_bytes
 from qlora_studio.memory.setting import Setting
 
 Phase = Literal["training", "evaluation", "sample replies", "chat", "export"]
@@ -27,19 +28,20 @@ def by_phase(setting: Setting, training: Parts) -> dict[Phase, Parts]:
 
     A sample with its reply is taken for a text of 512 tokens, a chat for one as long as a row; so is each of
     the replies written together where right numbers are counted. Chat and export come after the run: nothing
-    is left of gradients and optimizer then.
+    is left of gradients and optimizer then, nor of weights that stayed dequantized on a card.
     """
     replying = msgspec.structs.replace(training, logits=_logits_of_one_token(setting))
     config = setting.config
     adapter = 0 if config.trains_all else _FP32 * adapter_parameters(setting.shape, config.lora)
-    alone = msgspec.structs.replace(replying, adapter=adapter, optimizer=0)
+    after = _after_the_run(setting)
+    alone = msgspec.structs.replace(replying, weights=base_bytes(after), adapter=adapter, optimizer=0)
     row = row_limit(setting.config.data, setting.shape)
     return {
         "training": training,
         "evaluation": _with(setting, training, _of_evaluation(setting)),
         "sample replies": _with(setting, replying, _of_replies(setting)),
-        "chat": _with(setting, alone, _of_a_text(setting, row)),
-        "export": _with(setting, alone, _of_merging(setting)),
+        "chat": _with(after, alone, _of_a_text(after, row)),
+        "export": _with(after, alone, _of_merging(after)),
     }
 
 
@@ -48,6 +50,12 @@ def cache_bytes(setting: Setting, tokens: int) -> int:
     shape = setting.shape
     places = -(-(tokens + _PLACES_AT_ONCE) // _PLACES_AT_ONCE) * _PLACES_AT_ONCE
     return 2 * shape.stacks[-1].layers * shape.kv_heads * shape.head_dim * places * setting.dtype_bytes
+
+
+def _after_the_run(setting: Setting) -> Setting:
+    """Weights stay dequantized on a card for the run alone; on a processor free memory decides."""
+    training = msgspec.structs.replace(setting.config.training, keep_dequantized=False)
+    return replace(setting, config=msgspec.structs.replace(setting.config, training=training))
 
 
 def _with(setting: Setting, held: Parts, activations: int) -> Parts:

@@ -43,6 +43,14 @@ def test_chat_and_export_hold_neither_gradients_nor_optimizer():
     assert found["evaluation"] - found["chat"] > 3 * 4 * trained * 0.9
 
 
+def test_weights_stay_dequantized_in_the_run_alone():
+    plain, kept = (phases(training__keep_dequantized=asked) for asked in (False, True))
+    copies = 2 * LLAMA.layers * sum(out * inner for _, out, inner in LLAMA.linears)
+    for phase in ("training", "evaluation", "sample replies"):
+        assert kept[phase] - plain[phase] == pytest.approx(copies, rel=0.02)
+    assert (kept["chat"], kept["export"]) == (plain["chat"], plain["export"])
+
+
 def test_a_longer_chat_takes_more():
     assert phases(data__seq_len=8192)["chat"] > phases(data__seq_len=2048)["chat"]
 
