@@ -378,8 +378,9 @@ def other_bytes(setting: Setting, activations: int) -> int:
     """A dequantized weight, what is reserved beyond what is used, and the context or the process."""
     shape = setting.shape
     if setting.device == "cuda":
-        sizes = () if _keeps_dequantized(setting) else shape.all_linears
-        largest = max((out * inner for _, out, inner in sizes), default=0)
+        # Evaluations and samples multiply with the codes of weights that stay dequantized too, and the piece
+        # that they take for it stays.
+        largest = max((out * inner for _, out, inner in shape.all_linears), default=0)
         trained = trained_bytes(setting)
         beside = _BESIDE_FLAT * trained if _lies_flat(setting) else 0.0
         reserved, margin = (_RESERVED, _MARGIN)

@@ -98,6 +98,12 @@ def test_weights_that_stay_dequantized_take_two_bytes_a_number_more():
     assert kept.total - plain.total == pytest.approx(2 * numbers, rel=0.02)
 
 
+def test_what_evaluations_dequantize_is_promised_beside_weights_that_stay_so():
+    shape = llama_shape(4096, 14336, 4, 32, 8, 128256)
+    plain, kept = (on_card(shape, 1, 256, 0, training__keep_dequantized=asked) for asked in (False, True))
+    assert kept.parts["other"] >= plain.parts["other"]
+
+
 @pytest.mark.parametrize(
     "more",
     [{"training__fp8": True}, {"training__compile": "off"}, {"lora__use_dora": True}],
