@@ -53,8 +53,9 @@ def cache_bytes(setting: Setting, tokens: int) -> int:
 
 
 def _after_the_run(setting: Setting) -> Setting:
-    """Weights stay dequantized on a card for the run alone; on a processor free memory decides."""
-    training = msgspec.structs.replace(setting.config.training, keep_dequantized=False)
+    """Weights stay dequantized on a card, and the embedding beside it, for the run alone."""
+    training = setting.config.training
+    training = msgspec.structs.replace(training, keep_dequantized=False, embedding_in_ram=False)
     return replace(setting, config=msgspec.structs.replace(setting.config, training=training))
 
 

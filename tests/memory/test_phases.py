@@ -23,6 +23,13 @@ def setting(config: RunConfig = RunConfig()) -> Setting:  # noqa: B008  # it nev
     return Setting(LLAMA, config, "cuda", True, 8192, None)
 
 
+@pytest.mark.parametrize("asked", ["training__keep_dequantized", "training__embedding_in_ram"])
+def test_after_the_run_the_base_is_as_it_was_loaded(asked):
+    plain, other = phases(), phases(**{asked: True})
+    assert (other["chat"], other["export"]) == (plain["chat"], plain["export"])
+    assert other["evaluation"] != plain["evaluation"]
+
+
 def test_the_cache_of_a_text_has_free_places_for_its_next_tokens():
     a_token = 2 * 2 * LLAMA.layers * LLAMA.kv_heads * LLAMA.head_dim  # keys and values, 16 bit
     assert cache_bytes(setting(), 1) == 1024 * a_token
