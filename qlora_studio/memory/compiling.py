@@ -95,6 +95,11 @@ def not_kept_dequantized_reason(family: str, config: RunConfig) -> str | None:
     return f"layers aren't compiled ({reason})" if reason is not None else None
 
 
+def keeps_dequantized(family: str, config: RunConfig) -> bool:
+    """Whether frozen weights stay dequantized on a card, as asked."""
+    return config.training.keep_dequantized and not_kept_dequantized_reason(family, config) is None
+
+
 def dequantized_each_time(reason: str) -> str:
     """What is said where weights were to stay dequantized and don't."""
     return f"Weights are dequantized for each product: {reason}."

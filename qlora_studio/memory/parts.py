@@ -11,9 +11,9 @@ from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import LoraConfig, RunConfig
 from qlora_studio.memory import encoder_decoder
 from qlora_studio.memory.compiling import (
+    keeps_dequantized,
     not_graphed_reason,
     not_in_ram_reason,
-    not_kept_dequantized_reason,
 )
 from qlora_studio.memory.setting import Setting
 
@@ -219,16 +219,11 @@ def _kept_dequantized(setting: Setting, linear: int) -> int:
     """
     copies = linear * setting.dtype_bytes
     if setting.device == "cuda":
-        return copies if _keeps_dequantized(setting) else 0
+        kept = setting.compiled and keeps_dequantized(setting.shape.family, setting.config)
+        return copies if kept else 0
     if not setting.is_4bit:
         return 0
     return copies if setting.room is None or copies <= setting.room // 2 else 0
-
-
-def _keeps_dequantized(setting: Setting) -> bool:
-    """Of a card."""
-    asked = setting.compiled and setting.config.training.keep_dequantized
-    return asked and not_kept_dequantized_reason(setting.shape.family, setting.config) is None
 
 
 def _logits(setting: Setting) -> int:

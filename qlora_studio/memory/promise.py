@@ -10,7 +10,7 @@ import msgspec
 from qlora_studio.config.architecture import as_trained
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import RunConfig
-from qlora_studio.memory.compiling import not_in_ram_reason
+from qlora_studio.memory.compiling import keeps_dequantized, not_in_ram_reason
 from qlora_studio.memory.correction import (
     NO_CORRECTION,
     Correction,
@@ -124,13 +124,15 @@ def promise(
     def needs(changed: RunConfig) -> Promise:
         return _promise(shape, changed, device, room, free_ram_bytes, longest_row, all_tokens, corrected)
 
+    trained = as_trained(config, shape)
     that_fit = ways_to_fit(
         config,
         lambda changed: needs(changed).verdict == "fits",
         on_card=device == "cuda",
         encoder_decoder=shape.decoder is not None,
         ram_lacks=found.lacks_ram,
-        embedding_may_move=not_in_ram_reason(shape, as_trained(config, shape)) is None,
+        embedding_may_move=not_in_ram_reason(shape, trained) is None,
+        weights_stay_dequantized=keeps_dequantized(shape.family, trained),
     )
     suggestions = []
     for way in that_fit:

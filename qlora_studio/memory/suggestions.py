@@ -37,15 +37,17 @@ def ways_to_fit(
     encoder_decoder: bool = False,
     ram_lacks: bool = False,
     embedding_may_move: bool = False,
+    weights_stay_dequantized: bool = False,
 ) -> list[Way]:
     """At most three, best first: single changes, and where these don't do, several together.
 
     encoder_decoder: whether the model is one; the inputs of its layers don't go to RAM
     ram_lacks:       whether there is no room in RAM for what is to lie there
     embedding_may_move: whether the embedding could lie there
+    weights_stay_dequantized: whether they do on the card, as asked
     """
     kinds: list[Kind] = [
-        *([_dequantize_each_time] if on_card else []),
+        *([_dequantize_each_time] if on_card and weights_stay_dequantized else []),
         _out_of_ram if ram_lacks else partial(_recompute, on_card and not encoder_decoder),
         *([_embedding_in_ram] if on_card and embedding_may_move and not ram_lacks else []),
         _fewer_rows,
@@ -99,10 +101,9 @@ def _joined(words: list[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
-def _dequantize_each_time(config: RunConfig) -> Iterator[Step]:
+def _dequantize_each_time(_: RunConfig) -> Iterator[Step]:
     """A little more time, the same numbers."""
-    if config.training.keep_dequantized:
-        yield "dequantizing weights for each product", {"training.keep_dequantized": False}
+    yield "dequantizing weights for each product", {"training.keep_dequantized": False}
 
 
 def _recompute(inputs_in_ram: bool, config: RunConfig) -> Iterator[Step]:

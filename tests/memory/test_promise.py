@@ -98,6 +98,16 @@ def test_weights_that_stay_dequantized_take_two_bytes_a_number_more():
     assert kept.total - plain.total == pytest.approx(2 * numbers, rel=0.02)
 
 
+@pytest.mark.parametrize(
+    ("more", "offered"), [({}, True), ({"training__fp8": True}, False)], ids=["kept", "fp8"]
+)
+def test_they_are_to_go_only_where_they_stay(more, offered):
+    needed = on_card(LLAMA_8B, 4, 2048, "all", training__keep_dequantized=True, room=8 * GIB, **more)
+    (way,) = needed.suggestions
+    assert ("training.keep_dequantized" in way.changes) == offered
+    assert ("dequantizing" in way.words) == offered
+
+
 def test_what_evaluations_dequantize_is_promised_beside_weights_that_stay_so():
     shape = llama_shape(4096, 14336, 4, 32, 8, 128256)
     plain, kept = (on_card(shape, 1, 256, 0, training__keep_dequantized=asked) for asked in (False, True))
