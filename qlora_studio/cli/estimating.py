@@ -16,11 +16,11 @@ from qlora_studio.config.architecture import as_trained, require_trainable
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import SAMPLE, SHAPE_PREFIX, RunConfig
 from qlora_studio.memory.compiling import (
-    dequantized_each_time,
     embedding_stays,
     in_16_bit,
     not_fp8_reason,
     not_in_ram_reason,
+    not_kept_dequantized,
     not_kept_dequantized_reason,
 )
 from qlora_studio.memory.correction import NO_CORRECTION, Correction, correction, correction_words
@@ -78,7 +78,7 @@ def estimate_command(arguments: argparse.Namespace) -> int:
         ways = list(_other_ways(shape, config, room, kind))
     notes = [
         *_in_16_bit(config, shape, room),
-        *_dequantized_each_time(config, shape, room),
+        *_not_kept_dequantized(config, shape, room),
         *_embedding_stays(config, shape, room),
     ]
     parts = {name: count / 2**30 for name, count in promised.parts.items()}
@@ -156,7 +156,7 @@ def _embedding_stays(config: RunConfig, shape: ModelShape, room: Room) -> Iterat
             yield embedding_stays(reason)
 
 
-def _dequantized_each_time(config: RunConfig, shape: ModelShape, room: Room) -> Iterator[str]:
+def _not_kept_dequantized(config: RunConfig, shape: ModelShape, room: Room) -> Iterator[str]:
     """Why weights on a card don't stay dequantized, where they are to."""
     if not config.training.keep_dequantized or room.device != "cuda":
         return
@@ -164,4 +164,4 @@ def _dequantized_each_time(config: RunConfig, shape: ModelShape, room: Room) -> 
     if shape.decoder is not None:
         reason = "layers aren't compiled (it's an encoder-decoder)"
     if reason is not None:
-        yield dequantized_each_time(reason)
+        yield not_kept_dequantized(reason)

@@ -71,12 +71,12 @@ from qlora_studio.engine.trainer_state import (
 from qlora_studio.engine.update import Updater, first_loss_scale
 from qlora_studio.errors import StudioError
 from qlora_studio.memory.compiling import (
-    dequantized_each_time,
     embedding_stays,
     in_16_bit,
     not_fp8_reason,
     not_graphed_reason,
     not_in_ram_reason,
+    not_kept_dequantized,
     not_kept_dequantized_reason,
     partly_in_16_bit,
 )
@@ -311,7 +311,7 @@ class PreparedRun:
             *quiet,
             *self._inputs_stay,
             *self._not_in_fp8(),
-            *self._dequantized_each_time,
+            *self._not_kept_dequantized,
             *self._embedding_stays,
             *self._uncounted(),
         )
@@ -476,7 +476,7 @@ class PreparedRun:
         if reason is None and not_compiled is not None:
             reason = f"layers aren't compiled ({not_compiled})"
         self.keeps_dequantized = asked and reason is None
-        self._dequantized_each_time = (dequantized_each_time(reason),) if asked and reason else ()
+        self._not_kept_dequantized = (not_kept_dequantized(reason),) if asked and reason else ()
         keep_dequantized(layers, self.keeps_dequantized)
 
     def _not_graphed_reason(self) -> str | None:

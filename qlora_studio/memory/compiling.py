@@ -88,9 +88,9 @@ def embedding_stays(reason: str) -> str:
 def not_kept_dequantized_reason(family: str, config: RunConfig) -> str | None:
     """Why frozen weights don't stay dequantized on a card."""
     if config.model.quantization not in ("nf4", "fp4"):
-        return "only 4-bit weights are dequantized"
+        return "only 4-bit ones are"
     if config.training.fp8 and not_fp8_reason(family, config) is None:
-        return "fp8 products are made of their codes"
+        return "training.fp8 is on, whose products are made of their codes"
     reason = not_compiled_reason(family, config)
     return f"layers aren't compiled ({reason})" if reason is not None else None
 
@@ -100,9 +100,9 @@ def keeps_dequantized(family: str, config: RunConfig) -> bool:
     return config.training.keep_dequantized and not_kept_dequantized_reason(family, config) is None
 
 
-def dequantized_each_time(reason: str) -> str:
+def not_kept_dequantized(reason: str) -> str:
     """What is said where weights were to stay dequantized and don't."""
-    return f"Weights are dequantized for each product: {reason}."
+    return f"Weights aren't kept dequantized: {reason}."
 
 
 def in_16_bit(reason: str) -> str:

@@ -101,8 +101,9 @@ def test_where_weights_do_not_stay_dequantized_it_is_said_why(
 
     asked = "training.keep_dequantized=true"
     card = Room("cuda", 2**35)
-    words = "Weights are dequantized for each product: layers aren't compiled (compiling is off)."
-    assert notes(card, "training.compile=off") == [words]
+    words = "Weights aren't kept dequantized: {}."
+    assert notes(card, "training.compile=off") == [words.format("layers aren't compiled (compiling is off)")]
+    assert notes(card, "model.quantization=int8") == [words.format("only 4-bit ones are")]
     assert notes(card) == notes(Room("cpu", 2**33)) == []
 
 

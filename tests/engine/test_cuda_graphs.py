@@ -222,7 +222,7 @@ def as_on_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _compiles_nothing(run: PreparedRun) -> None:
     run.not_fp8, run._in_16_bit_too = "none", None
-    run.keeps_dequantized, run._dequantized_each_time = False, ()
+    run.keeps_dequantized, run._not_kept_dequantized = False, ()
 
 
 def test_a_run_that_is_played_learns_what_one_that_is_not_does(

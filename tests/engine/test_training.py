@@ -389,8 +389,8 @@ def test_on_a_card_weights_stay_dequantized_where_they_are_asked_to_and_can(
     PreparedRun._keep_dequantized(cast(Any, run), torch.nn.ModuleList(), not_compiled)
 
     assert asked == [kept] == [run.keeps_dequantized]
-    assert len(run._dequantized_each_time) == len(said)
-    assert all(map(str.__contains__, run._dequantized_each_time, said))
+    assert len(run._not_kept_dequantized) == len(said)
+    assert all(map(str.__contains__, run._not_kept_dequantized, said))
 
 
 @pytest.mark.parametrize("layers", [1, "all", "host"])
