@@ -41,8 +41,8 @@ def ways_out(error: BaseException, run: PreparedRun) -> tuple[tuple[Way, ...], t
     rows = _too_long(run) if in_a_step else ()
     recomputed = run.recomputed_layers >= run.layers and not run.keeps_dequantized
     ways = ways_for(run.record, run.less, recomputed=recomputed, rows=rows)
-    if isinstance(error, PinnedMemoryError):  # the optimizer has nothing there
-        ways = tuple(way for way in ways if way != "eight_bit")
+    if isinstance(error, PinnedMemoryError):  # neither the optimizer nor what a layer keeps lies there
+        ways = tuple(way for way in ways if way not in ("eight_bit", "recompute"))
     return ways, rows
 
 

@@ -13,6 +13,7 @@ from qlora_studio.engine import out_of_memory
 from qlora_studio.engine.device import Device
 from qlora_studio.engine.model_holder import ModelHolder
 from qlora_studio.engine.pinned_memory import PinnedMemoryError, in_ram
+from qlora_studio.engine.prepared_run import PreparedRun
 from qlora_studio.memory.devices import RamReading
 from qlora_studio.protocol.events import RunFailed, StepFinished
 from qlora_studio.runs.checkpoints import checkpoints
@@ -174,6 +175,25 @@ def test_where_ram_lacks_for_a_card_it_is_called_ram(
     assert "Held were" not in failed.error.message  # on the card
     assert failed.ways == ("half_rows", "without_rows")
     assert events_of(run)[-1].state == "finished"
+
+
+@pytest.mark.parametrize(("recompute", "kept"), [("none", False), (HOST, True)])
+def test_where_ram_lacks_nothing_is_offered_that_takes_less_of_the_card_alone(  # R14
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, recompute: str, kept: bool
+) -> None:
+    run = make_run(tmp_path, model, training__steps=4, training__recompute=recompute)
+    keep = PreparedRun._keep_dequantized
+
+    def kept_as_on_a_card(prepared: PreparedRun, *given: Any) -> None:
+        keep(prepared, *given)
+        prepared.keeps_dequantized = kept
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PreparedRun, "_keep_dequantized", kept_as_on_a_card)
+        patched.setattr(UPDATE, raising(PinnedMemoryError(2 * 2**30)))
+        failed = events_of(run)[-1]
+
+    assert failed.ways == ("half_rows", "without_rows")
 
 
 def test_memory_that_can_not_be_pinned_is_no_want_of_the_cards(monkeypatch: pytest.MonkeyPatch) -> None:
