@@ -60,8 +60,8 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
         choices=WAYS,
         dest="ways",
         metavar="WAY",
-        help="take less memory from now on: recompute (all layers), half_rows (at once), "
-        "eight_bit (optimizer), without_rows (that an out of memory named)",
+        help="take less memory from now on: recompute (all layers, and no weights kept dequantized), "
+        "half_rows (at once), eight_bit (optimizer), without_rows (that an out of memory named)",
     )
     resume.add_argument("--json", action="store_true", help="print the engine's events, one a line")
     resume.set_defaults(run=resume_command)

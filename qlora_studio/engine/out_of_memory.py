@@ -57,11 +57,16 @@ def out_of_memory(
     return Problem(message.rstrip(), f"Resume it {ways}. {hint(resumed=True)}")
 
 
-def ways_in_words(ways: Sequence[Way], rows_at_once: int, rows: Sequence[int]) -> str:
-    """As "Resume it ..." goes on. rows_at_once: as they are now; rows: that can be left out."""
+def ways_in_words(
+    ways: Sequence[Way], rows_at_once: int, rows: Sequence[int], *, keeps_dequantized: bool = False
+) -> str:
+    """As "Resume it ..." goes on. rows_at_once: as they are now; rows: that can be left out;
+    keeps_dequantized: whether weights stay so now.
+    """
+    and_no_weights = " and no weights kept dequantized" if keeps_dequantized else ""
     half = f"{-(-rows_at_once // 2):,} {'row' if rows_at_once <= 2 else 'rows'}"
     words = {
-        "recompute": "with all layers recomputed (slower, the same result)",
+        "recompute": f"with all layers recomputed{and_no_weights} (slower, the same result)",
         "half_rows": f"with {half} at once (each update has the same rows)",
         "eight_bit": "with the optimizer's state in 8 bit",
         "without_rows": f"without training {'row' if len(rows) == 1 else 'rows'} {named_rows(rows)}",

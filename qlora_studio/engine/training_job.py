@@ -207,7 +207,7 @@ class _TrainingJob:
             device,
             config,
             held=_held_by(run, error),
-            ways=ways_in_words(ways, run.rows_at_once, rows),
+            ways=ways_in_words(ways, run.rows_at_once, rows, keeps_dequantized=run.keeps_dequantized),
         )
         failed = _failed(self._writer.folder, step, "out_of_memory", problem)
         return msgspec.structs.replace(failed, ways=ways, rows=rows)

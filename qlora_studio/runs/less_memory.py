@@ -58,9 +58,11 @@ class LessMemory(msgspec.Struct, frozen=True, kw_only=True):
         """A sentence for each, for a person."""
         said = []
         if self.recompute_all:
-            said.append(
-                "All layers are recomputed, as the run was short of memory before; its result is the same."
-            )
+            kept = record.device == "cuda" and record.config.training.keep_dequantized
+            recomputed = "All layers are recomputed"
+            if kept:
+                recomputed += ", and weights aren't kept dequantized"
+            said.append(f"{recomputed}, as the run was short of memory before; its result is the same.")
         if self.rows_at_once:
             of = record.config.training.batch_size
             said.append(
@@ -79,7 +81,7 @@ def ways_for(
 ) -> tuple[Way, ...]:
     """What would take less memory than the run does now.
 
-    recomputed: whether all its layers are already
+    recomputed: whether all its layers are already, and no weights stay dequantized on a card
     rows:       that could be left out
     """
     eight_bit = less.eight_bit_optimizer or record.config.training.optimizer == "paged_adamw_8bit"

@@ -17,7 +17,7 @@ class Action(Enum):
     EXPORT = "export"
     RESUME = "resume"
     HALF_RATE = "half_rate"  # a new run with half the learning rate
-    RECOMPUTE = "recompute"  # resumed, with all layers recomputed
+    RECOMPUTE = "recompute"  # resumed, with all layers recomputed and no weights kept dequantized
     HALF_ROWS = "half_rows"  # resumed, with half the rows at once, twice as many times
     EIGHT_BIT = "eight_bit"  # resumed, with the 8-bit paged optimizer
     WITHOUT_ROWS = "without_rows"  # resumed, without the rows that took most
@@ -33,6 +33,7 @@ class Ending:
 
     at_pause: where Pause was, Resume stands; the banner needs no button for it
     rows:     how many a run that goes on without them leaves out
+    dequantized: whether it kept weights so, which it doesn't where it is resumed with all layers recomputed
     """
 
     tone: str
@@ -40,6 +41,7 @@ class Ending:
     actions: tuple[Action, ...] = ()
     at_pause: bool = False
     rows: int = 0
+    dequantized: bool = False
 
 
 def ending(run: Run, resume_step: int | None, died: str = "", is_first: bool = False) -> Ending | None:
@@ -103,7 +105,8 @@ def _failed(run: Run, resume_step: int | None) -> Ending:
         ways = tuple(Action(way) for way in WAYS if way in state.ways)
         plain = () if Action.RECOMPUTE in ways else (Action.RESUME,)  # as the engine resumes it by itself
         log = () if ways else (Action.LOG,)  # which tells no more of it
-        return Ending("bad", words, (*ways, *plain, *log), rows=len(state.rows))
+        kept = run.record.device == "cuda" and run.record.config.training.keep_dequantized
+        return Ending("bad", words, (*ways, *plain, *log), rows=len(state.rows), dequantized=kept)
     if state.cause == "non_finite":
         return Ending("bad", words, (Action.HALF_RATE, Action.RESUME, Action.LOG))
     return Ending("bad", words, (Action.RESUME, Action.LOG))

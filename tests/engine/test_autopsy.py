@@ -15,6 +15,7 @@ import torch
 from qlora_studio.data.packing import collate
 from qlora_studio.data.prepared import EncodedSample
 from qlora_studio.engine.out_of_memory import out_of_memory as told
+from qlora_studio.engine.out_of_memory import ways_in_words
 from qlora_studio.engine.prepared_run import read_start
 from qlora_studio.engine.update import Updater
 from qlora_studio.engine.wish import Wish
@@ -295,6 +296,14 @@ def test_a_run_that_recomputes_all_layers_already_promises_no_more_of_it(
     assert "recompute" not in end.ways
     assert end.error.hint.startswith("Resume it with 1 row at once (each update has the same rows)")
     assert "recompute" not in end.error.hint
+
+
+def test_what_is_kept_dequantized_goes_with_it() -> None:
+    said = [ways_in_words(("recompute",), 1, (), keeps_dequantized=kept) for kept in (True, False)]
+    assert said == [
+        "with all layers recomputed and no weights kept dequantized (slower, the same result)",
+        "with all layers recomputed (slower, the same result)",
+    ]
 
 
 def test_a_device_that_can_not_be_asked_is_still_out_of_memory(

@@ -100,6 +100,8 @@ def test_each_is_said_in_a_sentence():
         "2 rows are left out: 12, 45.",
     )
     assert LessMemory().words(record()) == ()
+    (words,) = LessMemory(recompute_all=True).words(record(keep_dequantized=True))
+    assert words.startswith("All layers are recomputed, and weights aren't kept dequantized, as the run was")
     assert named_rows(range(8)) == "1, 2, 3, 4, 5, 6 and 2 more"
 
 

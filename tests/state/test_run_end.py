@@ -7,6 +7,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
+from qlora_studio.config.toml_file import with_changes
 from qlora_studio.runs.folder import open_run
 from qlora_studio.state.run_end import Action, ending
 from tests.ui.example_runs import Example, make_run
@@ -89,6 +90,16 @@ def test_out_of_memory_offers_only_what_changes_something(run):  # R14
     already = ending(run(**failed, ways=("half_rows", "eight_bit")), 200).actions
     assert already == (Action.HALF_ROWS, Action.EIGHT_BIT, Action.RESUME)
     assert ending(run(**failed), 200).actions == (Action.RESUME, Action.LOG)
+
+
+def test_it_says_whether_weights_are_kept_dequantized_no_more(run):
+    made = run(end="failed", cause="out_of_memory", ways=("recompute",))
+    config = with_changes(made.record.config, {"training.keep_dequantized": True})
+    on_card = msgspec.structs.replace(made.record, config=config, device="cuda")
+    on_processor = msgspec.structs.replace(on_card, device="cpu")
+    assert ending(replace(made, record=on_card), 200).dequantized
+    assert not ending(replace(made, record=on_processor), 200).dequantized
+    assert not ending(made, 200).dequantized
 
 
 def test_losses_that_are_no_number_offer_a_lower_rate_first(run):  # R12

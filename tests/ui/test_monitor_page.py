@@ -17,7 +17,9 @@ from qlora_studio.runs.lock import RunLock
 from qlora_studio.runs.metrics import METRICS_FILE
 from qlora_studio.runs.run_state import RunState, write_state
 from qlora_studio.state import run_reading
+from qlora_studio.state.run_end import Action, Ending
 from qlora_studio.ui.pages.monitor import MonitorPage
+from qlora_studio.ui.pages.monitor_banner import ending_buttons
 from tests.state.reports import PREPARED
 from tests.ui.example_runs import TRAINING, Example, hear_steps, make_run, step_event
 from tests.ui.person import click, found, words
@@ -273,6 +275,14 @@ def test_out_of_memory_is_resumed_with_less_by_one_click(open_run, make, silent,
     assert silent.asked(reading.CheckResume)[0].ways == (way,)
     silent.answer(reading.CheckResume, reading.ResumeReady, run=str(folder), step=300)
     assert silent.last_said(commands.Train) == commands.Train(run=str(folder), ways=(way,))
+
+
+@pytest.mark.parametrize("dequantized", [True, False])
+def test_what_is_given_up_with_all_layers_recomputed_is_in_its_tip(qapp, dequantized):
+    ending = Ending("bad", "Out of memory.", (Action.RECOMPUTE,), dequantized=dequantized)
+    (button,) = ending_buttons(ending, 300, "", print)
+    assert button.toolTip().startswith("All layers are computed again")
+    assert ("dequantized" in button.toolTip()) == dequantized
 
 
 @pytest.mark.fault(17)

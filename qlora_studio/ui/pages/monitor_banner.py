@@ -41,7 +41,7 @@ def ending_buttons(
             continue
         make = PrimaryButton if not buttons and action is not Action.LOG else SecondaryButton
         button = make(_words(action, ending, resume_step), small=True, name=f"monitor_{action.value}")
-        button.setToolTip(_TIPS.get(action, ""))
+        button.setToolTip(_tip(action, ending))
         allow(button, why_no_resume if action in RESUMING else "")
         button.clicked.connect(partial(_tell, chosen, action))
         buttons.append(button)
@@ -52,6 +52,13 @@ def _words(action: Action, ending: Ending, resume_step: int | None) -> str:
     if action is Action.WITHOUT_ROWS:
         return f"Resume without {ending.rows:,} {'row' if ending.rows == 1 else 'rows'}"
     return _WORDS.get(action, f"Resume from step {resume_step:,}" if resume_step else "Resume")
+
+
+def _tip(action: Action, ending: Ending) -> str:
+    tip = _TIPS.get(action, "")
+    if action is Action.RECOMPUTE and ending.dequantized:
+        return f"{tip}. Weights aren't kept dequantized any more"
+    return tip
 
 
 def _tell(chosen: Callable[[Action], None], action: Action, _: bool = False) -> None:
