@@ -24,11 +24,13 @@ from qlora_studio.engine.embedding_in_ram import lies_in_ram
 from qlora_studio.engine.loftq import begin_with_what_was_lost
 from qlora_studio.engine.model_holder import ModelHolder
 from qlora_studio.engine.out_of_memory import is_out_of_memory, out_of_memory, ways_in_words
+from qlora_studio.engine.pinned_memory import PinnedMemoryError
 from qlora_studio.engine.prepared_run import PreparedRun, read_start
 from qlora_studio.engine.trained_weights import ADAPTER
 from qlora_studio.engine.training import train
 from qlora_studio.engine.wish import Wish
 from qlora_studio.errors import StudioError
+from qlora_studio.memory.compiling import keeps_dequantized
 from qlora_studio.memory.correction import STEPS_MEASURED, remember_peak
 from qlora_studio.memory.measured import remember_dtype, remember_speed
 from qlora_studio.models.shapes import model_shape
@@ -43,7 +45,7 @@ from qlora_studio.protocol.events import (
 )
 from qlora_studio.protocol.lines import EVENTS
 from qlora_studio.runs.checkpoints import checkpoints_hold
-from qlora_studio.runs.less_memory import Way
+from qlora_studio.runs.less_memory import LessMemory, Way
 from qlora_studio.runs.run_state import RunState, read_state
 from qlora_studio.runs.run_writer import RunWriter
 from qlora_studio.runs.space import DiskFullError, checkpoints_need, require_space
@@ -92,6 +94,7 @@ class _TrainingJob:
         self._holder = holder
         self._run: PreparedRun | None = None
         self._doing = "before training"
+        self._less: LessMemory | None = None  # from when on weights may be kept dequantized
         self._step = self._total_steps = 0  # where the sitting begins, and the updates of the whole run
         self._steps = self._recordings = 0  # of this sitting
         self._speeds: list[float] = []
@@ -126,7 +129,7 @@ class _TrainingJob:
         if config.trains_all:
             self._holder.let_go()  # a model that was chatted with may have adapters
         adapted = yield from _unless_to_end(wish, self._holder.hold(config.model.path, start.storage))
-        self._doing = "while preparing the run"
+        self._doing, self._less = "while preparing the run", start.less
         decode = _decoder(adapted) if start.rows.info.samples else _as_numbers
         self._run = PreparedRun(self._writer, start, adapted, decode)
         if self._run.begins_with_what_was_lost:
@@ -198,8 +201,7 @@ class _TrainingJob:
     def _out_of_memory(self, error: Exception, step: int) -> RunFailed:
         run, device, config = self._run, self._holder.device, self._writer.record.config
         if run is None:
-            problem = out_of_memory(error, self._doing, device, config)
-            return _failed(self._writer.folder, step, "out_of_memory", problem)
+            return self._out_of_memory_in_preparing(error, step)
         ways, rows = ways_out(error, run)
         problem = out_of_memory(
             error,
@@ -211,6 +213,22 @@ class _TrainingJob:
         )
         failed = _failed(self._writer.folder, step, "out_of_memory", problem)
         return msgspec.structs.replace(failed, ways=ways, rows=rows)
+
+    def _out_of_memory_in_preparing(self, error: Exception, step: int) -> RunFailed:
+        """Nothing of the run is there that could tell more."""
+        record, less = self._writer.record, self._less
+        keeps = (
+            record.device == "cuda"
+            and less is not None
+            and not less.recompute_all
+            and not isinstance(error, PinnedMemoryError)
+            and keeps_dequantized(model_shape(record.config.model.path).family, record.config)
+        )
+        ways: tuple[Way, ...] = ("recompute",) if keeps else ()
+        words = ways_in_words(ways, record.config.training.batch_size, (), keeps_dequantized=keeps)
+        problem = out_of_memory(error, self._doing, self._holder.device, record.config, ways=words)
+        failed = _failed(self._writer.folder, step, "out_of_memory", problem)
+        return msgspec.structs.replace(failed, ways=ways)
 
     def record(self, failed: RunFailed) -> None:
         """Into the run folder, where that can still be written to."""

@@ -15,7 +15,7 @@ from qlora_studio.engine.model_holder import ModelHolder
 from qlora_studio.engine.pinned_memory import PinnedMemoryError, in_ram
 from qlora_studio.engine.prepared_run import PreparedRun
 from qlora_studio.memory.devices import RamReading
-from qlora_studio.protocol.events import RunFailed, StepFinished
+from qlora_studio.protocol.events import ModelLoaded, RunFailed, StepFinished
 from qlora_studio.runs.checkpoints import checkpoints
 from qlora_studio.runs.metrics import read_metrics
 from qlora_studio.runs.run_state import RunState, read_state
@@ -194,6 +194,50 @@ def test_where_ram_lacks_nothing_is_offered_that_takes_less_of_the_card_alone(  
         failed = events_of(run)[-1]
 
     assert failed.ways == ("half_rows", "without_rows")
+
+
+COMPILE = "qlora_studio.engine.prepared_run.PreparedRun._compile"
+KEPT: dict[str, Any] = {"training__keep_dequantized": True}
+
+
+def test_where_memory_lacks_for_weights_that_stay_dequantized_the_run_goes_on_without(  # R14
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path, model, device="cuda", training__steps=2, **KEPT)
+    with monkeypatch.context() as patched:
+        patched.setattr(COMPILE, raising(torch.OutOfMemoryError("CUDA out of memory.")))
+        failed = events_of(run)[-1]
+
+    assert "ran out of memory while preparing the run" in failed.error.message
+    assert failed.error.hint.startswith(
+        "Resume it with all layers recomputed and no weights kept dequantized"
+    )
+    assert failed.ways == state_of(run).ways == ("recompute",)
+    events = events_of(run)
+    (said,) = (note for note in of_kind(events, ModelLoaded)[0].notes if "dequantized" in note)
+    assert said.startswith("All layers are recomputed, and weights aren't kept dequantized,")
+    assert events[-1].state == "finished"
+
+
+@pytest.mark.parametrize(
+    ("error", "settings"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), {}),
+        (torch.OutOfMemoryError("CUDA out of memory."), KEPT | {"training__compile": "off"}),
+        (PinnedMemoryError(2**30), KEPT),
+    ],
+    ids=["not asked for", "not kept", "RAM"],
+)
+def test_what_would_not_help_in_preparing_is_not_offered(
+    tmp_path: Path,
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    settings: dict[str, Any],
+) -> None:
+    run = make_run(tmp_path, model, device="cuda", **settings)
+    monkeypatch.setattr(COMPILE, raising(error))
+    assert events_of(run)[-1].ways == ()
 
 
 def test_memory_that_can_not_be_pinned_is_no_want_of_the_cards(monkeypatch: pytest.MonkeyPatch) -> None:
