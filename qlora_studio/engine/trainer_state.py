@@ -76,13 +76,17 @@ class TrainerState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def fixed_of(record: RunRecord, rows_sha256: str, total_steps: int, compute_dtype: str) -> Fixed:
-    """The settings of `run.json` that count; where its files lie and how much is recomputed do not."""
+    """The settings of `run.json` that count; where its files lie, how much is recomputed and where weights
+    lie in memory do not.
+    """
     config = record.config
+    training = msgspec.structs.replace(config.training, recompute="auto", compile="auto", devices="auto")
+    training = msgspec.structs.replace(training, keep_dequantized=False, embedding_in_ram=False)
     return Fixed(
         model=msgspec.structs.replace(config.model, path="", compute_dtype="auto"),
         data=msgspec.structs.replace(config.data, path=""),
         lora=msgspec.structs.replace(config.lora, start_from=""),  # the hash says which
-        training=msgspec.structs.replace(config.training, recompute="auto", compile="auto", devices="auto"),
+        training=training,
         preference=config.preference,
         hashes=record.hashes,
         rows_sha256=rows_sha256,

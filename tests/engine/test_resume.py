@@ -225,12 +225,14 @@ def test_rows_that_were_touched_are_refused(tmp_path: Path, model: Path) -> None
     assert "new run" in failed.error.hint
 
 
-def test_where_files_lie_and_how_much_is_recomputed_may_change(tmp_path: Path, model: Path) -> None:
+def test_where_files_and_weights_lie_and_how_much_is_recomputed_may_change(
+    tmp_path: Path, model: Path
+) -> None:
     run = paused_run(tmp_path, model)
     moved = model.rename(tmp_path / "moved")
     record = json.loads((run / "run.json").read_text())
     record["config"]["model"]["path"] = str(moved)
-    record["config"]["training"]["recompute"] = "all"
+    record["config"]["training"] |= {"recompute": "all", "keep_dequantized": True, "embedding_in_ram": True}
     (run / "run.json").write_text(json.dumps(record))
 
     assert events_of(run)[-1].state == "finished"
