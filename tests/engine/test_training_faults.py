@@ -10,6 +10,7 @@ import torch
 
 from qlora_studio.config.run_config import HOST
 from qlora_studio.engine import out_of_memory
+from qlora_studio.engine.adapters import decoder_layers
 from qlora_studio.engine.device import Device
 from qlora_studio.engine.model_holder import ModelHolder
 from qlora_studio.engine.pinned_memory import PinnedMemoryError, in_ram
@@ -217,6 +218,23 @@ def test_where_memory_lacks_for_weights_that_stay_dequantized_the_run_goes_on_wi
     (said,) = (note for note in of_kind(events, ModelLoaded)[0].notes if "dequantized" in note)
     assert said.startswith("All layers are recomputed, and weights aren't kept dequantized,")
     assert events[-1].state == "finished"
+
+
+@pytest.mark.parametrize("place", [COMPILE, UPDATE, WRITE, ""])
+def test_however_a_run_ends_no_weights_of_the_held_model_stay_dequantized(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    asked: list[tuple[int, bool]] = []
+    monkeypatch.setattr(
+        "qlora_studio.engine.training_job.keep_dequantized",
+        lambda layers, wanted: asked.append((len(layers), wanted)),
+    )
+    if place:
+        monkeypatch.setattr(place, raising(torch.OutOfMemoryError("CUDA out of memory.")))
+    holder = ModelHolder(CPU)
+    events_of(make_run(tmp_path, model, training__steps=2, **KEPT), holder=holder)
+    assert holder.held is not None
+    assert asked == [(len(decoder_layers(holder.held.causal_lm)), False)]
 
 
 @pytest.mark.parametrize(
