@@ -205,6 +205,21 @@ def test_weights_that_stay_dequantized_change_nothing_but_memory(tmp_path: Path,
     assert weights[0] > weights[1]
 
 
+def test_an_embedding_in_ram_changes_nothing_but_memory(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "model", tie_word_embeddings=False)
+    settings: dict[str, Any] = {"training__steps": 6, "model__compute_dtype": "bfloat16"}
+    in_ram, plain = (
+        make_run(tmp_path, model, device="cuda", training__embedding_in_ram=asked, **settings)
+        for asked in (True, False)
+    )
+
+    found = [events_of(run, holder=ModelHolder(find_device())) for run in (in_ram, plain)]
+
+    assert losses(found[0]) == losses(found[1])
+    weights = [of_kind(events, StepFinished)[-1].memory["weights"] for events in found]
+    assert weights[0] < weights[1]
+
+
 @pytest.mark.parametrize("how", ["a look at what was made", "an error", "want of memory"])
 def test_a_recording_that_is_broken_off_breaks_nothing_else(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, how: str
