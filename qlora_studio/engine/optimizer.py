@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from qlora_kernels.cuda.managed_memory import bring_to_card
+from qlora_kernels.cuda.managed_memory import bring_to_card, give_back
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -77,8 +77,7 @@ class AdapterOptimizer:
         """
         if not (self.paged and self._is_fetched):
             return
-        states = self._optimizer.state.values()
-        paged = [value for state in states for value in state.values() if getattr(value, "is_paged", False)]
+        paged = self._paged_state()
         if not paged:
             return
         try:
@@ -87,6 +86,27 @@ class AdapterOptimizer:
         except (RuntimeError, OSError, AttributeError) as error:
             self._is_fetched = False
             _log.warning("The optimizer's state comes to the card when it is asked for: %s", error)
+
+    def close(self) -> None:
+        """Gives back the memory of a paged state, which bitsandbytes holds as long as the process lives. Nothing
+        of the state may be read any more.
+        """
+        paged = self._paged_state() if self.paged else []
+        if not paged:
+            return
+        self._optimizer.state.clear()
+        known = {id(tensor) for tensor in paged}
+        pages = self._optimizer.page_mng
+        pages.paged_tensors = [tensor for tensor in pages.paged_tensors if id(tensor) not in known]
+        try:
+            torch.cuda.synchronize(self._device)
+            give_back(paged)
+        except (RuntimeError, OSError, AttributeError) as error:  # of a card that failed, too
+            _log.warning("The optimizer's state stays in memory until the engine ends: %s", error)
+
+    def _paged_state(self) -> list[Tensor]:
+        states = self._optimizer.state.values()
+        return [value for state in states for value in state.values() if getattr(value, "is_paged", False)]
 
     def keep_gradients(self) -> None:
         """Zero now, and in the same memory from now on: for what adds to them where they lie."""

@@ -256,6 +256,7 @@ class _TrainingJob:
             self._run.memory.close()
             if self._run.hosted is not None:
                 self._run.hosted.let_go()
+            self._run.optimizer.close()
         self._run = None
         if self._writer.record.config.trains_all or (held is not None and lies_in_ram(held.causal_lm)):
             held = None  # whoever wants it next loads it as it is

@@ -132,18 +132,35 @@ def test_a_batch_is_put_on_the_card_while_that_computes() -> None:
 def test_paged_memory_comes_to_the_card_beside_what_that_computes() -> None:
     device = find_device().torch_device
     paged = bnb.functional.get_paged(1 << 20, device=device).fill_(1)
+    bring_to_card([paged], device)  # the first call makes the stream
+    torch.cuda.synchronize()
+    paged.fill_(1)  # by the processor, to which it goes back
     torch.cuda._sleep(1 << 30)  # clock cycles: about half a second
     bring_to_card([paged], device)
+    computes = not torch.cuda.current_stream().query()
     is_where, last_brought_to = ctypes.c_int(-2), 4  # CU_MEM_RANGE_ATTRIBUTE_LAST_PREFETCH_LOCATION
     start, size = ctypes.c_uint64(paged.data_ptr()), ctypes.c_size_t(paged.nbytes)
     failed = driver().cuMemRangeGetAttribute(
         ctypes.byref(is_where), ctypes.c_size_t(4), last_brought_to, start, size
     )
 
-    assert not torch.cuda.current_stream().query()
+    assert computes
     torch.cuda.synchronize()
     assert (failed, is_where.value) == (0, device.index)
     assert (paged == 1).all()
+
+
+def test_after_a_run_the_card_has_the_paged_state_no_more(tmp_path: Path, model: Path) -> None:
+    settings: dict[str, Any] = {"training__steps": 2, "lora__r": 256, "model__compute_dtype": "auto"}
+    holder, left = ModelHolder(find_device()), []
+    for _ in range(3):
+        events_of(make_run(tmp_path, model, device="cuda", **settings), holder=holder)
+        torch.cuda.synchronize()
+        free, total = torch.cuda.mem_get_info()
+        left.append(total - free - torch.cuda.memory_reserved())
+
+    assert not bnb.functional.GlobalPageManager.get_instance().paged_tensors
+    assert left[2] - left[1] < 2**20
 
 
 def test_memory_by_part_adds_up_to_what_torch_counted(tmp_path: Path, model: Path) -> None:

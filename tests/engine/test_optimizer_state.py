@@ -110,6 +110,33 @@ def test_a_driver_that_fetches_nothing_is_told_once(
     ]
 
 
+@pytest.mark.parametrize("refusal", [None, RuntimeError("CUDA error: unknown error")], ids=str)
+def test_at_the_end_a_paged_state_is_given_back_and_known_no_more(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, refusal: Exception | None
+) -> None:
+    given: list[int] = []
+
+    def give_back(tensors: list[torch.Tensor]) -> None:
+        given.extend(map(id, tensors))
+        if refusal is not None:
+            raise refusal
+
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+    monkeypatch.setattr(optimizer_module, "give_back", give_back)
+    optimizer = paged_one(monkeypatch)
+    paged, of_another = paged_state(optimizer), torch.zeros(1)
+    pages = optimizer._optimizer.page_mng
+    monkeypatch.setattr(pages, "paged_tensors", [*paged, of_another])
+
+    optimizer.close()
+    optimizer.close()
+
+    assert given == list(map(id, paged))
+    assert [id(tensor) for tensor in pages.paged_tensors] == [id(of_another)]
+    assert optimizer.state_bytes == 0
+    assert len(caplog.records) == (refusal is not None)
+
+
 def test_an_8_bit_state_does_not_go_into_the_32_bit_optimizer(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

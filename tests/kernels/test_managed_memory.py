@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from qlora_kernels.cuda import launching, managed_memory
-from qlora_kernels.cuda.managed_memory import bring_to_card
+from qlora_kernels.cuda.managed_memory import bring_to_card, give_back
 
 CARD = torch.device("cuda", 1)
 ITS_NUMBER, STREAM = 5, 77
@@ -29,6 +29,10 @@ class Driver:
 
     def cuMemPrefetchAsync(self, *given: Any) -> int:
         self.asked.append(tuple(value.value for value in given))
+        return self._refuses
+
+    def cuMemFree_v2(self, start: ctypes.c_uint64) -> int:
+        self.asked.append((start.value,))
         return self._refuses
 
     def cuGetErrorString(self, failed: int, words: Any) -> int:
@@ -51,6 +55,13 @@ def test_each_tensor_is_brought_whole_on_the_stream_of_its_own(monkeypatch: pyte
         (tensors[0].data_ptr(), 60, ITS_NUMBER, STREAM),
         (tensors[1].data_ptr(), 7, ITS_NUMBER, STREAM),
     ]
+
+
+def test_each_tensor_is_given_back_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = stand_in(monkeypatch, Driver())
+    tensors = [torch.zeros(3, 5), torch.zeros(7, dtype=torch.uint8)]
+    give_back(tensors)
+    assert driver.asked == [(tensor.data_ptr(),) for tensor in tensors]
 
 
 def test_what_the_driver_refuses_is_raised_in_its_words(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Memory that card and processor share, brought to the card before its kernels ask for it."""
+"""Memory that card and processor share: brought to the card before its kernels ask, and given back."""
 
 from __future__ import annotations
 
@@ -25,6 +25,17 @@ def bring_to_card(tensors: Iterable[Tensor], device: torch.device) -> None:
     for tensor in tensors:
         start, size = ctypes.c_uint64(tensor.data_ptr()), ctypes.c_size_t(tensor.nbytes)
         require(driver().cuMemPrefetchAsync(start, size, number, stream))
+
+
+def give_back(tensors: Iterable[Tensor]) -> None:
+    """For good: whoever reads one of them afterwards ends the process.
+
+    tensors: each the whole of what cudaMallocManaged gave
+    Raises: RuntimeError, OSError, AttributeError where the driver doesn't do it.
+    source: https://docs.nvidia.com/cuda/cuda-driver-api/group__CUDA__MEM.html (cuMemFree)
+    """
+    for start in [tensor.data_ptr() for tensor in tensors]:
+        require(driver().cuMemFree_v2(ctypes.c_uint64(start)))
 
 
 @cache
