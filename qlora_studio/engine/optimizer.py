@@ -88,8 +88,8 @@ class AdapterOptimizer:
             _log.warning("The optimizer's state comes to the card when it is asked for: %s", error)
 
     def close(self) -> None:
-        """Gives back the memory of a paged state, which bitsandbytes holds as long as the process lives. Nothing
-        of the state may be read any more.
+        """Gives back the memory of a paged state, which bitsandbytes holds as long as the process lives.
+        Nothing of the state may be read any more.
         """
         paged = self._paged_state() if self.paged else []
         if not paged:
