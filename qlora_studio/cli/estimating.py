@@ -16,6 +16,7 @@ from qlora_studio.config.architecture import as_trained, require_trainable
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import SAMPLE, SHAPE_PREFIX, RunConfig
 from qlora_studio.memory.compiling import (
+    LAYERS_FOR_WEIGHTS,
     embedding_stays,
     in_16_bit,
     not_fp8_reason,
@@ -26,7 +27,7 @@ from qlora_studio.memory.compiling import (
 from qlora_studio.memory.correction import NO_CORRECTION, Correction, correction, correction_words
 from qlora_studio.memory.devices import device_name
 from qlora_studio.memory.largest import largest_that_fits
-from qlora_studio.memory.promise import promise
+from qlora_studio.memory.promise import Promise, promise
 from qlora_studio.protocol.smaller_recipe import card_that_holds, smaller_recipe
 
 
@@ -78,7 +79,7 @@ def estimate_command(arguments: argparse.Namespace) -> int:
         ways = list(_other_ways(shape, config, room, kind))
     notes = [
         *_in_16_bit(config, shape, room),
-        *_not_kept_dequantized(config, shape, room),
+        *_not_kept_dequantized(config, shape, room, promised),
         *_embedding_stays(config, shape, room),
     ]
     parts = {name: count / 2**30 for name, count in promised.parts.items()}
@@ -156,12 +157,16 @@ def _embedding_stays(config: RunConfig, shape: ModelShape, room: Room) -> Iterat
             yield embedding_stays(reason)
 
 
-def _not_kept_dequantized(config: RunConfig, shape: ModelShape, room: Room) -> Iterator[str]:
+def _not_kept_dequantized(
+    config: RunConfig, shape: ModelShape, room: Room, promised: Promise
+) -> Iterator[str]:
     """Why weights on a card don't stay dequantized, where they are to."""
     if not config.training.keep_dequantized or room.device != "cuda":
         return
     reason = not_kept_dequantized_reason(shape.family, as_trained(config, shape))
     if shape.decoder is not None:
         reason = "layers aren't compiled (it's an encoder-decoder)"
+    if promised.gives_up_dequantized:
+        reason = LAYERS_FOR_WEIGHTS
     if reason is not None:
         yield not_kept_dequantized(reason)

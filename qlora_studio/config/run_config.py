@@ -409,8 +409,8 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             label="Keep dequantized",
             help="Where layers are compiled, frozen 4-bit weights also stay dequantized on the card, 2 bytes "
             "a number, instead of being dequantized for each product. The same numbers in less time, above "
-            "all with few tokens at once; but where room lacks for them, Auto recomputes more layers, which "
-            "may take more time than is spared. Not with fp8 products.",
+            "all with few tokens at once. Not with fp8 products, nor, with Recompute on Auto, where layers "
+            "would have to be recomputed for them.",
         ),
     ] = False
     schedule: Annotated[

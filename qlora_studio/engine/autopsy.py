@@ -39,7 +39,7 @@ def ways_out(error: BaseException, run: PreparedRun) -> tuple[tuple[Way, ...], t
     """What would take less memory, and the rows that the run could go on without."""
     in_a_step = _code_of_phase(error) is training._step.__code__
     rows = _too_long(run) if in_a_step else ()
-    recomputed = run.recomputed_layers >= run.layers and not run.keeps_dequantized
+    recomputed = run.setup.recomputed >= run.layers and not run.setup.keeps_dequantized
     ways = ways_for(run.record, run.less, recomputed=recomputed, rows=rows)
     if isinstance(error, PinnedMemoryError):  # neither the optimizer nor what a layer keeps lies there
         ways = tuple(way for way in ways if way not in ("eight_bit", "recompute"))

@@ -129,8 +129,12 @@ def _hint_in_ram(config: RunConfig | None, *, resumed: bool = False) -> str:
     """As `_hint`: of what lies in RAM for a card."""
     if config is None:
         return "Close other programs that use RAM."
-    kept = ["recompute all layers with their inputs on the card"] if config.training.recompute == HOST else []
-    ways = [*kept, *_less_at_once(config, resumed), "close other programs that use RAM"]
+    on_card = []
+    if config.training.recompute == HOST:
+        on_card.append("recompute all layers with their inputs on the card")
+    if config.training.embedding_in_ram:
+        on_card.append("leave the embedding on the card")
+    ways = [*on_card, *_less_at_once(config, resumed), "close other programs that use RAM"]
     return f"In a new run try {', or '.join(ways[:3])}."
 
 

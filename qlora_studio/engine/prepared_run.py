@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, cast
 
 import msgspec
 import torch
-from torch import nn
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from qlora_studio.config.finetuning_check import check_finetuning
@@ -35,19 +30,12 @@ from qlora_studio.data.tokenizer import load_tokenizer
 from qlora_studio.engine.adapters import AdaptedModel, decoder_layers
 from qlora_studio.engine.batches_ahead import BatchesAhead
 from qlora_studio.engine.checkpointing import put_checkpoint
-from qlora_studio.engine.compiled_layers import (
-    compile_layers,
-    keep_dequantized,
-    let_layers_be,
-    multiply_in_fp8,
-    why_not_compiled,
-)
 from qlora_studio.engine.compute_dtype import dtype_of, name_of, resolve_compute_dtype
 from qlora_studio.engine.cuda_graphs import CudaGraphs
 from qlora_studio.engine.device import Device
 from qlora_studio.engine.embedding_noise import EmbeddingNoise
 from qlora_studio.engine.frozen_weights import Storage
-from qlora_studio.engine.hosted_inputs import HostedInputs
+from qlora_studio.engine.layer_setup import set_layers_up
 from qlora_studio.engine.memory_meter import MemoryMeter
 from qlora_studio.engine.multiple_choice import likeliest_letters
 from qlora_studio.engine.number_answers import answered_numbers, number_questions
@@ -70,19 +58,10 @@ from qlora_studio.engine.trainer_state import (
 )
 from qlora_studio.engine.update import Updater, first_loss_scale
 from qlora_studio.errors import StudioError
-from qlora_studio.memory.compiling import (
-    embedding_stays,
-    in_16_bit,
-    not_fp8_reason,
-    not_graphed_reason,
-    not_in_ram_reason,
-    not_kept_dequantized,
-    not_kept_dequantized_reason,
-    partly_in_16_bit,
-)
+from qlora_studio.memory.compiling import not_graphed_reason
 from qlora_studio.memory.correction import correction
 from qlora_studio.memory.devices import ram_reading
-from qlora_studio.memory.promise import Promise, promise
+from qlora_studio.memory.promise import Promise, as_promised, promise
 from qlora_studio.models.shapes import model_shape
 from qlora_studio.runs.checkpoints import resume_point
 from qlora_studio.runs.less_memory import (
@@ -98,7 +77,6 @@ from qlora_studio.runs.run_writer import RunWriter
 from qlora_studio.runs.samples import SAMPLES_FILE, read_samples
 from qlora_studio.runs.start import require_start
 
-_INPUTS_STAY = "What goes into recomputed layers stays on the card: it's an encoder-decoder."
 _NO_NOISE = "NEFTune adds no noise where answers are preferred: it would count as the adapter's doing."
 NO_LETTERS = "The chats held out are no multiple choice: no right letters are counted."
 NO_NUMBERS = "The chats held out don't all end in #### and a number: no right numbers are counted."
@@ -205,14 +183,9 @@ class PreparedRun:
         self.rows_at_once = self.less.rows_of(self.record)
         self._left_out = self.rows.train.places_of(self.less.left_out)
         self.largest_batch = 0  # tokens of a micro-batch that was computed in this sitting
-        self.recomputed_layers = self._layers_to_recompute()
-        asks = training.recompute == HOST and self.device.is_cuda
-        self.hosted = HostedInputs() if asks and not self.model.config.is_encoder_decoder else None
-        if self.hosted is not None or (self.device.is_cuda and training.embedding_in_ram):
+        if self.device.is_cuda and (training.recompute == HOST or training.embedding_in_ram):
             _require_ram(self._promised())
-        self._embedding_stays = self._put_embedding_in_ram()
-        self._inputs_stay = (_INPUTS_STAY,) if asks and self.hosted is None else ()
-        self.not_compiled = self._compile()
+        self.setup = set_layers_up(adapted, *self._plan_of_layers())
         self.optimizer = AdapterOptimizer(
             self.trained.parameters.items(), self.as_computed.training, self.trained.moved
         )
@@ -246,11 +219,6 @@ class PreparedRun:
         )
 
         self.answers = self._answers()
-
-    @property
-    def multiplies_in_fp8(self) -> bool:
-        """Whether products of frozen weights are made in that, as asked."""
-        return self.config.training.fp8 and self.not_fp8 is None
 
     @property
     def begins_with_what_was_lost(self) -> bool:
@@ -309,10 +277,7 @@ class PreparedRun:
             *self.optimizer.notes,
             *self.less.words(self.record),
             *quiet,
-            *self._inputs_stay,
-            *self._not_in_fp8(),
-            *self._not_kept_dequantized,
-            *self._embedding_stays,
+            *self.setup.notes,
             *self._uncounted(),
         )
 
@@ -360,7 +325,7 @@ class PreparedRun:
     def put(self, batch: Batch) -> PackedBatch:
         """On the device. A card takes packed rows with their padding, so that memory never changes."""
         fixed_shape = self.device.is_cuda and self.config.data.packing
-        longest = self.config.data.seq_len if self.not_compiled is None else None
+        longest = self.config.data.seq_len if self.setup.not_compiled is None else None
         return on_device(
             batch,
             self.device.torch_device,
@@ -442,46 +407,9 @@ class PreparedRun:
         answered = {sample.index for sample in told if sample.step == self.position.step}
         return answered >= set(range(len(self.rows.info.samples)))
 
-    def _compile(self) -> str | None:
-        """Why the layers run uncompiled; None where they are compiled."""
-        layers = decoder_layers(self.model)
-        reason = why_not_compiled(self.adapted, self.config)
-        self._keep_dequantized(layers, reason)
-        if reason is None:
-            self.not_fp8 = not_fp8_reason(str(self.model.config.model_type), self.config)
-            wanted = self.config.training.fp8 and self.not_fp8 is None
-            in_fp8 = multiply_in_fp8(layers, wanted)
-            self._in_16_bit_too = in_fp8 if in_fp8.count and in_fp8.refused else None
-            if wanted and not in_fp8.count:
-                self.not_fp8 = next(iter(in_fp8.refused.values()), "it has no fused 4-bit layer")
-            compile_layers(layers, self.recomputed_layers, self.hosted)
-        else:
-            self.not_fp8, self._in_16_bit_too = f"layers aren't compiled ({reason})", None
-            let_layers_be(layers)
-            recompute(self.model, self.recomputed_layers, self.hosted)
-        return reason
-
-    def _put_embedding_in_ram(self) -> tuple[str, ...]:
-        """Where that is asked for. A note where it stays on the card."""
-        if not (self.device.is_cuda and self.config.training.embedding_in_ram):
-            return ()
-        reason = not_in_ram_reason(model_shape(self.config.model.path), self.config)
-        if reason is None and not self.adapted.put_embedding_in_ram():
-            reason = "it does more than look rows up"
-        return (embedding_stays(reason),) if reason is not None else ()
-
-    def _keep_dequantized(self, layers: nn.ModuleList, not_compiled: str | None) -> None:
-        asked = self.as_computed.training.keep_dequantized and self.device.is_cuda  # else memory decides
-        reason = not_kept_dequantized_reason(str(self.model.config.model_type), self.config)
-        if reason is None and not_compiled is not None:
-            reason = f"layers aren't compiled ({not_compiled})"
-        self.keeps_dequantized = asked and reason is None
-        self._not_kept_dequantized = (not_kept_dequantized(reason),) if asked and reason else ()
-        keep_dequantized(layers, self.keeps_dequantized)
-
     def _not_graphed_reason(self) -> str | None:
         """Why both passes aren't recorded as CUDA graphs; None where they are."""
-        if self.not_compiled is not None:
+        if self.setup.not_compiled is not None:
             return "layers aren't compiled"
         trained = sum(weight.numel() for weight in self.optimizer.parameters.values())
         return not_graphed_reason(model_shape(self.config.model.path), self.config, trained)
@@ -491,14 +419,6 @@ class PreparedRun:
         if self.graphs is not None:
             self.graphs.forget()
 
-    def _not_in_fp8(self) -> tuple[str, ...]:
-        """A note where that was asked for and isn't so, or not everywhere."""
-        if not self.config.training.fp8:
-            return ()
-        if self._in_16_bit_too is not None:
-            return (partly_in_16_bit(self._in_16_bit_too.count, self._in_16_bit_too.refused),)
-        return (in_16_bit(self.not_fp8),) if self.not_fp8 is not None else ()
-
     def _collate(self, micro_batch: MicroBatch, rows: TokenizedRows) -> Batch:
         pad_id = self.rows.info.pad_id
         if not (self.device.is_cuda and self.config.data.packing):
@@ -506,16 +426,17 @@ class PreparedRun:
         length, height = self.config.data.seq_len, self.rows_at_once
         return collate(micro_batch, rows, pad_id=pad_id, length=length, height=height)
 
-    def _layers_to_recompute(self) -> int:
-        asked = self.config.training.recompute
-        layers = self.layers
+    def _plan_of_layers(self) -> tuple[RunConfig, int]:
+        """How they are computed, and how many again."""
+        config, asked, layers = self.as_computed, self.config.training.recompute, self.layers
         if self.less.recompute_all:
-            return layers
+            return config, layers
         if asked == "auto":  # not resolved when the run was made
-            return self._promised().recompute_layers
+            promised = self._promised()
+            return as_promised(config, promised), promised.recompute_layers
         if isinstance(asked, str):
-            return layers if asked in ("all", HOST) else 0
-        return min(asked, layers)
+            return config, layers if asked in ("all", HOST) else 0
+        return config, min(asked, layers)
 
     def _promised(self) -> Promise:
         """With what is free now."""
@@ -541,25 +462,6 @@ def _require_ram(promised: Promise) -> None:
             hint="Close other programs that use RAM and resume it, or start a new run that leaves this on "
             "the card.",
         )
-
-
-def recompute(model: PreTrainedModel, count: int, hosted: HostedInputs | None = None) -> int:
-    """The first `count` layers keep nothing but their input, and compute again in the backward pass.
-
-    hosted: where that input goes; None: it stays on the device
-    """
-    for number, layer in enumerate(cast(Iterable[Any], decoder_layers(model))):
-        layer.gradient_checkpointing = number < count
-        layer._gradient_checkpointing_func = partial(_checkpoint, hosted, number)
-    return count
-
-
-def _checkpoint(
-    hosted: HostedInputs | None, number: int, function: Callable[..., torch.Tensor], *inputs: torch.Tensor
-) -> torch.Tensor:
-    with hosted.of_layer(number, inputs[0]) if hosted is not None else nullcontext():
-        output: torch.Tensor = checkpoint(function, *inputs, use_reentrant=False)
-    return output
 
 
 def _noise(alpha: float, seed: int, device: torch.device) -> EmbeddingNoise | None:

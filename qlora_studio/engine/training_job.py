@@ -209,7 +209,7 @@ class _TrainingJob:
             device,
             config,
             held=_held_by(run, error),
-            ways=ways_in_words(ways, run.rows_at_once, rows, keeps_dequantized=run.keeps_dequantized),
+            ways=ways_in_words(ways, run.rows_at_once, rows, keeps_dequantized=run.setup.keeps_dequantized),
         )
         failed = _failed(self._writer.folder, step, "out_of_memory", problem)
         return msgspec.structs.replace(failed, ways=ways, rows=rows)
@@ -254,8 +254,8 @@ class _TrainingJob:
             _remember(self._run, self._speeds[_FIRST_STEPS:])
         if self._run is not None:
             self._run.memory.close()
-            if self._run.hosted is not None:
-                self._run.hosted.let_go()
+            if self._run.setup.hosted is not None:
+                self._run.setup.hosted.let_go()
             self._run.optimizer.close()
         self._run = None
         if self._writer.record.config.trains_all or (held is not None and lies_in_ram(held.causal_lm)):
@@ -313,17 +313,18 @@ def _loaded(run: PreparedRun) -> ModelLoaded:
 def _device_line(run: PreparedRun) -> str:
     replaced = run.adapted.replaced
     plain = [f"{name}: {reason}" for name, reason in replaced.fallbacks.items()]
-    compiled = "layers compiled" if run.not_compiled is None else f"layers not compiled ({run.not_compiled})"
-    if run.not_compiled is None:
+    not_compiled = run.setup.not_compiled
+    compiled = "layers compiled" if not_compiled is None else f"layers not compiled ({not_compiled})"
+    if not_compiled is None:
         compiled += ", to be played as CUDA graphs" if run.graphs else f", no CUDA graphs ({run.not_graphed})"
     dtype = name_of(run.adapted.base.storage.compute_dtype)
-    if run.multiplies_in_fp8:
+    if run.setup.multiplies_in_fp8:
         dtype += " and fp8"
-    if run.keeps_dequantized:
+    if run.setup.keeps_dequantized:
         dtype += ", weights kept dequantized"
     return (
         f"{run.device.name}, {dtype}, {replaced.replaced} layers fused, {len(plain)} plain, "
-        f"{run.recomputed_layers} recomputed{', inputs in RAM' if run.hosted else ''}, {compiled}"
+        f"{run.setup.recomputed} recomputed{', inputs in RAM' if run.setup.hosted else ''}, {compiled}"
         + "".join(f"\n  {line}" for line in (*plain, *run.notes))
     )
 
@@ -346,7 +347,7 @@ def _remember(run: PreparedRun, speeds: list[float]) -> None:
         model_shape(model.model.path),
         model.model.quantization,
         statistics.median(speeds),
-        fp8=run.multiplies_in_fp8,
+        fp8=run.setup.multiplies_in_fp8,
         graphed=run.graphs is not None and run.graphs.are_played,
     )
 
@@ -355,7 +356,7 @@ def _remember_peak(run: PreparedRun, measured: dict[str, int]) -> None:
     config = run.as_computed
     if run.config.model.compute_dtype == "auto":
         remember_dtype(run.device.name, config.model.compute_dtype)
-    recomputed = HOST if run.hosted else run.recomputed_layers
+    recomputed = HOST if run.setup.hosted else run.setup.recomputed
     training = msgspec.structs.replace(config.training, recompute=recomputed)
     remember_peak(
         run.device.name,

@@ -91,6 +91,8 @@ def not_kept_dequantized_reason(family: str, config: RunConfig) -> str | None:
         return "only 4-bit ones are"
     if config.training.fp8 and not_fp8_reason(family, config) is None:
         return "training.fp8 is on, whose products are made of their codes"
+    if config.model.compute_dtype == "float32":
+        return "layers aren't compiled (flash attention takes no float32)"
     reason = not_compiled_reason(family, config)
     return f"layers aren't compiled ({reason})" if reason is not None else None
 
@@ -98,6 +100,9 @@ def not_kept_dequantized_reason(family: str, config: RunConfig) -> str | None:
 def keeps_dequantized(family: str, config: RunConfig) -> bool:
     """Whether frozen weights stay dequantized on a card, as asked."""
     return config.training.keep_dequantized and not_kept_dequantized_reason(family, config) is None
+
+
+LAYERS_FOR_WEIGHTS = "layers would have to be recomputed for them"
 
 
 def not_kept_dequantized(reason: str) -> str:

@@ -11,7 +11,6 @@ from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import LoraConfig, RunConfig
 from qlora_studio.memory import encoder_decoder
 from qlora_studio.memory.compiling import (
-    keeps_dequantized,
     not_graphed_reason,
     not_in_ram_reason,
 )
@@ -219,8 +218,7 @@ def _kept_dequantized(setting: Setting, linear: int) -> int:
     """
     copies = linear * setting.dtype_bytes
     if setting.device == "cuda":
-        kept = setting.compiled and keeps_dequantized(setting.shape.family, setting.config)
-        return copies if kept else 0
+        return copies if setting.keeps_dequantized else 0
     if not setting.is_4bit:
         return 0
     return copies if setting.room is None or copies <= setting.room // 2 else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from dataclasses import replace
 from typing import Any, Literal
 
 import msgspec
@@ -22,7 +23,7 @@ from qlora_studio.memory.correction import (
 from qlora_studio.memory.parts import EMBEDDING, Parts, parts, pinned_bytes
 from qlora_studio.memory.phases import OF_THE_RUN, Phase, by_phase
 from qlora_studio.memory.setting import Setting
-from qlora_studio.memory.suggestions import ways_to_fit
+from qlora_studio.memory.suggestions import changed, ways_to_fit
 
 GIB = 1024**3
 _SAFE_SHARE = 0.92  # of the free memory; the rest is for fragments and for what other programs take
@@ -49,6 +50,8 @@ class Promise(msgspec.Struct, frozen=True, kw_only=True):
     in_ram:            beside `total`, in RAM, from where nothing can move: bytes by what lies there
     free_ram:          what is free of it; None: not known, or of no account
     recompute_layers:  layers whose activations are computed again
+    gives_up_dequantized: weights were to stay dequantized and don't, as on Auto layers would have to be
+        recomputed for them
     verdict:           tight: it goes, but some of the optimizer may move to RAM, which is slower
     """
 
@@ -63,6 +66,7 @@ class Promise(msgspec.Struct, frozen=True, kw_only=True):
     phases: dict[Phase, int]
     factor: float  # by which what runs measured here corrected the estimated parts; 1: by nothing
     suggestions: tuple[Suggestion, ...] = ()
+    gives_up_dequantized: bool = False
     in_ram: dict[str, int] = {}
     free_ram: int | None = None
 
@@ -132,7 +136,7 @@ def promise(
         encoder_decoder=shape.decoder is not None,
         ram_lacks=found.lacks_ram,
         embedding_may_move=not_in_ram_reason(shape, trained) is None,
-        weights_stay_dequantized=keeps_dequantized(shape.family, trained),
+        weights_stay_dequantized=keeps_dequantized(shape.family, trained) and not found.gives_up_dequantized,
     )
     suggestions = []
     for way in that_fit:
@@ -140,6 +144,12 @@ def promise(
         words = f"With {way.words} it needs {_gib(total)} GiB."
         suggestions.append(Suggestion(words=words, changes=way.changes, saved_bytes=found.total - total))
     return msgspec.structs.replace(found, suggestions=tuple(suggestions))
+
+
+def as_promised(config: RunConfig, promised: Promise) -> RunConfig:
+    """Without what was given up on Auto."""
+    given_up = {"training.keep_dequantized": False} if promised.gives_up_dequantized else {}
+    return changed(config, given_up)
 
 
 def _promise(
@@ -160,6 +170,11 @@ def _promise(
     tokens = tokens_at_once(shape, config, longest_row, all_tokens, device=device)
     setting = Setting(shape, config, device, compiled, tokens, room, factor, corrected.auto_dtype)
     recomputed = _recomputed_layers(setting)
+    gives_up = recomputed > 0 and room is not None and _is_auto(config) and setting.keeps_dequantized
+    if gives_up:
+        config = changed(config, {"training.keep_dequantized": False})
+        setting = replace(setting, config=config)
+        recomputed = _recomputed_layers(setting)
     phases = by_phase(setting, parts(setting, recomputed))
     phase = max(OF_THE_RUN, key=lambda phase: phases[phase].total)
     needed = phases[phase]
@@ -171,6 +186,7 @@ def _promise(
         paged=paged,
         free_bytes=room,
         recompute_layers=recomputed,
+        gives_up_dequantized=gives_up,
         verdict=verdict,
         words=_words(verdict, needed, paged, room, device),
         phase=phase,
@@ -188,10 +204,14 @@ def _promise(
     return msgspec.structs.replace(promised, verdict="too large", words=words)
 
 
+def _is_auto(config: RunConfig) -> bool:
+    return config.training.recompute == "auto"
+
+
 def _recomputed_layers(setting: Setting) -> int:
     """As set; for auto the fewest that fit, and all of them where nothing fits or the room isn't known."""
-    layers, asked = setting.shape.all_layers, setting.config.training.recompute
-    if asked != "auto" or setting.room is None:
+    layers = setting.shape.all_layers
+    if not _is_auto(setting.config) or setting.room is None:
         return layers_of(setting.config, setting.shape)
     safe = _SAFE_SHARE * setting.room
     if parts(setting, 0).total <= safe:

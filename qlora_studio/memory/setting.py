@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import HOST, RunConfig
+from qlora_studio.memory.compiling import keeps_dequantized
 
 _FP32 = 4  # bytes
 
@@ -70,6 +71,12 @@ class Setting:
     def inputs_in_ram(self) -> bool:
         """Whether a card holds the inputs of a few recomputed layers only."""
         return self.device == "cuda" and self.config.training.recompute == HOST and self.shape.decoder is None
+
+    @property
+    def keeps_dequantized(self) -> bool:
+        """Whether frozen weights stay dequantized on a card, as asked."""
+        may = self.device == "cuda" and self.compiled
+        return may and keeps_dequantized(self.shape.family, self.config)
 
     @property
     def is_4bit(self) -> bool:

@@ -38,11 +38,12 @@ from qlora_studio.data.preparing import Source, prepare, prepare_for_evaluation,
 from qlora_studio.data.random_rows import prepare_random
 from qlora_studio.data.report import ImportReport
 from qlora_studio.errors import StudioError
+from qlora_studio.memory.compiling import LAYERS_FOR_WEIGHTS, not_kept_dequantized
 from qlora_studio.memory.correction import correction
 from qlora_studio.memory.devices import device_name, ram_reading
 from qlora_studio.memory.disk import run_bytes
 from qlora_studio.memory.encoder_decoder import ROUGH
-from qlora_studio.memory.promise import GIB, Promise, promise
+from qlora_studio.memory.promise import GIB, Promise, as_promised, promise
 from qlora_studio.models.check import check_model, model_folder
 from qlora_studio.models.shapes import model_shape
 from qlora_studio.protocol import reading
@@ -358,7 +359,7 @@ def _record(
     start: Start | None,
 ) -> RunRecord:
     info = ready.rows.info
-    training = config.training
+    training = as_promised(config, promised).training
     if request.device_memory_bytes and training.recompute != HOST:  # else the engine makes the plan
         training = msgspec.structs.replace(training, recompute=promised.recompute_layers)
     return RunRecord(
@@ -391,6 +392,8 @@ def _record(
 
 def _notes(config: RunConfig, shape: ModelShape, promised: Promise, steps: int) -> Iterator[str]:
     yield from (words for _, words in unusual_settings(config, steps))
+    if promised.gives_up_dequantized:
+        yield not_kept_dequantized(LAYERS_FOR_WEIGHTS)
     if promised.verdict in ("tight", "too large"):
         yield " ".join([promised.words, *(way.words for way in promised.suggestions[:1])])
     if shape.decoder is None and config.data.target_len != DataConfig().target_len:

@@ -16,9 +16,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from qlora_studio.data.prepared import EncodedSample
-from qlora_studio.engine import cuda_graphs, training_job
+from qlora_studio.engine import cuda_graphs, prepared_run, training_job
 from qlora_studio.engine.attention import Segments
 from qlora_studio.engine.cuda_graphs import CudaGraphs, end_allocation
+from qlora_studio.engine.layer_setup import LayerSetup
 from qlora_studio.engine.model_holder import ModelHolder
 from qlora_studio.engine.objective import LearnedTokens
 from qlora_studio.engine.prepared_run import PreparedRun
@@ -216,13 +217,8 @@ def test_what_recorded_products_are_dequantized_into_lives_as_long_as_they_are_p
 def as_on_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows are attended at once, as compiled layers have it. Unpadded, no two batches are alike here."""
     monkeypatch.setattr(cuda_graphs, "_WARM_UP", 0)
-    monkeypatch.setattr(PreparedRun, "_compile", _compiles_nothing)
-    monkeypatch.setattr(PreparedRun, "multiplies_in_fp8", False)
-
-
-def _compiles_nothing(run: PreparedRun) -> None:
-    run.not_fp8, run._in_16_bit_too = "none", None
-    run.keeps_dequantized, run._not_kept_dequantized = False, ()
+    as_if_compiled = LayerSetup(0, None, None, multiplies_in_fp8=False, keeps_dequantized=False, notes=())
+    monkeypatch.setattr(prepared_run, "set_layers_up", lambda *_: as_if_compiled)
 
 
 def test_a_run_that_is_played_learns_what_one_that_is_not_does(

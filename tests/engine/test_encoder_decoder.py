@@ -24,11 +24,11 @@ from qlora_studio.engine.exporting import export
 from qlora_studio.engine.frozen_weights import Storage
 from qlora_studio.engine.generation import Chat
 from qlora_studio.engine.greedy import continue_greedily, continue_together
+from qlora_studio.engine.layer_setup import recompute
 from qlora_studio.engine.learned_loss import learned_loss, learned_losses
 from qlora_studio.engine.loading import load_base
 from qlora_studio.engine.model_holder import ModelHolder
 from qlora_studio.engine.packed_batch import on_device
-from qlora_studio.engine.prepared_run import recompute
 from qlora_studio.engine.wish import Wish
 from qlora_studio.errors import StudioError
 from qlora_studio.protocol.commands import Evaluate, Export, Generate, LoadModel, Sampling

@@ -1,8 +1,8 @@
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -11,18 +11,17 @@ import torch
 from safetensors.torch import load_file
 
 from qlora_studio.config.run_config import HOST, LoraConfig, RunConfig, TrainingConfig
-from qlora_studio.config.toml_file import with_changes
 from qlora_studio.data.prepared import EncodedSample
 from qlora_studio.data.tokenized_row import TokenizedRow
-from qlora_studio.engine import prepared_run, training_job, update
+from qlora_studio.engine import layer_setup, prepared_run, training_job, update
 from qlora_studio.engine.adapters import AdaptedModel
 from qlora_studio.engine.compiled_layers import InFp8
 from qlora_studio.engine.frozen_weights import Storage
 from qlora_studio.engine.hosted_inputs import HostedInputs
+from qlora_studio.engine.layer_setup import recompute
 from qlora_studio.engine.learning_rate import learning_rate
 from qlora_studio.engine.loading import load_base
 from qlora_studio.engine.model_holder import ModelHolder
-from qlora_studio.engine.prepared_run import PreparedRun, recompute
 from qlora_studio.engine.training_job import run_training
 from qlora_studio.engine.wish import Wish
 from qlora_studio.errors import StudioError
@@ -267,11 +266,11 @@ def test_after_a_run_nothing_of_it_is_kept_in_ram(
         held.append(len(hosted._latest))
         HostedInputs.let_go(hosted)
 
-    monkeypatch.setattr(prepared_run, "recompute", with_inputs_in_ram)
+    monkeypatch.setattr(layer_setup, "recompute", with_inputs_in_ram)
     close = training_job._TrainingJob.close
 
     def closed(job: Any) -> None:
-        job._run.hosted = made[-1]  # as on a card
+        job._run.setup = replace(job._run.setup, hosted=made[-1])  # as on a card
         made[-1].let_go = partial(let_go, made[-1])  # type: ignore[method-assign]
         close(job)
 
@@ -328,10 +327,10 @@ def test_it_is_said_which_layers_do_not_multiply_in_fp8(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, in_fp8: InFp8, said: tuple[str, ...]
 ) -> None:
     """As on a card, where layers are compiled."""
-    monkeypatch.setattr(prepared_run, "why_not_compiled", lambda *_: None)
-    monkeypatch.setattr(prepared_run, "not_fp8_reason", lambda *_: None)
-    monkeypatch.setattr(prepared_run, "compile_layers", lambda *_: None)
-    monkeypatch.setattr(prepared_run, "multiply_in_fp8", lambda *_: in_fp8)
+    monkeypatch.setattr(layer_setup, "why_not_compiled", lambda *_: None)
+    monkeypatch.setattr(layer_setup, "not_fp8_reason", lambda *_: None)
+    monkeypatch.setattr(layer_setup, "compile_layers", lambda *_: None)
+    monkeypatch.setattr(layer_setup, "multiply_in_fp8", lambda *_, wanted: in_fp8)
     settings: dict[str, Any] = {"training__steps": 1, "training__optimizer": "adamw_32bit"}
     run = make_run(tmp_path, model, training__fp8=True, **settings)
     assert of_kind(events_of(run), ModelLoaded)[0].notes == said
@@ -359,38 +358,6 @@ def test_on_a_processor_nothing_hangs_on_keeping_weights_dequantized(tmp_path: P
 
     assert of_kind(told, ModelLoaded)[0].notes == ()
     assert losses(told) == losses(silent)
-
-
-@pytest.mark.parametrize(
-    ("changes", "not_compiled", "kept", "said"),
-    [
-        ({}, None, False, ()),
-        ({"training.keep_dequantized": True}, None, True, ()),
-        ({"training.keep_dequantized": True}, "a reason", False, ("layers aren't compiled (a reason)",)),
-        ({"training.keep_dequantized": True, "training.fp8": True}, None, False, ("of their codes",)),
-    ],
-    ids=str,
-)
-def test_on_a_card_weights_stay_dequantized_where_they_are_asked_to_and_can(
-    monkeypatch: pytest.MonkeyPatch,
-    changes: dict[str, Any],
-    not_compiled: str | None,
-    kept: bool,
-    said: tuple[str, ...],
-) -> None:
-    asked: list[bool] = []
-    monkeypatch.setattr(prepared_run, "keep_dequantized", lambda _, wanted: asked.append(wanted))
-    config = with_changes(RunConfig(), changes)
-    model = SimpleNamespace(config=SimpleNamespace(model_type="llama"))
-    run = SimpleNamespace(
-        config=config, as_computed=config, device=SimpleNamespace(is_cuda=True), model=model
-    )
-
-    PreparedRun._keep_dequantized(cast(Any, run), torch.nn.ModuleList(), not_compiled)
-
-    assert asked == [kept] == [run.keeps_dequantized]
-    assert len(run._not_kept_dequantized) == len(said)
-    assert all(map(str.__contains__, run._not_kept_dequantized, said))
 
 
 @pytest.mark.parametrize("layers", [1, "all", "host"])

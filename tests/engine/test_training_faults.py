@@ -1,6 +1,7 @@
 """What goes wrong in a run is a result of it: told, noted in its folder, and the next one works."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ from qlora_studio.config.run_config import HOST
 from qlora_studio.engine import out_of_memory
 from qlora_studio.engine.adapters import decoder_layers
 from qlora_studio.engine.device import Device
+from qlora_studio.engine.layer_setup import LayerSetup, set_layers_up
 from qlora_studio.engine.model_holder import ModelHolder
 from qlora_studio.engine.pinned_memory import PinnedMemoryError, in_ram
-from qlora_studio.engine.prepared_run import PreparedRun
 from qlora_studio.memory.devices import RamReading
 from qlora_studio.protocol.events import ModelLoaded, RunFailed, StepFinished
 from qlora_studio.runs.checkpoints import checkpoints
@@ -178,27 +179,27 @@ def test_where_ram_lacks_for_a_card_it_is_called_ram(
     assert events_of(run)[-1].state == "finished"
 
 
+LAYERS = "qlora_studio.engine.prepared_run.set_layers_up"
+
+
 @pytest.mark.parametrize(("recompute", "kept"), [("none", False), (HOST, True)])
 def test_where_ram_lacks_nothing_is_offered_that_takes_less_of_the_card_alone(  # R14
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, recompute: str, kept: bool
 ) -> None:
     run = make_run(tmp_path, model, training__steps=4, training__recompute=recompute)
-    keep = PreparedRun._keep_dequantized
 
-    def kept_as_on_a_card(prepared: PreparedRun, *given: Any) -> None:
-        keep(prepared, *given)
-        prepared.keeps_dequantized = kept
+    def kept_as_on_a_card(*given: Any) -> LayerSetup:
+        return replace(set_layers_up(*given), keeps_dequantized=kept)
 
     with monkeypatch.context() as patched:
-        patched.setattr(PreparedRun, "_keep_dequantized", kept_as_on_a_card)
+        patched.setattr(LAYERS, kept_as_on_a_card)
         patched.setattr(UPDATE, raising(PinnedMemoryError(2 * 2**30)))
         failed = events_of(run)[-1]
 
     assert failed.ways == ("half_rows", "without_rows")
 
 
-COMPILE = "qlora_studio.engine.prepared_run.PreparedRun._compile"
-KEPT: dict[str, Any] = {"training__keep_dequantized": True}
+KEPT: dict[str, Any] = {"training__keep_dequantized": True, "model__compute_dtype": "bfloat16"}
 
 
 def test_where_memory_lacks_for_weights_that_stay_dequantized_the_run_goes_on_without(  # R14
@@ -206,7 +207,7 @@ def test_where_memory_lacks_for_weights_that_stay_dequantized_the_run_goes_on_wi
 ) -> None:
     run = make_run(tmp_path, model, device="cuda", training__steps=2, **KEPT)
     with monkeypatch.context() as patched:
-        patched.setattr(COMPILE, raising(torch.OutOfMemoryError("CUDA out of memory.")))
+        patched.setattr(LAYERS, raising(torch.OutOfMemoryError("CUDA out of memory.")))
         failed = events_of(run)[-1]
 
     assert "ran out of memory while preparing the run" in failed.error.message
@@ -220,7 +221,7 @@ def test_where_memory_lacks_for_weights_that_stay_dequantized_the_run_goes_on_wi
     assert events[-1].state == "finished"
 
 
-@pytest.mark.parametrize("place", [COMPILE, UPDATE, WRITE, ""])
+@pytest.mark.parametrize("place", [LAYERS, UPDATE, WRITE, ""])
 def test_however_a_run_ends_no_weights_of_the_held_model_stay_dequantized(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
@@ -254,7 +255,7 @@ def test_what_would_not_help_in_preparing_is_not_offered(
     settings: dict[str, Any],
 ) -> None:
     run = make_run(tmp_path, model, device="cuda", **settings)
-    monkeypatch.setattr(COMPILE, raising(error))
+    monkeypatch.setattr(LAYERS, raising(error))
     assert events_of(run)[-1].ways == ()
 
 

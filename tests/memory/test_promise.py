@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import RunConfig
 from qlora_studio.memory.largest import largest_that_fits
-from qlora_studio.memory.promise import GIB, Promise, promise
+from qlora_studio.memory.promise import GIB, Promise, as_promised, promise
 from qlora_studio.memory.suggestions import changed
 from qlora_studio.models.shapes import known_shape
 
@@ -387,6 +387,23 @@ def test_inputs_of_layers_in_ram_are_promised_as_they_lie_there(shape, rows, pin
     assert on_card(shape, rows, 2048, "all").pinned == 0
     host = changed(RunConfig(), {"training.recompute": "host"})
     assert promise(shape, host, device="cpu", free_bytes=64 * GIB).pinned == 0
+
+
+def test_on_auto_no_layer_is_recomputed_for_weights_that_stay_dequantized():
+    def on_auto(room_gib, asked=True):
+        return on_card(LLAMA_8B, 4, 2048, "auto", room=int(room_gib * GIB), training__keep_dequantized=asked)
+
+    roomy, short, plain = on_auto(80), on_auto(40), on_auto(40, asked=False)
+    assert (roomy.recompute_layers, roomy.gives_up_dequantized) == (0, False)
+    assert roomy.parts["weights"] > 2 * plain.parts["weights"]
+    assert short.gives_up_dequantized
+    assert (short.parts, short.recompute_layers) == (plain.parts, plain.recompute_layers)
+    as_set = on_card(LLAMA_8B, 4, 2048, "all", room=40 * GIB, training__keep_dequantized=True)
+    assert not as_set.gives_up_dequantized  # the person's own plan
+    assert as_set.parts["weights"] == roomy.parts["weights"]
+    config = changed(RunConfig(), {"training.keep_dequantized": True})
+    assert as_promised(config, roomy) == config
+    assert as_promised(config, short) == RunConfig()
 
 
 def test_an_embedding_in_ram_is_the_cards_no_more():

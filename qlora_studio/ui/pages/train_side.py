@@ -8,6 +8,7 @@ from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import QGridLayout, QHBoxLayout, QVBoxLayout, QWidget
 
 from qlora_studio.config.setting import Field
+from qlora_studio.memory.compiling import LAYERS_FOR_WEIGHTS, not_kept_dequantized
 from qlora_studio.memory.correction import correction_words
 from qlora_studio.memory.largest import Largest
 from qlora_studio.memory.parts import EMBEDDING, INPUTS, PART_NAMES
@@ -284,6 +285,8 @@ def _what_lies_in_ram(promised: Promise) -> str:
 def _notes(promised: Promise, on_card: bool, layers: int) -> Iterator[str]:
     if promised.recompute_layers:
         yield f"{promised.recompute_layers} of {layers} layers are computed again to save memory."
+    if promised.gives_up_dequantized:
+        yield not_kept_dequantized(LAYERS_FOR_WEIGHTS)
     if promised.pinned:
         of_free = f" of {in_gib(promised.free_ram)} free" if promised.free_ram is not None else ""
         yield f"{_what_lies_in_ram(promised)} {in_gib(promised.pinned)}{of_free} in RAM."
