@@ -184,7 +184,7 @@ class _TrainingJob:
         _remember_peak(run, self._peak)
 
     def failure(self, error: Exception) -> RunFailed:
-        folder, step = self._writer.folder, self._run.position.step if self._run else 0
+        folder, step = self._writer.folder, self._run.position.step if self._run else self._step
         if is_out_of_memory(error):
             return self._out_of_memory(error, step)
         if is_device_error(error):

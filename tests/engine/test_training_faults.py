@@ -16,6 +16,7 @@ from qlora_studio.engine.device import Device
 from qlora_studio.engine.layer_setup import LayerSetup, set_layers_up
 from qlora_studio.engine.model_holder import ModelHolder
 from qlora_studio.engine.pinned_memory import PinnedMemoryError, in_ram
+from qlora_studio.engine.wish import Wish
 from qlora_studio.memory.devices import RamReading
 from qlora_studio.protocol.events import ModelLoaded, RunFailed, StepFinished
 from qlora_studio.runs.checkpoints import checkpoints
@@ -219,6 +220,15 @@ def test_where_memory_lacks_for_weights_that_stay_dequantized_the_run_goes_on_wi
     (said,) = (note for note in of_kind(events, ModelLoaded)[0].notes if "dequantized" in note)
     assert said.startswith("All layers are recomputed, and weights aren't kept dequantized,")
     assert events[-1].state == "finished"
+
+
+def test_a_resumed_run_that_fails_while_it_is_prepared_tells_where_it_stood(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path, model, training__steps=4)
+    events_of(run, Wish.PAUSE, after_step=2)
+    monkeypatch.setattr(LAYERS, raising(RuntimeError("odd")))
+    assert events_of(run)[-1].step == state_of(run).step == 2
 
 
 @pytest.mark.parametrize("place", [LAYERS, UPDATE, WRITE, ""])
