@@ -268,13 +268,15 @@ def of_unusual(config: RunConfig, kept: Kept, usual_rate: float, fields: Fields)
 
 
 def _fitting(config: RunConfig, suggestion: Suggestion, fields: Fields) -> Mend:
-    """A change with its price: "Rank 64 to 32: 0.6 GiB less"."""
+    """A change with its price: "Rank 64 to 32: 0.6 GiB less", "Keep dequantized off: 13.1 GiB less"."""
     parts = []
     for key, value in suggestion.changes.items():
         item = fields[key]
-        now = _shown(item, value_of(config, key))
-        parts.append(f"{item.setting.label} {now} to {_shown(item, value)}")
-    price = f"{suggestion.saved_bytes / GIB:.1f} GiB less"
+        now = "" if isinstance(value, bool) else f"{_shown(item, value_of(config, key))} to "
+        parts.append(f"{item.setting.label} {now}{_shown(item, value)}")
+    saved = suggestion.saved_bytes
+    # What RAM has no room for is the card's to hold, so that there more is taken.
+    price = f"{abs(saved) / GIB:.1f} GiB {'less' if saved >= 0 else 'more on the card'}"
     return Mend(f"{', '.join(parts)}: {price}", dict(suggestion.changes))
 
 
@@ -286,6 +288,8 @@ def _in_words(changes: Mapping[str, Any], fields: Fields) -> str:
 
 
 def _shown(item: Field, value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
     if isinstance(value, str):
         return str(item.setting.choices.get(value, value))
     return f"{value:,g}" if isinstance(value, float) else f"{value:,}"

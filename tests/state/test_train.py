@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from qlora_studio.config import places
@@ -185,6 +186,26 @@ def test_what_does_not_fit_offers_what_would_with_its_price(ready, app, monkeypa
     assert problem.blocks
     assert problem.mends
     assert all(mend.words.endswith("GiB less") for mend in problem.mends)
+
+
+@pytest.mark.parametrize(
+    ("changes", "room", "ram", "said"),
+    [
+        ({"training.keep_dequantized": True}, 24, 32, "Keep dequantized off: 13.1 GiB less"),
+        ({}, 14, 32, "Embedding in RAM on: 1.0 GiB less"),
+        ({"training.embedding_in_ram": True}, 48, 0.5, "Embedding in RAM off: 1.0 GiB more on the card"),
+    ],
+)
+def test_a_switch_is_offered_on_or_off_with_what_that_takes(
+    ready, app, monkeypatch, qtbot, changes, room, ram, said
+):
+    card = msgspec.structs.replace(an_h100(), total_bytes=room * GIB)
+    of_ram = RamReading(total_bytes=64 * GIB, free_bytes=int(ram * GIB), load=0.0)
+    monkeypatch.setattr(launch, "card_reading", lambda: card)
+    monkeypatch.setattr(launch, "ram_reading", lambda: of_ram)
+    monkeypatch.setattr(ready, "shape", lambda: known_shape("llama-3.1-8b"))
+    app.draft.set_many({"data.seq_len": 2048, "training.recompute": "all", **changes})
+    qtbot.waitUntil(lambda: said in [mend.words for item in ready.problems for mend in item.mends])
 
 
 def test_ram_that_has_no_room_for_inputs_of_layers_blocks(ready, app, monkeypatch, qtbot):
