@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from PySide6.QtCore import QCoreApplication, QEvent, QPoint, Qt
 from PySide6.QtGui import QGuiApplication
@@ -383,6 +384,21 @@ def test_a_field_that_is_not_shown_is_gone_to_from_what_stands_in_the_way(ready,
     QCoreApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)  # the buttons of before
     click(qtbot, ready, "train_mend_0_0")
     assert ready.focusWidget() is found(ready, "train_training_weight_decay")
+
+
+def test_a_button_that_changes_much_shows_all_its_words(ready, app, monkeypatch, qtbot):
+    card = msgspec.structs.replace(a_card((9, 0)), total_bytes=24 * 2**30)
+    monkeypatch.setattr(launch, "card_reading", lambda: card)
+    monkeypatch.setattr(app.train, "shape", lambda: known_shape("llama-3.1-8b"))
+    app.draft.set_many({"training.keep_dequantized": True, "training.recompute": "none"})
+    said = "Keep dequantized off, Recompute None to All layers: "
+    qtbot.waitUntil(lambda: found(ready, "train_mend_0_0").accessibleName().startswith(said))
+    button = found(ready, "train_mend_0_0")
+    assert button.text().replace("\n", " ") == button.accessibleName()
+    qtbot.waitUntil(lambda: button.height() >= 2 * button.fontMetrics().height())
+    assert button.width() >= button.sizeHint().width()
+    click(qtbot, ready, "train_mend_0_0")
+    assert not app.draft.config.training.keep_dequantized
 
 
 def test_no_settings_are_saved_or_copied_while_a_field_holds_what_can_not_stand(ready, app, qtbot):

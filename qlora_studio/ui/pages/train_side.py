@@ -23,9 +23,9 @@ from qlora_studio.ui.widgets import (
     ElidedLabel,
     IconLabel,
     LinkButton,
+    LongButton,
     Part,
     PlainLabel,
-    SecondaryButton,
     Separator,
     StackedBar,
     Swatch,
@@ -202,7 +202,7 @@ class ProblemsCard(Card):
         head.addWidget(PlainLabel(problem.words, wrap=True), 1)
         layout.addLayout(head)
         for place, mend in enumerate(problem.mends):
-            button = SecondaryButton(mend.words, small=True, name=f"train_mend_{number}_{place}")
+            button = LongButton(mend.words, small=True, name=f"train_mend_{number}_{place}")
             button.clicked.connect(lambda _=False, mend=mend: self._on_clicked(mend))
             layout.addWidget(button, 0, Qt.AlignmentFlag.AlignLeft)
         return row

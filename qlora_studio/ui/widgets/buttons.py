@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import wrap
 
 from PySide6.QtCore import QEvent, QSize, Qt, Signal
 from PySide6.QtGui import QFocusEvent
@@ -83,6 +84,18 @@ class SecondaryButton(RingedButton):
         """Another word and icon in the same place: Pause and Resume, Send and Stop."""
         self.setText(text)
         self.set_icon(icon_name)
+
+
+class LongButton(SecondaryButton):
+    """A small one whose words go on in further lines where they are many."""
+
+    _MOST = 46  # letters a line; a card at the side of a page holds 50
+
+    def setText(self, text: str) -> None:
+        super().setText(text)
+        lines = wrap(self.text(), self._MOST)
+        QPushButton.setText(self, "\n".join(lines))
+        set_property(self, "tall", len(lines) > 1)
 
 
 class PrimaryButton(SecondaryButton):
