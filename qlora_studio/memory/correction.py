@@ -11,6 +11,7 @@ from qlora_studio.config.architecture import row_limit
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import RunConfig
 from qlora_studio.memory.compiling import not_compiled_reason
+from qlora_studio.memory.devices import likely_dtype
 from qlora_studio.memory.measured import measured_dtype, measured_factors, remember_factor
 from qlora_studio.memory.parts import may_be_graphed, never_estimated, parts
 from qlora_studio.memory.setting import Setting
@@ -25,7 +26,7 @@ EXACT = ("weights", "adapter", "optimizer")  # parts counted from tensors, in th
 class Correction(msgspec.Struct, frozen=True, kw_only=True):
     """What the estimated bytes are multiplied by: activations, logits, workspace. 1: nothing was measured.
 
-    auto_dtype: what the compute dtype "auto" was on this device in the newest run; "": there was none
+    auto_dtype: what the compute dtype "auto" was on this device in the newest run, or will be; "": not known
     """
 
     graphed: float = 1.0
@@ -44,7 +45,7 @@ def correction(device_name: str, shape: ModelShape, quantization: str) -> Correc
         graphed=_bounded(measured.get((True, True))),
         compiled=_bounded(measured.get((True, False))),
         eager=_bounded(measured.get((False, False))),
-        auto_dtype=measured_dtype(device_name),
+        auto_dtype=measured_dtype(device_name) or likely_dtype(device_name),
     )
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import msgspec
 
 FP8_LEAST = (8, 9)  # compute capability of Ada; as qlora_kernels.fp8 has it
+_CPUINFO = Path("/proc/cpuinfo")
+_BFLOAT16_FLAGS = frozenset(("avx512_bf16", "amx_bf16"))  # as Linux names them
 
 
 class CardReading(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,13 +130,24 @@ def ram_reading() -> RamReading:
 
 def processor_name() -> str:
     """As it calls itself: what speeds measured on a CPU are kept under."""
+    return _said_of_processor("model name") or platform.processor() or platform.machine() or "CPU"
+
+
+def likely_dtype(device_name: str) -> str:
+    """What the compute dtype "auto" will be there, before the engine has timed it: "bfloat16" on a processor
+    with instructions for it; "" where that isn't known.
+    """
+    is_fast = not _BFLOAT16_FLAGS.isdisjoint(_said_of_processor("flags").split())
+    return "bfloat16" if is_fast and device_name == processor_name() else ""
+
+
+def _said_of_processor(what: str) -> str:
+    """By Linux, of its first core; else empty."""
     try:
-        with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
-            names = (line.partition(":")[2].strip() for line in file if line.startswith("model name"))
-            name = next(names, "")
+        with _CPUINFO.open(encoding="utf-8") as file:
+            return next((line.partition(":")[2].strip() for line in file if line.startswith(what)), "")
     except OSError:
-        name = ""
-    return name or platform.processor() or platform.machine() or "CPU"
+        return ""
 
 
 def process_bytes(pid: int) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -143,3 +144,23 @@ def test_the_machines_memory_is_known_everywhere():
 def test_a_processs_memory_is_known_while_it_lives():
     assert process_bytes(os.getpid()) > 1_000_000
     assert process_bytes(2**22 + 1) is None
+
+
+@pytest.mark.parametrize(
+    ("told", "name", "dtype"),
+    [
+        ("model name\t: EPYC\nflags\t\t: fpu avx512f avx512_bf16\n", "EPYC", "bfloat16"),
+        ("model name\t: Xeon\nflags\t\t: fpu amx_bf16 amx_tile\n", "Xeon", "bfloat16"),
+        ("model name\t: EPYC\nflags\t\t: fpu avx512_bf16\n", "an H100", ""),  # not this processor
+        ("model name\t: Core\nflags\t\t: fpu avx2\nmodel name\t: Core\n", "Core", ""),
+        (None, platform.processor() or platform.machine(), ""),  # no Linux
+    ],
+)
+def test_bfloat16_is_likely_where_the_processor_has_instructions_for_it(
+    tmp_path, monkeypatch, told, name, dtype
+):
+    file = tmp_path / "cpuinfo"
+    if told is not None:
+        file.write_text(told, "utf-8")
+    monkeypatch.setattr(devices, "_CPUINFO", file)
+    assert devices.likely_dtype(name) == dtype

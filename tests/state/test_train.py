@@ -180,7 +180,7 @@ def test_what_does_not_fit_offers_what_would_with_its_price(ready, app, monkeypa
     monkeypatch.setattr(
         launch, "ram_reading", lambda: RamReading(total_bytes=4 * GIB, free_bytes=3 * GIB, load=0.0)
     )
-    app.draft.set("lora.r", 32)
+    app.draft.set_many({"lora.r": 32, "model.compute_dtype": "float32"})
     qtbot.waitUntil(lambda: ready.waits_for == "settings that fit in memory")
     problem = _problem(ready, "are free")
     assert problem.blocks
