@@ -25,6 +25,7 @@ class Largest(msgspec.Struct, frozen=True, kw_only=True):
     every_length:        rows may be as long as any the model was made for
     tight:               it goes, but as tightly as a promise that says so
     recomputed:          layers more than as set are computed again there, to save memory
+    gives_up_dequantized: weights don't stay so there, as they do as set
     """
 
     batch_size: int
@@ -32,6 +33,7 @@ class Largest(msgspec.Struct, frozen=True, kw_only=True):
     every_length: bool
     tight: bool
     recomputed: bool
+    gives_up_dequantized: bool = False
     of: tuple[int, int]  # batch_size and seq_len as set
 
     @property
@@ -46,9 +48,9 @@ class Largest(msgspec.Struct, frozen=True, kw_only=True):
             said.append(f"{_rows(self.batch_size)} of {length:,} tokens")
         if self.seq_len:
             said.append(f"{_rows(rows)} of {self.seq_len:,} tokens{limit}")
-        how = (
-            f"{', tightly' if self.tight else ''}{', with more layers recomputed' if self.recomputed else ''}"
-        )
+        spared = ["more layers recomputed"] if self.recomputed else []
+        spared += ["no weights kept dequantized"] if self.gives_up_dequantized else []
+        how = f"{', tightly' if self.tight else ''}{', with ' if spared else ''}{' and '.join(spared)}"
         return f"Largest that fits{how}: {'; or '.join(said)}."
 
 
@@ -81,10 +83,14 @@ def largest_that_fits(
     if not (found.batch_size or found.seq_len):
         found = _largest_of(shape, config, lambda key, value: promised(key, value).fits)
         found = msgspec.structs.replace(found, tight=True)
-    as_set = promised("training.batch_size", config.training.batch_size).recompute_layers
+    as_set = promised("training.batch_size", config.training.batch_size)
     reached = {"training.batch_size": found.batch_size, "data.seq_len": found.seq_len}
-    more = any(promised(key, value).recompute_layers > as_set for key, value in reached.items() if value)
-    return msgspec.structs.replace(found, recomputed=more)
+    there = [promised(key, value) for key, value in reached.items() if value]
+    return msgspec.structs.replace(
+        found,
+        recomputed=any(other.recompute_layers > as_set.recompute_layers for other in there),
+        gives_up_dequantized=any(other.gives_up_dequantized > as_set.gives_up_dequantized for other in there),
+    )
 
 
 def _largest_of(shape: ModelShape, config: RunConfig, fits: Callable[[str, int], bool]) -> Largest:

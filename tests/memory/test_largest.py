@@ -72,6 +72,15 @@ def test_that_it_takes_recomputing_more_layers_is_said():
     assert found(room, training__recompute="all").words.startswith("Largest that fits: ")
 
 
+def test_that_weights_stay_dequantized_there_no_more_is_said():
+    kept = {"training__keep_dequantized": True}
+    said = "Largest that fits, with more layers recomputed and no weights kept dequantized: "
+    assert found(80, **kept).words.startswith(said)
+    assert found(80, **kept, training__recompute="all").words.startswith("Largest that fits: ")
+    # As set they don't stay so either, which is said elsewhere.
+    assert found(20, **kept).words.startswith("Largest that fits, with more layers recomputed: ")
+
+
 def test_where_not_even_one_row_fits_that_is_said():
     assert found(3).words == "Not even one row fits."
     assert found(0).batch_size == 0
