@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from qlora_studio.cli.output import print_json, print_text
 from qlora_studio.cli.recipes import add_recipe_arguments, chosen_recipe, chosen_shape, recipe_settings
@@ -26,8 +28,8 @@ from qlora_studio.memory.compiling import (
 )
 from qlora_studio.memory.correction import NO_CORRECTION, Correction, correction, correction_words
 from qlora_studio.memory.devices import device_name
-from qlora_studio.memory.largest import largest_that_fits
-from qlora_studio.memory.promise import Promise, promise
+from qlora_studio.memory.largest import Largest, largest_that_fits
+from qlora_studio.memory.promise import GIB, Promise, promise
 from qlora_studio.protocol.smaller_recipe import card_that_holds, smaller_recipe
 
 
@@ -44,6 +46,26 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
 
 def estimate_command(arguments: argparse.Namespace) -> int:
     """Raises: StudioError."""
+    estimate = _estimated(arguments)
+    if arguments.json:
+        print_json(_as_json(estimate))
+    else:
+        _print(estimate)
+    return 0
+
+
+@dataclass(frozen=True)
+class _Estimate:
+    """ways: to need less, or where else it goes. notes: on settings that aren't as they seem"""
+
+    room: Room
+    promised: Promise
+    largest: Largest | None
+    ways: Sequence[str]
+    notes: Sequence[str]
+
+
+def _estimated(arguments: argparse.Namespace) -> _Estimate:
     recipe = chosen_recipe(arguments)
     if recipe is not None:
         arguments.model = arguments.model or f"{SHAPE_PREFIX}{recipe.shape}"
@@ -82,46 +104,49 @@ def estimate_command(arguments: argparse.Namespace) -> int:
         *_not_kept_dequantized(config, shape, room, promised),
         *_embedding_stays(config, shape, room),
     ]
-    parts = {name: count / 2**30 for name, count in promised.parts.items()}
-    if arguments.json:
-        print_json(
-            {
-                "parts": parts,
-                "total_gib": sum(parts.values()),
-                "in_ram_gib": promised.pinned / 2**30,
-                "fits": promised.fits,
-                "recompute_layers": promised.recompute_layers,
-                "phases_gib": {name: count / 2**30 for name, count in promised.phases.items()},
-                "measured_factor": promised.factor,
-                "notes": notes,
-                "ways": ways,
-                "free_gib": room.free_bytes / 2**30,
-                "largest": {"batch_size": largest.batch_size, "seq_len": largest.seq_len}
-                if largest
-                else None,
-            }
-        )
-        return 0
+    return _Estimate(room, promised, largest, ways, notes)
+
+
+def _as_json(estimate: _Estimate) -> dict[str, Any]:
+    promised, largest = estimate.promised, estimate.largest
+    parts = _in_gib(promised.parts)
+    return {
+        "parts": parts,
+        "total_gib": sum(parts.values()),
+        "in_ram_gib": promised.pinned / GIB,
+        "fits": promised.fits,
+        "recompute_layers": promised.recompute_layers,
+        "phases_gib": _in_gib(promised.phases),
+        "measured_factor": promised.factor,
+        "notes": list(estimate.notes),
+        "ways": list(estimate.ways),
+        "free_gib": estimate.room.free_bytes / GIB,
+        "largest": {"batch_size": largest.batch_size, "seq_len": largest.seq_len} if largest else None,
+    }
+
+
+def _print(estimate: _Estimate) -> None:
+    promised, room, parts = estimate.promised, estimate.room, _in_gib(estimate.promised.parts)
     for name, gib in parts.items():
         print_text(f"{name:<12} {gib:8.2f} GiB")
-    print_text(f"{'total':<12} {sum(parts.values()):8.2f} GiB of {room.free_bytes / 2**30:.1f} {room.words}")
+    print_text(f"{'total':<12} {sum(parts.values()):8.2f} GiB of {room.free_bytes / GIB:.1f} {room.words}")
     if promised.pinned:
-        free = f" of {room.ram_bytes / 2**30:.1f}" if room.ram_bytes is not None else ""
-        in_ram = f"{promised.pinned / 2**30:8.2f} GiB{free} of RAM"
+        free = f" of {room.ram_bytes / GIB:.1f}" if room.ram_bytes is not None else ""
+        in_ram = f"{promised.pinned / GIB:8.2f} GiB{free} of RAM"
         print_text(f"{'beside it':<12} {in_ram}: {' and '.join(promised.in_ram)}")
     print_text(f"the most is taken in {promised.phase}; each phase by itself:")
-    for name, count in promised.phases.items():
-        print_text(f"  {name:<14} {count / 2**30:8.2f} GiB")
-    print_text(promised.words)
-    for note in notes:
-        print_text(note)
-    if said := correction_words(promised.factor):
-        print_text(said)
-    if largest:
-        print_text(largest.words)
-    for words in ways:
+    for name, gib in _in_gib(promised.phases).items():
+        print_text(f"  {name:<14} {gib:8.2f} GiB")
+    said = (promised.words, *estimate.notes, correction_words(promised.factor))
+    for words in (*said, estimate.largest.words if estimate.largest else ""):
+        if words:
+            print_text(words)
+    for words in estimate.ways:
         print_text(f"or: {words}")
-    return 0
+
+
+def _in_gib(counts: Mapping[Any, int]) -> dict[str, float]:
+    return {name: count / GIB for name, count in counts.items()}
 
 
 def _other_ways(shape: ModelShape, config: RunConfig, room: Room, kind: str) -> Iterator[str]:
