@@ -14,21 +14,13 @@ from qlora_studio.cli.room import Room, room_here, room_of_card
 from qlora_studio.cli.start import with_shape_of_start
 from qlora_studio.cli.training import settings_from
 from qlora_studio.config.adapter_layers import require_layers
-from qlora_studio.config.architecture import as_trained, require_trainable
+from qlora_studio.config.architecture import require_trainable
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import SAMPLE, SHAPE_PREFIX, RunConfig
-from qlora_studio.memory.compiling import (
-    LAYERS_FOR_WEIGHTS,
-    embedding_stays,
-    in_16_bit,
-    not_fp8_reason,
-    not_in_ram_reason,
-    not_kept_dequantized,
-    not_kept_dequantized_reason,
-)
 from qlora_studio.memory.correction import NO_CORRECTION, Correction, correction, correction_words
 from qlora_studio.memory.devices import device_name
 from qlora_studio.memory.largest import Largest, largest_that_fits
+from qlora_studio.memory.not_as_asked import not_as_asked
 from qlora_studio.memory.promise import GIB, Promise, promise
 from qlora_studio.protocol.smaller_recipe import card_that_holds, smaller_recipe
 
@@ -99,11 +91,13 @@ def _estimated(arguments: argparse.Namespace) -> _Estimate:
     if not (promised.fits or promised.lacks_ram or ways):
         kind = recipe.key.rpartition("-")[0] if recipe else "guanaco"
         ways = list(_other_ways(shape, config, room, kind))
-    notes = [
-        *_in_16_bit(config, shape, room),
-        *_not_kept_dequantized(config, shape, room, promised),
-        *_embedding_stays(config, shape, room),
-    ]
+    notes = not_as_asked(
+        shape,
+        config,
+        promised,
+        on_card=room.device == "cuda",
+        multiplies_in_fp8=room.multiplies_in_fp8,
+    )
     return _Estimate(room, promised, largest, ways, notes)
 
 
@@ -159,39 +153,3 @@ def _other_ways(shape: ModelShape, config: RunConfig, room: Room, kind: str) -> 
 
 def _measured_here(shape: ModelShape, config: RunConfig, device: str) -> Correction:
     return correction(device_name(device), shape, config.model.quantization)
-
-
-def _in_16_bit(config: RunConfig, shape: ModelShape, room: Room) -> Iterator[str]:
-    """Why products aren't made in fp8, where they are to be."""
-    if not config.training.fp8:
-        return
-    reason = not_fp8_reason(shape.family, as_trained(config, shape))
-    if room.device != "cuda":
-        reason = "there is no card"
-    elif not room.multiplies_in_fp8:
-        reason = "the card is older than Ada"
-    if reason is not None:
-        yield in_16_bit(reason)
-
-
-def _embedding_stays(config: RunConfig, shape: ModelShape, room: Room) -> Iterator[str]:
-    """Why the embedding isn't in RAM beside a card, where it is to be."""
-    if config.training.embedding_in_ram and room.device == "cuda":
-        reason = not_in_ram_reason(shape, as_trained(config, shape))
-        if reason is not None:
-            yield embedding_stays(reason)
-
-
-def _not_kept_dequantized(
-    config: RunConfig, shape: ModelShape, room: Room, promised: Promise
-) -> Iterator[str]:
-    """Why weights on a card don't stay dequantized, where they are to."""
-    if not config.training.keep_dequantized or room.device != "cuda":
-        return
-    reason = not_kept_dequantized_reason(shape.family, as_trained(config, shape))
-    if shape.decoder is not None:
-        reason = "layers aren't compiled (it's an encoder-decoder)"
-    if promised.gives_up_dequantized:
-        reason = LAYERS_FOR_WEIGHTS
-    if reason is not None:
-        yield not_kept_dequantized(reason)

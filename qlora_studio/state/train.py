@@ -23,6 +23,7 @@ from qlora_studio.memory.compiling import not_fp8_reason, not_in_ram_reason, not
 from qlora_studio.memory.correction import NO_CORRECTION, computes_padding, correction
 from qlora_studio.memory.disk import run_bytes
 from qlora_studio.memory.largest import Largest, largest_that_fits
+from qlora_studio.memory.not_as_asked import not_as_asked
 from qlora_studio.memory.parts import trained_parameters
 from qlora_studio.memory.promise import Promise, promise
 from qlora_studio.memory.speed import speed_here
@@ -98,6 +99,7 @@ class TrainState(QObject):
         self.samples: tuple[str, ...] | None = None  # taken from the data; None: not asked yet
         self.promise: Promise | None = None
         self.largest: Largest | None = None
+        self.not_as_asked: tuple[str, ...] = ()  # what the run won't do, and why
         self._corrected = NO_CORRECTION  # by what runs measured here
         self.problems: list[TrainProblem] = []
         self.history = History()
@@ -367,6 +369,7 @@ class TrainState(QObject):
             self._corrected = correction(device_name(self._engine), shape, quantization)
         self.promise = self._promised(shape, self._draft.config) if shape is not None else None
         self.largest = self._largest(shape, self._draft.config) if shape is not None else None
+        self.not_as_asked = self._not_as_asked(shape)
         self._look_for_problems()
         self.changed.emit()
 
@@ -534,6 +537,18 @@ class TrainState(QObject):
             room=free_bytes,
             free_ram=ram_to_promise(self._engine),
             corrected=self._corrected,
+        )
+
+    def _not_as_asked(self, shape: ModelShape | None) -> tuple[str, ...]:
+        if shape is None or self.promise is None:
+            return ()
+        card = card_in_use(self._engine)
+        return not_as_asked(
+            shape,
+            self.as_run(),
+            self.promise,
+            on_card=card is not None,
+            multiplies_in_fp8=card is not None and card.multiplies_in_fp8,
         )
 
     def _look_for_problems(self) -> None:

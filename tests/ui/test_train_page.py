@@ -285,6 +285,28 @@ def test_what_is_to_lie_in_ram_is_told_under_the_promise(advanced, app, monkeypa
 
 
 @pytest.mark.parametrize(
+    ("changes", "shape", "said"),
+    [
+        ({"training.fp8": True}, "llama-3.1-8b", "Weights aren't kept dequantized: training.fp8 is on"),
+        ({"lora.use_dora": True}, "llama-3.1-8b", "Weights aren't kept dequantized: layers aren't compiled"),
+        ({"training.batch_size": 64}, "llama-3.1-8b", "Weights aren't kept dequantized: layers would have"),
+        ({}, "llama-3.2-1b", "The embedding stays on the card: it's the head too."),
+        ({"training.fp8": True, "data.packing": False}, "llama-3.1-8b", "in 16 bit, not in fp8: layers"),
+    ],
+)
+def test_what_is_asked_for_and_will_not_be_is_told_under_the_promise(
+    advanced, app, monkeypatch, qtbot, changes, shape, said
+):
+    monkeypatch.setattr(launch, "card_reading", lambda: a_card((9, 0)))
+    monkeypatch.setattr(app.train, "shape", lambda: known_shape(shape))
+    asked = {"training.keep_dequantized": True, "training.embedding_in_ram": True, "data.seq_len": 2048}
+    app.draft.set_many(asked | changes)
+    qtbot.waitUntil(lambda: said in words(advanced, "train_promise_note"))
+    app.draft.undo()
+    qtbot.waitUntil(lambda: said not in words(advanced, "train_promise_note"))
+
+
+@pytest.mark.parametrize(
     ("key", "typed", "reason"),
     [
         ("lora.r", "999", "Rank is 999; it must be between 1 and 512."),

@@ -520,6 +520,7 @@ class TrainPage(Page):
             device == "cuda",
             layers,
             state.history.promise_words(device),
+            not_as_asked=state.not_as_asked,
             at_most=state.promises_at_most,
         )
         self._promise.show_largest(state.largest)

@@ -8,7 +8,6 @@ from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import QGridLayout, QHBoxLayout, QVBoxLayout, QWidget
 
 from qlora_studio.config.setting import Field
-from qlora_studio.memory.compiling import LAYERS_FOR_WEIGHTS, not_kept_dequantized
 from qlora_studio.memory.correction import correction_words
 from qlora_studio.memory.largest import Largest
 from qlora_studio.memory.parts import EMBEDDING, INPUTS, PART_NAMES
@@ -53,10 +52,17 @@ class PromiseCard(Card):
         self._build()
 
     def show_promise(
-        self, promised: Promise | None, on_card: bool, layers: int, history: str, *, at_most: bool = False
+        self,
+        promised: Promise | None,
+        on_card: bool,
+        layers: int,
+        history: str,
+        *,
+        not_as_asked: Sequence[str] = (),
+        at_most: bool = False,
     ) -> None:
-        """promised: None while no model is chosen. history: how true the last ones were. at_most: it is for
-        full batches, and the rows aren't counted yet.
+        """promised: None while no model is chosen. history: how true the last ones were. not_as_asked: what
+        the run won't do, and why. at_most: it is for full batches, and the rows aren't counted yet.
         """
         self.title.setText("VRAM promise" if on_card else "Memory promise")
         self._history.setText(history)
@@ -75,7 +81,7 @@ class PromiseCard(Card):
         for part, label in self._amounts.items():
             label.setText(f"{promised.parts.get(part, 0) / 2**30:.2f}")
         self._optimizer.setText("Optimizer, paged" if promised.paged else "Optimizer")
-        self._note.setText(" ".join(_notes(promised, on_card, layers)))
+        self._note.setText(" ".join(_notes(promised, on_card, layers, not_as_asked)))
         self._note.setVisible(bool(self._note.text()))
 
     def show_largest(self, largest: Largest | None) -> None:
@@ -282,11 +288,10 @@ def _what_lies_in_ram(promised: Promise) -> str:
     return "Their inputs and the embedding take" if INPUTS in promised.in_ram else "The embedding takes"
 
 
-def _notes(promised: Promise, on_card: bool, layers: int) -> Iterator[str]:
+def _notes(promised: Promise, on_card: bool, layers: int, not_as_asked: Sequence[str]) -> Iterator[str]:
     if promised.recompute_layers:
         yield f"{promised.recompute_layers} of {layers} layers are computed again to save memory."
-    if promised.gives_up_dequantized:
-        yield not_kept_dequantized(LAYERS_FOR_WEIGHTS)
+    yield from not_as_asked
     if promised.pinned:
         of_free = f" of {in_gib(promised.free_ram)} free" if promised.free_ram is not None else ""
         yield f"{_what_lies_in_ram(promised)} {in_gib(promised.pinned)}{of_free} in RAM."
