@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import RunConfig
+from qlora_studio.config.setting import fields_of
 from qlora_studio.memory.largest import largest_that_fits
 from qlora_studio.memory.promise import GIB, Promise, as_promised, promise
 from qlora_studio.memory.suggestions import changed
@@ -404,6 +405,16 @@ def test_on_auto_no_layer_is_recomputed_for_weights_that_stay_dequantized():
     config = changed(RunConfig(), {"training.keep_dequantized": True})
     assert as_promised(config, roomy) == config
     assert as_promised(config, short) == RunConfig()
+
+
+@pytest.mark.parametrize("key", ["training.keep_dequantized", "training.embedding_in_ram"])
+def test_help_names_what_a_switch_takes_of_the_8b_shape(key):
+    as_set, plain = (
+        on_card(LLAMA_8B, 4, 2048, "all", **{key.replace(".", "__"): asked}).parts["weights"]
+        for asked in (True, False)
+    )
+    (item,) = (field for field in fields_of(RunConfig) if field.key == key)
+    assert f"(8B: {abs(as_set - plain) / GIB:.0f} GiB)" in item.setting.help
 
 
 def test_an_embedding_in_ram_is_the_cards_no_more():
