@@ -26,6 +26,7 @@ class Largest(msgspec.Struct, frozen=True, kw_only=True):
     tight:               it goes, but as tightly as a promise that says so
     recomputed:          layers more than as set are computed again there, to save memory
     gives_up_dequantized: weights don't stay so there, as they do as set
+    lacks_ram:           nothing fits, as there is no room in RAM for what is to lie there beside a card
     """
 
     batch_size: int
@@ -34,6 +35,7 @@ class Largest(msgspec.Struct, frozen=True, kw_only=True):
     tight: bool
     recomputed: bool
     gives_up_dequantized: bool = False
+    lacks_ram: bool = False
     of: tuple[int, int]  # batch_size and seq_len as set
 
     @property
@@ -41,7 +43,7 @@ class Largest(msgspec.Struct, frozen=True, kw_only=True):
         """A sentence."""
         rows, length = self.of
         if not self.batch_size and not self.seq_len:
-            return "Not even one row fits."
+            return f"Not even one row fits{': there is too little RAM' if self.lacks_ram else ''}."
         limit = ", as many as the model was made for" if self.every_length else ""
         said = []
         if self.batch_size:
@@ -89,6 +91,7 @@ def largest_that_fits(
     return msgspec.structs.replace(
         found,
         recomputed=any(other.recompute_layers > as_set.recompute_layers for other in there),
+        lacks_ram=not there and promised("training.batch_size", 1).lacks_ram,
         gives_up_dequantized=any(other.gives_up_dequantized > as_set.gives_up_dequantized for other in there),
     )
 

@@ -86,6 +86,14 @@ def test_where_not_even_one_row_fits_that_is_said():
     assert found(0).batch_size == 0
 
 
+def test_where_nothing_fits_for_lack_of_ram_that_is_said():
+    config = changed(CONFIG, {"training.embedding_in_ram": True})
+    room, ram = 48 * GIB, GIB // 2
+    largest = largest_that_fits(LLAMA, config, device="cuda", room=room, free_ram=ram)
+    assert largest is not None
+    assert largest.words == "Not even one row fits: there is too little RAM."
+
+
 def test_what_goes_only_tightly_is_called_so():
     largest = largest_that_fits(LLAMA_65B, CONFIG, device="cuda", room=48 * GIB)
     assert largest is not None
