@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
+from qlora_studio.memory.compiling import keeps_dequantized
 from qlora_studio.runs.folder import Run
 from qlora_studio.runs.less_memory import HELD, WAYS
 
@@ -105,7 +106,7 @@ def _failed(run: Run, resume_step: int | None) -> Ending:
         ways = tuple(Action(way) for way in WAYS if way in state.ways)
         plain = () if Action.RECOMPUTE in ways else (Action.RESUME,)  # as the engine resumes it by itself
         log = () if ways else (Action.LOG,)  # which tells no more of it
-        kept = run.record.device == "cuda" and run.record.config.training.keep_dequantized
+        kept = run.record.device == "cuda" and keeps_dequantized("", run.record.config)  # of most families
         return Ending("bad", words, (*ways, *plain, *log), rows=len(state.rows), dequantized=kept)
     if state.cause == "non_finite":
         return Ending("bad", words, (Action.HALF_RATE, Action.RESUME, Action.LOG))

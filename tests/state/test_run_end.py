@@ -98,7 +98,9 @@ def test_it_says_whether_weights_are_kept_dequantized_no_more(run):
     on_card = msgspec.structs.replace(made.record, config=config, device="cuda")
     on_processor = msgspec.structs.replace(on_card, device="cpu")
     assert ending(replace(made, record=on_card), 200).dequantized
+    in_fp8 = msgspec.structs.replace(on_card, config=with_changes(config, {"training.fp8": True}))
     assert not ending(replace(made, record=on_processor), 200).dequantized
+    assert not ending(replace(made, record=in_fp8), 200).dequantized
     assert not ending(made, 200).dequantized
 
 
