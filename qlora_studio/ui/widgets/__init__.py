@@ -16,6 +16,7 @@ Words (text.py)
     widgets.text_size.at_text_size(w, w.setFixedWidth, 110)  px at 100 % that follow the text size
 Buttons (buttons.py): .setText .set_icon(icon) .become(text, icon)
     PrimaryButton | SecondaryButton | DangerButton | LinkButton(text, icon_name="", small=False, tip="")
+    LongButton(text, small=True)                         goes on in further lines where its words are many
     IconButton(icon_name, label, small=False, color="muted")
     Segmented([(value, words)], label=)                  .changed(str) .value() .set_value(v) .button(v)
     ChoiceChip(text)                                     checkable filter chip
