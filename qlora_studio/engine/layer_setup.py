@@ -31,6 +31,7 @@ from qlora_studio.memory.compiling import (
     not_kept_dequantized,
     not_kept_dequantized_reason,
     partly_in_16_bit,
+    uncompiled,
 )
 from qlora_studio.models.shapes import model_shape
 
@@ -68,14 +69,13 @@ def set_layers_up(adapted: AdaptedModel, config: RunConfig, recomputed: int) -> 
     hosted = HostedInputs() if asks_for_ram and not model.config.is_encoder_decoder else None
     notes = [_INPUTS_STAY] if asks_for_ram and hosted is None else []
 
-    not_compiled = why_not_compiled(adapted, config)
-    uncompiled = f"layers aren't compiled ({not_compiled})" if not_compiled is not None else None
-    not_kept = not_kept_dequantized_reason(_family(model), config) or uncompiled
+    family, not_compiled = str(model.config.model_type), why_not_compiled(adapted, config)
+    not_kept = not_kept_dequantized_reason(family, config) or uncompiled(not_compiled)
     asks_to_keep = config.training.keep_dequantized and on_card  # else memory decides
     keeps = asks_to_keep and not_kept is None
     keep_dequantized(layers, keeps)  # before it is asked for fp8, which takes the codes
 
-    not_fp8 = uncompiled or not_fp8_reason(_family(model), config)
+    not_fp8 = uncompiled(not_compiled) or not_fp8_reason(family, config)
     in_fp8 = InFp8(0, {})
     if not_compiled is None:
         in_fp8 = multiply_in_fp8(layers, wanted=config.training.fp8 and not_fp8 is None)
@@ -130,7 +130,3 @@ def _put_embedding_in_ram(adapted: AdaptedModel, config: RunConfig) -> Iterator[
         reason = "it does more than look rows up"
     if reason is not None:
         yield embedding_stays(reason)
-
-
-def _family(model: PreTrainedModel) -> str:
-    return str(model.config.model_type)

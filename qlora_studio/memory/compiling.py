@@ -21,6 +21,7 @@ _OTHER_ATTENTION = {
     "gemma2": "its attention bends the scores",
     "gpt2": "its attention drops some of the scores",
 }
+LAYERS_FOR_WEIGHTS = "layers would have to be recomputed for them"
 
 
 def not_compiled_reason(family: str, config: RunConfig) -> str | None:
@@ -31,6 +32,8 @@ def not_compiled_reason(family: str, config: RunConfig) -> str | None:
         return "rows that aren't packed come in ever new shapes"
     if config.model.quantization == "int8":
         return "int8 layers can't be compiled"
+    if config.model.compute_dtype == "float32":
+        return "flash attention takes no float32"
     if config.trains_all:
         return "all weights learn"  # graphs are made for frozen ones
     if config.training.method in PREFERENCES:
@@ -40,6 +43,11 @@ def not_compiled_reason(family: str, config: RunConfig) -> str | None:
     if differs_by_layer(config.lora):
         return "layers of many ranks would each be compiled by themselves"
     return _OTHER_ATTENTION.get(family)
+
+
+def uncompiled(reason: str | None) -> str | None:
+    """What follows of `not_compiled_reason` for what is done in compiled layers alone."""
+    return f"layers aren't compiled ({reason})" if reason is not None else None
 
 
 def not_graphed_reason(shape: ModelShape, config: RunConfig, trained: int) -> str | None:
@@ -67,8 +75,7 @@ def not_fp8_reason(family: str, config: RunConfig) -> str | None:
         # On Ada torch's products with scales a row come out in bfloat16 alone. Cards where "auto" is another
         # dtype have no fp8.
         return f"beside fp8 all else is computed in bfloat16, not in {config.model.compute_dtype}"
-    reason = not_compiled_reason(family, config)
-    return f"layers aren't compiled ({reason})" if reason is not None else None
+    return uncompiled(not_compiled_reason(family, config))
 
 
 def not_in_ram_reason(shape: ModelShape, config: RunConfig) -> str | None:
@@ -91,18 +98,12 @@ def not_kept_dequantized_reason(family: str, config: RunConfig) -> str | None:
         return "only 4-bit ones are"
     if config.training.fp8 and not_fp8_reason(family, config) is None:
         return "training.fp8 is on, whose products are made of their codes"
-    if config.model.compute_dtype == "float32":
-        return "layers aren't compiled (flash attention takes no float32)"
-    reason = not_compiled_reason(family, config)
-    return f"layers aren't compiled ({reason})" if reason is not None else None
+    return uncompiled(not_compiled_reason(family, config))
 
 
 def keeps_dequantized(family: str, config: RunConfig) -> bool:
     """Whether frozen weights stay dequantized on a card, as asked."""
     return config.training.keep_dequantized and not_kept_dequantized_reason(family, config) is None
-
-
-LAYERS_FOR_WEIGHTS = "layers would have to be recomputed for them"
 
 
 def not_kept_dequantized(reason: str) -> str:

@@ -48,8 +48,6 @@ def _not_kept_dequantized(shape: ModelShape, config: RunConfig, promised: Promis
     if not config.training.keep_dequantized:
         return
     reason = not_kept_dequantized_reason(shape.family, config)
-    if shape.decoder is not None:
-        reason = "layers aren't compiled (it's an encoder-decoder)"
     if promised.gives_up_dequantized:
         reason = LAYERS_FOR_WEIGHTS
     if reason is not None:

@@ -235,12 +235,10 @@ class TrainState(QObject):
     def may_keep_dequantized(self) -> bool:
         """Whether there is a card, and the settings allow it."""
         shape = self.shape()
+        if card_in_use(self._engine) is None:
+            return False
         family = shape.family if shape is not None else ""
-        return (
-            card_in_use(self._engine) is not None
-            and not self.has_source
-            and not_kept_dequantized_reason(family, self.as_trained) is None
-        )
+        return not_kept_dequantized_reason(family, self.as_trained) is None
 
     @property
     def may_put_embedding_in_ram(self) -> bool:

@@ -69,6 +69,7 @@ def test_rotations_that_look_at_the_positions_do(rotation: str, place: str, by_k
         ({"training.fp8": True}, "fp8"),
         ({"training.fp8": True, "model.compute_dtype": "float16"}, ""),  # there are no fp8 products then
         ({"training.compile": "off"}, "compiling is off"),
+        ({"model.compute_dtype": "float32"}, "flash attention takes no float32"),
     ],
     ids=str,
 )

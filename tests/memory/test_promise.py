@@ -115,6 +115,14 @@ def test_what_evaluations_dequantize_is_promised_beside_weights_that_stay_so():
     assert kept.parts["other"] >= plain.parts["other"]
 
 
+def test_in_float32_a_card_compiles_nothing_and_no_more_is_promised():
+    in_float32, uncompiled = (
+        on_card(LLAMA_8B, 4, 2048, 0, model__compute_dtype="float32", training__compile=compiles)
+        for compiles in ("auto", "off")
+    )
+    assert in_float32.parts == uncompiled.parts
+
+
 @pytest.mark.parametrize(
     "more",
     [{"training__fp8": True}, {"training__compile": "off"}, {"lora__use_dora": True}],
