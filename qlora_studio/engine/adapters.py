@@ -30,7 +30,7 @@ from qlora_studio.config.adapter_layers import (
 )
 from qlora_studio.config.run_config import LoraConfig
 from qlora_studio.engine.architecture import architecture_of
-from qlora_studio.engine.embedding_in_ram import put_in_ram
+from qlora_studio.engine.embedding_in_ram import bytes_in_ram
 from qlora_studio.engine.loading import BaseModel
 from qlora_studio.errors import StudioError
 from qlora_studio.models.adapter import clean_adapter_config
@@ -49,7 +49,6 @@ class AdaptedModel:
     def __init__(self, base: BaseModel) -> None:
         self.base = base
         self.replaced = replace_forwards(base.causal_lm)
-        self._in_ram = 0  # bytes of the embedding, where it was moved there
         self._peft: PeftModel | None = None
         self._read_from: dict[str, str] = {}  # folder and date -> name; the one used last comes last
         self._names = itertools.count()
@@ -71,12 +70,7 @@ class AdaptedModel:
     @property
     def weight_bytes(self) -> int:
         """Of the base on the device, with copies that are kept."""
-        return self.base.weight_bytes + self.dequantized_bytes - self._in_ram
-
-    def put_embedding_in_ram(self) -> bool:
-        """For as long as the model is held. False where it can't be. Raises: PinnedMemoryError."""
-        self._in_ram = put_in_ram(self.causal_lm)
-        return bool(self._in_ram)
+        return self.base.weight_bytes + self.dequantized_bytes - bytes_in_ram(self.causal_lm)
 
     @property
     def names(self) -> list[str]:

@@ -28,23 +28,22 @@ class EmbeddingInRam(nn.Module):
         return rows_in_ram(self._table, ids)
 
 
-def put_in_ram(model: PreTrainedModel) -> int:
-    """Moves the model's embedding there for good, unless it is there. Bytes that the card has no more; 0
-    where the embedding is the head too, or more than a table.
+def put_in_ram(model: PreTrainedModel) -> bool:
+    """Moves the model's embedding there for good. False where it is the head too, or more than a table.
 
     Raises: PinnedMemoryError.
     """
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     if isinstance(embedding, EmbeddingInRam):
-        return embedding.weight.nbytes
+        return True
     is_table = type(embedding) is nn.Embedding and embedding.max_norm is None
     if not is_table or head is None or head.weight.data_ptr() == embedding.weight.data_ptr():
-        return 0
-    moved = EmbeddingInRam(embedding)
-    model.set_input_embeddings(moved)
-    return moved.weight.nbytes
+        return False
+    model.set_input_embeddings(EmbeddingInRam(embedding))
+    return True
 
 
-def lies_in_ram(model: PreTrainedModel) -> bool:
-    """Whether `put_in_ram` moved it."""
-    return isinstance(model.get_input_embeddings(), EmbeddingInRam)
+def bytes_in_ram(model: PreTrainedModel) -> int:
+    """That `put_in_ram` took from the device; 0 where the embedding is where it was loaded."""
+    embedding = model.get_input_embeddings()
+    return embedding.weight.nbytes if isinstance(embedding, EmbeddingInRam) else 0

@@ -22,6 +22,7 @@ from qlora_studio.engine.compiled_layers import (
     multiply_in_fp8,
     why_not_compiled,
 )
+from qlora_studio.engine.embedding_in_ram import put_in_ram
 from qlora_studio.engine.hosted_inputs import HostedInputs
 from qlora_studio.memory.compiling import (
     embedding_stays,
@@ -88,7 +89,7 @@ def set_layers_up(adapted: AdaptedModel, config: RunConfig, recomputed: int) -> 
     if asks_to_keep and not_kept is not None:
         notes.append(not_kept_dequantized(not_kept))
     if config.training.embedding_in_ram and on_card:
-        notes += _put_embedding_in_ram(adapted, config)
+        notes += _put_embedding_in_ram(model, config)
     return LayerSetup(recomputed, hosted, not_compiled, in_fp8.count > 0, keeps, tuple(notes))
 
 
@@ -123,10 +124,10 @@ def _not_in_fp8(config: RunConfig, reason: str | None, in_fp8: InFp8) -> Iterato
         yield partly_in_16_bit(in_fp8.count, in_fp8.refused)
 
 
-def _put_embedding_in_ram(adapted: AdaptedModel, config: RunConfig) -> Iterator[str]:
+def _put_embedding_in_ram(model: PreTrainedModel, config: RunConfig) -> Iterator[str]:
     """A note where it stays on the card."""
     reason = not_in_ram_reason(model_shape(config.model.path), config)
-    if reason is None and not adapted.put_embedding_in_ram():
+    if reason is None and not put_in_ram(model):
         reason = "it does more than look rows up"
     if reason is not None:
         yield embedding_stays(reason)

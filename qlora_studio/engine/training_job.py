@@ -20,7 +20,7 @@ from qlora_studio.engine.compiled_layers import keep_dequantized
 from qlora_studio.engine.compute_dtype import name_of
 from qlora_studio.engine.cuda_graphs import let_passes_be
 from qlora_studio.engine.device_error import device_error, is_device_error
-from qlora_studio.engine.embedding_in_ram import lies_in_ram
+from qlora_studio.engine.embedding_in_ram import bytes_in_ram
 from qlora_studio.engine.loftq import begin_with_what_was_lost
 from qlora_studio.engine.model_holder import ModelHolder
 from qlora_studio.engine.out_of_memory import is_out_of_memory, out_of_memory, ways_in_words
@@ -258,7 +258,7 @@ class _TrainingJob:
                 self._run.setup.hosted.let_go()
             self._run.optimizer.close()
         self._run = None
-        if self._writer.record.config.trains_all or (held is not None and lies_in_ram(held.causal_lm)):
+        if self._writer.record.config.trains_all or (held is not None and bytes_in_ram(held.causal_lm)):
             held = None  # whoever wants it next loads it as it is
             self._holder.let_go()
         if held is not None and ADAPTER in held.names:

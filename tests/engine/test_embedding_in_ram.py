@@ -12,7 +12,7 @@ from torch import nn
 from qlora_studio.data.prepared import EncodedSample
 from qlora_studio.engine import prepared_run
 from qlora_studio.engine.adapters import AdaptedModel
-from qlora_studio.engine.embedding_in_ram import EmbeddingInRam, lies_in_ram, put_in_ram
+from qlora_studio.engine.embedding_in_ram import EmbeddingInRam, bytes_in_ram, put_in_ram
 from qlora_studio.engine.layer_setup import LayerSetup, set_layers_up
 from qlora_studio.engine.model_holder import ModelHolder
 from qlora_studio.engine.wish import Wish
@@ -27,12 +27,12 @@ def test_a_model_gives_the_same_with_its_embedding_there() -> None:
     first, size = next(model.parameters()), model.get_input_embeddings().weight.nbytes
     before = model(input_ids=IDS).logits
     assert first is model.get_input_embeddings().weight
-    assert not lies_in_ram(model)
+    assert bytes_in_ram(model) == 0
 
-    assert put_in_ram(model) == size
-    assert put_in_ram(model) == size  # it is there already
+    assert put_in_ram(model)
+    assert put_in_ram(model)  # it is there already
 
-    assert lies_in_ram(model)
+    assert bytes_in_ram(model) == size
     assert torch.equal(model(input_ids=IDS).logits, before)
     assert next(model.parameters()) is not first  # of which transformers takes the model's device
     assert model.get_input_embeddings().weight.shape == first.shape
@@ -48,7 +48,8 @@ def test_what_is_the_head_too_or_more_than_a_table_stays() -> None:
 
     scaled.get_input_embeddings().__class__ = Scaled
     for model in (tied, scaled):
-        assert put_in_ram(model) == 0
+        assert not put_in_ram(model)
+        assert bytes_in_ram(model) == 0
         assert not isinstance(model.get_input_embeddings(), EmbeddingInRam)
 
 
@@ -73,8 +74,8 @@ def test_a_run_learns_evaluates_and_replies_the_same_and_leaves_no_model_so(
 
     def set_up(adapted: AdaptedModel, *given: Any) -> LayerSetup:
         before = adapted.weight_bytes
-        assert adapted.put_embedding_in_ram()
-        assert lies_in_ram(adapted.causal_lm)
+        assert put_in_ram(adapted.causal_lm)
+        assert bytes_in_ram(adapted.causal_lm)
         assert before - adapted.weight_bytes == adapted.causal_lm.get_input_embeddings().weight.nbytes
         return set_layers_up(adapted, *given)
 

@@ -30,7 +30,7 @@ class Card:
     kept: list[bool] = field(default_factory=list)
     moved: int = 0
 
-    def put_embedding_in_ram(self) -> bool:
+    def put_in_ram(self, _: Any) -> bool:
         self.moved += 1
         return self.is_table
 
@@ -40,6 +40,7 @@ class Card:
             "why_not_compiled": lambda *_: self.not_compiled,
             "keep_dequantized": lambda _, wanted: self.kept.append(wanted),
             "multiply_in_fp8": lambda _, wanted: InFp8(wanted, {}),
+            "put_in_ram": self.put_in_ram,
             "model_shape": lambda _: known_shape(self.shape),
         } | dict.fromkeys(("compile_layers", "let_layers_be", "recompute"), lambda *_: None)
         for name, stand_in in stand_ins.items():
@@ -48,7 +49,6 @@ class Card:
         adapted = SimpleNamespace(
             base=SimpleNamespace(device=SimpleNamespace(is_cuda=True)),
             causal_lm=SimpleNamespace(config=config),
-            put_embedding_in_ram=self.put_embedding_in_ram,
         )
         return set_layers_up(cast(Any, adapted), with_changes(RunConfig(), changes), 1)
 
