@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from qlora_studio.data.packing import Batch, MicroBatch, Update
 from qlora_studio.engine.packed_batch import PackedBatch
 from qlora_studio.engine.ranks import Ranks
+from qlora_studio.errors import StudioError
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +43,8 @@ class BatchesAhead:
         return self._made(update)
 
     def prepare(self, update: Update | None) -> None:
-        """So that `of` has it; None: there is none. What can't be made is left to `of`: the step that it
-        belongs to fails then, and tells its rows.
+        """So that `of` has it; None: there is none. What rows, disk or memory don't let be made is left to
+        `of`: the step that it belongs to fails then, and tells its rows.
         """
         if not self._looks_ahead or update is None:
             return
@@ -52,7 +53,7 @@ class BatchesAhead:
         self._prepared = None
         try:
             self._prepared = update, self._made(update)
-        except Exception:  # noqa: BLE001  # whatever it is, `of` runs into it again
+        except (StudioError, OSError, ValueError, RuntimeError, MemoryError):
             return
 
     def _made(self, update: Update) -> UpdateBatches:
