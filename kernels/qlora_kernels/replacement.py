@@ -18,7 +18,6 @@ class ReplacedReport:
 
     replaced: int = 0  # 4-bit LoRA linears that now run as one product
     frozen: int = 0  # 4-bit linears without an adapter, replaced too
-    keeps_dequantized: bool = False  # each weight is dequantized once and stays so, in its compute dtype
     fallbacks: dict[str, str] = field(default_factory=dict)  # layer name: why peft's own forward runs there
 
 
@@ -39,7 +38,7 @@ def replace_forwards(model: nn.Module, *, keep_dequantized: bool | None = None) 
     linears = [module for module in model.modules() if isinstance(module, bnb.nn.Linear4bit)]
     if keep_dequantized is None:
         keep_dequantized = _fits_dequantized(linears)
-    report = ReplacedReport(keeps_dequantized=keep_dequantized)
+    report = ReplacedReport()
 
     adapted: set[nn.Module] = set()
     for name, module in model.named_modules():
