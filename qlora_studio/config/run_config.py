@@ -487,8 +487,8 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         Setting(
             label="Embedding in RAM",
             help="The input embedding lies in the machine's memory, where the card reads the rows that a "
-            "batch needs: vocabulary x hidden size x 2 bytes less on the card (8B: 1 GiB), for some "
-            "milliseconds a step. Only where the head is a matrix of its own.",
+            "batch needs: vocabulary x hidden size x 2 bytes less on the card (8B: 1 GiB). Only where the "
+            "head is a matrix of its own.",
         ),
     ] = False
     compile: Annotated[

@@ -10,10 +10,7 @@ from qlora_studio.config.adapter_layers import is_adapted, ranks
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import LoraConfig, RunConfig
 from qlora_studio.memory import encoder_decoder
-from qlora_studio.memory.compiling import (
-    not_graphed_reason,
-    not_in_ram_reason,
-)
+from qlora_studio.memory.compiling import not_graphed_reason, not_in_ram_reason
 from qlora_studio.memory.setting import Setting
 
 # What a person reads of each part, in the order of the promise's bar
@@ -25,6 +22,7 @@ PART_NAMES = {
     "logits": "Logits",
     "other": "Workspace + driver",
 }
+INPUTS, EMBEDDING = "inputs of recomputed layers", "embedding"  # what may lie in RAM beside a card, in words
 
 _BLOCK = 64  # weights that share a scale
 _NESTED_BLOCK = 256  # scales that share a scale, with double quantization
@@ -118,9 +116,6 @@ def _is_graphed(setting: Setting) -> bool:
 def may_be_graphed(shape: ModelShape, config: RunConfig) -> bool:
     """Whether layers of this run are played so, where they are compiled."""
     return not_graphed_reason(shape, config, trained_parameters(shape, config)) is None
-
-
-INPUTS, EMBEDDING = "inputs of recomputed layers", "embedding"  # what may lie in RAM, in words
 
 
 def pinned_bytes(setting: Setting, recomputed_layers: int) -> dict[str, int]:

@@ -129,7 +129,7 @@ def _out_of_ram(config: RunConfig) -> Iterator[Step]:
 
 
 def _embedding_in_ram(config: RunConfig) -> Iterator[Step]:
-    """Some milliseconds a step."""
+    """The rows of a batch go from there to the card at each step."""
     if not config.training.embedding_in_ram:
         yield "the embedding in RAM", {"training.embedding_in_ram": True}
 
