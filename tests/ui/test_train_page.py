@@ -164,20 +164,23 @@ def test_fp8_is_asked_for_where_the_card_may_multiply_so(advanced, app, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("key", "value"),
+    ("switch_of", "key", "value"),
     [
-        ("training.compile", "off"),
-        ("data.packing", False),
-        ("model.quantization", "int8"),
-        ("model.compute_dtype", "float16"),
-        ("training.finetuning", "full"),
-        ("training.method", "dpo"),
+        ("fp8", "training.compile", "off"),
+        ("fp8", "data.packing", False),
+        ("fp8", "model.quantization", "int8"),
+        ("fp8", "model.compute_dtype", "float16"),
+        ("fp8", "training.finetuning", "full"),
+        ("fp8", "training.method", "dpo"),
+        ("keep_dequantized", "training.fp8", True),
+        ("keep_dequantized", "training.compile", "off"),
+        ("keep_dequantized", "model.quantization", "int8"),
     ],
 )
-def test_fp8_is_not_asked_for_where_weights_are_not_multiplied_so(advanced, app, monkeypatch, key, value):
+def test_what_other_settings_rule_out_is_not_asked_for(advanced, app, monkeypatch, switch_of, key, value):
     monkeypatch.setattr(launch, "card_reading", lambda: a_card((9, 0)))
     advanced.opened(None)
-    switch = found(advanced, "train_training_fp8")
+    switch = found(advanced, f"train_training_{switch_of}")
     app.draft.set(key, value)
     assert not switch.isVisibleTo(advanced)
     app.draft.undo()
@@ -191,20 +194,6 @@ def test_weights_may_stay_dequantized_on_a_card(advanced, app, monkeypatch, card
     QCoreApplication.sendPostedEvents()
     shown = advanced.findChildren(QWidget, "train_training_keep_dequantized")
     assert [switch.isVisibleTo(advanced) for switch in shown] == [True] * (card is not None)
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [("training.fp8", True), ("training.compile", "off"), ("model.quantization", "int8")],
-)
-def test_they_are_not_asked_to_where_they_can_not(advanced, app, monkeypatch, key, value):
-    monkeypatch.setattr(launch, "card_reading", lambda: a_card((9, 0)))
-    advanced.opened(None)
-    switch = found(advanced, "train_training_keep_dequantized")
-    app.draft.set(key, value)
-    assert not switch.isVisibleTo(advanced)
-    app.draft.undo()
-    assert switch.isVisibleTo(advanced)
 
 
 @pytest.mark.parametrize(
