@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from qlora_kernels.cuda.managed_memory import bring_to_card, give_back
@@ -61,13 +61,15 @@ class AdapterOptimizer:
         self._is_fetched = True  # ahead; not where the driver refuses
         self.notes = () if self._is_cuda or not training.optimizer.startswith("paged") else (NOT_PAGED,)
 
-    def step(self, learning_rate: float) -> None:
-        """One update from the gradients as they stand."""
+    def step(self, learning_rate: float, gradient_scale: float = 1.0) -> None:
+        """One update from the gradients as they stand, each times `gradient_scale`."""
         for ours, theirs in zip(self._groups, self._optimizer.param_groups, strict=True):
             theirs["lr"] = learning_rate * ours.rate_factor
         if self._is_bitsandbytes and self._optimizer.initialized:
-            self._update_without_waiting()
+            self._update_without_waiting(gradient_scale)
         else:
+            if gradient_scale != 1:
+                torch._foreach_mul_(self.gradients(), gradient_scale)
             self._optimizer.step()
         self._moved()
 
@@ -179,15 +181,18 @@ class AdapterOptimizer:
                 self._put_state(number, place, weight, values, file)
 
     @torch.no_grad()
-    def _update_without_waiting(self) -> None:
-        """bitsandbytes' own step waits for the card after each weight; here `save` waits, which reads it."""
+    def _update_without_waiting(self, gradient_scale: float) -> None:
+        """bitsandbytes' own step waits for the card after each weight; here `save` waits, which reads it. Nor
+        does it tell its kernels what gradients are to be multiplied by, which would be a pass of its own.
+        """
         for number, group in enumerate(self._optimizer.param_groups):
             for place, weight in enumerate(group["params"]):
                 if weight.grad is None:
                     continue
                 if not self._optimizer.state[weight]:
                     self._optimizer.init_state(group, weight, number, place)
-                self._optimizer.update_step(group, weight, number, place)
+                name, state = self._optimizer.optimizer_name, self._optimizer.state[weight]
+                _move(weight, name, state, group, gradient_scale)
 
     def _state(self) -> dict[str, Tensor]:
         parts: dict[str, Mapping[str, Any]] = {}
@@ -225,6 +230,27 @@ class AdapterOptimizer:
     @property
     def _is_bitsandbytes(self) -> bool:
         return not isinstance(self._optimizer, torch.optim.AdamW)
+
+
+def _move(
+    weight: nn.Parameter, name: str, state: dict[str, Any], group: Mapping[str, Any], gradient_scale: float
+) -> None:
+    """By its gradient times `gradient_scale`, as `update_step` of bitsandbytes, which has none, moves it by
+    its gradient. state: of this weight; group: bitsandbytes' own, of which it is
+    """
+    from bitsandbytes import functional
+
+    state["step"] += 1
+    weight.data, weight.grad = weight.data.contiguous(), cast(Tensor, weight.grad).contiguous()
+    given = {key: state[key] for key in ("step", "state1", "state2")}
+    given |= {"optimizer_name": name, "g": weight.grad, "p": weight, "gnorm_scale": gradient_scale}
+    given |= {"beta1": group["betas"][0], "beta2": group["betas"][1], "beta3": 0.0, "alpha": 0.0}
+    given |= {key: group[key] for key in ("lr", "eps", "weight_decay")}
+    if state["state1"].dtype == torch.uint8:
+        scales = {key: state[key] for key in ("qmap1", "qmap2", "absmax1", "absmax2")}
+        functional.optimizer_update_8bit_blockwise(**given, **scales)
+    else:
+        functional.optimizer_update_32bit(**given)
 
 
 @dataclass

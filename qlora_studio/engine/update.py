@@ -65,8 +65,8 @@ class Updater:
             position.loss_scale /= 2  # float16 overflowed: the same update again, with smaller gradients
             position.scale_steady_for = 0
         if result.made:
-            self._clip(result.grad_norm, position.loss_scale)
-            self.optimizer.step(learning_rate)
+            scale = self._gradient_scale(result.grad_norm, position.loss_scale)
+            self.optimizer.step(learning_rate, scale)
             if self.model.dtype == torch.float16:
                 _grow_scale(position)
         self.optimizer.forget_gradients()
@@ -95,12 +95,12 @@ class Updater:
         loss_sum, grad_norm = told.tolist()  # one copy: between two the card would have nothing to do
         return UpdateResult(loss_sum / count, grad_norm, rewards)
 
-    def _clip(self, norm: float, scale: float) -> None:
-        factor = 1.0 / scale
+    def _gradient_scale(self, norm: float, loss_scale: float) -> float:
+        """What takes the loss's scale out of the gradients, and clips them."""
+        factor = 1.0 / loss_scale
         if 0 < self.max_grad_norm < norm:
             factor *= self.max_grad_norm / norm
-        if factor != 1.0:
-            torch._foreach_mul_(self.optimizer.gradients(), factor)
+        return factor
 
 
 def first_loss_scale(dtype: torch.dtype) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,53 @@ def bitsandbytes_one(monkeypatch: pytest.MonkeyPatch, kind: Callable[..., Any]) 
     return AdapterOptimizer(weights, TrainingConfig())
 
 
+def put_gradients(optimizer: AdapterOptimizer, seed: int) -> None:
+    torch.manual_seed(seed)
+    for weight in optimizer.parameters.values():
+        weight.grad = torch.randn_like(weight) * 1e-3
+
+
 def stepped(optimizer: AdapterOptimizer, first: int, count: int) -> AdapterOptimizer:
     for seed in range(first, first + count):
-        torch.manual_seed(seed)
-        for weight in optimizer.parameters.values():
-            weight.grad = torch.randn_like(weight) * 1e-3
+        put_gradients(optimizer, seed)
         optimizer.step(1e-2)
     return optimizer
+
+
+@pytest.mark.parametrize("kind", [bnb.optim.AdamW32bit, bnb.optim.AdamW8bit])
+def test_bitsandbytes_kernel_scales_gradients_as_if_they_had_been_scaled_before(
+    monkeypatch: pytest.MonkeyPatch, kind: Callable[..., Any]
+) -> None:
+    ours, plain = (bitsandbytes_one(monkeypatch, partial(kind, weight_decay=0.1)) for _ in range(2))
+    for seed in range(4):
+        for optimizer in (ours, plain):
+            put_gradients(optimizer, seed)
+        before = [gradient.clone() for gradient in ours.gradients()]
+        ours.step(1e-2, 0.3)
+        torch._foreach_mul_(plain.gradients(), 0.3)
+        plain._optimizer.step()
+        if seed > 0:  # the first step is bitsandbytes' own
+            torch.testing.assert_close(ours.gradients(), before, rtol=0, atol=0)
+
+    for name, weight in ours.parameters.items():
+        same = plain.parameters[name]
+        assert torch.equal(weight, same), name
+        wanted = plain._optimizer.state[same]
+        for key, value in ours._optimizer.state[weight].items():
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(wanted[key])), (name, key)
+
+
+def test_torchs_optimizer_has_its_gradients_scaled_first() -> None:
+    weight, same = (nn.Parameter(torch.ones(3)) for _ in range(2))
+    ours, plain = (AdapterOptimizer([("w", one)], TrainingConfig()) for one in (weight, same))
+    for step in range(1, 4):
+        weight.grad = torch.tensor([0.1, -0.2, 0.3]) * step
+        same.grad = weight.grad * 0.3
+        ours.step(1e-2, 0.3)
+        plain.step(1e-2)
+    assert torch.equal(weight, same)
+    assert weight.grad is not None
+    assert torch.equal(weight.grad, torch.tensor([0.1, -0.2, 0.3]) * 3 * 0.3)
 
 
 def test_a_state_in_32_bit_goes_on_in_8_bit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

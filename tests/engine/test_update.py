@@ -27,6 +27,11 @@ class Optimizer:
     def __init__(self, told: list[str]) -> None:
         self.weight = nn.Parameter(WEIGHTS.clone())
         self.told = told
+        self.scales: list[float] = []
+
+    def step(self, learning_rate: float, gradient_scale: float) -> None:
+        self.told.append("step")
+        self.scales.append(gradient_scale)
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *_: self.told.append(name)
@@ -54,8 +59,10 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-def made(told: list[str]) -> UpdateResult:
-    optimizer = Optimizer(told)
+def made(
+    told: list[str], optimizer: Optimizer | None = None, max_grad_norm: float = 1e6, loss_scale: float = 1.0
+) -> UpdateResult:
+    optimizer = optimizer or Optimizer(told)
     objective = SimpleNamespace(
         count=lambda _: COUNT,
         begin=lambda *_: None,
@@ -63,10 +70,10 @@ def made(told: list[str]) -> UpdateResult:
     )
     model = SimpleNamespace(training=True, device=torch.device("cpu"), dtype=torch.float32)
     needs: dict[str, Any] = {"model": model, "optimizer": optimizer, "objective": objective}
-    updater = Updater(**needs, ranks=Ranks(0, 1), max_grad_norm=1e6)
+    updater = Updater(**needs, ranks=Ranks(0, 1), max_grad_norm=max_grad_norm)
     batches: Any = BATCHES
     meanwhile = partial(told.append, "meanwhile")
-    return updater.update(UpdateBatches(batches, batches), 1e-2, Position(), meanwhile)
+    return updater.update(UpdateBatches(batches, batches), 1e-2, Position(loss_scale=loss_scale), meanwhile)
 
 
 def test_the_device_is_waited_for_once_after_all_that_can_be_done_beside_it(told: list[str]) -> None:
@@ -83,3 +90,14 @@ def test_loss_and_norm_have_all_their_bits(told: list[str]) -> None:
     wanted = UpdateResult(float((losses[0] + losses[1]).detach()) / COUNT, float(weight.grad.norm()))
 
     assert made(told) == wanted
+
+
+def test_the_optimizer_clips_and_takes_the_losses_scale_out_again(told: list[str]) -> None:
+    """By one number: no pass over the gradients of its own."""
+    optimizer = Optimizer(told)
+    norm = made(told, optimizer).grad_norm
+    made(told, optimizer, max_grad_norm=norm / 4)
+    made(told, optimizer, max_grad_norm=norm * 4, loss_scale=8.0)
+    made(told, optimizer, max_grad_norm=norm / 4, loss_scale=8.0)
+    made(told, optimizer, max_grad_norm=0.0)
+    assert optimizer.scales == pytest.approx([1, 1 / 4, 1 / 8, 1 / 32, 1])
