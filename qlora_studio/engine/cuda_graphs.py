@@ -10,7 +10,7 @@ import gc
 import logging
 import types
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,9 +18,11 @@ from typing import Any
 import torch
 from qlora_kernels.scratch import held_scratch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
+from qlora_studio.engine.adapters import decoder_layers
 from qlora_studio.engine.attention import starts_as_mask
 
 _log = logging.getLogger(__name__)
@@ -58,7 +60,7 @@ class CudaGraphs:
 
     def __init__(self, model: PreTrainedModel, weights: Sequence[nn.Parameter]) -> None:
         """model: with compiled layers. weights: that learn; each has a gradient that is there to stay"""
-        self._model, self._weights = model, list(weights)
+        self._model, self._layers = model, _learning(decoder_layers(model), weights)
         self._seen: Counter[_Way] = Counter()
         self._recorded: dict[_Kind, _Recorded] = {}
         self._places: dict[int, _Places] = {}
@@ -135,7 +137,7 @@ class CudaGraphs:
         places, run = self._places[kind.way.tokens], partial(self._run, longest=kind.way.longest)
         random = torch.cuda.get_rng_state(embedded.device)
         try:
-            made = _Recorded(run, self._weights, places, starts, self._pool)
+            made = _Recorded(run, self._layers, places, starts, self._pool)
         except RuntimeError as error:  # want of memory too; a card that failed says so again at once
             words = _in_a_line(_first_cause(error))
         else:
@@ -148,6 +150,40 @@ class CudaGraphs:
         end_recording(self._pool, embedded.device, random)
         self.forget()
         return None
+
+
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    """weights: whose gradients going backward through it gives; each has one that is there to stay"""
+
+    module: nn.Module
+    weights: tuple[nn.Parameter, ...]
+
+    def add_gradients(self, end: GradientEdge, start: GradientEdge | None, grad: Tensor) -> Tensor:
+        """Of all weights by one kernel, where autograd has one for each. Returns: the gradient of `start`, or
+        `grad` where nobody asks for that
+
+        grad: of `end`, which is what this layer's output becomes before the next layer
+        """
+        wanted: list[Any] = [*self.weights] if start is None else [*self.weights, start]
+        found = list(torch.autograd.grad([end], wanted, [grad], allow_unused=True))
+        before = grad if start is None else found.pop()
+        learned: list[tuple[Any, Tensor]] = [
+            (weight.grad, new) for weight, new in zip(self.weights, found, strict=True) if new is not None
+        ]
+        if learned:
+            torch._foreach_add_(*map(list, zip(*learned, strict=True)))
+        return before
+
+
+def _learning(layers: nn.ModuleList, weights: Sequence[nn.Parameter]) -> list[_Layer]:
+    """Each with those of its weights that learn. One that lies in no layer may be used by any."""
+    inside = [{id(weight) for weight in layer.parameters()} for layer in layers]
+    anywhere = {id(weight) for weight in weights}.difference(*inside)
+    return [
+        _Layer(layer, tuple(weight for weight in weights if id(weight) in own | anywhere))
+        for layer, own in zip(layers, inside, strict=True)
+    ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,14 +209,15 @@ class _Recorded:
     def __init__(
         self,
         run: Callable[[Tensor, Tensor, Tensor], Tensor],
-        weights: Sequence[nn.Parameter],
+        layers: Sequence[_Layer],
         places: _Places,
         starts: Tensor,
         pool: Any,
     ) -> None:
-        self._run, self._weights, self._places = run, weights, places
+        self._run, self._layers, self._places = run, layers, places
         self._starts = starts.clone()
         self._hidden = places.grad  # until it is made
+        self._inputs: list[GradientEdge] = []  # of the layers
         self._written = held_scratch(starts.device)  # dequantized weights: not freed while this is played
         (self.play_forward, self.play_backward), self.held_bytes = record(
             [self._forward, self._backward], starts.device, pool
@@ -204,11 +241,33 @@ class _Recorded:
         self.play_backward()
 
     def _forward(self) -> None:
-        self._hidden = self._run(self._places.embedded, self._places.positions, self._starts)
+        with self._noting_inputs():
+            self._hidden = self._run(self._places.embedded, self._places.positions, self._starts)
+
+    @contextlib.contextmanager
+    def _noting_inputs(self) -> Iterator[None]:
+        """Not themselves, which a layer needn't keep."""
+        self._inputs = []
+
+        def note(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+            self._inputs.append(get_gradient_edge(given[0] if given else named["hidden_states"]))
+
+        hooks = [layer.module.register_forward_pre_hook(note, with_kwargs=True) for layer in self._layers]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def _backward(self) -> None:
-        torch.autograd.backward([self._hidden], [self._places.grad], inputs=self._weights)
-        self._hidden = self._hidden.detach()
+        """Down to the lowest layer that learns, layer by layer: of one alone new gradients are held."""
+        lowest = next(number for number, layer in enumerate(self._layers) if layer.weights)
+        ends = [*self._inputs[1:], get_gradient_edge(self._hidden)]
+        grad = self._places.grad
+        for number in reversed(range(lowest, len(self._layers))):
+            start = self._inputs[number] if number > lowest else None
+            grad = self._layers[number].add_gradients(ends[number], start, grad)
+        self._inputs, self._hidden = [], self._hidden.detach()
 
 
 def _played(recorded: _Recorded) -> Tensor:

@@ -13,11 +13,13 @@ import pytest
 import torch
 from qlora_kernels.scratch import forget_scratch, scratch
 from torch import Tensor
+from torch._dynamo.utils import counters
 from transformers import PreTrainedModel
 
 from qlora_studio.data.prepared import EncodedSample
 from qlora_studio.engine import cuda_graphs, prepared_run, training_job
 from qlora_studio.engine.attention import Segments
+from qlora_studio.engine.compiled_layers import compile_layers
 from qlora_studio.engine.cuda_graphs import CudaGraphs, end_allocation
 from qlora_studio.engine.layer_setup import LayerSetup
 from qlora_studio.engine.model_holder import ModelHolder
@@ -26,7 +28,17 @@ from qlora_studio.engine.prepared_run import PreparedRun
 from qlora_studio.engine.wish import Wish
 from qlora_studio.errors import StudioError
 from qlora_studio.protocol.events import EvaluationFinished, SampleReady
-from tests.engine.tiny import CPU, events_of, losses, make_model, make_rows, make_run, of_kind, tiny_llama
+from tests.engine.tiny import (
+    CPU,
+    FAMILIES,
+    events_of,
+    losses,
+    make_model,
+    make_rows,
+    make_run,
+    of_kind,
+    tiny_llama,
+)
 
 LONGEST, HELD = 32, 7
 UNEQUAL, MORE_ROWS, EQUAL = (20, 30, 14), (20, 20, 10, 14), (32, 32)
@@ -113,6 +125,68 @@ def test_played_passes_give_the_losses_and_gradients_of_plain_ones(
     )  # three and four rows are of one kind; equal ones, warming up, want the memory
     assert recorder.played == 2 * (len(batches) - 4)  # two of each way to warm up
     assert graphs.held_bytes == HELD
+
+
+@pytest.mark.parametrize(
+    ("learned", "added"),
+    [
+        (
+            ("q_proj", "down_proj"),
+            [[f"layers.{number}.self_attn.q_proj", f"layers.{number}.mlp.down_proj"] for number in (1, 0)],
+        ),
+        (("0.mlp.down_proj",), [["layers.0.mlp.down_proj"]]),
+        (("1.mlp.down_proj",), [["layers.1.mlp.down_proj"]]),
+        (("model.norm", "0.mlp.up_proj"), [["norm"], ["layers.0.mlp.up_proj"]]),  # one lies in no layer
+    ],
+)
+def test_gradients_of_a_layer_are_added_at_once(
+    model: PreTrainedModel,
+    recorder: Recorder,
+    monkeypatch: pytest.MonkeyPatch,
+    learned: tuple[str, ...],
+    added: list[list[str]],
+) -> None:
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(any(part in name for part in learned))
+    wanted = [step(model, UNEQUAL, seed) for seed in range(4)]
+    sums = [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
+    _, kept = graphs_of(model)
+    names = {id(weight.grad): name for name, weight in model.named_parameters()}
+    told: list[list[str]] = []
+    add = torch._foreach_add_
+
+    def note(to: list[Tensor], new: list[Tensor]) -> None:
+        told.append([names[id(one)].removeprefix("model.").removesuffix(".weight") for one in to])
+        add(to, new)
+
+    monkeypatch.setattr(torch, "_foreach_add_", note)
+    assert [step(model, UNEQUAL, seed) for seed in range(4)] == wanted
+    torch.testing.assert_close(kept, sums, rtol=0, atol=0)
+    assert told == added * 2
+
+
+@pytest.mark.parametrize("recomputed", [0, 1, 2])
+def test_compiled_layers_are_recorded_as_they_are(
+    model: PreTrainedModel, recorder: Recorder, recomputed: int
+) -> None:
+    """Nothing is compiled anew for a recording, which that would break off."""
+    torch._dynamo.reset()
+    compile_layers(model.model.layers, recomputed, backend="aot_eager")
+    wanted = [step(model, UNEQUAL, seed) for seed in range(4)]
+    sums = [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
+    graphs_of(model)
+    for seed in range(2):
+        step(model, UNEQUAL, seed)
+    counters.clear()
+
+    _, kept = graphs_of(model)
+    found = [step(model, UNEQUAL, seed) for seed in range(4)]
+
+    assert recorder.played == 2 * 2
+    assert not counters["stats"]
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+    torch.testing.assert_close(kept, sums, rtol=0, atol=0)
+    torch._dynamo.reset()
 
 
 def test_batches_of_unequal_rows_have_room_for_more_and_equal_ones_have_not(
@@ -247,6 +321,19 @@ def test_a_run_that_is_played_learns_what_one_that_is_not_does(
     torch.testing.assert_close(played[0], plain[0], rtol=1e-6, atol=0)
     torch.testing.assert_close(played[1], plain[1], rtol=1e-6, atol=0)
     assert played[2] == plain[2]
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - {"gemma2", "gpt2"}))
+def test_each_family_that_is_compiled_is_gone_through_layer_by_layer(
+    tmp_path: Path, recorder: Recorder, as_on_a_card: None, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    model = make_model(tmp_path / "model", family, num_hidden_layers=3)
+    found = []
+    for reason in ("not here", None):
+        monkeypatch.setattr(PreparedRun, "_not_graphed_reason", lambda _, reason=reason: reason)
+        found.append(losses(events_of(make_run(tmp_path, model, training__steps=3))))
+    assert recorder.played == 2 * 2 * 3
+    torch.testing.assert_close(*found, rtol=1e-6, atol=0)
 
 
 def test_after_a_run_the_model_is_as_it_was(
