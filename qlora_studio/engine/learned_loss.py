@@ -15,8 +15,16 @@ from qlora_studio.engine.embedding_noise import EmbeddingNoise
 from qlora_studio.engine.packed_batch import PackedBatch
 
 
-def learned_loss(model: PreTrainedModel, batch: PackedBatch, noise: EmbeddingNoise | None = None) -> Tensor:
-    """float32 []: nats summed over the learned tokens, each times its weight."""
+def learned_loss(
+    model: PreTrainedModel,
+    batch: PackedBatch,
+    noise: EmbeddingNoise | None = None,
+    logits_at_once: int | None = None,
+) -> Tensor:
+    """float32 []: nats summed over the learned tokens, each times its weight.
+
+    logits_at_once: on a card, while gradients are made; None: as usual
+    """
     hidden = learned_hidden_states(model, batch, noise)
     head = Head.of(model)
     return learned_cross_entropy(
@@ -27,10 +35,11 @@ def learned_loss(model: PreTrainedModel, batch: PackedBatch, noise: EmbeddingNoi
         weights=batch.weights,
         logit_scale=head.logit_scale,
         softcap=head.softcap,
+        logits_at_once=logits_at_once,
     )
 
 
-def learned_losses(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
+def learned_losses(model: PreTrainedModel, batch: PackedBatch, logits_at_once: int | None = None) -> Tensor:
     """float32 [n]: nats of each learned token, whatever its weight."""
     head = Head.of(model)
     return learned_token_losses(
@@ -40,6 +49,7 @@ def learned_losses(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
         head_bias=head.bias,
         logit_scale=head.logit_scale,
         softcap=head.softcap,
+        logits_at_once=logits_at_once,
     )
 
 

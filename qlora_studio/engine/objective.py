@@ -67,9 +67,9 @@ class Objective(Protocol):
 class LearnedTokens:
     """Chats and texts: nats of each learned token."""
 
-    def __init__(self, noise: EmbeddingNoise | None = None) -> None:
-        """noise: on the embeddings, while gradients are made."""
-        self._noise = noise
+    def __init__(self, noise: EmbeddingNoise | None = None, logits_at_once: int | None = None) -> None:
+        """Both while gradients are made. noise: on the embeddings; logits_at_once: None: as usual"""
+        self._noise, self._logits_at_once = noise, logits_at_once
 
     def count(self, batches: Sequence[Batch]) -> int:
         """Learned tokens."""
@@ -87,4 +87,4 @@ class LearnedTokens:
     def loss(self, model: PreTrainedModel, batch: PackedBatch, index: int) -> tuple[Tensor, Rewards | None]:
         """Nats summed over the learned tokens, each times its weight."""
         noise = self._noise if torch.is_grad_enabled() else None
-        return learned_loss(model, batch, noise), None
+        return learned_loss(model, batch, noise, self._logits_at_once), None

@@ -64,10 +64,18 @@ def _log_of_not(log_probability: Tensor) -> Tensor:
 class PreferredAnswers:
     """The loss of pairs (dpo, orpo), or of rated answers (kto), one for each row of a batch."""
 
-    def __init__(self, method: str, settings: PreferenceConfig, use_adapter: UseAdapter) -> None:
+    def __init__(
+        self,
+        method: str,
+        settings: PreferenceConfig,
+        use_adapter: UseAdapter,
+        logits_at_once: int | None = None,
+    ) -> None:
+        """logits_at_once: while gradients are made; None: as usual"""
         self._method = method
         self._settings = settings
         self._use_adapter = use_adapter
+        self._logits_at_once = logits_at_once
         self._baseline: Tensor | None = None  # of KTO
         self._held_out_baseline: Tensor | None = None
         self._by_base: list[Tensor] = []  # of each micro-batch
@@ -102,7 +110,7 @@ class PreferredAnswers:
 
     def loss(self, model: PreTrainedModel, batch: PackedBatch, index: int) -> tuple[Tensor, Rewards]:
         """float32 []: summed over the rows of the batch; and how much which answers are preferred."""
-        found = answer_log_probabilities(model, batch)
+        found = answer_log_probabilities(model, batch, self._logits_at_once)
         if self._method == "orpo":
             return self._orpo(found, batch)
         ratios = found - self._by_base[index]
@@ -163,9 +171,11 @@ def _baseline(ratios: Sequence[Tensor]) -> Tensor:
     return (every.sum() / max(len(every), 1)).clamp(min=0)
 
 
-def answer_log_probabilities(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
+def answer_log_probabilities(
+    model: PreTrainedModel, batch: PackedBatch, logits_at_once: int | None = None
+) -> Tensor:
     """float32 [2 * rows]: nats of the counted tokens of each chat, summed; 0 for one that isn't there."""
-    return -(_members(batch) @ (learned_losses(model, batch) * batch.weights.abs()))
+    return -(_members(batch) @ (learned_losses(model, batch, logits_at_once) * batch.weights.abs()))
 
 
 def answer_tokens(batch: PackedBatch) -> Tensor:

@@ -61,6 +61,7 @@ from qlora_studio.errors import StudioError
 from qlora_studio.memory.compiling import not_graphed_reason
 from qlora_studio.memory.correction import correction
 from qlora_studio.memory.devices import ram_reading
+from qlora_studio.memory.logits import logits_at_once
 from qlora_studio.memory.promise import Promise, as_promised, promise
 from qlora_studio.models.shapes import model_shape
 from qlora_studio.runs.checkpoints import resume_point
@@ -341,12 +342,15 @@ class PreparedRun:
         return TrainerState(position=self.position, random=random, fixed=self.fixed, less=self.less)
 
     def _objective(self) -> Objective:
+        device = "cuda" if self.device.is_cuda else "cpu"
+        at_once = logits_at_once(device, self.config, self.setup.recomputed)
         if not self.prefers:
-            return LearnedTokens(self.noise)
+            return LearnedTokens(self.noise, at_once)
         return PreferredAnswers(
             self.config.training.method,
             self.config.preference,
             lambda on: self.adapted.use(ADAPTER if on else None),
+            at_once,
         )
 
     def _answers(self) -> RightLetters | RightNumbers | None:

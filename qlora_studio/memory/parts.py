@@ -11,6 +11,7 @@ from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import LoraConfig, RunConfig
 from qlora_studio.memory import encoder_decoder
 from qlora_studio.memory.compiling import not_graphed_reason, not_in_ram_reason
+from qlora_studio.memory.logits import USUAL, logits_at_once
 from qlora_studio.memory.setting import Setting
 
 # What a person reads of each part, in the order of the promise's bar
@@ -27,8 +28,8 @@ INPUTS, EMBEDDING = "inputs of recomputed layers", "embedding"  # what may lie i
 _BLOCK = 64  # weights that share a scale
 _NESTED_BLOCK = 256  # scales that share a scale, with double quantization
 _FP32 = 4  # bytes
-_LOGITS_AT_ONCE = {"cuda": 2**25, "cpu": 2**23}  # as qlora_kernels.cross_entropy makes them
-# CPU: the product, fp32 logits, their log-softmax, the gradient. A card's kernel works in one place, in fp32.
+# CPU: the product, fp32 logits, their log-softmax, the gradient. A card's kernel works in one place: what it
+# makes beyond the usual is counted in the compute dtype; the usual, with which all else was fitted, in fp32.
 _BYTES_A_LOGIT = {"cuda": 4, "cpu": 12}
 # Counted in the code that inductor writes for the backward pass of a layer (Llama, Qwen2.5 and Phi-3 made
 # narrow; torch 2.13): at its most, what lies beside all that the layer keeps. Times hidden and inner size.
@@ -94,7 +95,7 @@ def parts(setting: Setting, recomputed_layers: int) -> Parts:
         adapter=trained_bytes(setting),
         optimizer=optimizer_bytes(setting.config, trained, setting.device),
         activations=int(setting.factor * activations),
-        logits=int(setting.factor * _logits(setting)),
+        logits=int(setting.factor * logit_bytes(setting, recomputed_layers)),
         other=other_bytes(setting, activations),
     )
 
@@ -219,9 +220,12 @@ def _kept_dequantized(setting: Setting, linear: int) -> int:
     return copies if setting.room is None or copies <= setting.room // 2 else 0
 
 
-def _logits(setting: Setting) -> int:
-    made_at_once = min(setting.tokens * setting.shape.vocab_size, _LOGITS_AT_ONCE[setting.device])
-    return _BYTES_A_LOGIT[setting.device] * made_at_once
+def logit_bytes(setting: Setting, recomputed_layers: int) -> int:
+    """Of those that exist at one time while the loss is made."""
+    most = logits_at_once(setting.device, setting.config, recomputed_layers)
+    made = min(setting.tokens * setting.shape.vocab_size, most)
+    usual = min(made, USUAL[setting.device])
+    return _BYTES_A_LOGIT[setting.device] * usual + setting.dtype_bytes * (made - usual)
 
 
 def _activations(setting: Setting, recomputed_layers: int, gradients: int) -> int:
@@ -243,15 +247,18 @@ def _activations(setting: Setting, recomputed_layers: int, gradients: int) -> in
         kept = (shape.layers - recomputed_layers) * whole + on_card * layer_input
         all_inputs = (shape.layers - recomputed_layers + on_card) * layer_input
     if setting.device == "cuda":
-        return _activations_on_card(setting, kept, all_inputs if recomputed_layers else None, gradients)
+        logits = logit_bytes(setting, recomputed_layers)
+        return _activations_on_card(
+            setting, kept, all_inputs if recomputed_layers else None, gradients, logits
+        )
     in_turn = whole if recomputed_layers else 0
     flowing = tokens * 3 * (shape.hidden_size + shape.intermediate_size) * setting.dtype_bytes
     if shape.decoder is not None:
         flowing += encoder_decoder.flowing_bytes(setting)
-    return kept + in_turn + max(0, flowing - _logits(setting))
+    return kept + in_turn + max(0, flowing - logit_bytes(setting, recomputed_layers))
 
 
-def _activations_on_card(setting: Setting, kept: int, inputs: int | None, gradients: int) -> int:
+def _activations_on_card(setting: Setting, kept: int, inputs: int | None, gradients: int, logits: int) -> int:
     """The most of the moments that may be the peak.
 
     kept:   bytes of all layers as the backward pass begins
@@ -266,7 +273,7 @@ def _activations_on_card(setting: Setting, kept: int, inputs: int | None, gradie
     beside = max(0, max(moments) - go)
     if setting.inputs_in_ram:  # nothing goes as gradients come: the last layer's turn is the peak
         beside = max(moments)
-    logits, a_token = _logits(setting), setting.shape.hidden_size * setting.dtype_bytes
+    a_token = setting.shape.hidden_size * setting.dtype_bytes
     if _is_graphed(setting):  # what graphs held is theirs while the loss is made
         return beside + _OUTSIDE_GRAPHS * setting.tokens * a_token
     if not _is_counted(setting):

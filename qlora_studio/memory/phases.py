@@ -9,7 +9,14 @@ import msgspec
 
 from qlora_studio.config.architecture import row_limit
 from qlora_studio.config.run_config import QUESTION_TOKENS, WRITTEN_TOGETHER
-from qlora_studio.memory.parts import Parts, adapter_parameters, base_bytes, bytes_a_layer, other_bytes
+from qlora_studio.memory.parts import (
+    Parts,
+    adapter_parameters,
+    base_bytes,
+    bytes_a_layer,
+    logit_bytes,
+    other_bytes,
+)
 from qlora_studio.memory.setting import Setting
 
 Phase = Literal["training", "evaluation", "sample replies", "chat", "export"]
@@ -31,6 +38,8 @@ def by_phase(setting: Setting, training: Parts) -> dict[Phase, Parts]:
     is left of gradients and optimizer then, nor of weights that stayed dequantized on a card.
     """
     replying = msgspec.structs.replace(training, logits=_logits_of_one_token(setting))
+    # Without gradients the usual ones are made, as where layers are recomputed.
+    evaluating = msgspec.structs.replace(training, logits=_usual_logits(setting))
     config = setting.config
     adapter = 0 if config.trains_all else _FP32 * adapter_parameters(setting.shape, config.lora)
     after = _after_the_run(setting)
@@ -38,7 +47,7 @@ def by_phase(setting: Setting, training: Parts) -> dict[Phase, Parts]:
     row = row_limit(setting.config.data, setting.shape)
     return {
         "training": training,
-        "evaluation": _with(setting, training, _of_evaluation(setting)),
+        "evaluation": _with(setting, evaluating, _of_evaluation(setting)),
         "sample replies": _with(setting, replying, _of_replies(setting)),
         "chat": _with(after, alone, _of_a_text(after, row)),
         "export": _with(after, alone, _of_merging(after)),
@@ -90,6 +99,10 @@ def _of_merging(setting: Setting) -> int:
     shape = setting.shape
     largest = max((out * inner for _, out, inner in shape.all_linears), default=0)
     return max(_BYTES_MERGING * largest, 2 * 2 * shape.vocab_size * shape.hidden_size)
+
+
+def _usual_logits(setting: Setting) -> int:
+    return int(setting.factor * logit_bytes(setting, setting.shape.layers))
 
 
 def _logits_of_one_token(setting: Setting) -> int:

@@ -27,13 +27,13 @@ sys.path[:0] = sys.argv[1:]
 import torch
 from qlora_studio.engine import __main__, objective
 real, batches = objective.learned_loss, []
-def learned_loss(model, batch, noise):
+def learned_loss(model, batch, *others):
     if not torch.is_grad_enabled():
-        return real(model, batch, noise)  # an evaluation has room
+        return real(model, batch, *others)  # an evaluation has room
     batches.append(batch)
     if len(batches) > 4 and batch.input_ids.shape[1] > 40:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total")
-    return real(model, batch, noise)
+    return real(model, batch, *others)
 objective.learned_loss = learned_loss
 status = __main__.main()
 logging.shutdown()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from qlora_kernels import cross_entropy as kernels
 from qlora_kernels import learned_cross_entropy, learned_token_losses
 from torch.nn.functional import cross_entropy, linear
 
@@ -132,3 +133,43 @@ def test_without_gradients_the_losses_of_single_tokens_are_the_same_numbers():
         none = learned_token_losses(hidden[:0], head, targets[:0])
     torch.testing.assert_close(evaluated, trained.detach())
     assert none.shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "asked", "positions"),
+    [
+        (128_256, None, 256),  # 2**25 logits, 261 positions
+        (128_256, 2**27, 1024),
+        (32_000, None, 1024),
+        (49_152, None, 512),
+        (151_936, None, 220),  # less than a tile is left as it is
+        (2**26, None, 1),
+    ],
+)
+def test_on_a_card_positions_at_one_time_fill_whole_tiles(monkeypatch, vocabulary, asked, positions):
+    monkeypatch.setattr(kernels, "_in_place_kernel", lambda _: plain_loss)
+    on_card, head = torch.empty(1, 1, device="meta"), torch.empty(vocabulary, 1, device="meta")
+    assert kernels._chunk_of(on_card, head, asked) == positions
+
+
+def test_no_more_logits_are_made_where_none_takes_anothers_place():
+    on_card, head = torch.empty(1, 1, device="meta"), torch.empty(128_256, 1, device="meta")
+    assert kernels._chunk_of(on_card, head, 2**27) == 256
+    assert kernels._chunk_of(torch.empty(1, 1), head, 2**27) == 2**23 // 128_256
+
+
+@pytest.mark.parametrize("loss", [learned_cross_entropy, learned_token_losses])
+def test_more_logits_are_made_for_the_gradient_of_a_frozen_head_alone(monkeypatch, loss):
+    asked = []
+
+    def note(hidden, head_weight, logits_at_once):
+        asked.append(logits_at_once)
+        return 10
+
+    monkeypatch.setattr(kernels, "_chunk_of", note)
+    hidden, head, targets = inputs()
+    loss(hidden, head, targets, logits_at_once=7)
+    with torch.no_grad():
+        loss(hidden, head, targets, logits_at_once=7)
+    loss(hidden, head.requires_grad_(), targets, logits_at_once=7)
+    assert asked == [7, None, None]

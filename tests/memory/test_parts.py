@@ -8,8 +8,9 @@ import pytest
 
 from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import LoraConfig, RunConfig
-from qlora_studio.memory import parts as parts_module
+from qlora_studio.memory import logits
 from qlora_studio.memory.parts import Parts, adapter_parameters, parts
+from qlora_studio.memory.phases import by_phase
 from qlora_studio.memory.setting import Setting
 from qlora_studio.memory.suggestions import changed
 from qlora_studio.models.shapes import known_shape
@@ -64,7 +65,37 @@ def test_as_many_logits_exist_at_once_as_the_kernels_make():
     from qlora_kernels import cross_entropy
 
     made = {"cuda": cross_entropy._CHUNK_LOGITS_CARD, "cpu": cross_entropy._CHUNK_LOGITS_CPU}
-    assert made == parts_module._LOGITS_AT_ONCE
+    assert made == logits.USUAL
+
+
+@pytest.mark.parametrize(
+    ("recomputed", "changes", "made"),
+    [
+        (0, {}, 4 * 2**25 + 2 * (2**27 - 2**25)),
+        (0, {"model__compute_dtype": "float32"}, 4 * 2**27),
+        (1, {}, 4 * 2**25),
+        (32, {}, 4 * 2**25),
+        (0, {"training__finetuning": "full", "model__quantization": "none"}, 4 * 2**25),  # the head learns
+    ],
+)
+def test_where_no_layer_is_recomputed_a_card_makes_more_logits_at_once(recomputed, changes, made):
+    assert on_card(recomputed, **changes).logits == made
+
+
+def test_no_more_logits_are_made_than_there_are():
+    setting = Setting(
+        known_shape("llama-3.1-8b"), RunConfig(), device="cuda", compiled=True, tokens=512, room=None
+    )
+    assert parts(setting, 0).logits == 4 * 2**25 + 2 * (512 * 128256 - 2**25)
+    assert parts(replace(setting, tokens=64), 0).logits == 4 * 64 * 128256
+    assert parts(replace(setting, device="cpu"), 0).logits == 12 * 2**23
+
+
+def test_an_evaluation_makes_as_many_logits_as_usual():
+    setting = Setting(
+        known_shape("llama-3.1-8b"), RunConfig(), device="cuda", compiled=True, tokens=8192, room=None
+    )
+    assert by_phase(setting, parts(setting, 0))["evaluation"].logits == 4 * 2**25
 
 
 @pytest.mark.parametrize(
