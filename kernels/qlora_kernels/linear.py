@@ -118,7 +118,7 @@ def dequantized(
     dispatcher: a product of a short batch is done before Python has begun the next.
     """
     if len(weight) == 1:
-        return weight[0]
+        return weight[0][: shape[0], : shape[1]]  # without the room that it may have, see `joined`
     packed, absmax, *nested = weight
     dequantize = partial(dequantize_on_card, for_now=True) if packed.is_cuda else dequantize_4bit
     made: Tensor = dequantize(packed, absmax, block_size, quant_type, shape, dtype, *nested)

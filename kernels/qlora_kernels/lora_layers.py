@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from torch.nn.functional import linear
 from qlora_kernels import fp8
 from qlora_kernels.adapted import adapted_4bit, low_rank_of
 from qlora_kernels.adapted_fp8 import adapted_fp8
+from qlora_kernels.joined import dequantize_into, has_room_beside, is_wide
 from qlora_kernels.linear import linear_4bit, linears_4bit, low_rank_product
 from qlora_kernels.quantized import Quantized4bit
 
@@ -58,6 +60,18 @@ class FrozenLinear4bit(bnb.nn.Linear4bit):  # type: ignore[misc]
         if self.keep_dequantized != wanted:
             self.keep_dequantized = wanted
             self._weight_in_use = None
+
+    def keep_in(self, with_room: Tensor) -> None:
+        """The weight dequantized there, from the next product on.
+
+        with_room: dtype [out_features or more, in_features or more], see `joined`
+        """
+        self.keep(True)
+        quantized, _ = self._weight(with_room.dtype)
+        rows, columns = quantized.shape
+        part = with_room[:rows, :columns]
+        dequantize_into(part, quantized.tensors, quantized.block_size, quantized.quant_type)
+        self._weight_in_use = _WeightInUse(self.weight, quantized, part, with_room)
 
     def look_at_weight(self) -> None:
         """Before the layer is compiled: no compiler looks through bitsandbytes' own classes."""
@@ -103,8 +117,14 @@ class FrozenLinear4bit(bnb.nn.Linear4bit):  # type: ignore[misc]
             return used.quantized, used.quantized.tensors
         if used.dequantized is None or used.dequantized.dtype != dtype:
             with torch.inference_mode(False):  # made while chatting, it must still serve training
-                used.dequantized = used.quantized.dequantize(dtype)
+                used.dequantized, used.with_room = used.quantized.dequantize(dtype), None
         return used.quantized, [used.dequantized]
+
+    def _weight_to_learn(self, dtype: torch.dtype) -> tuple[Quantized4bit, list[Tensor]]:
+        """With the room that it has."""
+        quantized, weight = self._weight(dtype)
+        with_room = None if self._weight_in_use is None else self._weight_in_use.with_room
+        return quantized, weight if with_room is None or len(weight) > 1 else [with_room]
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         self._weight_in_use = None  # moving a module may put other memory under the same parameter
@@ -130,6 +150,7 @@ class _WeightInUse:
     parameter: Tensor
     quantized: Quantized4bit
     dequantized: Tensor | None = None
+    with_room: Tensor | None = None  # the same memory, with what lies beside or below it for an adapter
 
 
 class FusedLoraLinear4bit(PeftLinear4bit):  # type: ignore[misc]
@@ -179,7 +200,7 @@ class FusedLoraLinear4bit(PeftLinear4bit):  # type: ignore[misc]
 
     def _learning(self, x: Tensor, adapter: str) -> Tensor:
         base = self.base_layer
-        quantized, weight = base._weight(x.dtype)
+        quantized, weight = base._weight_to_learn(x.dtype)
         lora_a = (self.lora_A[adapter].weight * self.scaling[adapter]).to(x.dtype)
         given = (
             x,
@@ -290,6 +311,39 @@ def fits_beside(layer: Any, other: Any) -> bool:
     if one.nested is None or two.nested is None:
         return one.nested is two.nested
     return torch.equal(one.nested.code, two.nested.code)
+
+
+def keep_in_one(layers: Sequence[Any]) -> None:
+    """Their weights stay dequantized, those with inputs of one size one below the other: as `joined` finds
+    them, where they follow each other as they are multiplied. dtype: the one that each computes in.
+
+    layers: FrozenLinear4bit, or FusedLoraLinear4bit around one
+    """
+    for (columns, wide, dtype), group in itertools.groupby(layers, _lies_like):
+        together = list(group)
+        bases = [base_of(layer) for layer in together]
+        heights = [base._weight(dtype)[0].shape[0] for base in bases]
+        rank = sum(map(_rank, together))
+        beside = rank if wide and has_room_beside(columns, rank, dtype) else 0
+        below = rank if len(together) == 1 and is_wide(columns, heights[0]) else 0
+        shape = [sum(heights) + below, columns + beside]
+        with torch.inference_mode(False):
+            room = torch.empty(shape, dtype=dtype, device=bases[0].weight.device)
+        heights[-1] += below
+        for base, part in zip(bases, torch.split(room, heights), strict=True):
+            base.keep_in(part)
+
+
+def _lies_like(layer: Any) -> tuple[int, bool, torch.dtype]:
+    base = base_of(layer)
+    dtype = base.compute_dtype or torch.float32
+    rows, columns = base._weight(dtype)[0].shape
+    return columns, is_wide(rows, columns), dtype
+
+
+def _rank(layer: Any) -> int:
+    """Of the adapter that learns; 0 where none does."""
+    return next((layer.r[name] for name in active_adapters(layer)), 0) if layer is not base_of(layer) else 0
 
 
 def base_of(layer: Any) -> Any:

@@ -7,23 +7,40 @@ Each from torch's allocator would leave a hole of its own size among the activat
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from math import prod
 
 import torch
 from torch import Tensor
 
+_ALIGNED = 256  # bytes
 _held: dict[torch.device, Tensor] = {}
 
 
 def scratch(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Uninitialized, dtype [*shape]; until the next one is asked for, on the stream that computes."""
-    size = prod(shape) * dtype.itemsize
+    (made,) = scratches([shape], dtype, device)
+    return made
+
+
+def scratches(shapes: Sequence[Sequence[int]], dtype: torch.dtype, device: torch.device) -> list[Tensor]:
+    """Several at once, as `scratch` gives one."""
+    sizes = [prod(shape) * dtype.itemsize for shape in shapes]
+    begins = list(accumulate((_aligned(size) for size in sizes[:-1]), initial=0))
+    needed = begins[-1] + sizes[-1]
     held = _held.get(device)
-    if held is None or held.numel() < size:
-        if torch.cuda.is_current_stream_capturing():  # what is made now belongs to the recording alone
-            return torch.empty(*shape, dtype=dtype, device=device)
-        held = _held[device] = torch.empty(size, dtype=torch.uint8, device=device)
-    return held[:size].view(dtype).view(*shape)
+    if held is None or held.numel() < needed:
+        held = torch.empty(needed, dtype=torch.uint8, device=device)
+        if not torch.cuda.is_current_stream_capturing():  # what is made then belongs to the recording alone
+            _held[device] = held
+    return [
+        held[begin : begin + size].view(dtype).view(*shape)
+        for begin, size, shape in zip(begins, sizes, shapes, strict=True)
+    ]
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGNED) * _ALIGNED
 
 
 def held_scratch(device: torch.device) -> Tensor | None:

@@ -408,7 +408,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         Setting(
             label="Keep dequantized",
             help="Where layers are compiled, frozen 4-bit weights also stay dequantized on the card, 2 bytes "
-            "a number (8B: 13 GiB), instead of being dequantized for each product. The same numbers in less "
+            "a number (8B: 13 GiB), instead of being dequantized for each product. The same weights in less "
             "time, above all with few tokens at once. Not with fp8 products, nor, with Recompute on Auto, "
             "where layers would have to be recomputed for them.",
         ),

@@ -10,7 +10,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from qlora_kernels.lora_layers import FrozenLinear4bit
+from qlora_kernels.lora_layers import FrozenLinear4bit, FusedLoraLinear4bit, base_of, keep_in_one
+from qlora_kernels.side_by_side import write_in_place
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -86,9 +87,19 @@ def multiply_in_fp8(layers: nn.ModuleList, wanted: bool) -> InFp8:
 
 def keep_dequantized(layers: nn.ModuleList, wanted: bool) -> None:
     """Whether weights on a card stay dequantized beside their codes; on a processor free memory decides."""
-    for module in layers.modules():
-        if isinstance(module, FrozenLinear4bit) and module.weight.is_cuda:
-            module.keep(wanted)
+    for layer in layers:
+        inside = {module.base_layer for module in layer.modules() if isinstance(module, FusedLoraLinear4bit)}
+        on_card = [
+            module
+            for module in layer.modules()
+            if isinstance(module, FrozenLinear4bit | FusedLoraLinear4bit)
+            and module not in inside
+            and base_of(module).weight.is_cuda
+        ]
+        for module in on_card:
+            base_of(module).keep(False)
+        if wanted:
+            keep_in_one(on_card)
 
 
 def why_not_compiled(adapted: AdaptedModel, config: RunConfig) -> str | None:
@@ -178,6 +189,10 @@ def _configure() -> None:
     functorch.force_non_lazy_backward_lowering = (
         True  # what can't be compiled is known before the backward pass
     )
+    try:
+        write_in_place()
+    except (ImportError, AttributeError) as error:
+        _log.warning("Gradients of products with one input are copied side by side: %s", error)
     inductor.combo_kernels = True  # an adapter's many small tensors are rounded in one kernel
     inductor.fallback_random = True  # dropout draws the numbers that it draws uncompiled (R3)
     # What is cheap to make again is not kept: H100, Llama 8B shape, 4 x 2048: see docs/BENCHMARKS.md

@@ -11,6 +11,8 @@ from operator import getitem
 from typing import Any
 
 import torch
+from qlora_kernels.joined import is_wide
+from qlora_kernels.side_by_side import apart
 from torch.fx import Graph, GraphModule, Node
 from torch.nn.functional import linear
 
@@ -19,6 +21,8 @@ _IN_LISTS: dict[Any, tuple[int, ...]] = {
     torch.ops.qlora.adapted_4bit.default: (3, 6, 7, 8),
     torch.ops.qlora.adapted_fp8.default: (3, 6, 7, 8, 11),
 }
+# What gives the same side by side in one tensor
+_IN_ONE: dict[Any, Any] = {torch.ops.qlora.adapted_4bit.default: torch.ops.qlora.adapted_4bit_in_one.default}
 
 
 def merge_products(compiled: GraphModule) -> None:
@@ -34,12 +38,16 @@ def _merge_in(graph: Graph) -> None:
     groups: dict[tuple[object, ...], list[Node]] = defaultdict(list)
     for node in graph.nodes:
         if node.target in _IN_LISTS:
-            x, _, _, weights, block_size, quant_type, out_features, *_ = _arguments(node)
-            groups[node.target, x, block_size, quant_type, len(weights) // len(out_features)].append(node)
-    for first, *others in groups.values():
+            x, lora_a, _, weights, block_size, quant_type, out_features, *_ = _arguments(node)
+            alike = node.target, x, block_size, quant_type, len(weights) // len(out_features)
+            # Long outputs apart from short ones: what isn't written side by side would be copied there.
+            features = lora_a.meta["example_value"].shape[-1]
+            groups[*alike, all(is_wide(each, features) for each in out_features)].append(node)
+    for (operation, *_, wide), (first, *others) in groups.items():
         together = [first, *(node for node in others if _put_before(first, node))]
-        if len(together) > 1:
-            _replace(graph, together)
+        in_one = _IN_ONE.get(operation) if wide else None
+        if len(together) > 1 or in_one is not None:
+            _replace(graph, together, in_one)
 
 
 def _put_before(first: Node, product: Node) -> bool:
@@ -59,7 +67,8 @@ def _put_before(first: Node, product: Node) -> bool:
     return True
 
 
-def _replace(graph: Graph, products: list[Node]) -> None:
+def _replace(graph: Graph, products: list[Node], in_one: Any) -> None:
+    """in_one: the operation that gives them side by side; None: the products' own, which gives each"""
     operation: Any = products[0].target
     arguments = list(_arguments(products[0]))
     for place in _IN_LISTS[operation]:
@@ -68,7 +77,9 @@ def _replace(graph: Graph, products: list[Node]) -> None:
         lora_a = graph.call_function(torch.cat, ([_arguments(node)[1] for node in products],))
         without_gradient = tuple(graph.call_method("detach", (tensor,)) for tensor in (arguments[0], lora_a))
         arguments[1:3] = lora_a, graph.call_function(linear, without_gradient)
-        merged = graph.call_function(operation, tuple(arguments))
+        merged = graph.call_function(in_one or operation, tuple(arguments))
+        if in_one is not None:
+            merged = graph.call_function(apart, (merged, arguments[6]))
     at = 0
     for node in products:
         for user in list(node.users):

@@ -11,6 +11,7 @@ from qlora_studio.config.model_shape import ModelShape
 from qlora_studio.config.run_config import LoraConfig, RunConfig
 from qlora_studio.memory import encoder_decoder
 from qlora_studio.memory.compiling import not_graphed_reason, not_in_ram_reason
+from qlora_studio.memory.joined_weights import numbers_at_once, room_of_kept
 from qlora_studio.memory.logits import USUAL, logits_at_once
 from qlora_studio.memory.setting import Setting
 
@@ -45,7 +46,6 @@ _CUDA_CONTEXT = 614 * 1024**2  # bytes; driver and kernels of one process; measu
 # What torch reserves beside that: fitted to those of the 62 that are compiled, with what a layer kept that
 # day; docs/MEMORY.md has how it does elsewhere.
 _RESERVED = 128 * 1024**2  # bytes; two workspaces of cuBLAS, of 32 MiB each, are among them
-_SCRATCH = 1  # times the largest weight in 16 bit: where they are dequantized
 _BESIDE_FLAT = 0.22  # of what is trained, where its gradients are gathered in one tensor
 _MARGIN = 0.015  # rather promised too much than too little
 # Where passes are played as CUDA graphs: fitted to 29 settings drawn by lot, see docs/MEMORY.md.
@@ -68,7 +68,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     adapter:     its weights and gradients, fp32; of full finetuning the gradients, and the weights in fp32
                  where they are computed with in 16 bit
     activations: what the backward pass needs of each layer, and the gradients that flow through one
-    other:       one dequantized weight, the device's context or the process itself
+    other:       what is dequantized at once, the device's context or the process itself
     """
 
     weights: int
@@ -214,7 +214,9 @@ def _kept_dequantized(setting: Setting, linear: int) -> int:
     """
     copies = linear * setting.dtype_bytes
     if setting.device == "cuda":
-        return copies if setting.keeps_dequantized else 0
+        if not setting.keeps_dequantized:
+            return 0
+        return copies + room_of_kept(setting) * setting.dtype_bytes
     if not setting.is_4bit:
         return 0
     return copies if setting.room is None or copies <= setting.room // 2 else 0
@@ -370,18 +372,14 @@ def _extra_bytes_a_token(setting: Setting) -> int:
 
 
 def other_bytes(setting: Setting, activations: int) -> int:
-    """A dequantized weight, what is reserved beyond what is used, and the context or the process."""
-    shape = setting.shape
+    """What is dequantized at once, what is reserved beyond what is used, and the context or the process."""
     if setting.device == "cuda":
-        # Evaluations and samples multiply with the codes of weights that stay dequantized too, and the piece
-        # that they take for it stays.
-        largest = max((out * inner for _, out, inner in shape.all_linears), default=0)
         trained = trained_bytes(setting)
         beside = _BESIDE_FLAT * trained if _lies_flat(setting) else 0.0
         reserved, margin = (_RESERVED, _MARGIN)
         if _is_graphed(setting) and _is_counted(setting):
             beside, reserved, margin = 0.0, _RESERVED_BY_GRAPHS, _MARGIN_OF_GRAPHS
-        estimated = reserved + int(_SCRATCH * largest * setting.dtype_bytes + beside)
+        estimated = reserved + int(numbers_at_once(setting) * setting.dtype_bytes + beside)
         estimated += int(margin * (base_bytes(setting) + trained + activations))
     else:
         estimated = int(_CPU_SLACK * activations)

@@ -220,7 +220,8 @@ def test_where_weights_lie_changes_nothing_but_memory(tmp_path: Path, setting: s
 
     found = [events_of(run, holder=ModelHolder(find_device())) for run in (asked, plain)]
 
-    assert losses(found[0]) == losses(found[1])
+    # Weights that lie otherwise may be multiplied by another kernel.
+    assert losses(found[0]) == pytest.approx(losses(found[1]), rel=5e-3)
     weights = [of_kind(events, StepFinished)[-1].memory["weights"] for events in found]
     assert weights[0] > weights[1] if takes_more else weights[0] < weights[1]
 

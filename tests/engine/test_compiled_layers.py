@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
+from collections import Counter
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -12,8 +13,8 @@ import peft
 import pytest
 import torch
 from functorch.compile import nop
-from qlora_kernels import replace_forwards
-from qlora_kernels.lora_layers import FrozenLinear4bit
+from qlora_kernels import joined, replace_forwards
+from qlora_kernels.lora_layers import FrozenLinear4bit, FusedLoraLinear4bit, keep_in_one
 from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.utils import counters
@@ -165,30 +166,33 @@ def test_one_graph_serves_all_layers_and_any_number_of_rows(model: PreTrainedMod
 
 
 @pytest.mark.parametrize(
-    ("in_fp8", "operation"),
-    [(False, torch.ops.qlora.adapted_4bit.default), (True, torch.ops.qlora.adapted_fp8.default)],
+    ("in_fp8", "operations"),
+    [
+        # query, key and value; output; gate and up, whose outputs are long; down
+        (False, {torch.ops.qlora.adapted_4bit.default: 3, torch.ops.qlora.adapted_4bit_in_one.default: 1}),
+        (True, {torch.ops.qlora.adapted_fp8.default: 4}),
+    ],
     ids=["16 bit", "fp8"],
 )
 @pytest.mark.parametrize("recomputed", [0, 2], ids=["kept", "recomputed"])
 def test_products_with_the_same_input_are_one_operation(
-    model: PreTrainedModel, recomputed: int, in_fp8: bool, operation: OpOverload
+    model: PreTrainedModel, recomputed: int, in_fp8: bool, operations: dict[OpOverload, int]
 ) -> None:
     torch._dynamo.reset()
     multiply_in_fp8(model.model.layers, in_fp8)
-    products: list[int] = []
+    products: Counter[object] = Counter()
 
     def backend(graph: GraphModule, _: object) -> GraphModule:
         for module in graph.modules():
             if isinstance(module, GraphModule):
-                targets = [node.target for node in module.graph.nodes]
-                products.append(targets.count(operation))
+                products.update(node.target for node in module.graph.nodes)
         return graph
 
     compile_layers(model.model.layers, recomputed, backend=backend)
     gradients(model, LENGTHS[0], compiled=True)
 
     multiply_in_fp8(model.model.layers, wanted=False)
-    assert sum(products) == 4  # query, key and value; output; gate and up; down
+    assert {operation: products[operation] for operation in operations} == operations
 
 
 def test_in_fp8_gradients_are_those_in_16_bit_but_for_rounding(model: PreTrainedModel) -> None:
@@ -213,7 +217,9 @@ def test_in_fp8_gradients_are_those_in_16_bit_but_for_rounding(model: PreTrained
         assert (ours - reference).norm() <= 1e-5 * reference.norm()
 
 
-def test_weights_that_stay_dequantized_give_the_same_bits(model: PreTrainedModel) -> None:
+def test_weights_that_stay_dequantized_give_the_same_but_for_the_order_of_sums(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch._dynamo.reset()
     layers = model.model.layers
     frozen = [module for module in layers.modules() if isinstance(module, FrozenLinear4bit)]
@@ -223,17 +229,43 @@ def test_weights_that_stay_dequantized_give_the_same_bits(model: PreTrainedModel
         return gradients(model, LENGTHS[0], compiled=True)
 
     reference = learn()
-    for module in frozen:
-        module.keep(True)
-    kept = learn()
+    for layer in layers:
+        keep_in_one([module for module in layer.modules() if isinstance(module, FusedLoraLinear4bit)])
+    with monkeypatch.context() as patch:
+        patch.setattr(joined, "dequantize_into", None)  # nothing is dequantized any more
+        kept = learn()
     assert all(len(module._weight(torch.float32)[1]) == 1 for module in frozen)
     for module in frozen:
         module.keep(False)
         assert module._weight_in_use is None  # its memory is free again
     again = learn()
 
-    assert all(map(torch.equal, kept, reference))
     assert all(map(torch.equal, again, reference))
+    for ours, wanted in zip(kept, reference, strict=True):
+        assert (ours - wanted).norm() <= 1e-5 * wanted.norm()
+
+
+def test_kept_weights_with_the_same_input_lie_as_one(model: PreTrainedModel) -> None:
+    layer = model.model.layers[0]
+    products = [module for module in layer.modules() if isinstance(module, FusedLoraLinear4bit)]
+    keep_in_one(products)
+    query, key, value, _, gate, up, down = (module.base_layer for module in products)
+    try:
+        for together, room in (
+            ([query, key, value], {}),
+            ([gate, up], {"beside": 8}),
+            ([down], {"below": 4}),
+        ):
+            weights = [base._weight_to_learn(torch.float32)[1] for base in together]
+            heights = [base.out_features for base in together]
+            columns = together[0].in_features
+            found = joined.joined(weights, heights, columns, 64, "nf4", torch.float32, **room)
+            assert found is not None
+            plain = torch.cat([base._weight(torch.float32)[0].dequantize(torch.float32) for base in together])
+            assert torch.equal(found[0][: plain.shape[0], : plain.shape[1]], plain)
+    finally:
+        for module in products:
+            module.base_layer.keep(False)
 
 
 def test_on_a_processor_free_memory_decides_whether_weights_stay_dequantized(model: PreTrainedModel) -> None:

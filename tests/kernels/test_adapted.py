@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from qlora_kernels import adapted_4bit, linear_4bit, quantize_4bit
-from qlora_kernels.adapted import adapted_4bit_grad_input, low_rank_of
+from qlora_kernels import adapted_4bit, dequantize_4bit, linear_4bit, quantize_4bit
+from qlora_kernels.adapted import adapted_4bit_grad_input, adapted_4bit_in_one, low_rank_of
 from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
@@ -48,22 +48,65 @@ def gradients_of(products, given):
     return torch.autograd.grad(total, [given[0], given[1], *given[-1]])
 
 
-def test_opcheck():
-    torch.library.opcheck(adapted_4bit, arguments())
+def side_by_side(*given):
+    """`adapted_4bit_in_one`, as `adapted_4bit` returns it."""
+    return adapted_4bit_in_one(*given).split(OUT, dim=-1)
+
+
+@pytest.mark.parametrize("operation", [adapted_4bit, adapted_4bit_in_one])
+def test_opcheck(operation):
+    torch.library.opcheck(operation, arguments())
+
+
+@pytest.mark.parametrize(("dtype", "apart"), [(torch.float32, 1e-5), (torch.bfloat16, 2**-6)])
+@pytest.mark.parametrize("rows", [16, 64])
+def test_the_gradient_of_a_long_input_is_one_product_too(rows, dtype, apart):
+    """Where it is twice as long as the output, A lies below the weight."""
+    weight = quantize_4bit(torch.randn(rows, 64))
+    grad, grad_low, lora_a = (
+        torch.randn(*shape, dtype=dtype) for shape in ((2, 3, rows), (2, 3, 8), (8, 64))
+    )
+    made = adapted_4bit_grad_input(grad, grad_low, lora_a, weight.tensors, 64, "nf4", [rows])
+    exact = grad.double() @ weight.dequantize(dtype).double() + grad_low.double() @ lora_a.double()
+    assert made.shape == (2, 3, 64)
+    assert (made - exact).norm() <= apart * exact.norm()
+
+
+def kept(tensors, *, apart=False, room=True):
+    """The two weights dequantized, as `keep_in_one` lays them."""
+    beside = sum(RANKS) if room else 0
+    whole = torch.full((sum(OUT), 64 + beside), torch.nan)
+    parts = whole.split(OUT)
+    for part, codes, rows in zip(parts, (tensors[:5], tensors[5:]), OUT, strict=True):
+        part[:, :64] = dequantize_4bit(codes[0], codes[1], 64, "nf4", [rows, 64], torch.float32, *codes[2:])
+    return [part.clone() for part in parts] if apart else list(parts)
+
+
+@pytest.mark.parametrize("how", [{}, {"apart": True}, {"room": False}])
+def test_weights_that_lie_dequantized_give_the_same_wherever_they_lie(how):
+    given = arguments()
+    again = (*given[:3], kept(given[3], **how), *given[4:])
+    for multiply in (side_by_side, adapted_4bit):
+        ours, theirs = multiply(*again), multiply(*given)
+        for one, other in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+        for one, other in zip(gradients_of(ours, again), gradients_of(theirs, given), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
 def test_opcheck_of_the_gradient_of_the_input():
-    grads = [torch.randn(2, 3, rows) for rows in OUT]
+    grad = torch.randn(2, 3, sum(OUT))
     _, lora_a, low_rank, tensors, *_ = arguments()
-    given = grads, torch.randn_like(low_rank), lora_a.detach(), tensors, 64, "nf4"
+    given = grad, torch.randn_like(low_rank), lora_a.detach(), tensors, 64, "nf4", list(OUT)
     torch.library.opcheck(adapted_4bit_grad_input, given)
 
 
 @pytest.mark.parametrize("biased", [(True, True), (True, False), (False, False)])
 @pytest.mark.parametrize(("dtype", "apart"), [(torch.float32, 1e-5), (torch.bfloat16, 2**-6)])
-def test_products_and_gradients_are_those_of_each_weight_alone(dtype, apart, biased):
+@pytest.mark.parametrize("multiply", [adapted_4bit, side_by_side])
+def test_products_and_gradients_are_those_of_each_weight_alone(multiply, dtype, apart, biased):
     given = arguments(dtype, biased)
-    ours, theirs = adapted_4bit(*given), each_alone(*given)
+    ours, theirs = multiply(*given), each_alone(*given)
     for one, other in zip(ours, theirs, strict=True):
         assert (one - other).norm() <= apart * other.norm()
     for one, other in zip(gradients_of(ours, given), gradients_of(theirs, given), strict=True):
@@ -71,25 +114,28 @@ def test_products_and_gradients_are_those_of_each_weight_alone(dtype, apart, bia
         assert (one - other).norm() <= apart * other.norm()
 
 
-def test_an_output_that_nothing_is_learned_from_has_no_gradient_of_its_own():
+@pytest.mark.parametrize("multiply", [adapted_4bit, side_by_side])
+def test_an_output_that_nothing_is_learned_from_has_no_gradient_of_its_own(multiply):
     given = arguments()
-    first, _ = adapted_4bit(*given)
+    first, _ = multiply(*given)
     alone, _ = each_alone(*given)
     wanted = [given[0], given[1], given[-1][0]]
     ours, theirs = (torch.autograd.grad(made.square().sum(), wanted) for made in (first, alone))
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-def test_no_weight_is_saved_for_backward():
+@pytest.mark.parametrize("operation", [adapted_4bit, adapted_4bit_in_one])
+def test_no_weight_is_saved_for_backward(operation):
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(tuple(t.shape)) or t, lambda t: t):
-        adapted_4bit(*arguments())
+        operation(*arguments())
     assert not {(rows, 64) for rows in OUT} & set(saved)
     assert (2, 3, sum(RANKS)) in saved
 
 
-def test_checkpointing_recomputes_the_same_gradients():
+@pytest.mark.parametrize("multiply", [adapted_4bit, side_by_side])
+def test_checkpointing_recomputes_the_same_gradients(multiply):
     given = arguments()
-    plain = gradients_of(adapted_4bit(*given), given)
-    again = gradients_of(checkpoint(adapted_4bit, *given, use_reentrant=False), given)
+    plain = gradients_of(multiply(*given), given)
+    again = gradients_of(checkpoint(multiply, *given, use_reentrant=False), given)
     assert all(torch.equal(a, b) for a, b in zip(plain, again, strict=True))

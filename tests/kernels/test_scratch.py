@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from qlora_kernels.scratch import forget_scratch, held_scratch, scratch
+from qlora_kernels.scratch import forget_scratch, held_scratch, scratch, scratches
 
 CPU = torch.device("cpu")
 
@@ -48,3 +48,12 @@ def test_forgotten_it_is_made_anew() -> None:
     held = held_scratch(CPU)
     assert held is not None
     assert held.numel() == 2 * 8 * 4
+
+
+def test_several_at_once_lie_in_one_piece_and_not_on_each_other() -> None:
+    one, two = scratches([(3, 5), (2, 8)], torch.bfloat16, CPU)
+    assert (one.shape, two.shape) == ((3, 5), (2, 8))
+    assert two.data_ptr() - one.data_ptr() == 256  # where a card's products want them to begin
+    held = held_scratch(CPU)
+    assert held is not None
+    assert held.data_ptr() == one.data_ptr()

@@ -41,6 +41,19 @@ def test_it_is_equal_bit_for_bit(dequantize_4bit_triton, shape, block_size, quan
     assert torch.equal(dequantize_4bit_triton(*given).cpu(), plain_torch(given))
 
 
+@pytest.mark.parametrize(
+    "shape", [(320, 192), (64, 512), (33, 96)], ids=["whole blocks", "several blocks", "parts of blocks"]
+)
+def test_rows_may_lie_apart_where_it_is_written(dequantize_4bit_triton, shape):
+    given = arguments(shape, "nf4", 64, True, torch.float32)
+    whole = torch.full((shape[0] + 1, shape[1] + 8), torch.nan, device=DEVICE)
+    part = whole[: shape[0], : shape[1]]
+    assert dequantize_4bit_triton(*given, into=part).data_ptr() == whole.data_ptr()
+    assert torch.equal(part.cpu(), plain_torch(given))
+    assert whole[:, shape[1] :].isnan().all()
+    assert whole[shape[0]].isnan().all()
+
+
 def test_in_bfloat16_it_is_equal_but_for_the_interpreters_rounding(dequantize_4bit_triton):
     given = arguments((320, 192), "nf4", 64, True, torch.bfloat16)
     tolerance = 0.0 if ON_CARD else 2**-7  # the interpreter cuts bits off where a card rounds

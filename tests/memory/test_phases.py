@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qlora_studio.config.run_config import RunConfig
+from qlora_studio.memory.joined_weights import room_of_kept
 from qlora_studio.memory.phases import cache_bytes
 from qlora_studio.memory.promise import GIB, promise
 from qlora_studio.memory.setting import Setting
@@ -53,6 +54,7 @@ def test_chat_and_export_hold_neither_gradients_nor_optimizer():
 def test_weights_stay_dequantized_in_the_run_alone():
     plain, kept = (phases(training__keep_dequantized=asked) for asked in (False, True))
     copies = 2 * LLAMA.layers * sum(out * inner for _, out, inner in LLAMA.linears)
+    copies += 2 * room_of_kept(setting())
     for phase in ("training", "evaluation", "sample replies"):
         assert kept[phase] - plain[phase] == pytest.approx(copies, rel=0.02)
     assert (kept["chat"], kept["export"]) == (plain["chat"], plain["export"])

@@ -95,7 +95,8 @@ def test_fp8_takes_what_16_bit_does():
 def test_weights_that_stay_dequantized_take_two_bytes_a_number_more():
     plain, kept = (on_card(LLAMA_8B, 4, 2048, 0, training__keep_dequantized=asked) for asked in (False, True))
     numbers = LLAMA_8B.layers * sum(out * inner for _, out, inner in LLAMA_8B.linears)
-    assert kept.parts["weights"] - plain.parts["weights"] == 2 * numbers
+    adapters = LLAMA_8B.layers * (2 * 14336 * 2 * 64 + 64 * 14336)  # beside gate and up, and below down
+    assert kept.parts["weights"] - plain.parts["weights"] == 2 * (numbers + adapters)
     assert kept.total - plain.total == pytest.approx(2 * numbers, rel=0.02)
 
 
@@ -111,7 +112,10 @@ def test_they_are_to_go_only_where_they_stay(more, offered):
 
 def test_what_evaluations_dequantize_is_promised_beside_weights_that_stay_so():
     shape = llama_shape(4096, 14336, 4, 32, 8, 128256)
-    plain, kept = (on_card(shape, 1, 256, 0, training__keep_dequantized=asked) for asked in (False, True))
+    plain, kept = (
+        on_card(shape, 1, 256, 0, lora__dropout=0.1, training__keep_dequantized=asked)  # each weight alone
+        for asked in (False, True)
+    )
     assert kept.parts["other"] >= plain.parts["other"]
 
 

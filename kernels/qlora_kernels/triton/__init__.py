@@ -26,14 +26,21 @@ def dequantize_on_card(
     absmax_offset: Tensor | None = None,
     *,
     for_now: bool = False,
+    into: Tensor | None = None,
 ) -> Tensor:
-    """See `dequantize_4bit`. for_now: what comes out may be overwritten by the next one, see `scratch`"""
+    """See `dequantize_4bit`.
+
+    for_now: what comes out may be overwritten by the next one, see `scratch`
+    into:    dtype [*shape], rows may lie apart: where it is written, if not in memory of its own
+    """
     nested = (absmax_scale, absmax_code, absmax_offset)
     if not _has_triton():  # as on Windows
-        return _dequantize_by_bitsandbytes(packed, absmax, block_size, quant_type, shape, dtype, *nested)
+        whole = _dequantize_by_bitsandbytes(packed, absmax, block_size, quant_type, shape, dtype, *nested)
+        return whole if into is None else into.copy_(whole)
     from qlora_kernels.triton.dequantize import dequantize_4bit_triton
 
-    into = scratch(shape, dtype, packed.device) if for_now else None
+    if for_now:
+        into = scratch(shape, dtype, packed.device)
     return dequantize_4bit_triton(packed, absmax, block_size, quant_type, shape, dtype, *nested, into)
 
 
