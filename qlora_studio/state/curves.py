@@ -32,7 +32,15 @@ if TYPE_CHECKING:
 SMOOTHING = 0.97
 PARTS = ("weights", "adapter", "optimizer", "activations", "logits", "other")  # from below
 
-DRAWN = ("loss", "smoothed", "learning_rate", "grad_norm", "tokens_per_second", "memory_total")
+DRAWN = (
+    "loss",
+    "smoothed",
+    "learning_rate",
+    "grad_norm",
+    "tokens_per_second",
+    "memory_total",
+    "memory_needed",
+)
 
 Measured = (
     RunStarted
@@ -88,6 +96,7 @@ class Points:
     elapsed_s: NDArray[Any]
     memory: dict[str, NDArray[Any]]  # bytes; the parts that were measured, in the order of PARTS
     memory_total: NDArray[Any]
+    memory_needed: NDArray[Any]  # of it, without what torch reserves beyond: it seldom gives that back
     others: NDArray[Any]  # bytes that other programs took of the device
     in_ram: NDArray[Any]  # bytes of the optimizer that had no room on the card
     device_bytes: int  # 0: not told
@@ -191,6 +200,7 @@ class Curves:
             "grad_norm": metrics.grad_norm,
             "tokens_per_second": metrics.tokens_per_second,
             "memory_total": self._total[:size],
+            "memory_needed": self._needed[:size],
         }
         self._peaks = {name: self._peaks[name].grown(values) for name, values in drawn.items()}
         evaluations = tuple(metrics.evaluations)
@@ -205,7 +215,7 @@ class Curves:
             in_ram=metrics.in_ram_bytes,
             device_bytes=metrics.device_bytes,
             peaks=self._peaks,
-            spikes=_spikes(self._total[:size]),
+            spikes=_spikes(self._needed[:size]),
             evaluations=evaluations,
             evaluation_steps=np.array([line.step for line in evaluations], "int64"),
             evaluation_losses=np.array([line.loss for line in evaluations], "float64"),
@@ -226,7 +236,7 @@ class Curves:
     def _start_again(self) -> None:
         self._smoothing = Smoothing(self._weight)
         self._smoothed = np.empty(1024)
-        self._total = np.empty(1024, "int64")
+        self._total, self._needed = np.empty(1024, "int64"), np.empty(1024, "int64")
         self._peaks = dict.fromkeys(DRAWN, Peaks(np.empty(0)))
         self._size = 0
         self._known = 0  # the last step that was drawn
@@ -237,10 +247,15 @@ class Curves:
         if size > len(self._smoothed):
             self._smoothed = _grown(self._smoothed, self._size, size)
             self._total = _grown(self._total, self._size, size)
+            self._needed = _grown(self._needed, self._size, size)
         new = slice(self._size, size)
         if size > self._size:
             self._smoothed[new] = self._smoothing.next(metrics.loss[new])
             self._total[new] = sum(part[new] for part in metrics.memory.values())
+            # A processor's meter knows no activations: they are in "other" there.
+            is_reserved = "activations" in metrics.memory and "other" in metrics.memory
+            reserved = metrics.memory["other"][new] if is_reserved else 0
+            self._needed[new] = self._total[new] - reserved
             self._size = size
             self._known = int(metrics.steps[-1])
 

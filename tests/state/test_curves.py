@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -88,6 +90,18 @@ def test_a_step_that_took_much_more_memory_is_found(file):
     curves.read(to_the_end=True)
     points = curves.points()
     assert [int(points.steps[place]) for place in points.spikes] == [220]
+
+
+def test_it_is_found_where_torch_holds_on_to_what_it_reserved(tmp_path):
+    """As it does on a card: the sum of all parts is the same in each step."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b"".join(map(EVENTS.encode, run_events(tmp_path, replace(EXAMPLE, reserved_gib=40.0)))))
+    curves = Curves(MetricsTail(path))
+    curves.read(to_the_end=True)
+    points = curves.points()
+    assert len(set(points.memory_total // 2**20)) == 1
+    assert [int(points.steps[place]) for place in points.spikes] == [220]
+    assert points.memory_needed[219] - np.median(points.memory_needed) > 10 * 2**30
 
 
 def test_smoothing_by_another_weight_changes_the_smoothed_curve_alone(file):

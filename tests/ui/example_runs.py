@@ -82,6 +82,7 @@ class Example:
     device_bytes: int = 0
     others_gib: dict[int, float] = field(default_factory=dict)  # from a step on
     in_ram_gib: dict[int, float] = field(default_factory=dict)  # from a step on
+    reserved_gib: float = 0.0  # that torch holds on to, at least
     letters: int = 0  # that each evaluation asks for; 0: none are counted
 
 
@@ -155,6 +156,7 @@ def step_event(number: int, example: Example) -> StepFinished:
     if number in example.spikes:
         gib["activations"] += 11.0
     gib["logits"] += noise.uniform(-0.4, 0.2)
+    gib["other"] += max(0.0, example.reserved_gib - sum(gib.values()))
     return StepFinished(
         step=number,
         loss=None if bad else loss,

@@ -210,7 +210,7 @@ class MemoryCard(Card):
             self._chosen = -1
             return
         if self._chosen not in places:
-            self._chosen = max(places, key=lambda place: points.memory_total[place])
+            self._chosen = max(places, key=lambda place: points.memory_needed[place])
         self._letter.setText("ABCDEFGHIJ"[places.index(self._chosen)])
         step, rows, tokens = self._rows
         known = step == int(points.steps[self._chosen])
@@ -255,8 +255,8 @@ def spike_words(points: Points, place: int) -> str:
     """Step, size, and what happened just before it."""
     import numpy as np
 
-    step, size = int(points.steps[place]), float(points.memory_total[place])
-    over = size - float(np.median(points.memory_total))
+    step, size = int(points.steps[place]), float(points.memory_needed[place])
+    over = size - float(np.median(points.memory_needed))
     words = f"Step {step:,} took {figures.in_gib(size)}, {over / 2**30:.1f} over the median"
     if points.in_ram[place]:
         words += f", with {figures.in_gib(float(points.in_ram[place]))} of the optimizer in RAM"

@@ -59,7 +59,7 @@ class MemoryChart(StepChart):
 
     def draw_more(self, points: Points, low: float, high: float) -> tuple[float, float]:
         first, last = self.in_sight()
-        places = points.peaks["memory_total"].highest(first, last, self.columns())
+        places = points.peaks["memory_needed"].highest(first, last, self.columns())
         total = points.memory_total[places] + points.others[places]
         top = float(total.max()) / GIB if len(places) else 0.0
         stacked = self._draw_areas(points, places)
@@ -140,7 +140,7 @@ class MemoryChart(StepChart):
         first, last = self._stretch.first, self._stretch.last
         x, y = [], []
         for letter, place in zip("ABCDEFGHIJ", points.spikes, strict=False):
-            step, gib = float(points.steps[place]), float(points.memory_total[place]) / GIB
+            step, gib = float(points.steps[place]), float(points.memory_needed[place]) / GIB
             if first <= step <= last:
                 x.append(step)
                 y.append(gib)
@@ -149,7 +149,7 @@ class MemoryChart(StepChart):
                 label.setPos(step, gib + 0.02 * high)
                 self.addItem(label)
                 self._letters.append(label)
-        foot = _middle(points.memory_total[places]) / GIB if y else 0.0
+        foot = _middle(points.memory_needed[places]) / GIB if y else 0.0
         self._spike_bars.setData(np.repeat(x, 2), np.ravel([(foot, top) for top in y]))
         self._spike_marks.setData(x=x, y=[top + 0.02 * high for top in y])
 
