@@ -37,6 +37,8 @@ def open_window(page: str | None = None, run: str | None = None) -> int:
     awake = KeepAwake(app.engine, app.preferences, app)
     awake.refused.connect(lambda: app.notices.say(NOT_AWAKE, "warn"))
     shell = Shell(app)
+    # Not every desktop keeps a window inside its screen, and a remembered one may be of a larger screen.
+    shell.resize(shell.size().boundedTo(shell.screen().availableSize()))
     shell.show()
     _open_first(shell, app, page, run)
     loader = PageLoader()

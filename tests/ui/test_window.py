@@ -19,6 +19,7 @@ class Shell(window.Shell):
     def tell(self):
         print("page", self.page().name)
         print("heavy", *sorted({"torch", "pyarrow", "transformers", "datasets"} & set(sys.modules)))
+        print("fits", self.height() <= self.screen().availableSize().height())
         print("notices", *(notice.text for notice in self._app.notices.last))
         self.close()
 
@@ -30,7 +31,7 @@ sys.exit(window.open_window(page=PAGE))
 def test_the_window_opens_on_home_and_closes_again():
     child = _open("None")
     assert child.returncode == 0, child.stderr
-    assert child.stdout.splitlines() == ["page home", "heavy", "notices"]
+    assert child.stdout.splitlines() == ["page home", "heavy", "fits True", "notices"]
 
 
 def test_a_page_that_is_not_there_is_said_and_home_opens():
