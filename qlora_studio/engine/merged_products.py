@@ -11,7 +11,7 @@ from operator import getitem
 from typing import Any
 
 import torch
-from qlora_kernels.joined import is_wide
+from qlora_kernels.joined import has_room_beside, is_wide
 from qlora_kernels.side_by_side import apart
 from torch.fx import Graph, GraphModule, Node
 from torch.nn.functional import linear
@@ -45,9 +45,15 @@ def _merge_in(graph: Graph) -> None:
             groups[*alike, all(is_wide(each, features) for each in out_features)].append(node)
     for (operation, *_, wide), (first, *others) in groups.items():
         together = [first, *(node for node in others if _put_before(first, node))]
-        in_one = _IN_ONE.get(operation) if wide else None
+        in_one = _IN_ONE.get(operation) if wide and _has_room(together) else None
         if len(together) > 1 or in_one is not None:
             _replace(graph, together, in_one)
+
+
+def _has_room(products: list[Node]) -> bool:
+    """Whether their adapters can stand beside the weights; else their outputs would be copied together."""
+    lora_a = [_arguments(node)[1].meta["example_value"] for node in products]
+    return has_room_beside(lora_a[0].shape[1], sum(a.shape[0] for a in lora_a), lora_a[0].dtype)
 
 
 def _put_before(first: Node, product: Node) -> bool:
@@ -57,7 +63,7 @@ def _put_before(first: Node, product: Node) -> bool:
     waiting = list(product.all_input_nodes)
     while waiting:
         node = waiting.pop()
-        if node is first or node.target in _IN_LISTS:
+        if node is first or node.target in _IN_LISTS or node.target in _IN_ONE.values():
             return False
         if node not in before and node not in needed:
             needed.add(node)

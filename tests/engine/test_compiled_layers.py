@@ -22,7 +22,7 @@ from torch._ops import OpOverload
 from torch.fx import GraphModule
 from transformers import PreTrainedModel
 
-from qlora_studio.engine import attention
+from qlora_studio.engine import attention, merged_products
 from qlora_studio.engine.attention import Segments
 from qlora_studio.engine.compiled_layers import (
     InFp8,
@@ -178,8 +178,23 @@ def test_one_graph_serves_all_layers_and_any_number_of_rows(model: PreTrainedMod
 def test_products_with_the_same_input_are_one_operation(
     model: PreTrainedModel, recomputed: int, in_fp8: bool, operations: dict[OpOverload, int]
 ) -> None:
-    torch._dynamo.reset()
     multiply_in_fp8(model.model.layers, in_fp8)
+    products = products_in_a_graph_of(model, recomputed)
+    multiply_in_fp8(model.model.layers, wanted=False)
+    assert {operation: products[operation] for operation in operations} == operations
+
+
+def test_where_rows_with_an_adapter_beside_would_begin_askew_each_output_is_its_own(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merged_products, "has_room_beside", lambda *_: False)
+    products = products_in_a_graph_of(model, recomputed=0)
+    assert products[torch.ops.qlora.adapted_4bit.default] == 4
+    assert not products[torch.ops.qlora.adapted_4bit_in_one.default]
+
+
+def products_in_a_graph_of(model: PreTrainedModel, recomputed: int) -> Counter[object]:
+    torch._dynamo.reset()
     products: Counter[object] = Counter()
 
     def backend(graph: GraphModule, _: object) -> GraphModule:
@@ -190,9 +205,7 @@ def test_products_with_the_same_input_are_one_operation(
 
     compile_layers(model.model.layers, recomputed, backend=backend)
     gradients(model, LENGTHS[0], compiled=True)
-
-    multiply_in_fp8(model.model.layers, wanted=False)
-    assert {operation: products[operation] for operation in operations} == operations
+    return products
 
 
 def test_in_fp8_gradients_are_those_in_16_bit_but_for_rounding(model: PreTrainedModel) -> None:
