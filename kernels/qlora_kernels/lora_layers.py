@@ -66,11 +66,12 @@ class FrozenLinear4bit(bnb.nn.Linear4bit):  # type: ignore[misc]
 
         with_room: dtype [out_features or more, in_features or more], see `joined`
         """
-        self.keep(True)
+        self.keep(False)
         quantized, _ = self._weight(with_room.dtype)
         rows, columns = quantized.shape
         part = with_room[:rows, :columns]
         dequantize_into(part, quantized.tensors, quantized.block_size, quantized.quant_type)
+        self.keep(True)
         self._weight_in_use = _WeightInUse(self.weight, quantized, part, with_room)
 
     def look_at_weight(self) -> None:
