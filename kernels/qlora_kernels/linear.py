@@ -15,8 +15,7 @@ from qlora_kernels.dequantize import dequantize_4bit
 from qlora_kernels.triton import dequantize_on_card
 
 
-@torch.library.custom_op("qlora::linear_4bit", mutates_args=())
-def linear_4bit(
+def linear_4bit_directly(
     x: Tensor,
     weight: Sequence[Tensor],
     block_size: int,
@@ -49,6 +48,10 @@ def linear_4bit(
         whole = dequantized(weight, block_size, quant_type, shape, x.dtype)
         made = product(rows, whole, bias, None if low_rank is None else flat(low_rank), lora_b)
     return made.view(*x.shape[:-1], shape[0])
+
+
+# What is done directly can't be differentiated or compiled, and spares Python torch's dispatcher.
+linear_4bit = torch.library.custom_op("qlora::linear_4bit", mutates_args=())(linear_4bit_directly)
 
 
 @linear_4bit.register_fake
@@ -146,8 +149,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 linear_4bit.register_autograd(_backward, setup_context=_save_inputs)
 
 
-@torch.library.custom_op("qlora::low_rank_product", mutates_args=())
-def low_rank_product(x: Tensor, lora_a: Tensor, scaling: float) -> Tensor:
+def low_rank_product_directly(x: Tensor, lora_a: Tensor, scaling: float) -> Tensor:
     """scaling * x A^T, where nothing is learned. One kernel on a card where x has few rows.
 
     x:       dtype [..., in_features]
@@ -159,13 +161,17 @@ def low_rank_product(x: Tensor, lora_a: Tensor, scaling: float) -> Tensor:
     return linear(x, lora_a.to(x.dtype)) * scaling
 
 
+low_rank_product = torch.library.custom_op("qlora::low_rank_product", mutates_args=())(
+    low_rank_product_directly
+)
+
+
 @low_rank_product.register_fake
 def _(x: Tensor, lora_a: Tensor, scaling: float) -> Tensor:
     return x.new_empty([*x.shape[:-1], lora_a.shape[0]])
 
 
-@torch.library.custom_op("qlora::linears_4bit", mutates_args=())
-def linears_4bit(
+def linears_4bit_directly(
     x: Tensor,
     weights: Sequence[Tensor],
     block_size: int,
@@ -208,18 +214,21 @@ def _product_of(x: Tensor, factor: few_rows.Factor, block_size: int, quant_type:
     """In plain steps."""
     shape = [factor.out_features, x.shape[-1]]
     if len(factor.adapters) > 1:
-        alone: Tensor = linear_4bit(x, factor.tensors, block_size, quant_type, shape, factor.bias, None, None)
+        alone = linear_4bit_directly(
+            x, factor.tensors, block_size, quant_type, shape, factor.bias, None, None
+        )
         for row, rows, adapter in zip(flat(x), flat(alone), factor.adapters, strict=True):
             if adapter.lora_a is not None and adapter.lora_b is not None:
-                low_rank = low_rank_product(row[None], adapter.lora_a, adapter.scaling)
-                rows += linear(low_rank, adapter.lora_b.to(x.dtype))[0]
+                of_row = low_rank_product_directly(row[None], adapter.lora_a, adapter.scaling)
+                rows += linear(of_row, adapter.lora_b.to(x.dtype))[0]
         return alone
     (adapter,) = factor.adapters
-    low_rank = None if adapter.lora_a is None else low_rank_product(x, adapter.lora_a, adapter.scaling)
-    made: Tensor = linear_4bit(
-        x, factor.tensors, block_size, quant_type, shape, factor.bias, low_rank, adapter.lora_b
-    )
-    return made
+    a, b, scaling = adapter.lora_a, adapter.lora_b, adapter.scaling
+    low_rank = None if a is None else low_rank_product_directly(x, a, scaling)
+    return linear_4bit_directly(x, factor.tensors, block_size, quant_type, shape, factor.bias, low_rank, b)
+
+
+linears_4bit = torch.library.custom_op("qlora::linears_4bit", mutates_args=())(linears_4bit_directly)
 
 
 @linears_4bit.register_fake

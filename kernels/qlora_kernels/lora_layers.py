@@ -17,7 +17,7 @@ from qlora_kernels import fp8
 from qlora_kernels.adapted import adapted_4bit, low_rank_of
 from qlora_kernels.adapted_fp8 import adapted_fp8
 from qlora_kernels.joined import dequantize_into, has_room_beside, is_wide
-from qlora_kernels.linear import linear_4bit, linears_4bit, low_rank_product
+from qlora_kernels.linear import linear_4bit, linears_4bit_directly, low_rank_product
 from qlora_kernels.quantized import Quantized4bit
 
 # A layer becomes one of these by its `__class__`: module, parameters, names and state_dict stay as they are,
@@ -289,10 +289,10 @@ def products_of(x: Tensor, layers: Sequence[Any]) -> list[Tensor]:
             lora_a.append(None if adapter is None else layer.lora_A[adapter].weight)
             lora_b.append(None if adapter is None else layer.lora_B[adapter].weight)
             scalings.append(1.0 if adapter is None else float(layer.scaling[adapter]))
-    found: list[Tensor] = linears_4bit(
+    # Past torch's dispatcher: a long prompt's products would wait for it.
+    return linears_4bit_directly(
         x, weights, quantized.block_size, quantized.quant_type, rows, biases, lora_a, lora_b, scalings
     )
-    return found
 
 
 def _adapters_of(layer: Any) -> list[str | None]:
