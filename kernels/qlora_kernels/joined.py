@@ -94,4 +94,5 @@ def _as_they_lie(
     storage = first.untyped_storage()
     if any(weight.untyped_storage().data_ptr() != storage.data_ptr() for weight in weights):
         return None
-    return first.as_strided((rows, columns), first.stride())
+    # `data`, or autograd took what is put into the room for a change of the weight that it saved.
+    return first.data.as_strided((rows, columns), first.stride())

@@ -94,6 +94,15 @@ def test_weights_that_lie_dequantized_give_the_same_wherever_they_lie(how):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
+def test_what_is_put_into_the_room_of_a_kept_weight_is_no_change_of_it():
+    """Of two passes forward before one goes backward."""
+    given = arguments()
+    again = (*given[:3], kept(given[3]), *given[4:])
+    made, alone = side_by_side(*again), side_by_side(*given)
+    side_by_side(*again)
+    torch.testing.assert_close(gradients_of(made, again), gradients_of(alone, given), rtol=1e-4, atol=1e-4)
+
+
 def test_opcheck_of_the_gradient_of_the_input():
     grad = torch.randn(2, 3, sum(OUT))
     _, lora_a, low_rank, tensors, *_ = arguments()
