@@ -196,7 +196,7 @@ class FusedLoraLinear4bit(PeftLinear4bit):  # type: ignore[misc]
             and (x.is_cuda or torch.compiler.is_compiling())
             and not torch.is_autocast_enabled(x.device.type)
             and (base.bias is None or not base.bias.requires_grad)
-            and (isinstance(dropout, nn.Identity) or not dropout.p or not dropout.training)
+            and (_drops_nothing(dropout) or not dropout.training)
         )
 
     def _learning(self, x: Tensor, adapter: str) -> Tensor:
@@ -320,7 +320,7 @@ def keep_in_one(layers: Sequence[Any]) -> None:
 
     layers: FrozenLinear4bit, or FusedLoraLinear4bit around one
     """
-    for (columns, wide, dtype), group in itertools.groupby(layers, _lies_like):
+    for (columns, dtype, wide, _), group in itertools.groupby(layers, _lies_like):
         together = list(group)
         bases = [base_of(layer) for layer in together]
         heights = [base._weight(dtype)[0].shape[0] for base in bases]
@@ -335,16 +335,25 @@ def keep_in_one(layers: Sequence[Any]) -> None:
             base.keep_in(part)
 
 
-def _lies_like(layer: Any) -> tuple[int, bool, torch.dtype]:
+def _lies_like(layer: Any) -> tuple[int, torch.dtype, bool, bool]:
     base = base_of(layer)
     dtype = base.compute_dtype or torch.float32
     rows, columns = base._weight(dtype)[0].shape
-    return columns, is_wide(rows, columns), dtype
+    wide = is_wide(rows, columns)
+    # No room beside a weight that has no adapter, and is multiplied alone.
+    return columns, dtype, wide, wide and _rank(layer) > 0
 
 
 def _rank(layer: Any) -> int:
-    """Of the adapter that learns; 0 where none does."""
-    return next((layer.r[name] for name in active_adapters(layer)), 0) if layer is not base_of(layer) else 0
+    """Of the adapter that is multiplied with the weight at once; 0 where none is."""
+    if layer is base_of(layer):
+        return 0
+    adapters = (name for name in active_adapters(layer) if _drops_nothing(layer.lora_dropout[name]))
+    return next((layer.r[name] for name in adapters), 0)
+
+
+def _drops_nothing(dropout: nn.Module) -> bool:
+    return isinstance(dropout, nn.Identity) or not dropout.p
 
 
 def base_of(layer: Any) -> Any:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from functorch.compile import nop
 from qlora_kernels import joined, replace_forwards
-from qlora_kernels.lora_layers import FrozenLinear4bit, FusedLoraLinear4bit, keep_in_one
+from qlora_kernels.lora_layers import FrozenLinear4bit, FusedLoraLinear4bit, base_of, keep_in_one
 from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.utils import counters
@@ -279,6 +279,28 @@ def test_kept_weights_with_the_same_input_lie_as_one(model: PreTrainedModel) -> 
     finally:
         for module in products:
             module.base_layer.keep(False)
+
+
+def rooms(layers: list[nn.Module]) -> list[tuple[int, int]]:
+    """Rows below and columns beside each weight that stays dequantized, for an adapter."""
+    keep_in_one(layers)
+    found = []
+    for base in map(base_of, layers):
+        _, (weight,) = base._weight_to_learn(torch.float32)
+        found.append((weight.shape[0] - base.out_features, weight.shape[1] - base.in_features))
+        base.keep(False)
+    return found
+
+
+def test_room_lies_beside_kept_weights_that_an_adapter_is_multiplied_with(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    products = [m for m in model.model.layers[0].modules() if isinstance(m, FusedLoraLinear4bit)]
+    gate, up, down = products[-3:]
+    assert rooms([gate, up, down]) == [(0, 8), (0, 8), (4, 0)]
+    assert rooms([gate, base_of(up), base_of(down)]) == [(0, 4), (0, 0), (0, 0)]
+    monkeypatch.setitem(gate.lora_dropout._modules, "default", nn.Dropout(0.1))
+    assert rooms([gate, up, down]) == [(0, 0), (0, 4), (4, 0)]
 
 
 def test_on_a_processor_free_memory_decides_whether_weights_stay_dequantized(model: PreTrainedModel) -> None:
