@@ -28,15 +28,22 @@ def scratches(shapes: Sequence[Sequence[int]], dtype: torch.dtype, device: torch
     sizes = [prod(shape) * dtype.itemsize for shape in shapes]
     begins = list(accumulate((_aligned(size) for size in sizes[:-1]), initial=0))
     needed = begins[-1] + sizes[-1]
-    held = _held.get(device)
-    if held is None or held.numel() < needed:
-        held = torch.empty(needed, dtype=torch.uint8, device=device)
-        if not torch.cuda.is_current_stream_capturing():  # what is made then belongs to the recording alone
-            _held[device] = held
+    piece = _piece(needed, device)
     return [
-        held[begin : begin + size].view(dtype).view(*shape)
+        piece[begin : begin + size].view(dtype).view(*shape)
         for begin, size, shape in zip(begins, sizes, shapes, strict=True)
     ]
+
+
+def _piece(size: int, device: torch.device) -> Tensor:
+    """uint8 [size or more]"""
+    if device in _held and _held[device].numel() >= size:
+        return _held[device]
+    if torch.cuda.is_current_stream_capturing():  # what is made now belongs to the recording alone
+        return torch.empty(size, dtype=torch.uint8, device=device)
+    _held.pop(device, None)  # before the larger one is there: each longer batch makes its copies longer
+    made = _held[device] = torch.empty(size, dtype=torch.uint8, device=device)
+    return made
 
 
 def _aligned(size: int) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from qlora_kernels.scratch import forget_scratch, held_scratch, scratch, scratches
+from torch import Tensor
 
 CPU = torch.device("cpu")
 
@@ -26,6 +27,19 @@ def test_the_next_is_written_where_the_last_was_and_a_larger_one_elsewhere() -> 
     larger = scratch((8, 8), torch.float32, CPU)
     assert larger.data_ptr() != first.data_ptr()
     assert scratch((4, 8), torch.float32, CPU).data_ptr() == larger.data_ptr()
+
+
+def test_what_has_become_too_small_goes_before_the_larger_one_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scratch((4, 8), torch.float32, CPU)
+    held: list[Tensor | None] = []
+    make = torch.empty
+    monkeypatch.setattr(
+        torch, "empty", lambda *size, **named: (held.append(held_scratch(CPU)), make(*size, **named))[1]
+    )
+    scratch((8, 8), torch.float32, CPU)
+    assert held == [None]
 
 
 def test_a_recording_takes_what_is_held_and_what_is_too_large_for_it_alone(
