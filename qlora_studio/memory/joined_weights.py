@@ -39,8 +39,9 @@ class _Piece(NamedTuple):
 
 
 def _joined(setting: Setting) -> Iterator[_Piece]:
-    lora = setting.config.lora
-    if not (setting.compiled and setting.fused) or setting.config.trains_all or lora.dropout:
+    """Uncompiled, each weight is multiplied by itself: no other has its input."""
+    lora, compiled = setting.config.lora, setting.compiled
+    if not setting.fused or setting.config.trains_all or lora.dropout:
         return
     for stack in setting.shape.stacks:
         alone = Counter(inner for _, out, inner in stack.quantized if out < WIDE * inner)
@@ -49,8 +50,9 @@ def _joined(setting: Setting) -> Iterator[_Piece]:
             wide: dict[int, list[tuple[int, int]]] = defaultdict(list)
             for name, out, inner in adapted:
                 if out >= WIDE * inner:
-                    wide[inner].append((out, r_of[name]))
-                elif inner >= WIDE * out and alone[inner] == 1:
+                    if compiled:
+                        wide[inner].append((out, r_of[name]))
+                elif inner >= WIDE * out and (alone[inner] == 1 or not compiled):
                     yield _Piece(times, out * inner, r_of[name] * inner, setting.tokens * (out + r_of[name]))
             for inner, members in wide.items():
                 outputs, low = sum(out for out, _ in members), sum(r for _, r in members)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -42,6 +43,12 @@ def test_a_weight_without_others_or_an_adapter_is_dequantized_alone(
     changes: dict[str, Any], numbers: int
 ) -> None:
     assert numbers_at_once(llama_8b(**changes)) == numbers
+
+
+def test_uncompiled_down_alone_has_its_adapter_below_and_a_copy_of_its_gradient() -> None:
+    uncompiled = replace(llama_8b(), compiled=False)
+    assert numbers_at_once(uncompiled) == (HIDDEN + 64) * INNER + TOKENS * (HIDDEN + 64)
+    assert numbers_at_once(replace(llama_8b(lora__dropout=0.1), compiled=False)) == INNER * HIDDEN
 
 
 def test_ranks_of_single_layers_make_the_room_that_they_need() -> None:
