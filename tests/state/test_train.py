@@ -191,7 +191,7 @@ def test_what_does_not_fit_offers_what_would_with_its_price(ready, app, monkeypa
 @pytest.mark.parametrize(
     ("changes", "room", "ram", "said"),
     [
-        ({"training.keep_dequantized": True}, 24, 32, "Keep dequantized off: 13.1 GiB less"),
+        ({"training.keep_dequantized": True}, 24, 32, "Keep dequantized off: 13.2 GiB less"),
         ({}, 14, 32, "Embedding in RAM on: 1.0 GiB less"),
         ({"training.embedding_in_ram": True}, 48, 0.5, "Embedding in RAM off: 1.0 GiB more on the card"),
     ],
