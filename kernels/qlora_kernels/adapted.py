@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from qlora_kernels.joined import has_room_beside, is_wide, joined
-from qlora_kernels.linear import dequantized, flat, of_each, product
+from qlora_kernels.linear import dequantized, flat, of_each, product, shaped_like
 from qlora_kernels.operations import operation, operation_without_gradient, register_fake
 from qlora_kernels.side_by_side import side_by_side
 
@@ -41,7 +41,7 @@ def adapted_4bit(
     returns:      dtype [..., out_features] of each
     """
     given = weights, block_size, quant_type, out_features, biases, lora_b
-    return [made.view(*x.shape[:-1], -1) for made in _each_product(flat(x), flat(low_rank), *given)]
+    return [shaped_like(x, made) for made in _each_product(flat(x), flat(low_rank), *given)]
 
 
 def _each_product(
@@ -103,12 +103,11 @@ def adapted_4bit_in_one(
         one = joined(each, *given, beside=rank, copy=(len(rows), features + rank))
     if one is None:
         apart = _each_product(rows, low, weights, block_size, quant_type, out_features, biases, lora_b)
-        return torch.cat(apart, dim=1).view(*x.shape[:-1], sum(out_features))
+        return shaped_like(x, torch.cat(apart, dim=1))
     whole, copy = one
     _put_side_by_side(lora_b, whole[:, features:])
     torch.cat([rows, low], dim=1, out=copy)
-    made = linear(copy, whole, _bias_of_all(biases, out_features, x))
-    return made.view(*x.shape[:-1], sum(out_features))
+    return shaped_like(x, linear(copy, whole, _bias_of_all(biases, out_features, x)))
 
 
 @adapted_4bit_in_one.register_fake

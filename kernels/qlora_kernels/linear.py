@@ -47,7 +47,7 @@ def linear_4bit_directly(
     with torch.autocast(x.device.type, enabled=False):
         whole = dequantized(weight, block_size, quant_type, shape, x.dtype)
         made = product(rows, whole, bias, None if low_rank is None else flat(low_rank), lora_b)
-    return made.view(*x.shape[:-1], shape[0])
+    return shaped_like(x, made)
 
 
 # What is done directly can't be differentiated or compiled, and spares Python torch's dispatcher.
@@ -112,6 +112,14 @@ def of_each(weights: Sequence[Tensor], count: int) -> list[Sequence[Tensor]]:
 def flat(tensor: Tensor) -> Tensor:
     """[..., n] as [rows, n]."""
     return tensor.reshape(-1, tensor.shape[-1])
+
+
+def shaped_like(x: Tensor, rows: Tensor) -> Tensor:
+    """[rows, n] as [..., n], as x is. No view to autograd, which lets nobody change one that an operation
+    returns: OLMo clips queries where they lie.
+    """
+    shaped: Tensor = torch.ops.aten._unsafe_view.default(rows, [*x.shape[:-1], rows.shape[-1]])
+    return shaped
 
 
 def dequantized(

@@ -103,6 +103,17 @@ def test_what_is_put_into_the_room_of_a_kept_weight_is_no_change_of_it():
     torch.testing.assert_close(gradients_of(made, again), gradients_of(alone, given), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("multiply", [adapted_4bit, lambda *given: [adapted_4bit_in_one(*given)]])
+def test_products_may_be_changed_where_they_lie(multiply):
+    """As OLMo clips query, key and value."""
+    given = arguments()
+    changed = torch.cat([made.clamp_(-1, 1) for made in multiply(*given)], dim=-1)
+    alone = torch.cat([made.clamp_(-1, 1) for made in each_alone(*given)], dim=-1)
+    torch.testing.assert_close(changed, alone, rtol=1e-4, atol=1e-4)
+    for one, other in zip(gradients_of([changed], given), gradients_of([alone], given), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
 def test_opcheck_of_the_gradient_of_the_input():
     grad = torch.randn(2, 3, sum(OUT))
     _, lora_a, low_rank, tensors, *_ = arguments()
