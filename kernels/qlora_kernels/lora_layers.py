@@ -74,6 +74,14 @@ class FrozenLinear4bit(bnb.nn.Linear4bit):  # type: ignore[misc]
         self.keep(True)
         self._weight_in_use = _WeightInUse(self.weight, quantized, part, with_room)
 
+    @property
+    def numbers_of_room(self) -> int:
+        """Beside the weight that stays dequantized, for an adapter."""
+        used = self._weight_in_use
+        if used is None or used.dequantized is None or used.with_room is None:
+            return 0
+        return used.with_room.numel() - used.dequantized.numel()
+
     def look_at_weight(self) -> None:
         """Before the layer is compiled: no compiler looks through bitsandbytes' own classes."""
         self._weight(self.compute_dtype or torch.float32)

@@ -61,11 +61,12 @@ class AdaptedModel:
 
     @property
     def dequantized_bytes(self) -> int:
-        """Of the copies in the compute dtype that are kept beside the 4-bit weights."""
+        """Of the copies in the compute dtype that are kept beside the 4-bit weights, with their room."""
         size = self.base.storage.compute_dtype.itemsize
         linears = (module for module in self.causal_lm.modules() if isinstance(module, FrozenLinear4bit))
         kept = (linear for linear in linears if linear.keep_dequantized)
-        return sum(linear.in_features * linear.out_features * size for linear in kept)
+        sizes = (linear.in_features * linear.out_features + linear.numbers_of_room for linear in kept)
+        return sum(size * numbers for numbers in sizes)
 
     @property
     def weight_bytes(self) -> int:

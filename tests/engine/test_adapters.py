@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 import torch
+from qlora_kernels.lora_layers import FusedLoraLinear4bit, keep_in_one
 
 from qlora_studio.config.run_config import LoraConfig
 from qlora_studio.data.packing import collate
@@ -213,3 +214,20 @@ def test_weights_that_are_no_numbers_are_never_saved(tmp_path: Path) -> None:  #
         adapted.save("tuned", tmp_path)
 
     assert not (tmp_path / "adapter_model.safetensors").exists()
+
+
+def test_weights_that_stay_dequantized_are_counted_with_the_room_beside_them(tmp_path: Path) -> None:
+    adapted = AdaptedModel(loaded(load_base(str(make_model(tmp_path / "model")), NF4, CPU)))
+    adapted.add_new("new", LoraConfig(r=4), seed=0)
+    products = [layer for layer in adapted.causal_lm.modules() if isinstance(layer, FusedLoraLinear4bit)]
+    for product in products:
+        product.base_layer.keep(False)
+    assert adapted.dequantized_bytes == 0
+    keep_in_one(products)
+    kept = {
+        weight.untyped_storage().data_ptr(): weight.untyped_storage().nbytes()
+        for product in products
+        for weight in product.base_layer._weight_to_learn(torch.float32)[1]
+    }
+    assert adapted.dequantized_bytes == sum(kept.values())
+    assert adapted.dequantized_bytes > 4 * sum(layer.in_features * layer.out_features for layer in products)

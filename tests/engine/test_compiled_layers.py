@@ -288,7 +288,9 @@ def rooms(layers: list[nn.Module]) -> list[tuple[int, int]]:
     for base in map(base_of, layers):
         _, (weight,) = base._weight_to_learn(torch.float32)
         found.append((weight.shape[0] - base.out_features, weight.shape[1] - base.in_features))
+        assert base.numbers_of_room == weight.numel() - base.out_features * base.in_features
         base.keep(False)
+        assert base.numbers_of_room == 0
     return found
 
 
