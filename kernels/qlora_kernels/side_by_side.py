@@ -34,7 +34,7 @@ class _Apart(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return side_by_side(grads), None
+        return grads[0] if len(grads) == 1 else side_by_side(grads), None
 
 
 def apart(whole: Tensor, sizes: list[int]) -> tuple[Tensor, ...]:

@@ -24,6 +24,14 @@ def test_parts_and_their_gradients_are_those_of_split() -> None:
     assert torch.equal(*found)
 
 
+def test_the_gradient_of_one_part_alone_is_passed_on_as_it_is() -> None:
+    whole = torch.randn(2, 3, 9, requires_grad=True)
+    (part,) = apart(whole, [9])
+    wanted = torch.randn(2, 3, 9)
+    (found,) = torch.autograd.grad(part, whole, wanted)
+    assert found.data_ptr() == wanted.data_ptr()
+
+
 def test_what_makes_them_writes_them_where_they_lie() -> None:
     write_in_place()
 
