@@ -364,6 +364,16 @@ def _drops_nothing(dropout: nn.Module) -> bool:
     return isinstance(dropout, nn.Identity) or not dropout.p
 
 
+def products_in(model: nn.Module) -> list[Any]:
+    """Its FusedLoraLinear4bit, and each FrozenLinear4bit that no adapter is around, in the model's order."""
+    inside = {layer.base_layer for layer in model.modules() if isinstance(layer, FusedLoraLinear4bit)}
+    return [
+        layer
+        for layer in model.modules()
+        if isinstance(layer, FrozenLinear4bit | FusedLoraLinear4bit) and layer not in inside
+    ]
+
+
 def base_of(layer: Any) -> Any:
     """The FrozenLinear4bit that it is, or that its adapters are around."""
     return layer.base_layer if isinstance(layer, FusedLoraLinear4bit) else layer

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from qlora_kernels.lora_layers import FrozenLinear4bit, FusedLoraLinear4bit, base_of, keep_in_one
+from qlora_kernels.lora_layers import FrozenLinear4bit, base_of, keep_in_one, products_in
 from qlora_kernels.side_by_side import write_in_place
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -88,14 +88,7 @@ def multiply_in_fp8(layers: nn.ModuleList, wanted: bool) -> InFp8:
 def keep_dequantized(layers: nn.ModuleList, wanted: bool) -> None:
     """Whether weights on a card stay dequantized beside their codes; on a processor free memory decides."""
     for layer in layers:
-        inside = {module.base_layer for module in layer.modules() if isinstance(module, FusedLoraLinear4bit)}
-        on_card = [
-            module
-            for module in layer.modules()
-            if isinstance(module, FrozenLinear4bit | FusedLoraLinear4bit)
-            and module not in inside
-            and base_of(module).weight.is_cuda
-        ]
+        on_card = [module for module in products_in(layer) if base_of(module).weight.is_cuda]
         for module in on_card:
             base_of(module).keep(False)
         if wanted:

@@ -28,14 +28,9 @@ class SharedInputs:
     """Of a model whose 4-bit layers have our products."""
 
     def __init__(self, model: nn.Module) -> None:
-        from qlora_kernels.lora_layers import FrozenLinear4bit, FusedLoraLinear4bit
+        from qlora_kernels.lora_layers import products_in
 
-        adapted = {layer.base_layer for layer in model.modules() if isinstance(layer, FusedLoraLinear4bit)}
-        self._layers: list[Any] = [
-            layer
-            for layer in model.modules()
-            if isinstance(layer, FrozenLinear4bit | FusedLoraLinear4bit) and layer not in adapted
-        ]
+        self._layers = products_in(model)
         self._groups: list[_Group] = []
 
     def __len__(self) -> int:

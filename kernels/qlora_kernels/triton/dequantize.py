@@ -104,7 +104,7 @@ def _dequantize_kernel(  # type: ignore[no-untyped-def]
     both = tl.reshape(tl.join(high, low), (BLOCKS, 2 * BLOCK_BYTES))
     place = index
     if APART:
-        # In 64 bit this division took a quarter of all its time.
+        # In 64 bit this division took 11 us of 68 (H100, gate and up of Llama 8B, each).
         row = block.to(tl.int32) // (columns // (2 * BLOCK_BYTES))
         place = index + (row.to(tl.int64) * (from_row_to_row - columns))[:, None]
     tl.store(weights + place, both.to(weights.dtype.element_ty), mask=index < numel)
