@@ -26,6 +26,7 @@ def adapted_4bit(
     out_features: Sequence[int],
     biases: Sequence[Tensor | None],
     lora_b: Sequence[Tensor],
+    in_one: bool,
 ) -> list[Tensor]:
     """Each weight's x W^T + bias + x A^T B^T, W frozen; see `linear_4bit`, from which this differs in what it
     saves the backward pass: the gradient of x is one sum, which no other kernel reads and writes again.
@@ -38,10 +39,13 @@ def adapted_4bit(
     out_features: of each; so many weights there are
     biases:       dtype [out_features] of each, or None; get no gradient
     lora_b:       dtype [out_features, r] of each
-    returns:      dtype [..., out_features] of each
+    in_one:       one product, in which the adapters stand beside the weights: a long output is written once,
+                  for a copy of x, and rounded once, where else it is rounded twice
+    returns:      dtype [..., out_features] of each; with `in_one` all side by side, as the only one
     """
-    given = weights, block_size, quant_type, out_features, biases, lora_b
-    return [shaped_like(x, made) for made in _each_product(flat(x), flat(low_rank), *given)]
+    given = flat(x), flat(low_rank), weights, block_size, quant_type, out_features, biases, lora_b
+    made = [_product_in_one(*given)] if in_one else _each_product(*given)
+    return [shaped_like(x, each) for each in made]
 
 
 def _each_product(
@@ -63,6 +67,31 @@ def _each_product(
     return made
 
 
+def _product_in_one(
+    rows: Tensor,
+    low: Tensor,
+    weights: Sequence[Tensor],
+    block_size: int,
+    quant_type: str,
+    out_features: Sequence[int],
+    biases: Sequence[Tensor | None],
+    lora_b: Sequence[Tensor],
+) -> Tensor:
+    features, rank = rows.shape[1], low.shape[1]
+    one = None
+    if has_room_beside(features, rank, rows.dtype):
+        given = out_features, features, block_size, quant_type, rows.dtype
+        copied = len(rows), features + rank
+        one = joined(of_each(weights, len(out_features)), *given, beside=rank, copy=copied)
+    if one is None:
+        apart = _each_product(rows, low, weights, block_size, quant_type, out_features, biases, lora_b)
+        return torch.cat(apart, dim=1)
+    whole, copy = one
+    _put_side_by_side(lora_b, whole[:, features:])
+    torch.cat([rows, low], dim=1, out=copy)
+    return linear(copy, whole, _bias_of_all(biases, out_features, rows))
+
+
 @adapted_4bit.register_fake
 def _(
     x: Tensor,
@@ -72,56 +101,12 @@ def _(
     block_size: int,
     quant_type: str,
     out_features: Sequence[int],
-    *others: Any,
-) -> list[Tensor]:
-    return [x.new_empty([*x.shape[:-1], features]) for features in out_features]
-
-
-@operation("qlora::adapted_4bit_in_one")
-def adapted_4bit_in_one(
-    x: Tensor,
-    lora_a: Tensor,
-    low_rank: Tensor,
-    weights: Sequence[Tensor],
-    block_size: int,
-    quant_type: str,
-    out_features: Sequence[int],
     biases: Sequence[Tensor | None],
     lora_b: Sequence[Tensor],
-) -> Tensor:
-    """What `adapted_4bit` returns, side by side: dtype [..., sum of out_features].
-
-    One product, in which the adapters stand beside the weights: a long output is written once, for a copy of
-    x. Rounded once, where `adapted_4bit` rounds twice.
-    """
-    rows, low = flat(x), flat(low_rank)
-    features, rank = x.shape[-1], low.shape[1]
-    each = of_each(weights, len(out_features))
-    one = None
-    if has_room_beside(features, rank, x.dtype):
-        given = out_features, features, block_size, quant_type, x.dtype
-        one = joined(each, *given, beside=rank, copy=(len(rows), features + rank))
-    if one is None:
-        apart = _each_product(rows, low, weights, block_size, quant_type, out_features, biases, lora_b)
-        return shaped_like(x, torch.cat(apart, dim=1))
-    whole, copy = one
-    _put_side_by_side(lora_b, whole[:, features:])
-    torch.cat([rows, low], dim=1, out=copy)
-    return shaped_like(x, linear(copy, whole, _bias_of_all(biases, out_features, x)))
-
-
-@adapted_4bit_in_one.register_fake
-def _(
-    x: Tensor,
-    lora_a: Tensor,
-    low_rank: Tensor,
-    weights: Sequence[Tensor],
-    block_size: int,
-    quant_type: str,
-    out_features: Sequence[int],
-    *others: Any,
-) -> Tensor:
-    return x.new_empty([*x.shape[:-1], sum(out_features)])
+    in_one: bool,
+) -> list[Tensor]:
+    lengths = [sum(out_features)] if in_one else out_features
+    return [x.new_empty([*x.shape[:-1], length]) for length in lengths]
 
 
 def _put_side_by_side(lora_b: Sequence[Tensor], room: Tensor) -> None:
@@ -137,12 +122,12 @@ def _put_side_by_side(lora_b: Sequence[Tensor], room: Tensor) -> None:
         row, column = row + b.shape[0], column + b.shape[1]
 
 
-def _bias_of_all(biases: Sequence[Tensor | None], out_features: Sequence[int], x: Tensor) -> Tensor | None:
+def _bias_of_all(biases: Sequence[Tensor | None], out_features: Sequence[int], rows: Tensor) -> Tensor | None:
     if all(bias is None for bias in biases):
         return None
     return torch.cat(
         [
-            x.new_zeros(features) if bias is None else bias
+            rows.new_zeros(features) if bias is None else bias
             for bias, features in zip(biases, out_features, strict=True)
         ]
     )
@@ -218,22 +203,19 @@ def gradients_of_adapters(
     return grad_a, [flat(grad).t() @ part for grad, part in zip(grads, parts, strict=True)]
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    x, lora_a, low_rank, weights, ctx.block_size, ctx.quant_type, out_features, biases, lora_b = inputs
+def _save(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    x, lora_a, low_rank, weights, ctx.block_size, ctx.quant_type, out_features, biases, lora_b, _ = inputs
     ctx.adapters, ctx.out_features = len(lora_b), list(out_features)
     # torch asks for a list where it was given a list of tensors, and for None where one of them was None.
     ctx.no_grad_biases = None if any(bias is None for bias in biases) else [None] * len(biases)
     ctx.save_for_backward(x, lora_a, low_rank, *lora_b, *weights)
 
 
-def _backward(ctx: Any, grads: Sequence[Tensor]) -> tuple[Any, ...]:
-    return _gradients(ctx, side_by_side(grads) if len(grads) > 1 else grads[0])
-
-
-def _gradients(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+def _backward(ctx: Any, grads_of_outputs: Sequence[Tensor]) -> tuple[Any, ...]:
     x, lora_a, low_rank, *others = ctx.saved_tensors
     lora_b, weights = others[: ctx.adapters], others[ctx.adapters :]
-    x_wanted, a_wanted, _, _, _, _, _, _, b_wanted = ctx.needs_input_grad
+    x_wanted, a_wanted, _, _, _, _, _, _, b_wanted, _ = ctx.needs_input_grad
+    grad = side_by_side(grads_of_outputs) if len(grads_of_outputs) > 1 else grads_of_outputs[0]
     grads = torch.split(grad, ctx.out_features, dim=-1)
     grad_low_rank = gradient_of_low_rank(grads, lora_b)
     grad_x = None
@@ -242,8 +224,8 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
             grad, grad_low_rank, lora_a, weights, ctx.block_size, ctx.quant_type, ctx.out_features
         )
     grad_a, grad_b = gradients_of_adapters(grads, grad_low_rank, x, low_rank, lora_b, a_wanted, b_wanted)
-    return grad_x, grad_a, None, [None] * len(weights), None, None, None, ctx.no_grad_biases, grad_b
+    no_grads = [None] * len(weights), None, None, None, ctx.no_grad_biases
+    return grad_x, grad_a, None, *no_grads, grad_b, None
 
 
 adapted_4bit.register_autograd(_backward, setup_context=_save)
-adapted_4bit_in_one.register_autograd(_gradients, setup_context=_save)

@@ -225,7 +225,7 @@ class FusedLoraLinear4bit(PeftLinear4bit):  # type: ignore[misc]
         if base.learns_in_fp8:
             (product,) = adapted_fp8(*given, *fp8.scaled(x.detach()), [base.fp8_scales])
         else:
-            (product,) = adapted_4bit(*given)
+            (product,) = adapted_4bit(*given, False)
         return product  # type: ignore[no-any-return]
 
     def _learning_in_fp8(self, x: Tensor, adapter: str) -> Tensor:

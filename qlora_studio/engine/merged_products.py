@@ -21,8 +21,7 @@ _IN_LISTS: dict[Any, tuple[int, ...]] = {
     torch.ops.qlora.adapted_4bit.default: (3, 6, 7, 8),
     torch.ops.qlora.adapted_fp8.default: (3, 6, 7, 8, 11),
 }
-# What gives the same side by side in one tensor
-_IN_ONE: dict[Any, Any] = {torch.ops.qlora.adapted_4bit.default: torch.ops.qlora.adapted_4bit_in_one.default}
+_GIVES_IN_ONE = torch.ops.qlora.adapted_4bit.default
 
 
 def merge_products(compiled: GraphModule) -> None:
@@ -45,8 +44,8 @@ def _merge_in(graph: Graph) -> None:
             groups[*alike, all(is_wide(each, features) for each in out_features)].append(node)
     for (operation, *_, wide), (first, *others) in groups.items():
         together = [first, *(node for node in others if _put_before(first, node))]
-        in_one = _IN_ONE.get(operation) if wide and _has_room(together) else None
-        if len(together) > 1 or in_one is not None:
+        in_one = operation is _GIVES_IN_ONE and bool(wide) and _has_room(together)
+        if len(together) > 1 or in_one:
             _replace(graph, together, in_one)
 
 
@@ -63,7 +62,7 @@ def _put_before(first: Node, product: Node) -> bool:
     waiting = list(product.all_input_nodes)
     while waiting:
         node = waiting.pop()
-        if node is first or node.target in _IN_LISTS or node.target in _IN_ONE.values():
+        if node is first or node.target in _IN_LISTS:
             return False
         if node not in before and node not in needed:
             needed.add(node)
@@ -73,8 +72,8 @@ def _put_before(first: Node, product: Node) -> bool:
     return True
 
 
-def _replace(graph: Graph, products: list[Node], in_one: Any) -> None:
-    """in_one: the operation that gives them side by side; None: the products' own, which gives each"""
+def _replace(graph: Graph, products: list[Node], in_one: bool) -> None:
+    """in_one: whether all outputs are made side by side, and then taken apart"""
     operation: Any = products[0].target
     arguments = list(_arguments(products[0]))
     for place in _IN_LISTS[operation]:
@@ -83,9 +82,12 @@ def _replace(graph: Graph, products: list[Node], in_one: Any) -> None:
         lora_a = graph.call_function(torch.cat, ([_arguments(node)[1] for node in products],))
         without_gradient = tuple(graph.call_method("detach", (tensor,)) for tensor in (arguments[0], lora_a))
         arguments[1:3] = lora_a, graph.call_function(linear, without_gradient)
-        merged = graph.call_function(in_one or operation, tuple(arguments))
-        if in_one is not None:
-            merged = graph.call_function(apart, (merged, arguments[6]))
+        if in_one:
+            arguments[-1] = True
+        merged = graph.call_function(operation, tuple(arguments))
+        if in_one:
+            whole = graph.call_function(getitem, (merged, 0))
+            merged = graph.call_function(apart, (whole, arguments[6]))
     at = 0
     for node in products:
         for user in list(node.users):

@@ -15,10 +15,10 @@ import torch
 from functorch.compile import nop
 from qlora_kernels import joined, replace_forwards
 from qlora_kernels.lora_layers import FrozenLinear4bit, FusedLoraLinear4bit, base_of, keep_in_one
+from qlora_kernels.side_by_side import apart
 from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.utils import counters
-from torch._ops import OpOverload
 from torch.fx import GraphModule
 from transformers import PreTrainedModel
 
@@ -169,14 +169,14 @@ def test_one_graph_serves_all_layers_and_any_number_of_rows(model: PreTrainedMod
     ("in_fp8", "operations"),
     [
         # query, key and value; output; gate and up, whose outputs are long; down
-        (False, {torch.ops.qlora.adapted_4bit.default: 3, torch.ops.qlora.adapted_4bit_in_one.default: 1}),
-        (True, {torch.ops.qlora.adapted_fp8.default: 4}),
+        (False, {torch.ops.qlora.adapted_4bit.default: 4, apart: 1}),
+        (True, {torch.ops.qlora.adapted_fp8.default: 4, apart: 0}),
     ],
     ids=["16 bit", "fp8"],
 )
 @pytest.mark.parametrize("recomputed", [0, 2], ids=["kept", "recomputed"])
 def test_products_with_the_same_input_are_one_operation(
-    model: PreTrainedModel, recomputed: int, in_fp8: bool, operations: dict[OpOverload, int]
+    model: PreTrainedModel, recomputed: int, in_fp8: bool, operations: dict[object, int]
 ) -> None:
     multiply_in_fp8(model.model.layers, in_fp8)
     products = products_in_a_graph_of(model, recomputed)
@@ -190,7 +190,7 @@ def test_where_rows_with_an_adapter_beside_would_begin_askew_each_output_is_its_
     monkeypatch.setattr(merged_products, "has_room_beside", lambda *_: False)
     products = products_in_a_graph_of(model, recomputed=0)
     assert products[torch.ops.qlora.adapted_4bit.default] == 4
-    assert not products[torch.ops.qlora.adapted_4bit_in_one.default]
+    assert not products[apart]
 
 
 def products_in_a_graph_of(model: PreTrainedModel, recomputed: int) -> Counter[object]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from qlora_kernels import adapted_4bit, dequantize_4bit, linear_4bit, quantize_4bit
-from qlora_kernels.adapted import adapted_4bit_grad_input, adapted_4bit_in_one, low_rank_of
+from qlora_kernels.adapted import adapted_4bit_grad_input, low_rank_of
 from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
@@ -49,13 +49,22 @@ def gradients_of(products, given):
 
 
 def side_by_side(*given):
-    """`adapted_4bit_in_one`, as `adapted_4bit` returns it."""
-    return adapted_4bit_in_one(*given).split(OUT, dim=-1)
+    """Made in one, then taken apart."""
+    (whole,) = in_one(*given)
+    return whole.split(OUT, dim=-1)
 
 
-@pytest.mark.parametrize("operation", [adapted_4bit, adapted_4bit_in_one])
-def test_opcheck(operation):
-    torch.library.opcheck(operation, arguments())
+def in_one(*given):
+    return adapted_4bit(*given, True)
+
+
+def each(*given):
+    return adapted_4bit(*given, False)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_opcheck(together):
+    torch.library.opcheck(adapted_4bit, (*arguments(), together))
 
 
 @pytest.mark.parametrize(("dtype", "apart"), [(torch.float32, 1e-5), (torch.bfloat16, 2**-6)])
@@ -86,7 +95,7 @@ def kept(tensors, *, apart=False, room=True):
 def test_weights_that_lie_dequantized_give_the_same_wherever_they_lie(how):
     given = arguments()
     again = (*given[:3], kept(given[3], **how), *given[4:])
-    for multiply in (side_by_side, adapted_4bit):
+    for multiply in (side_by_side, each):
         ours, theirs = multiply(*again), multiply(*given)
         for one, other in zip(ours, theirs, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
@@ -103,7 +112,7 @@ def test_what_is_put_into_the_room_of_a_kept_weight_is_no_change_of_it():
     torch.testing.assert_close(gradients_of(made, again), gradients_of(alone, given), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("multiply", [adapted_4bit, lambda *given: [adapted_4bit_in_one(*given)]])
+@pytest.mark.parametrize("multiply", [each, in_one])
 def test_products_may_be_changed_where_they_lie(multiply):
     """As OLMo clips query, key and value."""
     given = arguments()
@@ -123,7 +132,7 @@ def test_opcheck_of_the_gradient_of_the_input():
 
 @pytest.mark.parametrize("biased", [(True, True), (True, False), (False, False)])
 @pytest.mark.parametrize(("dtype", "apart"), [(torch.float32, 1e-5), (torch.bfloat16, 2**-6)])
-@pytest.mark.parametrize("multiply", [adapted_4bit, side_by_side])
+@pytest.mark.parametrize("multiply", [each, side_by_side])
 def test_products_and_gradients_are_those_of_each_weight_alone(multiply, dtype, apart, biased):
     given = arguments(dtype, biased)
     ours, theirs = multiply(*given), each_alone(*given)
@@ -134,7 +143,7 @@ def test_products_and_gradients_are_those_of_each_weight_alone(multiply, dtype, 
         assert (one - other).norm() <= apart * other.norm()
 
 
-@pytest.mark.parametrize("multiply", [adapted_4bit, side_by_side])
+@pytest.mark.parametrize("multiply", [each, side_by_side])
 def test_an_output_that_nothing_is_learned_from_has_no_gradient_of_its_own(multiply):
     given = arguments()
     first, _ = multiply(*given)
@@ -144,7 +153,7 @@ def test_an_output_that_nothing_is_learned_from_has_no_gradient_of_its_own(multi
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("operation", [adapted_4bit, adapted_4bit_in_one])
+@pytest.mark.parametrize("operation", [each, in_one])
 def test_no_weight_is_saved_for_backward(operation):
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(tuple(t.shape)) or t, lambda t: t):
@@ -153,7 +162,7 @@ def test_no_weight_is_saved_for_backward(operation):
     assert (2, 3, sum(RANKS)) in saved
 
 
-@pytest.mark.parametrize("multiply", [adapted_4bit, side_by_side])
+@pytest.mark.parametrize("multiply", [each, side_by_side])
 def test_checkpointing_recomputes_the_same_gradients(multiply):
     given = arguments()
     plain = gradients_of(multiply(*given), given)
