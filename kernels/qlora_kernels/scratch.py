@@ -13,7 +13,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-_ALIGNED = 256  # bytes
+_ALIGNED = 256  # bytes: as CUDA's own allocations begin at the least
 _held: dict[torch.device, Tensor] = {}
 
 
