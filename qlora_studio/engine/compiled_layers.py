@@ -44,6 +44,7 @@ def compile_layers(
     hosted: where that input goes; None: it stays on the card
     """
     _configure()
+    _forget_other_runs()
     whole, again = _Compiled(_forward, backend), _Compiled(_forward_twice, backend)
     for module in layers.modules():
         if isinstance(module, FrozenLinear4bit):
@@ -171,6 +172,13 @@ def _forward(layer: nn.Module, *inputs: Any, **named: Any) -> Any:
 def _forward_twice(layer: nn.Module, *inputs: Any, **named: Any) -> Tensor:
     output: Tensor = checkpoint(partial(_forward, layer), *inputs, use_reentrant=False, **named)
     return output
+
+
+def _forget_other_runs() -> None:
+    """What differs from an earlier run of this process, as the length of rows or an adapter's scaling, would
+    be an unknown to this one's graph: slower kernels, and code for the processor, which wants a C++ compiler.
+    """
+    torch._dynamo.reset()
 
 
 def _configure() -> None:

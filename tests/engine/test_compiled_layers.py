@@ -78,6 +78,27 @@ def gradients(model: PreTrainedModel, lengths: tuple[int, ...], *, compiled: boo
     return [weight.grad for weight in model.parameters() if weight.grad is not None]
 
 
+def test_what_an_earlier_run_computed_makes_nothing_of_the_next_one_unknown(model: PreTrainedModel) -> None:
+    """The number of rows is left open, but no length, and no scaling of an adapter."""
+    unknown: list[list[object]] = []
+
+    def note(graph: GraphModule, inputs: list[object]) -> GraphModule:
+        sizes = [size for given in inputs for size in (given.shape if isinstance(given, Tensor) else [given])]
+        unknown.append([size for size in sizes if not isinstance(size, int)])
+        return graph
+
+    scaled = [module for module in model.modules() if isinstance(module, FusedLoraLinear4bit)]
+    for lengths, scaling in zip(((20, 30, 14), (10, 20, 14)), (0.5, 0.25), strict=True):
+        for module in scaled:
+            module.scaling["default"] = scaling
+        compile_layers(model.model.layers, 0, backend=note)
+        gradients(model, lengths, compiled=True)
+
+    first, second = unknown
+    assert len(scaled) == 14
+    assert len(first) == len(second)
+
+
 @pytest.mark.parametrize("recomputed", [1, 2])
 def test_inputs_of_recomputed_layers_go_through_the_host_and_gradients_keep_their_bits(
     model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, recomputed: int
