@@ -47,7 +47,7 @@ def good_answers_file() -> Path:
 
 
 def cache_folder() -> Path:
-    """What can be made again: imported rows, tokens, the sample model, quantized weights."""
+    """What can be made again: imported rows, tokens, the sample model, quantized weights, kernels."""
     chosen = os.environ.get(_CACHE)
     if chosen:
         return Path(chosen).absolute()
@@ -75,6 +75,11 @@ def log_folder() -> Path:
 def sample_model_folder() -> Path:
     """The bundled model, once it has been turned into an ordinary folder."""
     return cache_folder() / "models" / "SmolLM2-135M-Instruct"
+
+
+def compiled_folder() -> Path:
+    """Kernels that were compiled for this machine's card."""
+    return cache_folder() / "compiled"
 
 
 def resources_folder() -> Path:

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
+from qlora_studio.config.places import compiled_folder
 from qlora_studio.config.run_config import HOST, SHAPE_PREFIX, RunConfig
 from qlora_studio.data.tokenizer import load_tokenizer
 from qlora_studio.engine.adapters import AdaptedModel, NonFiniteError, decoder_layers
@@ -48,7 +49,7 @@ from qlora_studio.runs.checkpoints import checkpoints_hold
 from qlora_studio.runs.less_memory import LessMemory, Way
 from qlora_studio.runs.run_state import RunState, read_state
 from qlora_studio.runs.run_writer import RunWriter
-from qlora_studio.runs.space import DiskFullError, checkpoints_need, require_space
+from qlora_studio.runs.space import DiskFullError, checkpoints_need, disk_full, is_disk_full, require_space
 
 _log = logging.getLogger(__name__)
 _FIRST_STEPS = 2  # slower than the rest: memory is allocated, kernels are chosen
@@ -189,6 +190,8 @@ class _TrainingJob:
             return self._out_of_memory(error, step)
         if is_device_error(error):
             return _failed(folder, step, "device", device_error(error, self._doing, self._holder.device))
+        if isinstance(error, OSError) and is_disk_full(error):  # what we write ourselves is told as it fails
+            error = disk_full("a compiled kernel", Path(error.filename or compiled_folder()), 0)
         if isinstance(error, StudioError):
             causes = {DiskFullError: "disk", NonFiniteError: "non_finite"}
             cause = next((word for kind, word in causes.items() if isinstance(error, kind)), "error")

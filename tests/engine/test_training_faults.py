@@ -312,3 +312,20 @@ def test_a_full_disk_pauses_the_run_and_the_older_checkpoints_stay(  # R9
     assert state_of(run).state == "paused"
     monkeypatch.setattr(WRITE, write)
     assert events_of(run)[-1].state == "finished"
+
+
+@pytest.mark.fault(9)
+def test_a_disk_too_full_for_a_compiled_kernel_pauses_the_run(  # R9
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path, model, training__steps=2)
+    with monkeypatch.context() as patched:
+        kernel = tmp_path / "compiled" / "triton" / "kernel.json"
+        patched.setattr(UPDATE, raising(OSError(28, "No space left on device", str(kernel))))
+        failed = events_of(run)[-1]
+
+    assert (failed.cause, state_of(run).state) == ("disk", "paused")
+    assert failed.error.message == (
+        f"Could not save a compiled kernel: there is no room left on the disk of {kernel.parent}."
+    )
+    assert events_of(run)[-1].state == "finished"
