@@ -76,6 +76,11 @@ class Inbox:
         self._hung_up.set()
         self._commands.put(None)
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether a command waits, or all is over."""
+        return self.ends or not self._commands.empty()
+
     def next_command(self) -> EngineCommand | None:
         """Waits for it. None: save and exit."""
         while not self.ends:

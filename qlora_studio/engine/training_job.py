@@ -18,6 +18,7 @@ from qlora_studio.engine.adapters import AdaptedModel, NonFiniteError, decoder_l
 from qlora_studio.engine.autopsy import autopsy_words, phase_of, ways_out
 from qlora_studio.engine.checkpointing import checkpoint_bytes
 from qlora_studio.engine.compiled_layers import keep_dequantized
+from qlora_studio.engine.compiler_ahead import start_compiling_processes
 from qlora_studio.engine.compute_dtype import name_of
 from qlora_studio.engine.cuda_graphs import let_passes_be
 from qlora_studio.engine.device_error import device_error, is_device_error
@@ -31,7 +32,7 @@ from qlora_studio.engine.trained_weights import ADAPTER
 from qlora_studio.engine.training import train
 from qlora_studio.engine.wish import Wish
 from qlora_studio.errors import StudioError
-from qlora_studio.memory.compiling import keeps_dequantized
+from qlora_studio.memory.compiling import keeps_dequantized, not_compiled_reason
 from qlora_studio.memory.correction import STEPS_MEASURED, remember_peak
 from qlora_studio.memory.measured import remember_dtype, remember_speed
 from qlora_studio.models.shapes import model_shape
@@ -129,6 +130,9 @@ class _TrainingJob:
         self._doing = "while loading the model"
         if config.trains_all:
             self._holder.let_go()  # a model that was chatted with may have adapters
+        family = model_shape(config.model.path).family
+        if device.is_cuda and not_compiled_reason(family, config) is None:
+            start_compiling_processes()  # which get ready while the model is loaded
         adapted = yield from _unless_to_end(wish, self._holder.hold(config.model.path, start.storage))
         self._doing, self._less = "while preparing the run", start.less
         decode = _decoder(adapted) if start.rows.info.samples else _as_numbers

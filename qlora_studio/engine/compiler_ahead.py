@@ -1,0 +1,52 @@
+"""torch's compiler made ready before a layer waits for it.
+
+A first compiled layer waits for much that is no work on that layer: modules, a process beside that compiles
+many kernels at once as soon as it has loaded torch itself (until then they are compiled one by one), the
+card's libraries. docs/BENCHMARKS.md tells how long.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_log = logging.getLogger(__name__)
+_TOKENS, _HEADS, _HEAD_DIM = 128, 2, 64  # of what is compiled; any would do
+
+
+@cache
+def start_compiling_processes() -> None:
+    """Those that compile kernels for us: the first loads torch meanwhile; idle ones end by themselves."""
+    try:
+        import torch._inductor.compile_fx  # noqa: F401  # what a first layer would load
+        from torch._inductor.async_compile import AsyncCompile
+
+        AsyncCompile.warm_pool()
+        AsyncCompile.use_process_pool()  # type: ignore[no-untyped-call]  # gives them a first task: get ready
+    except Exception as error:  # noqa: BLE001  # a run's first step will tell; here nobody asked yet
+        _log.warning("The compiler's processes didn't start: %s: %s", type(error).__name__, error)
+
+
+@cache
+def compile_something(device: torch.device) -> None:
+    """On a card that flash attention runs on, there and back."""
+    try:
+        x = torch.ones(_TOKENS, _HEADS, _HEAD_DIM, dtype=torch.bfloat16, device=device, requires_grad=True)
+        starts = torch.tensor([0, _TOKENS], dtype=torch.int32, device=device)
+        torch.compile(_something, fullgraph=True)(x, starts).backward()  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize(device)
+    except Exception as error:  # noqa: BLE001  # as above
+        _log.warning("The compiler could not be tried: %s: %s", type(error).__name__, error)
+
+
+def _something(x: Tensor, starts: Tensor) -> Tensor:
+    """Of every kind that a layer has: attention, a product, and what lies between."""
+    from qlora_kernels import packed_attention
+
+    attended, _ = packed_attention(x, x, x, starts, _TOKENS, _HEAD_DIM**-0.5, 0)
+    rows = attended.flatten(1)
+    return F.silu(rows @ rows.t()).float().sum()
