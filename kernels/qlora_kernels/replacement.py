@@ -26,7 +26,7 @@ def replace_forwards(model: nn.Module, *, keep_dequantized: bool | None = None) 
 
     keep_dequantized: hold each weight dequantized as well, so that it is dequantized once, not twice a step.
     None: where the model lies on the CPU and the copies take at most half of the free memory. The choice
-    changes speed and memory, never a bit of the results.
+    changes speed and memory, and on a CPU never a bit of the results; a card may sum in another order.
 
     A layer named in `fallbacks` may become fast later (when adapters are switched): it looks at each call.
     Safe to call again, for instance after an adapter was added.
