@@ -94,6 +94,15 @@ def test_samples_grow_with_the_checkpoints(training, silent):
     assert "Rolls?" in text and "Two" in text and "Three" in text
 
 
+def test_answers_to_rows_held_out_are_awaited_though_no_prompt_was_written(open_run, make, training):
+    assert words(training, "monitor_samples_card").endswith("with the first checkpoint.")
+    without = make(end="paused", evaluate_every=100)
+    (without / "samples.jsonl").unlink()
+    assert words(open_run(without), "monitor_samples_card").endswith(
+        "No sample prompt was answered in this run."
+    )
+
+
 def test_all_checkpoints_stand_beside_each_other(open_run, make, qtbot):
     page = open_run(make(end="paused", evaluate_every=100))
     click(qtbot, page, "monitor_all_samples")

@@ -342,6 +342,12 @@ class MonitorPage(Page):
         self._show_waiting()
         self._show_figures()
 
+    def _awaits_samples(self) -> bool:
+        """Without prompts of the person's own, rows held out are asked: only a checkpoint tells whether."""
+        record = self._state.run.record if self._state.run else None
+        has_none = record is not None and not record.config.samples and len(self._state.points.checkpoints)
+        return self._state.live or not has_none
+
     def _refresh(self) -> None:
         state = self._state
         folder = state.folder.name if state.folder is not None else ""
@@ -353,8 +359,9 @@ class MonitorPage(Page):
         self._show_waiting()
         self._loss.show_weight(state.smoothing)
         record = state.run.record if state.run else None
-        asked, is_open = record is None or bool(record.config.samples), state.folder is not None
-        self._samples.show_samples(state.samples, asked, is_open or state.awaiting)
+        self._samples.show_samples(
+            state.samples, self._awaits_samples(), state.folder is not None or state.awaiting
+        )
         self._all_samples.show_samples(state.samples)
         self._grad.set_clip(record.config.training.max_grad_norm if record else 0.0)
         self._loss.show_method(record.config.training.method if record else "sft")

@@ -56,10 +56,10 @@ class SamplesCard(Card):
         for box in (self._from, self._to):
             box.chosen.connect(self._on_chosen)
         theme().changed.connect(self._show)
-        self.show_samples((), asked=True)
+        self.show_samples((), awaited=True)
 
-    def show_samples(self, samples: Sequence[Sample], asked: bool, is_open: bool = True) -> None:
-        """asked: the run's settings have prompts. is_open: there is a run."""
+    def show_samples(self, samples: Sequence[Sample], awaited: bool, is_open: bool = True) -> None:
+        """awaited: answers may come yet. is_open: there is a run."""
         if samples and tuple(samples) == self._samples:
             return
         self._samples = tuple(samples)
@@ -73,7 +73,7 @@ class SamplesCard(Card):
         waiting = "The first answers come with the first checkpoint."
         if not is_open:
             waiting = "Answers to the sample prompts stand here, of each checkpoint."
-        self._empty.setText(waiting if asked else "This run was started without sample prompts.")
+        self._empty.setText(waiting if awaited else "No sample prompt was answered in this run.")
         self._show()
 
     def _on_chosen(self) -> None:
