@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from PySide6.QtCore import QCoreApplication, QEvent, QPoint, Qt
 from PySide6.QtGui import QGuiApplication
-from PySide6.QtWidgets import QApplication, QFileDialog, QLabel, QWidget
+from PySide6.QtWidgets import QApplication, QFileDialog, QLabel, QScrollArea, QWidget
 
 from qlora_studio.config.run_config import RunConfig
 from qlora_studio.config.setting import fields_of
@@ -486,6 +486,18 @@ def test_one_click_gives_enough_updates(ready, app, qtbot):
     click(qtbot, ready, "train_mend_0_0")
     qtbot.waitUntil(lambda: "Nothing stands in the way" in words(ready, "train_problems"))
     assert app.draft.config.training.gradient_accumulation < 4
+
+
+def test_a_page_stays_where_it_is_when_what_was_clicked_is_mended(advanced, app, qtbot):
+    advanced.window().activateWindow()
+    found(advanced, "train_mend_0_0").setFocus()
+    at = advanced.findChild(QScrollArea).verticalScrollBar()
+    before = at.value()
+    click(qtbot, advanced, "train_mend_0_0")
+    qtbot.waitUntil(lambda: "Nothing stands in the way" in words(advanced, "train_problems"))
+    QCoreApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
+    assert at.maximum() > 0 and at.value() == before
+    assert found(advanced, "train_problems").hasFocus()  # Tab goes on from here
 
 
 def test_what_blocks_stands_under_its_field_too(ready, app, qtbot):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from PySide6.QtCore import QSize, Qt
 from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import (
+    QApplication,
     QFrame,
     QHBoxLayout,
     QLabel,
@@ -230,10 +231,16 @@ class EmptyState(QWidget):
 
 
 def empty_layout(layout: QLayout) -> None:
-    """Takes everything out of a layout of rows that is to be filled anew."""
+    """Takes everything out of a layout of rows that is to be filled anew.
+
+    A focus in it stays at this place: Qt would pass it on to what comes next, and scroll the page there.
+    """
+    focused, around = QApplication.focusWidget(), layout.parentWidget()
     while (item := layout.takeAt(0)) is not None:
         widget = item.widget()
         if widget is not None:
+            if focused is not None and (widget is focused or widget.isAncestorOf(focused)):
+                around.setFocus()
             widget.hide()
             widget.deleteLater()
 
