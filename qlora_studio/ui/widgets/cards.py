@@ -239,7 +239,8 @@ def empty_layout(layout: QLayout) -> None:
     while (item := layout.takeAt(0)) is not None:
         widget = item.widget()
         if widget is not None:
-            if focused is not None and (widget is focused or widget.isAncestorOf(focused)):
+            has_focus = focused is not None and (widget is focused or widget.isAncestorOf(focused))
+            if has_focus and around is not None:
                 around.setFocus()
             widget.hide()
             widget.deleteLater()
