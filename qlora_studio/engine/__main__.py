@@ -80,6 +80,7 @@ def _keep_what_is_compiled() -> None:
     folder = compiled_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)  # refused where it is another person's, who could put code there, or read-only
     except OSError:
         return
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -76,12 +77,20 @@ def test_a_run_on_a_processor_starts_none(begun: list[object], tmp_path: Path) -
     assert begun == []
 
 
+@pytest.fixture
+def nowhere_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where libraries keep what is compiled; as it was before once the test is over."""
+    for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.usefixtures("nowhere_said")
 def test_what_is_compiled_lies_in_our_own_cache_unless_it_was_said_where(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("QLORA_STUDIO_CACHE", str(tmp_path))
     monkeypatch.setenv("TRITON_CACHE_DIR", "elsewhere")
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
 
     engine._keep_what_is_compiled()
 
@@ -89,12 +98,42 @@ def test_what_is_compiled_lies_in_our_own_cache_unless_it_was_said_where(
     assert os.environ["TRITON_CACHE_DIR"] == "elsewhere"
 
 
-def test_where_our_cache_can_not_be_written_to_it_lies_where_libraries_put_it(
+@pytest.mark.usefixtures("nowhere_said")
+def test_nobody_else_can_put_code_among_what_is_compiled(  # S1
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QLORA_STUDIO_CACHE", str(tmp_path))
+    compiled_folder().mkdir()
+    compiled_folder().chmod(0o777)
+
+    engine._keep_what_is_compiled()
+
+    assert compiled_folder().stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.usefixtures("nowhere_said")
+def test_where_our_cache_can_not_be_made_it_lies_where_libraries_put_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("QLORA_STUDIO_CACHE", str(tmp_path / "file"))
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+
+    engine._keep_what_is_compiled()
+
+    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
+
+
+@pytest.mark.usefixtures("nowhere_said")
+@pytest.mark.parametrize("reason", [errno.EPERM, errno.EROFS], ids=["another person's", "read-only"])
+def test_where_it_is_not_ours_to_write_to_it_lies_there_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: int
+) -> None:
+    def refuses(folder: Path, mode: int) -> None:
+        raise OSError(reason, os.strerror(reason), str(folder))
+
+    monkeypatch.setenv("QLORA_STUDIO_CACHE", str(tmp_path))
+    compiled_folder().mkdir()
+    monkeypatch.setattr(Path, "chmod", refuses)
 
     engine._keep_what_is_compiled()
 
