@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from qlora_studio.engine.attention import flash_takes_heads_of
 from qlora_studio.engine.hosted_inputs import HostedInputs
 from qlora_studio.engine.merged_products import merge_products
 from qlora_studio.memory.compiling import not_compiled_reason
+from qlora_studio.runs.space import is_disk_full
 
 _log = logging.getLogger(__name__)
 # With inputs and weights of all layers in e4m3 the sample model's loss on gsm8k, before it learns, is 1.34 %
@@ -137,6 +140,8 @@ class _Compiled:
             try:
                 return self._compiled(layer, *inputs, **named)
             except (TorchDynamoException, InductorError) as error:
+                if is_disk_full(error):  # as it comes where a kernel is compiled when it is called
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
                 self._compiled = None
                 words = str(error).strip().partition("\n")[0]
                 _log.warning("%s runs uncompiled: %s: %s", type(layer).__name__, type(error).__name__, words)

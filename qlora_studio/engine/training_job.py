@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import statistics
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -195,7 +196,8 @@ class _TrainingJob:
         if is_device_error(error):
             return _failed(folder, step, "device", device_error(error, self._doing, self._holder.device))
         if isinstance(error, OSError) and is_disk_full(error):  # what we write ourselves is told as it fails
-            error = disk_full("a compiled kernel", Path(error.filename or compiled_folder()), 0)
+            compiled = os.environ.get("TORCHINDUCTOR_CACHE_DIR", compiled_folder())
+            error = disk_full("a compiled kernel", Path(error.filename or compiled), 0)
         if isinstance(error, StudioError):
             causes = {DiskFullError: "disk", NonFiniteError: "non_finite"}
             cause = next((word for kind, word in causes.items() if isinstance(error, kind)), "error")

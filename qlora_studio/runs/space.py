@@ -13,7 +13,8 @@ from qlora_studio.errors import StudioError
 SPARE_BYTES = 2_000_000_000  # left free beside the checkpoints (R9)
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-_FULL_IN_WORDS = ("os error 28)", "os error 112)", "os error 122)")  # native writers give the number as text
+# Native writers give the number as text, and so does what passes an OSError of another process on.
+_FULL_IN_WORDS = ("os error 28)", "os error 112)", "os error 122)", "[Errno 28]", "[Errno 122]")
 
 
 class DiskFullError(StudioError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import weakref
 from collections import Counter
@@ -396,6 +397,22 @@ def test_a_layer_that_no_compiler_takes_runs_as_it_is_written(
         for ours, reference in zip(found, wanted, strict=True)
     )
     assert "runs uncompiled" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "full", [OSError(28, "No space left on device"), RuntimeError("In a process beside: [Errno 28]")]
+)
+def test_a_disk_too_full_for_a_compiled_layer_is_no_reason_to_go_on_slowly(  # R9
+    model: PreTrainedModel, full: Exception
+) -> None:
+    def refuse(*_: object) -> None:
+        raise full
+
+    compile_layers(model.model.layers, 0, backend=refuse)
+
+    with pytest.raises(OSError, match="No space left") as raised:
+        gradients(model, LENGTHS[0], compiled=True)
+    assert raised.value.errno == errno.ENOSPC
 
 
 def test_a_backward_pass_that_no_compiler_takes_is_known_before_it_is_needed(

@@ -315,17 +315,21 @@ def test_a_full_disk_pauses_the_run_and_the_older_checkpoints_stay(  # R9
 
 
 @pytest.mark.fault(9)
+@pytest.mark.parametrize("told", [("triton/kernel.json",), ()], ids=["file told", "no file told"])
 def test_a_disk_too_full_for_a_compiled_kernel_pauses_the_run(  # R9
-    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, told: tuple[str, ...]
 ) -> None:
     run = make_run(tmp_path, model, training__steps=2)
+    compiled = tmp_path / "compiled"
+    files = [str(compiled / name) for name in told]
     with monkeypatch.context() as patched:
-        kernel = tmp_path / "compiled" / "triton" / "kernel.json"
-        patched.setattr(UPDATE, raising(OSError(28, "No space left on device", str(kernel))))
+        patched.setenv("TORCHINDUCTOR_CACHE_DIR", str(compiled))
+        patched.setattr(UPDATE, raising(OSError(28, "No space left on device", *files)))
         failed = events_of(run)[-1]
 
     assert (failed.cause, state_of(run).state) == ("disk", "paused")
+    place = compiled / "triton" if told else tmp_path
     assert failed.error.message == (
-        f"Could not save a compiled kernel: there is no room left on the disk of {kernel.parent}."
+        f"Could not save a compiled kernel: there is no room left on the disk of {place}."
     )
     assert events_of(run)[-1].state == "finished"
