@@ -221,6 +221,11 @@ class Page(QWidget):
         self.set_title(title)
         return bar
 
+    @property
+    def foot_height(self) -> int:
+        """px at a text size of 100 % that its own buttons take at the foot, over the status bar."""
+        return theme().size.action_bar_height if self._action_area is not None else 0
+
     def _build_action_bar(self, across: int) -> QWidget:
         bar = self._action_area = QFrame()
         bar.setObjectName("action_bar")

@@ -47,6 +47,7 @@ from qlora_studio.ui.widgets import ToastCorner, plain_tooltip
 FIRST_SIZE = (1440, 900)
 LEAST_SIZE = (1024, 600)
 NARROW_BELOW = 1200  # px of the window at 100 %: narrower, and the rail shows icons
+_TOASTS_ABOVE = 6  # px between a toast and what stands below it, at 100 %
 
 
 class Shell(QMainWindow):
@@ -168,7 +169,8 @@ class Shell(QMainWindow):
         self._stack.setObjectName("pages")
         self._status = StatusBar(self._app)
         self._live_run = LiveRun(self._app, self._rail.run_chip)
-        self._toasts = ToastCorner(self, bottom=theme().size.status_height + 6)
+        self._toasts = ToastCorner(self, bottom=_TOASTS_ABOVE + theme().size.status_height)
+        self._stack.currentChanged.connect(self._on_page)
         self._tray = Tray(self._app, self)
         across = QHBoxLayout()
         across.setSpacing(0)
@@ -321,6 +323,11 @@ class Shell(QMainWindow):
             )
 
     # Notices
+
+    def _on_page(self) -> None:
+        page = self.page()
+        foot = page.foot_height if page is not None else 0
+        self._toasts.keep_free(_TOASTS_ABOVE + theme().size.status_height + foot)
 
     def _on_notice(self, notice: Notice) -> None:
         if not self.isVisible():

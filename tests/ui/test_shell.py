@@ -336,6 +336,16 @@ def test_a_notice_is_a_toast_and_stays_behind_the_bell(shell, app, qtbot):
     menu.close()
 
 
+def test_a_notice_leaves_the_start_button_free(filler, app, qtbot):
+    app.notices.say("Copied")
+    filler.shell.open_page("train")
+    toast, start = (filler.shell.findChild(QWidget, name) for name in ("toast", "train_start"))
+    top = start.mapTo(filler.shell, start.rect().topLeft()).y()
+    qtbot.waitUntil(lambda: start.isVisible() and toast.geometry().bottom() < top)
+    filler.shell.open_page("home")
+    assert toast.geometry().bottom() > top
+
+
 def test_control_z_undoes_what_a_notice_offers_only_once(shell, app, qtbot):
     undone: list[bool] = []
     app.notices.say("Moved to the bin", undo=lambda: undone.append(True))

@@ -138,6 +138,15 @@ def test_at_most_three_toasts_stand_in_the_corner(qtbot):
     assert shown == {"Saved 2", "Saved 3", "Saved 4"}
 
 
+def test_a_toast_shows_all_its_words(qtbot):
+    window = QWidget()
+    qtbot.addWidget(window)
+    window.resize(1024, 600)
+    window.show()
+    words = ToastCorner(window, bottom=32).show("What lies in /home/me/.cache/qlora-studio stays there.").text
+    assert words.heightForWidth(words.width()) <= words.height() and words.wordWrap()
+
+
 def test_a_toasts_button_undoes(qtbot):
     window = QWidget()
     qtbot.addWidget(window)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from PySide6.QtCore import QEvent, QObject, QTimer, Signal
-from PySide6.QtGui import QEnterEvent
+from PySide6.QtGui import QEnterEvent, QFontMetrics
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QSizePolicy, QVBoxLayout, QWidget
 
 from qlora_studio.ui.dress import Dress
@@ -19,6 +19,7 @@ from qlora_studio.ui.widgets.text import PlainLabel, set_property
 
 TOAST_SECONDS = 6
 MOST_TOASTS = 3
+_TOAST_LINE = 250  # px of words on one line, beside icon and buttons
 MOST_BESIDE = 3  # buttons beside the words of a banner
 
 _BANNER_ICONS = TONE_ICONS | {Tone.OK: "circle-check", Tone.ACCENT: "info"}
@@ -103,7 +104,8 @@ class Toast(QFrame):
         self.setObjectName("toast")
         Dress(self)
         self.setAccessibleName(text)
-        self.text = PlainLabel(text, wrap=len(text) > 60)
+        too_long = QFontMetrics(theme().font("body")).horizontalAdvance(text) > theme().px(_TOAST_LINE)
+        self.text = PlainLabel(text, wrap=too_long)
         layout = QHBoxLayout(self)
         layout.setContentsMargins(theme().px(14), theme().px(8), theme().px(8), theme().px(8))
         layout.setSpacing(theme().px(10))
@@ -168,6 +170,11 @@ class ToastCorner(QObject):
         if event.type() is QEvent.Type.Resize:
             self._place()
         return False
+
+    def keep_free(self, bottom: int) -> None:
+        """Of a page whose buttons stand at its foot, these too."""
+        self._bottom = bottom
+        self._place()
 
     def _forget(self, toast: Toast) -> None:
         if toast in self._toasts:
