@@ -10,12 +10,14 @@ from qlora_studio.state.engine import Doing, EngineState
 from qlora_studio.state.preferences import PreferencesState
 
 _RESTING = {Doing.NOTHING, Doing.CHATTING}
+_BRIEF = _RESTING | {Doing.STARTING, Doing.LOADING}  # without a run: of no account where it isn't kept awake
 
 
 class KeepAwake(QObject):
-    """refused: this desktop doesn't let programs keep it awake; told once."""
+    """refused: this desktop doesn't let programs keep it awake; told once, where long work would wait."""
 
     refused = Signal()
+    _failed = Signal()  # from its thread
 
     def __init__(
         self, engine: EngineState, preferences: PreferencesState, parent: QObject | None = None
@@ -24,7 +26,8 @@ class KeepAwake(QObject):
         self._engine = engine
         self._preferences = preferences
         self._let_sleep: threading.Event | None = None  # set: the thread that keeps awake ends
-        self._told = False
+        self._is_refused = self._told = False
+        self._failed.connect(self._on_failed)
         engine.changed.connect(self._follow)
         preferences.changed.connect(self._follow)
 
@@ -41,19 +44,26 @@ class KeepAwake(QObject):
         elif not self.wanted and self._let_sleep is not None:
             self._let_sleep.set()
             self._let_sleep = None
+        long = self._engine.training or self._engine.doing not in _BRIEF
+        if long and self._is_refused and not self._told:
+            self._told = True
+            self.refused.emit()
+
+    def _on_failed(self) -> None:
+        self._is_refused = True
+        self._follow()
 
     def _stay(self, let_sleep: threading.Event) -> None:
         """In a thread of its own: the desktop's answer may take seconds."""
         from wakepy import keep
 
         with keep.running(on_fail="pass") as mode:
-            if not mode.active and not self._told:
-                self._told = True
+            if not mode.active:
                 self._tell()
             let_sleep.wait()
 
     def _tell(self) -> None:
         try:
-            self.refused.emit()
+            self._failed.emit()
         except RuntimeError:  # the window is gone
             return

@@ -49,3 +49,15 @@ def test_a_desktop_that_refuses_is_told_of_once(engine, preferences, qtbot, monk
     with qtbot.waitSignal(awake.refused, timeout=10_000):
         engine._now(Doing.TRAINING, "", "accent")
     engine._now(Doing.NOTHING, "", "ok")
+
+
+def test_a_desktop_that_refuses_is_not_told_of_while_the_sample_is_unpacked(
+    engine, preferences, qtbot, monkeypatch
+):
+    monkeypatch.setenv("WAKEPY_FAKE_SUCCESS", "0")
+    monkeypatch.delenv("DBUS_SESSION_BUS_ADDRESS", raising=False)
+    awake = KeepAwake(engine, preferences)
+    with qtbot.assertNotEmitted(awake.refused), qtbot.waitSignal(awake._failed, timeout=10_000):
+        engine._now(Doing.LOADING, "Unpacking the sample model", "accent")
+    with qtbot.waitSignal(awake.refused, timeout=10_000):
+        engine._now(Doing.TRAINING, "", "accent")
