@@ -16,6 +16,7 @@ from qlora_studio.protocol.reading import RunPrepared
 from qlora_studio.runs.folder import Run
 from qlora_studio.runs.less_memory import WAYS
 from qlora_studio.runs.metrics_search import rows_of_step
+from qlora_studio.runs.run_record import RunRecord
 from qlora_studio.runs.samples import Sample
 from qlora_studio.state import run_reading
 from qlora_studio.state.background import Background
@@ -29,7 +30,14 @@ from qlora_studio.state.points_table import write_csv
 from qlora_studio.state.preferences import PreferencesState
 from qlora_studio.state.reader import Reader
 from qlora_studio.state.run_end import Action, Ending, autopsy, changes_for, ending
-from qlora_studio.state.run_figures import RunFigures, figures_of_sketch, last_smoothed, run_figures
+from qlora_studio.state.run_figures import (
+    RunFigures,
+    figures_of_sketch,
+    last_smoothed,
+    run_figures,
+    seconds_left,
+    total_steps,
+)
 
 REPAINT_MS = 100
 ELSEWHERE_MS = 1000  # between two looks at a run that another window trains
@@ -193,13 +201,21 @@ class MonitorState(QObject):
     @property
     def figures(self) -> RunFigures:
         """As of the last step."""
-        record = self.run.record if self.run else None
-        return figures_of_sketch(self.points) if self.sketched else run_figures(self.points, record)
+        return figures_of_sketch(self.points) if self.sketched else run_figures(self.points, self._record)
 
     @property
     def smoothed_loss(self) -> float | None:
         """As of the last step."""
         return last_smoothed(self.points)
+
+    @property
+    def _record(self) -> RunRecord | None:
+        return self.run.record if self.run else None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until its last step is made."""
+        return None if self.sketched else seconds_left(self.points, total_steps(self.points, self._record))
 
     @property
     def on_card(self) -> bool:

@@ -53,7 +53,7 @@ class RunFigures:
 
 def run_figures(points: Points, record: RunRecord | None) -> RunFigures:
     """As of the last step."""
-    total_steps = points.total_steps or (record.prepared.steps if record else 0)
+    total = total_steps(points, record)
     promised = sum(record.promise_bytes.values()) if record else 0
     finite = np.flatnonzero(np.isfinite(points.evaluation_losses))
     losses, steps = points.evaluation_losses[finite].tolist(), points.evaluation_steps[finite].tolist()
@@ -62,12 +62,12 @@ def run_figures(points: Points, record: RunRecord | None) -> RunFigures:
     epochs = training.epochs if training and not training.steps else None
     size, device = len(points), record.device if record else "cpu"
     if not size:
-        return RunFigures(total_steps=total_steps, promised_bytes=promised or None)
+        return RunFigures(total_steps=total, promised_bytes=promised or None)
     change, over = _loss_change(points)
     return RunFigures(
         step=points.last_step,
-        total_steps=total_steps,
-        epoch=points.last_step / total_steps * epochs if epochs and total_steps else None,
+        total_steps=total,
+        epoch=points.last_step / total * epochs if epochs and total else None,
         epochs=epochs,
         loss=last_smoothed(points),
         loss_change=change,
@@ -76,13 +76,18 @@ def run_figures(points: Points, record: RunRecord | None) -> RunFigures:
         best=(losses[best], steps[best]) if losses else None,
         right_share=_right_share(points),
         elapsed_s=float(points.elapsed_s[-1]),
-        seconds_left=_seconds_left(points, total_steps),
+        seconds_left=seconds_left(points, total),
         tokens_per_second=_median(points.tokens_per_second[-_RECENT:].tolist()),
         learned_share=_learned_share(points),
         peak_bytes=as_promised(int(points.memory_total.max()), device) or None,
         promised_bytes=promised or None,
         steps_measured=size,
     )
+
+
+def total_steps(points: Points, record: RunRecord | None) -> int:
+    """0: not known yet."""
+    return points.total_steps or (record.prepared.steps if record else 0)
 
 
 def figures_of_sketch(points: Points) -> RunFigures:
@@ -100,6 +105,16 @@ def last_smoothed(points: Points) -> float | None:
     return next((value for value in reversed(values) if math.isfinite(value)), None)
 
 
+def seconds_left(points: Points, total_steps: int) -> float | None:
+    """As the last steps went, with all that happened between them. None: too few are known."""
+    back = min(_PACE, len(points) - 1)
+    left = total_steps - points.last_step
+    if back < 2 or left < 0:
+        return None
+    a_step = (points.elapsed_s[-1] - points.elapsed_s[-1 - back]) / back
+    return float(a_step * left) if math.isfinite(a_step) else None
+
+
 def _right_share(points: Points) -> float | None:
     line = next(reversed(points.counted), None)
     return line.right / line.questions if line is not None and line.right is not None else None
@@ -111,15 +126,6 @@ def _loss_change(points: Points) -> tuple[float | None, int]:
         return None, 0
     now, before = float(points.smoothed[-1]), float(points.smoothed[-1 - back])
     return (now - before, back) if math.isfinite(now - before) else (None, 0)
-
-
-def _seconds_left(points: Points, total_steps: int) -> float | None:
-    back = min(_PACE, len(points) - 1)
-    left = total_steps - points.last_step
-    if back < 2 or left < 0:
-        return None
-    a_step = (points.elapsed_s[-1] - points.elapsed_s[-1 - back]) / back
-    return float(a_step * left) if math.isfinite(a_step) else None
 
 
 def _learned_share(points: Points) -> float | None:

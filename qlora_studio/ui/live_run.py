@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QObject, QTimer
 
@@ -10,6 +11,9 @@ from qlora_studio.protocol.events import EngineEvent, RunFinished, RunStarted, S
 from qlora_studio.state.app import AppState
 from qlora_studio.state.engine import Doing
 from qlora_studio.ui.rail import RunChip
+
+if TYPE_CHECKING:
+    from qlora_studio.state.monitor import MonitorState
 
 REPAINT_MS = 250
 
@@ -71,6 +75,7 @@ class LiveRun(QObject):
         match event:
             case RunStarted():
                 self._forget_speed()
+                self._show_progress()  # a resumed one isn't at its start
             case StepFinished():
                 self._follow(event)
             case RunFinished():
@@ -87,21 +92,22 @@ class LiveRun(QObject):
             self._repaint.start()
 
     def _show_progress(self) -> None:
-        engine = self._engine
-        left = None
-        if self._step_s is not None and engine.total_steps:
-            left = self._step_s * (engine.total_steps - engine.step)
-        self._chip.show_progress(engine.step, engine.total_steps, left, self._shown_loss())
+        engine, monitor = self._engine, self._opened()
+        left = self._step_s * (engine.total_steps - engine.step) if self._step_s is not None else None
+        if monitor is not None:
+            left = monitor.seconds_left
+        loss = monitor.smoothed_loss if monitor is not None else self._loss
+        self._chip.show_progress(engine.step, engine.total_steps, left if engine.total_steps else None, loss)
 
-    def _shown_loss(self) -> float | None:
-        """Of a run that is open in the Monitor its figure, smoothed from the first step on as it was chosen
-        there: two figures of one loss would contradict each other.
+    def _opened(self) -> MonitorState | None:
+        """The Monitor where it shows this run: its figures stand here too, as the loss is smoothed there and
+        the time left is counted; two figures of one thing would contradict each other.
         """
         if "monitor" not in vars(self._app):  # built with its page, as it loads numpy
-            return self._loss
+            return None
         monitor = self._app.monitor
         is_open = monitor.live and monitor.folder == self.folder and len(monitor.points) > 0
-        return monitor.smoothed_loss if is_open else self._loss
+        return monitor if is_open else None
 
     def _forget(self) -> None:
         self.folder = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QApplication, QLabel, QMenu, QPushButton, QWidget
@@ -14,10 +15,11 @@ from qlora_studio.protocol import commands
 from qlora_studio.protocol.events import RunStarted, StepFinished
 from qlora_studio.runs.conversations import read_conversation
 from qlora_studio.state.app import AppState
+from qlora_studio.ui import figures
 from qlora_studio.ui.page import Page
 from qlora_studio.ui.shell import Shell
 from qlora_studio.ui.widgets import SearchBox
-from tests.ui.example_runs import TRAINING, hear_steps, make_run
+from tests.ui.example_runs import TRAINING, hear_steps, make_run, step_event
 from tests.ui.person import click, words
 
 NAMES = ("home", "models", "data", "train", "runs", "monitor", "chat", "export", "settings")
@@ -237,7 +239,7 @@ def test_the_run_chip_says_how_long_and_how_good(shell, app, training, qtbot):
     assert any("left" in text for text in texts())
 
 
-def test_the_run_chip_and_the_monitor_say_the_same_loss(filler, app, silent, home, qtbot):
+def test_the_run_chip_and_the_monitor_say_the_same(filler, app, silent, home, qtbot):
     folder = make_run(home / "runs", TRAINING)
     app.engine.train(folder)
     page = filler.shell.open_page("monitor", folder)
@@ -247,6 +249,16 @@ def test_the_run_chip_and_the_monitor_say_the_same_loss(filler, app, silent, hom
     qtbot.waitUntil(lambda: app.monitor.figures.step == 30)
     said = f"loss {words(page, 'monitor_number_loss').split()[2]}"
     qtbot.waitUntil(lambda: said in words(filler.shell, "run_chip"), timeout=2000)
+    late = msgspec.structs.replace(step_event(31, TRAINING), elapsed_s=1.6 * 30 + 900)  # it was evaluated
+    silent.hear(late)
+    qtbot.waitUntil(lambda: app.monitor.figures.step == 31)
+    left = figures.duration(app.monitor.figures.seconds_left)
+    qtbot.waitUntil(lambda: f"{left} left" in words(filler.shell, "run_chip"), timeout=2000)
+
+
+def test_the_run_chip_shows_at_once_how_far_a_resumed_run_is(shell, app, training):
+    _hear(app, RunStarted(run="r", step=341, total_steps=3410, resumed=True, time=0.0))
+    assert f"10{figures.THIN}%" in words(shell, "run_chip")
 
 
 def test_the_run_chip_opens_the_run_that_trains(shell, training, qtbot):
