@@ -150,6 +150,10 @@ class Engine:
         if model == SAMPLE:
             self.make_sample_model()
 
+    def expect_training(self) -> None:
+        """It gets ready for a run while that is prepared. Nothing is lost where it is ended meanwhile."""
+        self._child.say(commands.ExpectTraining())
+
     @contextmanager
     def stopped_by_ctrl_c(self, asked: Callable[[], None]) -> Iterator[Callable[[], bool]]:
         """Within the block the first Ctrl+C calls `asked` once; the second ends the program."""

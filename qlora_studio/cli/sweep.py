@@ -154,6 +154,7 @@ def _run_point(folder: Path, sweep: Sweep, place: int, *, quiet: bool) -> tuple[
         print_text(f"{place + 1} of {len(sweep.points)}: {point.label}, seed {point.seed}")
     with Told(quiet=quiet) as told, Engine(told) as engine:
         if point.run:
+            engine.expect_training()
             with Reader(told) as reader:
                 reader.ask(reading.ResumeReady, reading.CheckResume, run=point.run)
         else:

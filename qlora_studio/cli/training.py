@@ -89,6 +89,7 @@ def resume_command(arguments: argparse.Namespace) -> int:
     """Raises: StudioError."""
     folder, ways = run_folder(arguments.folder), tuple(arguments.ways)
     with Told(quiet=arguments.json) as told, Engine(told) as engine:
+        engine.expect_training()
         with Reader(told) as reader:
             ready = reader.ask(reading.ResumeReady, reading.CheckResume, run=str(folder), ways=ways)
         if not arguments.json:
@@ -108,6 +109,7 @@ def prepare_run(
 ) -> reading.RunPrepared:
     """Everything up to the run's folder. Raises: StudioError."""
     engine.need_model(config.model.path)
+    engine.expect_training()
     with Reader(told) as reader:
         return reader.ask(
             reading.RunPrepared,

@@ -8,16 +8,11 @@ import os
 import signal
 import sys
 import threading
-from functools import partial
-from typing import TYPE_CHECKING
 
 from qlora_studio.config.places import compiled_folder
 from qlora_studio.engine.inbox import Inbox
 from qlora_studio.engine.outbox import Outbox, stdout_for_events_alone
 from qlora_studio.protocol.events import EngineReady, LoadingProgress
-
-if TYPE_CHECKING:
-    import torch
 
 
 def main() -> int:
@@ -64,7 +59,6 @@ def main() -> int:
     jobs = Jobs(device, inbox)
     if device.is_cuda:
         _keep_what_is_compiled()
-        _make_compiler_ready(device.torch_device, inbox)
     gc.freeze()  # the libraries stay: half a million objects that garbage isn't looked for in again
     while (command := inbox.next_command()) is not None:
         events = jobs.events_of(command)
@@ -85,15 +79,6 @@ def _keep_what_is_compiled() -> None:
         return
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
     os.environ.setdefault("TRITON_CACHE_DIR", str(folder / "triton"))  # a kernel's, whoever compiled it
-
-
-def _make_compiler_ready(device: torch.device, inbox: Inbox) -> None:
-    """As far as it goes before something is asked."""
-    from qlora_studio.engine.compiler_ahead import compile_something, start_compiling_processes
-
-    for get_ready in (start_compiling_processes, partial(compile_something, device)):
-        if not inbox.is_asked:
-            get_ready()
 
 
 if __name__ == "__main__":

@@ -2,20 +2,35 @@
 
 A first compiled layer waits for much that is no work on that layer: modules, a process beside that compiles
 many kernels at once as soon as it has loaded torch itself (until then they are compiled one by one), the
-card's libraries. docs/BENCHMARKS.md tells how long.
+card's libraries. tests/benchmarks/first_step.py measures how long.
 """
 
 from __future__ import annotations
 
 import logging
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qlora_studio.engine.attention import flash_takes
+
 _log = logging.getLogger(__name__)
 _TOKENS, _HEADS, _HEAD_DIM = 128, 2, 64  # of what is compiled; any would do
+
+
+def compiles_on(device: torch.device) -> bool:
+    """Whether layers are ever compiled there: attention of compiled ones is torch's flash attention."""
+    return flash_takes(_HEAD_DIM, torch.bfloat16, device)
+
+
+def make_compiler_ready(device: torch.device, is_asked: Callable[[], bool]) -> None:
+    """As far as it goes before something is asked, where layers are compiled."""
+    for get_ready in (start_compiling_processes, partial(compile_something, device)):
+        if compiles_on(device) and not is_asked():
+            get_ready()
 
 
 @cache
@@ -33,7 +48,7 @@ def start_compiling_processes() -> None:
 
 @cache
 def compile_something(device: torch.device) -> None:
-    """On a card that flash attention runs on, there and back."""
+    """There and back."""
     try:
         x = torch.ones(_TOKENS, _HEADS, _HEAD_DIM, dtype=torch.bfloat16, device=device, requires_grad=True)
         starts = torch.tensor([0, _TOKENS], dtype=torch.int32, device=device)

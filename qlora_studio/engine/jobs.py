@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from qlora_studio.engine.adapter_evaluation import evaluate_adapter
+from qlora_studio.engine.compiler_ahead import make_compiler_ready
 from qlora_studio.engine.device import Device
 from qlora_studio.engine.device_error import device_error, is_device_error
 from qlora_studio.engine.generation import Chat
@@ -21,6 +22,7 @@ from qlora_studio.errors import StudioError
 from qlora_studio.protocol.commands import (
     EngineCommand,
     Evaluate,
+    ExpectTraining,
     Export,
     Generate,
     GenerateTogether,
@@ -73,6 +75,8 @@ class Jobs:
             run = Path(command.run)
             with log_in(run / LOG_FILE):
                 yield from run_training(run, self.holder, self._inbox.wish, command.ways)
+        elif isinstance(command, ExpectTraining):
+            make_compiler_ready(self.holder.device.torch_device, lambda: self._inbox.is_asked)
         elif isinstance(command, LoadModel):
             yield from self._chat.load(command)
         elif isinstance(command, Generate):

@@ -19,7 +19,7 @@ from qlora_studio.engine.adapters import AdaptedModel, NonFiniteError, decoder_l
 from qlora_studio.engine.autopsy import autopsy_words, phase_of, ways_out
 from qlora_studio.engine.checkpointing import checkpoint_bytes
 from qlora_studio.engine.compiled_layers import keep_dequantized
-from qlora_studio.engine.compiler_ahead import start_compiling_processes
+from qlora_studio.engine.compiler_ahead import compiles_on, start_compiling_processes
 from qlora_studio.engine.compute_dtype import name_of
 from qlora_studio.engine.cuda_graphs import let_passes_be
 from qlora_studio.engine.device_error import device_error, is_device_error
@@ -132,7 +132,7 @@ class _TrainingJob:
         if config.trains_all:
             self._holder.let_go()  # a model that was chatted with may have adapters
         family = model_shape(config.model.path).family
-        if device.is_cuda and not_compiled_reason(family, config) is None:
+        if compiles_on(device.torch_device) and not_compiled_reason(family, config) is None:
             start_compiling_processes()  # which get ready while the model is loaded
         adapted = yield from _unless_to_end(wish, self._holder.hold(config.model.path, start.storage))
         self._doing, self._less = "while preparing the run", start.less

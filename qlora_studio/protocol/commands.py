@@ -21,6 +21,10 @@ class Train(Command, frozen=True, tag="train"):
     ways: tuple[Way, ...] = ()
 
 
+class ExpectTraining(Command, frozen=True, tag="expect_training"):
+    """A run is being prepared: get ready for it, as far as nothing else is asked meanwhile."""
+
+
 class StopTraining(Command, frozen=True, tag="stop_training"):
     """End after the update in hand: save, evaluate, write the adapter."""
 
@@ -190,6 +194,7 @@ class Quit(Command, frozen=True, tag="quit"):
 
 EngineCommand = (
     Train
+    | ExpectTraining
     | StopTraining
     | PauseTraining
     | SaveNow

@@ -1,4 +1,5 @@
-"""The wait for a run's first step: an engine of its own process, asked at once or after it was idle.
+"""The wait for a run's first step: an engine of its own process, asked at once or after it was told to expect
+a run, as while data is prepared.
 
     python -m tests.benchmarks.first_step --shape llama-3.1-8b --rows 4 --seq-len 2048 --idle 0 30
 
@@ -28,8 +29,8 @@ def main() -> None:
         waits = first_step(arguments, Path(os.environ["QLORA_STUDIO_HOME"]) / str(number), idle)
         ready, asked, loaded, first, later = waits
         print(
-            f"engine {number + 1}: ready after {ready:.1f} s, idle for {idle:.0f} s; from the command on the "
-            f"model was loaded after {loaded - asked:.1f} s and the first step there after "
+            f"engine {number + 1}: ready after {ready:.1f} s, expects a run for {idle:.0f} s; from the "
+            f"command on the model was loaded after {loaded - asked:.1f} s and the first step there after "
             f"{first - asked:.1f} s, which took {first - loaded:.1f} s; the next {later - first:.1f} s",
             flush=True,
         )
@@ -38,7 +39,7 @@ def main() -> None:
 def first_step(arguments: argparse.Namespace, home: Path, idle: float) -> tuple[float, ...]:
     """Seconds since the engine's start: ready, asked, model loaded, first step, second."""
     from qlora_studio.protocol.child import start_engine
-    from qlora_studio.protocol.commands import Train
+    from qlora_studio.protocol.commands import ExpectTraining, Train
     from qlora_studio.protocol.events import EngineReady, ModelLoaded, RunFailed, StepFinished
 
     run = _run(arguments, home)
@@ -57,7 +58,9 @@ def first_step(arguments: argparse.Namespace, home: Path, idle: float) -> tuple[
         raise SystemExit(f"the engine is gone; its log: {child.log}")
 
     wait_for(EngineReady)
-    time.sleep(idle)
+    if idle:
+        child.say(ExpectTraining())
+        time.sleep(idle)
     ends.append(time.monotonic() - started)
     child.say(Train(run=str(run)))
     for kind in (ModelLoaded, StepFinished, StepFinished):

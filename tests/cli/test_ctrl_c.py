@@ -70,6 +70,16 @@ def test_an_engine_is_given_the_time_that_saving_takes(
     assert child.waited == [patience_s, None]
 
 
+def test_an_engine_that_only_gets_ready_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    child = Ending()
+    monkeypatch.setattr(children, "start_engine", lambda: child)
+
+    with children.Engine() as engine:
+        engine.expect_training()
+
+    assert child.killed
+
+
 @pytest.mark.parametrize(("state", "status"), [("finished", 0), ("stopped", 130)])
 def test_a_run_that_finished_all_the_same_is_a_success(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, state: str, status: int

@@ -38,6 +38,10 @@ class Children:
     def say(self, command: commands.EngineCommand) -> None:
         self.said.append(command)
 
+    def expect_training(self) -> None:
+        assert not self.asked, "it gets ready while the reader looks at the run"
+        self.said.append(commands.ExpectTraining())
+
     def events(self) -> Any:
         return iter([self.end])
 
@@ -64,7 +68,8 @@ def test_each_way_that_was_chosen_is_asked_for(run: Path, monkeypatch: pytest.Mo
     status, children = resumed(monkeypatch, end, str(run), "--with", "half_rows", "--with", "recompute")
     assert status == 0
     assert children.asked == [{"run": str(run), "ways": ("half_rows", "recompute")}]
-    assert children.said == [commands.Train(run=str(run), ways=("half_rows", "recompute"))]
+    trained = commands.Train(run=str(run), ways=("half_rows", "recompute"))
+    assert children.said == [commands.ExpectTraining(), trained]
 
 
 def test_a_way_that_there_is_not_is_refused_by_name(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,9 +11,10 @@ import torch
 
 from qlora_studio.config.places import compiled_folder
 from qlora_studio.engine import __main__ as engine
-from qlora_studio.engine import compiler_ahead
+from qlora_studio.engine import compiler_ahead, training_job
 from qlora_studio.engine.device import Device
 from qlora_studio.engine.inbox import Inbox
+from qlora_studio.engine.jobs import Jobs
 from qlora_studio.errors import StudioError
 from qlora_studio.protocol import commands
 from tests.engine.tiny import events_of, make_model, make_run
@@ -25,20 +26,26 @@ CARD = torch.device("cuda", 0)
 def begun(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """What was begun, in order."""
     found: list[object] = []
-    for place in (compiler_ahead, "qlora_studio.engine.training_job"):
-        name = place if isinstance(place, str) else place.__name__
-        monkeypatch.setattr(f"{name}.start_compiling_processes", lambda: found.append("processes"))
+    for module in (compiler_ahead, training_job):
+        monkeypatch.setattr(module, "start_compiling_processes", lambda: found.append("processes"))
+        monkeypatch.setattr(module, "compiles_on", lambda device: device == CARD)
     monkeypatch.setattr(compiler_ahead, "compile_something", found.append)
     return found
 
 
-def test_an_engine_that_is_asked_nothing_makes_the_compiler_ready(begun: list[object]) -> None:
-    engine._make_compiler_ready(CARD, Inbox())
+def told_to_expect_a_run(device: torch.device, inbox: Inbox) -> None:
+    list(Jobs(Device(device, "test", 8 << 30), inbox).events_of(commands.ExpectTraining()))
+
+
+def test_an_engine_that_expects_a_run_makes_the_compiler_ready(begun: list[object]) -> None:
+    told_to_expect_a_run(CARD, Inbox())
 
     assert begun == ["processes", CARD]
 
 
-def test_an_engine_that_is_asked_answers_first(begun: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_is_asked_meanwhile_answers_first(
+    begun: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
     told = Inbox()
 
     def asked_meanwhile() -> None:
@@ -46,15 +53,38 @@ def test_an_engine_that_is_asked_answers_first(begun: list[object], monkeypatch:
         told.take(commands.LoadModel(id=1, model="shape:any"))
 
     monkeypatch.setattr(compiler_ahead, "start_compiling_processes", asked_meanwhile)
-    engine._make_compiler_ready(CARD, told)
-    engine._make_compiler_ready(CARD, told)
+    told_to_expect_a_run(CARD, told)
+    told_to_expect_a_run(CARD, told)
 
     assert begun == ["processes"]
 
 
-@pytest.mark.parametrize(("compiled", "starts"), [("auto", ["processes"]), ("off", [])])
-def test_a_run_on_a_card_starts_them_before_its_model_is_loaded(
-    begun: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled: str, starts: list[object]
+@pytest.mark.parametrize("capability", [None, (7, 5)], ids=["processor", "card without flash attention"])
+def test_where_no_layer_is_compiled_nothing_is_made_ready(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int] | None
+) -> None:
+    begun: list[object] = []
+    monkeypatch.setattr(compiler_ahead, "start_compiling_processes", lambda: begun.append("processes"))
+    monkeypatch.setattr(compiler_ahead, "compile_something", begun.append)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda _: capability)
+
+    told_to_expect_a_run(CARD if capability else torch.device("cpu"), Inbox())
+
+    assert begun == []
+
+
+@pytest.mark.parametrize(
+    ("compiled", "compiles", "starts"),
+    [("auto", True, ["processes"]), ("off", True, []), ("auto", False, [])],
+    ids=["compiled", "not wanted", "on no such device"],
+)
+def test_a_run_whose_layers_are_compiled_starts_the_processes_before_its_model_is_loaded(
+    begun: list[object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    compiled: str,
+    compiles: bool,
+    starts: list[object],
 ) -> None:
     settings = {"training__compile": compiled, "model__compute_dtype": "bfloat16", "data__packing": True}
     run = make_run(tmp_path, make_model(tmp_path / "model"), **settings)
@@ -63,18 +93,12 @@ def test_a_run_on_a_card_starts_them_before_its_model_is_loaded(
         begun.append("loads")
         raise StudioError("It is enough.")
 
-    monkeypatch.setattr(Device, "is_cuda", property(lambda _: True))
+    monkeypatch.setattr(training_job, "compiles_on", lambda _: compiles)
     monkeypatch.setattr("qlora_studio.engine.model_holder.ModelHolder.hold", loads)
 
     events_of(run)
 
     assert begun == [*starts, "loads"]
-
-
-def test_a_run_on_a_processor_starts_none(begun: list[object], tmp_path: Path) -> None:
-    events_of(make_run(tmp_path, make_model(tmp_path / "model"), training__steps=1))
-
-    assert begun == []
 
 
 @pytest.fixture
