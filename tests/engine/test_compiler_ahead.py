@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -20,6 +23,16 @@ from qlora_studio.protocol import commands
 from tests.engine.tiny import events_of, make_model, make_run
 
 CARD = torch.device("cuda", 0)
+COMPILING = """
+import time
+from qlora_studio.engine.compiler_ahead import start_compiling_processes
+from torch._inductor.async_compile import AsyncCompile
+
+start_compiling_processes()
+AsyncCompile.wait_pool_ready()
+print(AsyncCompile.process_pool().process.pid, flush=True)
+time.sleep(60)
+"""
 
 
 @pytest.fixture
@@ -174,3 +187,17 @@ def test_a_compiler_that_does_not_start_is_told_in_the_log(
     compiler_ahead.start_compiling_processes.__wrapped__()
 
     assert "processes didn't start: ZeroDivisionError" in caplog.text
+
+
+@pytest.mark.fault(3)  # R7
+def test_what_compiles_ends_with_an_engine_that_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "2")  # one alone compiles in the engine itself
+    with subprocess.Popen([sys.executable, "-c", COMPILING], stdout=subprocess.PIPE) as engine:
+        assert engine.stdout is not None
+        first = psutil.Process(int(engine.stdout.readline()))
+        started = [first, *first.children()]
+        engine.kill()
+
+    _, alive = psutil.wait_procs(started, 30)
+    assert len(started) == 3
+    assert alive == []
