@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from pyqtgraph import TextItem
-from PySide6.QtCore import QPoint, Qt
+from PySide6.QtCore import QPoint, QPointF, Qt
 from PySide6.QtGui import QFontMetrics, QImage
 from PySide6.QtWidgets import QSlider, QTableView, QWidget
 
@@ -50,6 +50,14 @@ def test_the_line_at_which_gradients_are_shortened_says_so(open_run, make):
         open_run(make(name="free", changes={"training.max_grad_norm": 0.0})), "monitor_grad_norm"
     )
     assert not [item for item in unclipped.scene().items() if isinstance(item, TextItem) and item.isVisible()]
+
+
+@pytest.mark.parametrize(("norm", "is_below"), [(0.05, False), (0.2, True)])
+def test_the_words_of_that_line_stand_where_the_curve_is_not(open_run, make, norm, is_below):
+    chart = found(open_run(make(changes={"training.max_grad_norm": norm})), "monitor_grad_norm")
+    label = next(item for item in chart.scene().items() if isinstance(item, TextItem) and item.isVisible())
+    line = chart.box.mapViewToScene(QPointF(0.0, norm)).y()
+    assert (label.sceneBoundingRect().center().y() > line) is is_below
 
 
 def test_how_far_better_answers_are_preferred_is_drawn_where_a_run_learns_that(open_run, make):

@@ -176,12 +176,22 @@ class GradNormChart(StepChart):
         return min(low, 0.0), max(high, clip if clip < 4 * high or not len(points) else 0.0)
 
     def set_range(self, low: float, high: float) -> None:
-        """The words stand above their line at the right, or below it where there is no room."""
+        """The words stand at the right of their line, on the side where they hide less of the curve."""
         super().set_range(low, high)
         clip = float(self._clip.value())
         self._clip_words.setVisible(self._clip.isVisible() and clip <= high)
-        self._clip_words.setAnchor((1, 1) if clip < low + 0.7 * (high - low) else (1, 0))
+        self._clip_words.setAnchor((1, 0) if self._has_words_below(clip, low, high) else (1, 1))
         self._clip_words.setPos(self._stretch.last, clip)
+
+    def _has_words_below(self, clip: float, low: float, high: float) -> bool:
+        words, points = self._clip_words.boundingRect(), self._stretch.points
+        height = words.height() * (high - low) / max(self.box.height(), 1.0)
+        width = words.width() * (self._stretch.last - self._stretch.first) / max(self.box.width(), 1.0)
+        if clip + height > high or clip - height < low:
+            return bool(clip + height > high)
+        behind = points.grad_norm[points.places_before(self._stretch.last - width) :] - clip
+        near = behind[np.abs(behind) < height]
+        return int(np.sum(near > 0)) > int(np.sum(near < 0))
 
     def recolor(self) -> None:
         super().recolor()
