@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PySide6.QtCore import QPointF, Qt
 from PySide6.QtGui import QGuiApplication, QImage
-from PySide6.QtWidgets import QApplication, QLabel, QMenu, QWidget
+from PySide6.QtWidgets import QApplication, QLabel, QMenu, QStyleOptionViewItem, QTableView, QWidget
 
 from qlora_studio.config.data_parts import Fix
 from qlora_studio.config.run_config import SAMPLE
@@ -70,11 +70,11 @@ def page(app, qtbot):
 def shown(page, app, silent, tmp_path):
     """A file with five rows, counted, the first row on the screen."""
 
-    def show(report=REPORT, tokens=TOKENS):
+    def show(report=REPORT, tokens=TOKENS, lengths=LENGTHS):
         app.data.read("/data/chats.jsonl")
         silent.answer(reading.ImportData, reading.DataImported, dataset="/cache/set", report=report)
         file = tmp_path / "lengths.npy"
-        np.save(file, np.array(LENGTHS, dtype=np.int32))
+        np.save(file, np.array(lengths, dtype=np.int32))
         found = Lengths(
             file=str(file), rows=5, tokens=1, learned_tokens=1, longest=3000, median=40, nothing_to_learn=1,
             template_sha256="",
@@ -85,6 +85,16 @@ def shown(page, app, silent, tmp_path):
         answer_row(silent, tokens)
 
     return show
+
+
+@pytest.mark.parametrize("tokens", [40_034, 400_034, 4_400_034])
+def test_a_long_rows_number_of_tokens_is_whole(page, shown, tokens):
+    shown(lengths=[(tokens, 20), *LENGTHS[1:]])
+    table = page.findChild(QTableView, "data_rows")
+    option = QStyleOptionViewItem()
+    table.initViewItemOption(option)
+    needed = table.itemDelegate().sizeHint(option, table.model().index(0, 1)).width()
+    assert table.columnWidth(1) >= needed
 
 
 def answer_row(silent, tokens=TOKENS, total=0):

@@ -11,7 +11,7 @@ from qlora_studio.ui.pages.tinted_cells import TintedCells
 from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets import Card, ChoiceChip, LinkButton, PlainLabel, SearchBox, TableView
 
-_FLAG, _CELL_PADDING, _EDGE = 88, 21, 3  # px: column of flags, around a number, around the card
+_FLAG, _CELL_PADDING, _EDGE = 88, 26, 3  # px: column of flags, around a number, around the card
 LONG_WORDS = {"drop": "Dropped", "truncate": "Cut", "stop": "Too long"}
 
 
