@@ -18,7 +18,7 @@ from qlora_studio.protocol.events import (
     StepFinished,
 )
 from qlora_studio.protocol.lines import EVENTS
-from qlora_studio.runs.run_state import RunState, State
+from qlora_studio.runs.run_state import RunState, State, read_state
 from qlora_studio.runs.run_writer import RunWriter
 
 _KEPT = (
@@ -41,8 +41,9 @@ class RunLog:
         self._position = position
         self._total_steps = total_steps
         self._written = -_STATE_S
-        self._peak_bytes = 0
-        self._tokens_per_second = 0.0
+        before = read_state(writer.folder).state  # of an earlier sitting
+        self._peak_bytes = before.peak_bytes if before else 0
+        self._tokens_per_second = before.tokens_per_second if before else 0.0
 
     def record(self, event: EngineEvent) -> None:
         """Raises: StudioError, DiskFullError."""

@@ -25,6 +25,7 @@ from qlora_studio.protocol.events import (
 from qlora_studio.runs.lock import is_locked
 from qlora_studio.runs.metrics import read_metrics
 from qlora_studio.runs.run_record import read_record
+from qlora_studio.runs.run_state import read_state
 from qlora_studio.runs.samples import read_samples
 from tests.engine.tiny import CPU, events_of, losses, make_model, make_rows, make_run, of_kind
 
@@ -163,6 +164,18 @@ def test_a_finished_run_that_is_resumed_stays_as_it_is(tmp_path: Path, model: Pa
     assert losses(events) == []
     assert events[-1].state == "finished"
     assert all(torch.equal(before[name], weight) for name, weight in adapter_of(run).items())
+
+
+def test_a_run_resumed_without_a_further_step_keeps_its_peak_and_speed(tmp_path: Path, model: Path) -> None:
+    run = make_run(tmp_path, model, training__steps=3)
+    events_of(run)
+    before = read_state(run).state
+
+    events_of(run)
+
+    after = read_state(run).state
+    assert before is not None and after is not None and before.peak_bytes > 0
+    assert (after.peak_bytes, after.tokens_per_second) == (before.peak_bytes, before.tokens_per_second)
 
 
 def paused_run(tmp_path: Path, model: Path) -> Path:
