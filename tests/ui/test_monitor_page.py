@@ -45,6 +45,7 @@ def test_pause_asks_the_engine_and_says_what_happens(training, silent, qtbot):
     assert silent.said(commands.PauseTraining)
     assert training.banner.text() == "Pausing as soon as it can; no step is finished yet"
     assert not found(training, "monitor_stop").isEnabled()
+    assert training.hasFocus()  # the keyboard doesn't move what comes next, the smoothing
 
 
 def test_save_now_asks_for_a_checkpoint(training, silent, qtbot):
@@ -168,6 +169,14 @@ def test_after_a_pause_one_button_resumes(open_run, make, silent, qtbot):
     offers = [button for button in page.findChildren(QPushButton) if button.text().startswith("Resume")]
     assert [button.objectName() for button in offers if button.isVisible()] == ["monitor_pause"]
     assert "Paused at step 300" in page.banner.text()
+
+
+def test_a_run_that_is_resumed_shows_its_charts(open_run, make, silent, qtbot):
+    page = open_run(make(end="paused"))
+    click(qtbot, page, "monitor_evaluate")
+    assert not found(page, "monitor_loss").isVisible()
+    click(qtbot, page, "monitor_pause")
+    assert found(page, "monitor_loss").isVisible()
 
 
 def test_a_stopped_run_with_updates_left_is_resumed_from_its_monitor(open_run, make, silent, qtbot):

@@ -28,7 +28,7 @@ from qlora_studio.ui.widgets import (
     PrimaryButton,
     SecondaryButton,
 )
-from qlora_studio.ui.widgets.allowed import allow
+from qlora_studio.ui.widgets.allowed import allow, keep_focus
 
 NO_RUN, LOOKING = "No finished run", "Looking for finished runs"
 
@@ -189,6 +189,7 @@ class ExportPage(Page):
         self._waits.setText(waits)
         self._waits.set_tone("warn" if state.holder else "")
         self._pause.setVisible(bool(state.holder) and not nothing)
+        keep_focus(self._start if state.busy else self._stop)
         self._start.setVisible(not state.busy)
         allow(self._start, (LOOKING if state.sources is None else NO_RUN) if nothing else waits)
         self._stop.setVisible(state.busy)

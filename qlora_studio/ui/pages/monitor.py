@@ -41,7 +41,7 @@ from qlora_studio.ui.pages.monitor_table import TableCard
 from qlora_studio.ui.run_words import StateWord, state_word
 from qlora_studio.ui.theme import Tone, theme
 from qlora_studio.ui.widgets import Card, Chip, DangerButton, Popover, SecondaryButton
-from qlora_studio.ui.widgets.allowed import allow
+from qlora_studio.ui.widgets.allowed import allow, keep_focus
 
 _DOING_ICONS = {Doing.SAVING: "save", Doing.PAUSING: "pause", Doing.STOPPING: "square"}
 _ENDING = (Doing.PAUSING, Doing.STOPPING)
@@ -224,6 +224,7 @@ class MonitorPage(Page):
         state = self._state
         if not state.live:
             if self._can_resume():
+                self._show_left(None)
                 state.resume()
         elif self._pause.isEnabled():
             state.pause()
@@ -296,6 +297,7 @@ class MonitorPage(Page):
                 self._state.change_for_next(action)
                 self.app.show_page("train")
             case _ if action in RESUMING:
+                self._show_left(None)
                 self._state.resume(action)
             case Action.LOG if folder is not None:
                 QDesktopServices.openUrl(QUrl.fromLocalFile(str(folder)))
@@ -415,6 +417,9 @@ class MonitorPage(Page):
         why_not = self.app.engine.words if ending else "" if state.live else state.why_no_resume
         allow(self._pause, why_not)
         self._cancel.setVisible(state.preparing)
+        if not state.live:
+            keep_focus(self._save)
+            keep_focus(self._stop)
         self._save.setVisible(state.live and self.width() >= theme().px(SAVE_FROM))
         self._stop.setVisible(state.live)
         for button in (self._save, self._stop):

@@ -13,6 +13,7 @@ Words (text.py)
                                                          .set_tip(text)
     set_property(widget, name, value)                    property and re-polish
     widgets.allowed.allow(control, why_not)              enabled, or not: the words stand beside it
+    widgets.allowed.keep_focus(control)                  on the page, before the control goes away
     widgets.text_size.at_text_size(w, w.setFixedWidth, 110)  px at 100 % that follow the text size
 Buttons (buttons.py): .setText .set_icon(icon) .become(text, icon)
     PrimaryButton | SecondaryButton | DangerButton | LinkButton(text, icon_name="", small=False, tip="")
