@@ -114,7 +114,7 @@ def test_both_replies_stand_beside_each_other_with_their_figures(answered):
     assert words(answered, "chat_text_0_base") == "I am the base."
     assert words(answered, "chat_text_0_tuned") == "I am tuned."
     figures = words(answered, "chat_figures_0_tuned")
-    assert figures.startswith("13.0 tokens/s   3 tokens   first after 0.20 s")
+    assert figures.startswith("13.0 tokens/s   3 tokens   first after 0.20\u202fs")
     assert words(answered, "chat_context") == "15 of 8,192 tokens"
     assert not found(answered, "chat_empty").isVisibleTo(answered)
 
@@ -835,8 +835,8 @@ def test_marks_can_be_put_away(answered, app):
     [
         ("word " * 1_300, "word " * 1_301, "too long to mark differences"),
         ("All other words, and more", "Nothing of this is there", "hardly a word as in the base's"),
-        ("word " * 1_300, "word " * 1_300, "first after 0.20 s"),
-        ("42.", "42.", "first after 0.20 s"),
+        ("word " * 1_300, "word " * 1_300, "first after 0.20\u202fs"),
+        ("42.", "42.", "first after 0.20\u202fs"),
     ],
 )
 def test_why_nothing_is_marked_is_said(answered, silent, qtbot, base, tuned, said):

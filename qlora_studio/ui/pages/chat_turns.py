@@ -8,6 +8,7 @@ from PySide6.QtWidgets import QFrame, QGridLayout, QHBoxLayout, QVBoxLayout, QWi
 from qlora_studio.state.chat import ChatState
 from qlora_studio.state.chat_turns import LEFT, RIGHT, Reply, Turn, Writing
 from qlora_studio.state.reply_marks import PartMarks, marks_between
+from qlora_studio.ui.figures import THIN
 from qlora_studio.ui.pages.chat_text import ReplyText
 from qlora_studio.ui.theme import theme
 from qlora_studio.ui.widgets import Card, Chip, IconButton, PlainLabel, SecondaryButton
@@ -294,7 +295,7 @@ def _figures(reply: Reply) -> str:
         return ENDS["corrected"] if reply.ended == "corrected" else ""
     words = (
         f"{reply.tokens_per_second:.1f} tokens/s   {reply.tokens:,} tokens   "
-        f"first after {reply.first_token_seconds:.2f} s"
+        f"first after {reply.first_token_seconds:.2f}{THIN}s"
     )
     end = ENDS.get(reply.ended)
     return f"{words}   {end}" if end else words
