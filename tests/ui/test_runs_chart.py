@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import msgspec
 import numpy as np
 import pytest
+from PySide6.QtCore import QPointF
 from PySide6.QtWidgets import QVBoxLayout, QWidget
 
 from qlora_studio.runs.metrics import MetricsTail
@@ -63,3 +64,9 @@ def test_axes_come_and_go_while_the_chart_is_in_sight(chart, rough, qtbot):
             chart.show_runs(rough, metric, across)
             drawn.append(chart.grab())
     assert not any(picture.isNull() for picture in drawn)
+
+
+def test_a_marker_at_the_start_is_whole(chart, rough):
+    chart.show_runs(rough, "grad_norm", "steps")
+    box = chart.box
+    assert box.mapViewToScene(QPointF(0.0, 0.0)).x() - box.sceneBoundingRect().left() >= 5

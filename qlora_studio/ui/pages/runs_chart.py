@@ -35,6 +35,7 @@ _COLUMNS = 1_200  # of points a curve is cut down to
 _MARKED = 60  # points that still get a marker each
 _LABEL_HEIGHT = 0.075  # of the height, between two labels
 _BESIDE_MARKER = 5  # px at 100 % from the end of a curve to its words: the marker stands between
+_HALF_MARKER = 6  # px at 100 %, with its edge
 _LONGEST_LABEL = 30  # characters
 _TIMES = ((3600, "h"), (60, "min"), (1, "s"))
 _WITHIN_AN_HOUR = tuple(part * unit for unit in (1, 60) for part in (1, 2, 5, 10, 15, 30))  # s
@@ -175,7 +176,9 @@ class RunsChart(ChartView):
             14 + _BESIDE_MARKER
         )
         share = min(longest / max(box.width(), 1.0), 0.6)
-        box.setRange(xRange=(0, right / (1 - share)), yRange=(low - room, high + room), padding=0)
+        last = right / (1 - share)
+        before = last * theme().px(_HALF_MARKER) / max(box.width(), 1.0)  # one at the start is whole
+        box.setRange(xRange=(-before, last), yRange=(low - room, high + room), padding=0)
 
     def _label(self, ends: Sequence[_End]) -> None:
         """Beside the ends, pushed apart where they would lie on each other."""
