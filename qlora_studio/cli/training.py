@@ -156,7 +156,9 @@ def _stop(engine: Engine) -> None:
 
 
 def _how_to_resume(failed: events.RunFailed, folder: Path) -> str:
-    """With less memory; empty where nothing was found that would take less."""
+    """Once there is room on the disk, or with less memory; empty where nothing would help."""
+    if failed.cause == "disk":
+        return f"To go on: qlora-studio resume {folder}"
     ways = " ".join(failed.ways)
     return f"To resume it: qlora-studio resume {folder} --with one of: {ways}" if ways else ""
 

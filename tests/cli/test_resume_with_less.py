@@ -92,6 +92,16 @@ def test_an_out_of_memory_says_how_to_go_on(
     assert f"resume {run} --with one of: recompute half_rows" in said
 
 
+def test_a_full_disk_says_how_to_go_on(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:  # R9
+    problem = events.Problem("Could not save step 301.", "Free some space there, then continue.")
+    end = events.RunFailed(error=problem, run=str(run), step=300, cause="disk")
+    status, _ = resumed(monkeypatch, end, str(run))
+    assert status != 0
+    assert f"then continue. To go on: qlora-studio resume {run}" in " ".join(capsys.readouterr().err.split())
+
+
 def test_runs_tells_what_a_run_does_to_take_less(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_less_memory(run, LessMemory(rows_at_once=2, left_out=(11,)))
     assert run_command(parse(["runs", str(run)])) == 0
