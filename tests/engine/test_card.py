@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from qlora_studio.config.run_config import LoraConfig
 from qlora_studio.data.packing import Batch
 from qlora_studio.engine import attention as attention_module
-from qlora_studio.engine import continuation, cuda_graphs
+from qlora_studio.engine import compiler_ahead, continuation, cuda_graphs
 from qlora_studio.engine.adapters import AdaptedModel
 from qlora_studio.engine.attention import Segments, attention
 from qlora_studio.engine.continuation import Continuation, KeptSteps, SideBySide, can_go_on_side_by_side
@@ -101,6 +101,18 @@ def test_a_run_on_a_card_goes_on_with_the_state_it_had(tmp_path: Path, model: Pa
         load_file(run / "checkpoints" / "step-000006" / "optimizer.safetensors") for run in (unbroken, broken)
     ]
     assert states[0].keys() == states[1].keys()
+
+
+def test_the_compiler_is_tried_without_a_trace(caplog: pytest.LogCaptureFixture) -> None:
+    device = find_device().torch_device
+    compiler_ahead.compile_something.__wrapped__(device)  # what libraries keep for themselves is there now
+    held, random = torch.cuda.memory_allocated(), torch.cuda.get_rng_state(device)
+
+    compiler_ahead.compile_something.__wrapped__(device)
+
+    assert not [record for record in caplog.records if record.name == compiler_ahead.__name__]
+    assert torch.cuda.memory_allocated() == held
+    assert torch.equal(torch.cuda.get_rng_state(device), random)
 
 
 def test_a_batch_is_put_on_the_card_while_that_computes() -> None:
