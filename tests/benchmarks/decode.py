@@ -17,7 +17,8 @@ import subprocess
 import sys
 import time
 
-from tests.benchmarks.train import _random_llama, machine
+from tests.benchmarks.machine import copy_rate, machine, matrix_rate
+from tests.benchmarks.train import _random_llama
 
 RANK = 16
 
@@ -141,7 +142,7 @@ def _prefill(chat, asked, adapted) -> None:  # type: ignore[no-untyped-def]
     kept.forget()
     first = [list(chat.answer(asked, lambda: False))[-1].first_token_seconds for _ in range(3)][-1]
     operations = _operations(model, tokens)
-    rate = _matrix_rate()
+    rate = matrix_rate()
     print(
         f"prefill of {tokens} tokens: {seconds * 1e3:.1f} ms "
         f"({min(taken) * 1e3:.1f} to {max(taken) * 1e3:.1f}), first token of a reply {first:.3f} s, "
@@ -164,23 +165,6 @@ def _operations(model, tokens: int) -> float:  # type: ignore[no-untyped-def]
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     attention = 2.0 * tokens**2 * config.num_attention_heads * head_dim * config.num_hidden_layers
     return 2.0 * weights * tokens + attention
-
-
-def _matrix_rate() -> float:
-    """Operations a second of a large product in bfloat16."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return float("nan")
-    a, b = (torch.randn(8192, 8192, dtype=torch.bfloat16, device="cuda") for _ in range(2))
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    for _ in range(2):
-        start.record()
-        for _ in range(10):
-            a @ b
-        end.record()
-        torch.cuda.synchronize()
-    return 10 * 2 * 8192**3 / (start.elapsed_time(end) / 1e3)
 
 
 def plain(arguments: argparse.Namespace) -> dict[str, float]:
@@ -214,22 +198,9 @@ def plain(arguments: argparse.Namespace) -> dict[str, float]:
 
 def _floor(weight_bytes: int, model) -> dict[str, float]:  # type: ignore[no-untyped-def]
     """bytes: read for a token, all weights but the embedding's. bandwidth: bytes/s of a large copy."""
-    import torch
-
     embedding = model.get_input_embeddings().weight
     read = weight_bytes - (0 if model.config.tie_word_embeddings else embedding.nbytes)
-    if not torch.cuda.is_available():
-        return {"bytes": read, "bandwidth": float("nan")}
-    source = torch.empty(2**30, dtype=torch.uint8, device="cuda")
-    target = torch.empty_like(source)
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    for _ in range(2):
-        start.record()
-        for _ in range(10):
-            target.copy_(source)
-        end.record()
-        torch.cuda.synchronize()
-    return {"bytes": read, "bandwidth": 10 * 2 * source.nbytes / (start.elapsed_time(end) / 1e3)}
+    return {"bytes": read, "bandwidth": copy_rate()}
 
 
 def _in_child() -> dict[str, float]:

@@ -16,7 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.train import EQUAL, _rows_like, machine
+from tests.benchmarks.machine import machine
+from tests.benchmarks.train import EQUAL, _rows_like
 
 STEPS = 3
 

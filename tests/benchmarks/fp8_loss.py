@@ -61,7 +61,7 @@ def main() -> None:
 def _measure(home: Path, arguments: argparse.Namespace) -> None:
     from qlora_studio.engine.device import find_device
     from qlora_studio.engine.model_holder import ModelHolder
-    from tests.benchmarks.train import machine
+    from tests.benchmarks.machine import machine
 
     model = _model_folder(arguments.model)
     learned, held_out = _rows(model, arguments)

@@ -10,7 +10,6 @@ weights than the card's cache holds.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -28,11 +27,11 @@ from qlora_kernels import (
 )
 from qlora_kernels.packed_attention import packed_attention_backward
 
-from tests.benchmarks.train import machine
+from tests.benchmarks.machine import copy_rate, machine, matrix_rate, seconds
 
 HIDDEN, INNER, HEADS, KV_HEADS, HEAD_DIM, VOCABULARY = 4096, 14_336, 32, 8, 128, 128_256
 TOKENS, RANK, CHAT_RANK = 8192, 64, 16
-ROUNDS, SIZE = 20, 2
+SIZE = 2
 MANY = 2**28  # weights that no cache holds
 
 
@@ -47,19 +46,6 @@ def main() -> None:
         bandwidth = f"{moved / taken / 1e12:.2f}" if moved else ""
         rate = f"{operations / taken / 1e12:.0f}" if operations else ""
         print(f"{name:46} {taken * 1e6:9.1f} {bandwidth:>6} {rate:>8} {share:6.2f}")
-
-
-def copy_rate() -> float:
-    """Bytes a second, read and written."""
-    source = torch.empty(2**30, dtype=torch.uint8, device="cuda")
-    target = torch.empty_like(source)
-    return 2 * source.nbytes / seconds(lambda: target.copy_(source))
-
-
-def matrix_rate() -> float:
-    """Operations a second."""
-    a, b = (torch.randn(8192, 8192, dtype=torch.bfloat16, device="cuda") for _ in range(2))
-    return 2 * 8192**3 / seconds(lambda: a @ b)
 
 
 def training_kernels() -> list[tuple[str, float, float, float]]:
@@ -197,21 +183,6 @@ def stored_bytes(weight: Quantized4bit) -> float:
 
 def noise(*shape: int) -> torch.Tensor:
     return torch.randn(shape, dtype=torch.bfloat16, device="cuda")
-
-
-def seconds(do: Callable[[], object]) -> float:
-    """Median of some rounds, by the card's clock."""
-    for _ in range(3):
-        do()
-    taken = []
-    for _ in range(ROUNDS):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        do()
-        end.record()
-        end.synchronize()
-        taken.append(start.elapsed_time(end) / 1e3)
-    return statistics.median(taken)
 
 
 def recorded_seconds(each: list[Callable[[], object]]) -> float:

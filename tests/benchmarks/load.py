@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.benchmarks.train import machine
+from tests.benchmarks.machine import machine
 from tests.benchmarks.whole_job_card import make_model
 
 GIB = 2**30

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.train import machine
+from tests.benchmarks.machine import machine
 
 GIB = 2**30
 KINDS = ("merged", "nf4", "q8_0")

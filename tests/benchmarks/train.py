@@ -27,6 +27,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks.machine import machine, matrix_rate
+
 WARM_UP = 3  # steps that aren't counted
 GIB = 2**30
 LENGTHS = {"gsm8k": Path(__file__).with_name("gsm8k_lengths.json")}  # tokens, learned tokens
@@ -49,14 +51,44 @@ def main() -> None:
     if arguments.side == "both":
         rows.insert(0, ("plain transformers + peft + bitsandbytes", _in_child("plain")))
     size = f"{arguments.rows} x {arguments.seq_len}"
-    print(f"\n{machine()}; {arguments.shape}, {size}, r = 64 all-linear, NF4 + DQ")
-    print(f"{'':42} {'tokens/s':>9} {'peak GiB':>9} {'reserved':>9} {'s/step':>7} {'ratio':>6}")
+    floor = Floor(arguments)
+    print(f"\n{machine()}; {arguments.shape}, {size}, r = 64 all-linear, NF4 + DQ; {floor.words}")
+    print(
+        f"{'':42} {'tokens/s':>9} {'learned/s':>9} {'peak GiB':>9} {'reserved':>9} {'s/step':>7} "
+        f"{'ratio':>6} {'of floor':>8}"
+    )
     base = rows[0][1]["tokens_per_second"]
     for name, row in rows:
+        tokens = row["tokens_per_second"]
         print(
-            f"{name:42} {row['tokens_per_second']:9,.0f} {row['peak'] / GIB:9.1f} "
-            f"{row['reserved'] / GIB:9.1f} {row['seconds']:7.3f} {row['tokens_per_second'] / base:6.2f}"
+            f"{name:42} {tokens:9,.0f} {row['learned_per_second']:9,.0f} "
+            f"{row['peak'] / GIB:9.1f} {row['reserved'] / GIB:9.1f} {row['seconds']:7.3f} "
+            f"{tokens / base:6.2f} {tokens / floor.tokens_per_second:8.2f}"
         )
+
+
+class Floor:
+    """What the card would learn in a second if it did nothing but multiply as fast as it multiplies large
+    matrices: each frozen weight and the head once forward and once for the gradient of its input, causal
+    attention and its gradient. What adapters take isn't in it, nor what is computed again.
+    """
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        """Measures it: when nothing else is on the card."""
+        from qlora_studio.models.shapes import known_shape
+
+        shape = known_shape(arguments.shape)
+        weights = sum(out * columns for _, out, columns in shape.linears) * shape.layers
+        head = shape.vocab_size * shape.hidden_size
+        # Two products forward and four in the gradient, of half the scores; flash attention makes one again.
+        attention = 6 * arguments.seq_len * shape.heads * shape.head_dim * shape.layers
+        self._rate = matrix_rate()
+        self.tokens_per_second = self._rate / (4 * (weights + head) + attention)
+
+    @property
+    def words(self) -> str:
+        """For the line above a table."""
+        return f"floor {self.tokens_per_second:,.0f} tokens/s at {self._rate / 1e12:.0f} TFLOP/s"
 
 
 def ours(arguments: argparse.Namespace) -> dict[str, float]:
@@ -91,6 +123,7 @@ def ours(arguments: argparse.Namespace) -> dict[str, float]:
     per_step = statistics.median(counted)
     return {
         "tokens_per_second": steps[-1]["tokens"] / per_step,
+        "learned_per_second": steps[-1]["learned_tokens"] / per_step,
         "peak": max(sum(step["memory"].values()) - step["memory"]["other"] for step in steps),
         "reserved": max(sum(step["memory"].values()) for step in steps),
         "seconds": per_step,
@@ -131,8 +164,9 @@ def unequal(arguments: argparse.Namespace) -> None:
     )
     print(
         f"{'':42} {'learned/s':>9} {'tokens/s':>9} {'computed':>9} "
-        f"{'peak GiB':>8} {'reserved':>8} {'s/update':>8} {'ours by':>7}"
+        f"{'peak GiB':>8} {'reserved':>8} {'s/update':>8} {'ours by':>7} {'of floor':>8}"
     )
+    floor = Floor(arguments)
     measured: list[float] = []
     for side in {"ours": ["ours"], "plain": ["plain"], "both": ["ours", "plain"]}[arguments.side]:
         for name, row in _in_child(side, "--run", str(run)).items():
@@ -140,7 +174,8 @@ def unequal(arguments: argparse.Namespace) -> None:
             print(
                 f"{name:42} {row['learned_per_second']:9,.0f} {row['tokens_per_second']:9,.0f} "
                 f"{row['computed_per_second']:9,.0f} {row['peak'] / GIB:8.1f} {row['reserved'] / GIB:8.1f} "
-                f"{row['seconds']:8.3f} {measured[0] / measured[-1]:7.2f}",
+                f"{row['seconds']:8.3f} {measured[0] / measured[-1]:7.2f} "
+                f"{row['computed_per_second'] / floor.tokens_per_second:8.2f}",
                 flush=True,
             )
 
@@ -337,6 +372,7 @@ def plain(arguments: argparse.Namespace) -> dict[str, float]:
     on_card = device.type == "cuda"
     return {
         "tokens_per_second": arguments.rows * arguments.seq_len / per_step,
+        "learned_per_second": arguments.rows * (arguments.seq_len - 1) / per_step,
         "peak": torch.cuda.max_memory_allocated() if on_card else float("nan"),
         "reserved": torch.cuda.max_memory_reserved() if on_card else float("nan"),
         "seconds": per_step,
@@ -417,13 +453,6 @@ def _read(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
-
-
-def machine() -> str:
-    import torch
-
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    return f"{name}, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}"
 
 
 def _arguments() -> argparse.Namespace:
