@@ -30,6 +30,7 @@ from unittest.mock import patch
 if TYPE_CHECKING:
     from qlora_studio.data.tokenized_row import TokenizedRow
     from qlora_studio.engine.model_holder import ModelHolder
+    from qlora_studio.protocol.events import StepFinished
 
 WARM_UP = 10  # steps that aren't counted
 GOAL = 0.005  # of the loss with bf16
@@ -45,10 +46,11 @@ class Measured:
     last: float
     tokens_per_second: float
     notes: tuple[str, ...]
+    steps: tuple[StepFinished, ...] = ()
 
 
 def main() -> None:
-    arguments = _arguments()
+    arguments = _arguments(__doc__, steps=300)
     from qlora_studio.config.places import cache_folder
 
     with tempfile.TemporaryDirectory(prefix="fp8-loss-") as home:
@@ -155,6 +157,7 @@ def _trained(
         statistics.fmean(step.loss or float("nan") for step in counted[-20:]),
         statistics.median(step.tokens_per_second for step in counted),
         notes,
+        tuple(steps),
     )
 
 
@@ -212,18 +215,16 @@ def _rows(folder: Path, arguments: argparse.Namespace) -> tuple[list[TokenizedRo
     return fitted[: -arguments.held_out], fitted[-arguments.held_out :]
 
 
-def _arguments() -> argparse.Namespace:
+def _arguments(words: str | None, steps: int) -> argparse.Namespace:
     from qlora_studio.config.places import sample_data_file
 
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=words, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--model", default="sample", help="a model folder, or a GGUF file of the sample model"
     )
     parser.add_argument("--data", default=str(sample_data_file()), help="JSON lines: question and answer")
     parser.add_argument("--held-out", type=int, default=60)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--rows", type=int, default=2, help="packed rows of an update")
     parser.add_argument("--seq-len", type=int, default=256)
     parser.add_argument("--r", type=int, default=64)
