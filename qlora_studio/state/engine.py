@@ -19,6 +19,7 @@ from qlora_studio.runs.less_memory import Way
 
 HEARTBEAT_MS = 5_000
 SILENCE_S = 30.0
+NOTHING_TRAINS = "Ready, nothing is training"
 
 
 _Answered = (  # the commands that end in an event; others are wishes
@@ -89,7 +90,7 @@ class Doing(Enum):
 
 
 class EngineState(QObject):
-    """Owns the engine's thread. One engine at a time; it is started when something is asked of it.
+    """Owns the engine's thread. One engine at a time; it is started when something is asked of it, or a run prepared.
 
     heard:   every EngineEvent, for whoever follows a run, a chat or an export
     changed: `doing`, `words`, `tone`, `run` or `silent` changed
@@ -115,7 +116,7 @@ class EngineState(QObject):
         self._asked: list[_Open] = []  # of this engine and not answered yet, in the order they are done
         self._waiting: list[commands.EngineCommand] = []  # for the engine after the one that is ending
         self.doing = Doing.NOTHING
-        self.words = "Ready, nothing is training"
+        self.words = NOTHING_TRAINS
         self.tone = "ok"
         self.run: Path | None = None  # that trains now
         self._name = ""  # of that run
@@ -170,6 +171,11 @@ class EngineState(QObject):
         self.step, self.total_steps, self._last_checkpoint = 0, 0, None
         self.say(commands.Train(run=str(run), ways=ways))
         self._now(Doing.STARTING, f"Starting {self.run_name}", "accent")
+
+    def expect_training(self) -> None:
+        """A run is being prepared. An engine that is at something else is left to that."""
+        if not self._asked:
+            self.say(commands.ExpectTraining())
 
     def rename(self, run: Path, name: str) -> None:
         """The person calls a run otherwise from now on."""
@@ -293,6 +299,8 @@ class EngineState(QObject):
         match event:
             case events.EngineReady():
                 self.device = event
+                if not self._asked:  # it was started for what is being prepared
+                    self._now(Doing.NOTHING, NOTHING_TRAINS, "ok")
             case events.LoadingProgress():
                 count = f": {event.done:,} of {event.total:,}" if event.total else ""
                 measuring = self.doing is Doing.MEASURING  # layers are loaded one after the other there
@@ -375,7 +383,7 @@ class EngineState(QObject):
 
     def _now_idle(self) -> None:
         if self.run is None:
-            self._now(Doing.NOTHING, "Ready, nothing is training", "ok")
+            self._now(Doing.NOTHING, NOTHING_TRAINS, "ok")
 
     def _now(self, doing: Doing, words: str, tone: str) -> None:
         if (doing, words, tone) != (self.doing, self.words, self.tone):

@@ -77,6 +77,7 @@ class Launcher(QObject):
 
         def prepare() -> None:
             self._now("Reading the data")
+            self._have_engine_ready()
             device, free_bytes = device_and_room(self._engine)
             self._watch(
                 self._reader.ask(
@@ -109,6 +110,7 @@ class Launcher(QObject):
         """
         self.name, self.folder, self._ways = name, run, ways
         self._now("Checking the run's files")
+        self._have_engine_ready()
         self._watch(self._reader.ask(reading.CheckResume, run=str(run), ways=ways))
 
     def cancel(self) -> None:
@@ -123,6 +125,11 @@ class Launcher(QObject):
             self._job = None
         self._now("")
         self.cancelled.emit()
+
+    def _have_engine_ready(self) -> None:
+        """It loads its libraries while the reader is at work."""
+        # In a turn of its own: to start the engine takes time.
+        QTimer.singleShot(0, self, lambda: self._engine.expect_training() if self.busy else None)
 
     def _watch(self, job: Job) -> None:
         self._job = job

@@ -9,6 +9,8 @@ from qlora_studio.protocol import commands, events, reading
 from tests.state.reports import PREPARED
 from tests.ui.example_runs import Example, make_run
 
+READY = events.EngineReady(device="cpu", device_name="", memory_bytes=2, free_bytes=1, versions={})
+
 
 @pytest.fixture
 def own(app):
@@ -22,6 +24,34 @@ def test_a_run_is_trained_under_the_name_it_was_given(app, silent, own, home):
     app.launcher.start(own, "My run")
     silent.answer(reading.PrepareRun, reading.RunPrepared, run=str(folder), **PREPARED)
     assert (app.engine.run, app.engine.run_name) == (folder, "My run")
+
+
+def test_the_engine_gets_ready_while_the_data_is_read(app, silent, own, qtbot):
+    app.launcher.start(own, "My run")
+    qtbot.waitUntil(lambda: silent.said(commands.ExpectTraining) != [])
+    silent.hear(READY)
+    assert len(silent.asked(reading.PrepareRun)) == 1
+    assert (app.engine.words, app.engine.training) == ("Ready, nothing is training", False)
+
+
+def test_it_gets_ready_while_a_run_is_checked_too(app, silent, home, qtbot):
+    app.launcher.resume(home / "runs" / "one", "one")
+    qtbot.waitUntil(lambda: silent.said(commands.ExpectTraining) != [])
+    assert len(silent.asked(reading.CheckResume)) == 1
+
+
+def test_no_engine_starts_for_what_was_cancelled_at_once(app, silent, own, qtbot):
+    app.launcher.start(own, "my-run")
+    app.launcher.cancel()
+    qtbot.wait(50)
+    assert silent.engines == []
+
+
+def test_an_engine_that_writes_a_reply_is_left_to_that(app, silent, own, qtbot):
+    app.engine.command(commands.LoadModel, model="/models/llama")
+    app.launcher.start(own, "my-run")
+    qtbot.wait(50)
+    assert silent.said(commands.ExpectTraining) == []
 
 
 def test_what_is_cancelled_starts_nothing(app, silent, own, qtbot):
