@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from functools import partial
 
-from PySide6.QtCore import QObject, Signal
+from PySide6.QtCore import QObject, QTimer, Signal
 
 from qlora_studio.state.engine import Doing, EngineState
 from qlora_studio.state.preferences import PreferencesState
@@ -40,7 +42,7 @@ class KeepAwake(QObject):
     def _follow(self) -> None:
         if self.wanted and self._let_sleep is None:
             self._let_sleep = threading.Event()
-            threading.Thread(target=self._stay, args=(self._let_sleep,), name="awake", daemon=True).start()
+            QTimer.singleShot(0, self, partial(self._begin, self._let_sleep))
         elif not self.wanted and self._let_sleep is not None:
             self._let_sleep.set()
             self._let_sleep = None
@@ -48,6 +50,14 @@ class KeepAwake(QObject):
         if long and self._is_refused and not self._told:
             self._told = True
             self.refused.emit()
+
+    def _begin(self, let_sleep: threading.Event) -> None:
+        # Here, not in the thread: PySide looks at each import, and ended the process in tests where several
+        # threads did so beside its loop. In a turn of its own: it takes 50 ms.
+        with contextlib.suppress(ImportError):
+            from wakepy import JeepneyDBusAdapter, keep  # noqa: F401
+        if not let_sleep.is_set():
+            threading.Thread(target=self._stay, args=(let_sleep,), name="awake", daemon=True).start()
 
     def _on_failed(self) -> None:
         self._is_refused = True

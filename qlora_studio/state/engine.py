@@ -90,7 +90,8 @@ class Doing(Enum):
 
 
 class EngineState(QObject):
-    """Owns the engine's thread. One engine at a time; it is started when something is asked of it, or a run prepared.
+    """Owns the engine's thread. One engine at a time; it is started when something is asked of it, or a run
+    is prepared.
 
     heard:   every EngineEvent, for whoever follows a run, a chat or an export
     changed: `doing`, `words`, `tone`, `run` or `silent` changed
