@@ -14,6 +14,8 @@ from qlora_studio.state.preferences import PreferencesState
 _RESTING = {Doing.NOTHING, Doing.CHATTING}
 _BRIEF = _RESTING | {Doing.STARTING, Doing.LOADING}  # without a run: of no account where it isn't kept awake
 
+_SETTLED_MS = 500  # the engine and a page start first: what is loaded here holds the window up for 50 ms
+
 
 class KeepAwake(QObject):
     """refused: this desktop doesn't let programs keep it awake; told once, where long work would wait."""
@@ -42,7 +44,7 @@ class KeepAwake(QObject):
     def _follow(self) -> None:
         if self.wanted and self._let_sleep is None:
             self._let_sleep = threading.Event()
-            QTimer.singleShot(0, self, partial(self._begin, self._let_sleep))
+            QTimer.singleShot(_SETTLED_MS, self, partial(self._begin, self._let_sleep))
         elif not self.wanted and self._let_sleep is not None:
             self._let_sleep.set()
             self._let_sleep = None
@@ -53,7 +55,7 @@ class KeepAwake(QObject):
 
     def _begin(self, let_sleep: threading.Event) -> None:
         # Here, not in the thread: PySide looks at each import, and ended the process in tests where several
-        # threads did so beside its loop. In a turn of its own: it takes 50 ms.
+        # threads did so beside its loop.
         with contextlib.suppress(ImportError):
             from wakepy import JeepneyDBusAdapter, keep  # noqa: F401
         if not let_sleep.is_set():
