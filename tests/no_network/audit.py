@@ -19,7 +19,14 @@ from typing import Any
 _PROJECT = str(Path(__file__).resolve().parents[2])
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _SHELLS = {"sh", "bash", "dash", "zsh", "cmd.exe", "powershell.exe"}
-_UNPICKLES_ITS_OWN = ("multiprocessing.", "concurrent.futures.", "_pytest.", "xdist.")
+# The last one by pipes to processes in which torch compiles; its files are read by another module.
+_UNPICKLES_ITS_OWN = (
+    "multiprocessing.",
+    "concurrent.futures.",
+    "_pytest.",
+    "xdist.",
+    "torch._inductor.compile_worker.",
+)
 # Where a test run may write: temporary files, caches that tools keep in the project, Python's own bytecode.
 _ROOTS = tuple(
     dict.fromkeys(
