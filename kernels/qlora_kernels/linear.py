@@ -168,8 +168,8 @@ def low_rank_product_directly(x: Tensor, lora_a: Tensor, scaling: float) -> Tens
         return few_rows.low_rank(x, lora_a, scaling)
     if x.is_cuda:  # Python is what a prompt waits for there: one kernel less
         rows = flat(x)
-        scaled = torch.addmm(rows[:1, :1], rows, lora_a.to(x.dtype).t(), beta=0, alpha=scaling)
-        return scaled.view(*x.shape[:-1], -1)
+        added_to = rows[:1, :1]  # 0 times
+        return shaped_like(x, torch.addmm(added_to, rows, lora_a.to(x.dtype).t(), beta=0, alpha=scaling))
     return linear(x, lora_a.to(x.dtype)) * scaling
 
 
