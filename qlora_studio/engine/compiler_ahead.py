@@ -18,6 +18,13 @@ from torch import Tensor
 from qlora_studio.engine.attention import flash_takes
 
 _log = logging.getLogger(__name__)
+# What is missing, has changed or can't be had there: a run's first step will tell, here nobody asked yet.
+_NOT_READY = (
+    ImportError,
+    AttributeError,
+    OSError,
+    RuntimeError,
+)  # the last one: its own
 _TOKENS, _HEADS, _HEAD_DIM = 128, 2, 64  # of what is compiled; any would do
 
 
@@ -28,8 +35,10 @@ def compiles_on(device: torch.device) -> bool:
 
 def make_compiler_ready(device: torch.device, is_asked: Callable[[], bool]) -> None:
     """As far as it goes before something is asked, where layers are compiled."""
+    if not compiles_on(device):
+        return
     for get_ready in (start_compiling_processes, partial(compile_something, device)):
-        if compiles_on(device) and not is_asked():
+        if not is_asked():
             get_ready()
 
 
@@ -42,7 +51,7 @@ def start_compiling_processes() -> None:
 
         AsyncCompile.warm_pool()
         AsyncCompile.use_process_pool()  # type: ignore[no-untyped-call]  # gives them a first task: get ready
-    except Exception as error:  # noqa: BLE001  # a run's first step will tell; here nobody asked yet
+    except _NOT_READY as error:
         _log.warning("The compiler's processes didn't start: %s: %s", type(error).__name__, error)
 
 
@@ -54,7 +63,7 @@ def compile_something(device: torch.device) -> None:
         starts = torch.tensor([0, _TOKENS], dtype=torch.int32, device=device)
         torch.compile(_something, fullgraph=True)(x, starts).backward()  # type: ignore[no-untyped-call]
         torch.cuda.synchronize(device)
-    except Exception as error:  # noqa: BLE001  # as above
+    except _NOT_READY as error:
         _log.warning("The compiler could not be tried: %s: %s", type(error).__name__, error)
 
 

@@ -301,7 +301,7 @@ class EngineState(QObject):
             case events.EngineReady():
                 self.device = event
                 if not self._asked:  # it was started for what is being prepared
-                    self._now(Doing.NOTHING, NOTHING_TRAINS, "ok")
+                    self._now_idle()
             case events.LoadingProgress():
                 count = f": {event.done:,} of {event.total:,}" if event.total else ""
                 measuring = self.doing is Doing.MEASURING  # layers are loaded one after the other there
