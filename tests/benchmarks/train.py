@@ -78,10 +78,12 @@ class Floor:
         from qlora_studio.models.shapes import known_shape
 
         shape = known_shape(arguments.shape)
+        lengths = [length for length, _ in _lengths(arguments)]
+        seen = sum(length**2 for length in lengths) / sum(lengths)  # by a token, twice as many as on average
         weights = sum(out * columns for _, out, columns in shape.linears) * shape.layers
         head = shape.vocab_size * shape.hidden_size
         # Two products forward and four in the gradient, of half the scores; flash attention makes one again.
-        attention = 6 * arguments.seq_len * shape.heads * shape.head_dim * shape.layers
+        attention = 6 * seen * shape.heads * shape.head_dim * shape.layers
         self._rate = matrix_rate()
         self.tokens_per_second = self._rate / (4 * (weights + head) + attention)
 
@@ -180,6 +182,14 @@ def unequal(arguments: argparse.Namespace) -> None:
             )
 
 
+def _lengths(arguments: argparse.Namespace) -> list[tuple[int, int]]:
+    """Tokens and learned tokens of a row, of rows that fit."""
+    if arguments.rows_like in (None, EQUAL):
+        return [(arguments.seq_len, arguments.seq_len - 1)]
+    found = json.loads(LENGTHS[arguments.rows_like].read_text("utf-8"))
+    return [(length, learned) for length, learned in found if length <= arguments.seq_len]
+
+
 def _rows_like(arguments: argparse.Namespace) -> list[Any]:
     """Enough for the updates, of random tokens; what is learned stands at a row's end, as an answer does."""
     import numpy as np
@@ -191,14 +201,9 @@ def _rows_like(arguments: argparse.Namespace) -> list[Any]:
     vocabulary = known_shape(arguments.shape).vocab_size
     room = arguments.rows * arguments.seq_len * (arguments.steps + 1)
     rows: list[TokenizedRow] = []
-    lengths = [(arguments.seq_len, arguments.seq_len - 1)]
-    if arguments.rows_like != EQUAL:
-        lengths = json.loads(LENGTHS[arguments.rows_like].read_text("utf-8"))
-    for length, learned in itertools.cycle(lengths):
+    for length, learned in itertools.cycle(_lengths(arguments)):
         if room <= 0:
             return rows
-        if length > arguments.seq_len:
-            continue
         weights = np.zeros(length, np.float32)
         weights[-learned:] = 1
         rows.append(TokenizedRow(len(rows), random.integers(0, vocabulary, length, dtype=np.int32), weights))
