@@ -15,49 +15,26 @@ this script.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import statistics
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest.mock import patch
 
 if TYPE_CHECKING:
-    from qlora_studio.data.tokenized_row import TokenizedRow
-    from qlora_studio.engine.model_holder import ModelHolder
-    from qlora_studio.protocol.events import StepFinished
+    pass
 
-WARM_UP = 10  # steps that aren't counted
+from tests.benchmarks.sample_training import model_folder, own_home, parsed_arguments, read_rows, trained
+
 GOAL = 0.005  # of the loss with bf16
 SIDES = {"bf16": False, "bf16 and fp8": True}
 
 
-@dataclass(frozen=True)
-class Measured:
-    """A side. before, after: nats per learned token held out; last: of the last steps' rows."""
-
-    before: float
-    after: float
-    last: float
-    tokens_per_second: float
-    notes: tuple[str, ...]
-    steps: tuple[StepFinished, ...] = ()
-
-
 def main() -> None:
-    arguments = _arguments(__doc__, steps=300)
-    from qlora_studio.config.places import cache_folder
-
-    with tempfile.TemporaryDirectory(prefix="fp8-loss-") as home:
-        os.environ["QLORA_STUDIO_CACHE"] = str(cache_folder())  # the sample model is made once
-        os.environ["QLORA_STUDIO_HOME"] = home  # what is measured here isn't remembered for real runs
-        os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # as the engine sets it
-        _measure(Path(home), arguments)
+    arguments = parsed_arguments(__doc__, steps=300)
+    with own_home() as home:
+        _measure(home, arguments)
 
 
 def _measure(home: Path, arguments: argparse.Namespace) -> None:
@@ -65,8 +42,8 @@ def _measure(home: Path, arguments: argparse.Namespace) -> None:
     from qlora_studio.engine.model_holder import ModelHolder
     from tests.benchmarks.machine import machine
 
-    model = _model_folder(arguments.model)
-    learned, held_out = _rows(model, arguments)
+    model = model_folder(arguments.model)
+    learned, held_out = read_rows(model, arguments)
     device = find_device()
     print(
         f"{machine()}; {len(learned)} rows to learn from, {len(held_out)} held out; {arguments.steps} steps "
@@ -79,7 +56,7 @@ def _measure(home: Path, arguments: argparse.Namespace) -> None:
         reference = 0.0
         for name, fp8 in SIDES.items():
             with nullcontext() if device.is_cuda else _compiled_on_a_processor():
-                found = _trained(home, model, holder, (learned, held_out), arguments, seed, fp8)
+                found = trained(home, model, holder, (learned, held_out), arguments, seed, fp8)
             reference = reference or found.after
             print(
                 f"{seed:4} {name:14} {found.before:8.4f} {found.after:8.4f} {found.after / reference:8.4f} "
@@ -89,76 +66,6 @@ def _measure(home: Path, arguments: argparse.Namespace) -> None:
             )
         within &= abs(found.after / reference - 1) <= GOAL
     print(f"{'within' if within else 'NOT within'} {GOAL:.1%} of bf16")
-
-
-def _trained(
-    home: Path,
-    model: Path,
-    holder: ModelHolder,
-    rows: tuple[list[TokenizedRow], list[TokenizedRow]],
-    arguments: argparse.Namespace,
-    seed: int,
-    fp8: bool,
-) -> Measured:
-    """A run of the engine. Raises: SystemExit where it fails."""
-    from qlora_studio.engine.training_job import run_training
-    from qlora_studio.engine.wish import Wish
-    from qlora_studio.protocol.events import (
-        EvaluationFinished,
-        ModelLoaded,
-        RunFailed,
-        RunFinished,
-        StepFinished,
-    )
-    from tests.engine.tiny import make_run
-
-    learned, held_out = rows
-    run = make_run(
-        home,
-        model,
-        learned,
-        held_out,
-        device=holder.device.torch_device.type,
-        model__compute_dtype="bfloat16",
-        data__seq_len=arguments.seq_len,
-        lora__r=arguments.r,
-        lora__alpha=16,
-        training__seed=seed,
-        training__steps=arguments.steps,
-        training__batch_size=arguments.rows,
-        training__gradient_accumulation=1,
-        training__learning_rate=arguments.rate,
-        training__schedule="linear",
-        training__fp8=fp8,
-        checkpoints__every_steps=1_000_000,
-        checkpoints__evaluate_every_steps=arguments.steps,
-    )
-    steps: list[StepFinished] = []
-    losses: list[float] = []
-    notes: tuple[str, ...] = ()
-    for event in run_training(run, holder, lambda: Wish.NOTHING):
-        if isinstance(event, RunFailed):
-            log = "".join(path.read_text("utf-8")[-3000:] for path in run.glob("**/engine.log"))
-            raise SystemExit(f"train failed: {event}\n{log}")
-        if isinstance(event, ModelLoaded):
-            notes = event.notes
-            if fp8 and any("not in fp8" in note for note in notes):
-                raise SystemExit(f"nothing to compare: {notes}")
-        if isinstance(event, StepFinished):
-            steps.append(event)
-        if isinstance(event, EvaluationFinished) and event.loss is not None:
-            losses.append(event.loss)
-        if isinstance(event, RunFinished) and event.first_evaluation_loss is not None:
-            losses.insert(0, event.first_evaluation_loss)
-    counted = steps[min(WARM_UP, len(steps) - 1) :]
-    return Measured(
-        losses[0],
-        losses[-1],
-        statistics.fmean(step.loss or float("nan") for step in counted[-20:]),
-        statistics.median(step.tokens_per_second for step in counted),
-        notes,
-        tuple(steps),
-    )
 
 
 @contextmanager
@@ -174,63 +81,6 @@ def _compiled_on_a_processor() -> Iterator[None]:
         patch.multiple(prepared_run, why_not_compiled=lambda *_: None, compile_layers=compiled),
     ):
         yield
-
-
-def _model_folder(model: str) -> Path:
-    from qlora_studio.config.places import sample_model_folder
-    from qlora_studio.engine import sample_model
-
-    is_file = model.endswith(".gguf")
-    if not is_file and model != "sample":
-        return Path(model)
-    bundle = sample_model.Bundle(Path(model), None)
-    with patch.object(sample_model, "find_bundle", lambda: bundle) if is_file else nullcontext():
-        for _ in sample_model.make_sample_model():
-            pass
-    return sample_model_folder()
-
-
-def _rows(folder: Path, arguments: argparse.Namespace) -> tuple[list[TokenizedRow], list[TokenizedRow]]:
-    """To learn from, and held out: the file's last ones."""
-    from qlora_studio.data.conversation import Message, Row
-    from qlora_studio.data.row_encoder import EncodedRow, RowEncoder, fit
-    from qlora_studio.data.template import find_template
-    from qlora_studio.data.tokenizer import load_tokenizer
-
-    tokenizer = load_tokenizer(folder)
-    template = find_template(folder, tokenizer.special.names)
-    assert template is not None, f"{folder} has no chat template"
-    encoder = RowEncoder(tokenizer, template, train_on="answers")
-    lines = Path(arguments.data).read_text("utf-8").splitlines()
-    chats = [
-        Row(
-            row=row,
-            line=row + 1,
-            messages=(Message("user", record["question"]), Message("assistant", record["answer"])),
-        )
-        for row, record in enumerate(map(json.loads, lines))
-    ]
-    encoded = [one for one in encoder.encode(chats) if isinstance(one, EncodedRow)]
-    fitted = [piece for one in encoded for piece in fit(one, arguments.seq_len, "drop").pieces]
-    return fitted[: -arguments.held_out], fitted[-arguments.held_out :]
-
-
-def _arguments(words: str | None, steps: int) -> argparse.Namespace:
-    from qlora_studio.config.places import sample_data_file
-
-    parser = argparse.ArgumentParser(description=words, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--model", default="sample", help="a model folder, or a GGUF file of the sample model"
-    )
-    parser.add_argument("--data", default=str(sample_data_file()), help="JSON lines: question and answer")
-    parser.add_argument("--held-out", type=int, default=60)
-    parser.add_argument("--steps", type=int, default=steps)
-    parser.add_argument("--rows", type=int, default=2, help="packed rows of an update")
-    parser.add_argument("--seq-len", type=int, default=256)
-    parser.add_argument("--r", type=int, default=64)
-    parser.add_argument("--rate", type=float, default=2e-4)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

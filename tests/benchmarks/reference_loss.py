@@ -9,30 +9,31 @@ held out.
 
 from __future__ import annotations
 
-import os
 import statistics
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.benchmarks.fp8_loss import WARM_UP, Measured, _arguments, _model_folder, _rows, _trained
+from tests.benchmarks.sample_training import (
+    WARM_UP,
+    Measured,
+    model_folder,
+    own_home,
+    parsed_arguments,
+    read_rows,
+    trained,
+)
 
 if TYPE_CHECKING:
-    from qlora_studio.data.tokenized_row import TokenizedRow
     from qlora_studio.protocol.events import StepFinished
+    from tests.benchmarks.sample_training import Rows
 
 GOAL = 0.01  # of the reference's loss
 
 
 def main() -> None:
-    arguments = _arguments(__doc__, steps=200)
-    from qlora_studio.config.places import cache_folder
-
-    with tempfile.TemporaryDirectory(prefix="reference-loss-") as home:
-        os.environ["QLORA_STUDIO_CACHE"] = str(cache_folder())  # the sample model is made once
-        os.environ["QLORA_STUDIO_HOME"] = home
-        os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # as the engine sets it
-        _measure(Path(home), arguments)
+    arguments = parsed_arguments(__doc__, steps=200)
+    with own_home() as home:
+        _measure(home, arguments)
 
 
 def _measure(home: Path, arguments: Any) -> None:
@@ -40,8 +41,8 @@ def _measure(home: Path, arguments: Any) -> None:
     from qlora_studio.engine.model_holder import ModelHolder
     from tests.benchmarks.machine import machine
 
-    model = _model_folder(arguments.model)
-    learned, held_out = _rows(model, arguments)
+    model = model_folder(arguments.model)
+    learned, held_out = read_rows(model, arguments)
     print(
         f"{machine()}; {len(learned)} rows to learn from, {len(held_out)} held out; {arguments.steps} steps "
         f"of {arguments.rows} x {arguments.seq_len} tokens, r = {arguments.r}, rate {arguments.rate:g}",
@@ -51,7 +52,7 @@ def _measure(home: Path, arguments: Any) -> None:
     within = True
     for seed in arguments.seeds:
         holder = ModelHolder(find_device())
-        ours = _trained(home, model, holder, (learned, held_out), arguments, seed, fp8=False)
+        ours = trained(home, model, holder, (learned, held_out), arguments, seed, fp8=False)
         holder.let_go()
         theirs = _reference(home, model, (learned, held_out), arguments, seed, ours.steps)
         for name, side in (("ours", ours), ("reference", theirs)):
@@ -68,7 +69,7 @@ def _measure(home: Path, arguments: Any) -> None:
 def _reference(
     home: Path,
     folder: Path,
-    rows: tuple[list[TokenizedRow], list[TokenizedRow]],
+    rows: Rows,
     arguments: Any,
     seed: int,
     steps: tuple[StepFinished, ...],
@@ -76,12 +77,22 @@ def _reference(
     """steps: whose rows and rates are taken"""
     import torch
 
-    from qlora_studio.config.run_config import TrainingConfig
+    from qlora_studio.config.run_config import LoraConfig, TrainingConfig
+    from qlora_studio.engine.frozen_weights import Storage
     from qlora_studio.engine.optimizer import BETAS, EPSILON
+    from tests.engine.plain_stack import plain_loss, plain_tuned, save_fresh_adapter
 
     learned, held_out = rows
-    model = _tuned(home / f"adapter {seed}", folder, arguments.r, seed)
-    before = _held_out(model, held_out)
+    storage, adapter = Storage("nf4", True, torch.bfloat16), home / f"adapter {seed}"
+    save_fresh_adapter(folder, adapter, LoraConfig(r=arguments.r, alpha=16), storage, seed)
+    model = plain_tuned(folder, adapter, storage)
+
+    def loss_held_out() -> float:
+        model.eval()
+        with torch.no_grad():
+            return float(plain_loss(model, held_out))
+
+    before = loss_held_out()
     by_number = {row.row: row for row in learned}
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     training = TrainingConfig()
@@ -91,63 +102,14 @@ def _reference(
     for step in steps:
         for group in optimizer.param_groups:
             group["lr"] = step.learning_rate
-        losses.append(_add_gradients(model, [by_number[number] for number in step.rows]))
+        loss = plain_loss(model, [by_number[number] for number in step.rows])
+        loss.backward()
+        losses.append(float(loss.detach()))
         torch.nn.utils.clip_grad_norm_(weights, training.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
     counted = losses[min(WARM_UP, len(losses) - 1) :]
-    after = _held_out(model, held_out)
-    return Measured(before, after, statistics.fmean(counted[-20:]), float("nan"), ())
-
-
-def _tuned(adapter: Path, folder: Path, rank: int, seed: int) -> Any:
-    """The base as transformers quantizes it, with the adapter that a run of this seed begins with."""
-    import torch
-
-    from qlora_studio.config.run_config import LoraConfig
-    from qlora_studio.engine.adapters import AdaptedModel
-    from qlora_studio.engine.device import find_device
-    from qlora_studio.engine.frozen_weights import Storage
-    from qlora_studio.engine.loading import load_base
-    from tests.engine.plain_stack import plain_tuned
-    from tests.engine.tiny import loaded
-
-    storage = Storage("nf4", True, torch.bfloat16)
-    adapted = AdaptedModel(loaded(load_base(str(folder), storage, find_device())))
-    adapted.add_new("fresh", LoraConfig(r=rank, alpha=16), seed)
-    adapter.mkdir()
-    adapted.save("fresh", adapter)
-    return plain_tuned(folder, adapter, storage)
-
-
-def _add_gradients(model: Any, rows: list[TokenizedRow]) -> float:
-    """Of the loss, nats per learned token of all rows, which it returns."""
-    count = sum(row.learned_tokens for row in rows)
-    total = 0.0
-    for row in rows:
-        share = _loss(model, row) * (row.learned_tokens / count)
-        share.backward()
-        total += float(share.detach())
-    return total
-
-
-def _held_out(model: Any, rows: list[TokenizedRow]) -> float:
-    """Nats per learned token."""
-    import torch
-
-    model.eval()
-    with torch.no_grad():
-        nats = sum(float(_loss(model, row)) * row.learned_tokens for row in rows)
-    return nats / sum(row.learned_tokens for row in rows)
-
-
-def _loss(model: Any, row: TokenizedRow) -> Any:
-    """float32 []: nats per learned token."""
-    import torch
-
-    ids = torch.tensor(row.ids, dtype=torch.long)[None]
-    labels = torch.where(torch.tensor(row.weights)[None] > 0, ids, -100)
-    return model(input_ids=ids.to(model.device), labels=labels.to(model.device)).loss.float()
+    return Measured(before, loss_held_out(), statistics.fmean(counted[-20:]), float("nan"), ())
 
 
 if __name__ == "__main__":

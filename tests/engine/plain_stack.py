@@ -9,6 +9,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+from qlora_studio.config.run_config import LoraConfig
 from qlora_studio.data.tokenized_row import TokenizedRow
 from qlora_studio.engine.adapters import AdaptedModel
 from qlora_studio.engine.frozen_weights import Storage
@@ -35,6 +36,14 @@ def plain_base(folder: Path, storage: Storage) -> Any:
     return model.eval()
 
 
+def save_fresh_adapter(model: Path, folder: Path, lora: LoraConfig, storage: Storage, seed: int = 0) -> None:
+    """That which a run of this seed begins with."""
+    folder.mkdir()
+    adapted = AdaptedModel(loaded(load_base(str(model), storage, CPU)))
+    adapted.add_new("tuned", lora, seed)
+    adapted.save("tuned", folder)
+
+
 def plain_tuned(folder: Path, adapter: Path, storage: Storage) -> Any:
     """The base with an adapter that peft itself has read, ready to be trained on."""
     return PeftModel.from_pretrained(plain_base(folder, storage), str(adapter), is_trainable=True)
@@ -53,10 +62,10 @@ def assert_plain_peft_agrees(model: Path, adapter: Path, storage: Storage, ids: 
 def plain_loss(model: Any, rows: list[TokenizedRow]) -> torch.Tensor:
     """Nats per learned token, each row alone, transformers' own attention, head and cross-entropy."""
     learned = sum(row.learned_tokens for row in rows)
-    total = torch.zeros(())
+    total = torch.zeros((), device=model.device)
     for row in rows:
-        ids = torch.tensor(row.ids, dtype=torch.long)[None]
-        labels = torch.where(torch.tensor(row.weights)[None] > 0, ids, -100)
+        ids = torch.tensor(row.ids, dtype=torch.long, device=model.device)[None]
+        labels = torch.where(torch.tensor(row.weights, device=model.device)[None] > 0, ids, -100)
         total = total + model(input_ids=ids, labels=labels).loss.float() * row.learned_tokens
     return total / learned
 

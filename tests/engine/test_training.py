@@ -14,13 +14,11 @@ from qlora_studio.config.run_config import HOST, LoraConfig, RunConfig, Training
 from qlora_studio.data.prepared import EncodedSample
 from qlora_studio.data.tokenized_row import TokenizedRow
 from qlora_studio.engine import layer_setup, prepared_run, training_job, update
-from qlora_studio.engine.adapters import AdaptedModel
 from qlora_studio.engine.compiled_layers import InFp8
 from qlora_studio.engine.frozen_weights import Storage
 from qlora_studio.engine.hosted_inputs import HostedInputs
 from qlora_studio.engine.layer_setup import recompute
 from qlora_studio.engine.learning_rate import learning_rate
-from qlora_studio.engine.loading import load_base
 from qlora_studio.engine.model_holder import ModelHolder
 from qlora_studio.engine.training_job import run_training
 from qlora_studio.engine.wish import Wish
@@ -41,8 +39,8 @@ from qlora_studio.protocol.lines import EVENTS
 from qlora_studio.runs.checkpoints import checkpoints
 from qlora_studio.runs.metrics import read_metrics
 from qlora_studio.runs.run_state import read_state
-from tests.engine.plain_stack import plain_loss, plain_tuned
-from tests.engine.tiny import CPU, events_of, loaded, losses, make_model, make_rows, make_run, of_kind
+from tests.engine.plain_stack import plain_loss, plain_tuned, save_fresh_adapter
+from tests.engine.tiny import CPU, events_of, losses, make_model, make_rows, make_run, of_kind
 
 NF4 = Storage("nf4", True, torch.float32)
 SAMPLE = EncodedSample(prompt="A B", ids=(5, 6, 7), max_tokens=4)
@@ -169,17 +167,10 @@ def test_the_loss_of_an_update_is_that_of_its_tokens_however_they_are_spread(
     seen = [rows[row] for row in step.rows]
 
     adapter = tmp_path / "fresh"
-    _save_fresh_adapter(model, adapter)
+    save_fresh_adapter(model, adapter, LoraConfig(r=4), NF4)
     expected = plain_loss(plain_tuned(model, adapter, NF4), seen)
 
     assert step.loss == pytest.approx(float(expected), rel=1e-5)
-
-
-def _save_fresh_adapter(model: Path, folder: Path) -> None:
-    folder.mkdir()
-    adapted = AdaptedModel(loaded(load_base(str(model), NF4, CPU)))
-    adapted.add_new("tuned", LoraConfig(r=4), seed=0)
-    adapted.save("tuned", folder)
 
 
 def test_packed_and_unpacked_rows_teach_the_same(tmp_path: Path, model: Path) -> None:
