@@ -73,12 +73,12 @@ def _compiled_on_a_processor() -> Iterator[None]:
     """And from packed weights, which are otherwise kept in 16 bit there."""
     from qlora_kernels import replacement
 
-    from qlora_studio.engine import compiled_layers, prepared_run
+    from qlora_studio.engine import compiled_layers, layer_setup
 
     compiled = partial(compiled_layers.compile_layers, backend="aot_eager")
     with (
         patch.object(replacement, "_fits_dequantized", lambda _: False),
-        patch.multiple(prepared_run, why_not_compiled=lambda *_: None, compile_layers=compiled),
+        patch.multiple(layer_setup, why_not_compiled=lambda *_: None, compile_layers=compiled),
     ):
         yield
 
